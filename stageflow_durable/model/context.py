@@ -1,0 +1,122 @@
+"""What a stage and an undo get: frozen facts, and a few services that the engine hands in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+
+from stageflow_durable.model.snapshot import ContextSnapshot
+
+InputT = TypeVar("InputT")
+T = TypeVar("T")
+
+
+class StageServices(Protocol):
+    """What only a running engine can do for a stage."""
+
+    def session(self) -> Any:
+        """A SQLAlchemy session that commits with the checkpoint."""
+
+    def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Keep an event to be written with the outcome."""
+
+    def raise_if_cancelled(self) -> None:
+        """Raise StageCancelled when the run is stopping."""
+
+    def heartbeat(self, progress: Any) -> None:
+        """Report progress."""
+
+    def on_cleanup(self, action: Callable[[], None]) -> None:
+        """Run ``action`` when the body is over, however it ended."""
+
+    def validated(self, value: Any, as_type: type[T], what: str) -> T:
+        """``value`` as ``as_type``."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext(Generic[InputT]):
+    """What a stage body gets.
+
+    ``attempt`` counts from 1 and is not raised by lost workers. ``idempotency_key`` is stable over attempts and recoveries: hand it to
+    the remote system. ``deadline`` is an aware datetime or None. ``snapshot`` holds what the stage's ancestors saved.
+    """
+
+    run_id: str
+    pipeline: str
+    stage: str
+    attempt: int
+    input: InputT
+    snapshot: ContextSnapshot
+    client_id: str
+    idempotency_key: str
+    metadata: Mapping[str, Any]
+    deadline: datetime | None
+    services: StageServices
+
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """What the stages before saved, by stage name; frozen."""
+        return self.snapshot.outputs
+
+    @overload
+    def output(self, stage: str) -> Any: ...
+
+    @overload
+    def output(self, stage: str, as_type: type[T]) -> T: ...
+
+    def output(self, stage: str, as_type: type[Any] | None = None) -> Any:
+        """What ``stage`` saved, validated as ``as_type`` when given. KeyError names the stages there are."""
+        if stage not in self.snapshot.outputs:
+            raise KeyError(f"{stage!r} saved nothing that {self.stage!r} can see; it sees: {', '.join(self.outputs) or 'nothing'}")
+        value = self.snapshot.outputs[stage]
+        return value if as_type is None else self.services.validated(value, as_type, f"output of {stage}")
+
+    @property
+    def session(self) -> Any:
+        """A SQLAlchemy session on the engine's own database, opened at first use; it commits with the checkpoint.
+
+        Not in ``async def`` stages, and without ``commit()``: both are refused. A write through it happens exactly once.
+        """
+        return self.services.session()
+
+    def emit(self, event: str, **data: Any) -> None:
+        """Add an event to the run's history; written with the outcome."""
+        self.services.emit(event, data)
+
+    def raise_if_cancelled(self) -> None:
+        """Raise StageCancelled when the run is stopping; call it where stopping is safe."""
+        self.services.raise_if_cancelled()
+
+    def heartbeat(self, progress: Any = None) -> None:
+        """Show ``progress`` (any JSON value) in ``stageflow show``; the lease is renewed without it."""
+        self.services.heartbeat(progress)
+
+    def on_cleanup(self, action: Callable[[], None]) -> None:
+        """Run ``action()`` when the body is over, however it ended."""
+        self.services.on_cleanup(action)
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationContext(Generic[InputT]):
+    """What an undo gets.
+
+    ``outcome``: ``"ok"`` when the action was recorded, ``"unknown"`` when it may or may not have happened: an undo must tolerate
+    "never happened". ``action_key`` is the key that the action used, so that the remote can refuse it later; ``idempotency_key`` is the
+    undo's own. ``output`` is what the stage saved, or None; ``attempt`` counts from 1.
+    """
+
+    run_id: str
+    pipeline: str
+    stage: str
+    input: InputT
+    outputs: Mapping[str, Any]
+    output: Any
+    outcome: Literal["ok", "unknown"]
+    action_key: str
+    idempotency_key: str
+    reason: str
+    attempt: int
+    client_id: str
+    metadata: Mapping[str, Any]

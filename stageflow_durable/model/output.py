@@ -1,0 +1,65 @@
+"""What a stage says about itself when it returns: an explicit envelope, so that absence is never taken for falsiness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+
+class OutputKind(StrEnum):
+    """How a stage ended, in its own words."""
+
+    OK = "ok"
+    SKIP = "skip"
+    RETRY = "retry"
+    FAIL = "fail"
+    REJECT = "reject"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """The answer of a stage body. Build it with the class methods.
+
+    ``value``: what ``ok`` saves (any JSON value, falsy ones included). ``error``: a message or an exception.
+    ``after``: lower bound of a retry's delay: seconds, an HTTP date, or None.
+    """
+
+    kind: OutputKind
+    value: Any = None
+    error: str | BaseException | None = None
+    after: float | str | datetime | None = None
+
+    @classmethod
+    def ok(cls, value: Any = None, /, **fields: Any) -> StageOutput:
+        """The stage is done; save ``value`` or the named ``fields`` (one or the other: TypeError for both)."""
+        if fields and value is not None:
+            raise TypeError("StageOutput.ok takes a value or named fields, not both")
+        return cls(OutputKind.OK, value=fields or value)
+
+    @classmethod
+    def skip(cls, reason: str) -> StageOutput:
+        """The stage had nothing to do; what follows runs, nothing is undone for it."""
+        return cls(OutputKind.SKIP, error=reason)
+
+    @classmethod
+    def retry(cls, error: str | BaseException, after: float | str | datetime | None = None) -> StageOutput:
+        """Try again later; ``after`` (seconds, ``Retry-After`` header, HTTP date) is a lower bound of the delay."""
+        return cls(OutputKind.RETRY, error=error, after=after)
+
+    @classmethod
+    def fail(cls, error: str | BaseException) -> StageOutput:
+        """The stage failed; the error is classified as if it had been raised, a plain message is permanent."""
+        return cls(OutputKind.FAIL, error=error)
+
+    @classmethod
+    def reject(cls, reason: str) -> StageOutput:
+        """Failed for good, and vouched: nothing happened, there is nothing to undo for this stage."""
+        return cls(OutputKind.REJECT, error=reason)
+
+    @classmethod
+    def cancel(cls, reason: str) -> StageOutput:
+        """End the run: what was done is undone."""
+        return cls(OutputKind.CANCEL, error=reason)

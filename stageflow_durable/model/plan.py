@@ -1,0 +1,153 @@
+"""The graph of a pipeline as stored with each run: which stage follows which, and which line (strand) it runs on.
+
+A plan knows names and options, never functions: sweeps, cancels and ``stageflow show`` work from the stored plan alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStage:
+    """One stage of a plan; ``after`` are the stages it waits for, ``undo`` the name of its undo or None."""
+
+    name: str
+    kind: str = "work"
+    after: tuple[str, ...] = ()
+    undo: str | None = None
+    pivot: bool = False
+    on_unknown: str = "retry"
+    queue: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A pipeline's graph, in an order in which every stage comes after what it waits for."""
+
+    pipeline: str
+    version: str
+    stages: tuple[PlannedStage, ...]
+    on_failure: str = "compensate"
+
+    @cached_property
+    def by_name(self) -> dict[str, PlannedStage]:
+        """Stages by name."""
+        return {stage.name: stage for stage in self.stages}
+
+    @cached_property
+    def successors(self) -> dict[str, tuple[str, ...]]:
+        """For each stage those that wait for it directly."""
+        return {s.name: tuple(t.name for t in self.stages if s.name in t.after) for s in self.stages}
+
+    @cached_property
+    def ancestors(self) -> dict[str, frozenset[str]]:
+        """For each stage all that come before it on some path."""
+        found: dict[str, frozenset[str]] = {}
+        for stage in self.stages:
+            found[stage.name] = frozenset(stage.after).union(*(found[name] for name in stage.after))
+        return found
+
+    @cached_property
+    def descendants(self) -> dict[str, frozenset[str]]:
+        """For each stage all that come after it on some path."""
+        found: dict[str, set[str]] = {stage.name: set() for stage in self.stages}
+        for name, before in self.ancestors.items():
+            for ancestor in before:
+                found[ancestor].add(name)
+        return {name: frozenset(after) for name, after in found.items()}
+
+    @cached_property
+    def next_on_strand(self) -> dict[str, str]:
+        """The stage that continues a stage's strand: its only successor, when that waits for nothing else."""
+        return {name: after[0] for name, after in self.successors.items()
+                if len(after) == 1 and len(self.by_name[after[0]].after) == 1}
+
+    @cached_property
+    def roots(self) -> tuple[str, ...]:
+        """Stages that wait for nothing; each heads a strand from the start."""
+        return tuple(stage.name for stage in self.stages if not stage.after)
+
+    def heads_after(self, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
+        """Strands that start now that ``stage`` is finished: successors off its strand whose every dependency is in ``finished``."""
+        onward = self.next_on_strand.get(stage)
+        return tuple(name for name in self.successors[stage]
+                     if name != onward and finished.issuperset(self.by_name[name].after))
+
+    def remaining_on_strand(self, stage: str) -> int:
+        """How many stages are left on the strand, ``stage`` included: the length of the chain compiled from here."""
+        count, current = 1, stage
+        while current in self.next_on_strand:
+            current, count = self.next_on_strand[current], count + 1
+        return count
+
+    @cached_property
+    def encoded(self) -> str:
+        """The stored form: canonical JSON."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the definition: the first 24 hexadecimal digits of the SHA-256 of its stored form."""
+        return hashlib.sha256(self.encoded.encode()).hexdigest()[:24]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict, the inverse of :meth:`from_dict`; options at their default are left out."""
+        return {"pipeline": self.pipeline, "version": self.version, "on_failure": self.on_failure,
+                "stages": [_stage_to_dict(stage) for stage in self.stages]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """The plan that ``to_dict`` gave."""
+        stages = tuple(PlannedStage(**{**stage, "after": tuple(stage.get("after", ()))}) for stage in data["stages"])
+        return cls(data["pipeline"], data["version"], stages, data["on_failure"])
+
+    @classmethod
+    def decode(cls, text: str) -> Plan:
+        """The plan stored as ``text``."""
+        return cls.from_dict(json.loads(text))
+
+
+_DEFAULTS = PlannedStage("")
+
+
+def _stage_to_dict(stage: PlannedStage) -> dict[str, Any]:
+    fields = {name: getattr(stage, name) for name in PlannedStage.__slots__}
+    return {name: list(value) if name == "after" else value for name, value in fields.items()
+            if value != getattr(_DEFAULTS, name)}
+
+
+def ordered(stages: Iterable[PlannedStage]) -> tuple[tuple[PlannedStage, ...], tuple[str, ...]]:
+    """The stages in dependency order (declaration order where free), and the names left over because they form a cycle."""
+    waiting = list(stages)
+    placed: dict[str, PlannedStage] = {}
+    while True:
+        free = next((stage for stage in waiting if all(name in placed for name in stage.after)), None)
+        if free is None:
+            return tuple(placed.values()), tuple(stage.name for stage in waiting)
+        waiting.remove(free)
+        placed[free.name] = free
+
+
+def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[str]) -> str | None:
+    """Why a run begun under ``old`` cannot go on under ``new``, or None when it can.
+
+    ``touched``: stages that finished or began; ``active``: stages at which a strand stands. What was touched must wait for the
+    same stages as before, and nothing new may have slipped in behind it, where no strand would ever reach it.
+    """
+    for name in sorted(touched | active):
+        if name not in new.by_name:
+            return f"stage {name!r} is gone"
+    for name in sorted(touched):
+        if set(new.by_name[name].after) != set(old.by_name[name].after):
+            return f"stage {name!r} waits for other stages than when it began"
+    finished = touched - active
+    for stage in new.stages:
+        if stage.name not in touched | active and finished.issuperset(stage.after):
+            return f"stage {stage.name!r} was added behind work that is already done"
+    return None

@@ -1,0 +1,135 @@
+"""Read-only views: what ``describe()``, ``runs()`` and ``history()`` return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from stageflow_durable.model.status import (AttemptState, Cause, ParkReason, Phase, RunStatus, StageState, StepState)
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One attempt of a stage or an undo. Times are aware datetimes; ``delay`` in seconds until the next attempt, or None."""
+
+    n: int
+    state: AttemptState
+    owner: str | None
+    owner_host: str | None
+    owner_pid: int | None
+    began_at: datetime
+    ended_at: datetime | None
+    error: str | None
+    category: str | None
+    delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UndoView:
+    """The saga step of a stage: what its undo is called and how it stands."""
+
+    name: str
+    state: StepState
+    error: str | None
+    attempts: tuple[AttemptView, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy counts."""
+
+    name: str
+    kind: str
+    state: StageState
+    after: tuple[str, ...]
+    pivot: bool
+    tries: int
+    lost: int
+    max_attempts: int | None
+    key: str
+    output: Any
+    error: str | None
+    wake_at: datetime | None
+    attempts: tuple[AttemptView, ...]
+    undo: UndoView | None
+    progress: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run as one line of a list."""
+
+    run_id: str
+    pipeline: str
+    version: str
+    client_id: str
+    key: str | None
+    status: RunStatus
+    phase: Phase
+    cause: Cause | None
+    park_reason: ParkReason | None
+    error: str | None
+    error_stage: str | None
+    op_version: int
+    pivot_passed: bool
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    deadline: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run(RunSummary):
+    """A run in full: summary, input, metadata and stages in the order of the graph."""
+
+    input: Any
+    metadata: Mapping[str, Any]
+    stages: tuple[StageView, ...]
+
+    def stage(self, name: str) -> StageView:
+        """The stage of that name. Raises KeyError."""
+        return next((stage for stage in self.stages if stage.name == name), None) or _no_stage(self, name)
+
+
+def _no_stage(run: Run, name: str) -> StageView:
+    raise KeyError(f"run {run.run_id} has no stage {name!r}; it has: {', '.join(stage.name for stage in run.stages)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a run's history, oldest first; ``seq`` counts without gaps from 1."""
+
+    run_id: str
+    seq: int
+    type: str
+    at: datetime
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A process that owns, or owned, work. ``alive`` by the database's clock."""
+
+    owner: str
+    host: str
+    pid: int
+    alive: bool
+    started_at: datetime
+    expires_at: datetime
+    running: tuple[str, ...]
+    """``run_id/stage`` each."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one recovery sweep did: counts, and the runs it could not handle (id: why)."""
+
+    owners_dead: int = 0
+    taken: int = 0
+    woken: int = 0
+    nudged: int = 0
+    deadlines: int = 0
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,64 @@
+"""A stage's definition: its runner, its kind and its options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from stageflow_durable.model.policy import RetryPolicy
+
+Runner = Callable[[Any], Any]
+"""``def`` or ``async def`` of one context; returns a value, a model, a dict or a :class:`StageOutput`."""
+
+OnUnknown = Literal["retry", "park", "compensate"]
+OnFailure = Literal["compensate", "park"]
+
+
+class StageKind(StrEnum):
+    """What a stage is for. WORK, the safe one, is the default: it may have effects outside."""
+
+    TRANSFORM = "transform"
+    ENRICH = "enrich"
+    ROUTE = "route"
+    GUARD = "guard"
+    WORK = "work"
+    AGENT = "agent"
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """An object that can stand for a stage's function."""
+
+    name: str
+    kind: StageKind
+
+    def execute(self, ctx: Any) -> Any:
+        """Run the stage; the same contract as a stage function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """How a stage is undone: the action and, optionally, a retry policy of its own."""
+
+    action: Runner
+    retry: RetryPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """One stage as the application declared it; ``after`` is None where it follows the stage before."""
+
+    name: str
+    runner: Runner
+    kind: StageKind = StageKind.WORK
+    after: tuple[str, ...] | None = None
+    compensate: Undo | None = None
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+    pivot: bool = False
+    on_unknown: OnUnknown = "retry"
+    key: Callable[[Any], str] | None = None
+    key_ttl: float = 86400.0
+    queue: str | None = None
