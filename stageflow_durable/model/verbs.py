@@ -1,0 +1,191 @@
+"""What a person may do to a run now, and what to type for it.
+
+One set of rules for both sides: ``stageflow show`` ends with :func:`legal_verbs`, and the engine's operators refuse by
+:func:`refusal` inside the transaction that would act. Semantics: ``docs/explanation/guarantees.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stageflow_durable.model.run import Run
+from stageflow_durable.model.status import OPEN_STEPS, ParkReason, RunStatus, StageState, StepState
+
+GOING_FORWARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING})
+"""Active and not yet stopping: what a person can still cancel."""
+
+TURNING_BACK = frozenset({RunStatus.STOPPING, RunStatus.COMPENSATING})
+"""Already on the way to its end; nobody has to do anything."""
+
+RESUMABLE = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.CANCELLED})
+"""At rest, with a way forward left."""
+
+FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.COMPENSATED})
+"""Nothing leaves these."""
+
+
+class VerbName(StrEnum):
+    """The verbs that change a run."""
+
+    CANCEL = "cancel"
+    RESUME = "resume"
+    COMPENSATE = "compensate"
+    SETTLE = "settle"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The facts that decide which verbs are legal.
+
+    ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
+    those that failed for good. ``unknown``: stages whose outcome nobody knows.
+    """
+
+    run_id: str
+    status: RunStatus
+    park_reason: ParkReason | None = None
+    pivot_passed: bool = False
+    owed: tuple[str, ...] = ()
+    failed_undos: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One legal command.
+
+    ``arguments`` is what follows ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
+    """
+
+    name: VerbName
+    arguments: tuple[str, ...]
+    effect: str
+    stage: str | None = None
+
+    @property
+    def command(self) -> str:
+        """The line to type."""
+        return " ".join(("stageflow", *self.arguments))
+
+
+def standing(run: Run) -> Standing:
+    """The facts about ``run`` that the rules look at."""
+    return Standing(run.run_id, run.status, run.park_reason, run.pivot_passed, _undos(run, OPEN_STEPS),
+                    _undos(run, frozenset({StepState.COMPENSATION_FAILED})),
+                    tuple(stage.name for stage in run.stages if stage.state is StageState.UNKNOWN))
+
+
+def _undos(run: Run, states: frozenset[StepState]) -> tuple[str, ...]:
+    return tuple(stage.undo.name for stage in reversed(run.stages) if stage.undo and stage.undo.state in states)
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------
+
+
+def refusal(verb: VerbName, facts: Standing, *, stage: str | None = None, past_pivot: bool = False) -> str | None:
+    """Why ``verb`` is not legal now, with the way out; None when it is.
+
+    ``stage``: the one to settle. ``past_pivot``: the person said that undoing past the pivot is meant.
+    """
+    if facts.status in FINAL:
+        return f"it has {facts.status}, and nothing leaves that"
+    if verb is VerbName.CANCEL:
+        return _cancel_refusal(facts)
+    if verb is VerbName.RESUME:
+        return _resume_refusal(facts)
+    if verb is VerbName.SETTLE:
+        return _settle_refusal(facts, stage)
+    return _compensate_refusal(facts, past_pivot)
+
+
+def _cancel_refusal(facts: Standing) -> str | None:
+    if facts.status in TURNING_BACK:
+        return f"it is {facts.status} already"
+    if facts.status not in GOING_FORWARD | {RunStatus.PARKED}:
+        return f"it has ended: {facts.status}"
+    if facts.pivot_passed:
+        return "its pivot has begun, it only goes forward; once it is at rest, compensate --past-pivot can undo it"
+    return None
+
+
+def _resume_refusal(facts: Standing) -> str | None:
+    if facts.status in GOING_FORWARD:
+        return f"it is {facts.status}, there is nothing to resume"
+    if facts.status not in RESUMABLE:
+        return f"it is {facts.status}: its work is being undone, or was; start over with a new run"
+    if facts.park_reason is ParkReason.UNKNOWN and facts.unknown:
+        named = ", ".join(facts.unknown)
+        way_out = f"stageflow settle {facts.run_id} {facts.unknown[0]} --done … | --not-done"
+        return f"the outcome of {named} is unknown; find out, then: {way_out}"
+    return None
+
+
+def _settle_refusal(facts: Standing, stage: str | None) -> str | None:
+    if facts.status is not RunStatus.PARKED:
+        return f"it is {facts.status}; only a parked run waits for somebody to find out"
+    if stage is not None and stage not in facts.unknown:
+        return f"the outcome of {stage} is not unknown; unknown are: {', '.join(facts.unknown) or 'none'}"
+    return None if facts.unknown else "no stage of it has an unknown outcome"
+
+
+def _compensate_refusal(facts: Standing, past_pivot: bool) -> str | None:
+    if facts.status in TURNING_BACK:
+        return f"it is {facts.status} already"
+    if facts.status is RunStatus.COMPENSATION_FAILED:
+        return None if facts.failed_undos or facts.owed else "none of its undos is left to try again"
+    if facts.pivot_passed and not past_pivot:
+        return "its pivot has begun; to undo it all the same, say --past-pivot"
+    return None if facts.owed else _nothing_owed(facts)
+
+
+def _nothing_owed(facts: Standing) -> str:
+    way_out = f"; to end it: stageflow cancel {facts.run_id} --reason …" if _cancel_refusal(facts) is None else ""
+    return f"it has done nothing that has an undo{way_out}"
+
+
+# --- the lines to type ----------------------------------------------------------------------------------------------
+
+
+def legal_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
+    """The commands worth typing for ``run`` now, the most careful first; of two that come to the same, the plainer one.
+
+    ``shown_id``: the prefix to print instead of the whole id.
+    """
+    facts, ref = standing(run), shown_id or run.run_id
+    found = [verb for name in facts.unknown if refusal(VerbName.SETTLE, facts, stage=name) is None
+             for verb in _settle(ref, name)]
+    if refusal(VerbName.RESUME, facts) is None:
+        found.append(Verb(VerbName.RESUME, ("resume", ref, *_REASON), _resume_effect(run)))
+    if refusal(VerbName.CANCEL, facts) is None and not (facts.status is RunStatus.PARKED and facts.owed):
+        found.append(Verb(VerbName.CANCEL, ("cancel", ref, *_REASON), _cancel_effect(facts)))
+    if facts.status not in GOING_FORWARD and refusal(VerbName.COMPENSATE, facts, past_pivot=True) is None:
+        found.append(_compensate(ref, facts))
+    return tuple(found)
+
+
+_REASON = ("--reason", "…")
+
+
+def _settle(ref: str, stage: str) -> tuple[Verb, Verb]:
+    line = ("settle", ref, stage)
+    return (Verb(VerbName.SETTLE, (*line, "--done", "'{…}'", *_REASON), "it happened: its output", stage),
+            Verb(VerbName.SETTLE, (*line, "--not-done", *_REASON), "it did not: it is tried again", stage))
+
+
+def _compensate(ref: str, facts: Standing) -> Verb:
+    undone = ", ".join((*facts.failed_undos, *facts.owed))
+    if facts.status is RunStatus.COMPENSATION_FAILED:
+        return Verb(VerbName.COMPENSATE, ("compensate", ref, *_REASON), f"tries again: {undone}")
+    past = ("--past-pivot",) if facts.pivot_passed else ()
+    return Verb(VerbName.COMPENSATE, ("compensate", ref, *past, *_REASON), undone)
+
+
+def _cancel_effect(facts: Standing) -> str:
+    return f"stops it, then undoes: {', '.join(facts.owed)}" if facts.owed else "stops it; nothing to undo"
+
+
+def _resume_effect(run: Run) -> str:
+    here = next((stage.name for stage in run.stages
+                 if stage.state not in (StageState.OK, StageState.SKIPPED)), None)
+    return f"carries on at {here}" if here else "carries on"
