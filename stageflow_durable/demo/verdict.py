@@ -1,0 +1,103 @@
+"""What the demo says at the end: the refused lines, the books in one table, and whether they agree."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from stageflow_durable.demo.intake import Intake
+from stageflow_durable.demo.ledger import Effect
+from stageflow_durable.demo.mischief import Fault
+from stageflow_durable.demo.progress import Progress
+from stageflow_durable.demo.reconcile import Difference, RunRow, account_for_lines, reconcile
+
+SHOWN_DIFFERENCES = 20
+KINDS = ("reserve", "release", "charge", "refund", "ship")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the judge and the table need: no process of the demo is running any more when it is gathered."""
+
+    lines: int
+    intake: Intake
+    runs: Sequence[RunRow]
+    effects: Sequence[Effect]
+    letters: Sequence[str]
+    faults: Mapping[str, int]
+    events: Mapping[str, int]
+    progress: Progress
+    kills_wanted: int
+
+    def differences(self) -> list[Difference]:
+        """Everything that does not add up."""
+        books = reconcile(self.intake.expected(), self.runs, self.effects, self.letters)
+        return account_for_lines(self.lines, self.intake.outcomes()) + books
+
+
+def announce(console: Console, evidence: Evidence) -> bool:
+    """Print refused lines, table and verdict; whether the books agree."""
+    differences = evidence.differences()
+    for line in evidence.intake.refused:
+        console.print(f"  line {line.line:>3} refused: {escape(line.reason)}", highlight=False)
+    console.print(_table(evidence))
+    _print_differences(console, differences)
+    console.print(_sentence(evidence, differences), highlight=False)
+    return not differences
+
+
+def _table(evidence: Evidence) -> Table:
+    table = Table(title="The books", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("count", justify="right")
+    for section in (_lines(evidence), _runs(evidence), _effects(evidence), _trouble(evidence)):
+        for what, count in section:
+            table.add_row(what, str(count))
+        table.add_section()
+    return table
+
+
+def _lines(evidence: Evidence) -> list[tuple[str, int]]:
+    intake = evidence.intake
+    return [
+        ("lines read", evidence.lines),
+        ("  accepted", len(intake.accepted)),
+        ("  the same order again, answered with its run", len(intake.repeated)),
+        ("  refused, with line number and reason", len(intake.refused)),
+    ]
+
+
+def _runs(evidence: Evidence) -> list[tuple[str, int]]:
+    return [(f"runs {status}", count) for status, count in sorted(Counter(run.status for run in evidence.runs).items())]
+
+
+def _effects(evidence: Evidence) -> list[tuple[str, int]]:
+    counts = Counter(effect.kind for effect in evidence.effects)
+    return [*((f"ledger: {kind}", counts[kind]) for kind in KINDS), ("letters sent", len(evidence.letters))]
+
+
+def _trouble(evidence: Evidence) -> list[tuple[str, int | str]]:
+    faults = [(f"service: {name}", count) for name, count in sorted(evidence.faults.items()) if name != Fault.NONE]
+    engine = [(f"engine: {name}", count) for name, count in sorted(evidence.events.items())]
+    kills = [("SIGKILL", f"{len(evidence.progress.kills)} of {evidence.kills_wanted}")]
+    return [*faults, *engine, *kills]
+
+
+def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
+    for difference in differences[:SHOWN_DIFFERENCES]:
+        console.print(f"[red]DIFFERENCE[/red] {escape(difference.subject)}: {escape(difference.what)}", highlight=False)
+    if len(differences) > SHOWN_DIFFERENCES:
+        console.print(f"… and {len(differences) - SHOWN_DIFFERENCES} more", highlight=False)
+
+
+def _sentence(evidence: Evidence, differences: Sequence[Difference]) -> str:
+    took = f"{evidence.progress.seconds:.0f} s, {len(evidence.progress.kills)} kills"
+    if differences:
+        return f"[red]The books do not agree: {len(differences)} differences[/red] ({took})"
+    orders = len(evidence.intake.accepted)
+    return f"[green]The books agree:[/green] each of {orders} orders was delivered exactly once or wholly undone ({took})"
