@@ -1,0 +1,134 @@
+"""One text for equal parameters, whoever sends them: what idempotency keys compare.
+
+Equal are: any order of keys; ``1`` and ``1.0``; a list and a tuple; an enum member and its value; one instant in two
+offsets; ``Decimal("1.0")`` and ``Decimal("1.00")``. Different are: ``1`` and ``True``; ``1`` and ``"1"``; integers
+however big that differ by one; a decimal and a float. So what was read back has the fingerprint of what was saved,
+whichever enums are registered where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from hashlib import sha256
+from itertools import islice, zip_longest
+from typing import Any, TypeGuard
+
+from stageflow_durable.codec.plain import plain, step
+from stageflow_durable.codec.writing import JSON_ATOMS, TAG, is_object, quick_text, tagged
+
+_MOST_FIELDS = 10
+_MISSING = object()
+_WHOLE = "value"
+_EXACT_ATOMS: frozenset[type] = JSON_ATOMS - {float}  # a float may have to become an integer
+
+_write_sorted = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+
+
+def canonical(value: object) -> bytes:
+    """Return canonical JSON (ASCII, sorted keys, no spaces) for ``value``; equal bytes mean equal parameters.
+
+    Accepts what ``encode`` accepts and raises :class:`UnsavableValue` likewise.
+    """
+    text = quick_text(value, _EXACT_ATOMS, _write_sorted)
+    return (_write_sorted(_tree(value)) if text is None else text).encode("ascii")
+
+
+def fingerprint(value: object) -> str:
+    """Return the SHA-256 of ``canonical(value)``, 64 hexadecimal digits."""
+    return sha256(canonical(value)).hexdigest()
+
+
+def differing_fields(a: object, b: object) -> tuple[str, ...]:
+    """Return the paths (``customer.lines[2].sku``) at which ``a`` and ``b`` differ, sorted, at most 10.
+
+    A field that only one of them has is named once, not by what is below it; ``value`` is named when the two share
+    nothing. Empty exactly when ``canonical`` is equal. Raises :class:`UnsavableValue` as ``canonical`` does.
+    """
+    return tuple(islice(sorted(_differences(_tree(a), _tree(b), "")), _MOST_FIELDS))
+
+
+def _differences(a: object, b: object, path: str) -> Iterator[str]:
+    if _is_object(a) and _is_object(b):
+        for key in a.keys() | b.keys():
+            yield from _differences(a.get(key, _MISSING), b.get(key, _MISSING), path + step(key))
+    elif isinstance(a, list) and isinstance(b, list):
+        for index, (left, right) in enumerate(zip_longest(a, b, fillvalue=_MISSING)):
+            yield from _differences(left, right, path + step(index))
+    elif a is _MISSING or b is _MISSING or _write_sorted(a) != _write_sorted(b):
+        yield path.removeprefix(".") or _WHOLE
+
+
+def _is_object(tree: object) -> TypeGuard[dict[str, object]]:
+    return isinstance(tree, dict) and TAG not in tree
+
+
+def _tree(value: object) -> object:
+    return tagged(_settled(plain(value)))
+
+
+def _settled(value: Any) -> object:
+    """Choose one value of those that count as equal."""
+    if isinstance(value, Enum):
+        return _settled(value.value)
+    settle = _SETTLERS.get(type(value))
+    return value if settle is None else settle(value)
+
+
+def _settled_key(value: Any) -> object:
+    """The same where the result must be hashable: tuples stay, since no list can be meant."""
+    if isinstance(value, Enum):
+        return _settled_key(value.value)
+    if isinstance(value, tuple):
+        return tuple(map(_settled_key, value))
+    return _settled(value)
+
+
+def _dict(value: dict[Any, object]) -> dict[object, object]:
+    if is_object(value):
+        return {key: _settled(item) for key, item in value.items()}
+    pairs = ((_settled_key(key), _settled(item)) for key, item in value.items())
+    return dict(sorted(pairs, key=lambda pair: _write_sorted(tagged(pair[0]))))  # pairs under a tag keep their order
+
+
+def _float(value: float) -> float | int:
+    return int(value) if value.is_integer() else value
+
+
+def _datetime(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC) if value.utcoffset() is not None else value
+    except OverflowError:  # an offset at the very edge of the calendar
+        return value
+
+
+def _decimal(value: Decimal) -> Decimal:
+    # Decimal.normalize would round to the context's precision.
+    sign, digits, exponent = value.as_tuple()
+    kept = "".join(map(str, digits)).rstrip("0")
+    if not kept:
+        return Decimal(0)
+    return Decimal((sign, tuple(map(int, kept)), int(exponent) + len(digits) - len(kept)))
+
+
+def _set(value: set[object] | frozenset[object]) -> frozenset[object]:
+    return frozenset(map(_settled_key, value))
+
+
+def _list(value: list[object] | tuple[object, ...]) -> list[object]:
+    return list(map(_settled, value))
+
+
+_SETTLERS: dict[type, Callable[[Any], object]] = {
+    dict: _dict,
+    list: _list,
+    tuple: _list,
+    set: _set,
+    frozenset: _set,
+    float: _float,
+    datetime: _datetime,
+    Decimal: _decimal,
+}
