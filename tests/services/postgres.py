@@ -37,7 +37,7 @@ SETTINGS = {
 class PostgresService:
     """One server on 127.0.0.1 with a password; ``create_database()`` gives each test a database of its own.
 
-    ``durable=True`` flushes to disk as in production (for benchmarks). Databases and port outlive ``kill`` and ``start``.
+    ``durable=True`` flushes to disk as in production (for benchmarks). Databases and port outlive a ``kill``.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
@@ -63,7 +63,7 @@ class PostgresService:
         return f"postgresql+psycopg://{OWNER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, template: str | None = None) -> str:
-        """The URL of a new database: empty, or a copy of ``template`` (a URL from here; nobody may be connected to it)."""
+        """The URL of a new database: empty, or a copy of ``template`` (a URL from here, which nobody is using)."""
         name = f"sf_{os.getpid()}_{next(self._numbers)}_{secrets.token_hex(3)}"
         self._admin("CREATE DATABASE {} TEMPLATE {}", name, _name_of(template) if template else "template0")
         return self.url(name)

@@ -1,0 +1,78 @@
+"""Finding the broker that another process of this machine keeps. Standard library only: every command may look."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from enum import Enum
+from pathlib import Path
+
+from stageflow_durable.embedded.home import Home
+from stageflow_durable.embedded.state import State, read_state
+from stageflow_durable.settings import Urls
+
+
+class Answer(Enum):
+    """How a port answers to our password."""
+
+    PONG = "it is ours"
+    LOADING = "it is ours, and reads its data"
+    REFUSED = "somebody else's"
+    SILENT = "nobody"
+
+
+def attach(home: Path | str, *, patience: float = 3.0) -> Urls | None:
+    """Where the broker and the database of a running one-machine mode are; None when none runs in ``home``.
+
+    It runs when the process that keeps it lives (pid, start time and boot agree) and its port answers to the home's
+    password. A broker that is just being restarted gets ``patience`` seconds; one that stays away does not make the
+    home a stopped one: the database is the truth, and what is recorded there is delivered later.
+    """
+    place = Home(Path(home).absolute())
+    state = read_state(place.state)
+    if state.port is None or state.keeper is None or not state.keeper.lives():
+        return None
+    if _answer_in_time(place, state.port, patience) is Answer.REFUSED:
+        return None
+    return urls_of(place, state)
+
+
+def urls_of(home: Home, state: State) -> Urls:
+    """The URLs of a home whose broker listens on ``state.port``."""
+    broker = f"redis://:{home.password()}@127.0.0.1:{state.port}/0"
+    return Urls(home.database_url, broker, broker, home.audit_key())
+
+
+def ping(port: int, password: str, timeout: float = 1.0) -> Answer:
+    """Ask the port of this machine, with the password, whether it is ours."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
+            connection.sendall(_command("AUTH", password) + _command("PING"))
+            return _read(connection)
+    except OSError:
+        return Answer.SILENT
+
+
+def _answer_in_time(home: Home, port: int, patience: float) -> Answer:
+    deadline = time.monotonic() + patience
+    pause = threading.Event()
+    while (answer := ping(port, home.password())) in (Answer.SILENT, Answer.LOADING) and time.monotonic() < deadline:
+        pause.wait(0.05)
+    return answer
+
+
+def _command(*words: str) -> bytes:
+    return f"*{len(words)}\r\n".encode() + b"".join(f"${len(word.encode())}\r\n{word}\r\n".encode() for word in words)
+
+
+def _read(connection: socket.socket) -> Answer:
+    received = b""
+    while received.count(b"\r\n") < 2:
+        part = connection.recv(256)
+        if not part:
+            break
+        received += part
+    if received.startswith(b"+OK\r\n"):
+        return Answer.LOADING if b"-LOADING" in received else Answer.PONG
+    return Answer.REFUSED if received else Answer.SILENT

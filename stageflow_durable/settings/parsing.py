@@ -1,0 +1,164 @@
+"""From what people write to what the engine uses, one pure function a kind of setting.
+
+Each raises :class:`ValueError` with what is allowed; who set it, and under which name, the caller adds. A message never
+holds a password.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+
+Parser = Callable[[object], object]
+
+DATABASES = ("postgresql+psycopg", "sqlite")
+BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp", "memory")
+CLAIM_STORES = ("redis", "rediss", "unix")
+# Other spellings of what we support: SQLAlchemy 2.1 and Heroku for psycopg, Valkey's own for Redis's protocol.
+_SPELLINGS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "sqlite+pysqlite": "sqlite",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}
+_PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&;]*", re.IGNORECASE)
+
+
+def safe_url(url: str) -> str:
+    """``url`` with every password replaced by ``***``: after the user's name, and in options (``?password=``).
+
+    Several URLs joined by ``;`` (kombu's failover list) are each redacted. Where it is in doubt what is the password,
+    more is hidden rather than less.
+    """
+    return ";".join(_safe(part) for part in re.split(r";(?=[\w+]+://)", url))
+
+
+def _safe(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    # The last @: an unescaped one, or a slash, inside a password must not cut it short.
+    account, at, place = rest.rpartition("@")
+    user, colon, _ = account.partition(":")
+    hidden = f"{user}:***" if colon else user
+    return _PASSWORD_OPTION.sub(r"\1***", f"{scheme}{separator}{hidden}{at}{place}")
+
+
+def database_url(value: object) -> str:
+    """A SQLAlchemy URL of PostgreSQL or of a SQLite file, whose path is made absolute: processes share it."""
+    url = _url(value, DATABASES)
+    return _absolute_sqlite(url) if url.startswith("sqlite:") else url
+
+
+def broker_url(value: object) -> str:
+    """A kombu URL of Redis, Valkey or RabbitMQ, or several joined by ``;``."""
+    return ";".join(_url(part, BROKERS) for part in _text(value).split(";"))
+
+
+def redis_url(value: object) -> str:
+    """A redis-py URL, or ``off``: claims are answered by the database alone."""
+    return "off" if value == "off" else _url(value, CLAIM_STORES)
+
+
+def _url(value: object, schemes: Iterable[str]) -> str:
+    written, separator, rest = _text(value).partition("://")
+    scheme = _SPELLINGS.get(written.lower(), written.lower())
+    if not separator:
+        raise ValueError(f"not a URL; write {' or '.join(f'{name}://…' for name in schemes)}")
+    if scheme not in schemes:
+        raise ValueError(f"{written}:// is not supported; use {', '.join(schemes)}")
+    return f"{scheme}://{rest}"
+
+
+def _absolute_sqlite(url: str) -> str:
+    place, mark, options = url.removeprefix("sqlite://").partition("?")
+    if place and not place.startswith("/"):
+        raise ValueError("a SQLite file takes three slashes, and four when its path begins with one: sqlite:///file.db")
+    path = place.removeprefix("/")
+    if path in ("", ":memory:") or "mode=memory" in options:
+        raise ValueError("SQLite in memory is one process's own, workers are others; write sqlite:///stageflow.db")
+    if path.startswith("file:"):
+        return url
+    return f"sqlite:///{Path(path).expanduser().absolute()}{mark}{options}"
+
+
+def seconds(low: float, high: float = 7 * 86400.0, *, above: bool = False) -> Parser:
+    """Seconds (a number, its text, or a timedelta) from ``low`` to ``high``; ``above``: more than ``low``."""
+
+    def parse(value: object) -> float:
+        number = _number(value.total_seconds() if isinstance(value, timedelta) else value, "a number of seconds")
+        if number < low or number > high or (above and number == low):
+            raise ValueError(f"must be {'more than' if above else 'at least'} {low:g} and at most {high:g} seconds")
+        return number
+
+    return parse
+
+
+def whole(low: int, high: int = 1_000_000) -> Parser:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(value: object) -> int:
+        number = _number(value, "a whole number")
+        if number != int(number) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return int(number)
+
+    return parse
+
+
+def _number(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"must be {what}, not {type(value).__name__}")
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"is not {what}; write for example 10") from None
+    if not math.isfinite(number):
+        raise ValueError(f"must be {what}, and finite")
+    return number
+
+
+def matching(pattern: str, what: str) -> Parser:
+    """Text that fits ``pattern`` as a whole; ``what`` says so to people."""
+
+    def parse(value: object) -> str:
+        text = _text(value)
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {what}")
+        return text
+
+    return parse
+
+
+def one_of(*choices: str) -> Parser:
+    """One of ``choices``, in capitals or not."""
+
+    def parse(value: object) -> str:
+        text = _text(value).upper()
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def secret(value: object) -> str:
+    """A key of at least 16 characters."""
+    text = _text(value)
+    if len(text) < 16:
+        make = "python -c 'import secrets; print(secrets.token_hex())'"
+        raise ValueError(f"must have at least 16 characters; make one: {make}")
+    return text
+
+
+def directory(value: object) -> Path:
+    """A directory, made absolute; it need not exist."""
+    return Path(value if isinstance(value, Path) else _text(value)).expanduser().absolute()
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {type(value).__name__}")
+    return value.strip()

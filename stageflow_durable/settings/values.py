@@ -1,0 +1,200 @@
+"""The settings as frozen values, and where database and broker are."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast
+
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.settings import parsing
+from stageflow_durable.settings.parsing import safe_url
+
+PARSERS: dict[str, parsing.Parser] = {
+    "database_url": parsing.database_url,
+    "broker_url": parsing.broker_url,
+    "redis_url": parsing.redis_url,
+    # Below 2 s a stop of the garbage collector or of the disk looks like a death.
+    "lease_seconds": parsing.seconds(2, 3600),
+    "max_recoveries": parsing.whole(1, 1000),
+    "home": parsing.directory,
+    "queue": parsing.matching(r"[\w.-]{1,200}", "a queue's name: letters, digits, _ . -"),
+    "in_place_stages": parsing.whole(1),
+    "in_place_seconds": parsing.seconds(0, 3600),
+    "short_delay_seconds": parsing.seconds(0, 3600),
+    "sweep_seconds": parsing.seconds(0, 3600, above=True),
+    "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
+    "visibility_timeout": parsing.whole(1, 43_200),
+    "audit_key": parsing.secret,
+    "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
+}
+URLS = ("database_url", "broker_url", "redis_url")
+SECRETS = (*URLS, "audit_key")
+# The one-machine mode stands above the settings, so it is looked up by name, and only when nothing else is set.
+_ATTACH = ("stageflow_durable.embedded.attachment", "attach")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Urls:
+    """Where everything is: database and broker always, Redis for claims where there is one.
+
+    ``audit_key`` comes along, since the one-machine mode makes its own. ``repr`` hides all passwords.
+    """
+
+    database_url: str
+    broker_url: str
+    redis_url: str | None = None
+    audit_key: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """The ``STAGEFLOW_…`` variables that give a child process the same."""
+        return _variables({name: getattr(self, name) for name in SECRETS})
+
+    def __repr__(self) -> str:
+        return _redacted(self)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Settings:
+    """Everything that can be set, validated on construction (:class:`ConfigurationError`); ``repr`` hides passwords.
+
+    :func:`load_settings` merges the sources.
+
+
+    ``database_url``, ``broker_url``: None when not set (see :meth:`require`).
+    ``redis_url``: where claims are kept; None: nowhere, SQL alone answers.
+    ``lease_seconds``: how long an owner is believed without a heartbeat.
+    ``max_recoveries``: lost attempts of one stage before its run is parked.
+    ``home``: directory of the one-machine mode.
+    ``in_place_stages``, ``in_place_seconds``: how far one message may carry a run.
+    ``short_delay_seconds``: the longest delay that Celery carries; beyond it the row alone.
+    ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
+    ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
+    ``audit_key``: of the event chain's HMACs.
+    ``app``: ``module:attribute`` of the engine, for the command.
+    """
+
+    database_url: str | None = None
+    broker_url: str | None = None
+    redis_url: str | None = None
+    lease_seconds: float = 10.0
+    max_recoveries: int = 5
+    home: Path = Path(".stageflow")
+    queue: str = "stageflow"
+    in_place_stages: int = 50
+    in_place_seconds: float = 5.0
+    short_delay_seconds: float = 5.0
+    sweep_seconds: float = cast("float", None)  # filled in below: readers never see None
+    sqlite_synchronous: str = "FULL"
+    visibility_timeout: int = 3600
+    audit_key: str | None = None
+    app: str | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: (getattr(self, name), name) for name in PARSERS}
+        parsed = parse_all({name: pair for name, pair in given.items() if pair[0] is not None})
+        for name, value in parsed.items():
+            object.__setattr__(self, name, value)
+        if "sweep_seconds" not in parsed:
+            object.__setattr__(self, "sweep_seconds", min(1.0, self.lease_seconds / 4))
+        if self.redis_url == "off":
+            object.__setattr__(self, "redis_url", None)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        longest = self.in_place_seconds + self.short_delay_seconds
+        if self.visibility_timeout <= longest:
+            raise ConfigurationError(
+                f"visibility_timeout ({self.visibility_timeout} s) must be more than in_place_seconds + "
+                f"short_delay_seconds ({longest:g} s): else messages are delivered again while they are worked on"
+            )
+
+    def require(self) -> Urls:
+        """Where database and broker are: as set, else those of the one-machine mode that runs in ``home``.
+
+        Raises :class:`ConfigurationError` with both ways out. One of the two set is no reason to guess the other.
+        """
+        if self.database_url and self.broker_url:
+            return Urls(self.database_url, self.broker_url, self.redis_url, self.audit_key)
+        if self.database_url or self.broker_url:
+            raise ConfigurationError(self._half_set())
+        return self._attached()
+
+    def require_database(self) -> str:
+        """The database's URL alone, for what needs no broker; else as :meth:`require`."""
+        return self.database_url or self.require().database_url
+
+    def environment(self) -> dict[str, str]:
+        """The ``STAGEFLOW_…`` variables that give a child process these settings."""
+        return _variables({field.name: getattr(self, field.name) for field in fields(self)})
+
+    def _attached(self) -> Urls:
+        module, function = _ATTACH
+        urls = getattr(importlib.import_module(module), function)(self.home)
+        if urls is None:
+            raise ConfigurationError(
+                f"no database and no broker: set {variable('database_url')} and {variable('broker_url')}, "
+                f"or start the one-machine mode with `stageflow up` (nothing runs in {self.home})"
+            )
+        return replace(cast("Urls", urls), audit_key=self.audit_key) if self.audit_key else cast("Urls", urls)
+
+    def _half_set(self) -> str:
+        lacking, there = ("broker_url", "database_url") if self.database_url else ("database_url", "broker_url")
+        return (
+            f"{variable(lacking)} is not set, though {variable(there)} is: set it too, "
+            f"or unset both and start the one-machine mode with `stageflow up`"
+        )
+
+    def __repr__(self) -> str:
+        return _redacted(self)
+
+
+def parse_all(given: dict[str, tuple[object, str]]) -> dict[str, object]:
+    """Parse ``name -> (value, where it was set)``; raises one :class:`ConfigurationError` that lists all mistakes."""
+    parsed: dict[str, object] = {}
+    problems: list[str] = []
+    for name, (value, where) in given.items():
+        try:
+            parsed[name] = PARSERS[name](value)
+        except ValueError as error:
+            problems.append(f"{where}{_shown(name, value)}: {error}")
+    if problems:
+        raise ConfigurationError("; ".join(problems))
+    return parsed
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"STAGEFLOW_{name.upper()}"
+
+
+def _variables(values: dict[str, object]) -> dict[str, str]:
+    if values["broker_url"] and not values["redis_url"]:
+        # Else the child would take its broker for claims although we were told not to.
+        values["redis_url"] = "off"
+    return {variable(name): str(value) for name, value in values.items() if value is not None}
+
+
+def _shown(name: str, value: object) -> str:
+    if name == "audit_key":
+        return ""
+    return f"={safe_url(value) if isinstance(value, str) else value!r}"
+
+
+def claims_by(broker: str | None) -> str | None:
+    """Where claims are kept when nothing else is said: the broker, if it speaks Redis."""
+    # A failover list is kombu's to read, not redis-py's.
+    speaks_redis = broker is not None and broker.startswith(("redis://", "rediss://")) and ";" not in broker
+    return broker if speaks_redis else None
+
+
+def _redacted(settings: Settings | Urls) -> str:
+    shown = [f"{field.name}={_hidden(field.name, getattr(settings, field.name))!r}" for field in fields(settings)]
+    return f"{type(settings).__name__}({', '.join(shown)})"
+
+
+def _hidden(name: str, value: object) -> object:
+    if value is None or name not in SECRETS:
+        return value
+    return safe_url(str(value)) if name in URLS else "***"
