@@ -1,0 +1,73 @@
+# `make` prints what there is. Every target makes .venv first and installs into it when pyproject.toml has changed.
+#
+#   make test ARGS="tests/unit -k saga"     what to run, and how
+#   make PYTHON=python3.13 setup            another Python
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+EXTRAS := all,dev
+ARGS ?=
+# Compose: the plugin, or the older program of its own.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+SOURCES = $(wildcard stageflow_durable workers tests)
+
+.PHONY: help
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv and install the library with every extra
+
+$(STAMP): pyproject.toml
+	@.ci/venv .venv $(PYTHON)
+	@echo "Installing into .venv (once, a minute or two) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## The product in a minute: orders, flaky services, killed workers, books reconciled
+	@$(BIN)/stageflow demo $(ARGS)
+
+.PHONY: run
+run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops all
+	@$(BIN)/stageflow up $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Every test, in one go
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: chaos
+chaos: $(STAMP) ## Only the tests that kill processes and services
+	@$(BIN)/python -m pytest -m chaos $(ARGS)
+
+.PHONY: check
+check: $(STAMP) ## Style, types and the direction of imports
+	@$(BIN)/ruff check
+	@$(BIN)/mypy $(SOURCES)
+	@$(BIN)/lint-imports --no-cache --no-logo || { echo "see [tool.importlinter] in pyproject.toml" >&2; exit 1; }
+
+.PHONY: bench
+bench: $(STAMP) ## Measure against a bare Celery chain; prints ratios
+	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+.PHONY: docs
+docs: $(STAMP) ## Run every snippet of the documentation and check its links
+	@$(BIN)/python -m pytest -q tests/project $(ARGS)
+
+.PHONY: up
+up: ## PostgreSQL, Redis, workers, beat and Flower in containers
+	@$(COMPOSE) up --build --detach --wait
+
+.PHONY: down
+down: ## Stop the containers; the volumes stay
+	@$(COMPOSE) down --remove-orphans
+
+.PHONY: clean
+clean: ## Remove .venv and everything that was built or cached
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	@find stageflow_durable workers tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
