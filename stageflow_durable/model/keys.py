@@ -1,0 +1,23 @@
+"""Ids and keys: sortable run ids, and the keys that a remote system sees."""
+
+from __future__ import annotations
+
+import secrets
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
+    """A ULID (26 characters of Crockford's base 32): sorts by ``milliseconds`` since the epoch; 80 random bits follow."""
+    number = (milliseconds << 80) | (secrets.randbits(80) if entropy is None else entropy)
+    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def stage_key(run_id: str, stage: str) -> str:
+    """The key of a stage's action: stable over attempts and recoveries of the run."""
+    return f"sf_{run_id}_{stage}"
+
+
+def undo_key(run_id: str, stage: str) -> str:
+    """The key of a stage's undo."""
+    return f"sf_{run_id}_{stage}_undo"

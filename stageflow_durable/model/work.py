@@ -1,0 +1,136 @@
+"""Work in hand: a nudge, the run's facts, and one begun attempt with its fence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
+
+UNDO_PREFIX = "undo:"
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """What a message says: look at this strand. Never a position, never a payload; ``gen`` is the strand's fence.
+
+    ``mark`` tells two publications of the same nudge apart: a message that is delivered twice carries one mark.
+    ``links``: how many stages are left on the strand, the length of the chain to compile.
+    """
+
+    run_id: str
+    strand: str
+    gen: int
+    queue: str
+    mark: int = 0
+    links: int = 1
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFacts:
+    """A locked run's row. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
+
+    id: str
+    client_id: str
+    pipeline: str
+    version: str
+    key: str | None
+    fingerprint: str
+    definition: str
+    input: str
+    metadata: str
+    queue: str
+    priority: int | None
+    phase: Phase
+    status: RunStatus
+    cause: Cause | None
+    park_reason: ParkReason | None
+    error: str | None
+    error_stage: str | None
+    op_version: int
+    pivot_passed: bool
+    past_pivot: bool
+    deadline: float | None
+    seq: int
+    head: str
+    created_at: float
+    updated_at: float
+    finished_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One begun attempt. ``(gen, owner, stage, attempt)`` is its fence: every write of its owner names all four.
+
+    ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died; ``delay``: the previous
+    delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt did; ``sent_at``: when the nudge that led
+    here was published, or None. ``seq`` and ``head`` are the run's as this transaction left them.
+    """
+
+    run: RunFacts
+    plan: Plan
+    strand: str
+    direction: Phase
+    stage: str
+    gen: int
+    owner: str
+    attempt: int
+    tries: int
+    lost: int
+    delay: float | None
+    first_at: float
+    began_at: float
+    queue: str
+    seq: int
+    head: str
+    sent_at: float | None = None
+
+    @property
+    def undoing(self) -> bool:
+        """Whether this is the undo of ``stage``."""
+        return self.direction is Phase.BACKWARD
+
+
+class Refusal(StrEnum):
+    """Why a nudge found nothing to take."""
+
+    GONE = "gone"
+    NOT_READY = "not_ready"
+    NOT_DUE = "not_due"
+    FENCED = "fenced"
+    STOPPED = "stopped"
+    DEAD_OWNER = "dead_owner"
+    HANDED_BACK = "handed_back"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing was taken: acknowledge and drop. ``nudges``: what has to be published all the same."""
+
+    why: Refusal
+    nudges: tuple[Nudge, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A commit went through. ``granted``: the next stage, begun in the same transaction; ``nudges``: what to publish now."""
+
+    granted: Work | None = None
+    nudges: tuple[Nudge, ...] = ()
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The attempt is over; the strand is due at ``nudge`` in ``delay`` seconds."""
+
+    nudge: Nudge
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """The strand was taken over: nothing was written, and nothing may be."""

@@ -1,0 +1,38 @@
+"""What becomes of a run that has come to rest: a pure decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stageflow_durable.model.status import OPEN_STEPS, Cause, ParkReason, Phase, RunStatus, StepState
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Where the run goes now."""
+
+    phase: Phase
+    status: RunStatus
+
+
+def settlement(cause: Cause, park_reason: ParkReason | None, steps: Mapping[str, StepState], *, pivot_passed: bool,
+               past_pivot: bool) -> Settlement:
+    """Settle a draining run whose strands are at rest.
+
+    Parked work stays as it is. Past the pivot a run only goes forward, so nothing is undone unless a person said so. Otherwise what may
+    have acted is undone; where nothing did, the run simply ends.
+    """
+    if park_reason is not None:
+        return Settlement(Phase.SETTLED, RunStatus.PARKED)
+    if OPEN_STEPS.intersection(steps.values()) and (past_pivot or not pivot_passed):
+        return Settlement(Phase.BACKWARD, RunStatus.COMPENSATING)
+    return Settlement(Phase.SETTLED, RunStatus.FAILED if cause is Cause.FAILED else RunStatus.CANCELLED)
+
+
+def undone(steps: Mapping[str, StepState]) -> Settlement | None:
+    """Settle a run that goes backward, or None while an undo is still owed."""
+    if OPEN_STEPS.intersection(steps.values()):
+        return None
+    failed = StepState.COMPENSATION_FAILED in steps.values()
+    return Settlement(Phase.SETTLED, RunStatus.COMPENSATION_FAILED if failed else RunStatus.COMPENSATED)
