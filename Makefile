@@ -26,7 +26,7 @@ setup: $(STAMP) ## Make .venv and install the library with every extra
 $(STAMP): pyproject.toml
 	@.ci/venv .venv $(PYTHON)
 	@echo "Installing into .venv (once, a minute or two) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 .PHONY: demo
