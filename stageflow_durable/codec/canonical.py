@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from enum import Enum
 from hashlib import sha256
 from itertools import islice, zip_longest
 from typing import Any, TypeGuard
 
+from stageflow_durable.codec.frozen import FrozenDict, FrozenList
 from stageflow_durable.codec.plain import plain, step
 from stageflow_durable.codec.writing import JSON_ATOMS, TAG, is_object, quick_text, tagged
 
@@ -33,8 +34,12 @@ def canonical(value: object) -> bytes:
 
     Accepts what ``encode`` accepts and raises :class:`UnsavableValue` likewise.
     """
-    text = quick_text(value, _EXACT_ATOMS, _write_sorted)
-    return (_write_sorted(_tree(value)) if text is None else text).encode("ascii")
+    text = (
+        quick_text(value, _EXACT_ATOMS, _write_sorted)
+        or quick_text(value, JSON_ATOMS, lambda json_only: _write_sorted(_settled(json_only)))
+        or _write_sorted(_tree(value))
+    )
+    return text.encode("ascii")
 
 
 def fingerprint(value: object) -> str:
@@ -100,7 +105,7 @@ def _float(value: float) -> float | int:
 
 def _datetime(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC) if value.utcoffset() is not None else value
+        return value.astimezone(UTC) if value.utcoffset() is not None else value.replace(fold=0)
     except OverflowError:  # an offset at the very edge of the calendar
         return value
 
@@ -124,11 +129,14 @@ def _list(value: list[object] | tuple[object, ...]) -> list[object]:
 
 _SETTLERS: dict[type, Callable[[Any], object]] = {
     dict: _dict,
+    FrozenDict: _dict,
     list: _list,
+    FrozenList: _list,
     tuple: _list,
     set: _set,
     frozenset: _set,
     float: _float,
     datetime: _datetime,
+    time: lambda value: value.replace(fold=0),
     Decimal: _decimal,
 }

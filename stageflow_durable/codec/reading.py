@@ -16,7 +16,7 @@ from uuid import UUID
 
 from stageflow_durable.codec.enums import restore
 from stageflow_durable.codec.plain import MAX_DEPTH
-from stageflow_durable.codec.writing import ENUM_NAME, PAYLOAD, TAG
+from stageflow_durable.codec.writing import ENUM_NAME, FOLD, PAYLOAD, TAG
 from stageflow_durable.errors import Terminal
 
 _DEEPEST_TEXT = 4 * MAX_DEPTH + 8  # a dict written as pairs under a tag, with an enum around, nests four times a level
@@ -95,13 +95,19 @@ def _enum(value: dict[str, Any]) -> object:
     return restore(value[ENUM_NAME], value[PAYLOAD])
 
 
+def _clock(kind: type[datetime] | type[time]) -> Callable[[str], object]:
+    return lambda payload: kind.fromisoformat(payload.removesuffix(FOLD)).replace(fold=payload.endswith(FOLD))
+
+
 def _bytes(payload: str) -> bytes:
     return b64decode(payload, validate=True)
 
 
 def _decimal(payload: str) -> Decimal:
     value = Decimal(payload)
-    return value if value.is_finite() else _refuse_constant(payload)
+    if not value.is_finite():
+        raise ValueError("not finite")
+    return value
 
 
 def _timedelta(payload: list[Any]) -> timedelta:
@@ -139,9 +145,9 @@ _READERS: dict[str, tuple[type | None, Callable[[Any], object]]] = {
     "tuple": (list, tuple),
     "set": (list, _distinct(set)),
     "frozenset": (list, _distinct(frozenset)),
-    "datetime": (str, datetime.fromisoformat),
+    "datetime": (str, _clock(datetime)),
     "date": (str, date.fromisoformat),
-    "time": (str, time.fromisoformat),
+    "time": (str, _clock(time)),
     "timedelta": (list, _timedelta),
     "uuid": (str, UUID),
     "decimal": (str, _decimal),

@@ -25,6 +25,7 @@ from stageflow_durable.codec.plain import MAX_DEPTH, plain
 TAG = "$sf"
 PAYLOAD = "v"
 ENUM_NAME = "of"
+FOLD = " fold"  # after the time of day: the second of two, when clocks are set back
 
 JSON_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
 _PATH = type(Path())
@@ -114,6 +115,10 @@ def _base64(value: bytes) -> str:
     return b64encode(value).decode("ascii")
 
 
+def _clock(value: datetime | time) -> str:
+    return value.isoformat() + (FOLD if value.fold else "")
+
+
 def is_object(value: dict[Any, Any]) -> bool:
     """Whether a plain dict is written as a JSON object; otherwise as its pairs, in their order, under a tag."""
     return TAG not in value and all(map(_is_text, value))
@@ -140,9 +145,9 @@ _WRITERS: dict[type, Callable[[Any], object]] = {
     tuple: lambda value: _tag("tuple", _list(value)),
     set: lambda value: _tag("set", _sorted(value)),
     frozenset: lambda value: _tag("frozenset", _sorted(value)),
-    datetime: lambda value: _tag("datetime", value.isoformat()),
+    datetime: lambda value: _tag("datetime", _clock(value)),
     date: lambda value: _tag("date", value.isoformat()),
-    time: lambda value: _tag("time", value.isoformat()),
+    time: lambda value: _tag("time", _clock(value)),
     timedelta: lambda value: _tag("timedelta", [value.days, value.seconds, value.microseconds]),
     UUID: lambda value: _tag("uuid", str(value)),
     Decimal: lambda value: _tag("decimal", str(value)),

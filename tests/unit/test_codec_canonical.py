@@ -1,0 +1,172 @@
+"""Fingerprints: equal for equal parameters whoever sends them, different for others, and the difference has a name."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections import OrderedDict
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stageflow_durable.codec import canonical, decode, differing_fields, encode, fingerprint, freeze
+from tests.unit.test_codec import values
+
+AT = datetime(2024, 1, 1, 12, tzinfo=UTC)
+PARIS = timezone(timedelta(hours=1))
+
+
+class Size(enum.Enum):
+    BIG = "big"
+    BOTH = (1.0, "x")
+
+
+def reordered(value: Any) -> Any:
+    """The same with every dict written in the other order."""
+    if isinstance(value, dict):
+        return {key: reordered(item) for key, item in reversed(value.items())}
+    return [reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(values)
+def test_given_another_order_of_keys_then_the_fingerprint_is_equal(value: Any) -> None:
+    assert fingerprint(reordered(value)) == fingerprint(value)
+
+
+@given(values)
+def test_given_a_value_that_was_saved_and_read_then_the_fingerprint_is_equal(value: Any) -> None:
+    assert fingerprint(decode(encode(value))) == fingerprint(value)
+    assert differing_fields(decode(encode(value)), value) == ()
+
+
+@given(values)
+def test_given_a_frozen_value_then_the_fingerprint_is_equal(value: Any) -> None:
+    assert fingerprint(freeze(value)) == fingerprint(value)
+
+
+@given(values, values)
+def test_given_two_values_then_fields_differ_exactly_when_fingerprints_do(a: Any, b: Any) -> None:
+    assert (differing_fields(a, b) == ()) == (fingerprint(a) == fingerprint(b))
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_given_a_whole_float_then_it_equals_the_integer(number: int) -> None:
+    assert canonical({"n": float(number)}) == canonical({"n": number})
+
+
+@given(st.integers())
+def test_given_a_big_integer_then_its_neighbour_differs(number: int) -> None:
+    assert fingerprint(number * 10**30) != fingerprint(number * 10**30 + 1)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, 1.0),
+        (0, -0.0),
+        (10**22, 1e22),
+        ([1.0], [1]),
+        ({"a": {"b": 2.0}}, {"a": {"b": 2}}),
+        ((1, 2), [1, 2]),
+        ({1.0: "x"}, {1: "x"}),
+        ({(1.0,): 2}, {(1,): 2}),
+        ({1, 2}, frozenset({2.0, 1})),
+        (Size.BIG, "big"),
+        (Size.BOTH, [1, "x"]),
+        ({Size.BIG: 1}, {"big": 1}),
+        ({Size.BOTH: 1, 3: 2}, {3: 2, (1, "x"): 1}),
+        ({2: "b", "a": 1}, OrderedDict([("a", 1), (2, "b")])),
+        (AT, AT.astimezone(PARIS)),
+        (Decimal("1.10"), Decimal("1.1")),
+        (Decimal("100"), Decimal("1E+2")),
+        (Decimal("-0"), Decimal("0.00")),
+        ({"$sf": 1, "a": 2}, {"a": 2, "$sf": 1.0}),
+        ({"a": 1, "b": 2.0}, {"b": 2, "a": 1}),
+    ],
+    ids=ascii,
+)
+def test_given_equal_parameters_then_the_fingerprints_are_equal(a: Any, b: Any) -> None:
+    assert fingerprint(a) == fingerprint(b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (1, True),
+        (0, False),
+        (0, None),
+        ("", None),
+        ([], {}),
+        ([], None),
+        (1, "1"),
+        ({1: 2}, {"1": 2}),
+        (10**40, 10**40 + 1),
+        (10**22 + 1, 1e22),
+        (0.1, 0.1 + 2**-56),
+        ({"a": None}, {}),
+        ([1, 2], [2, 1]),
+        (b"a", "a"),
+        ({1}, [1]),
+        ("é", "e\u0301"),
+        (AT, AT.replace(tzinfo=None)),
+        (AT, AT.isoformat()),
+        (Decimal("0.1"), 0.1),
+        (Decimal("1" * 40), Decimal("1" * 39 + "2")),
+        ("😀", "\ud83d\ude00"),
+        ({1}, {"$sf": "set", "v": [1]}),
+        ([1], [1, 1]),
+    ],
+    ids=ascii,
+)
+def test_given_other_parameters_then_the_fingerprints_differ(a: Any, b: Any) -> None:
+    assert fingerprint(a) != fingerprint(b)
+    assert differing_fields({"field": a}, {"field": b}) != ()
+
+
+def test_given_parameters_then_the_canonical_text_is_sorted_and_bare() -> None:
+    assert canonical({"b": [1.0, "é"], "a": True}) == b'{"a":true,"b":[1,"\\u00e9"]}'
+    assert fingerprint({}) == hashlib.sha256(b"{}").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        datetime.max.replace(tzinfo=timezone(-timedelta(hours=14))),
+        datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+    ],
+)
+def test_given_an_instant_at_the_edge_of_the_calendar_then_it_has_a_fingerprint(edge: datetime) -> None:
+    assert fingerprint(edge) == fingerprint(decode(encode(edge)))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "fields"),
+    [
+        ({"a": 1}, {"a": 1.0}, ()),
+        ({"a": 1}, {"a": True}, ("a",)),
+        ({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 0, "d": 4}}, ("b.c", "b.d")),
+        ({"a": 1}, {"b": 1}, ("a", "b")),
+        ({"a": {"x": {"y": 1}}}, {}, ("a",)),
+        ({"a": None}, {}, ("a",)),
+        ({"lines": [{"n": 1}, {"n": 2}]}, {"lines": [{"n": 1}, {"n": 3}, {}]}, ("lines[1].n", "lines[2]")),
+        ({"a": [1]}, {"a": {"0": 1}}, ("a",)),
+        ({"a": {1, 2}}, {"a": {1, 3}}, ("a",)),
+        ({"odd key": 1, "a.b": 1}, {}, ("['a.b']", "['odd key']")),
+        ({"a": {1: 2}}, {"a": {1: 3}}, ("a",)),
+        (1, 2, ("value",)),
+        ([1], [2], ("[0]",)),
+    ],
+)
+def test_given_two_parameter_sets_then_the_differing_paths_are_named(a: Any, b: Any, fields: tuple[str, ...]) -> None:
+    assert differing_fields(a, b) == fields
+    assert differing_fields(b, a) == fields
+
+
+def test_given_many_differences_then_the_first_ten_are_named() -> None:
+    a = {f"field{number:02}": number for number in range(30)}
+
+    assert differing_fields(a, {}) == tuple(f"field{number:02}" for number in range(10))
