@@ -59,8 +59,14 @@ bench: $(STAMP) ## Measure against a bare Celery chain; prints ratios
 docs: $(STAMP) ## Run every snippet of the documentation and check its links
 	@$(BIN)/python -m pytest -q tests/project $(ARGS)
 
+.env:
+	@umask 077 && for name in POSTGRES_PASSWORD REDIS_PASSWORD STAGEFLOW_AUDIT_KEY; do \
+	    printf '%s=%s\n' "$$name" "$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')"; done > $@
+	@printf 'FLOWER_BASIC_AUTH=admin:%s\n' "$$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')" >> $@
+	@echo "Wrote .env with passwords of this installation's own; keep it as long as the volumes."
+
 .PHONY: up
-up: ## PostgreSQL, Redis, workers, beat and Flower in containers
+up: .env ## PostgreSQL, Redis, workers, beat and Flower in containers
 	@$(COMPOSE) up --build --detach --wait
 
 .PHONY: down

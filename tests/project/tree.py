@@ -1,0 +1,54 @@
+"""The repository's own files, as the tests of the project look at them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "stageflow_durable"
+_BUILT = {
+    ".git", ".venv", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".stageflow",
+    "__pycache__", "build", "dist", "htmlcov",
+}
+
+
+@cache
+def files(*suffixes: str) -> tuple[Path, ...]:
+    """Every file of the project with one of ``suffixes`` (all when none is given), sorted; nothing built or cached."""
+    return tuple(sorted(path for path in _below(ROOT) if not suffixes or path.suffix in suffixes))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name in _BUILT:
+            continue
+        if path.is_dir():
+            yield from _below(path)
+        else:
+            yield path
+
+
+def modules(*folders: str) -> tuple[Path, ...]:
+    """The Python files below ``folders`` of the project."""
+    return tuple(path for path in files(".py") if path.relative_to(ROOT).parts[0] in folders)
+
+
+@cache
+def parsed(module: Path) -> ast.Module:
+    """The syntax tree of ``module``."""
+    return ast.parse(module.read_text(encoding="utf-8"), str(module))
+
+
+def functions(module: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Every function and method of ``module``."""
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def shown(path: Path) -> str:
+    """``path`` as the project knows it."""
+    return path.relative_to(ROOT).as_posix()
