@@ -44,14 +44,26 @@ def urls_of(home: Home, state: State) -> Urls:
     return Urls(home.database_url, broker, broker, home.audit_key())
 
 
-def ping(port: int, password: str, timeout: float = 1.0) -> Answer:
+def ping(port: int, password: str) -> Answer:
     """Ask the port of this machine, with the password, whether it is ours."""
+    answer = ask(port, password, "PING")
+    if answer.startswith(b"+OK\r\n"):
+        return Answer.LOADING if b"-LOADING" in answer else Answer.PONG
+    return Answer.REFUSED if answer else Answer.SILENT
+
+
+def ask(port: int, password: str, *words: str, timeout: float = 1.0) -> bytes:
+    """What the port answers to the password and one command, empty if nobody does within ``timeout`` seconds a read."""
+    received = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=timeout) as connection:
-            connection.sendall(_command("AUTH", password) + _command("PING"))
-            return _read(connection)
+            # After QUIT the server closes, so that the end of its answer needs no parsing.
+            connection.sendall(_command("AUTH", password) + _command(*words) + _command("QUIT"))
+            while part := connection.recv(4096):
+                received += part
     except OSError:
-        return Answer.SILENT
+        pass  # what came until then is the answer
+    return received
 
 
 def _answer_in_time(home: Home, port: int, patience: float) -> Answer:
@@ -64,15 +76,3 @@ def _answer_in_time(home: Home, port: int, patience: float) -> Answer:
 
 def _command(*words: str) -> bytes:
     return f"*{len(words)}\r\n".encode() + b"".join(f"${len(word.encode())}\r\n{word}\r\n".encode() for word in words)
-
-
-def _read(connection: socket.socket) -> Answer:
-    received = b""
-    while received.count(b"\r\n") < 2:
-        part = connection.recv(256)
-        if not part:
-            break
-        received += part
-    if received.startswith(b"+OK\r\n"):
-        return Answer.LOADING if b"-LOADING" in received else Answer.PONG
-    return Answer.REFUSED if received else Answer.SILENT

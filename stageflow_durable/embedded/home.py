@@ -54,11 +54,11 @@ class Home:
 
     def password(self) -> str:
         """The broker's password; made on first use."""
-        return _secret(self.root / "password")
+        return secret(self.root / "password")
 
     def audit_key(self) -> str:
         """The key of the event chain's HMACs; made on first use."""
-        return _secret(self.root / "audit.key")
+        return secret(self.root / "audit.key")
 
     def prepare(self, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> None:
         """Make the directories, closed to other users; raises :class:`ConfigurationError` where that cannot be."""
@@ -112,7 +112,8 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _secret(path: Path) -> str:
+def secret(path: Path) -> str:
+    """What the file holds; made of chance, for its owner only, when it is not there."""
     if not path.exists():
         write_private(path, secrets.token_hex(32))
     return path.read_text().strip()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import threading
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from stageflow_durable.embedded.home import write_private
 from stageflow_durable.embedded.identity import Identity
@@ -18,9 +20,28 @@ class State:
     keeper: Identity | None = None
     children: dict[str, Identity] = field(default_factory=dict)
 
-    def write(self, path: Path) -> None:
-        """Replace the file in one step."""
-        write_private(path, json.dumps(asdict(self), indent=1))
+
+class StateFile:
+    """The state as its keeper changes it, from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self.state = read_state(path)
+
+    def write(self, state: State) -> None:
+        """Write all of it anew."""
+        with self._lock:
+            self._write(state)
+
+    def update(self, *, children: dict[str, Identity], **changes: Any) -> None:
+        """Change fields; ``children`` are added to those that are there."""
+        with self._lock:
+            self._write(replace(self.state, children=self.state.children | children, **changes))
+
+    def _write(self, state: State) -> None:
+        write_private(self._path, json.dumps(asdict(state), indent=1))
+        self.state = state
 
 
 def read_state(path: Path) -> State:

@@ -231,7 +231,7 @@ def _path_binaries() -> Path | None:
 def _usable(directory: Path) -> bool:
     """Whether the user whom the server will run as may execute it."""
     try:
-        asked = [directory / "initdb", "--version"]
+        asked: list[str | Path] = [directory / "initdb", "--version"]
         process = spawn(asked, cwd=Path("/"), stdout=subprocess.DEVNULL, user=_server_user())
     except OSError:
         return False

@@ -1,0 +1,130 @@
+"""``stageflow up``: broker, workers, beat and monitor of one machine, in the foreground, until Ctrl-C."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from stageflow_durable.embedded import valkey
+from stageflow_durable.embedded.home import Home, secret
+from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
+from stageflow_durable.embedded.processes import Role, Say, Supervisor
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.settings import Settings, Urls, safe_url
+
+FLOWER_PORT = 5555
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run_up(
+    settings: Settings,
+    app: str,
+    *,
+    concurrency: int = 2,
+    beat: bool = True,
+    flower: bool = False,
+    out: Say = print,
+    upgrade: Upgrade | None = None,
+    worker_options: Sequence[str] = (),
+) -> int:
+    """Run everything until SIGINT, SIGTERM or SIGHUP; returns the exit status. Call it from the main thread.
+
+    With database and broker set, they are used; with neither, the broker of ``settings.home`` is started (or attached
+    to), and ``upgrade(database_url)`` called before the first worker. ``app``: what ``celery -A`` takes.
+    ``worker_options`` are added to its command. A second signal kills at once. Raises :class:`ConfigurationError`.
+    """
+    home = Home(settings.home)
+    home.prepare()
+    with stopping_on_signals() as stop, _place(settings, home, upgrade, out) as (urls, embedded):
+        roles = roles_of(settings, urls, app, concurrency=concurrency, beat=beat, worker_options=worker_options)
+        if flower:
+            roles.append(_flower(home, roles[0], app, out))
+        out(f"database {safe_url(urls.database_url)}")
+        out(f"broker   {safe_url(urls.broker_url)}")
+        out("Ctrl-C stops all; the next `stageflow up` carries on")
+        changed = embedded.record if embedded is not None else None
+        return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop)
+
+
+def roles_of(
+    settings: Settings,
+    urls: Urls,
+    app: str,
+    *,
+    concurrency: int = 2,
+    beat: bool = True,
+    worker_options: Sequence[str] = (),
+) -> list[Role]:
+    """The worker and, with ``beat``, the beat: what to run, with which environment, in which order to stop."""
+    environment = settings.environment() | urls.environment() | {"PYTHONUNBUFFERED": "1"}
+    worker = ["worker", f"--concurrency={concurrency}", f"--hostname=worker-{os.getpid()}@%h", *worker_options]
+    roles = [Role("worker", celery(app, *worker), environment, rank=0)]
+    if beat:
+        schedule = ["beat", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
+        roles.append(Role("beat", celery(app, *schedule), environment, rank=1, stop_seconds=5.0))
+    return roles
+
+
+def celery(app: str, *arguments: str) -> list[str]:
+    """The command line of Celery, with this Python."""
+    return [sys.executable, "-m", "celery", "-A", app, *arguments]
+
+
+class Stop:
+    """What the signals said: ``event`` is set by the first, ``hurry`` true from the second on."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.hurry = False
+
+    def on_signal(self, number: int, frame: object) -> None:
+        """The handler."""
+        self.hurry = self.event.is_set()
+        self.event.set()
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[Stop]:
+    """Inside, SIGINT, SIGTERM and SIGHUP (a closed terminal) ask to stop instead of ending the process."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.on_signal) for number in STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _place(
+    settings: Settings, home: Home, upgrade: Upgrade | None, out: Say
+) -> Iterator[tuple[Urls, Embedded | None]]:
+    if settings.database_url or settings.broker_url:
+        yield settings.require(), None
+        return
+    with start(home.root, upgrade=upgrade, say=out) as embedded:
+        yield embedded.urls, embedded
+
+
+def _supervise(supervisor: Supervisor, stop: Stop) -> int:
+    try:
+        return 0 if supervisor.run(stop.event) else 1
+    finally:
+        supervisor.stop(lambda: stop.hurry)
+
+
+def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
+    if importlib.util.find_spec("flower") is None:
+        raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
+    port = FLOWER_PORT if valkey.is_free(FLOWER_PORT) else valkey.free_port()
+    file = home.root / "flower.password"
+    # In the environment: a command line is for everybody on the machine to read.
+    environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}
+    out(f"monitor  http://127.0.0.1:{port} (user stageflow, password in {file})")
+    argv = celery(app, "flower", "--address=127.0.0.1", f"--port={port}")
+    return Role("flower", argv, environment, rank=1, stop_seconds=5.0)
