@@ -21,6 +21,7 @@ STOP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
 WATCH_SECONDS = 0.05
 HEALTH_TURNS = 40
+RELEASE_TURNS = 25
 
 
 class Broker:
@@ -37,9 +38,9 @@ class Broker:
         self._say = say
         self._started = started
         self._fixed = port is not None
-        self.port = self._choose(port or before)
         self._process: Process | None = None
         self._stopping = threading.Event()
+        self.port = self._choose(port or before)
         self._settled = threading.Event()
         self._error: Exception | None = None
         self._disk_full = False
@@ -66,13 +67,17 @@ class Broker:
             self._thread.join(timeout=STOP_SECONDS + START_SECONDS)
 
     def _choose(self, port: int | None) -> int:
-        if port is None or valkey.is_free(port):
+        if port is None or self._becomes_free(port):
             return port or valkey.free_port()
         if self._fixed:
             raise ConfigurationError(f"port {port} of 127.0.0.1 is taken by another program; choose another, or none")
         other = valkey.free_port()
         self._say(f"port {port} is taken by another program; the broker listens on {other}")
         return other
+
+    def _becomes_free(self, port: int) -> bool:
+        # The threads of a killed server may hold its socket a moment longer than the server is seen to live.
+        return any(valkey.is_free(port) or self._stopping.wait(0.02) for _ in range(RELEASE_TURNS))
 
     def _keep(self) -> None:
         try:
