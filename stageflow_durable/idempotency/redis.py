@@ -1,0 +1,233 @@
+"""Redis or Valkey, spoken to in Lua scripts: the store of its own, and the link that the nudge gate uses as well.
+
+One script is one operation: whole or not at all, by the server's clock. A script is called by its digest and sent in
+full only where the server does not know it (after a restart or ``SCRIPT FLUSH``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeAlias
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.retry import Retry
+
+from stageflow_durable.codec import encode
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
+from stageflow_durable.idempotency.rules import differing, in_progress, settled
+from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
+
+TIMEOUT_SECONDS = 1.0
+"""How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""
+
+Argument: TypeAlias = str | int
+
+
+class Script:
+    """A Lua script and its digest."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisLink:
+    """A client of this process, made at the first use and again after a fork; or one that the application made.
+
+    :param source: a URL, or a client: its own timeouts and retries hold then, so give it some.
+    :param timeout_seconds: for a URL: bounds each connecting and each answer.
+    """
+
+    def __init__(self, source: str | Redis, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._source = source
+        self._timeout = timeout_seconds
+        self._made: tuple[int, Redis] | None = None
+
+    def run(self, script: Script, key: str, *arguments: Argument) -> Any:
+        """The script's answer, as Redis gives it.
+
+        :raises StoreUnavailable: there is none in bounded time, or it is a refusal (out of memory, read-only replica,
+            password).
+        """
+        try:
+            return self._run(script, key, *arguments)
+        except RedisError as error:
+            raise StoreUnavailable(f"Redis did not answer: {error}") from error
+
+    def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
+        client = self._client()
+        try:
+            return client.evalsha(script.digest, 1, key, *arguments)
+        except NoScriptError:
+            return client.eval(script.text, 1, key, *arguments)
+
+    def _client(self) -> Redis:
+        if not isinstance(self._source, str):
+            return self._source
+        if self._made is None or self._made[0] != os.getpid():
+            self._made = (os.getpid(), self._connect(self._source))
+        return self._made[1]
+
+    def _connect(self, url: str) -> Redis:
+        # One more try mends a connection that went stale in the pool; the scripts give the same answer when they ran
+        # already.
+        return Redis.from_url(
+            url,
+            socket_timeout=self._timeout,
+            socket_connect_timeout=self._timeout,
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 1),
+            client_name="stageflow",
+        )
+
+
+_NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+
+# The fence outlives the record by being a time: after an expiry or FLUSHALL it starts above every fence before.
+# A claim whose answer was lost finds its own token, and is answered again.
+_CLAIM = Script(
+    _NOW
+    + """
+local fingerprint, params, owner, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local lease, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
+local was = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'fence', 'token', 'lease_until')
+if was[1] and was[1] ~= 'free' then
+  if was[2] ~= fingerprint then return {'mismatch', redis.call('HGET', KEYS[1], 'params')} end
+  if was[1] == 'done' then return {'done', redis.call('HGET', KEYS[1], 'result')} end
+  if was[4] == token then return {'claimed', was[3]} end
+  if tonumber(was[5]) > now then
+    return {'in progress', was[5], string.format('%d', now), was[3], redis.call('HGET', KEYS[1], 'owner')}
+  end
+end
+local fence = string.format('%d', math.max(tonumber(was[3] or 0) + 1, now))
+redis.call('HSET', KEYS[1], 'state', 'held', 'fingerprint', fingerprint, 'params', params, 'owner', owner,
+           'token', token, 'fence', fence, 'lease_until', string.format('%d', now + lease))
+redis.call('PEXPIREAT', KEYS[1], string.format('%d', now + math.max(lease, ttl)))
+return {'claimed', fence}
+"""
+)
+
+_RENEW = Script(
+    _NOW
+    + """
+local was, lease = redis.call('HMGET', KEYS[1], 'fence', 'state'), tonumber(ARGV[2])
+if was[1] ~= ARGV[1] or was[2] ~= 'held' then return 0 end
+redis.call('HSET', KEYS[1], 'lease_until', string.format('%d', now + lease))
+if redis.call('PTTL', KEYS[1]) < lease then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
+"""
+)
+
+_COMPLETE = Script("""
+local was = redis.call('HMGET', KEYS[1], 'fence', 'state')
+if was[1] ~= ARGV[1] or was[2] == 'free' then return 0 end
+if was[2] == 'held' then
+  redis.call('HSET', KEYS[1], 'state', 'done', 'result', ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+end
+return 1
+""")
+
+_RELEASE = Script(
+    _NOW
+    + """
+local was = redis.call('HMGET', KEYS[1], 'fence', 'state')
+if was[1] ~= ARGV[1] or was[2] == 'done' then return 0 end
+if ARGV[2] == '1' then
+  redis.call('HSET', KEYS[1], 'state', 'free')
+  redis.call('HDEL', KEYS[1], 'params')
+end
+redis.call('HSET', KEYS[1], 'lease_until', string.format('%d', now), 'token', '')
+return 1
+"""
+)
+
+
+class RedisIdempotencyStore:
+    """Keys in Redis or Valkey, shared by every process that reaches the server.
+
+    **What a failover can cost.** A claim or a result is as durable as the server makes it. With asynchronous
+    replication, a promoted replica may not have the last writes; with ``appendfsync everysec`` a crash loses up to a
+    second; an evicted or flushed key is gone. Then a key that was claimed or done is free again: **its work may run a
+    second time**, also while the first owner still works. That owner cannot complete (fences are times and do not come
+    back), but its effect has happened. Where that is too much, use :class:`SqlIdempotencyStore`, or the engine, for
+    which Redis is only an accelerator. Set ``maxmemory-policy noeviction``.
+
+    :param source: a URL, or a client (then bound its timeouts: ``socket_timeout``, ``socket_connect_timeout``).
+    :param timeout_seconds: for a URL: how long each attempt to connect and each answer is waited for.
+    :param prefix: what the names of all records begin with.
+    """
+
+    def __init__(
+        self, source: str | Redis, *, timeout_seconds: float = TIMEOUT_SECONDS, prefix: str = "stageflow:idem"
+    ) -> None:
+        self._link = RedisLink(source, timeout_seconds)
+        self._prefix = prefix
+
+    def claim(
+        self,
+        scope: Scope,
+        key: str,
+        fingerprint: str,
+        *,
+        owner: str,
+        lease_seconds: float | timedelta,
+        ttl_seconds: float | timedelta,
+        params_text: str | None = None,
+    ) -> Answer:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        lease, ttl = _milliseconds(lease_seconds, "lease_seconds"), _milliseconds(ttl_seconds, "ttl_seconds")
+        given = (fingerprint, params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl)
+        reply = self._link.run(_CLAIM, self._name(scope, key), *given)
+        return settled(key, _answer([_text(part) for part in reply], params_text))
+
+    def renew(self, scope: Scope, key: str, fence: int, *, lease_seconds: float | timedelta) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        kept(
+            self._link.run(_RENEW, self._name(scope, key), fence, _milliseconds(lease_seconds, "lease_seconds")) == 1,
+            key,
+            fence,
+        )
+
+    def complete(self, scope: Scope, key: str, fence: int, result: object, *, ttl_seconds: float | timedelta) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        ttl, text = _milliseconds(ttl_seconds, "ttl_seconds"), encode(result)
+        kept(self._link.run(_COMPLETE, self._name(scope, key), fence, text, ttl) == 1, key, fence)
+
+    def release(self, scope: Scope, key: str, fence: int, *, vouched: bool = False) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        kept(self._link.run(_RELEASE, self._name(scope, key), fence, int(vouched)) == 1, key, fence)
+
+    def _name(self, scope: Scope, key: str) -> str:
+        return redis_key(scope, key, self._prefix)
+
+
+def _milliseconds(duration: float | timedelta, what: str) -> int:
+    return math.ceil(seconds_of(duration, what) * 1000)
+
+
+def _text(part: bytes | str) -> str:
+    # A client that the application made may decode by itself.
+    return part.decode() if isinstance(part, bytes) else part
+
+
+def _answer(reply: Sequence[str], params: str | None) -> RunAnswer:
+    kind, *rest = reply
+    match kind:
+        case "claimed":
+            return Claimed(int(rest[0]))
+        case "done":
+            return Done(rest[0])
+        case "mismatch":
+            return Mismatch(differing(rest[0] or None, params))
+        case _:
+            until, now, fence, owner = rest
+            return in_progress(int(until) / 1000, int(now) / 1000, int(fence), owner)

@@ -1,0 +1,167 @@
+"""What may become of a key, as pure functions of what is written under it.
+
+Every store follows these rules: the memory store by calling them, the SQL functions by the conditions of their atomic
+statements, Redis by its scripts. The conformance suite holds them together. What a claim finds:
+
+```
+nothing, free, expired ........................ take it
+other fingerprint ............................. Mismatch
+done / undone ................................. Done / Undone
+held by a lease:  running ..................... InProgress        lapsed ............. take it, with a higher fence
+held by a run:    another run or stage ........ HeldByRun         this run and stage . take it, with a higher fence
+```
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from stageflow_durable.codec import decode, differing_fields
+from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
+from stageflow_durable.idempotency.store import (
+    Answer,
+    Done,
+    HeldByRun,
+    InProgress,
+    Mismatch,
+    RunAnswer,
+    Standing,
+    Undone,
+)
+
+
+class KeyState(StrEnum):
+    """What is known about the work under a key. ``FREE``: released, and kept only so that fences go on rising."""
+
+    FREE = "free"
+    HELD = "held"
+    DONE = "done"
+    UNDONE = "undone"
+
+
+class Claimant(NamedTuple):
+    """A stage of a run, as the holder of a business key."""
+
+    run_id: str
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What is written under a key. Times are seconds since the epoch by the store's clock; ``expires_at`` None: not
+    while it is held.
+
+    A key is held by a lease (``lease_until``) or by an unfinished stage of a run (``holder``), never by both.
+    """
+
+    fingerprint: str
+    params: str | None
+    owner: str
+    holder: Claimant | None
+    fence: int
+    state: KeyState
+    result: str | None
+    lease_until: float | None
+    expires_at: float | None
+
+
+def verdict(
+    record: KeyRecord | None, now: float, fingerprint: str, params: str | None, claimant: Claimant | None = None
+) -> Standing | None:
+    """What stands in the way of claiming the key, or None: it is there to be taken."""
+    if record is None or record.state is KeyState.FREE or _expired(record, now):
+        return None
+    if record.fingerprint != fingerprint:
+        return Mismatch(differing(record.params, params), record.holder and record.holder.run_id)
+    if record.state is KeyState.HELD:
+        return _held(record, now, claimant)
+    return _settled(record)
+
+
+def renewed(record: KeyRecord, fence: int, now: float, lease: float) -> KeyRecord | None:
+    """The record with its lease extended, or None: the fence is no longer the owner's."""
+    if not _owns(record, fence, now) or record.state is not KeyState.HELD:
+        return None
+    until = now + lease
+    return replace(record, lease_until=until, expires_at=max(record.expires_at or until, until))
+
+
+def completed(record: KeyRecord, fence: int, now: float, result: str, ttl: float) -> KeyRecord | None:
+    """The record with its result, or None: the fence is no longer the owner's. The first result of a fence stays."""
+    if not _owns(record, fence, now) or record.state is KeyState.FREE:
+        return None
+    if record.state is KeyState.DONE:
+        return record
+    return replace(record, state=KeyState.DONE, result=result, lease_until=None, expires_at=now + ttl)
+
+
+def released(record: KeyRecord, fence: int, now: float, vouched: bool) -> KeyRecord | None:
+    """The record with its lease ended, or None: the fence is no longer the owner's."""
+    if not _owns(record, fence, now) or record.state is KeyState.DONE:
+        return None
+    if vouched:
+        return replace(record, state=KeyState.FREE, params=None, lease_until=now)
+    return replace(record, lease_until=now)
+
+
+def next_fence(previous: int, now: float) -> int:
+    """Above every fence of the key before; the clock takes over where the record that held them is gone."""
+    return max(previous + 1, int(now * 1000))
+
+
+def differing(before: str | None, given: str | None) -> tuple[str, ...]:
+    """The fields in which two encoded sets of parameters differ; a set that was left out differs in all of the
+    other's.
+    """
+    return differing_fields(_fields(before), _fields(given))
+
+
+def settled(key: str, answer: RunAnswer) -> Answer:
+    """A store's answer to its caller: what is wrong with the key is raised.
+
+    :raises IdempotencyParamMismatch: the key came with other parameters.
+    :raises IdempotencyConflict: its work was undone.
+    """
+    match answer:
+        case Mismatch(fields, run_id):
+            raise IdempotencyParamMismatch(key, fields, run_id=run_id)
+        case Undone(run_id):
+            raise IdempotencyConflict(key, f"its work was undone by run {run_id}; use a new key", run_id=run_id)
+        case HeldByRun(run_id, stage, fence):
+            return InProgress(None, None, fence, f"stage {stage} of run {run_id}")
+        case _:
+            return answer
+
+
+def in_progress(lease_until: float, now: float, fence: int, owner: str) -> InProgress:
+    """A running lease, by the store's clock."""
+    return InProgress(datetime.fromtimestamp(lease_until, UTC), lease_until - now, fence, owner)
+
+
+def _owns(record: KeyRecord, fence: int, now: float) -> bool:
+    # Against an owner that was silent until another took the key over, or until the record had expired.
+    return record.fence == fence and not _expired(record, now)
+
+
+def _expired(record: KeyRecord, now: float) -> bool:
+    return record.expires_at is not None and record.expires_at <= now
+
+
+def _held(record: KeyRecord, now: float, claimant: Claimant | None) -> Standing | None:
+    if record.holder is not None:
+        return None if record.holder == claimant else HeldByRun(*record.holder, record.fence)
+    until = record.lease_until or now
+    return in_progress(until, now, record.fence, record.owner) if until > now else None
+
+
+def _settled(record: KeyRecord) -> Done | Undone:
+    if record.state is KeyState.DONE and record.result is not None:
+        return Done(record.result)
+    return Undone(record.holder.run_id if record.holder else record.owner)
+
+
+def _fields(params: str | None) -> object:
+    return {} if params is None else decode(params)
