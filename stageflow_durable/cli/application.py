@@ -1,0 +1,95 @@
+"""Finding the application's Engine by its name, ``module:attribute``; a wrong name is told exactly what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+from stageflow_durable.cli.failures import Failure, Misuse
+from stageflow_durable.cli.ports import Application
+from stageflow_durable.errors import StageflowError
+
+
+def load_application(reference: str) -> Application:
+    """The Engine that ``reference`` names; the working directory is importable. Fails with one line and the way out."""
+    module_name, colon, attribute = reference.partition(":")
+    if not module_name or (colon and not attribute):
+        raise Misuse(f"--app {reference!r} is not of the form module:attribute, e.g. --app shop:engine")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    module = _module(module_name, reference)
+    return _engine(_attribute(module, attribute, reference) if attribute else _only_engine(module), reference)
+
+
+def _module(name: str, reference: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise _not_found(error, name, reference) from error
+    except StageflowError:
+        raise
+    except Exception as error:
+        raise Failure(f"--app {reference}: importing {name} failed: {type(error).__name__}: {error}{_where(error)}; "
+                      f"the whole traceback: python -c 'import {name}'") from error
+
+
+def _not_found(error: ModuleNotFoundError, name: str, reference: str) -> Failure:
+    missing = error.name or name
+    if name == missing or name.startswith(missing + "."):
+        return Misuse(f"--app {reference}: no module {missing!r} in {Path.cwd()} or on PYTHONPATH; "
+                      "run from the directory that holds it, or mend the name")
+    return Failure(f"--app {reference}: {name} needs module {missing!r}, which is not installed{_where(error)}")
+
+
+def _where(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return ""  # its own text names the place
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
+
+
+def _only_engine(module: ModuleType) -> object:
+    engines = _engines(module)
+    if len(engines) != 1:
+        listed = ", ".join(f"{module.__name__}:{name}" for name in engines) or f"{module.__name__}:NAME"
+        raise Misuse(f"--app {module.__name__}: it holds {len(engines)} engines; name the one: {listed}")
+    return cast("object", getattr(module, engines[0]))
+
+
+def _engines(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if _is_engine(value)]
+
+
+def _attribute(module: ModuleType, dotted: str, reference: str) -> object:
+    found: Any = module
+    for name in dotted.split("."):
+        if not hasattr(found, name):
+            raise Misuse(f"--app {reference}: {module.__name__} has no attribute {name!r}{_instead(module, name)}")
+        found = getattr(found, name)
+    return cast("object", found)
+
+
+def _instead(module: ModuleType, name: str) -> str:
+    close = _engines(module) or difflib.get_close_matches(name, vars(module), n=1)
+    return f"; did you mean --app {module.__name__}:{close[0]}?" if close else "; name the Engine that it builds"
+
+
+def _engine(found: object, reference: str) -> Application:
+    if not _is_engine(found):
+        of_it = getattr(found, "stageflow_engine", None)
+        if _is_engine(of_it):
+            return cast("Application", of_it)
+        raise Misuse(f"--app {reference} is a {type(found).__name__}, not an Engine; "
+                     "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])")
+    return cast("Application", found)
+
+
+def _is_engine(value: object) -> bool:
+    from stageflow_durable import Engine
+
+    return isinstance(value, Engine)

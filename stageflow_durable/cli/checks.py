@@ -1,0 +1,189 @@
+"""What ``stageflow doctor`` thinks of what it found: facts in, verdicts out, each with the line that mends it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from stageflow_durable.cli.words import age, counted
+from stageflow_durable.model.run import RunSummary, WorkerView
+from stageflow_durable.model.status import AT_REST, RunStatus
+
+if TYPE_CHECKING:
+    from stageflow_durable.delivery.probes import BrokerFacts, CeleryFacts, RedisFacts, TaskFacts
+
+OUR_SETTINGS = "celery_app.conf.update(engine.worker_settings())"
+"""What brings an adopted Celery application's worker settings to what the engine wants."""
+
+GOING = frozenset(RunStatus) - AT_REST
+"""Statuses of runs that somebody has to work on."""
+
+MARGIN_SECONDS = 60
+"""How much longer than the longest message's work the visibility timeout has to be."""
+
+
+class Level(StrEnum):
+    """How bad it is: ``fail`` loses or doubles work, ``warn`` may under some crash, ``skip`` could not be looked at."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One verdict. ``mend``: the line that mends it, where something is wrong."""
+
+    name: str
+    level: Level
+    message: str
+    mend: str | None = None
+
+
+def ok(name: str, message: str) -> Check:
+    """Nothing to do."""
+    return Check(name, Level.OK, message)
+
+
+def skipped(name: str, why: str) -> Check:
+    """Could not be looked at."""
+    return Check(name, Level.SKIP, why)
+
+
+def judged(name: str, fine: bool, good: str, bad: str, mend: str, *, level: Level = Level.FAIL) -> Check:
+    """``good`` when ``fine``, else ``bad`` with its ``level`` and the line that mends it."""
+    return ok(name, good) if fine else Check(name, level, bad, mend)
+
+
+# --- database and runs ------------------------------------------------------------------------------------------------
+
+
+def schema(current: str | None, head: str) -> Check:
+    """The schema is the one that this release needs."""
+    return judged("schema", current == head, f"at {head}", f"at {current or 'nothing'}, needed is {head}",
+                  "stageflow db upgrade")
+
+
+def live_workers(workers: Sequence[WorkerView], active: int) -> Check:
+    """Somebody is there to do the work; without work nobody has to be."""
+    alive = sum(worker.alive for worker in workers)
+    to_do = f", and {counted(active, 'run')} to do" if active else ""
+    return judged("workers", bool(alive), f"{alive} alive", f"none alive{to_do}", "stageflow worker",
+                  level=Level.FAIL if active else Level.WARN)
+
+
+def overdue(attention: Iterable[RunSummary], now: datetime) -> Check:
+    """No run stands still that should go on by itself."""
+    stuck = [run for run in attention if run.status not in AT_REST]
+    since = min((run.updated_at for run in stuck), default=now)
+    return judged("overdue runs", not stuck, "none", f"{counted(len(stuck), 'run')} should have gone on, "
+                  f"since {age(since, now)}", "stageflow sweep")
+
+
+# --- broker -----------------------------------------------------------------------------------------------------------
+
+
+def broker(facts: BrokerFacts) -> Iterator[Check]:
+    """The broker answers, and loses nothing that it was given."""
+    if facts.error:
+        yield Check("broker", Level.FAIL, f"{facts.transport} does not answer: {facts.error}",
+                    "start it, or set STAGEFLOW_BROKER_URL to one that answers")
+        return
+    yield ok("broker", f"{facts.transport} answers")
+    if facts.redis:
+        yield from redis(facts.redis)
+
+
+def redis(facts: RedisFacts) -> Iterator[Check]:
+    """A Redis or Valkey server keeps what it was given."""
+    shown = ".".join(map(str, facts.version))
+    new_enough = facts.server == "valkey" or facts.version >= (6, 2)
+    yield judged("redis version", new_enough, f"{facts.server} {shown}", f"{facts.server} {shown} is older than 6.2",
+                 "upgrade the server to Redis 6.2 or Valkey")
+    yield _eviction(facts)
+    if facts.append_only is None:
+        yield skipped("redis append-only file", "the server does not tell")
+    else:
+        yield judged("redis append-only file", facts.append_only, "on",
+                     "off: a restart forgets queued messages; runs survive it, by the sweep, later",
+                     "redis-cli CONFIG SET appendonly yes && redis-cli CONFIG REWRITE", level=Level.WARN)
+
+
+def _eviction(facts: RedisFacts) -> Check:
+    name = "redis eviction"
+    if facts.policy is None:
+        return skipped(name, "the server does not tell its maxmemory-policy")
+    unlimited = " (maxmemory is not set now)" if facts.maxmemory == 0 else ""
+    return judged(name, facts.policy == "noeviction", "noeviction",
+                  f"maxmemory-policy {facts.policy} throws messages away when memory is short{unlimited}",
+                  "redis-cli CONFIG SET maxmemory-policy noeviction && redis-cli CONFIG REWRITE",
+                  level=Level.WARN if facts.maxmemory == 0 else Level.FAIL)
+
+
+# --- the Celery application -------------------------------------------------------------------------------------------
+
+
+def application(facts: CeleryFacts) -> Iterator[Check]:
+    """The Celery application's settings keep what a crash would lose."""
+    if not facts.tasks:
+        yield Check("task", Level.FAIL, "the engine's task is not registered with its Celery application",
+                    "Engine(…, celery_app=app) has to be built before the worker starts")
+    yield from (_task(task) for task in facts.tasks)
+    yield _consumer(facts)
+    yield judged("connection loss", facts.cancels_on_connection_loss, "tasks are cancelled when the broker is lost",
+                 "a task goes on after the broker was lost, and is delivered a second time", OUR_SETTINGS,
+                 level=Level.WARN)
+    yield judged("prefetch", facts.prefetch_multiplier == 1, "1",
+                 f"{facts.prefetch_multiplier}: messages wait behind a busy process while others are idle",
+                 OUR_SETTINGS, level=Level.WARN)
+    yield _content(facts)
+    yield _results(facts)
+
+
+def _task(task: TaskFacts) -> Check:
+    wrong = [text for text, is_wrong in (("acks_late is off", not task.acks_late),
+                                         ("reject_on_worker_lost is off", not task.reject_on_worker_lost)) if is_wrong]
+    return judged(f"task {task.name}", not wrong, "acknowledged late, given back when its process dies",
+                  f"{', '.join(wrong)}: a killed process loses its message",
+                  "remove task_annotations and task_routes that override it")
+
+
+def _consumer(facts: CeleryFacts) -> Check:
+    shown = ".".join(map(str, facts.version))
+    needed = facts.version >= (5, 7)
+    ours = "stageflow_durable" in facts.worker_consumer
+    return judged("celery", ours or not needed, f"{shown}{', with our consumer' if ours else ''}",
+                  f"{shown} crashes when Redis goes away while a message is unacknowledged", OUR_SETTINGS)
+
+
+def _content(facts: CeleryFacts) -> Check:
+    unsafe = [kind for kind in facts.accept_content if "json" not in kind]
+    return judged("accepted content", not unsafe, "JSON only",
+                  f"accepts {', '.join(unsafe)}: whoever can write to the broker can run code in the workers",
+                  'celery_app.conf.accept_content = ["json"]',
+                  level=Level.FAIL if any("pickle" in kind for kind in unsafe) else Level.WARN)
+
+
+def _results(facts: CeleryFacts) -> Check:
+    keeping = [task.name for task in facts.tasks if not task.ignore_result]
+    stored = bool(facts.result_backend) and facts.result_backend != "disabled://"
+    return judged("result backend", not (stored and keeping), "not used by the engine; results are in its database",
+                  "the engine's task writes results to it: when it is down, children block", OUR_SETTINGS,
+                  level=Level.WARN)
+
+
+def visibility(timeout: float | None, transport: str, in_place: float, longest: float | None) -> Check:
+    """No message is delivered again while it is worked on."""
+    name = "visibility timeout"
+    if transport not in ("redis", "rediss", "sentinel"):
+        return skipped(name, f"{transport} has none")
+    needed = in_place + (longest or 0) + MARGIN_SECONDS
+    seconds = 3600.0 if timeout is None else timeout
+    unbounded = "" if longest is not None else "; no stage has a timeout=, a longer one is delivered twice and fenced"
+    return judged(name, seconds >= needed, f"{seconds:g} s{unbounded}",
+                  f"{seconds:g} s, the longest message's work takes {needed:g} s: it is delivered again meanwhile",
+                  f"STAGEFLOW_VISIBILITY_TIMEOUT={needed:.0f}")

@@ -1,0 +1,148 @@
+"""``stageflow doctor``: database, broker, application and runs; each unsafe setting with the line that mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stageflow_durable.cli import checks
+from stageflow_durable.cli.checks import Check, Level
+from stageflow_durable.cli.failures import FAILED, one_line
+from stageflow_durable.cli.output import console, print_json
+from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.errors import StageflowError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from stageflow_durable.delivery.probes import BrokerFacts
+
+_MARK = {Level.OK: ("ok  ", "green"), Level.WARN: ("WARN", "bold yellow"), Level.FAIL: ("FAIL", "bold red"),
+         Level.SKIP: ("skip", "dim")}
+
+
+@click.command(short_help="Unsafe settings, each with the line that mends it.")
+@click.option("--timeout", type=click.FloatRange(min=0.1), default=3.0, show_default=True, metavar="SECONDS",
+              help="How long to wait for the broker.")
+@json_option
+@app_option
+@click.pass_context
+def doctor(ctx: click.Context, timeout: float, as_json: bool) -> None:
+    """Database, schema, broker, the application's Celery settings, workers and overdue runs.
+
+    Works with only the database's URL; what needs the application is skipped without one. Exits 1 when anything fails.
+    """
+    found = list(examined(Session.of(ctx), timeout))
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    if any(check.level is Level.FAIL for check in found):
+        ctx.exit(FAILED)
+
+
+def examined(session: Session, timeout: float) -> Iterator[Check]:
+    """Every check, in the order in which one depends on another."""
+    database = list(_guarded("database", "set STAGEFLOW_DATABASE_URL to a database that answers",
+                             lambda: _database(session)))
+    yield from database
+    if all(check.level is Level.OK for check in database):
+        yield from _guarded("runs", "stageflow db upgrade", lambda: _runs(session))
+    yield from _guarded("application", "mend the application; stageflow --app module:attribute doctor",
+                        lambda: _delivery(session, timeout))
+
+
+def _guarded(name: str, mend: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+    """A look that cannot be taken is a verdict too; the others go on."""
+    try:
+        yield from look()
+    except (StageflowError, click.ClickException) as error:
+        yield Check(name, Level.FAIL, one_line(getattr(error, "message", None) or str(error)), mend)
+
+
+def _database(session: Session) -> Iterator[Check]:
+    from stageflow_durable.settings import safe_url
+    from stageflow_durable.state import schema
+
+    url = session.database_url()
+    current = schema.current(url)
+    yield checks.ok("database", f"{safe_url(url)} answers")
+    yield checks.schema(current, schema.head())
+
+
+def _runs(session: Session) -> Iterator[Check]:
+    operations = session.operations()
+    attention = operations.runs(attention=True, limit=1000)
+    recent = operations.runs(limit=1000)
+    active = sum(run.status in checks.GOING for run in recent)
+    yield checks.live_workers(operations.workers(), active)
+    yield checks.overdue(attention, session.now())
+
+
+# --- broker and application -------------------------------------------------------------------------------------------
+
+
+def _delivery(session: Session, timeout: float) -> Iterator[Check]:
+    application = session.application() if session.has_application() else None
+    url = _broker_url(session, application)
+    facts = None
+    if url is None:
+        yield checks.skipped("broker", "no broker is named; set STAGEFLOW_BROKER_URL")
+    else:
+        from stageflow_durable.delivery.probes import probe_broker
+
+        facts = probe_broker(url, timeout=timeout)
+        yield from checks.broker(facts)
+    if application is None:
+        yield checks.skipped("application", "none is named; its Celery settings and timeouts were not looked at "
+                                            "(--app module:attribute)")
+        return
+    yield from _application(application, facts)
+
+
+def _broker_url(session: Session, application: Any) -> str | None:
+    settings = application.settings if application is not None else session.settings
+    if settings.broker_url or settings.database_url:
+        url: str | None = settings.broker_url
+        return url
+    return str(settings.require().broker_url)
+
+
+def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]:
+    from stageflow_durable.delivery.probes import celery_facts
+
+    found = celery_facts(application.celery_app)
+    yield from checks.application(found)
+    if facts is not None:
+        settings = application.settings
+        yield checks.visibility(found.visibility_timeout, facts.transport,
+                                settings.in_place_seconds + settings.short_delay_seconds, _longest_timeout(application))
+
+
+def _longest_timeout(application: Any) -> float | None:
+    specs = [spec for pipeline in application.pipelines for spec in pipeline.stages]
+    return max((spec.timeout for spec in specs if spec.timeout is not None), default=None)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def _print(found: Sequence[Check]) -> None:
+    out = console()
+    width = max(len(check.name) for check in found)
+    for check in found:
+        for line in _lines(check, width):
+            out.print(line, soft_wrap=True)
+    count = {level: sum(check.level is level for check in found) for level in Level}
+    out.print(", ".join(f"{number} {level}" for level, number in count.items() if number))
+
+
+def _lines(check: Check, width: int) -> Iterator[Text]:
+    from rich.text import Text
+
+    mark, style = _MARK[check.level]
+    yield Text.assemble((mark, style), f"  {check.name.ljust(width)}  {check.message}")
+    if check.mend and check.level is not Level.OK:
+        yield Text.assemble(f"      {' ' * width}  mend: ", (check.mend, "bold"))

@@ -1,0 +1,238 @@
+"""``stageflow enqueue``: start one run, or one for each line of a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from stageflow_durable.cli.failures import FAILED, Failure, Misuse, one_line
+from stageflow_durable.cli.lines import Line, Start, key_of, numbered, started
+from stageflow_durable.cli.output import console, print_json, print_json_line, say
+from stageflow_durable.cli.parameters import json_value, strict_json
+from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.words import counted
+from stageflow_durable.errors import ResultTimeout, RunError
+
+if TYPE_CHECKING:
+    from stageflow_durable.cli.ports import Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How the caller wants it. ``timeout``: seconds to wait for a result; None: for ever."""
+
+    wait: bool
+    timeout: float | None
+    as_json: bool
+    key_field: str | None
+    from_line: int
+
+
+@click.command(short_help="Start runs, from JSON, a file or a file of lines.")
+@click.argument("pipeline")
+@click.option("--input", "source", metavar="JSON|@FILE|@FILE.jsonl|@-", required=True,
+              help="The input; @FILE reads it, @FILE.jsonl starts a run a line, @- reads standard input.")
+@click.option("--lines", is_flag=True, help="One run a line, whatever the file is called; standard input as it comes.")
+@click.option("--client-id", metavar="NAME", help="Whose run it is; keys of two clients never meet.")
+@click.option("--idempotency-key", metavar="KEY", help="The same key starts nothing twice.")
+@click.option("--key-field", metavar="FIELD", help="Take the key from this field of the input, e.g. order_id.")
+@click.option("--from-line", type=click.IntRange(min=1), default=1, metavar="N", help="Begin at this line of the file.")
+@click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless every run succeeds.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for each.")
+@json_option
+@app_option
+@click.pass_context
+def enqueue(ctx: click.Context, /, pipeline: str, source: str, lines: bool, client_id: str | None,
+            idempotency_key: str | None, **wishes: Any) -> None:
+    """Start runs of PIPELINE. The id of each run is printed on standard output.
+
+    Of a file of lines, every line is started or refused with its number and reason; exit 1 when any was refused.
+    """
+    wish = Wish(**wishes)
+    if idempotency_key is not None and wish.key_field:
+        raise Misuse("--idempotency-key or --key-field, not both")
+    application = Session.of(ctx).application()
+    given: dict[str, Any] = {"client_id": client_id} if client_id is not None else {}
+
+    def start(value: Any, key: str | None) -> Handle:
+        return application.enqueue(pipeline, value, idempotency_key=key, **given)
+
+    many = _stream_of_lines(source, lines)
+    if many is None:
+        ctx.exit(_start_one(start, source, idempotency_key, wish))
+    with many as stream:
+        if idempotency_key is not None:
+            raise Misuse("one --idempotency-key cannot serve many lines; take each from a field: --key-field order_id")
+        ctx.exit(_start_many(start, stream, source.removeprefix("@"), wish))
+
+
+def _stream_of_lines(source: str, lines: bool) -> AbstractContextManager[IO[bytes]] | None:
+    """The lines to start; None when the source is one document."""
+    if source == "@-":
+        return nullcontext(sys.stdin.buffer) if lines else None
+    if not source.startswith("@"):
+        return nullcontext(BytesIO(source.encode())) if lines else None
+    path = Path(source[1:])
+    if not lines and path.suffix not in (".jsonl", ".ndjson"):
+        return None
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise Misuse(f"--input {source}: {error.strerror}") from error
+
+
+# --- one ------------------------------------------------------------------------------------------------------------
+
+
+def _start_one(start: Start, source: str, key: str | None, wish: Wish) -> int:
+    if source == "@-":
+        text = sys.stdin.buffer.read()
+        if _many_documents(text):
+            return _start_many(start, BytesIO(text), "-", wish)
+        source = text.decode(errors="replace")
+    value = json_value(source, "--input")
+    try:
+        handle = start(value, key if key is not None else key_of(value, wish.key_field))
+    except ValueError as error:
+        raise Misuse(str(error)) from error
+    if not wish.wait:
+        return _announce(handle, wish)
+    return _await(handle, wish)
+
+
+def _many_documents(text: bytes) -> bool:
+    """Whether standard input holds JSON lines: more than one, and not one document that is spread over them."""
+    try:
+        strict_json(text.decode())
+    except ValueError:
+        return len(text.split(b"\n", 2)) > 1 and text.strip().count(b"\n") > 0
+    return False
+
+
+def _announce(handle: Handle, wish: Wish) -> int:
+    if wish.as_json:
+        print_json(_document(handle))
+        return 0
+    click.echo(handle.run_id)
+    was = "the key was used before: this is the run of then" if handle.replayed else "started"
+    say(f"{was}; stageflow show {handle.run_id}")
+    return 0
+
+
+def _await(handle: Handle, wish: Wish) -> int:
+    result, error = _result(handle, wish)
+    if wish.as_json:
+        print_json({**_document(handle), "status": handle.status(), "result": result, "error": error})
+        return FAILED if error else 0
+    if error:
+        raise Failure(error)
+    click.echo(handle.run_id)
+    print_json(result)
+    return 0
+
+
+def _result(handle: Handle, wish: Wish) -> tuple[Any, str | None]:
+    try:
+        return handle.result(timeout=wish.timeout), None
+    except ResultTimeout:
+        return None, f"run {handle.run_id} did not end in time, it goes on; stageflow show {handle.run_id} --watch"
+    except RunError as error:
+        return None, one_line(str(error))
+
+
+def _document(handle: Handle) -> dict[str, Any]:
+    return {"run_id": handle.run_id, "replayed": handle.replayed}
+
+
+# --- many -----------------------------------------------------------------------------------------------------------
+
+
+def _start_many(start: Start, stream: IO[bytes], name: str, wish: Wish) -> int:
+    tally = Tally(name, wish)
+    try:
+        with _progress("starting", _count(stream)) as (advance, tell):
+            for line in started(numbered(stream, wish.from_line), start, wish.key_field):
+                tally.add(line, tell)
+                advance()
+        if wish.wait:
+            with _progress("waiting", len(tally.handles)) as (advance, tell):
+                for number, handle in tally.handles:
+                    tally.end(number, handle, tell)
+                    advance()
+    finally:
+        tally.conclude()
+    return FAILED if tally.refused or tally.failed else 0
+
+
+class Tally:
+    """Counts what became of the lines, and tells each refusal as it happens."""
+
+    def __init__(self, name: str, wish: Wish) -> None:
+        self.handles: list[tuple[int, Handle]] = []
+        self.refused = self.replayed = self.accepted = self.failed = 0
+        self._name, self._wish = name, wish
+
+    def add(self, line: Line, tell: Callable[[str], None]) -> None:
+        """One line was started or refused."""
+        if line.handle is None:
+            self.refused += 1
+            self._line(line.number, {"error": line.error}, f"refused: {one_line(line.error or '')}", tell)
+            return
+        self.accepted += 1
+        self.replayed += line.handle.replayed
+        if self._wish.wait:
+            self.handles.append((line.number, line.handle))
+        else:
+            self._line(line.number, _document(line.handle), "", tell)
+
+    def end(self, number: int, handle: Handle, tell: Callable[[str], None]) -> None:
+        """One run was waited for."""
+        result, error = _result(handle, self._wish)
+        self.failed += error is not None
+        document = {**_document(handle), "status": handle.status(), "result": result, "error": error}
+        self._line(number, document, error or "", tell)
+
+    def _line(self, number: int, document: dict[str, Any], trouble: str, tell: Callable[[str], None]) -> None:
+        if self._wish.as_json:
+            print_json_line({"line": number, **document})
+        if trouble:
+            tell(f"{self._name}:{number}: {trouble}")
+
+    def conclude(self) -> None:
+        """Say the sums."""
+        parts = [f"{counted(self.accepted, 'line')} accepted"]
+        parts += [f"{self.replayed} of them had been before"] if self.replayed else []
+        parts += [f"{self.failed} did not succeed"] if self.failed else []
+        parts += [f"{self.refused} refused"] if self.refused else []
+        say(", ".join(parts)) if self._wish.as_json else click.echo(", ".join(parts))
+
+
+def _count(stream: IO[bytes]) -> int | None:
+    """How many lines the file has; None for what cannot be read twice."""
+    if not stream.seekable():
+        return None
+    lines = sum(1 for _line in stream)
+    stream.seek(0)
+    return lines
+
+
+@contextmanager
+def _progress(what: str, total: int | None) -> Iterator[tuple[Callable[[], object], Callable[[str], None]]]:
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield (lambda: None), say
+        return
+    from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    with Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), console=out,
+                  transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield partial(bar.advance, task), lambda text: bar.console.print(text, soft_wrap=True)

@@ -1,0 +1,59 @@
+"""How a command fails: one line on stderr with the way out, and an exit code a script can rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+
+from stageflow_durable.errors import StageflowError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Failure(click.ClickException):
+    """Refused or failed: ends the command with one line on stderr and exit code 1."""
+
+    exit_code = FAILED
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line."""
+        click.echo(f"stageflow: {self.message}", file=file, err=True)
+
+
+class Misuse(Failure):
+    """Wrong usage: the same with exit code 2."""
+
+    exit_code = USAGE
+
+
+def one_line(message: str) -> str:
+    """``message`` with its line breaks folded into spaces."""
+    return " ".join(message.split())
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Turn what goes wrong on purpose into one line and an exit code; a bug of ours keeps its traceback."""
+    try:
+        yield
+    except StageflowError as error:
+        raise Failure(str(error) or type(error).__name__) from error
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        raise _usage(error) from error
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(err=True)  # closes the terminal's ^C
+        raise click.exceptions.Exit(INTERRUPTED) from error
+
+
+def _usage(error: click.UsageError) -> Failure:
+    path = error.ctx.command_path if error.ctx else "stageflow"
+    message = one_line(error.format_message()).rstrip(".")
+    return Misuse(f"{message[:1].lower()}{message[1:]} (see: {path} --help)")

@@ -1,0 +1,185 @@
+"""``stageflow resume | compensate | cancel``: one run, several, or by filter; with reason, actor and report."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from stageflow_durable.cli.failures import FAILED, one_line
+from stageflow_durable.cli.output import console, print_json, say
+from stageflow_durable.cli.parameters import accountable, park_reason_option, run_filters
+from stageflow_durable.cli.selection import Filter, chosen, confirmed
+from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.words import counted, shown_length
+from stageflow_durable.errors import Retryable, StageflowError
+from stageflow_durable.model.run import Run, RunSummary
+from stageflow_durable.model.verbs import VerbName, refusal, standing
+
+if TYPE_CHECKING:
+    from stageflow_durable.cli.ports import Operations
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run: its status ``after``, or the ``error`` that refused it; ``undoes``: what is undone."""
+
+    run_id: str
+    ok: bool
+    before: str
+    after: str | None = None
+    undoes: tuple[str, ...] = ()
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How a bulk verb goes about it. ``rate``: at most so many runs a second; None: as fast as it goes."""
+
+    yes: bool
+    dry_run: bool
+    limit: int | None
+    rate: float | None
+    as_json: bool
+
+
+def _bulk(command: F) -> F:
+    for option in (
+        app_option, json_option,
+        click.option("--yes", "-y", is_flag=True, help="Do not ask before changing what a filter found."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many runs."),
+        click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N",
+                     help="At most so many runs a second."),
+        accountable, park_reason_option, run_filters,
+        click.argument("run_ids", metavar="[RUN]...", nargs=-1),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Carry on with runs that are parked, failed or cancelled.")
+@_bulk
+@click.pass_context
+def resume(ctx: click.Context, /, **given: Any) -> None:
+    """Carry on with runs that are parked, failed or cancelled, at the first stage that is not done.
+
+    A run that is parked because an outcome is unknown is settled first: stageflow settle.
+    """
+    _perform(ctx, VerbName.RESUME, given)
+
+
+@click.command(short_help="Stop runs and undo what they have done.")
+@_bulk
+@click.pass_context
+def cancel(ctx: click.Context, /, **given: Any) -> None:
+    """Stop runs: nothing begins any more, what runs comes to rest, what was done is undone in reverse order.
+
+    A run whose pivot has begun only goes forward and is refused.
+    """
+    _perform(ctx, VerbName.CANCEL, given)
+
+
+@click.command(short_help="Undo what runs have done, in reverse order.")
+@click.option("--past-pivot", is_flag=True, help="Undo even though the point of no return has begun.")
+@_bulk
+@click.pass_context
+def compensate(ctx: click.Context, /, **given: Any) -> None:
+    """Undo what runs have done, in reverse order; where undos have failed for good, try those again."""
+    _perform(ctx, VerbName.COMPENSATE, given)
+
+
+# --- the work -------------------------------------------------------------------------------------------------------
+
+
+def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
+    how = How(given["yes"], given["dry_run"], given["limit"], given["rate"], given["as_json"])
+    wanted = Filter(*(given[name] for name in ("status", "pipeline", "client_id", "since", "park_reason")))
+    operations = Session.of(ctx).operations()
+    runs = chosen(operations, verb, given["run_ids"], wanted, how.limit)
+    if runs and not how.dry_run:
+        confirmed(verb, len(runs), by_filter=wanted.given, yes=how.yes)
+    past = bool(given.get("past_pivot"))
+    act = partial(getattr(operations, verb), reason=given["reason"], actor=given["actor"],
+                  **({"past_pivot": past} if verb is VerbName.COMPENSATE else {}))
+    outcomes: list[Outcome] = []
+    try:
+        outcomes.extend(_each(operations, verb, runs, None if how.dry_run else act, how, past))
+    finally:  # interrupted, or the database went away: what was done is told all the same
+        _report(verb, outcomes, how)
+    if not all(outcome.ok for outcome in outcomes):
+        ctx.exit(FAILED)
+
+
+def _each(operations: Operations, verb: VerbName, runs: Sequence[RunSummary], act: Callable[..., RunSummary] | None,
+          how: How, past: bool) -> Iterator[Outcome]:
+    with _progress(verb, len(runs)) as advance:
+        for position, run in enumerate(runs):
+            if position and how.rate and act:
+                threading.Event().wait(1 / how.rate)
+            yield _one(operations, verb, run, act, past)
+            advance()
+
+
+def _one(operations: Operations, verb: VerbName, listed: RunSummary, act: Callable[..., RunSummary] | None,
+         past: bool) -> Outcome:
+    """Look at the run, decide by the rules, then act on exactly what was seen (``op_version``)."""
+    try:
+        run = listed if isinstance(listed, Run) else operations.run(listed.run_id)
+        if why := refusal(verb, standing(run), past_pivot=past):
+            return Outcome(run.run_id, False, run.status, error=f"{verb} refused: {why}")
+        undoes = standing(run).owed if verb is not VerbName.RESUME else ()
+        after = act(run.run_id, op_version=run.op_version).status if act else None
+    except Retryable:
+        raise  # the database is away: every further run would fail alike
+    except StageflowError as error:
+        return Outcome(listed.run_id, False, listed.status, error=one_line(str(error)))
+    return Outcome(run.run_id, True, run.status, after, undoes)
+
+
+@contextmanager
+def _progress(verb: VerbName, number: int) -> Iterator[Callable[[], object]]:
+    out = console(stderr=True)
+    if number < 2 or not out.is_terminal:
+        yield lambda: None
+        return
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=out,
+                  transient=True) as bar:
+        yield partial(bar.advance, bar.add_task(verb, total=number))
+
+
+# --- the report -----------------------------------------------------------------------------------------------------
+
+
+def _report(verb: VerbName, outcomes: list[Outcome], how: How) -> None:
+    if how.as_json:
+        print_json(outcomes)
+        return
+    length = shown_length(outcome.run_id for outcome in outcomes)
+    for outcome in outcomes:
+        line = f"{outcome.run_id[:length]}  {_told(verb, outcome)}"
+        click.echo(line) if outcome.ok else say(f"stageflow: {line}")
+    if len(outcomes) != 1:
+        say(_total(verb, outcomes, how))
+
+
+def _told(verb: VerbName, outcome: Outcome) -> str:
+    if outcome.error:
+        return outcome.error
+    undone = f" (undo: {', '.join(outcome.undoes)})" if outcome.undoes else ""
+    return f"{outcome.before} → {outcome.after or f'would {verb}'}{undone}"
+
+
+def _total(verb: VerbName, outcomes: list[Outcome], how: How) -> str:
+    done = sum(outcome.ok for outcome in outcomes)
+    refused = f", {len(outcomes) - done} refused" if done < len(outcomes) else ""
+    return f"{verb}: {counted(done, 'run')}{' (dry run)' if how.dry_run else ''}{refused}"

@@ -1,0 +1,78 @@
+"""What the commands need of an engine; ``engine.operations.Operations``, ``Engine`` and a test's fake satisfy it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.model.status import RunStatus
+
+
+class Operations(Protocol):
+    """What works with a database alone. A run is named by its id or a prefix of at least six characters."""
+
+    def run(self, run_id: str) -> Run:
+        """One run in full. Raises UnknownRun, also where the prefix fits several."""
+
+    def runs(self, *, status: RunStatus | None = None, pipeline: str | None = None, client_id: str | None = None,
+             since: datetime | None = None, attention: bool = False, limit: int = 100) -> Sequence[RunSummary]:
+        """Runs, newest first. ``attention``: those that need a person."""
+
+    def history(self, run_id: str) -> Sequence[Event]:
+        """Events, oldest first."""
+
+    def workers(self) -> Sequence[WorkerView]:
+        """Processes that own, or owned, work."""
+
+    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        """Stop a run. Raises NotAllowed, OperatorConflict."""
+
+    def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        """Carry on with a run at rest."""
+
+    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None,
+                   past_pivot: bool = False) -> RunSummary:
+        """Undo what a run has done."""
+
+    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
+               op_version: int | None = None) -> RunSummary:
+        """Record what became of a stage whose outcome is unknown."""
+
+    def sweep(self) -> SweepReport:
+        """One recovery sweep."""
+
+
+class Handle(Protocol):
+    """A run as its caller sees it."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id, 26 sortable characters."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether its key was used before: this is the run of then."""
+
+    def status(self) -> RunStatus:
+        """Its status now."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Its result, waited for at most ``timeout`` seconds. Raises RunError, ResultTimeout."""
+
+
+class Application(Operations, Protocol):
+    """An application's engine: operations, and what needs its pipelines."""
+
+    @property
+    def celery_app(self) -> Any:
+        """The Celery application that delivers for it."""
+
+    @property
+    def settings(self) -> Any:
+        """Its settings."""
+
+    def enqueue(self, name: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None,
+                metadata: Mapping[str, Any] | None = None) -> Handle:
+        """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""

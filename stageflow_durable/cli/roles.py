@@ -1,0 +1,69 @@
+"""``stageflow worker | beat | flower``: one role, as Celery runs it, with the named application."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from stageflow_durable.cli.failures import Failure
+from stageflow_durable.cli.session import Session, app_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SHIM = "stageflow_durable.cli.celery_app"
+"""The module that Celery is pointed at: it hands over the Celery application of the named Engine."""
+
+
+passed_on = click.argument("celery_arguments", metavar="[CELERY OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
+"""What is Celery's to read."""
+
+
+def _role(command: F) -> F:
+    return app_option(passed_on(command))
+
+
+PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@click.command(short_help="A worker: celery worker with the application's settings.", context_settings=PASSED_ON)
+@_role
+@click.pass_context
+def worker(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
+    """A worker. What follows goes to celery worker as it is: stageflow worker -c 4 -l info.
+
+    All of them: celery worker --help.
+    """
+    _become(ctx, "worker", celery_arguments)
+
+
+@click.command(short_help="The beat: celery beat with the recovery sweep.", context_settings=PASSED_ON)
+@_role
+@click.pass_context
+def beat(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
+    """The beat. What follows goes to celery beat as it is. Runs survive without it: every worker sweeps too."""
+    _become(ctx, "beat", celery_arguments)
+
+
+@click.command(short_help="Flower, the monitor.", context_settings=PASSED_ON)
+@_role
+@click.pass_context
+def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
+    """Flower. What follows goes to celery flower as it is; give it a password: --basic-auth=user:password."""
+    if importlib.util.find_spec("flower") is None:
+        raise Failure("flower is not installed: pip install 'stageflow-durable[flower]'")
+    _become(ctx, "flower", celery_arguments)
+
+
+def _become(ctx: click.Context, role: str, extra: Sequence[str]) -> None:
+    """Replace this process by Celery's: signals, exit code and process id are its own."""
+    session = Session.of(ctx)
+    reference = session.application_reference()
+    session.application()  # a wrong name is one line here, and a traceback in Celery
+    os.environ["STAGEFLOW_APP"] = reference
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", SHIM, role, *extra])  # noqa: S606  # no shell meant

@@ -1,0 +1,118 @@
+"""What one invocation works with: the application named by the caller, its settings, its operations, and the time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stageflow_durable.cli.failures import Misuse
+from stageflow_durable.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stageflow_durable.cli.ports import Application, Operations
+    from stageflow_durable.settings import Settings
+
+_KEY = "stageflow_durable.session"
+
+NO_APPLICATION = ("this needs the application: say --app module:attribute (e.g. --app shop:engine), set STAGEFLOW_APP, "
+                  'or write app = "shop:engine" under [tool.stageflow] in pyproject.toml')
+
+
+def utc_now() -> datetime:
+    """The time by which ages are counted."""
+    return datetime.fromtimestamp(time.time(), UTC)
+
+
+class Session:
+    """One invocation. A test hands in its own as click's ``obj``."""
+
+    def __init__(self, *, operations: Operations | None = None, application: Application | None = None,
+                 settings: Settings | None = None, now: Callable[[], datetime] = utc_now) -> None:
+        self.reference: str | None = None
+        """What ``--app`` said on the command line."""
+        self.now = now
+        self._operations = operations
+        self._application = application
+        self._settings = settings
+
+    @staticmethod
+    def of(ctx: click.Context) -> Session:
+        """The session of this invocation, kept in ``ctx.meta``: ``ctx.obj`` is Celery's under ``celery stageflow``."""
+        if _KEY not in ctx.meta:
+            ctx.meta[_KEY] = ctx.obj if isinstance(ctx.obj, Session) else Session(application=_celerys(ctx.obj))
+        session: Session = ctx.meta[_KEY]
+        return session
+
+    @property
+    def settings(self) -> Settings:
+        """Settings from the environment and pyproject.toml, or the application's where these say nothing."""
+        if self._settings is None:
+            from stageflow_durable.settings import load_settings
+
+            self._settings = load_settings(app=self.reference)
+        return self._settings
+
+    def application(self) -> Application:
+        """The application's engine. Fails when none is named, or the name is wrong."""
+        if self._application is None:
+            from stageflow_durable.cli.application import load_application
+
+            self._application = load_application(self.application_reference())
+        return self._application
+
+    def application_reference(self) -> str:
+        """``module:attribute`` of the application. Fails when none is named."""
+        reference = self.reference or self.settings.app
+        if not reference:
+            raise Misuse(NO_APPLICATION)
+        return reference
+
+    def has_application(self) -> bool:
+        """Whether an application is named at all."""
+        return bool(self._application or self.reference or self.settings.app)
+
+    def operations(self) -> Operations:
+        """Operations on the database alone: no application is imported unless --app names one, or only it knows."""
+        if self._operations is None:
+            self._operations = self.application() if self._application or self.reference else self._by_database()
+        return self._operations
+
+    def database_url(self) -> str:
+        """Where the database is: the named application's, else as set. Raises ConfigurationError."""
+        settings = self.application().settings if self._application or self.reference else self.settings
+        url: str = settings.require_database()
+        return url
+
+    def _by_database(self) -> Operations:
+        from stageflow_durable.engine.connect import open_operations
+
+        try:
+            found: Operations = open_operations(self.settings)
+        except ConfigurationError:
+            if self.settings.app:
+                return self.application()
+            raise
+        return found
+
+
+def _celerys(obj: Any) -> Application | None:
+    """The engine behind ``celery -A shop stageflow …``, when that application has one."""
+    found: Application | None = getattr(getattr(obj, "app", None), "stageflow_engine", None)
+    return found
+
+
+def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    session = Session.of(ctx)
+    session.reference = value or session.reference
+
+
+app_option = click.option("-A", "--app", metavar="MODULE:ATTRIBUTE", expose_value=False, callback=_remember,
+                          help="The application's Engine, e.g. shop:engine; else STAGEFLOW_APP or [tool.stageflow].")
+"""``--app``, before or after the command's name."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON for programs; times are UTC.")
+"""``--json``, for every command that prints what a program may want."""

@@ -1,0 +1,52 @@
+"""``stageflow settle``: what a person found out about a stage whose outcome is unknown."""
+
+from __future__ import annotations
+
+import click
+
+from stageflow_durable.cli.failures import Failure, Misuse
+from stageflow_durable.cli.output import print_json
+from stageflow_durable.cli.parameters import accountable, json_value
+from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.show import find_run
+from stageflow_durable.cli.words import SHORT_ID
+from stageflow_durable.model.run import Run
+from stageflow_durable.model.verbs import VerbName, refusal, standing
+
+
+@click.command(short_help="Say what became of a stage whose outcome is unknown.")
+@click.argument("run_id", metavar="RUN")
+@click.argument("stage")
+@click.option("--done", metavar="JSON|@FILE", help="It happened: this is its output.")
+@click.option("--not-done", is_flag=True, help="It did not happen: the stage is tried again.")
+@accountable
+@json_option
+@app_option
+@click.pass_context
+def settle(ctx: click.Context, run_id: str, stage: str, done: str | None, not_done: bool, reason: str, actor: str,
+           as_json: bool) -> None:
+    """Say what became of STAGE of RUN, whose outcome is unknown; the run goes on from there.
+
+    Look the stage's key (stageflow show RUN) up at the remote system first.
+    """
+    if (done is None) != not_done:
+        raise Misuse("say what you found out: --done JSON (its output; null when it has none) or --not-done")
+    output = None if done is None else json_value(done, "--done")
+    operations = Session.of(ctx).operations()
+    run = find_run(operations, run_id)
+    _check(run, stage)
+    after = operations.settle(run.run_id, stage, done=output, not_done=not_done, reason=reason, actor=actor,
+                              op_version=run.op_version)
+    if as_json:
+        print_json(after)
+        return
+    click.echo(f"{run.run_id[:SHORT_ID]}  {stage} {'did not happen' if not_done else 'is done'}: "
+               f"{run.status} → {after.status}")
+
+
+def _check(run: Run, stage: str) -> None:
+    names = [known.name for known in run.stages]
+    if stage not in names:
+        raise Misuse(f"run {run.run_id} has no stage {stage!r}; it has: {', '.join(names)}")
+    if why := refusal(VerbName.SETTLE, standing(run), stage=stage):
+        raise Failure(f"settle of {stage} refused: {why}")

@@ -1,0 +1,222 @@
+"""A run drawn as a tree: stages with attempts, delays, owners, undos and keys; the legal commands at the end. Pure."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.text import Text
+
+from stageflow_durable.cli.why import attempt_phrase, losses, who, why_in_full
+from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_WORD, age, duration
+from stageflow_durable.model.run import AttemptView, Run, StageView
+from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
+from stageflow_durable.model.verbs import Verb, legal_verbs
+
+INLINE = 36
+"""The longest note that stands beside its stage; a longer one, or a second, gets a line below it."""
+
+SHOWN_ATTEMPTS = 6
+NEEDS_A_PERSON = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED})
+_LOUD = frozenset({StageState.FAILED, StageState.UNKNOWN})
+_DULL = frozenset({AttemptState.OK, AttemptState.SKIPPED, AttemptState.VOID, AttemptState.SETTLED,
+                   AttemptState.RUNNING})
+
+
+@dataclass(frozen=True, slots=True)
+class Guides:
+    """The lines of the tree: in front of a stage, of the last one, and of what is said below them."""
+
+    stage: str = "├─ "
+    last: str = "└─ "
+    below: str = "│  "
+    below_last: str = "   "
+
+
+ASCII = Guides("|- ", "`- ", "|  ", "   ")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One stage as columns, and the lines below it."""
+
+    name: str
+    word: str
+    style: str
+    tries: str
+    took: str
+    note: str
+    undo: str
+    below: tuple[str, ...]
+
+
+def draw(run: Run, *, now: datetime, width: int, shown_id: str, guides: Guides | None = None) -> list[Text]:
+    """The whole picture, line by line, for a terminal of ``width`` columns."""
+    guides = guides or Guides()
+    rows = [_row(run, stage, now) for stage in run.stages]
+    return [*_header(run, now, width, shown_id), *_stages(rows, width, guides),
+            *_commands(run, legal_verbs(run, shown_id=shown_id), width)]
+
+
+# --- the header -----------------------------------------------------------------------------------------------------
+
+
+def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text]:
+    left = Text.assemble((f"{run.pipeline} v{run.version}", "bold"), f"  {shown_id}  client {run.client_id}",
+                         f"  key {run.key}" if run.key else "")
+    phrase = why_in_full(run)
+    status = f"{_status(run)} {age(run.finished_at or run.updated_at, now)}{': ' if phrase else ''}{phrase}"
+    if len(left) + 4 + len(status) <= width:
+        yield left.append("    ").append(status, STATUS_STYLE[run.status])
+    else:
+        yield left
+        yield from (Text("  " + line, STATUS_STYLE[run.status]) for line in _wrapped(status, width - 2))
+    for loss in losses(run, now):
+        yield from (Text("  " + line) for line in _wrapped(loss, width - 2))
+
+
+def _status(run: Run) -> str:
+    word = run.status.replace("_", " ")
+    return word.upper() if run.status in NEEDS_A_PERSON else word
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
+
+
+# --- one stage ------------------------------------------------------------------------------------------------------
+
+
+def _row(run: Run, stage: StageView, now: datetime) -> Row:
+    notes = _notes(run, stage, now)
+    phrases = [attempt_phrase(attempt, numbered=len(stage.attempts) > 1) for attempt in _told(stage.attempts)]
+    inline = phrases if len(phrases) == 1 and len(phrases[0]) <= INLINE else []
+    return Row(stage.name, _word(stage), STAGE_STYLE[stage.state], _tries(stage), _took(stage, now),
+               "  ".join([*inline, *notes]), _undo(stage),
+               (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(stage)))
+
+
+def _word(stage: StageView) -> str:
+    if stage.state is StageState.PENDING:
+        return "not started"
+    return stage.state.upper() if stage.state in _LOUD else str(stage.state)
+
+
+def _tries(stage: StageView) -> str:
+    if stage.state is StageState.PENDING and not stage.tries:
+        return ""
+    return f"{stage.tries}/{stage.max_attempts}" if stage.max_attempts else str(stage.tries)
+
+
+def _took(stage: StageView, now: datetime) -> str:
+    spent = [((attempt.ended_at or now) - attempt.began_at).total_seconds() for attempt in stage.attempts
+             if attempt.state is not AttemptState.VOID]
+    return duration(sum(spent)) if spent else ""
+
+
+def _told(attempts: Sequence[AttemptView]) -> list[AttemptView]:
+    return [attempt for attempt in attempts if attempt.state not in _DULL]
+
+
+def _few(phrases: list[str]) -> list[str]:
+    if len(phrases) <= SHOWN_ATTEMPTS:
+        return phrases
+    left_out = len(phrases) - SHOWN_ATTEMPTS + 1
+    return [*phrases[:2], f"… {left_out} more …", *phrases[2 + left_out:]]
+
+
+def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
+    found = [_owner(stage), _due(stage, now), f"lost {stage.lost}×" if stage.lost > 1 else "",
+             f"progress {stage.progress}" if stage.progress is not None and stage.state is StageState.RUNNING else "",
+             _branch(run, stage), "(pivot)" if stage.pivot else ""]
+    return [note for note in found if note]
+
+
+def _owner(stage: StageView) -> str:
+    running = next((attempt for attempt in stage.attempts if attempt.state is AttemptState.RUNNING), None)
+    return f"on {who(running)}" if running else ""
+
+
+def _due(stage: StageView, now: datetime) -> str:
+    if stage.state is not StageState.WAITING or stage.wake_at is None:
+        return ""
+    return f"again in {age(now, stage.wake_at)}" if stage.wake_at > now else f"due {age(stage.wake_at, now)} ago"
+
+
+def _branch(run: Run, stage: StageView) -> str:
+    position = run.stages.index(stage)
+    before = (run.stages[position - 1].name,) if position else ()
+    return "" if stage.after == before else f"after {', '.join(stage.after)}" if stage.after else "from the start"
+
+
+def _undo(stage: StageView) -> str:
+    if stage.undo is None:
+        return ""
+    return f"undo: {stage.undo.name} {STEP_WORD[stage.undo.state]}".rstrip()
+
+
+def _undo_details(stage: StageView) -> list[str]:
+    if stage.undo is None:
+        return []
+    told = [f"undo {attempt_phrase(attempt)}" for attempt in _told(stage.undo.attempts)]
+    failed = stage.undo.state is StepState.COMPENSATION_FAILED
+    return [*_few(told), *([f"undo key {stage.undo.key}: look this up at the remote system"] if failed else [])]
+
+
+def _keys(stage: StageView) -> list[str]:
+    return [f"key {stage.key}: look this up at the remote system"] if stage.state is StageState.UNKNOWN else []
+
+
+# --- the tree -------------------------------------------------------------------------------------------------------
+
+
+def _stages(rows: list[Row], width: int, guides: Guides) -> Iterator[Text]:
+    columns = _columns(rows)
+    for row in rows:
+        last = row is rows[-1]
+        yield from _lines(row, columns, width, guides.last if last else guides.stage,
+                          guides.below_last if last else guides.below)
+
+
+def _columns(rows: list[Row]) -> Row:
+    """The longest text of each column."""
+    begun = [row for row in rows if row.tries or row.took]  # "not started" stands across the columns
+    word, tries, took, note = (max((getattr(row, column) for row in begun), key=len, default="")
+                               for column in ("word", "tries", "took", "note"))
+    return Row(max((row.name for row in rows), key=len, default=""), word, "", tries, took, note, "", ())
+
+
+def _lines(row: Row, longest: Row, width: int, guide: str, below: str) -> Iterator[Text]:
+    """The row on one line where that fits, else its note and its undo below it."""
+    head = Text.assemble((guide, "dim"), row.name.ljust(len(longest.name)), "  ",
+                         (row.word.ljust(len(longest.word)), row.style))
+    if row.tries or row.took:
+        head.append(f"  {row.tries.ljust(len(longest.tries))}  {row.took.rjust(len(longest.took))}")
+    whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries or row.took else f" {row.note}")
+    whole.append(f"  {row.undo}" if row.undo else "", "dim")
+    fits = len(whole) <= width
+    yield _stripped(whole if fits else head)
+    for detail in (*(() if fits else (row.note, row.undo)), *row.below):
+        yield from (Text.assemble((below, "dim"), "   ", line) for line in _wrapped(detail, width - 6))
+
+
+def _stripped(line: Text) -> Text:
+    line.rstrip()
+    return line
+
+
+# --- the commands ---------------------------------------------------------------------------------------------------
+
+
+def _commands(run: Run, verbs: tuple[Verb, ...], width: int) -> Iterator[Text]:
+    label = "Decide: " if run.status in NEEDS_A_PERSON else "If need be: "
+    longest = max([len(verb.command) for verb in verbs], default=0)
+    for verb in verbs:
+        lead = label if verb is verbs[0] else " " * len(label)
+        beside = len(label) + longest + 5 + len(verb.effect) <= width
+        yield Text.assemble((lead, "bold"), verb.command.ljust(longest) if beside else verb.command,
+                            (f"   ({verb.effect})" if beside else "", "dim"))
+        if not beside:
+            yield Text(f"{' ' * len(label)}  ({verb.effect})", "dim")

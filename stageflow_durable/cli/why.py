@@ -1,0 +1,96 @@
+"""Why a run stands where it stands, in words a person can act on."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from stageflow_durable.cli.words import clock, delay
+from stageflow_durable.model.run import AttemptView, Run, RunSummary, StageView
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
+
+PARKED_WORDS: dict[ParkReason, str] = {
+    ParkReason.UNKNOWN: "outcome unknown",
+    ParkReason.POISON: "kills its worker each time",
+    ParkReason.DEFINITION: "definition changed",
+    ParkReason.BUG: "bug in the stage",
+    ParkReason.OPERATOR: "waits for a decision",
+}
+CAUSE_WORDS: dict[Cause, str] = {
+    Cause.FAILED: "failed", Cause.CANCELLED: "cancelled", Cause.DEADLINE: "its deadline passed",
+    Cause.OPERATOR: "an operator asked for it", Cause.STAGE: "a stage cancelled it",
+}
+
+
+def why(run: RunSummary) -> str:
+    """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
+    at = f"{run.error_stage}: " if run.error_stage else ""
+    if run.park_reason:
+        what = f"{run.error_stage} " if run.error_stage else ""
+        tail = f": {run.error}" if run.error and run.park_reason is not ParkReason.UNKNOWN else ""
+        return f"{what}{PARKED_WORDS[run.park_reason]}{tail}"
+    if run.error:
+        return at + run.error
+    return CAUSE_WORDS[run.cause] if run.cause and str(run.cause) != str(run.status) else ""
+
+
+def why_in_full(run: Run) -> str:
+    """The same with what only the whole run knows: unknown stages, failed undos, what it waits for or runs."""
+    if run.park_reason is ParkReason.UNKNOWN:
+        return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
+    if run.status is RunStatus.COMPENSATION_FAILED:
+        return ", ".join(f"undo {stage.undo.name} failed{_colon(stage.undo.error)}" for stage in run.stages
+                         if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED) or why(run)
+    if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
+        return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
+    return why(run)
+
+
+def _colon(error: str | None) -> str:
+    return f": {error}" if error else ""
+
+
+def unknown_stages(run: Run) -> list[str]:
+    """Stages whose outcome nobody knows."""
+    return [stage.name for stage in run.stages if stage.state is StageState.UNKNOWN]
+
+
+def losses(run: Run, now: datetime) -> list[str]:
+    """What died when, for the stages that are in doubt because of it."""
+    if run.status is not RunStatus.PARKED:
+        return []
+    return [_loss(run, stage, lost, now) for stage in run.stages
+            if stage.state is StageState.UNKNOWN and (lost := _last_lost(stage))]
+
+
+def _loss(run: Run, stage: StageView, lost: AttemptView, now: datetime) -> str:
+    when = clock(lost.ended_at or lost.began_at, now)
+    return f"worker {who(lost)} died {when} after {stage.name} began{_rule(run, stage)}"
+
+
+def _last_lost(stage: StageView) -> AttemptView | None:
+    return next((attempt for attempt in reversed(stage.attempts) if attempt.state is AttemptState.UNKNOWN), None)
+
+
+def _rule(run: Run, stage: StageView) -> str:
+    if run.park_reason is not ParkReason.UNKNOWN:
+        return f"; {stage.lost} times so far" if stage.lost > 1 else ""
+    return "; a pivot is never repeated unasked" if stage.pivot else '; on_unknown="park"'
+
+
+def who(attempt: AttemptView) -> str:
+    """``pay-7 (pid 812)``, as much of it as is known."""
+    host = attempt.owner_host or attempt.owner or "?"
+    return f"{host} (pid {attempt.owner_pid})" if attempt.owner_pid else host
+
+
+def attempt_phrase(attempt: AttemptView, *, numbered: bool = True) -> str:
+    """``#1 503 → +1.2s``: the attempt's error and the delay after it."""
+    number = f"#{attempt.n} " if numbered else ""
+    after = f" → {delay(attempt.delay)}" if attempt.delay is not None else ""
+    return f"{number}{_what_happened(attempt)}{after}"
+
+
+def _what_happened(attempt: AttemptView) -> str:
+    if attempt.state is AttemptState.UNKNOWN and not attempt.error:
+        return "lease lost"
+    return " ".join((attempt.error or str(attempt.state)).split())

@@ -1,0 +1,120 @@
+"""Looking at a broker and at a Celery application without changing either: what ``stageflow doctor`` judges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kombu.connection import Connection
+from kombu.exceptions import OperationalError
+
+TASK_PREFIX = "stageflow"
+
+_connect: Callable[..., Any] = Connection  # kombu's own signature is untyped
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts:
+    """A Redis or Valkey server, by its INFO. ``maxmemory`` in bytes, 0: no limit; None: it does not say."""
+
+    server: str
+    version: tuple[int, ...]
+    policy: str | None
+    maxmemory: int | None
+    append_only: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFacts:
+    """A broker as it answers. ``error``: why it did not; ``redis``: None where it is not Redis or does not tell."""
+
+    transport: str
+    error: str | None = None
+    redis: RedisFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFacts:
+    """Options of the engine's task."""
+
+    name: str
+    acks_late: bool
+    reject_on_worker_lost: bool
+    ignore_result: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CeleryFacts:
+    """Settings of a Celery application that decide what a crash loses."""
+
+    version: tuple[int, ...]
+    tasks: tuple[TaskFacts, ...]
+    worker_consumer: str
+    cancels_on_connection_loss: bool
+    prefetch_multiplier: int
+    accept_content: tuple[str, ...]
+    result_backend: str | None
+    visibility_timeout: float | None
+    broker_url: str | None
+
+
+def probe_broker(url: str, *, timeout: float = 3.0) -> BrokerFacts:
+    """Ask the broker at a kombu ``url``; answers within a few ``timeout`` seconds, reachable or not."""
+    with _connect(url, connect_timeout=timeout, transport_options=_bounded(timeout)) as connection:
+        transport = str(connection.transport_cls)
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=timeout)
+            return BrokerFacts(transport, redis=_redis_facts(connection) if _speaks_redis(transport) else None)
+        except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as error:
+            return BrokerFacts(transport, error=str(error) or type(error).__name__)
+
+
+def _bounded(timeout: float) -> dict[str, Any]:
+    return {"socket_timeout": timeout, "socket_connect_timeout": timeout, "max_retries": 1}
+
+
+def _speaks_redis(transport: str) -> bool:
+    return transport in ("redis", "rediss", "sentinel")
+
+
+def _redis_facts(connection: Any) -> RedisFacts | None:
+    try:
+        info: Mapping[str, Any] = connection.default_channel.client.info()
+    except connection.channel_errors:  # an ACL without INFO: reachable, but it does not tell
+        return None
+    server = "valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "redis"
+    version = str(info.get(f"{server}_version") or info.get("redis_version") or "0")
+    aof = info.get("aof_enabled")
+    return RedisFacts(server, numbers(version), info.get("maxmemory_policy"), info.get("maxmemory"),
+                      None if aof is None else bool(aof))
+
+
+def celery_facts(app: Any) -> CeleryFacts:
+    """The settings of a Celery application, as a worker of it would see them."""
+    import celery
+
+    conf = app.conf
+    tasks = tuple(_task_facts(name, task) for name, task in sorted(app.tasks.items()) if name.startswith(TASK_PREFIX))
+    options = conf.broker_transport_options or {}
+    return CeleryFacts(
+        version=numbers(celery.__version__), tasks=tasks, worker_consumer=str(conf.worker_consumer),
+        cancels_on_connection_loss=bool(conf.worker_cancel_long_running_tasks_on_connection_loss),
+        prefetch_multiplier=int(conf.worker_prefetch_multiplier), accept_content=tuple(map(str, conf.accept_content)),
+        result_backend=conf.result_backend, visibility_timeout=options.get("visibility_timeout"),
+        broker_url=conf.broker_url)
+
+
+def _task_facts(name: str, task: Any) -> TaskFacts:
+    return TaskFacts(name, bool(task.acks_late), bool(task.reject_on_worker_lost), bool(task.ignore_result))
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """``"7.2.4"`` as ``(7, 2, 4)``; what is not a number ends it."""
+    found: list[int] = []
+    for part in version.split("."):
+        digits = part[:len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        found.append(int(digits))
+    return tuple(found)

@@ -1,0 +1,231 @@
+"""A small in-memory engine for the command: hand-written, satisfying the same protocols as the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from stageflow_durable.errors import (
+    IdempotencyParamMismatch,
+    InvalidInput,
+    NotAllowed,
+    OperatorConflict,
+    ResultTimeout,
+    RunFailed,
+    StageflowError,
+    UnknownPipeline,
+    UnknownRun,
+)
+from stageflow_durable.model.run import (
+    AttemptView,
+    Event,
+    Run,
+    RunSummary,
+    StageView,
+    SweepReport,
+    UndoView,
+    WorkerView,
+)
+from stageflow_durable.model.status import (
+    AT_REST,
+    AttemptState,
+    Cause,
+    ParkReason,
+    Phase,
+    RunStatus,
+    StageState,
+    StepState,
+)
+from stageflow_durable.model.verbs import VerbName, refusal, standing
+
+NOW = datetime(2026, 3, 1, 3, 16, 20, tzinfo=UTC)
+RUN_ID = "01J9F2QZ7KXV3M5N8P0R2T4W6Y"
+
+
+def ago(seconds: float) -> datetime:
+    """So many seconds before the fakes' now."""
+    return NOW - timedelta(seconds=seconds)
+
+
+def attempt(n: int = 1, state: AttemptState = AttemptState.OK, *, took: float = 0.01, began: datetime | None = None,
+            error: str | None = None, delay: float | None = None, host: str | None = "pay-7",
+            pid: int | None = 812) -> AttemptView:
+    began_at = began or ago(900)
+    ended = None if state is AttemptState.RUNNING else began_at + timedelta(seconds=took)
+    return AttemptView(n, state, "owner-1", host, pid, began_at, ended, error, "transient" if error else None, delay)
+
+
+def stage(name: str, state: StageState = StageState.OK, *attempts: AttemptView, undo: UndoView | None = None,
+          most: int | None = 1, after: tuple[str, ...] = (), **more: Any) -> StageView:
+    tries = len([one for one in attempts if one.state is not AttemptState.VOID])
+    given: dict[str, Any] = {"kind": "work", "pivot": False, "tries": tries, "lost": 0, "output": None, "error": None,
+                             "wake_at": None, "key": f"sf_{RUN_ID}_{name}"}
+    return StageView(name=name, state=state, attempts=tuple(attempts), undo=undo, max_attempts=most, after=after,
+                     **{**given, **more})
+
+
+def undo(name: str, state: StepState = StepState.RECORDED, *attempts: AttemptView,
+         error: str | None = None) -> UndoView:
+    return UndoView(name, state, error, tuple(attempts), f"sf_{RUN_ID}_undo_{name}")
+
+
+def run(status: RunStatus = RunStatus.RUNNING, *stages: StageView, run_id: str = RUN_ID, **more: Any) -> Run:
+    linked = tuple(replace(one, after=(stages[n - 1].name,)) if n and not one.after else one
+                   for n, one in enumerate(stages))
+    phase = Phase.SETTLED if status in AT_REST else Phase.FORWARD
+    given: dict[str, Any] = {
+        "run_id": run_id, "pipeline": "checkout", "version": "1", "client_id": "web", "key": "order-A-1",
+        "status": status, "phase": phase, "cause": None, "park_reason": None, "error": None, "error_stage": None,
+        "op_version": 3, "pivot_passed": False, "created_at": ago(1000), "updated_at": ago(60), "finished_at": None,
+        "deadline": None, "input": {"order_id": "A-1"}, "metadata": {}, "stages": linked}
+    return Run(**{**given, **more})
+
+
+def parked_unknown(**more: Any) -> Run:
+    """The run of the picture: charge's worker died, nobody knows whether the card was charged."""
+    stages = (
+        stage("validate", StageState.OK, attempt(took=0.004)),
+        stage("reserve", StageState.OK,
+              attempt(1, AttemptState.RETRY, took=0.2, error="503", delay=1.2), attempt(2, took=0.11),
+              undo=undo("release"), most=5),
+        stage("charge", StageState.UNKNOWN,
+              attempt(1, AttemptState.UNKNOWN, began=ago(858.8), took=9.8), undo=undo("refund", StepState.INTENDED),
+              most=5, lost=1),
+        stage("ship", StageState.PENDING, pivot=True),
+    )
+    given: dict[str, Any] = {"park_reason": ParkReason.UNKNOWN, "error_stage": "charge", "updated_at": ago(849)}
+    return run(RunStatus.PARKED, *stages, **{**given, **more})
+
+
+@dataclass
+class Call:
+    """One operator verb as the engine got it."""
+
+    verb: str
+    run_id: str
+    given: dict[str, Any]
+
+
+@dataclass
+class FakeOperations:
+    """Runs in a dict, by the same rules as the real operators."""
+
+    held: list[Run] = field(default_factory=list)
+    known_workers: list[WorkerView] = field(default_factory=list)
+    report: SweepReport = field(default_factory=SweepReport)
+    calls: list[Call] = field(default_factory=list)
+    fails: StageflowError | None = None
+    asked: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, run_id: str) -> Run:
+        if self.fails:
+            raise self.fails
+        fitting = [one for one in self.held if one.run_id.startswith(run_id)]
+        if len(fitting) != 1:
+            raise UnknownRun(f"{run_id} fits {len(fitting)} runs" if fitting else f"no run {run_id}")
+        return fitting[0]
+
+    def runs(self, *, status: RunStatus | None = None, pipeline: str | None = None, client_id: str | None = None,
+             since: datetime | None = None, attention: bool = False, limit: int = 100) -> Sequence[RunSummary]:
+        if self.fails:
+            raise self.fails
+        self.asked = {"status": status, "pipeline": pipeline, "client_id": client_id, "since": since,
+                      "attention": attention, "limit": limit}
+        found = [one for one in self.held if status in (None, one.status) and pipeline in (None, one.pipeline)
+                 and client_id in (None, one.client_id) and (since is None or one.created_at >= since)]
+        return [summary(one) for one in found][:limit]
+
+    def history(self, run_id: str) -> Sequence[Event]:
+        return []
+
+    def workers(self) -> Sequence[WorkerView]:
+        return self.known_workers
+
+    def sweep(self) -> SweepReport:
+        return self.report
+
+    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        return self._act(VerbName.CANCEL, run_id, RunStatus.CANCELLED, reason=reason, actor=actor,
+                         op_version=op_version)
+
+    def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        return self._act(VerbName.RESUME, run_id, RunStatus.RUNNING, reason=reason, actor=actor, op_version=op_version)
+
+    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None,
+                   past_pivot: bool = False) -> RunSummary:
+        return self._act(VerbName.COMPENSATE, run_id, RunStatus.COMPENSATING, reason=reason, actor=actor,
+                         op_version=op_version, past_pivot=past_pivot)
+
+    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
+               op_version: int | None = None) -> RunSummary:
+        return self._act(VerbName.SETTLE, run_id, RunStatus.RUNNING, stage=stage, done=done, not_done=not_done,
+                         reason=reason, actor=actor, op_version=op_version)
+
+    def _act(self, verb: VerbName, run_id: str, to: RunStatus, **given: Any) -> RunSummary:
+        seen = self.run(run_id)
+        if given["op_version"] not in (None, seen.op_version):
+            raise OperatorConflict(run_id, verb)
+        if why := refusal(verb, standing(seen), stage=given.get("stage"), past_pivot=given.get("past_pivot", False)):
+            raise NotAllowed(run_id, verb, why)
+        self.calls.append(Call(verb, run_id, given))
+        after = replace(seen, status=to, park_reason=None, op_version=seen.op_version + 1)
+        self.held[self.held.index(seen)] = after
+        return summary(after)
+
+
+def summary(of: Run) -> RunSummary:
+    return RunSummary(**{name: getattr(of, name) for name in RunSummary.__slots__})
+
+
+@dataclass
+class FakeHandle:
+    run_id: str
+    replayed: bool = False
+    outcome: Any = None
+
+    def status(self) -> RunStatus:
+        return RunStatus.FAILED if isinstance(self.outcome, RunFailed) else RunStatus.SUCCEEDED
+
+    def result(self, timeout: float | None = None) -> Any:
+        if timeout == 0:
+            raise ResultTimeout(f"run {self.run_id} did not end within 0 s")
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@dataclass
+class FakeApplication(FakeOperations):
+    """An engine with one pipeline, checkout, whose input needs ``amount_cents``."""
+
+    started: list[tuple[Any, str | None, str]] = field(default_factory=list)
+    outages: list[StageflowError] = field(default_factory=list)
+    celery_app: Any = None
+    settings: Any = None
+
+    def enqueue(self, name: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None,
+                metadata: Mapping[str, Any] | None = None) -> FakeHandle:
+        if self.outages:
+            raise self.outages.pop(0)
+        if name != "checkout":
+            raise UnknownPipeline(name, ["checkout"])
+        if not isinstance(input, dict) or not isinstance(input.get("amount_cents"), int):
+            raise InvalidInput("input of checkout", ["amount_cents: input should be a valid integer"])
+        for number, (value, key, _client) in enumerate(self.started):
+            if key is not None and key == idempotency_key:
+                if value != input:
+                    raise IdempotencyParamMismatch(key, ["amount_cents"])
+                return FakeHandle(self._id(number), replayed=True, outcome=value)
+        self.started.append((input, idempotency_key, client_id))
+        run_id = self._id(len(self.started) - 1)
+        failed = RunFailed(run_id, "failed", "failed", "charge", "card declined")
+        return FakeHandle(run_id, outcome=failed if input["amount_cents"] < 0 else {"amount": input["amount_cents"]})
+
+    @staticmethod
+    def _id(number: int) -> str:
+        return f"01J9F2QZ7KXV{number:014d}"
+
+
+FAILED_CAUSE = Cause.FAILED

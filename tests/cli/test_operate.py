@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.run import Run
+from stageflow_durable.model.status import ParkReason, RunStatus, StageState
+from tests.cli.conftest import Invoke
+from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
+
+
+def running(number: int, **more: object) -> Run:
+    return run(RunStatus.RUNNING, stage("reserve", StageState.OK, attempt(), undo=undo("release")),
+               stage("charge", StageState.RUNNING), run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{number:02}", **more)
+
+
+def bugs(number: int) -> list[Run]:
+    return [run(RunStatus.PARKED, stage("mail", StageState.FAILED, attempt()), run_id=f"01J9F2BUG{n:017}",
+                park_reason=ParkReason.BUG) for n in range(number)]
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_says_what_it_did_and_carries_reason_actor_and_the_version_it_read(invoke: Invoke,
+                                                                                engine: FakeApplication) -> None:
+    engine.held = [running(1)]
+    result = invoke("cancel", "01J9F2QZ7KXV", "--reason", "duplicate", "--actor", "ann@ops")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "01J9F2QZ7KXV  running → cancelled (undo: release)\n"
+    assert engine.calls[0].given == {"reason": "duplicate", "actor": "ann@ops", "op_version": 3}
+
+
+def test_the_actor_is_user_at_host_unless_said(invoke: Invoke, engine: FakeApplication,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("getpass.getuser", lambda: "ann")
+    monkeypatch.setattr("socket.gethostname", lambda: "ops-1")
+    engine.held = [running(1)]
+    invoke("cancel", "01J9F2", "--reason", "duplicate")
+    assert engine.calls[0].given["actor"] == "ann@ops-1"
+
+
+@pytest.mark.parametrize("reason", [[], ["--reason", "  "]])
+def test_without_a_reason_nothing_is_done(invoke: Invoke, engine: FakeApplication, reason: list[str]) -> None:
+    engine.held = [running(1)]
+    result = invoke("cancel", "01J9F2", *reason)
+    assert (result.exit_code, engine.calls) == (2, [])
+    assert "--reason" in result.stderr
+
+
+def test_a_verb_that_is_not_legal_is_refused_with_the_way_out_and_exit_1(invoke: Invoke,
+                                                                       engine: FakeApplication) -> None:
+    engine.held = [parked_unknown()]
+    result = invoke("resume", "01J9F2", "--reason", "again")
+    assert (result.exit_code, engine.calls) == (1, [])
+    assert "the outcome of charge is unknown" in result.stderr
+    assert f"stageflow settle {RUN_ID} charge --done" in result.stderr
+
+
+def test_past_the_pivot_compensate_wants_to_be_told(invoke: Invoke, engine: FakeApplication) -> None:
+    shipped = stage("ship", StageState.FAILED, attempt(), pivot=True)
+    engine.held = [run(RunStatus.FAILED, stage("reserve", StageState.OK, attempt(), undo=undo("release")), shipped,
+                       pivot_passed=True)]
+    assert "--past-pivot" in invoke("compensate", "01J9F2", "--reason", "r").stderr
+    done = invoke("compensate", "01J9F2", "--past-pivot", "--reason", "r")
+    assert done.stdout == "01J9F2QZ7KXV  failed → compensating (undo: release)\n"
+    assert engine.calls[0].given["past_pivot"] is True
+
+
+def test_a_run_changed_by_somebody_else_meanwhile_is_a_conflict_not_a_race(invoke: Invoke,
+                                                                         engine: FakeApplication) -> None:
+    engine.held = [running(1)]
+    read = engine.run
+
+    def change_after_reading(run_id: str) -> Run:
+        seen = read(run_id)
+        engine.held = [replace(seen, op_version=seen.op_version + 1)]
+        engine.run = read  # type: ignore[method-assign]  # once
+        return seen
+
+    engine.run = change_after_reading  # type: ignore[method-assign]  # somebody else
+    result = invoke("cancel", "01J9F2", "--reason", "r")
+    assert (result.exit_code, engine.calls) == (1, [])
+    assert "changed by somebody else" in result.stderr
+
+
+# --- several ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_several_named_runs_each_is_told_and_one_refusal_is_exit_1(invoke: Invoke, engine: FakeApplication) -> None:
+    ended = run(RunStatus.SUCCEEDED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ")
+    engine.held = [running(1), ended, running(2)]
+    result = invoke("cancel", *(one.run_id for one in engine.held), "--reason", "r")
+    assert result.exit_code == 1
+    assert result.stdout.count("running → cancelled") == 2
+    assert "it has succeeded, and nothing leaves that" in result.stderr
+    assert result.stderr.endswith("cancel: 2 runs, 1 refused\n")
+
+
+def test_by_filter_without_yes_and_without_a_terminal_nothing_is_done(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = bugs(3)
+    result = invoke("resume", "--status", "parked", "--reason", "fixed")
+    assert (result.exit_code, engine.calls) == (2, [])
+    assert "resume would change 3 runs; say --yes" in result.stderr
+
+
+def test_by_filter_only_runs_that_permit_the_verb_and_fit_are_changed(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [*bugs(3), parked_unknown(), run(RunStatus.SUCCEEDED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ")]
+    result = invoke("resume", "--pipeline", "checkout", "--park-reason", "bug", "--reason", "fixed", "--yes")
+    assert result.exit_code == 0, result.output
+    assert [call.run_id for call in engine.calls] == [one.run_id for one in bugs(3)]
+    assert result.stderr == "resume: 3 runs\n"
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [running(1), running(2)]
+    result = invoke("cancel", "--pipeline", "checkout", "--dry-run", "--reason", "r")
+    assert (result.exit_code, engine.calls) == (0, [])
+    assert result.stdout.splitlines()[0].endswith("running → would cancel (undo: release)")
+    assert result.stderr == "cancel: 2 runs (dry run)\n"
+
+
+def test_a_limit_bounds_how_many_are_changed(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = bugs(5)
+    invoke("resume", "--status", "parked", "--reason", "fixed", "--limit", "2", "--yes")
+    assert len(engine.calls) == 2
+
+
+def test_a_rate_paces_the_changes(invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("threading.Event.wait", lambda _self, seconds=None: waited.append(seconds))
+    engine.held = bugs(3)
+    invoke("resume", "--status", "parked", "--reason", "fixed", "--rate", "4", "--yes")
+    assert waited == [0.25, 0.25]
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    ([], "name the runs to cancel, or filter them"), (["01J9F2", "--pipeline", "checkout"], "not both"),
+    (["--status", "succeeded"], "cancel does nothing for runs that are succeeded"), (["01J9"], "too short")])
+def test_a_selection_that_cannot_be_meant_is_wrong_usage(invoke: Invoke, engine: FakeApplication, arguments: list[str],
+                                                        says: str) -> None:
+    engine.held = [running(1)]
+    result = invoke("cancel", *arguments, "--reason", "r", "--yes")
+    assert (result.exit_code, engine.calls) == (2, [])
+    assert says in result.stderr
+
+
+def test_as_json_each_outcome_is_a_record(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [running(1), run(RunStatus.SUCCEEDED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ")]
+    result = invoke("cancel", *(one.run_id for one in engine.held), "--reason", "r", "--json")
+    first, second = json.loads(result.stdout)
+    assert first == {"run_id": running(1).run_id, "ok": True, "before": "running", "after": "cancelled",
+                     "undoes": ["release"], "error": None}
+    assert (second["ok"], second["before"], result.exit_code) == (False, "succeeded", 1)
+
+
+def test_when_the_database_goes_away_half_way_what_was_done_is_told_and_the_rest_left(
+        invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = bugs(3)
+    act = engine.resume
+
+    def once(*given: object, **named: object) -> object:
+        if engine.calls:
+            raise StoreUnavailable("the database did not answer")
+        return act(*given, **named)  # type: ignore[arg-type]  # passed on as it came
+
+    engine.resume = once  # type: ignore[method-assign,assignment]  # goes away after the first
+    result = invoke("resume", "--status", "parked", "--reason", "fixed", "--yes")
+    assert result.exit_code == 1
+    assert result.stdout == "01J9F2BUG000  parked → running\n"
+    assert result.stderr == "stageflow: the database did not answer\n"
+
+
+# --- settle -----------------------------------------------------------------------------------------------------------
+
+
+def test_settle_done_records_the_output_and_says_where_the_run_goes(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [parked_unknown()]
+    result = invoke("settle", "01J9F2", "charge", "--done", '{"payment_id": "p-1"}', "--reason", "seen at the bank")
+    assert (result.exit_code, result.stdout) == (0, "01J9F2QZ7KXV  charge is done: parked → running\n")
+    given = engine.calls[0].given
+    assert (given["done"], given["not_done"], given["op_version"]) == ({"payment_id": "p-1"}, False, 3)
+
+
+def test_settle_not_done_has_the_stage_tried_again(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [parked_unknown()]
+    result = invoke("settle", "01J9F2", "charge", "--not-done", "--reason", "not at the bank")
+    assert result.stdout == "01J9F2QZ7KXV  charge did not happen: parked → running\n"
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["charge"], 2, "--done JSON"), (["charge", "--done", "{}", "--not-done"], 2, "--done JSON"),
+    (["charge", "--done", "{payment}"], 2, "--done is not JSON"), (["charge", "--done", "NaN"], 2, "NaN is not JSON"),
+    (["charge", "--done", "@missing.json"], 2, "No such file"),
+    (["chrage", "--not-done"], 2, "has no stage 'chrage'; it has: validate, reserve, charge, ship"),
+    (["reserve", "--not-done"], 1, "the outcome of reserve is not unknown; unknown are: charge")])
+def test_a_wrong_settlement_changes_nothing_and_says_why(invoke: Invoke, engine: FakeApplication, arguments: list[str],
+                                                        code: int, says: str) -> None:
+    engine.held = [parked_unknown()]
+    result = invoke("settle", "01J9F2", *arguments, "--reason", "r")
+    assert (result.exit_code, engine.calls) == (code, [])
+    assert says in result.stderr
