@@ -54,7 +54,7 @@ class Pipeline(Generic[InputT, ResultT]):
         """
         options: dict[str, Any] = {"retry": retry, "compensate": compensate, **_adapter_options(runner, retry, compensate)}
         spec = StageSpec(
-            name=name, runner=_callable(runner), kind=kind or getattr(runner, "kind", StageKind.WORK), after=_names(after),
+            name=name, runner=_callable(runner), kind=_kind(kind, runner), after=_names(after),
             compensate=_undo(options["compensate"]), retry=options["retry"], timeout=_seconds(timeout), pivot=pivot,
             on_unknown=on_unknown, key=key, key_ttl=_seconds(key_ttl) or 0.0, queue=queue)
         return replace(self, stages=(*self.stages, spec))
@@ -82,6 +82,11 @@ class Pipeline(Generic[InputT, ResultT]):
 def _callable(runner: Any) -> Runner:
     execute = getattr(runner, "execute", None)
     return execute if callable(execute) else runner  # type: ignore[no-any-return]  # _mistakes reports what is not callable
+
+
+def _kind(given: StageKind | None, runner: Any) -> StageKind:
+    kind: StageKind = given if given is not None else getattr(runner, "kind", StageKind.WORK)
+    return kind
 
 
 def _adapter_options(runner: Any, *given: Any) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""Durable pipelines for teams that already run Celery. The public names, each loaded at its first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stageflow_durable.application import Engine
+    from stageflow_durable.engine.accept import Submission
+    from stageflow_durable.engine.handle import RunHandle
+    from stageflow_durable.errors import (CompensationFailed, ConfigurationError, IdempotencyParamMismatch, PermanentError, ResultTimeout,
+                                          RunCancelled, RunCompensated, RunError, RunFailed, RunParked, StageflowError, TransientError)
+    from stageflow_durable.interceptors import Interceptor, get_default_interceptors
+    from stageflow_durable.model.context import CompensationContext, StageContext
+    from stageflow_durable.model.output import StageOutput
+    from stageflow_durable.model.pipeline import Pipeline
+    from stageflow_durable.model.policy import RetryPolicy
+    from stageflow_durable.model.snapshot import ContextSnapshot
+    from stageflow_durable.model.stage import Stage, StageKind, Undo
+    from stageflow_durable.model.status import RunStatus
+
+_WHERE = {
+    "Engine": "application", "Submission": "engine.accept", "RunHandle": "engine.handle",
+    "CompensationFailed": "errors", "ConfigurationError": "errors", "IdempotencyParamMismatch": "errors", "PermanentError": "errors",
+    "ResultTimeout": "errors", "RunCancelled": "errors", "RunCompensated": "errors", "RunError": "errors", "RunFailed": "errors",
+    "RunParked": "errors", "StageflowError": "errors", "TransientError": "errors",
+    "Interceptor": "interceptors", "get_default_interceptors": "interceptors",
+    "CompensationContext": "model.context", "StageContext": "model.context", "StageOutput": "model.output",
+    "Pipeline": "model.pipeline", "RetryPolicy": "model.policy", "ContextSnapshot": "model.snapshot",
+    "Stage": "model.stage", "StageKind": "model.stage", "Undo": "model.stage", "RunStatus": "model.status",
+}
+
+__all__ = ["CompensationContext", "CompensationFailed", "ConfigurationError", "ContextSnapshot", "Engine",
+           "IdempotencyParamMismatch", "Interceptor", "PermanentError", "Pipeline", "ResultTimeout", "RetryPolicy", "RunCancelled",
+           "RunCompensated", "RunError", "RunFailed", "RunHandle", "RunParked", "RunStatus", "Stage", "StageContext", "StageKind",
+           "StageOutput", "StageflowError", "Submission", "TransientError", "Undo", "get_default_interceptors"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,293 @@
+"""The engine as an application sees it: pipelines registered, runs enqueued, a Celery application to run workers with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+
+from stageflow_durable.clock import World, system_world
+from stageflow_durable.delivery import process as worker_process
+from stageflow_durable.delivery.configure import own_settings, worker_settings
+from stageflow_durable.delivery.consumer import ChildWatch, boot_id
+from stageflow_durable.delivery.process import Process
+from stageflow_durable.delivery.publish import CeleryPublisher
+from stageflow_durable.delivery.tasks import register
+from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Submission
+from stageflow_durable.engine.connect import open_store
+from stageflow_durable.engine.handle import RunHandle
+from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.errors import ConfigurationError, StageflowError, UnknownPipeline
+from stageflow_durable.interceptors import get_default_interceptors, in_order
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.settings import Settings, Urls, load_settings
+from stageflow_durable.state.runs import Created
+from stageflow_durable.state.store import Store
+
+T = TypeVar("T")
+OnError = Literal["raise", "collect"]
+
+
+class Engine:
+    """A durable engine over a database and a broker.
+
+    ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application to adopt; our task
+    brings its own options and queue, nothing of theirs is changed. ``retry``: policy of stages and pipelines that have none.
+    ``settings``: a Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``). Nothing is connected before the first use;
+    with nothing set and nothing running that raises ConfigurationError with both ways out.
+    """
+
+    def __init__(self, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, celery_app: Celery | None = None,
+                 retry: RetryPolicy | None = None, interceptors: Sequence[Any] | None = None, settings: Settings | None = None,
+                 world: World | None = None, **keywords: Any) -> None:
+        if settings is not None and keywords:
+            raise ConfigurationError(f"give settings= or {', '.join(keywords)}=, not both")
+        self.name = name
+        self.pipelines = _by_name(pipelines)
+        self._keywords = keywords
+        self._given = settings
+        self._adopted = celery_app
+        self._retry = retry
+        self._interceptors = in_order(get_default_interceptors() if interceptors is None else interceptors)
+        self._world = world or system_world()
+        self._process: Process | None = None
+        self._registered_in = 0
+        self.celery_app = celery_app if celery_app is not None else self._own_app()
+        register(self.celery_app, self._working)
+        self._attach_to_worker()
+
+    @classmethod
+    @contextmanager
+    def embedded(cls, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, home: str | Path = ".stageflow",
+                 **keywords: Any) -> Iterator[Engine]:
+        """A context manager: start (or attach to) the one-machine mode in ``home`` and give an engine on it."""
+        from stageflow_durable.embedded import start
+        from stageflow_durable.state.schema import upgrade
+
+        with start(Path(home), upgrade=upgrade):
+            engine = cls(name, pipelines, home=Path(home), **keywords)
+            try:
+                yield engine
+            finally:
+                engine.close()
+
+    # --- parts, made at first use -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        if self._given is not None:
+            return self._given
+        keywords = dict(self._keywords)
+        if self._adopted is not None and "broker_url" not in keywords and self._adopted.conf.broker_url:
+            keywords["broker_url"] = self._adopted.conf.broker_url
+        return load_settings(**keywords)
+
+    @cached_property
+    def urls(self) -> Urls:
+        """Where database and broker are. Raises ConfigurationError with the ways out."""
+        return self.settings.require()
+
+    @cached_property
+    def store(self) -> Store:
+        """The store."""
+        return open_store(self.settings, self.urls)
+
+    @cached_property
+    def publisher(self) -> CeleryPublisher:
+        """What delivers nudges."""
+        return CeleryPublisher(self.celery_app, self.settings.in_place_stages)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Questions and orders about runs."""
+        return Operations(self.store, self.publisher, self._sweeper, self._world.clock, self._max_attempts())
+
+    @cached_property
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self.store, self.publisher, Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries))
+
+    @cached_property
+    def _acceptor(self) -> Acceptor:
+        return Acceptor(self.store, self.publisher, self._world.clock, self.settings.queue)
+
+    def _max_attempts(self) -> dict[str, dict[str, int]]:
+        default = self._retry or RetryPolicy()
+        return {name: {spec.name: (spec.retry or pipeline.retry or default).max_attempts for spec in pipeline.stages}
+                for name, pipeline in self.pipelines.items()}
+
+    def _ready(self) -> None:
+        """Register the definitions, once a process."""
+        if self._registered_in != os.getpid():
+            self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
+            self._registered_in = os.getpid()
+
+    # --- starting runs ------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, pipeline: str | Pipeline[Any, Any], input: Any, *, client_id: str = DEFAULT_CLIENT,
+                idempotency_key: str | None = None, deadline: datetime | timedelta | None = None, priority: int | None = None,
+                queue: str | None = None, metadata: Mapping[str, Any] | None = None) -> RunHandle:
+        """Start a run, or find the one that has the key (``handle.replayed``).
+
+        Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable (nothing was
+        accepted). With the broker away the run is recorded, and delivered once it is back.
+        """
+        found = self.pipeline(pipeline)
+        self._ready()
+        created = self._acceptor.accept(found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata))
+        return self._handle(created, found)
+
+    def enqueue_many(self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Submission], *,
+                     on_error: OnError = "raise") -> list[RunHandle | StageflowError]:
+        """Start many runs. ``on_error="raise"``: the first bad one is raised before anything is recorded; ``"collect"``: errors are
+        returned in the places of their submissions."""
+        found = self.pipeline(pipeline)
+        self._ready()
+        answers = self._acceptor.accept_many(found, list(submissions), collect=on_error == "collect")
+        return [self._handle(answer, found) if isinstance(answer, Created) else answer for answer in answers]
+
+    def pipeline(self, named: str | Pipeline[Any, Any]) -> Pipeline[Any, Any]:
+        """The registered pipeline. Raises UnknownPipeline."""
+        name = named if isinstance(named, str) else named.name
+        if name not in self.pipelines or (not isinstance(named, str) and self.pipelines[name].plan.digest != named.plan.digest):
+            raise UnknownPipeline(name, tuple(self.pipelines))
+        return self.pipelines[name]
+
+    def _handle(self, created: Created, pipeline: Pipeline[Any, Any]) -> RunHandle:
+        return RunHandle(created.run_id, self.store, self.operations, self._world.clock, replayed=created.replayed,
+                         result_type=pipeline.result_type)
+
+    # --- runs ---------------------------------------------------------------------------------------------------------------
+
+    def handle(self, run_id: str) -> RunHandle:
+        """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
+        full = self.store.full_id(run_id)
+        facts = self.store.facts(full)
+        pipeline = self.pipelines.get(facts.pipeline) if facts is not None else None
+        return RunHandle(full, self.store, self.operations, self._world.clock,
+                         result_type=None if pipeline is None else pipeline.result_type)
+
+    def run(self, run_id: str) -> Run:
+        """A run in full."""
+        return self.operations.run(run_id)
+
+    def runs(self, **filters: Any) -> list[RunSummary]:
+        """Runs, the newest first; see :meth:`Operations.runs`."""
+        return self.operations.runs(**filters)
+
+    def history(self, run_id: str) -> list[Event]:
+        """A run's events."""
+        return self.operations.history(run_id)
+
+    def workers(self) -> list[WorkerView]:
+        """Processes that own, or owned, work."""
+        return self.operations.workers()
+
+    def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        """Let a parked, failed or cancelled run go on."""
+        return self.operations.resume(run_id, reason=reason, actor=actor, op_version=op_version)
+
+    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+        """Stop a run and undo what it did."""
+        return self.operations.cancel(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
+
+    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+        """Undo what a run did, or try failed undos again."""
+        return self.operations.compensate(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
+
+    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
+               op_version: int | None = None) -> RunSummary:
+        """Record what a person found out about a stage in doubt."""
+        return self.operations.settle(run_id, stage, done=done, not_done=not_done, reason=reason, actor=actor, op_version=op_version)
+
+    def sweep(self) -> SweepReport:
+        """One recovery sweep; what the beat task calls."""
+        return self.operations.sweep()
+
+    # --- for async callers: the same, off the event loop ----------------------------------------------------------------------
+
+    async def aenqueue(self, pipeline: str | Pipeline[Any, Any], input: Any, **options: Any) -> RunHandle:
+        """:meth:`enqueue` for async callers."""
+        return await asyncio.to_thread(self.enqueue, pipeline, input, **options)
+
+    # --- workers --------------------------------------------------------------------------------------------------------------
+
+    def worker_settings(self) -> dict[str, Any]:
+        """Celery settings that make a whole worker safe; for adopted applications that want them: ``app.conf.update(…)``."""
+        return worker_settings(self.settings)
+
+    def _own_app(self) -> Celery:
+        app = Celery(self.name, set_as_current=False)
+        # A callable: read at the worker's start or the first message, never at import.
+        app.add_defaults(lambda: own_settings(self.settings, self.urls.broker_url))
+        return app
+
+    def _attach_to_worker(self) -> None:
+        self.celery_app.steps["consumer"].add(_watch(self._child_lost))
+        # weak=False: Celery's signals keep weak references, and these are bound methods of an object that may only live here.
+        worker_process_init.connect(self._child_started, weak=False)
+        worker_process_shutdown.connect(self._child_ends, weak=False)
+        worker_shutting_down.connect(_worker_stops, weak=False)
+        boot_id()
+
+    def _working(self) -> Process:
+        """This process as a worker, made at its first message (or at the start of a pool's child)."""
+        if self._process is None or self._process.pid != os.getpid():
+            self._ready()
+            self._process = Process(self.store, self.publisher, self.pipelines, self.settings, self._world,
+                                    redis_url=self.urls.redis_url, retry=self._retry, interceptors=self._interceptors)
+            self._process.start()
+        return self._process
+
+    def _child_started(self, **_signal: Any) -> None:
+        try:
+            self._working()
+        except StageflowError:  # the database is away: the first message tries again
+            self._process = None
+
+    def _child_ends(self, **_signal: Any) -> None:
+        if self._process is not None and self._process.pid == os.getpid():
+            self._process.stop()
+
+    def _child_lost(self, pid: int) -> None:
+        try:
+            self._sweeper.process_killed(boot_id(), pid)
+        finally:
+            self.store.database.dispose()  # no connection of the parent may be open when the next child is forked
+
+    def close(self) -> None:
+        """Give back connections; for scripts and tests."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+        if "store" in self.__dict__:
+            self.store.database.dispose()
+
+
+def _watch(lost: Any) -> type[ChildWatch]:
+    return type("ChildWatch", (ChildWatch,), {"lost": staticmethod(lost)})
+
+
+def _worker_stops(**_signal: Any) -> None:
+    worker_process.stopping = True
+
+
+def _by_name(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:
+    found: dict[str, Pipeline[Any, Any]] = {}
+    for pipeline in pipelines:
+        if pipeline.name in found:
+            raise ConfigurationError(f"two pipelines are named {pipeline.name!r}")
+        found[pipeline.name] = pipeline
+        pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
+    return found

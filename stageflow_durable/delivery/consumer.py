@@ -1,0 +1,80 @@
+"""A worker that outlives its broker, and a parent that tells the others when one of its children was killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celery import bootsteps
+from celery.worker.consumer import Consumer
+
+from stageflow_durable.errors import StageflowError
+
+log = logging.getLogger("stageflow.worker")
+
+LOOK_SECONDS = 0.2
+"""How often the parent looks whether a child is gone."""
+
+
+class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged.
+
+    Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost connection asks it for
+    its parameters once more. What that close was to release is gone with the connection.
+    """
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Go on to reconnecting, whatever closing the lost connection raises."""
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError as error:
+            log.warning("closing the lost broker connection failed (%s); reconnecting", error)
+            self.connection = None
+
+
+class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Looks after the pool's children: one that is gone gives up its work at once, not when its lease runs out.
+
+    Runs in the parent's event loop, on connections that are closed again before the next child is forked.
+    """
+
+    requires = ("celery.worker.consumer.consumer:Tasks",)
+    lost: Callable[[int], None] | None = None
+
+    def __init__(self, consumer: Any, **_options: Any) -> None:
+        self._seen: set[int] = set()
+        self._timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin to look; called again after each reconnect."""
+        if consumer.timer is not None and hasattr(getattr(consumer.pool, "_pool", None), "_pool"):
+            self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, self._look, (consumer.pool,))
+
+    def stop(self, consumer: Any) -> None:
+        """Cease."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, pool: Any) -> None:
+        children = {process.pid for process in pool._pool._pool if process.pid is not None}
+        for pid in self._seen - children:
+            self._report(pid)
+        self._seen = children
+
+    def _report(self, pid: int) -> None:
+        try:
+            if self.lost is not None:
+                type(self).lost(pid)  # type: ignore[misc]  # a plain function kept on the class, not a method
+        except StageflowError as error:
+            log.warning("child %d is gone; its lease has to run out, since %s", pid, error)
+
+
+def boot_id() -> str:
+    """One id for a worker and all its children: made in the parent, inherited by fork and by spawn."""
+    return os.environ.setdefault(_BOOT, os.urandom(6).hex())
+
+
+_BOOT = "STAGEFLOW_INTERNAL_BOOT"

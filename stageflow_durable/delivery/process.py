@@ -1,0 +1,87 @@
+"""The engine inside one worker process: its owner, its rider, its pulses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stageflow_durable.clock import World
+from stageflow_durable.delivery.consumer import boot_id
+from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.handle import inside_stage
+from stageflow_durable.engine.lease import Owner, Pulse
+from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.idempotency.nudges import NudgeGate
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.run import SweepReport
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings import Settings
+from stageflow_durable.state.store import Store
+
+stopping = False
+
+
+class Process:
+    """One worker process. Made after the fork, so that nothing in it is shared with another."""
+
+    def __init__(self, store: Store, publisher: Publisher, pipelines: Mapping[str, Pipeline[Any, Any]], settings: Settings, world: World,
+                 *, redis_url: str | None, retry: RetryPolicy | None, interceptors: Sequence[Any]) -> None:
+        self.queue = settings.queue
+        self.short_delay = settings.short_delay_seconds
+        self.pid = os.getpid()
+        self._store = store
+        self._publisher = publisher
+        self._gate = NudgeGate(redis_url)
+        self._gate_ms = int(settings.lease_seconds * 1000)
+        self._owner = Owner(store, boot_id(), settings.lease_seconds, world.clock)
+        self._sweep_seconds = settings.sweep_seconds
+        self._sweeper = Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries),
+                                lambda: self._owner.may_judge)
+        self._rider = Rider(store, self._owner, pipelines, world=world, retry=retry, interceptors=interceptors,
+                            limits=Limits(settings.in_place_stages, settings.in_place_seconds), stopping=lambda: stopping)
+        self._pulses = (Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._owner.beat),
+                        Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn))
+
+    def start(self) -> None:
+        """Begin to beat and to sweep."""
+        for pulse in self._pulses:
+            pulse.ensure()
+
+    def stop(self) -> None:
+        """Tell the others that this process ends."""
+        for pulse in self._pulses:
+            pulse.stop()
+        self._owner.retire()
+
+    def first(self, key: str) -> bool:
+        """Whether this message is not a duplicate of one that was just taken."""
+        return self._gate.claim(key, self._owner.id, self._gate_ms)
+
+    def again(self, key: str) -> None:
+        """The message was not acted upon: let it come again."""
+        self._gate.release(key, "")
+
+    def ride(self, nudge: Nudge) -> Rode:
+        """Carry a nudge."""
+        inside_stage.run = nudge.run_id
+        try:
+            return self._rider.ride(nudge)
+        finally:
+            inside_stage.run = None
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        """Publish, or leave it to the sweep."""
+        publish(self._store, self._publisher, nudges, delay)
+
+    def sweep(self) -> SweepReport:
+        """Sweep now."""
+        return self._sweeper.sweep()
+
+    def _sweep_in_turn(self) -> None:
+        # All workers share one rhythm: whoever comes first after the interval sweeps.
+        if self._store.my_tick("sweep", self._sweep_seconds * 0.9):
+            self._sweeper.sweep()

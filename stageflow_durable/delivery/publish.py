@@ -1,0 +1,65 @@
+"""Publishing: a strand's remaining stages compile to a Celery chain whose links are equal nudges.
+
+Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever carries the last
+link of one compiles the next from the rows. With stages continued in place, one link carries many stages and the chain is short.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from celery import Celery, chain
+from kombu.exceptions import OperationalError
+
+from stageflow_durable.delivery.configure import ADVANCE
+from stageflow_durable.errors import BrokerUnavailable
+from stageflow_durable.model.work import Nudge
+
+SEGMENT = 10
+"""Links of one chain at the most: the first message carries the rest of its chain, which has to stay small."""
+
+_RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
+
+
+class CeleryPublisher:
+    """Sends nudges through a Celery application."""
+
+    def __init__(self, app: Celery, in_place_stages: int) -> None:
+        self._app = app
+        self._in_place = in_place_stages
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        """Send each nudge's chain. Raises BrokerUnavailable within seconds."""
+        try:
+            with self._app.producer_or_acquire() as producer:
+                for nudge in nudges:
+                    self._send(nudge, delay, producer)
+        except (OperationalError, OSError) as error:
+            raise BrokerUnavailable(f"the broker did not take the message: {type(error).__name__}: {error}") from error
+
+    def _send(self, nudge: Nudge, delay: float, producer: Any) -> None:
+        options: dict[str, Any] = {"producer": producer, "retry": True, "retry_policy": _RETRY, "ignore_result": True}
+        if delay:
+            options["countdown"] = delay
+        links = self.compile(nudge)
+        (links[0] if len(links) == 1 else chain(*links)).apply_async(**options)
+
+    def compile(self, nudge: Nudge) -> list[Any]:
+        """The links of the next segment of a strand."""
+        count = min(SEGMENT, math.ceil(nudge.links / self._in_place))
+        return [self._link(nudge, number) for number in range(count)]
+
+    def _link(self, nudge: Nudge, number: int) -> Any:
+        options = {"queue": nudge.queue} | ({} if nudge.priority is None else {"priority": nudge.priority})
+        arguments = (nudge.run_id, nudge.strand, nudge.gen, f"{nudge.mark}.{number}")
+        return self._app.signature(ADVANCE, args=arguments, immutable=True, options=options)
+
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in the queue; None when the broker does not say."""
+        try:
+            with self._app.connection_for_write(connect_timeout=2.0) as connection:
+                channel = connection.default_channel
+                return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except Exception:  # every transport has errors of its own; not knowing is an answer that the sweep understands
+            return None

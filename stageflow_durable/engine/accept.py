@@ -1,0 +1,141 @@
+"""Accepting runs: validate at the edge, record, then deliver. A run is recorded or refused, never half."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from stageflow_durable.clock import Clock
+from stageflow_durable.codec import encode, fingerprint, plain
+from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.services import validated
+from stageflow_durable.errors import BrokerUnavailable, InvalidInput, StageflowError
+from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model.keys import new_run_id
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.store import Store
+
+log = logging.getLogger("stageflow.accept")
+DEFAULT_CLIENT = "default"
+PRIORITIES = range(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One run to start, for ``enqueue_many``. ``deadline``: an aware datetime, a timedelta from now, or None."""
+
+    input: Any
+    client_id: str = DEFAULT_CLIENT
+    idempotency_key: str | None = None
+    deadline: datetime | timedelta | None = None
+    priority: int | None = None
+    queue: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+
+class Acceptor:
+    """Turns submissions into recorded, published runs."""
+
+    def __init__(self, store: Store, publisher: Publisher, clock: Clock, queue: str) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._clock = clock
+        self._queue = queue
+
+    def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
+        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it; with the database away nothing
+        happened (StoreUnavailable)."""
+        created = self._store.create(self._new(pipeline, submission))
+        self.deliver(created)
+        return created
+
+    def accept_many(self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *,
+                    collect: bool) -> list[Created | StageflowError]:
+        """Record many; refused ones are raised at once before anything is recorded, or (``collect``) returned in their place."""
+        prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
+        free = [new for new in prepared if isinstance(new, NewRun) and new.key is None]
+        together = dict(zip([new.id for new in free], self._store.create_many(free) if free else [], strict=True))
+        answers: list[Created | StageflowError] = []
+        for new in prepared:
+            answers.append(new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect))
+        for answer in answers:
+            if isinstance(answer, Created):
+                self.deliver(answer)
+        return answers
+
+    def _prepared(self, pipeline: Pipeline[Any, Any], submission: Submission, collect: bool) -> NewRun | StageflowError:
+        try:
+            return self._new(pipeline, submission)
+        except StageflowError as error:
+            if not collect:
+                raise
+            return error
+
+    def _one(self, new: NewRun, collect: bool) -> Created | StageflowError:
+        try:
+            return self._store.create(new)
+        except StageflowError as error:
+            if not collect:
+                raise
+            return error
+
+    def deliver(self, created: Created) -> None:
+        """Publish a fresh run; what the broker does not take is left to the sweep."""
+        publish(self._store, self._publisher, created.nudges)
+
+    def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
+        given = checked_input(pipeline, submission.input)
+        key = None if submission.idempotency_key is None else valid_key(submission.idempotency_key)
+        return NewRun(
+            id=new_run_id(int(self._clock.time() * 1000)), client_id=valid_key(submission.client_id, what="client_id"),
+            plan=pipeline.plan, key=key, fingerprint=fingerprint(given), input=encode(given),
+            metadata=encode(_object(submission.metadata or {}, "metadata")), queue=submission.queue or self._queue,
+            priority=_priority(submission.priority), deadline=self._deadline(submission.deadline))
+
+    def _deadline(self, deadline: datetime | timedelta | None) -> float | None:
+        if deadline is None:
+            return None
+        if isinstance(deadline, timedelta):
+            return self._clock.time() + deadline.total_seconds()
+        if deadline.tzinfo is None:
+            raise InvalidInput("enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"])
+        return deadline.timestamp()
+
+
+def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: float = 0.0) -> bool:
+    """Publish, and on a broker that does not answer hand the nudges to the sweep. Returns whether the broker took them."""
+    if not nudges:
+        return True
+    try:
+        publisher.publish(nudges, delay)
+    except BrokerUnavailable as error:
+        log.warning("%s; %d nudge(s) are left to the recovery sweep", error, len(nudges))
+        if not delay:
+            store.unpublish(nudges)
+        return False
+    return True
+
+
+def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:
+    """The input as it will be stored: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming the fields."""
+    what = f"input of {pipeline.name}"
+    if pipeline.input_type is None:
+        return _object(given, what)
+    return plain(validated(given, pipeline.input_type, what))
+
+
+def _object(given: Any, what: str) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise InvalidInput(what, [f"value: {type(given).__name__} given, a JSON object (dict) is needed"])
+    stored: dict[str, Any] = plain(dict(given))
+    return stored
+
+
+def _priority(priority: int | None) -> int | None:
+    if priority is not None and (isinstance(priority, bool) or priority not in PRIORITIES):
+        raise InvalidInput("enqueue", [f"priority: {priority!r} given, 0 to 9 is allowed"])
+    return priority

@@ -1,0 +1,94 @@
+"""A handle on a run: its status, its result, its history."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NoReturn
+
+from stageflow_durable.clock import Clock
+from stageflow_durable.codec import decode
+from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.services import validated
+from stageflow_durable.errors import (CompensationFailed, NotAllowed, ResultTimeout, RunCancelled, RunCompensated, RunError, RunFailed,
+                                      RunParked, UnknownRun)
+from stageflow_durable.model.run import Event, Run
+from stageflow_durable.model.status import AT_REST, RunStatus
+from stageflow_durable.model.work import RunFacts
+from stageflow_durable.state.store import Store
+
+inside_stage = threading.local()
+"""``inside_stage.run`` is set while a worker thread runs a stage."""
+
+_ERRORS: dict[RunStatus, type[RunError]] = {
+    RunStatus.FAILED: RunFailed, RunStatus.CANCELLED: RunCancelled, RunStatus.COMPENSATED: RunCompensated,
+    RunStatus.COMPENSATION_FAILED: CompensationFailed, RunStatus.PARKED: RunParked}
+
+
+class RunHandle:
+    """A run of this engine. ``replayed``: it was there already under the idempotency key."""
+
+    def __init__(self, run_id: str, store: Store, operations: Operations, clock: Clock, *, replayed: bool = False,
+                 result_type: Any = None) -> None:
+        self.run_id = run_id
+        self.replayed = replayed
+        self._store = store
+        self._operations = operations
+        self._clock = clock
+        self._result_type = result_type
+
+    def __repr__(self) -> str:
+        return f"<RunHandle {self.run_id}>"
+
+    def status(self) -> RunStatus:
+        """The run's status now."""
+        return self._facts().status
+
+    def describe(self) -> Run:
+        """The run in full: cause, stages, attempts, times."""
+        return self._operations.run(self.run_id)
+
+    def history(self) -> list[Event]:
+        """The run's events, oldest first."""
+        return self._operations.history(self.run_id)
+
+    def outputs(self) -> dict[str, Any]:
+        """What each stage saved so far, by name."""
+        return {stage: decode(delta) for stage, delta in self._store.outputs(self.run_id).items() if delta is not None}
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where it has none.
+
+        ``timeout`` in seconds, None: for ever. Raises ResultTimeout; RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked
+        for a run that ended otherwise; NotAllowed inside a stage, whose worker slot it would hold.
+        """
+        if getattr(inside_stage, "run", None) is not None:
+            raise NotAllowed(self.run_id, "result()", f"called inside a stage of run {inside_stage.run}, it would hold the worker's slot")
+        facts = self._at_rest(timeout)
+        if facts.status is not RunStatus.SUCCEEDED:
+            self._raise(facts)
+        outputs = self.outputs()
+        if self._result_type is None:
+            return outputs
+        last = self._operations.run(self.run_id).stages[-1].name
+        return validated(outputs.get(last), self._result_type, f"result of run {self.run_id}")
+
+    def _at_rest(self, timeout: float | None) -> RunFacts:
+        started, pause = self._clock.monotonic(), 0.01
+        while True:
+            facts = self._facts()
+            if facts.status in AT_REST:
+                return facts
+            waited = self._clock.monotonic() - started
+            if timeout is not None and waited >= timeout:
+                raise ResultTimeout(f"run {self.run_id} is still {facts.status} after {timeout:g} s; it goes on")
+            self._clock.sleep(pause if timeout is None else min(pause, timeout - waited))
+            pause = min(0.25, pause * 1.5)
+
+    def _facts(self) -> RunFacts:
+        facts = self._store.facts(self.run_id)
+        if facts is None:
+            raise UnknownRun(f"no run {self.run_id}")
+        return facts
+
+    def _raise(self, facts: RunFacts) -> NoReturn:
+        raise _ERRORS[facts.status](facts.id, facts.status.value, facts.cause, facts.error_stage, facts.error)

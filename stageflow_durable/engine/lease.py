@@ -1,0 +1,112 @@
+"""The owner of a process and its heartbeat.
+
+One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work, after any fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable
+
+from stageflow_durable.clock import Clock
+from stageflow_durable.errors import StageflowError
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.store import Store
+
+log = logging.getLogger("stageflow.owner")
+
+
+class Owner:
+    """This process as an owner of work. A process that was declared dead comes back under a new id."""
+
+    def __init__(self, store: Store, boot: str, lease_seconds: float, clock: Clock) -> None:
+        self._store = store
+        self._boot = boot
+        self._lease = lease_seconds
+        self._clock = clock
+        self._guard = threading.Lock()
+        self._id: str | None = None
+        self._pid = 0
+        self._renewed_at = 0.0
+        self._lapsed_at = float("-inf")
+        self._served: dict[str, float] = {}
+
+    @property
+    def id(self) -> str:
+        """The owner's id, joined at first use in each process. Raises StoreUnavailable."""
+        with self._guard:
+            if self._id is None or self._pid != os.getpid():
+                self._id = self._store.join(Identity(socket.gethostname(), os.getpid(), self._boot), self._lease)
+                self._pid, self._renewed_at = os.getpid(), self._clock.monotonic()
+            return self._id
+
+    def served(self, queue: str, published_at: float) -> None:
+        """A nudge of that age was served; written with the next heartbeat."""
+        with self._guard:
+            self._served[queue] = max(self._served.get(queue, 0.0), published_at)
+
+    def beat(self) -> None:
+        """Renew once. A database that does not answer is asked again at the next beat."""
+        with self._guard:
+            owner, served = self._id, dict(self._served)
+        if owner is None:
+            return
+        alive = self._store.renew(owner, self._lease, served)
+        now = self._clock.monotonic()
+        with self._guard:
+            if now - self._renewed_at > self._lease:
+                self._lapsed_at = now  # we were paused, or the database was: what looks dead may only have been cut off too
+            self._renewed_at = now
+            self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
+            if not alive and self._id == owner:
+                log.warning("owner %s was declared dead; what it held was taken over", owner)
+                self._id = None
+
+    @property
+    def may_judge(self) -> bool:
+        """Whether this process may declare others dead: not for one lease after its own renewals lapsed."""
+        now = self._clock.monotonic()
+        return now - self._lapsed_at > self._lease and (self._id is None or now - self._renewed_at < self._lease)
+
+    def retire(self) -> None:
+        """Tell the others that this process ends by itself."""
+        with self._guard:
+            owner, self._id = self._id, None
+        if owner is not None:
+            with contextlib.suppress(StageflowError):  # it is on its way out; the lease runs out all the same
+                self._store.retire(owner)
+
+
+class Pulse:
+    """Daemon threads that call an action in a rhythm, restarted in each process that asks for them."""
+
+    def __init__(self, name: str, every: float, action: Callable[[], object]) -> None:
+        self._name = name
+        self._every = every
+        self._action = action
+        self._pid = 0
+        self._stopped = threading.Event()
+
+    def ensure(self) -> None:
+        """Run in this process, if it does not yet."""
+        if self._pid != os.getpid():
+            self._pid, self._stopped = os.getpid(), threading.Event()
+            threading.Thread(target=self._run, args=(self._stopped,), name=self._name, daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread after its current action."""
+        self._stopped.set()
+        self._pid = 0
+
+    def _run(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._every):
+            try:
+                self._action()
+            except StageflowError as error:
+                log.warning("%s: %s", self._name, error)
+            except Exception:
+                log.exception("%s failed; it goes on", self._name)

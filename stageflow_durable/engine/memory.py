@@ -1,0 +1,70 @@
+"""What a ride remembers of its run between stages: the fold of the checkpoints, kept instead of being read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stageflow_durable.codec import FrozenDict, decode, freeze
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.snapshot import ContextSnapshot
+from stageflow_durable.model.work import Work
+from stageflow_durable.state.store import Store
+
+
+class Memory:
+    """Outputs of one run, as they would be read back: what the next stage sees in place is what it would see after a crash."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._run: str | None = None
+        self._outputs: dict[str, Any] = {}
+        self._skipped: set[str] = set()
+        self._input: Any = None
+        self._metadata: Mapping[str, Any] = {}
+
+    def snapshot(self, work: Work) -> ContextSnapshot:
+        """What the stage's ancestors saved; read from the database where this process did not see it saved."""
+        if self._run != work.run.id:
+            self._open(work)
+        ancestors = work.plan.ancestors[work.stage]
+        if not ancestors <= self._outputs.keys() | self._skipped:
+            self._read(work.run.id)
+        known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
+        return ContextSnapshot(work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors))
+
+    def metadata(self) -> Mapping[str, Any]:
+        """The run's metadata."""
+        return self._metadata
+
+    def output(self, stage: str) -> Any:
+        """What a stage saved, or None; for its undo."""
+        return self._outputs.get(stage)
+
+    def add(self, work: Work, delta: str | None) -> None:
+        """Remember what was just committed."""
+        if delta is None:
+            self._skipped.add(work.stage)
+        else:
+            self._outputs[work.stage] = freeze(decode(delta))
+
+    def load(self, work: Work) -> None:
+        """Read everything the run saved; an undo may need what is not among a stage's ancestors."""
+        if self._run != work.run.id:
+            self._open(work)
+        self._read(work.run.id)
+
+    def _open(self, work: Work) -> None:
+        self._run, self._outputs, self._skipped = work.run.id, {}, set()
+        self._input, self._metadata = freeze(decode(work.run.input)), freeze(decode(work.run.metadata))
+
+    def _read(self, run_id: str) -> None:
+        for stage, delta in self._store.outputs(run_id).items():
+            if delta is None:
+                self._skipped.add(stage)
+            elif stage not in self._outputs:
+                self._outputs[stage] = freeze(decode(delta))
+
+
+def _in_order(plan: Plan, names: frozenset[str]) -> list[str]:
+    return [stage.name for stage in plan.stages if stage.name in names]

@@ -1,0 +1,120 @@
+"""From what a body returned or raised to what happens next: pure decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from stageflow_durable.clock import Draw
+from stageflow_durable.codec import encode
+from stageflow_durable.errors import UnsavableValue
+from stageflow_durable.model.output import OutputKind, StageOutput
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason
+from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
+from stageflow_durable.state.commit import Failure
+
+MAX_ERROR = 2000
+"""Characters of an error's text that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Succeeded:
+    """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: another run's work answered, there is nothing of ours to undo."""
+
+    delta: str | None
+    skipped: bool = False
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again in ``delay`` seconds."""
+
+    failure: Failure
+    delay: float
+    drawn: float
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The stage has failed for good."""
+
+    failure: Failure
+    cause: Cause = Cause.FAILED
+    park: ParkReason | None = None
+    exhausted: bool = False
+
+
+Outcome = Succeeded | Again | Over
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the decision needs to know of the attempts before. ``elapsed`` in seconds since the stage first began."""
+
+    tries: int
+    previous_delay: float | None
+    elapsed: float
+    wall: float
+
+
+def text_of(error: BaseException | str | None) -> str:
+    """An error as one short text; NUL, which no database's text column takes, is shown as an escape."""
+    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}" if error is not None else ""
+    return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()[:MAX_ERROR]
+
+
+def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    """What follows from a body's return value."""
+    output = value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
+    return _ENDINGS[output.kind](output, policy, history, draw)
+
+
+def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, doubt: bool = True) -> Outcome:
+    """What follows from an exception; ``doubt``: the body had been called, so it may have acted."""
+    return _decided(error, classify(error, policy), retry_after_of(error, history.wall), policy, history, draw, doubt=doubt)
+
+
+def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    try:
+        return Succeeded(encode(output.value))
+    except UnsavableValue as error:
+        return Over(Failure(f"output cannot be saved: {error}", Category.BUG, doubt=True), park=ParkReason.BUG)
+
+
+def _skip(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    return Succeeded(None, skipped=True)
+
+
+def _retry(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    after = parse_retry_after(output.after, history.wall)
+    return _decided(output.error, Category.TRANSIENT, after, policy, history, draw, doubt=False)
+
+
+def _fail(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    category = classify(output.error or "failed", policy)
+    return _decided(output.error, category, None, policy, history, draw, doubt=True)
+
+
+def _reject(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    return Over(Failure(text_of(output.error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED))
+
+
+def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    return Over(Failure(text_of(output.error), Category.PERMANENT, doubt=True), cause=Cause.STAGE)
+
+
+_ENDINGS = {OutputKind.OK: _ok, OutputKind.SKIP: _skip, OutputKind.RETRY: _retry, OutputKind.FAIL: _fail,
+            OutputKind.REJECT: _reject, OutputKind.CANCEL: _cancel}
+
+
+def _decided(error: BaseException | str | None, category: Category, after: float | None, policy: RetryPolicy, history: History,
+             draw: Draw, *, doubt: bool) -> Outcome:
+    decision = decide(policy, n=history.tries + 1, previous_delay=history.previous_delay, category=category, retry_after=after,
+                      elapsed=history.elapsed, draw=draw)
+    failure = Failure(text_of(error), category, doubt=doubt)
+    if not isinstance(decision, GiveUp):
+        return Again(failure, decision.delay, decision.drawn)
+    park = ParkReason.BUG if decision.reason is GiveUpReason.BUG else None
+    return Over(failure, park=park, exhausted=decision.exhausted)

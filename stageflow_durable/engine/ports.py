@@ -1,0 +1,24 @@
+"""What the engine needs from outside, as protocols."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from stageflow_durable.model.work import Nudge
+
+
+class Publisher(Protocol):
+    """Delivers nudges. Messages may be lost, doubled and late: rows and sweeps make up for it."""
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        """Send each nudge, due in ``delay`` seconds. Raises BrokerUnavailable in bounded time."""
+
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue, or None when the broker cannot say."""
+
+
+class Gate(Protocol):
+    """Drops messages that are delivered twice before the database is asked."""
+
+    def claim(self, nudge_key: str, owner: str, ttl_ms: int) -> bool:
+        """False for a duplicate."""

@@ -1,0 +1,94 @@
+"""The recovery sweep: the same in the beat task, in every worker and in ``stageflow sweep``. Any number may run at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.errors import StageflowError, StoreUnavailable
+from stageflow_durable.model.run import SweepReport
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.store import Store
+
+log = logging.getLogger("stageflow.recover")
+T = TypeVar("T")
+R = TypeVar("R")
+
+BLIND_SECONDS = 60.0
+"""How old a nudge must be to count as lost when the broker cannot say how many messages wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a due strand may be before the sweep wakes it; ``lost``: how
+    old a nudge must be, once its queue is empty, to count as lost."""
+
+    lease: float
+    grace: float = 0.25
+    lost: float = 1.0
+    max_lost: int = 5
+
+
+class Sweeper:
+    """Finds what stands still and sets it going again."""
+
+    def __init__(self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] = lambda: True) -> None:
+        self._store = store
+        self._publisher = publisher
+        self._patience = patience
+        self._may_judge = may_judge
+
+    def sweep(self) -> SweepReport:
+        """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the others."""
+        problems: list[str] = []
+        dead = self._store.mark_expired() if self._may_judge() else ()
+        taken = self._take(problems) if self._may_judge() else 0
+        late = sum(self._each(self._store.late(), self._expire, problems))
+        woken = self._wake(self._store.due(self._patience.grace), problems)
+        nudged = sum(self._wake(self._lost(queue), problems) for queue in self._store.queues())
+        return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
+
+    def process_killed(self, boot: str, pid: int) -> int:
+        """A process was seen to end: take its work at once. Returns how many strands were taken."""
+        return self._take([]) if self._store.mark_killed(boot, pid) else 0
+
+    def _take(self, problems: list[str]) -> int:
+        return sum(self._each(self._store.orphans(), self._take_one, problems))
+
+    def _take_one(self, place: Place) -> int:
+        # Half a lease more: what a process that only lost its lease may still send has to be over before it is undone.
+        nudges = self._store.take(place, self._patience.max_lost, self._patience.lease / 2)
+        if nudges is None:
+            return 0
+        publish(self._store, self._publisher, nudges)
+        return 1
+
+    def _expire(self, run_id: str) -> int:
+        publish(self._store, self._publisher, self._store.expire(run_id))
+        return 1
+
+    def _lost(self, queue: str) -> list[Place]:
+        patience = self._patience
+        return self._store.undelivered(queue, self._publisher.depth(queue), patience.lost, BLIND_SECONDS)
+
+    def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
+        nudges: list[Nudge] = []
+        for nudge in self._each(places, self._store.wake, problems):
+            nudges += [] if nudge is None else [nudge]
+        publish(self._store, self._publisher, tuple(nudges))
+        return len(nudges)
+
+    def _each(self, found: Iterable[T], act: Callable[[T], R], problems: list[str]) -> Iterable[R]:
+        for item in found:
+            try:
+                yield act(item)
+            except StoreUnavailable:
+                raise
+            except StageflowError as error:
+                log.warning("sweep: %s: %s", item, error)
+                problems.append(f"{item}: {error}")

@@ -1,0 +1,255 @@
+"""Carrying a nudge: begin what it names, run it, commit, and go on in place as long as the next stage is granted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stageflow_durable.clock import World
+from stageflow_durable.codec import encode, fingerprint, plain
+from stageflow_durable.engine import body
+from stageflow_durable.engine.lease import Owner
+from stageflow_durable.engine.memory import Memory
+from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, raised, returned, text_of
+from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
+from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch, InvalidKey, StageCancelled, StoreUnavailable
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress, Mismatch
+from stageflow_durable.idempotency.store import Done as Answered
+from stageflow_durable.model.output import OutputKind, StageOutput
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.stage import StageSpec
+from stageflow_durable.model.status import AttemptState, Cause
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
+from stageflow_durable.retry import Category
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.store import BusinessKey, Store
+
+log = logging.getLogger("stageflow.ride")
+T = TypeVar("T")
+Ending = Done | Waiting | Fenced
+
+KEY_HELD_SECONDS = 2.0
+"""How long a stage waits, as a row, before it asks again for a business key that another run holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far one message may carry a run, and how long a commit is tried while the database is away (seconds)."""
+
+    in_place_stages: int = 50
+    in_place_seconds: float = 5.0
+    hold_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rode:
+    """What is left to publish after a ride. ``waiting``: what became of the last stage; ``moved``: whether stages were committed in place,
+    so that the message's own view of the run is out of date."""
+
+    nudges: tuple[Nudge, ...] = ()
+    waiting: Waiting | None = None
+    stages: int = 0
+    refused: Refused | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything was committed before the ride ended."""
+        return self.stages > 0
+
+
+class Rider:
+    """Runs stages for one process."""
+
+    def __init__(self, store: Store, owner: Owner, pipelines: Mapping[str, Pipeline[Any, Any]], *, world: World,
+                 retry: RetryPolicy | None = None, interceptors: Sequence[Any] = (), limits: Limits | None = None,
+                 stopping: Callable[[], bool] = lambda: False) -> None:
+        self._store = store
+        self._owner = owner
+        self._pipelines = pipelines
+        self._world = world
+        self._retry = retry or RetryPolicy()
+        self._interceptors = interceptors
+        self._limits = limits or Limits()
+        self._stopping = stopping
+        self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
+        self._timeouts = {(name, spec.name): spec.timeout + GRACE_SECONDS for name, pipeline in pipelines.items()
+                          for spec in pipeline.stages if spec.timeout is not None}
+
+    def ride(self, nudge: Nudge) -> Rode:
+        """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
+        begun = self._store.begin(nudge, self._taker())
+        if isinstance(begun, Refused):
+            return Rode(begun.nudges, refused=begun)
+        if begun.sent_at is not None:
+            self._owner.served(nudge.queue, begun.sent_at)
+        return self._carry(begun)
+
+    def _taker(self) -> Taker:
+        return Taker(self._owner.id, self._plans, self._timeouts)
+
+    def _carry(self, work: Work) -> Rode:
+        memory, stages = Memory(self._store), 0
+        until = self._world.clock.monotonic() + self._limits.in_place_seconds
+        current: Work | None = work
+        left: list[Nudge] = []
+        while current is not None:
+            go_on = stages + 1 < self._limits.in_place_stages and self._world.clock.monotonic() < until and not self._stopping()
+            ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
+            if isinstance(ending, Fenced):
+                log.warning("run %s: stage %s was taken over while it ran here; its outcome is dropped", current.run.id, current.stage)
+                return Rode(tuple(left), None, stages)
+            if isinstance(ending, Waiting):
+                return Rode(tuple(left), ending, stages)
+            left.extend(ending.nudges)
+            current, stages = ending.granted, stages + 1
+        return Rode(tuple(left), None, stages)
+
+    # --- a stage ------------------------------------------------------------------------------------------------------------
+
+    def _stage(self, work: Work, memory: Memory, go_on: bool) -> Ending:
+        pipeline = self._pipelines[work.run.pipeline]
+        spec = pipeline.by_name[work.stage]
+        services = Services(self._store, work, is_async=body.is_async(spec.runner))
+        policy = spec.retry or pipeline.retry or self._retry
+        history = self._history(work)
+        try:
+            ctx = body.stage_context(work, pipeline, memory, services)
+            key = self._business_key(work, spec, ctx)
+        except Exception as error:  # the definition or the stored input does not fit: the body was never called
+            return self._save(work, memory, raised(error, policy, history, self._world.draw, doubt=False), services, None, go_on)
+        found = None if key is None else self._claim(work, key, services, policy)
+        if isinstance(found, Waiting | Done | Fenced):
+            return found
+        if isinstance(found, Succeeded | Over):
+            return self._save(work, memory, found, services, None, go_on)
+        called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
+        outcome = self._outcome(called, policy, history)
+        ending = self._save(work, memory, outcome, services, key, go_on)
+        if self._interceptors and not isinstance(ending, Fenced):
+            body.observe(self._interceptors, ctx, called, _as_output(called.value), self._store)
+        return ending
+
+    def _history(self, work: Work) -> History:
+        return History(work.tries, work.delay, max(0.0, work.began_at - work.first_at), self._world.clock.time())
+
+    def _outcome(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
+        if isinstance(called.error, StageCancelled):
+            return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
+        if called.error is not None:
+            return raised(called.error, policy, history, self._world.draw, doubt=called.called)
+        return returned(called.value, policy, history, self._world.draw)
+
+    def _save(self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool) -> Ending:
+        events = tuple(services.events)
+        if isinstance(outcome, Succeeded):
+            done = self._commit(work, lambda: self._store.succeed(
+                work, self._taker(), outcome.delta, skipped=outcome.skipped, replayed=outcome.replayed, events=events, go_on=go_on, key=key,
+                session=services.holder), alone=services.holder is not None)
+            if isinstance(done, Done):
+                memory.add(work, outcome.delta)
+            return done
+        services.abandon()
+        if isinstance(outcome, Again):
+            return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events))
+        return self._commit(work, lambda: self._store.fail(
+            work, outcome.failure, cause=outcome.cause, park=outcome.park, exhausted=outcome.exhausted, events=events, key=key))
+
+    # --- business keys --------------------------------------------------------------------------------------------------------
+
+    def _business_key(self, work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
+        if spec.key is None:
+            return None
+        key = spec.key(ctx)
+        if not isinstance(key, str) or not key:
+            raise InvalidKey(f"stage {work.stage}: key= gave {key!r}; it has to be text of 1 to 255 characters")
+        params = plain(ctx.snapshot.input)
+        scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
+        return BusinessKey(scope, key, fingerprint(params), encode(params), spec.key_ttl)
+
+    def _claim(self, work: Work, key: BusinessKey, services: Services, policy: RetryPolicy) -> Any:
+        """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal."""
+        answer = self._store.claim_key(work, key)
+        if isinstance(answer, Claimed):
+            return None
+        if isinstance(answer, Answered):
+            services.emit("work.idempotency_hit", {"key": key.key})
+            return Succeeded(answer.result_text, replayed=True)
+        return self._refused_key(work, key, services, answer)
+
+    def _refused_key(self, work: Work, key: BusinessKey, services: Services, answer: Any) -> Any:
+        held_by = None if isinstance(answer, InProgress) else answer.run_id
+        if isinstance(answer, Mismatch):
+            services.emit("work.idempotency_mismatch", {"key": key.key, "fields": list(answer.fields)})
+            return _refusal(IdempotencyParamMismatch(key.key, answer.fields, run_id=held_by))
+        services.emit("work.idempotency_conflict", {"key": key.key, "run": held_by})
+        held = isinstance(answer, InProgress | HeldByRun)
+        if held and not self._settled(held_by):
+            return self._commit(work, lambda: self._store.postpone(work, KEY_HELD_SECONDS))
+        why = f"run {held_by} failed in doubt; settle it first" if held else "its work was undone; start over with a new key"
+        return _refusal(IdempotencyConflict(key.key, why, run_id=held_by))
+
+    def _settled(self, run_id: str | None) -> bool:
+        facts = None if run_id is None else self._store.facts(run_id)
+        return facts is not None and facts.finished_at is not None and facts.park_reason is None
+
+    # --- an undo --------------------------------------------------------------------------------------------------------------
+
+    def _undo(self, work: Work, memory: Memory, go_on: bool) -> Ending:
+        pipeline = self._pipelines[work.run.pipeline]
+        spec = pipeline.by_name[work.stage]
+        undo_policy = spec.compensate.retry if spec.compensate is not None else None
+        policy = undo_policy or pipeline.retry or self._retry
+        history, key = self._history(work), None
+        try:
+            if spec.compensate is None:
+                raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
+            outcome = self._store.outcome_of(work.run.id, work.stage)
+            ctx = body.undo_context(work, pipeline, memory, outcome)
+            key = self._business_key(work, spec, body.stage_context(work, pipeline, memory, Services(self._store, work, is_async=False)))
+            answer = body.call(spec.compensate.action, ctx, spec.timeout)
+            ended = returned(answer, policy, history, self._world.draw)
+        except (Exception, StageTimeout) as error:
+            ended = raised(error, policy, history, self._world.draw)
+        return self._save_undo(work, ended, key, go_on)
+
+    def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: bool) -> Ending:
+        if isinstance(outcome, Succeeded):
+            return self._commit(work, lambda: self._store.undo_done(work, self._taker(), go_on=go_on, key=key))
+        if isinstance(outcome, Again):
+            return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn))
+        return self._commit(work, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on))
+
+    # --- committing -------------------------------------------------------------------------------------------------------------
+
+    def _commit(self, work: Work, save: Callable[[], T], *, alone: bool = False) -> T | Done:
+        """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its attempt."""
+        until = self._world.clock.monotonic() + self._limits.hold_seconds
+        pause, asked = 0.1, False
+        while True:
+            try:
+                found = self._store.recall(work) if asked else False
+                if found is not False:
+                    return Done(granted=found) if isinstance(found, Work) else Done()
+                return save()
+            except StoreUnavailable:
+                # A body's own session died with its connection: the row decides, and the body runs again.
+                if alone or self._world.clock.monotonic() > until:
+                    raise
+                asked = True
+                self._world.clock.sleep(pause)
+                pause = min(1.0, pause * 2)
+
+
+def _as_output(value: Any) -> StageOutput:
+    return value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
+
+
+def _refusal(error: Exception) -> Over:
+    return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED))
+

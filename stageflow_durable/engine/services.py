@@ -1,0 +1,92 @@
+"""What a running engine does for a stage body: session, events, cancellation, progress, cleanup, validation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from stageflow_durable.codec import encode, plain
+from stageflow_durable.errors import InvalidInput, NotAllowed, StageCancelled
+from stageflow_durable.model.status import Phase
+from stageflow_durable.model.work import Work
+from stageflow_durable.state.session import SessionHolder
+from stageflow_durable.state.store import Store
+
+T = TypeVar("T")
+
+
+class Services:
+    """The services of one attempt."""
+
+    def __init__(self, store: Store, work: Work, *, is_async: bool) -> None:
+        self._store = store
+        self._work = work
+        self._is_async = is_async
+        self._cleanups: list[Callable[[], None]] = []
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.holder: SessionHolder | None = None
+
+    def session(self) -> Any:
+        """A session in the transaction that will save the outcome."""
+        if self._is_async:
+            raise NotAllowed(self._work.run.id, f"ctx.session in stage {self._work.stage}", "the stage is async def; make it def")
+        if self.holder is None:
+            self.holder = SessionHolder(self._store.database, f"stage {self._work.stage} of run {self._work.run.id}")
+        return self.holder.session
+
+    def emit(self, event: str, data: Mapping[str, Any]) -> None:
+        """Keep an event; what cannot be saved is refused here, where the body can see it."""
+        encode(data)
+        self.events.append((event, plain(dict(data))))
+
+    def raise_if_cancelled(self) -> None:
+        """Look at the run's row."""
+        if self._store.phase(self._work.run.id) is not Phase.FORWARD:
+            raise StageCancelled(f"run {self._work.run.id} is stopping")
+
+    def heartbeat(self, progress: Any) -> None:
+        """Write progress to the strand."""
+        self._store.report(self._work, encode(progress))
+
+    def on_cleanup(self, action: Callable[[], None]) -> None:
+        """Remember what to do at the end."""
+        self._cleanups.append(action)
+
+    def close(self) -> None:
+        """Run the cleanups, the latest first; an error in one does not keep the others from running."""
+        with contextlib.ExitStack() as stack:
+            for action in self._cleanups:
+                stack.callback(action)
+
+    def abandon(self) -> None:
+        """Roll back what the body wrote through its session."""
+        if self.holder is not None:
+            self.holder.rollback()
+            self.holder = None
+
+    def validated(self, value: Any, as_type: type[T], what: str) -> T:
+        """Validate by Pydantic."""
+        valid: T = validated(value, as_type, what)
+        return valid
+
+
+@lru_cache(maxsize=512)
+def _adapter(as_type: Any) -> Any:
+    from pydantic import TypeAdapter  # imported at first use: it costs more than the rest of the package
+
+    return TypeAdapter(as_type)
+
+
+def validated(value: Any, as_type: Any, what: str) -> Any:
+    """``value`` as ``as_type``. Raises InvalidInput naming each field."""
+    from pydantic import ValidationError
+
+    if isinstance(as_type, type) and isinstance(value, as_type):
+        return value
+    try:
+        return _adapter(as_type).validate_python(plain(value))
+    except ValidationError as error:
+        fields = [f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}" for found in error.errors(include_input=False)]
+        raise InvalidInput(what, fields) from None

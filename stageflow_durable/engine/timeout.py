@@ -1,0 +1,48 @@
+"""Bounding one attempt in time.
+
+At the limit :class:`StageTimeout` is raised in the body; it is no ``Exception``, so that ``except Exception`` does not swallow it. A body
+that goes on all the same is ended with its process after a grace, from C code (``faulthandler``): a thread would not run while other C
+code holds the interpreter. An attempt is over only when its body returned or its process died.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+GRACE_SECONDS = 5.0
+"""How long a body may clean up after its timeout before its process is ended."""
+
+
+class StageTimeout(BaseException):
+    """The attempt took longer than its ``timeout``."""
+
+
+@contextmanager
+def bounded(seconds: float | None) -> Iterator[None]:
+    """Bound a synchronous body. In a thread other than the main one only the process's end after the grace is available."""
+    if seconds is None:
+        yield
+        return
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGALRM, _ring(seconds)) if in_main else None
+    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True)
+    if in_main:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _ring(seconds: float) -> Callable[[int, FrameType | None], None]:
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise StageTimeout(f"it took longer than its timeout of {seconds:g} s")
+    return ring

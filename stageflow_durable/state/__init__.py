@@ -1,0 +1,1 @@
+"""The only SQL: tables, migrations, and functions that take a connection and return frozen records."""

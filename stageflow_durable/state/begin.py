@@ -1,0 +1,148 @@
+"""Taking work: ``begin`` a strand that is ready, or grant the next stage to an owner that just committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from sqlalchemy import Connection
+
+from stageflow_durable.model.plan import Plan, mismatch
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refusal, Refused, Work
+from stageflow_durable.state import definitions, strands
+from stageflow_durable.state.locked import LockedRun, lock
+from stageflow_durable.state.settlement import drain
+from stageflow_durable.state.strands import StrandRow
+
+HAND_BACK_SECONDS = 5.0
+"""How long a strand waits for a worker that knows its definition, before it is offered again."""
+
+EARLY_SECONDS = 0.05
+"""How much too early a nudge with a countdown may come: timers of two machines differ by some milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """Who takes work: the owner's id, the plans that this process can run by pipeline, and how long a body may act (seconds)."""
+
+    owner: str
+    plans: Mapping[str, Plan]
+    timeouts: Mapping[tuple[str, str], float]
+
+
+def begin(connection: Connection, nudge: Nudge, taker: Taker, audit_key: bytes) -> Work | Refused:
+    """Take the strand that the nudge names, if there is something to take; a nudge that comes twice finds nothing."""
+    run = lock(connection, nudge.run_id, audit_key)
+    if run is None:
+        return Refused(Refusal.GONE)
+    row = strands.one(connection, run.id, nudge.strand)
+    refused = _refusal(run, row, nudge, taker)
+    if refused is not None or row is None:
+        return Refused(refused or Refusal.GONE)
+    misfit = _fit(run, row, taker)
+    if misfit is not None:
+        run.flush()
+        return misfit
+    work = start(run, row, row.stage, taker)
+    run.flush()
+    return _sealed(work, run)
+
+
+def _refusal(run: LockedRun, row: StrandRow | None, nudge: Nudge, taker: Taker) -> Refusal | None:
+    if row is None:
+        return Refusal.GONE
+    if row.gen != nudge.gen:
+        return Refusal.FENCED
+    if run.facts.phase.value != row.direction:
+        return Refusal.STOPPED
+    if row.state == StrandState.WAITING and (row.wake_at or 0.0) > run.clock + EARLY_SECONDS:
+        return Refusal.NOT_DUE
+    if row.state not in (StrandState.READY, StrandState.WAITING):
+        return Refusal.NOT_READY
+    return None if strands.is_alive(run.connection, taker.owner) else Refusal.DEAD_OWNER
+
+
+def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
+    """Check that this process can run the run's definition; move the run to a newer one where its past allows."""
+    plan = taker.plans.get(run.facts.pipeline)
+    if plan is not None and plan.digest == run.facts.definition:
+        return None
+    why = "not registered here" if plan is None else _mismatch(run, plan)
+    if plan is not None and why is None:
+        run.change(definition=plan.digest, version=plan.version)
+        run.emit("run.migrated", definition=plan.digest, version=plan.version)
+        return None
+    # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
+    if plan is None or definitions.newest(run.connection, run.facts.pipeline) != plan.digest or row.direction == Phase.BACKWARD:
+        return _hand_back(run, row)
+    drain(run, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
+    return Refused(Refusal.PARKED)
+
+
+def _mismatch(run: LockedRun, plan: Plan) -> str | None:
+    rows = strands.all_of(run.connection, run.id)
+    active = frozenset(row.stage for row in rows if row.state != StrandState.DONE and row.direction == Phase.FORWARD)
+    begun = frozenset(row.stage for row in rows if row.attempt > 0 and row.direction == Phase.FORWARD)
+    return mismatch(run.plan, plan, strands.finished(run.connection, run.id) | begun, active)
+
+
+def _hand_back(run: LockedRun, row: StrandRow) -> Refused:
+    strands.change(run.connection, run.id, row.strand, state=StrandState.WAITING, wake_at=run.clock + HAND_BACK_SECONDS,
+                   published_at=None)
+    return Refused(Refusal.HANDED_BACK)
+
+
+def start(run: LockedRun, row: StrandRow, stage: str, taker: Taker) -> Work:
+    """Begin ``stage`` on a strand: the attempt, and the saga intent before the action."""
+    connection, forward = run.connection, row.direction == Phase.FORWARD
+    moved = stage != row.stage
+    number = strands.next_attempt(connection, run.id, stage, row.direction)
+    first_at = run.clock if moved or row.first_at is None else row.first_at
+    tries, lost, delay = (0, 0, None) if moved else (row.tries, row.lost, row.delay)
+    strands.change(connection, run.id, row.strand, stage=stage, state=StrandState.RUNNING, owner=taker.owner, attempt=number,
+                   tries=tries, lost=lost, delay=delay, first_at=first_at, wake_at=None, published_at=None, nudges=0, progress=None)
+    limit = taker.timeouts.get((run.facts.pipeline, stage)) if forward else None
+    strands.begin_attempt(connection, run=run.id, stage=stage, direction=row.direction, n=number, owner=taker.owner,
+                          began_at=run.clock, kill_by=None if limit is None else run.clock + limit)
+    (_intend if forward else _begin_undo)(run, stage)
+    run.emit("stage.begun" if forward else "undo.begun", stage=stage, attempt=number, owner=taker.owner)
+    return Work(run.facts, run.plan, row.strand, Phase(row.direction), stage, row.gen, taker.owner, number, tries, lost, delay,
+                first_at, run.clock, row.queue, run.facts.seq, run.facts.head, row.published_at)
+
+
+def _intend(run: LockedRun, stage: str) -> None:
+    planned = run.plan.by_name[stage]
+    if planned.undo is not None:
+        strands.intend(run.connection, run.id, stage)
+    run.change(status=RunStatus.RUNNING, pivot_passed=run.facts.pivot_passed or planned.pivot)
+
+
+def _begin_undo(run: LockedRun, stage: str) -> None:
+    state = strands.steps(run.connection, run.id)[stage]
+    if state is not StepState.COMPENSATING:  # a further attempt keeps what the first one found
+        outcome = "ok" if state is StepState.RECORDED else "unknown"
+        strands.set_step(run.connection, run.id, stage, StepState.COMPENSATING, outcome=outcome)
+
+
+def _sealed(work: Work, run: LockedRun) -> Work:
+    return replace(work, run=run.facts, seq=run.facts.seq, head=run.facts.head)
+
+
+def recall(connection: Connection, work: Work) -> Work | bool:
+    """Find out whether a commit went through whose answer was lost: by the attempt, which only its owner ends.
+
+    True: it did, and nothing was granted. Work: it did, and its owner was granted this. False: it did not.
+    """
+    run = lock(connection, work.run.id, b"")
+    if run is None or strands.is_mine(connection, work):
+        return False
+    if not strands.ended_by(connection, work):
+        return False
+    after = {work.strand, *run.plan.successors[work.stage], *(UNDO_PREFIX + stage for stage in run.plan.ancestors[work.stage])}
+    rows = strands.all_of(connection, run.id)
+    row = next((row for row in rows if row.owner == work.owner and row.strand in after), None)
+    if row is None:
+        return True
+    return Work(run.facts, run.plan, row.strand, Phase(row.direction), row.stage, row.gen, work.owner, row.attempt, row.tries, row.lost,
+                row.delay, row.first_at or run.clock, run.clock, row.queue, run.facts.seq, run.facts.head)

@@ -1,0 +1,29 @@
+"""The database's clock, in seconds since the epoch: the only clock by which leases and due times are compared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Double
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+SQLITE_CLOCK = "stageflow_now"
+"""Name of the function that each SQLite connection carries; a simulation registers its own."""
+
+
+class now(FunctionElement[float]):  # noqa: N801  # named like the SQL function that it is
+    """``clock_timestamp()`` as seconds; moves on within a transaction, unlike ``now()`` of PostgreSQL."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now, "postgresql")
+def _postgresql(_element: now, _compiler: Any, **_kw: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
+
+
+@compiles(now, "sqlite")
+def _sqlite(_element: now, _compiler: Any, **_kw: Any) -> str:
+    return f"{SQLITE_CLOCK}()"

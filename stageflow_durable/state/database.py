@@ -1,0 +1,138 @@
+"""Opening a database: PostgreSQL (psycopg 3) or SQLite (WAL), one transaction helper for both."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import StaticPool
+
+from stageflow_durable.errors import ConfigurationError, SchemaBehind, StoreUnavailable
+from stageflow_durable.state.clock import SQLITE_CLOCK
+
+CONNECT_SECONDS = 5
+STATEMENT_MILLISECONDS = 15_000
+SQLITE_BUSY_SECONDS = 30
+
+
+class Database:
+    """A database, reached lazily and by each process through connections of its own.
+
+    ``clock``: seconds since the epoch for SQLite (PostgreSQL has its own). ``synchronous``: SQLite's durability, ``"FULL"`` or ``"NORMAL"``
+    (NORMAL survives a killed process, not a power cut).
+    """
+
+    def __init__(self, url: str, *, synchronous: str = "FULL", clock: Callable[[], float] = time.time) -> None:
+        self.url = _parsed(url)
+        self._synchronous = synchronous
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._pid = 0
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @property
+    def engine(self) -> Engine:
+        """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones opened."""
+        if self._engine is None or self._pid != os.getpid():
+            if self._engine is not None:
+                self._engine.dispose(close=False)
+            self._engine, self._pid = self._create(), os.getpid()
+        return self._engine
+
+    def _create(self) -> Engine:
+        if not self.is_sqlite:
+            return create_engine(self.url, pool_size=5, max_overflow=20, pool_timeout=CONNECT_SECONDS, pool_pre_ping=False,
+                                 isolation_level="READ COMMITTED", connect_args=_postgresql_arguments())
+        engine = create_engine(self.url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
+                               **({"poolclass": StaticPool} if self.url.database in (None, "", ":memory:") else {}))
+        event.listen(engine, "connect", self._prepare_sqlite)
+        event.listen(engine, "begin", _begin_immediate)
+        return engine
+
+    def _prepare_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        connection.create_function(SQLITE_CLOCK, 0, self._clock)
+        for pragma in ("journal_mode = WAL", f"synchronous = {self._synchronous}", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is away."""
+        with translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading, one snapshot a statement; on SQLite it takes no write lock."""
+        with translated(), self.engine.connect().execution_options(stageflow_read=True) as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        """Close this process's connections."""
+        if self._engine is not None:
+            self._engine.dispose(close=self._pid == os.getpid())
+            self._engine = None
+
+
+def _parsed(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed.get_dialect()
+    except (NoSuchModuleError, ValueError) as error:
+        raise ConfigurationError(f"STAGEFLOW_DATABASE_URL: {error}") from error
+    except Exception as error:  # SQLAlchemy's ArgumentError quotes the URL, with its password
+        raise ConfigurationError("STAGEFLOW_DATABASE_URL is not a SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db") from error
+    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+        raise ConfigurationError(f"STAGEFLOW_DATABASE_URL: {parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite")
+    return parsed
+
+
+def _postgresql_arguments() -> dict[str, Any]:
+    # A half-open connection or a stopped server has to show within bounded time, never hang a worker.
+    return {"connect_timeout": CONNECT_SECONDS, "prepare_threshold": 2, "tcp_user_timeout": STATEMENT_MILLISECONDS,
+            "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "application_name": "stageflow",
+            "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
+                       "-c idle_in_transaction_session_timeout=600000"}
+
+
+def _begin_immediate(connection: Connection) -> None:
+    # A deferred transaction that reads first and writes later fails at once with "locked" instead of waiting.
+    reading = connection.get_execution_options().get("stageflow_read")
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn a driver's errors about reachability and schema into ours."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?") from error
+    except DBAPIError as error:
+        ours = _ours(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _ours(error: DBAPIError) -> Exception | None:
+    text = str(error.orig)
+    if "no such table" in text or "no such column" in text or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn"):
+        return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
+    if isinstance(error, OperationalError) or error.connection_invalidated:
+        return StoreUnavailable(f"the database did not answer: {text.splitlines()[0] if text else type(error.orig).__name__}")
+    return None

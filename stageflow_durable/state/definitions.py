@@ -1,0 +1,48 @@
+"""Stored definitions: a run carries the digest of the plan it began under."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from sqlalchemy import Connection, bindparam, select
+
+from stageflow_durable.errors import UnknownRun
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.dialect import insert_ignore
+from stageflow_durable.state.tables import definitions
+
+_BODY = select(definitions.c.body).where(definitions.c.digest == bindparam("digest"))
+_NEWEST = (select(definitions.c.digest).where(definitions.c.pipeline == bindparam("pipeline"))
+           .order_by(definitions.c.registered_at.desc()).limit(1))
+
+
+def register(connection: Connection, plan: Plan) -> None:
+    """Store a plan unless it is there already."""
+    values = {"digest": plan.digest, "pipeline": plan.pipeline, "version": plan.version, "body": plan.encoded}
+    connection.execute(insert_ignore(connection, definitions).values(registered_at=now(), **values))
+
+
+def plan_of(connection: Connection, digest: str) -> Plan:
+    """The stored plan; definitions never change, so each is read once a process."""
+    cached = _CACHE.get(digest)
+    if cached is None:
+        body = connection.execute(_BODY, {"digest": digest}).scalar_one_or_none()
+        if body is None:
+            raise UnknownRun(f"definition {digest} is missing from the database")
+        cached = _CACHE[digest] = _decode(body)
+    return cached
+
+
+def newest(connection: Connection, pipeline: str) -> str | None:
+    """Digest of the definition that was registered last for a pipeline."""
+    digest: str | None = connection.execute(_NEWEST, {"pipeline": pipeline}).scalar_one_or_none()
+    return digest
+
+
+@lru_cache(maxsize=1024)
+def _decode(body: str) -> Plan:
+    return Plan.decode(body)
+
+
+_CACHE: dict[str, Plan] = {}

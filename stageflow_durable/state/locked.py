@@ -1,0 +1,92 @@
+"""The lock on a run: the first statement of every transaction that changes one.
+
+Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two branches cannot
+miss each other at a join, and a cancel and a begin cannot both win. What it decides is written by :meth:`LockedRun.flush`, once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from stageflow_durable.codec import encode
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
+from stageflow_durable.model.work import RunFacts
+from stageflow_durable.state.audit import EventRow, seal
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.definitions import plan_of
+from stageflow_durable.state.tables import events, runs
+
+_LOCK = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id")).with_for_update()
+_INSERT_EVENTS = insert(events)
+
+
+class LockedRun:
+    """A run that this transaction alone may change, and the changes so far."""
+
+    def __init__(self, connection: Connection, facts: RunFacts, clock: float, audit_key: bytes) -> None:
+        self.connection = connection
+        self.facts = facts
+        self.clock = clock
+        self._audit_key = audit_key
+        self._events: list[EventRow] = []
+        self._changes: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.facts.id
+
+    @property
+    def plan(self) -> Plan:
+        """The plan stored with the run."""
+        return plan_of(self.connection, self.facts.definition)
+
+    def emit(self, kind: str, **data: Any) -> None:
+        """Append an event to the run's chain."""
+        event = seal(self._audit_key, self.id, self.facts.seq + 1, kind, self.clock, encode(data), self.facts.head)
+        self._events.append(event)
+        self.facts = replace(self.facts, seq=event.seq, head=event.mac)
+
+    def change(self, **columns: Any) -> None:
+        """Set columns of the run's row."""
+        changed = {name: value for name, value in columns.items() if getattr(self.facts, name) != value}
+        if changed:
+            self._changes.update(changed)
+            self.facts = replace(self.facts, **changed)
+
+    def flush(self) -> None:
+        """Write what was decided: the row and its events."""
+        if self._events:
+            self.connection.execute(_INSERT_EVENTS, [_columns(event) for event in self._events])
+        if self._events or self._changes:
+            self.connection.execute(update(runs).where(runs.c.id == self.id), {
+                **self._changes, "seq": self.facts.seq, "head": self.facts.head, "updated_at": self.clock})
+        self._events, self._changes = [], {}
+
+
+def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | None:
+    """Lock a run, or None where there is no such run."""
+    row = connection.execute(_LOCK, {"run_id": run_id}).one_or_none()
+    return None if row is None else LockedRun(connection, facts_of(row), row.clock, audit_key)
+
+
+def facts_of(row: Any) -> RunFacts:
+    """A ``runs`` row as facts, with its states as enums."""
+    values = row._mapping
+    return RunFacts(**{name: values[name] for name in RunFacts.__slots__ if name not in _ENUMS},
+                    **{name: _enum(kind, values[name]) for name, kind in _ENUMS.items()})
+
+
+_ENUMS: dict[str, Any] = {"phase": Phase, "status": RunStatus, "cause": Cause, "park_reason": ParkReason}
+
+
+def _enum(kind: Any, value: str | None) -> Any:
+    return None if value is None else kind(value)
+
+
+def _columns(event: EventRow) -> dict[str, Any]:
+    return {name: getattr(event, name) for name in EventRow.__slots__}

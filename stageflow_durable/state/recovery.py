@@ -1,0 +1,184 @@
+"""What a sweep does: take work from the dead, wake what is due, find what was never delivered, stop what is late.
+
+Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at once, and one that
+dies half-way leaves nothing half done. Scans read in bounded batches along the partial indexes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, case, literal, or_, select, update
+
+from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, StrandState
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.state import strands
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.dialect import insert_for
+from stageflow_durable.state.locked import LockedRun, lock
+from stageflow_durable.state.settlement import drain, nudge_of, settle, undo_ended
+from stageflow_durable.state.tables import owners, queues, runs
+from stageflow_durable.state.tables import strands as strand_table
+from stageflow_durable.state.tables import ticks
+
+BATCH = 500
+"""How many strands one scan looks at."""
+
+
+class Place(NamedTuple):
+    """A strand that a scan found, with the fence it had then."""
+
+    run: str
+    strand: str
+    gen: int
+
+
+_PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
+_ORPHANS = (select(*_PLACE).join(owners, owners.c.id == strand_table.c.owner)
+            .where(and_(strand_table.c.state == StrandState.RUNNING, owners.c.dead_at.is_not(None))).limit(BATCH))
+_DUE = (select(*_PLACE).where(and_(strand_table.c.state == StrandState.WAITING, strand_table.c.wake_at <= now() - bindparam("grace")))
+        .order_by(strand_table.c.wake_at).limit(BATCH))
+# Past its pivot a run only goes forward: its deadline has no say any more.
+_LATE = (select(runs.c.id).where(and_(runs.c.phase == Phase.FORWARD, runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
+         .limit(BATCH))
+
+
+def orphans(connection: Connection) -> list[Place]:
+    """Strands whose owner was declared dead."""
+    return [Place(*row) for row in connection.execute(_ORPHANS)]
+
+
+def due(connection: Connection, grace: float) -> list[Place]:
+    """Waiting strands that should have been woken ``grace`` seconds ago."""
+    return [Place(*row) for row in connection.execute(_DUE, {"grace": grace})]
+
+
+def late(connection: Connection) -> list[str]:
+    """Runs past their deadline that still go forward."""
+    return list(connection.execute(_LATE).scalars())
+
+
+def queues_with_outbox(connection: Connection) -> list[str]:
+    """Queues for which something is ready."""
+    ready = select(strand_table.c.queue).where(strand_table.c.state == StrandState.READY).distinct()
+    return list(connection.execute(ready).scalars())
+
+
+def undelivered(connection: Connection, queue: str, *, depth: int | None, patience: float, blind_patience: float) -> list[Place]:
+    """Ready strands of a queue whose nudge was lost.
+
+    A nudge counts as lost when it was never published; when nudges published later were served already; when the broker says that
+    the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; or, when the broker cannot say (``depth`` None), older
+    than ``blind_patience``. Each publication doubles the patience, so that messages stay bounded under any backlog.
+    """
+    age = now() - strand_table.c.published_at
+    more = case(*[(strand_table.c.nudges == n, float(2 ** n)) for n in range(8)], else_=256.0)
+    overtaken = strand_table.c.published_at < (
+        select(queues.c.served_at).where(queues.c.name == queue).scalar_subquery() - literal(patience) * more)
+    empty = age > literal(patience) * more if depth == 0 else literal(False)
+    blind = age > literal(blind_patience) * more if depth is None else literal(False)
+    lost = or_(strand_table.c.published_at.is_(None), overtaken, empty, blind)
+    found = (select(*_PLACE).where(and_(strand_table.c.state == StrandState.READY, strand_table.c.queue == queue, lost))
+             .order_by(strand_table.c.published_at).limit(BATCH))
+    return [Place(*row) for row in connection.execute(found)]
+
+
+def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
+    """Whether it is this process's turn: at most one of all processes is told so in ``every_seconds``."""
+    statement = insert_for(connection, ticks).values(name=name, at=now())
+    won = connection.execute(statement.on_conflict_do_update(
+        index_elements=["name"], set_={"at": now()}, where=ticks.c.at < now() - every_seconds).returning(ticks.c.name))
+    return won.first() is not None
+
+
+def _at(connection: Connection, place: Place, audit_key: bytes, *states: StrandState) -> tuple[LockedRun, strands.StrandRow] | None:
+    """Lock the run and find the strand as the scan saw it (same fence), or None when somebody was first."""
+    run = lock(connection, place.run, audit_key)
+    row = strands.one(connection, place.run, place.strand) if run else None
+    if run is None or row is None or row.gen != place.gen or row.state not in states:
+        return None
+    return run, row
+
+
+def take(connection: Connection, place: Place, audit_key: bytes, *, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
+    """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None when there was nothing to take."""
+    found = _at(connection, place, audit_key, StrandState.RUNNING)
+    if found is None:
+        return None
+    run, row = found
+    owner = connection.execute(select(owners).where(owners.c.id == row.owner)).one_or_none()
+    if owner is None or owner.dead_at is None:
+        return None
+    why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
+    strands.lose_attempt(connection, row, run.clock, run.clock if owner.confirmed else run.clock + grace, why)
+    strands.change(connection, run.id, row.strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1,
+                   progress=None)
+    run.emit("stage.lost", stage=row.stage, attempt=row.attempt, owner=row.owner, undo=row.direction == Phase.BACKWARD, error=why)
+    row = row._replace(gen=row.gen + 1, lost=row.lost + 1, owner=None, state=StrandState.REST)
+    nudges = (_redo_undo if row.direction == Phase.BACKWARD else _redo)(run, row, why, max_lost)
+    run.flush()
+    return nudges
+
+
+def _redo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tuple[Nudge, ...]:
+    planned = run.plan.by_name[row.stage]
+    if run.facts.phase is not Phase.FORWARD:
+        return settle(run)
+    if planned.on_unknown == "park":
+        return drain(run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=ParkReason.UNKNOWN)
+    if planned.on_unknown == "compensate":
+        park = ParkReason.UNKNOWN if planned.pivot else None
+        return drain(run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=park)
+    if row.lost >= max_lost:
+        return drain(run, Cause.FAILED, error=f"{row.stage}: {row.lost} processes were lost in it; the last: {why}", stage=row.stage,
+                     park=ParkReason.POISON)
+    return (_ready_again(run, row),)
+
+
+def _redo_undo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tuple[Nudge, ...]:
+    if row.lost < max_lost:
+        return (_ready_again(run, row),)
+    strands.change(run.connection, run.id, row.strand, state=StrandState.DONE)
+    strands.set_step(run.connection, run.id, row.stage, StepState.COMPENSATION_FAILED, error=f"{row.lost} processes were lost in it; {why}")
+    run.emit("work.compensation_failed", stage=row.stage, attempt=row.attempt, error=why)
+    return undo_ended(run)[0]
+
+
+def _ready_again(run: LockedRun, row: strands.StrandRow) -> Nudge:
+    strands.change(run.connection, run.id, row.strand, state=StrandState.READY, published_at=run.clock, nudges=0, wake_at=None)
+    return nudge_of(run, row)
+
+
+def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None:
+    """Make a due strand ready and publish it; the same transaction serves one that a nudge never reached."""
+    found = _at(connection, place, audit_key, StrandState.WAITING, StrandState.READY)
+    if found is None:
+        return None
+    run, row = found
+    again = row.nudges + 1 if row.state == StrandState.READY else 0
+    # The event makes the nudge a new publication, which the gate in Redis tells from a doubled message.
+    run.emit("stage.nudged", stage=row.stage, strand=row.strand)
+    strands.change(connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=again)
+    nudge = nudge_of(run, row)
+    run.flush()
+    return nudge
+
+
+def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
+    """The broker did not take them: leave them to the next sweep."""
+    for nudge in nudges:
+        connection.execute(update(strand_table).where(and_(
+            strand_table.c.run == nudge.run_id, strand_table.c.strand == nudge.strand, strand_table.c.gen == nudge.gen,
+            strand_table.c.state == StrandState.READY)).values(published_at=None))
+
+
+def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:
+    """Stop a run that is past its deadline."""
+    run = lock(connection, run_id, audit_key)
+    if run is None or run.facts.phase is not Phase.FORWARD or run.facts.pivot_passed or run.facts.deadline is None:
+        return ()
+    if run.facts.deadline > run.clock:
+        return ()
+    nudges = drain(run, Cause.DEADLINE, error="the deadline passed")
+    run.flush()
+    return nudges

@@ -1,0 +1,109 @@
+"""Creating runs: the run's row is the record of the request, its strands are the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, insert, select
+
+from stageflow_durable.codec import decode, differing_fields, encode
+from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, RunStatus, StrandState
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.state.audit import GENESIS, EventRow, seal
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.dialect import insert_for
+from stageflow_durable.state.tables import events, runs, strands
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch."""
+
+    id: str
+    client_id: str
+    plan: Plan
+    key: str | None
+    fingerprint: str
+    input: str
+    metadata: str
+    queue: str
+    priority: int | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """The run of a request: a new one with its nudges, or the one that has the key already."""
+
+    run_id: str
+    replayed: bool
+    nudges: tuple[Nudge, ...] = ()
+
+
+_BY_KEY = select(runs.c.id, runs.c.fingerprint, runs.c.input).where(and_(
+    runs.c.client_id == bindparam("client"), runs.c.pipeline == bindparam("of"), runs.c.key == bindparam("by_key")))
+_INSERT_STRANDS = insert(strands)
+_INSERT_EVENT = insert(events)
+_CLOCK = select(now())
+
+
+def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
+    """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
+    clock = float(connection.execute(_CLOCK).scalar_one())
+    event = _accepted(new, clock, audit_key)
+    statement = insert_for(connection, runs).values(**_columns(new, clock, event)).on_conflict_do_nothing(
+        index_elements=["client_id", "pipeline", "key"])
+    if not connection.execute(statement).rowcount:
+        return _existing(connection, new)
+    connection.execute(_INSERT_STRANDS, _strands(new, clock))
+    connection.execute(_INSERT_EVENT, {name: getattr(event, name) for name in EventRow.__slots__})
+    return Created(new.id, False, first_nudges(new))
+
+
+def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
+    """Record many runs without keys in one go; runs with keys go one by one through :func:`create`."""
+    clock = float(connection.execute(_CLOCK).scalar_one())
+    sealed = [_accepted(new, clock, audit_key) for new in batch]
+    connection.execute(insert(runs), [_columns(new, clock, event) for new, event in zip(batch, sealed, strict=True)])
+    connection.execute(_INSERT_STRANDS, [row for new in batch for row in _strands(new, clock)])
+    connection.execute(_INSERT_EVENT, [{name: getattr(event, name) for name in EventRow.__slots__} for event in sealed])
+    return [Created(new.id, False, first_nudges(new)) for new in batch]
+
+
+def _accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
+    data = encode({"pipeline": new.plan.pipeline, "version": new.plan.version, "client_id": new.client_id, "key": new.key})
+    return seal(audit_key, new.id, 1, "run.accepted", clock, data, GENESIS)
+
+
+def _columns(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
+    return {"id": new.id, "client_id": new.client_id, "pipeline": new.plan.pipeline, "version": new.plan.version, "key": new.key,
+            "fingerprint": new.fingerprint, "definition": new.plan.digest, "input": new.input, "metadata": new.metadata,
+            "queue": new.queue, "priority": new.priority, "phase": Phase.FORWARD, "status": RunStatus.PENDING,
+            "deadline": new.deadline, "seq": event.seq, "head": event.mac, "created_at": clock, "updated_at": clock}
+
+
+def _strands(new: NewRun, clock: float) -> list[dict[str, Any]]:
+    return [{"run": new.id, "strand": root, "direction": Phase.FORWARD, "stage": root, "state": StrandState.READY,
+             "published_at": clock, "queue": _queue(new, root)} for root in new.plan.roots]
+
+
+def first_nudges(new: NewRun) -> tuple[Nudge, ...]:
+    """The messages of a fresh run: one for each strand that starts at once."""
+    return tuple(Nudge(new.id, root, 0, _queue(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
+                 for root in new.plan.roots)
+
+
+def _queue(new: NewRun, stage: str) -> str:
+    return new.plan.by_name[stage].queue or new.queue
+
+
+def _existing(connection: Connection, new: NewRun) -> Created:
+    found = connection.execute(_BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).one()
+    if found.fingerprint != new.fingerprint:
+        fields = differing_fields(decode(found.input), decode(new.input))
+        raise IdempotencyParamMismatch(str(new.key), fields, run_id=found.id)
+    return Created(found.id, True)

@@ -1,0 +1,55 @@
+"""A stage's own writes to the engine's database, committed with its checkpoint or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
+
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.state.database import Database, translated
+
+T = TypeVar("T")
+
+
+class _StageSession(Session):
+    """A session whose transaction belongs to the engine."""
+
+    def commit(self) -> NoReturn:
+        """Refused: the engine commits, together with the checkpoint."""
+        raise ConfigurationError("ctx.session.commit(): leave it out; the engine commits with the stage's checkpoint")
+
+
+class SessionHolder:
+    """One connection and one transaction, from the body's first use of ``ctx.session`` to the commit of its outcome."""
+
+    def __init__(self, database: Database, what: str) -> None:
+        self._what = what
+        with translated():
+            self._connection = database.engine.connect()
+            self._transaction = self._connection.begin()
+        self.session = _StageSession(bind=self._connection, join_transaction_mode="rollback_only")
+
+    def commit_with(self, save: Callable[[Connection], T]) -> T:
+        """Flush the body's writes, save the outcome on the same connection, commit both; a fenced outcome rolls both back."""
+        from stageflow_durable.model.work import Fenced
+
+        with translated():
+            try:
+                self.session.flush()
+                answer = save(self._connection)
+                (self._transaction.rollback if isinstance(answer, Fenced) else self._transaction.commit)()
+                return answer
+            finally:
+                self.rollback()
+
+    def rollback(self) -> None:
+        """Forget the writes and give the connection back. Idempotent."""
+        self.session.close()
+        if self._transaction.is_active:
+            self._transaction.rollback()
+        self._connection.close()
+
+

@@ -1,0 +1,101 @@
+"""Bringing a run to rest, and from there to its end or on its way back. Runs under the run's lock, in its transaction."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
+from stageflow_durable.model.work import UNDO_PREFIX, Nudge
+from stageflow_durable.saga.plan import ready_undos
+from stageflow_durable.saga.settle import settlement, undone
+from stageflow_durable.state import strands
+from stageflow_durable.state.locked import LockedRun
+
+_ACTIVE = (StrandState.READY, StrandState.RUNNING, StrandState.WAITING)
+
+
+def drain(run: LockedRun, cause: Cause, *, error: str | None = None, stage: str | None = None,
+          park: ParkReason | None = None) -> tuple[Nudge, ...]:
+    """Stop the run: nothing begins any more, what waits comes to rest; settle when nothing runs.
+
+    The first trigger wins; a later one is a no-op, except that parking never turns an undo that was already asked for into a halt.
+    """
+    if run.facts.phase is Phase.FORWARD:
+        run.change(phase=Phase.DRAINING, status=RunStatus.STOPPING, cause=cause, error=error, error_stage=stage, park_reason=park)
+        run.emit("run.stopping", cause=cause, stage=stage, error=error, park_reason=park)
+    strands.rest_idle(run.connection, run.id)
+    return settle(run)
+
+
+def settle(run: LockedRun) -> tuple[Nudge, ...]:
+    """Settle a draining run unless one of its strands still runs. Returns the undos to publish."""
+    if run.facts.phase is not Phase.DRAINING:
+        return ()
+    if any(row.state == StrandState.RUNNING for row in strands.all_of(run.connection, run.id)):
+        return ()
+    facts = run.facts
+    steps = strands.steps(run.connection, run.id)
+    assert facts.cause is not None
+    to = settlement(facts.cause, facts.park_reason, steps, pivot_passed=facts.pivot_passed, past_pivot=facts.past_pivot)
+    if to.phase is Phase.BACKWARD:
+        return go_backward(run)
+    end(run, to.status)
+    return ()
+
+
+def end(run: LockedRun, status: RunStatus) -> None:
+    """The run is at rest."""
+    run.change(phase=Phase.SETTLED, status=status, finished_at=run.clock)
+    run.emit(f"run.{status}", cause=run.facts.cause, stage=run.facts.error_stage, error=run.facts.error,
+             park_reason=run.facts.park_reason)
+
+
+def go_backward(run: LockedRun) -> tuple[Nudge, ...]:
+    """Begin to undo: strands for every undo that may begin now."""
+    run.change(phase=Phase.BACKWARD, status=RunStatus.COMPENSATING, park_reason=None, finished_at=None)
+    run.emit("work.compensation_started", cause=run.facts.cause, error=run.facts.error)
+    return open_undos(run)
+
+
+def open_undos(run: LockedRun) -> tuple[Nudge, ...]:
+    """Add a strand for each undo that has become ready and has none; a fresh one is published, one not yet safe waits."""
+    there = {row.strand for row in strands.all_of(run.connection, run.id) if row.state in _ACTIVE}
+    ready = ready_undos(run.plan, strands.steps(run.connection, run.id))
+    return tuple(nudge for stage in ready if UNDO_PREFIX + stage not in there for nudge in _open_undo(run, stage))
+
+
+def _open_undo(run: LockedRun, stage: str) -> tuple[Nudge, ...]:
+    # What a paused process may still send has to be over before its effect is undone.
+    safe_at = strands.acts_until(run.connection, run.id, stage)
+    waits = safe_at > run.clock
+    queue = run.plan.by_name[stage].queue or run.facts.queue
+    strands.add(run.connection, run=run.id, strand=UNDO_PREFIX + stage, direction=Phase.BACKWARD, stage=stage, queue=queue,
+                state=StrandState.WAITING if waits else StrandState.READY, wake_at=safe_at if waits else None,
+                published_at=None if waits else run.clock)
+    row = strands.one(run.connection, run.id, UNDO_PREFIX + stage)
+    assert row is not None
+    return () if waits else (nudge_of(run, row),)
+
+
+def undo_ended(run: LockedRun) -> tuple[tuple[Nudge, ...], bool]:
+    """After an undo reached its end: the next undos to publish, and whether the run is over."""
+    over = undone(strands.steps(run.connection, run.id))
+    if over is None:
+        return open_undos(run), False
+    end(run, over.status)
+    return (), True
+
+
+def nudge_of(run: LockedRun, row: strands.StrandRow) -> Nudge:
+    """The message for a strand as it stands."""
+    links = 1 if row.direction == Phase.BACKWARD else run.plan.remaining_on_strand(row.stage)
+    return Nudge(run.id, row.strand, row.gen, row.queue, mark=run.facts.seq, links=links, priority=run.facts.priority)
+
+
+def activity(run: LockedRun) -> None:
+    """Set the status that a person sees of a run that goes forward."""
+    if run.facts.phase is not Phase.FORWARD:
+        return
+    states = {row.state for row in strands.all_of(run.connection, run.id)}
+    busy = states & {StrandState.RUNNING, StrandState.READY}
+    run.change(status=RunStatus.RUNNING if busy else RunStatus.WAITING)
+
+

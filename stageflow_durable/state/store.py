@@ -1,0 +1,259 @@
+"""The store that the engine works with: each method is one transaction of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
+from stageflow_durable.model.status import Cause, ParkReason, Phase
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Waiting, Work
+from stageflow_durable.state import commit, definitions, idempotency_keys, operators, owners, progress, recovery, runs, views
+from stageflow_durable.state import begin as beginning
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.commit import Failure, Kept
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.views import Filter
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessKey:
+    """A stage's key across runs, with what has to stay equal under it (``params`` is encoded text)."""
+
+    scope: Scope
+    key: str
+    fingerprint: str
+    params: str
+    ttl_seconds: float
+
+
+class Store:
+    """Runs and everything about them, in one database."""
+
+    def __init__(self, database: Database, audit_key: bytes = b"") -> None:
+        self.database = database
+        self._audit = audit_key
+
+    def _do(self, action: Callable[[Connection], T]) -> T:
+        with self.database.transaction() as connection:
+            return action(connection)
+
+    def _see(self, look: Callable[[Connection], T]) -> T:
+        with self.database.read() as connection:
+            return look(connection)
+
+    # --- accepting runs ---------------------------------------------------------------------------------------------------
+
+    def register(self, plans: Sequence[Plan]) -> None:
+        """Store definitions."""
+        with self.database.transaction() as connection:
+            for plan in plans:
+                definitions.register(connection, plan)
+
+    def create(self, new: NewRun) -> Created:
+        """Record a run, or find the one that has its key."""
+        return self._do(lambda c: runs.create(c, new, self._audit))
+
+    def create_many(self, batch: Sequence[NewRun]) -> list[Created]:
+        """Record runs without keys, all or none."""
+        return self._do(lambda c: runs.create_many(c, batch, self._audit))
+
+    # --- the path of a stage ----------------------------------------------------------------------------------------------
+
+    def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
+        """Take what the nudge names."""
+        return self._do(lambda c: beginning.begin(c, nudge, taker, self._audit))
+
+    def succeed(self, work: Work, taker: Taker, delta: str | None, *, skipped: bool = False, replayed: bool = False, events: Kept = (),
+                go_on: bool = False, key: BusinessKey | None = None, session: Any = None) -> Done | Fenced:
+        """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at all."""
+        def save(connection: Connection) -> Done | Fenced:
+            done = commit.succeed(connection, work, taker, self._audit, delta=delta, skipped=skipped,
+                                  replayed=replayed, events=events, go_on=go_on)
+            if key is not None and delta is not None and isinstance(done, Done):
+                idempotency_keys.finish_for_run(connection, key.scope, key.key, work.run.id, work.stage, delta,
+                                                ttl_seconds=key.ttl_seconds)
+            return done
+        return self._do(save) if session is None else session.commit_with(save)
+
+    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Waiting | Done | Fenced:
+        """Try again later."""
+        return self._do(lambda c: commit.wait(c, work, self._audit, failure, delay, drawn, events))
+
+    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
+        """Give back what was begun but not called."""
+        return self._do(lambda c: commit.postpone(c, work, self._audit, delay))
+
+    def fail(self, work: Work, failure: Failure, *, cause: Cause, park: ParkReason | None, exhausted: bool, events: Kept = (),
+             key: BusinessKey | None = None) -> Done | Fenced:
+        """The stage failed for good."""
+        def save(connection: Connection) -> Done | Fenced:
+            done = commit.fail(connection, work, self._audit, failure, cause=cause, park=park, exhausted=exhausted, events=events)
+            if key is not None and isinstance(done, Done):
+                _let_go(connection, work, key, failure.doubt)
+            return done
+        return self._do(save)
+
+    def undo_done(self, work: Work, taker: Taker, *, go_on: bool, key: BusinessKey | None = None) -> Done | Fenced:
+        """The undo is done."""
+        def save(connection: Connection) -> Done | Fenced:
+            done = commit.undo_done(connection, work, taker, self._audit, go_on=go_on)
+            if key is not None and isinstance(done, Done):
+                idempotency_keys.undone_for_run(connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds)
+            return done
+        return self._do(save)
+
+    def undo_failed(self, work: Work, taker: Taker, failure: Failure, *, go_on: bool) -> Done | Fenced:
+        """The undo failed for good."""
+        return self._do(lambda c: commit.undo_failed(c, work, taker, self._audit, failure, go_on=go_on))
+
+    def recall(self, work: Work) -> Work | bool:
+        """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else False."""
+        return self._do(lambda c: beginning.recall(c, work))
+
+    def claim_key(self, work: Work, key: BusinessKey) -> Any:
+        """Take a business key for the stage, or what stands in the way."""
+        return self._do(lambda c: idempotency_keys.claim_for_run(
+            c, key.scope, key.key, key.fingerprint, key.params, work.run.id, work.stage))
+
+    def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Add an event to a run's history."""
+        self._do(lambda c: progress.note(c, run_id, kind, data, self._audit))
+
+    def report(self, work: Work, text: str) -> None:
+        """Show a stage's progress."""
+        self._do(lambda c: progress.report(c, work, text))
+
+    def outputs(self, run_id: str) -> dict[str, str | None]:
+        """Encoded outputs by stage."""
+        return self._see(lambda c: views.outputs(c, run_id))
+
+    def phase(self, run_id: str) -> Phase | None:
+        """Which way the run goes now."""
+        facts = self.facts(run_id)
+        return None if facts is None else facts.phase
+
+    def outcome_of(self, run_id: str, stage: str) -> str:
+        """How the action stood when its undo began."""
+        return self._see(lambda c: progress.outcome_of(c, run_id, stage))
+
+    # --- owners and recovery ----------------------------------------------------------------------------------------------
+
+    def join(self, identity: Identity, lease_seconds: float) -> str:
+        """A new owner."""
+        return self._do(lambda c: owners.register(c, identity, lease_seconds))
+
+    def renew(self, owner: str, lease_seconds: float, served: dict[str, float]) -> bool:
+        """Renew a lease and note what was served; False: declared dead."""
+        def beat(connection: Connection) -> bool:
+            owners.served(connection, served)
+            return owners.renew(connection, owner, lease_seconds)
+        return self._do(beat)
+
+    def retire(self, owner: str) -> None:
+        """The process ends by itself."""
+        self._do(lambda c: owners.retire(c, owner))
+
+    def mark_killed(self, boot: str, pid: int) -> tuple[str, ...]:
+        """A process was seen to end."""
+        return self._do(lambda c: owners.mark_killed(c, boot, pid))
+
+    def mark_expired(self) -> tuple[str, ...]:
+        """Leases that ran out."""
+        return self._do(owners.mark_expired)
+
+    def my_tick(self, name: str, every: float) -> bool:
+        """Whether it is this process's turn."""
+        return self._do(lambda c: recovery.my_tick(c, name, every))
+
+    def orphans(self) -> list[Place]:
+        """Strands of dead owners."""
+        return self._see(recovery.orphans)
+
+    def due(self, grace: float) -> list[Place]:
+        """Waiting strands whose time has come."""
+        return self._see(lambda c: recovery.due(c, grace))
+
+    def late(self) -> list[str]:
+        """Runs past their deadline."""
+        return self._see(recovery.late)
+
+    def queues(self) -> list[str]:
+        """Queues with something ready."""
+        return self._see(recovery.queues_with_outbox)
+
+    def undelivered(self, queue: str, depth: int | None, patience: float, blind: float) -> list[Place]:
+        """Ready strands whose nudge was lost."""
+        return self._see(lambda c: recovery.undelivered(c, queue, depth=depth, patience=patience, blind_patience=blind))
+
+    def take(self, place: Place, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
+        """Take a strand from the dead."""
+        return self._do(lambda c: recovery.take(c, place, self._audit, max_lost=max_lost, grace=grace))
+
+    def wake(self, place: Place) -> Nudge | None:
+        """Publish a strand anew."""
+        return self._do(lambda c: recovery.wake(c, place, self._audit))
+
+    def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
+        """The broker refused them."""
+        self._do(lambda c: recovery.unpublish(c, nudges))
+
+    def expire(self, run_id: str) -> tuple[Nudge, ...]:
+        """Stop a late run."""
+        return self._do(lambda c: recovery.expire(c, run_id, self._audit))
+
+    # --- people -------------------------------------------------------------------------------------------------------------
+
+    def order(self, order: operators.Order) -> tuple[Nudge, ...]:
+        """Cancel, compensate or resume."""
+        verbs = {"cancel": operators.cancel, "compensate": operators.compensate, "resume": operators.resume}
+        return self._do(lambda c: verbs[order.verb](c, order, self._audit))
+
+    def settle(self, order: operators.Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
+        """Record what a person found out."""
+        return self._do(lambda c: operators.settle_unknown(c, order, self._audit, stage, delta))
+
+    def facts(self, run_id: str) -> RunFacts | None:
+        """A run's row."""
+        return self._see(lambda c: views.facts(c, run_id))
+
+    def full_id(self, prefix: str) -> str:
+        """The run that a prefix names."""
+        return self._see(lambda c: views.full_id(c, prefix))
+
+    def run(self, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
+        """A run in full."""
+        return self._see(lambda c: views.run(c, run_id, max_attempts))
+
+    def summaries(self, wanted: Filter) -> list[RunSummary]:
+        """Runs as lines."""
+        return self._see(lambda c: views.summaries(c, wanted))
+
+    def stuck(self, older_than: float) -> list[RunSummary]:
+        """Runs that should move and do not."""
+        return self._see(lambda c: views.stuck(c, older_than))
+
+    def history(self, run_id: str) -> list[Event]:
+        """A run's events."""
+        return self._see(lambda c: views.history(c, run_id))
+
+    def workers(self) -> list[WorkerView]:
+        """Owners."""
+        return self._see(views.workers)
+
+
+def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:
+    if doubt:
+        idempotency_keys.abandon_for_run(connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds)
+    else:
+        idempotency_keys.release_for_run(connection, key.scope, key.key, work.run.id, work.stage)

@@ -1,0 +1,184 @@
+"""Rows of strands, attempts, checkpoints and saga steps: the small statements that the transactions are made of.
+
+All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a sweep or an
+operator took the strand (``gen``), or when it comes from an attempt that is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
+
+from stageflow_durable.model.status import AttemptState, StepState, StrandState
+from stageflow_durable.model.work import Work
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.dialect import insert_for
+from stageflow_durable.state.tables import attempts, checkpoints, owners, saga_steps, strands
+
+
+class StrandRow(NamedTuple):
+    """A strand as stored, in the order of the table's columns."""
+
+    run: str
+    strand: str
+    direction: str
+    stage: str
+    state: str
+    gen: int
+    owner: str | None
+    attempt: int
+    tries: int
+    lost: int
+    delay: float | None
+    first_at: float | None
+    wake_at: float | None
+    published_at: float | None
+    nudges: int
+    queue: str
+    progress: str | None
+
+
+_STRANDS = select(strands).where(strands.c.run == bindparam("run_id")).order_by(strands.c.strand)
+_STRAND = select(strands).where(and_(strands.c.run == bindparam("run_id"), strands.c.strand == bindparam("strand_id")))
+# Against whom: a zombie whose strand was taken (gen, owner), and a late answer of an attempt that is over (stage, attempt).
+MINE = and_(strands.c.run == bindparam("run_id"), strands.c.strand == bindparam("strand_id"), strands.c.gen == bindparam("my_gen"),
+            strands.c.owner == bindparam("me"), strands.c.stage == bindparam("my_stage"),
+            strands.c.attempt == bindparam("my_attempt"), strands.c.state == StrandState.RUNNING.value)
+_MINE = select(strands.c.run).where(MINE)
+_ALIVE = select(owners.c.id).where(and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None), owners.c.expires_at > now()))
+_FINISHED = select(checkpoints.c.stage).where(checkpoints.c.run == bindparam("run_id"))
+_STEPS = select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == bindparam("run_id"))
+
+
+def all_of(connection: Connection, run_id: str) -> list[StrandRow]:
+    """Every strand of a run."""
+    return [StrandRow(*row) for row in connection.execute(_STRANDS, {"run_id": run_id})]
+
+
+def one(connection: Connection, run_id: str, strand: str) -> StrandRow | None:
+    """One strand, or None."""
+    row = connection.execute(_STRAND, {"run_id": run_id, "strand_id": strand}).one_or_none()
+    return None if row is None else StrandRow(*row)
+
+
+def is_mine(connection: Connection, work: Work) -> bool:
+    """Whether the strand is still this attempt's."""
+    return connection.execute(_MINE, fence_of(work)).first() is not None
+
+
+def fence_of(work: Work) -> dict[str, Any]:
+    """The parameters of ``MINE``."""
+    return {"run_id": work.run.id, "strand_id": work.strand, "my_gen": work.gen, "me": work.owner, "my_stage": work.stage,
+            "my_attempt": work.attempt}
+
+
+def is_alive(connection: Connection, owner: str) -> bool:
+    """Whether the owner's lease holds, by the database's clock."""
+    return connection.execute(_ALIVE, {"me": owner}).first() is not None
+
+
+def change(connection: Connection, run_id: str, strand: str, **columns: Any) -> None:
+    """Set columns of a strand."""
+    connection.execute(update(strands).where(and_(strands.c.run == run_id, strands.c.strand == strand)), columns)
+
+
+def add(connection: Connection, **columns: Any) -> None:
+    """A new strand, or, where a resumed or recompensated run has it already, that one anew with a higher fence."""
+    statement = insert_for(connection, strands).values(**columns)
+    renewed = {name: statement.excluded[name] for name in ("stage", "state", "wake_at", "published_at", "queue")}
+    connection.execute(statement.on_conflict_do_update(
+        index_elements=["run", "strand"],
+        set_={**renewed, "gen": strands.c.gen + 1, "owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None,
+              "nudges": 0}))
+
+
+def rest_idle(connection: Connection, run_id: str) -> None:
+    """Bring every strand that waits for work to rest."""
+    idle = and_(strands.c.run == run_id, strands.c.state.in_([StrandState.READY, StrandState.WAITING]))
+    connection.execute(update(strands).where(idle), {"state": StrandState.REST, "wake_at": None, "published_at": None})
+
+
+def begin_attempt(connection: Connection, **columns: Any) -> None:
+    """A new attempt, running."""
+    connection.execute(insert(attempts), {"state": AttemptState.RUNNING, **columns})
+
+
+def next_attempt(connection: Connection, run_id: str, stage: str, direction: str) -> int:
+    """The number of a stage's next attempt; earlier strands of it (before a resume) count on."""
+    highest = select(func.max(attempts.c.n)).where(_attempts_of(run_id, stage, direction))
+    return int(connection.execute(highest).scalar_one_or_none() or 0) + 1
+
+
+def end_attempt(connection: Connection, work: Work, state: AttemptState, at: float, *, doubt: bool = False,
+                error: str | None = None, category: str | None = None, delay: float | None = None) -> None:
+    """Close the attempt in hand. ``doubt``: it may have acted."""
+    mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
+    connection.execute(update(attempts).where(mine), {
+        "state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay})
+
+
+def lose_attempt(connection: Connection, strand: StrandRow, at: float, kill_by: float, error: str) -> None:
+    """Close the attempt of a dead owner: nobody knows how it ended."""
+    lost = and_(_attempts_of(strand.run, strand.stage, strand.direction), attempts.c.n == strand.attempt)
+    connection.execute(update(attempts).where(lost), {
+        "state": AttemptState.UNKNOWN, "ended_at": at, "doubt": True, "error": error,
+        "kill_by": func.coalesce(attempts.c.kill_by, kill_by)})
+
+
+def ended_by(connection: Connection, work: Work) -> bool:
+    """Whether this attempt was ended by its owner; a sweep would have left it unknown."""
+    mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
+    state = connection.execute(select(attempts.c.state).where(mine)).scalar_one_or_none()
+    return state not in (None, AttemptState.RUNNING, AttemptState.UNKNOWN)
+
+
+def in_doubt(connection: Connection, run_id: str, stage: str) -> bool:
+    """Whether some attempt of the action may have acted without our knowing."""
+    doubtful = and_(_attempts_of(run_id, stage, "forward"), attempts.c.doubt.is_(True))
+    return connection.execute(select(attempts.c.n).where(doubtful).limit(1)).first() is not None
+
+
+def acts_until(connection: Connection, run_id: str, stage: str) -> float:
+    """Until when a lost attempt of the action may still act; 0.0 when none can."""
+    lost = and_(_attempts_of(run_id, stage, "forward"), attempts.c.state == AttemptState.UNKNOWN)
+    return float(connection.execute(select(func.max(attempts.c.kill_by)).where(lost)).scalar_one_or_none() or 0.0)
+
+
+def clear_doubt(connection: Connection, run_id: str, stage: str) -> None:
+    """A person found out how the attempts in doubt ended."""
+    doubtful = and_(_attempts_of(run_id, stage, "forward"), attempts.c.doubt.is_(True))
+    connection.execute(update(attempts).where(doubtful), {"doubt": False, "state": AttemptState.SETTLED})
+
+
+def _attempts_of(run_id: str, stage: str, direction: str) -> Any:
+    return and_(attempts.c.run == run_id, attempts.c.stage == stage, attempts.c.direction == direction)
+
+
+def checkpoint(connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, skipped: bool = False) -> None:
+    """Save what a stage added. Unique by run and stage: a second one is refused by the key."""
+    connection.execute(insert(checkpoints), {"run": run_id, "stage": stage, "delta": delta, "skipped": skipped, "at": at})
+
+
+def finished(connection: Connection, run_id: str) -> frozenset[str]:
+    """Stages that have a checkpoint."""
+    return frozenset(connection.execute(_FINISHED, {"run_id": run_id}).scalars())
+
+
+def steps(connection: Connection, run_id: str) -> Mapping[str, StepState]:
+    """The run's saga steps."""
+    return {stage: StepState(state) for stage, state in connection.execute(_STEPS, {"run_id": run_id})}
+
+
+def intend(connection: Connection, run_id: str, stage: str) -> None:
+    """Write the intent before the action; a step that an earlier, vouched attempt left void is owed again."""
+    statement = insert_for(connection, saga_steps).values(run=run_id, stage=stage, state=StepState.INTENDED)
+    connection.execute(statement.on_conflict_do_update(
+        index_elements=["run", "stage"], set_={"state": StepState.INTENDED}, where=saga_steps.c.state == StepState.VOID.value))
+
+
+def set_step(connection: Connection, run_id: str, stage: str, state: StepState, **columns: Any) -> None:
+    """Move a saga step."""
+    where = and_(saga_steps.c.run == run_id, saga_steps.c.stage == stage)
+    connection.execute(update(saga_steps).where(where), {"state": state, **columns})

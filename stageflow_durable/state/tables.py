@@ -1,0 +1,186 @@
+"""The tables. Times are seconds since the epoch by the database's clock; JSON is stored as text, as it was encoded.
+
+Every write follows ``docs/explanation/how-it-works.md``: the run row is locked first, an owner's write names its fence.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint,
+                        text)
+
+from stageflow_durable.model.status import (AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState)
+from stageflow_durable.state.metadata import metadata
+
+
+def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
+    """A CHECK that ``column`` holds one of ``states``; NULL passes where the column allows it."""
+    listed = ", ".join(f"'{state.value}'" for state in states)
+    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+
+
+ID = String(32)
+NAME = String(255)
+
+owners = Table(
+    "owners", metadata,
+    Column("id", String(64), primary_key=True),
+    Column("host", NAME, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("boot", ID, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("dead_at", Double),
+    # The parent saw the process end: what it began cannot act any more. Without it only its lease ran out.
+    Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    Index("ix_owners_alive", "expires_at", postgresql_where=text("dead_at IS NULL"), sqlite_where=text("dead_at IS NULL")),
+    Index("ix_owners_boot", "boot", "pid"),
+)
+
+definitions = Table(
+    "definitions", metadata,
+    Column("digest", ID, primary_key=True),
+    Column("pipeline", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("registered_at", Double, nullable=False),
+    Index("ix_definitions_pipeline", "pipeline", "registered_at"),
+)
+
+runs = Table(
+    "runs", metadata,
+    Column("id", ID, primary_key=True),
+    Column("client_id", NAME, nullable=False),
+    Column("pipeline", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("key", NAME),
+    Column("fingerprint", String(64), nullable=False),
+    Column("definition", ID, ForeignKey("definitions.digest"), nullable=False),
+    Column("input", Text, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("queue", NAME, nullable=False),
+    Column("priority", Integer),
+    Column("phase", String(16), nullable=False),
+    Column("status", String(24), nullable=False),
+    Column("cause", String(16)),
+    Column("park_reason", String(16)),
+    Column("error", Text),
+    Column("error_stage", NAME),
+    Column("op_version", Integer, nullable=False, server_default=text("0")),
+    Column("pivot_passed", Boolean, nullable=False, server_default=text("false")),
+    Column("past_pivot", Boolean, nullable=False, server_default=text("false")),
+    Column("deadline", Double),
+    Column("seq", Integer, nullable=False),
+    Column("head", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("finished_at", Double),
+    UniqueConstraint("client_id", "pipeline", "key"),
+    one_of("phase", Phase), one_of("status", RunStatus), one_of("cause", Cause), one_of("park_reason", ParkReason),
+    CheckConstraint("(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')", name="parked_has_reason"),
+    CheckConstraint("(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
+                    "'compensation_failed'))", name="settled_is_at_rest"),
+    CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
+    Index("ix_runs_status", "status", "created_at"),
+    Index("ix_runs_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL AND phase = 'forward'"),
+          sqlite_where=text("deadline IS NOT NULL AND phase = 'forward'")),
+)
+
+strands = Table(
+    "strands", metadata,
+    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
+    Column("strand", NAME, primary_key=True),
+    # The phase in which this strand may begin: its direction.
+    Column("direction", String(16), nullable=False),
+    Column("stage", NAME, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("gen", Integer, nullable=False, server_default=text("0")),
+    Column("owner", String(64)),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("lost", Integer, nullable=False, server_default=text("0")),
+    Column("delay", Double),
+    Column("first_at", Double),
+    Column("wake_at", Double),
+    Column("published_at", Double),
+    Column("nudges", Integer, nullable=False, server_default=text("0")),
+    Column("queue", NAME, nullable=False),
+    Column("progress", Text),
+    one_of("state", StrandState),
+    CheckConstraint("direction IN ('forward', 'backward')", name="direction_known"),
+    CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
+    CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
+    Index("ix_strands_owner", "owner", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")),
+    Index("ix_strands_due", "wake_at", postgresql_where=text("state = 'waiting'"), sqlite_where=text("state = 'waiting'")),
+    Index("ix_strands_outbox", "queue", "published_at", postgresql_where=text("state = 'ready'"),
+          sqlite_where=text("state = 'ready'")),
+)
+
+attempts = Table(
+    "attempts", metadata,
+    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    Column("direction", String(16), primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("state", String(16), nullable=False),
+    # The action may have happened without our knowing: raised, failed, timed out or lost.
+    Column("doubt", Boolean, nullable=False, server_default=text("false")),
+    Column("began_at", Double, nullable=False),
+    Column("ended_at", Double),
+    # Until then the body may still act; an undo waits for it.
+    Column("kill_by", Double),
+    Column("error", Text),
+    Column("category", String(16)),
+    Column("delay", Double),
+    one_of("state", AttemptState),
+    CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended_has_time"),
+)
+
+checkpoints = Table(
+    "checkpoints", metadata,
+    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    Column("skipped", Boolean, nullable=False, server_default=text("false")),
+    Column("delta", Text),
+    Column("at", Double, nullable=False),
+)
+
+saga_steps = Table(
+    "saga_steps", metadata,
+    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    Column("state", String(24), nullable=False),
+    # How the action stood when its undo began: "ok" or "unknown".
+    Column("outcome", String(8)),
+    Column("error", Text),
+    Column("reason", Text),
+    one_of("state", StepState),
+    CheckConstraint("outcome IN ('ok', 'unknown')", name="outcome_known"),
+)
+
+events = Table(
+    "events", metadata,
+    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", Integer, primary_key=True),
+    Column("type", NAME, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("data", Text, nullable=False),
+    Column("previous", String(64), nullable=False),
+    Column("mac", String(64), nullable=False),
+)
+
+queues = Table(
+    "queues", metadata,
+    Column("name", NAME, primary_key=True),
+    # Nudges published up to then have been served: what is older and still ready was lost.
+    Column("served_at", Double, nullable=False),
+)
+
+ticks = Table(
+    "ticks", metadata,
+    Column("name", NAME, primary_key=True),
+    Column("at", Double, nullable=False),
+)
