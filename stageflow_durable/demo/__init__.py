@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["run_demo"]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - PEP 562: a module attribute may be anything
+def __getattr__(name: str) -> Any:
     # The services run as `python -m stageflow_durable.demo.services` and must not import the engine to do so.
     if name == "run_demo":
         from stageflow_durable.demo.run import run_demo

@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE TABLE IF NOT EXISTS tombstones (key TEXT PRIMARY KEY, undone_by TEXT NOT NULL);
 """
+SELECT = "SELECT key, kind, order_id, amount, unit, of FROM effects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def undo(books: sqlite3.Connection, key: str, kind: str, of: str) -> Effect | No
 
 def effect_of(books: sqlite3.Connection, key: str) -> Effect | None:
     """The effect under that key, or None."""
-    row = books.execute(f"SELECT {COLUMNS} FROM effects WHERE key = ?", (key,)).fetchone()
+    row = books.execute(f"{SELECT} WHERE key = ?", (key,)).fetchone()
     return Effect(*row) if row else None
 
 
@@ -152,13 +153,10 @@ def _undo_of(books: sqlite3.Connection, of: str) -> bool:
     return books.execute("SELECT 1 FROM effects WHERE of = ?", (of,)).fetchone() is not None
 
 
-COLUMNS = "key, kind, order_id, amount, unit, of"
-
-
 def read_effects(path: Path) -> list[Effect]:
     """Every effect in the ledger at ``path``, oldest first: what the judge reads."""
     connection = sqlite3.connect(path)
     try:
-        return [Effect(*row) for row in connection.execute(f"SELECT {COLUMNS} FROM effects ORDER BY id")]
+        return [Effect(*row) for row in connection.execute(f"{SELECT} ORDER BY id")]
     finally:
         connection.close()

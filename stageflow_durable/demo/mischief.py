@@ -30,5 +30,5 @@ def fault_for(seed: int, path: str, order_id: str, visit: int) -> Fault:
     """The fate of the ``visit``-th (from 1) request to ``path`` for that order."""
     if visit > MAX_FAULTS:
         return Fault.NONE
-    draw = random.Random(f"{seed}:{path}:{order_id}:{visit}").random()
+    draw = random.Random(f"{seed}:{path}:{order_id}:{visit}").random()  # noqa: S311  # to be had again, not a secret
     return next((fault for share, fault in SHARES if draw < share), Fault.NONE)

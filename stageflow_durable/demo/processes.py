@@ -10,10 +10,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from stageflow_durable.embedded import children
+
 SERVICE_MODULE = "stageflow_durable.demo.services"
 APP_MODULE = "stageflow_durable.demo.shop"
 
 GRACE_SECONDS = 8.0
+MOST_UNASKED_DEATHS = 3
 
 
 class ServiceProcess:
@@ -22,25 +25,29 @@ class ServiceProcess:
     def __init__(self, name: str, home: Path, seed: int) -> None:
         self.name = name
         self.ledger = home / f"{name}.db"
+        self._log = home / f"{name}.log"
         command = [sys.executable, "-m", SERVICE_MODULE, name, "--ledger", str(self.ledger), "--seed", str(seed)]
-        with (home / f"{name}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
             )
-        self.url = f"http://127.0.0.1:{self._port(home)}"
+        self.url = f"http://127.0.0.1:{self._port()}"
 
-    def _port(self, home: Path) -> int:
+    def _port(self) -> int:
         line = self._process.stdout.readline() if self._process.stdout else b""
         if not line.strip():
-            raise RuntimeError(f"the {self.name} service did not start; see {home / self.name}.log")
+            self.close()
+            raise RuntimeError(f"the {self.name} service did not start; see {self._log}")
         return int(line)
 
     def close(self) -> None:
-        """Ask it to end, and see that it has."""
+        """Close its standard input, which ends it, and see that it has."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        _end(self._process)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        children.kill(self._process)
 
 
 class WorkerProcess:
@@ -49,19 +56,20 @@ class WorkerProcess:
     def __init__(self, name: str, home: Path, environment: Mapping[str, str], concurrency: int = 2) -> None:
         self.name = name
         self._log = home / f"{name}.log"
-        self._environment = {**os.environ, **environment}
+        self._environment = environment
         self._command = [
             *(sys.executable, "-m", "celery", "-A", APP_MODULE, "worker"),
             *("-n", f"{name}@%h", "-c", str(concurrency), "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle"),
         ]
+        self._killed = False
+        self._unasked_deaths = 0
         self._process = self._start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as log:
-            return subprocess.Popen(
-                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+    def _start(self) -> children.Process:
+        return children.spawn(
+            self._command, log=self._log, environment=self._environment, at_our_death=signal.SIGTERM
+        )
 
     @property
     def pid(self) -> int:
@@ -69,23 +77,30 @@ class WorkerProcess:
         return self._process.pid
 
     def owns(self, pid: int) -> bool:
-        """Whether that process is alive and one of this worker's children."""
+        """Whether that process is alive and one of this worker's pool children."""
         with suppress(ProcessLookupError, PermissionError):
             return pid != self.pid and os.getsid(pid) == self.pid
         return False
 
     def kill(self) -> None:
-        """SIGKILL to main process and children alike: what a machine that loses its power does."""
-        _signal_session(self.pid, signal.SIGKILL)
-        self._process.wait()
+        """SIGKILL to main process and children alike: what losing the machine looks like."""
+        self._killed = True
+        children.kill(self._process)
 
     def revive(self) -> bool:
-        """Start it again if it died, as a supervisor would; whether it had."""
+        """Start it again if it died, as a supervisor would; whether it had. Raises RuntimeError when it keeps dying."""
         if self._process.poll() is None:
             return False
-        _signal_session(self.pid, signal.SIGKILL)  # children of a main process that died alone
+        children.kill_group(self.pid)  # children of a main process that died alone
+        self._count_death()
         self._process = self._start()
         return True
+
+    def _count_death(self) -> None:
+        self._unasked_deaths += 0 if self._killed else 1
+        self._killed = False
+        if self._unasked_deaths > MOST_UNASKED_DEATHS:
+            raise RuntimeError(f"{self.name} keeps dying by itself; see {self._log}")
 
     def ask_to_end(self) -> None:
         """SIGTERM: finish what is running, take nothing new."""
@@ -94,20 +109,4 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End it, and everything it started."""
-        self.ask_to_end()
-        _end(self._process)
-        _signal_session(self.pid, signal.SIGKILL)
-
-
-def _signal_session(leader: int, number: int) -> None:
-    # The session was made for this worker, so its process group holds nothing else.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, number)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        children.end(self._process, within=GRACE_SECONDS)

@@ -39,7 +39,8 @@ class Progress:
     def line(self) -> str:
         """All of it in one line."""
         shares = "  ".join(f"{status} {count}" for status, count in sorted(self.statuses.items()))
-        return f"{self.seconds:5.1f}s  {self.at_rest}/{self.total} at rest  {shares}  kills {len(self.kills)}  faults {self.spoiled}"
+        trouble = f"kills {len(self.kills)}  faults {self.spoiled}"
+        return f"{self.seconds:5.1f}s  {self.at_rest}/{self.total} at rest  {shares}  {trouble}"
 
 
 class Reporter(Protocol):
@@ -88,7 +89,8 @@ def reporter(console: Console) -> Iterator[Reporter]:
 
 
 def _draw(progress: Progress) -> Table:
-    table = Table(title=f"{progress.at_rest} of {progress.total} orders at rest, {progress.seconds:.0f} s", title_justify="left")
+    title = f"{progress.at_rest} of {progress.total} orders at rest, {progress.seconds:.0f} s"
+    table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")
     for status, count in sorted(progress.statuses.items()):

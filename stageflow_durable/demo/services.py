@@ -33,14 +33,17 @@ Schedule = Callable[[str, str, int], Fault]
 class Service(Protocol):
     """What :class:`Counterpart` serves: endpoints by path, each ``(key, request) -> Answer``."""
 
-    endpoints: dict[str, Endpoint]
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """What it can do, by path."""
+        ...
 
     def loses_every_answer(self, path: str, request: Mapping[str, Any]) -> bool:
         """Whether this request's answer never arrives, however often it is asked."""
         ...
 
 
-SERVICES: dict[str, type[Bank] | type[Warehouse]] = {"bank": Bank, "warehouse": Warehouse}
+SERVICES: dict[str, type[Bank | Warehouse]] = {"bank": Bank, "warehouse": Warehouse}
 
 
 class Counterpart(ThreadingHTTPServer):
@@ -74,10 +77,10 @@ class Counterpart(ThreadingHTTPServer):
             self.served[fault] += 1
         return fault
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away (it was killed) is no news; anything else is printed as usual."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # typeshed: wider than what we promise
+            super().handle_error(request, client_address)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -88,7 +91,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """``/stats``: requests by fate."""
-        self._send(Answer(200, self.server.served) if self.path == "/stats" else Answer(404, {"error": "not here"}))
+        served = {str(fault): count for fault, count in self.server.served.items()}
+        self._send(Answer(200, served) if self.path == "/stats" else Answer(404, {"error": "not here"}))
 
     def do_POST(self) -> None:
         """One action; a key and a JSON object with ``order_id`` are required."""
@@ -130,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name for it
         """Say nothing: the ledger is the record."""
 
 
@@ -154,7 +158,7 @@ def serve(name: str, ledger_path: Path, seed: int) -> None:
     kind = SERVICES[name]
     server = Counterpart(kind(Ledger(ledger_path, kind.schema)), lambda *visit: fault_for(seed, *visit))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(server.port, flush=True)  # noqa: T201 - the first line of output is the port, that is the interface
+    print(server.port, flush=True)  # noqa: T201  # its first line of output is its port
     sys.stdin.read()
     server.shutdown()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -134,7 +135,7 @@ def _undone(response: Response) -> None:
 patient = RetryPolicy(max_attempts=6, base_delay=0.1, max_delay=1.0, jitter="decorrelated")
 stubborn = RetryPolicy(max_attempts=10, base_delay=0.1, max_delay=2.0)
 
-checkout = (
+checkout: Pipeline[Order, Any] = (
     Pipeline("checkout", version="1", input_type=Order)
     .stage("validate", validate, kind=StageKind.GUARD)
     .stage("reserve", reserve, compensate=Undo(release, retry=stubborn), retry=patient)

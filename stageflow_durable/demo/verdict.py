@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from stageflow_durable.demo.intake import Intake
-from stageflow_durable.demo.ledger import Effect
+from stageflow_durable.demo.evidence import Evidence
 from stageflow_durable.demo.mischief import Fault
-from stageflow_durable.demo.progress import Progress
-from stageflow_durable.demo.reconcile import Difference, RunRow, account_for_lines, reconcile
+from stageflow_durable.demo.reconcile import Difference
 
 SHOWN_DIFFERENCES = 20
 KINDS = ("reserve", "release", "charge", "refund", "ship")
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """All that the judge and the table need: no process of the demo is running any more when it is gathered."""
-
-    lines: int
-    intake: Intake
-    runs: Sequence[RunRow]
-    effects: Sequence[Effect]
-    letters: Sequence[str]
-    faults: Mapping[str, int]
-    events: Mapping[str, int]
-    progress: Progress
-    kills_wanted: int
-
-    def differences(self) -> list[Difference]:
-        """Everything that does not add up."""
-        books = reconcile(self.intake.expected(), self.runs, self.effects, self.letters)
-        return account_for_lines(self.lines, self.intake.outcomes()) + books
 
 
 def announce(console: Console, evidence: Evidence) -> bool:
@@ -73,12 +50,14 @@ def _lines(evidence: Evidence) -> list[tuple[str, int]]:
 
 
 def _runs(evidence: Evidence) -> list[tuple[str, int]]:
-    return [(f"runs {status}", count) for status, count in sorted(Counter(run.status for run in evidence.runs).items())]
+    counts = Counter(run.status for run in evidence.runs)
+    return [(f"runs {status}", count) for status, count in sorted(counts.items())]
 
 
 def _effects(evidence: Evidence) -> list[tuple[str, int]]:
     counts = Counter(effect.kind for effect in evidence.effects)
-    return [*((f"ledger: {kind}", counts[kind]) for kind in KINDS), ("letters sent", len(evidence.letters))]
+    ledgers = [(f"ledger: {kind}", counts[kind]) for kind in KINDS]
+    return [*ledgers, ("letters sent", len(evidence.letters))]
 
 
 def _trouble(evidence: Evidence) -> list[tuple[str, int | str]]:
@@ -99,5 +78,5 @@ def _sentence(evidence: Evidence, differences: Sequence[Difference]) -> str:
     took = f"{evidence.progress.seconds:.0f} s, {len(evidence.progress.kills)} kills"
     if differences:
         return f"[red]The books do not agree: {len(differences)} differences[/red] ({took})"
-    orders = len(evidence.intake.accepted)
-    return f"[green]The books agree:[/green] each of {orders} orders was delivered exactly once or wholly undone ({took})"
+    promise = f"each of {len(evidence.intake.accepted)} orders was delivered exactly once or wholly undone"
+    return f"[green]The books agree:[/green] {promise} ({took})"

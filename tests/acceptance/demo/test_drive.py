@@ -112,7 +112,8 @@ def test_given_a_terminal_when_shown_then_one_table_is_redrawn() -> None:
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
     with reporter(console) as live:
         live.show(Progress(10, {"succeeded": 4}, ("whole worker killed [812]",), 4, 2.0))
-    assert "4 of 10 orders at rest" in _text(console) and "whole worker killed [812]" in _text(console)
+    assert "4 of 10 orders at rest" in _text(console)
+    assert "whole worker killed [812]" in _text(console)
 
 
 def _text(console: Console) -> str:

@@ -34,9 +34,10 @@ def test_given_the_example_orders_when_read_then_every_kind_of_line_occurs(limit
     skus = {item.sku for order in accepted for item in order.items}
     cards = {order.card.rstrip("0123456789") for order in accepted}
     assert len(lines) == limit
-    assert "Invalid JSON" in reasons and "valid integer" in reasons and "currency" in reasons
+    assert all(problem in reasons for problem in ("Invalid JSON", "valid integer", "currency"))
     assert len(ids) > len(set(ids)), "some come twice"
-    assert {"RADIO-001", "PRINT-100"} <= skus and {"tok_declined_", "tok_silent_issuer"} <= cards
+    assert {"RADIO-001", "PRINT-100"} <= skus
+    assert {"tok_declined_", "tok_silent_issuer"} <= cards
     assert any(order.withdrawn for order in accepted)
     assert any(order.total_cents != order.amount_cents for order in accepted)
 

@@ -70,7 +70,9 @@ SEEDED: dict[str, tuple[Callable[[Books], Books], str, str]] = {
     "shipment missing": (without(SHIP), "A-1", "0 x ship"),
     "reservation missing": (without(RESERVE), "A-1", "0 x reserve"),
     "shipped but refunded": (with_effect(replace(CHARGE, key="r", kind="refund", of=CHARGE.key)), "A-1", "1 x refund"),
-    "shipped but released": (with_effect(replace(RESERVE, key="r", kind="release", of=RESERVE.key)), "A-1", "1 x release"),
+    "shipped but released": (
+        with_effect(replace(RESERVE, key="r", kind="release", of=RESERVE.key)), "A-1", "1 x release"
+    ),
     "wrong amount": (instead(CHARGE, replace(CHARGE, amount=4100)), "A-1", "not what was ordered"),
     "wrong currency": (instead(CHARGE, replace(CHARGE, unit="USD")), "A-1", "not what was ordered"),
     "too few pieces": (instead(SHIP, replace(SHIP, amount=2)), "A-1", "not what was ordered"),
@@ -88,12 +90,15 @@ SEEDED: dict[str, tuple[Callable[[Books], Books], str, str]] = {
     ),
     "one charge refunded twice": (with_effect(replace(RETURNED, key="r2")), "A-2", "was undone 2 times"),
     "refund of another amount": (instead(RETURNED, replace(RETURNED, amount=899)), "A-2", "does not fit"),
+    "refund in another currency": (instead(RETURNED, replace(RETURNED, unit="EUR")), "A-2", "does not fit"),
     "refund of a reservation": (instead(RETURNED, replace(RETURNED, of=TAKEN.key)), "A-2", "does not fit"),
     "refund that names nothing": (instead(RETURNED, replace(RETURNED, of=None)), "A-2", "does not fit"),
     "undo of an order that has none": (
         with_effect(Effect("x", "refund", "A-3", 100, "GBP", of="never")), "A-3", "0 x charge and 1 x refund"
     ),
-    "cancelled, but charged": (with_effect(Effect("x", "charge", "A-3", 100, "GBP")), "A-3", "cancelled, with 1 x charge"),
+    "cancelled, but charged": (
+        with_effect(Effect("x", "charge", "A-3", 100, "GBP")), "A-3", "cancelled, with 1 x charge"
+    ),
     "claimed success, nothing done": (with_status("r3", "succeeded"), "A-3", "0 x charge"),
     "failed after shipping": (with_status("r1", "failed"), "A-1", "failed, with 1 x ship"),
     "still running": (with_status("r1", "running"), "A-1", "run is running"),

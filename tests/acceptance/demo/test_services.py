@@ -13,7 +13,7 @@ import pytest
 
 from stageflow_durable.demo import client
 from stageflow_durable.demo.bank import Bank
-from stageflow_durable.demo.ledger import Effect, Ledger, read_effects
+from stageflow_durable.demo.ledger import Answer, Effect, Ledger, read_effects, record
 from stageflow_durable.demo.mischief import MAX_FAULTS, Fault, fault_for
 from stageflow_durable.demo.processes import ServiceProcess
 from stageflow_durable.demo.services import Counterpart, Schedule
@@ -34,6 +34,9 @@ def once(fault: Fault) -> Schedule:
     return lambda path, order_id, visit: fault if visit == 1 else Fault.NONE
 
 
+FAIR = always(Fault.NONE)
+
+
 @pytest.fixture
 def pauses() -> list[float]:
     return []
@@ -43,7 +46,7 @@ def pauses() -> list[float]:
 def serve(tmp_path: Path, pauses: list[float]) -> Iterator[Serve]:
     servers: list[tuple[Counterpart, Ledger]] = []
 
-    def start(kind: type[Bank] | type[Warehouse], schedule: Schedule = always(Fault.NONE)) -> str:
+    def start(kind: type[Bank | Warehouse], schedule: Schedule = FAIR) -> str:
         ledger = Ledger(tmp_path / f"{kind.name}.db", kind.schema)
         server = Counterpart(kind(ledger), schedule, pause=pauses.append)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -81,7 +84,9 @@ def test_given_a_used_key_when_the_request_differs_then_it_is_refused(serve: Ser
     assert read_effects(tmp_path / "bank.db") == [CHARGED]
 
 
-def test_given_an_answer_lost_after_the_effect_when_asked_again_then_it_is_replayed(serve: Serve, tmp_path: Path) -> None:
+def test_given_an_answer_lost_after_the_effect_when_asked_again_then_it_is_replayed(
+    serve: Serve, tmp_path: Path
+) -> None:
     bank = serve(Bank, once(Fault.LOST))
     with pytest.raises(ConnectionError):
         client.post(bank, "/charge", key="k", **CHARGE)
@@ -177,7 +182,12 @@ def test_given_a_released_reservation_then_nothing_ships(serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("path", "key", "request_fields"),
-    [("/nowhere", "k", CHARGE), ("/charge", "", CHARGE), ("/charge", "k", {"order_id": 7}), ("/charge", "k", {"order_id": "A"})],
+    [
+        ("/nowhere", "k", CHARGE),
+        ("/charge", "", CHARGE),
+        ("/charge", "k", {"order_id": 7}),
+        ("/charge", "k", {"order_id": "A"}),
+    ],
 )
 def test_given_a_malformed_request_then_it_is_refused_and_nothing_happened(
     serve: Serve, tmp_path: Path, path: str, key: str, request_fields: dict[str, object]
@@ -188,9 +198,8 @@ def test_given_a_malformed_request_then_it_is_refused_and_nothing_happened(
 
 def test_given_an_effect_that_fails_halfway_then_nothing_of_it_is_in_the_ledger(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "bank.db")
-    with pytest.raises(sqlite3.IntegrityError), ledger.transaction() as books:
-        for _ in range(2):
-            books.execute("INSERT INTO effects (key, kind, order_id, amount, unit) VALUES ('k', 'charge', 'A', 1, 'EUR')")
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.once("k", CHARGE, _charge_twice)
     ledger.close()
     assert read_effects(tmp_path / "bank.db") == []
 
@@ -216,6 +225,12 @@ def test_given_a_service_process_then_it_serves_on_loopback_and_ends_when_closed
     assert read_effects(service.ledger) == [CHARGED]
     with pytest.raises(ConnectionRefusedError):
         client.stats(service.url)
+
+
+def _charge_twice(books: sqlite3.Connection) -> Answer:
+    record(books, CHARGED)
+    record(books, CHARGED)
+    return Answer(200, {})
 
 
 def _until_answered(url: str, key: str) -> None:

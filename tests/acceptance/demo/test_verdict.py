@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from stageflow_durable.demo.evidence import Evidence
 from stageflow_durable.demo.intake import Intake, order_of, take_in
 from stageflow_durable.demo.ledger import Effect
 from stageflow_durable.demo.orders import Accepted, Item, Order, Refused
 from stageflow_durable.demo.progress import Progress
 from stageflow_durable.demo.reconcile import Expected, RunRow
-from stageflow_durable.demo.verdict import SHOWN_DIFFERENCES, Evidence, announce
+from stageflow_durable.demo.verdict import SHOWN_DIFFERENCES, announce
 from stageflow_durable.errors import IdempotencyParamMismatch
 
 
@@ -84,7 +85,9 @@ def test_given_books_that_agree_when_announced_then_refused_lines_counts_and_ver
     text = _text(console)
     assert "line   2 refused: card: Field required [x]" in text
     assert "The books agree: each of 2 orders" in text
-    assert "1 of 2" in text and "12 s" in text and "DIFFERENCE" not in text
+    assert "1 of 2" in text
+    assert "12 s" in text
+    assert "DIFFERENCE" not in text
 
 
 def test_given_a_lost_line_when_announced_then_it_is_a_difference(evidence: Evidence) -> None:
