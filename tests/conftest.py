@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests.services.postgres import PostgresService
 from tests.services.process import Processes
 
 _BROKERS: dict[str, Callable[[], BrokerService]] = {"valkey": BrokerService.valkey, "redis": BrokerService.redis}
+_MARKERS = {"postgres": "postgres", "valkey": "redis", "redis": "redis"}
 # Redis is used as well where it is found; everything holds without it.
 _OPTIONAL = {"redis"}
 
@@ -34,7 +34,20 @@ def pytest_configure() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    sys.exit(128 + number)
+    pytest.exit(f"ended by signal {number}", returncode=128 + number)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the services they ask for: ``-m "not postgres"`` runs those that need none."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for service in _services_of(item):
+                item.add_marker(_MARKERS[service])
+
+
+def _services_of(test: pytest.Function) -> set[str]:
+    chosen = test.callspec.params.values() if hasattr(test, "callspec") else ()
+    return _MARKERS.keys() & {*test.fixturenames, *(value for value in chosen if isinstance(value, str))}
 
 
 @pytest.fixture(autouse=True)
