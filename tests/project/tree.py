@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stageflow_durable"
-_BUILT = {
-    ".git", ".venv", ".hypothesis", ".import_linter_cache", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".stageflow",
-    "__pycache__", "build", "dist", "htmlcov",
-}
-
-
 @cache
 def files(*suffixes: str) -> tuple[Path, ...]:
     """Every file of the project with one of ``suffixes`` (all when none is given), sorted; nothing built or cached."""
-    return tuple(sorted(path for path in _below(ROOT) if not suffixes or path.suffix in suffixes))
+    return tuple(path for path in _listed() if not suffixes or path.suffix in suffixes)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name in _BUILT:
-            continue
-        if path.is_dir():
-            yield from _below(path)
-        else:
-            yield path
+@cache
+def _listed() -> tuple[Path, ...]:
+    """What git knows or would add. A clone that belongs to somebody else is read all the same."""
+    asked = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    return tuple(sorted(path for name in set(names) if name and (path := ROOT / name).is_file()))
 
 
 def modules(*folders: str) -> tuple[Path, ...]:
