@@ -129,14 +129,12 @@ def _eviction(facts: RedisFacts) -> Check:
 
 def application(facts: CeleryFacts) -> Iterator[Check]:
     """The Celery application's settings keep what a crash would lose."""
-    if not facts.tasks:
+    if facts.task is None:
         yield Check("task", Level.FAIL, "the engine's task is not registered with its Celery application",
                     "Engine(…, celery_app=app) has to be built before the worker starts")
-    yield from (_task(task) for task in facts.tasks)
+    else:
+        yield _task(facts.task)
     yield _consumer(facts)
-    yield judged("connection loss", facts.cancels_on_connection_loss, "tasks are cancelled when the broker is lost",
-                 "a task goes on after the broker was lost, and is delivered a second time", OUR_SETTINGS,
-                 level=Level.WARN)
     yield judged("prefetch", facts.prefetch_multiplier == 1, "1",
                  f"{facts.prefetch_multiplier}: messages wait behind a busy process while others are idle",
                  OUR_SETTINGS, level=Level.WARN)
@@ -147,7 +145,7 @@ def application(facts: CeleryFacts) -> Iterator[Check]:
 def _task(task: TaskFacts) -> Check:
     wrong = [text for text, is_wrong in (("acks_late is off", not task.acks_late),
                                          ("reject_on_worker_lost is off", not task.reject_on_worker_lost)) if is_wrong]
-    return judged(f"task {task.name}", not wrong, "acknowledged late, given back when its process dies",
+    return judged("task", not wrong, "acknowledged late, given back when its process dies",
                   f"{', '.join(wrong)}: a killed process loses its message",
                   "remove task_annotations and task_routes that override it")
 
@@ -169,7 +167,7 @@ def _content(facts: CeleryFacts) -> Check:
 
 
 def _results(facts: CeleryFacts) -> Check:
-    keeping = [task.name for task in facts.tasks if not task.ignore_result]
+    keeping = facts.task is not None and not facts.task.ignore_result
     stored = bool(facts.result_backend) and facts.result_backend != "disabled://"
     return judged("result backend", not (stored and keeping), "not used by the engine; results are in its database",
                   "the engine's task writes results to it: when it is down, children block", OUR_SETTINGS,

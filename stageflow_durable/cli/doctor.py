@@ -122,7 +122,7 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
 
 
 def _longest_timeout(application: Any) -> float | None:
-    specs = [spec for pipeline in application.pipelines for spec in pipeline.stages]
+    specs = [spec for pipeline in application.pipelines.values() for spec in pipeline.stages]
     return max((spec.timeout for spec in specs if spec.timeout is not None), default=None)
 
 

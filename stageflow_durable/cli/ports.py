@@ -73,6 +73,10 @@ class Application(Operations, Protocol):
     def settings(self) -> Any:
         """Its settings."""
 
+    @property
+    def pipelines(self) -> Mapping[str, Any]:
+        """Its pipelines by name."""
+
     def enqueue(self, name: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None,
                 metadata: Mapping[str, Any] | None = None) -> Handle:
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""

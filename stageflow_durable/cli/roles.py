@@ -6,12 +6,15 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stageflow_durable.cli.failures import Failure
 from stageflow_durable.cli.session import Session, app_option
+
+if TYPE_CHECKING:
+    from stageflow_durable.cli.ports import Application
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,9 +39,10 @@ PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_interspersed
 def worker(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
     """A worker. What follows goes to celery worker as it is: stageflow worker -c 4 -l info.
 
-    All of them: celery worker --help.
+    All of them: celery worker --help. Without -Q it serves the queues of the application's pipelines.
     """
-    _become(ctx, "worker", celery_arguments)
+    served = () if chooses_queues(celery_arguments) else ("-Q", queues(Session.of(ctx).application()))
+    _become(ctx, "worker", (*served, *celery_arguments))
 
 
 @click.command(short_help="The beat: celery beat with the recovery sweep.", context_settings=PASSED_ON)
@@ -55,8 +59,19 @@ def beat(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
 def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
     """Flower. What follows goes to celery flower as it is; give it a password: --basic-auth=user:password."""
     if importlib.util.find_spec("flower") is None:
-        raise Failure("flower is not installed: pip install 'stageflow-durable[flower]'")
+        raise Failure("flower is not installed: pip install 'stageflow_durable[flower]'")
     _become(ctx, "flower", celery_arguments)
+
+
+def queues(application: Application) -> str:
+    """The queues that the application's runs use, as ``celery worker -Q`` takes them."""
+    own = {stage.queue for pipeline in application.pipelines.values() for stage in pipeline.stages if stage.queue}
+    return ",".join((application.settings.queue, *sorted(own - {application.settings.queue})))
+
+
+def chooses_queues(celery_arguments: Sequence[str]) -> bool:
+    """Whether the caller says which queues the worker serves."""
+    return any(given.startswith(("-Q", "--queues", "-X", "--exclude-queues")) for given in celery_arguments)
 
 
 def _become(ctx: click.Context, role: str, extra: Sequence[str]) -> None:

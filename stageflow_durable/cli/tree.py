@@ -13,7 +13,7 @@ from stageflow_durable.cli.why import attempt_phrase, losses, who, why_in_full
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_WORD, age, duration
 from stageflow_durable.model.run import AttemptView, Run, StageView
 from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
-from stageflow_durable.model.verbs import Verb, legal_verbs
+from stageflow_durable.model.verbs import Verb, legal_verbs, unknown_stages
 
 INLINE = 36
 """The longest note that stands beside its stage; a longer one, or a second, gets a line below it."""
@@ -91,11 +91,19 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 def _row(run: Run, stage: StageView, now: datetime) -> Row:
     notes = _notes(run, stage, now)
-    phrases = [attempt_phrase(attempt, numbered=len(stage.attempts) > 1) for attempt in _told(stage.attempts)]
+    phrases = _phrases(stage)
     inline = phrases if len(phrases) == 1 and len(phrases[0]) <= INLINE else []
     return Row(stage.name, _word(stage), STAGE_STYLE[stage.state], _tries(stage), _took(stage, now),
                "  ".join([*inline, *notes]), _undo(stage),
-               (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(stage)))
+               (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)))
+
+
+def _phrases(stage: StageView) -> list[str]:
+    """What is said of attempts that did not end well."""
+    told = _told(stage.attempts)
+    if stage.state is StageState.UNKNOWN and len(told) == 1 and told[0].state is AttemptState.UNKNOWN:
+        return ["lease lost" if (told[0].error or "lease").startswith("lease") else "process lost"]
+    return [attempt_phrase(attempt, numbered=len(stage.attempts) > 1) for attempt in told]
 
 
 def _word(stage: StageView) -> str:
@@ -105,9 +113,11 @@ def _word(stage: StageView) -> str:
 
 
 def _tries(stage: StageView) -> str:
-    if stage.state is StageState.PENDING and not stage.tries:
+    if not stage.attempts:
         return ""
-    return f"{stage.tries}/{stage.max_attempts}" if stage.max_attempts else str(stage.tries)
+    # A lost worker consumes no try; while nobody knows, the try that it was at is shown.
+    at = stage.tries + (stage.attempts[-1].state is AttemptState.UNKNOWN)
+    return f"{at}/{stage.max_attempts}" if stage.max_attempts else str(at)
 
 
 def _took(stage: StageView, now: datetime) -> str:
@@ -152,7 +162,7 @@ def _branch(run: Run, stage: StageView) -> str:
 
 
 def _undo(stage: StageView) -> str:
-    if stage.undo is None:
+    if stage.undo is None or stage.state is StageState.PENDING:
         return ""
     return f"undo: {stage.undo.name} {STEP_WORD[stage.undo.state]}".rstrip()
 
@@ -165,8 +175,8 @@ def _undo_details(stage: StageView) -> list[str]:
     return [*_few(told), *([f"undo key {stage.undo.key}: look this up at the remote system"] if failed else [])]
 
 
-def _keys(stage: StageView) -> list[str]:
-    return [f"key {stage.key}: look this up at the remote system"] if stage.state is StageState.UNKNOWN else []
+def _keys(run: Run, stage: StageView) -> list[str]:
+    return [f"key {stage.key}: look this up at the remote system"] if stage.name in unknown_stages(run) else []
 
 
 # --- the tree -------------------------------------------------------------------------------------------------------
@@ -182,7 +192,7 @@ def _stages(rows: list[Row], width: int, guides: Guides) -> Iterator[Text]:
 
 def _columns(rows: list[Row]) -> Row:
     """The longest text of each column."""
-    begun = [row for row in rows if row.tries or row.took]  # "not started" stands across the columns
+    begun = [row for row in rows if row.tries]  # "not started" stands across the columns
     word, tries, took, note = (max((getattr(row, column) for row in begun), key=len, default="")
                                for column in ("word", "tries", "took", "note"))
     return Row(max((row.name for row in rows), key=len, default=""), word, "", tries, took, note, "", ())
@@ -192,9 +202,9 @@ def _lines(row: Row, longest: Row, width: int, guide: str, below: str) -> Iterat
     """The row on one line where that fits, else its note and its undo below it."""
     head = Text.assemble((guide, "dim"), row.name.ljust(len(longest.name)), "  ",
                          (row.word.ljust(len(longest.word)), row.style))
-    if row.tries or row.took:
+    if row.tries:
         head.append(f"  {row.tries.ljust(len(longest.tries))}  {row.took.rjust(len(longest.took))}")
-    whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries or row.took else f" {row.note}")
+    whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries else f" {row.note}")
     whole.append(f"  {row.undo}" if row.undo else "", "dim")
     fits = len(whole) <= width
     yield _stripped(whole if fits else head)

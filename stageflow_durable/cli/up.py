@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from stageflow_durable.cli.roles import PASSED_ON, SHIM, passed_on
+from stageflow_durable.cli.roles import PASSED_ON, SHIM, chooses_queues, passed_on, queues
 from stageflow_durable.cli.session import Session, app_option
 
 
@@ -28,10 +28,12 @@ def up(ctx: click.Context, concurrency: int, beat: bool, monitor: bool | None,
     """
     session = Session.of(ctx)
     reference = session.application_reference()
-    settings = replace(session.application().settings, app=reference)
+    application = session.application()
+    settings = replace(application.settings, app=reference)
     from stageflow_durable.embedded.up import run_up
     from stageflow_durable.state import schema
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
+    served = () if chooses_queues(celery_arguments) else ("-Q", queues(application))
     ctx.exit(run_up(settings, SHIM, concurrency=concurrency, beat=beat, flower=flower, out=click.echo,
-                    upgrade=schema.upgrade, worker_options=celery_arguments))
+                    upgrade=schema.upgrade, worker_options=(*served, *celery_arguments)))

@@ -7,6 +7,7 @@ from datetime import datetime
 from stageflow_durable.cli.words import clock, delay
 from stageflow_durable.model.run import AttemptView, Run, RunSummary, StageView
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.verbs import unknown_stages
 
 PARKED_WORDS: dict[ParkReason, str] = {
     ParkReason.UNKNOWN: "outcome unknown",
@@ -23,14 +24,19 @@ CAUSE_WORDS: dict[Cause, str] = {
 
 def why(run: RunSummary) -> str:
     """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
-    at = f"{run.error_stage}: " if run.error_stage else ""
+    error = error_of(run)
     if run.park_reason:
         what = f"{run.error_stage} " if run.error_stage else ""
-        tail = f": {run.error}" if run.error and run.park_reason is not ParkReason.UNKNOWN else ""
+        tail = f": {error}" if error and run.park_reason is not ParkReason.UNKNOWN else ""
         return f"{what}{PARKED_WORDS[run.park_reason]}{tail}"
-    if run.error:
-        return at + run.error
+    if error:
+        return f"{run.error_stage}: {error}" if run.error_stage else error
     return CAUSE_WORDS[run.cause] if run.cause and str(run.cause) != str(run.status) else ""
+
+
+def error_of(run: RunSummary) -> str:
+    """The run's error, without the stage's name in front of it."""
+    return (run.error or "").removeprefix(f"{run.error_stage}: ")
 
 
 def why_in_full(run: Run) -> str:
@@ -49,26 +55,19 @@ def _colon(error: str | None) -> str:
     return f": {error}" if error else ""
 
 
-def unknown_stages(run: Run) -> list[str]:
-    """Stages whose outcome nobody knows."""
-    return [stage.name for stage in run.stages if stage.state is StageState.UNKNOWN]
-
-
 def losses(run: Run, now: datetime) -> list[str]:
     """What died when, for the stages that are in doubt because of it."""
     if run.status is not RunStatus.PARKED:
         return []
-    return [_loss(run, stage, lost, now) for stage in run.stages
-            if stage.state is StageState.UNKNOWN and (lost := _last_lost(stage))]
+    return [_loss(run, stage, stage.attempts[-1], now) for stage in run.stages
+            if stage.name in unknown_stages(run) and stage.attempts]
 
 
-def _loss(run: Run, stage: StageView, lost: AttemptView, now: datetime) -> str:
-    when = clock(lost.ended_at or lost.began_at, now)
-    return f"worker {who(lost)} died {when} after {stage.name} began{_rule(run, stage)}"
-
-
-def _last_lost(stage: StageView) -> AttemptView | None:
-    return next((attempt for attempt in reversed(stage.attempts) if attempt.state is AttemptState.UNKNOWN), None)
+def _loss(run: Run, stage: StageView, last: AttemptView, now: datetime) -> str:
+    when = clock(last.ended_at or last.began_at, now)
+    if last.state is not AttemptState.UNKNOWN:
+        return f"{stage.name} ended {when} with an error that does not say what happened{_rule(run, stage)}"
+    return f"worker {who(last)} died {when} after {stage.name} began{_rule(run, stage)}"
 
 
 def _rule(run: Run, stage: StageView) -> str:
@@ -91,6 +90,6 @@ def attempt_phrase(attempt: AttemptView, *, numbered: bool = True) -> str:
 
 
 def _what_happened(attempt: AttemptView) -> str:
-    if attempt.state is AttemptState.UNKNOWN and not attempt.error:
-        return "lease lost"
+    if attempt.state is AttemptState.UNKNOWN:
+        return f"lost with {who(attempt)}"
     return " ".join((attempt.error or str(attempt.state)).split())

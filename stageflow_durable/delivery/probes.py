@@ -9,7 +9,7 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
-TASK_PREFIX = "stageflow"
+from stageflow_durable.delivery.configure import ADVANCE
 
 _connect: Callable[..., Any] = Connection  # kombu's own signature is untyped
 
@@ -36,9 +36,8 @@ class BrokerFacts:
 
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
-    """Options of the engine's task."""
+    """Options of the engine's task, as whatever overrides them leaves them."""
 
-    name: str
     acks_late: bool
     reject_on_worker_lost: bool
     ignore_result: bool
@@ -49,9 +48,8 @@ class CeleryFacts:
     """Settings of a Celery application that decide what a crash loses."""
 
     version: tuple[int, ...]
-    tasks: tuple[TaskFacts, ...]
+    task: TaskFacts | None
     worker_consumer: str
-    cancels_on_connection_loss: bool
     prefetch_multiplier: int
     accept_content: tuple[str, ...]
     result_backend: str | None
@@ -95,18 +93,18 @@ def celery_facts(app: Any) -> CeleryFacts:
     import celery
 
     conf = app.conf
-    tasks = tuple(_task_facts(name, task) for name, task in sorted(app.tasks.items()) if name.startswith(TASK_PREFIX))
+    task = app.tasks.get(ADVANCE)
     options = conf.broker_transport_options or {}
     return CeleryFacts(
-        version=numbers(celery.__version__), tasks=tasks, worker_consumer=str(conf.worker_consumer),
-        cancels_on_connection_loss=bool(conf.worker_cancel_long_running_tasks_on_connection_loss),
+        version=numbers(celery.__version__), task=None if task is None else _task_facts(task),
+        worker_consumer=str(conf.worker_consumer),
         prefetch_multiplier=int(conf.worker_prefetch_multiplier), accept_content=tuple(map(str, conf.accept_content)),
         result_backend=conf.result_backend, visibility_timeout=options.get("visibility_timeout"),
         broker_url=conf.broker_url)
 
 
-def _task_facts(name: str, task: Any) -> TaskFacts:
-    return TaskFacts(name, bool(task.acks_late), bool(task.reject_on_worker_lost), bool(task.ignore_result))
+def _task_facts(task: Any) -> TaskFacts:
+    return TaskFacts(bool(task.acks_late), bool(task.reject_on_worker_lost), bool(task.ignore_result))
 
 
 def numbers(version: str) -> tuple[int, ...]:

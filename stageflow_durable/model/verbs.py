@@ -21,6 +21,9 @@ TURNING_BACK = frozenset({RunStatus.STOPPING, RunStatus.COMPENSATING})
 RESUMABLE = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.CANCELLED})
 """At rest, with a way forward left."""
 
+SETTLEABLE = frozenset({RunStatus.PARKED, RunStatus.FAILED})
+"""At rest, and somebody may have found out what became of a stage."""
+
 FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.COMPENSATED})
 """Nothing leaves these."""
 
@@ -39,7 +42,8 @@ class Standing:
     """The facts that decide which verbs are legal.
 
     ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
-    those that failed for good. ``unknown``: stages whose outcome nobody knows.
+    those that failed for good. ``unknown``: stages whose outcome nobody knows. ``failed``: stages that failed: with an
+    error that says nothing about what happened, they may have acted all the same.
     """
 
     run_id: str
@@ -49,6 +53,7 @@ class Standing:
     owed: tuple[str, ...] = ()
     failed_undos: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,16 @@ class Verb:
 def standing(run: Run) -> Standing:
     """The facts about ``run`` that the rules look at."""
     return Standing(run.run_id, run.status, run.park_reason, run.pivot_passed, _undos(run, OPEN_STEPS),
-                    _undos(run, frozenset({StepState.COMPENSATION_FAILED})),
-                    tuple(stage.name for stage in run.stages if stage.state is StageState.UNKNOWN))
+                    _undos(run, frozenset({StepState.COMPENSATION_FAILED})), unknown_stages(run),
+                    tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED))
+
+
+def unknown_stages(run: Run) -> tuple[str, ...]:
+    """Stages whose outcome nobody knows: lost with their process, or a pivot that raised and parked the run."""
+    parked_for = run.error_stage if run.park_reason is ParkReason.UNKNOWN else None
+    raised = (parked_for, StageState.FAILED)
+    return tuple(stage.name for stage in run.stages
+                 if stage.state is StageState.UNKNOWN or (stage.name, stage.state) == raised)
 
 
 def _undos(run: Run, states: frozenset[StepState]) -> tuple[str, ...]:
@@ -122,20 +135,20 @@ def _resume_refusal(facts: Standing) -> str | None:
 
 
 def _settle_refusal(facts: Standing, stage: str | None) -> str | None:
-    if facts.status is not RunStatus.PARKED:
-        return f"it is {facts.status}; only a parked run waits for somebody to find out"
-    if stage is not None and stage not in facts.unknown:
+    if facts.status not in SETTLEABLE:
+        return f"it is {facts.status}; only a parked or failed run waits for somebody to find out"
+    if stage is not None and stage not in facts.unknown + facts.failed:
         return f"the outcome of {stage} is not unknown; unknown are: {', '.join(facts.unknown) or 'none'}"
-    return None if facts.unknown else "no stage of it has an unknown outcome"
+    return None if facts.unknown + facts.failed else "no stage of it has an unknown outcome"
 
 
 def _compensate_refusal(facts: Standing, past_pivot: bool) -> str | None:
     if facts.status in TURNING_BACK:
         return f"it is {facts.status} already"
-    if facts.status is RunStatus.COMPENSATION_FAILED:
-        return None if facts.failed_undos or facts.owed else "none of its undos is left to try again"
     if facts.pivot_passed and not past_pivot:
         return "its pivot has begun; to undo it all the same, say --past-pivot"
+    if facts.status is RunStatus.COMPENSATION_FAILED:
+        return None if facts.failed_undos or facts.owed else "none of its undos is left to try again"
     return None if facts.owed else _nothing_owed(facts)
 
 
@@ -175,10 +188,9 @@ def _settle(ref: str, stage: str) -> tuple[Verb, Verb]:
 
 def _compensate(ref: str, facts: Standing) -> Verb:
     undone = ", ".join((*facts.failed_undos, *facts.owed))
-    if facts.status is RunStatus.COMPENSATION_FAILED:
-        return Verb(VerbName.COMPENSATE, ("compensate", ref, *_REASON), f"tries again: {undone}")
+    again = "tries again: " if facts.status is RunStatus.COMPENSATION_FAILED else ""
     past = ("--past-pivot",) if facts.pivot_passed else ()
-    return Verb(VerbName.COMPENSATE, ("compensate", ref, *past, *_REASON), undone)
+    return Verb(VerbName.COMPENSATE, ("compensate", ref, *past, *_REASON), again + undone)
 
 
 def _cancel_effect(facts: Standing) -> str:

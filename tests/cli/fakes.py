@@ -59,7 +59,7 @@ def attempt(n: int = 1, state: AttemptState = AttemptState.OK, *, took: float = 
 
 def stage(name: str, state: StageState = StageState.OK, *attempts: AttemptView, undo: UndoView | None = None,
           most: int | None = 1, after: tuple[str, ...] = (), **more: Any) -> StageView:
-    tries = len([one for one in attempts if one.state is not AttemptState.VOID])
+    tries = len([one for one in attempts if one.state not in (AttemptState.VOID, AttemptState.UNKNOWN)])
     given: dict[str, Any] = {"kind": "work", "pivot": False, "tries": tries, "lost": 0, "output": None, "error": None,
                              "wake_at": None, "key": f"sf_{RUN_ID}_{name}"}
     return StageView(name=name, state=state, attempts=tuple(attempts), undo=undo, max_attempts=most, after=after,
@@ -204,6 +204,7 @@ class FakeApplication(FakeOperations):
     outages: list[StageflowError] = field(default_factory=list)
     celery_app: Any = None
     settings: Any = None
+    pipelines: dict[str, Any] = field(default_factory=dict)
 
     def enqueue(self, name: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None,
                 metadata: Mapping[str, Any] | None = None) -> FakeHandle:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
 
 
-def running(number: int, **more: object) -> Run:
+def running(number: int, **more: Any) -> Run:
     return run(RunStatus.RUNNING, stage("reserve", StageState.OK, attempt(), undo=undo("release")),
                stage("charge", StageState.RUNNING), run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{number:02}", **more)
 

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from stageflow_durable.cli import checks
+from stageflow_durable.cli.checks import Check, Level
+from stageflow_durable.delivery.probes import BrokerFacts, CeleryFacts, RedisFacts, TaskFacts, numbers, probe_broker
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.run import WorkerView
+from stageflow_durable.model.status import RunStatus
+from tests.cli.conftest import Invoke
+from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
+
+REDIS = RedisFacts("redis", (7, 2, 4), "noeviction", 0, True)
+CELERY = CeleryFacts((5, 7, 0), TaskFacts(acks_late=True, reject_on_worker_lost=True, ignore_result=True),
+                     "stageflow_durable.delivery.consumer:SturdyConsumer", 1, ("json",), None, 3600.0, "redis://h")
+
+THEIRS = "celery.worker.consumer:Consumer"
+
+
+def named(found: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in found}
+
+
+def test_a_safe_server_and_application_have_nothing_to_mend() -> None:
+    found = [*checks.broker(BrokerFacts("redis", redis=REDIS)), *checks.application(CELERY)]
+    assert {check.level for check in found} == {Level.OK}
+    assert all(check.mend is None for check in found)
+
+
+@pytest.mark.parametrize(("facts", "name", "level", "mend"), [
+    (replace(REDIS, version=(6, 0, 16)), "redis version", Level.FAIL, "upgrade the server"),
+    (replace(REDIS, policy="allkeys-lru", maxmemory=1 << 30), "redis eviction", Level.FAIL,
+     "CONFIG SET maxmemory-policy noeviction"),
+    (replace(REDIS, policy="allkeys-lru"), "redis eviction", Level.WARN, "CONFIG SET maxmemory-policy noeviction"),
+    (replace(REDIS, append_only=False), "redis append-only file", Level.WARN, "CONFIG SET appendonly yes"),
+    (replace(REDIS, append_only=None), "redis append-only file", Level.SKIP, ""),
+    (replace(REDIS, policy=None), "redis eviction", Level.SKIP, "")])
+def test_an_unsafe_server_is_told_with_the_line_that_mends_it(facts: RedisFacts, name: str, level: Level,
+                                                            mend: str) -> None:
+    check = named(list(checks.redis(facts)))[name]
+    assert check.level is level
+    assert mend in (check.mend or "")
+
+
+def test_valkey_counts_its_versions_anew() -> None:
+    assert named(list(checks.redis(replace(REDIS, server="valkey", version=(8, 1)))))["redis version"].level is Level.OK
+
+
+@pytest.mark.parametrize(("facts", "name", "level", "says"), [
+    (replace(CELERY, task=None), "task", Level.FAIL, "not registered"),
+    (replace(CELERY, task=TaskFacts(False, True, True)), "task", Level.FAIL, "acks_late is off"),
+    (replace(CELERY, task=TaskFacts(True, False, True)), "task", Level.FAIL, "reject_on_worker_lost is off"),
+    (replace(CELERY, worker_consumer=THEIRS), "celery", Level.FAIL, "5.7.0 crashes"),
+    (replace(CELERY, worker_consumer=THEIRS, version=(5, 6, 3)), "celery", Level.OK, "5.6.3"),
+    (replace(CELERY, prefetch_multiplier=4), "prefetch", Level.WARN, "4: messages wait"),
+    (replace(CELERY, accept_content=("json", "pickle")), "accepted content", Level.FAIL, "accepts pickle"),
+    (replace(CELERY, accept_content=("json", "yaml")), "accepted content", Level.WARN, "accepts yaml"),
+    (replace(CELERY, result_backend="redis://h"), "result backend", Level.OK, "not used"),
+    (replace(CELERY, result_backend="redis://h", task=TaskFacts(True, True, False)), "result backend", Level.WARN,
+     "writes results")])
+def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Level, says: str) -> None:
+    check = named(list(checks.application(facts)))[name]
+    assert check.level is level
+    assert says in check.message
+    assert (check.mend is None) == (level is Level.OK)
+
+
+@pytest.mark.parametrize(("timeout", "longest", "level"), [
+    (3600.0, 30.0, Level.OK), (None, 30.0, Level.OK), (3600.0, 3600.0, Level.FAIL), (60.0, None, Level.FAIL)])
+def test_the_visibility_timeout_has_to_exceed_the_longest_work_of_a_message(
+        timeout: float | None, longest: float | None, level: Level) -> None:
+    check = checks.visibility(timeout, "redis", 10.0, longest)
+    assert check.level is level
+    if level is Level.FAIL:
+        assert check.mend == f"STAGEFLOW_VISIBILITY_TIMEOUT={10 + (longest or 0) + 60:.0f}"
+
+
+def test_a_broker_without_visibility_timeout_is_not_asked_for_one() -> None:
+    assert checks.visibility(None, "amqp", 10.0, 1e6).level is Level.SKIP
+
+
+def test_no_live_worker_is_a_failure_only_while_there_is_work() -> None:
+    dead = WorkerView("o", "h", 1, False, NOW, NOW, ())
+    assert checks.live_workers([dead], 0).level is Level.WARN
+    assert checks.live_workers([dead], 3).message == "none alive, and 3 runs to do"
+    assert checks.live_workers([replace(dead, alive=True)], 3).level is Level.OK
+
+
+def test_runs_that_stand_still_are_overdue_and_those_that_wait_for_a_person_are_not() -> None:
+    assert checks.overdue([parked_unknown()], NOW).level is Level.OK
+    check = checks.overdue([parked_unknown(), run(RunStatus.RUNNING, updated_at=ago(7200))], NOW)
+    assert (check.level, check.message) == (Level.FAIL, "1 run should have gone on, since 2h")
+
+
+@pytest.mark.parametrize(("version", "parsed"), [
+    ("7.2.4", (7, 2, 4)), ("5.7.0rc1", (5, 7, 0)), ("255.255.255-dev", (255,) * 3), ("x", ())])
+def test_versions_are_compared_by_their_numbers(version: str, parsed: tuple[int, ...]) -> None:
+    assert numbers(version) == parsed
+
+
+def test_a_broker_that_is_away_is_a_verdict_within_bounded_time() -> None:
+    facts = probe_broker("redis://127.0.0.1:1/0", timeout=0.5)
+    assert facts.redis is None
+    [check] = checks.broker(facts)
+    assert (check.level, "refused" in check.message) == (Level.FAIL, True)
+
+
+def test_a_broker_of_another_kind_is_asked_only_whether_it_answers() -> None:
+    assert list(checks.broker(probe_broker("memory://"))) == [checks.ok("broker", "memory answers")]
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stageflow_durable.state.schema.current", lambda _url: "0001")
+    monkeypatch.setattr("stageflow_durable.state.schema.head", lambda: "0002")
+    monkeypatch.setattr("stageflow_durable.cli.session.Session.has_application", lambda _self: False)
+    monkeypatch.setattr("stageflow_durable.cli.session.Session.database_url", lambda _self: "sqlite:////tmp/x.db")
+
+
+@pytest.mark.usefixtures("_schema")
+def test_with_only_a_database_what_needs_more_is_skipped_with_a_reason(
+        invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert [line.split()[:2] for line in result.stdout.splitlines()] == [
+        ["ok", "database"], ["FAIL", "schema"], ["mend:", "stageflow"], ["skip", "broker"], ["skip", "application"],
+        ["1", "ok,"]]
+    assert "mend: stageflow db upgrade" in result.stdout
+
+
+@pytest.mark.usefixtures("_schema")
+def test_as_json_each_check_is_a_record(invoke: Invoke, monkeypatch: pytest.MonkeyPatch,
+                                        engine: FakeApplication) -> None:
+    monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
+    monkeypatch.setattr("stageflow_durable.state.schema.head", lambda: "0001")
+    engine.held = [run(RunStatus.RUNNING)]
+    found = {check["name"]: check for check in json.loads(invoke("doctor", "--json").stdout)}
+    assert found["workers"] == {"name": "workers", "level": "fail", "message": "none alive, and 1 run to do",
+                                "mend": "stageflow worker"}
+    assert found["overdue runs"]["level"] == "fail"
+
+
+@pytest.mark.usefixtures("_schema")
+def test_a_database_that_is_away_is_a_verdict_and_the_other_checks_go_on(
+        invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_url: str) -> str:
+        raise StoreUnavailable("the database did not answer:\nconnection refused")
+
+    monkeypatch.setattr("stageflow_durable.state.schema.current", away)
+    monkeypatch.setenv("STAGEFLOW_BROKER_URL", "memory://")
+    result = invoke("doctor")
+    assert result.exit_code == 1
+    assert "FAIL  database     the database did not answer: connection refused" in result.stdout
+    assert "ok    broker       memory answers" in result.stdout

@@ -1,0 +1,106 @@
+"""worker, beat, flower, up and demo: what they hand over, and to whom."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stageflow_durable.cli.roles import SHIM
+from stageflow_durable.cli.session import Session
+from stageflow_durable.settings import Settings
+from tests.cli.conftest import Invoke
+from tests.cli.fakes import FakeApplication
+
+
+@pytest.fixture(autouse=True)
+def _application(engine: FakeApplication, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGEFLOW_APP", "shop:engine")
+    engine.settings = Settings(queue="sf")
+    stages = [SimpleNamespace(queue=name) for name in (None, "gpu", "sf")]
+    engine.pipelines = {"checkout": SimpleNamespace(stages=stages)}
+
+
+@pytest.fixture
+def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The command lines that the process turned into."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _path, command: seen.append(command))
+    return seen
+
+
+def test_a_worker_is_celerys_with_the_queues_of_the_pipelines_and_what_the_caller_adds(
+        invoke: Invoke, became: list[list[str]]) -> None:
+    assert invoke("worker", "-c", "4", "--loglevel=info", "-n", "w1@%h").exit_code == 0
+    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, "worker", "-Q", "sf,gpu", "-c", "4",
+                       "--loglevel=info", "-n", "w1@%h"]]
+    assert os.environ["STAGEFLOW_APP"] == "shop:engine"
+
+
+@pytest.mark.parametrize("given", [["-Q", "gpu"], ["--queues=gpu"], ["-Qgpu"], ["-X", "gpu"]])
+def test_a_worker_serves_the_queues_that_the_caller_chooses(invoke: Invoke, became: list[list[str]],
+                                                           given: list[str]) -> None:
+    invoke("worker", *given)
+    assert became[0][6:] == given
+
+
+@pytest.mark.parametrize("role", ["beat", "flower"])
+def test_the_other_roles_pass_on_what_follows(invoke: Invoke, became: list[list[str]], role: str) -> None:
+    invoke(role, "--port=5556", "-l", "info")
+    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, role, "--port=5556", "-l", "info"]]
+
+
+def test_without_flower_the_way_out_is_to_install_it(invoke: Invoke, became: list[list[str]],
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    result = invoke("flower")
+    assert (result.exit_code, became) == (1, [])
+    assert "pip install 'stageflow_durable[flower]'" in result.stderr
+
+
+def test_without_an_application_a_role_says_how_to_name_one(invoke: Invoke, became: list[list[str]],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STAGEFLOW_APP")
+    result = invoke("worker")
+    assert (result.exit_code, became) == (2, [])
+    assert "--app module:attribute" in result.stderr
+
+
+def test_up_hands_over_settings_application_queues_and_the_schema_upgrade(invoke: Invoke,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("stageflow_durable.embedded.up.run_up", _recording(seen, 0))
+    assert invoke("up", "-c", "3", "--no-beat", "--no-monitor", "-l", "info").exit_code == 0
+    assert seen["given"][1:] == (SHIM,)
+    assert seen["given"][0].app == "shop:engine"
+    assert (seen["concurrency"], seen["beat"], seen["flower"]) == (3, False, False)
+    assert seen["worker_options"] == ("-Q", "sf,gpu", "-l", "info")
+    assert seen["upgrade"].__name__ == "upgrade"
+
+
+def test_the_demo_hands_over_its_options_and_its_verdict_is_the_exit_code(invoke: Invoke,
+                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("stageflow_durable.demo.run.run_demo", _recording(seen, 1))
+    assert invoke("demo", "--orders", "9", "--kills", "0", "--seed", "7").exit_code == 1
+    assert (seen["orders"], seen["kills"], seen["seed"]) == (9, 0, 7)
+    assert invoke("demo", "--orders", "301").exit_code == 2
+
+
+def _recording(seen: dict[str, Any], answer: int) -> Callable[..., int]:
+    def record(*given: Any, **named: Any) -> int:
+        seen.update(named, given=given)
+        return answer
+
+    return record
+
+
+def test_under_celery_the_engine_of_its_application_is_used() -> None:
+    engine = FakeApplication()
+    celery = SimpleNamespace(app=SimpleNamespace(stageflow_engine=engine))
+    context = SimpleNamespace(meta={}, obj=celery)
+    assert Session.of(context).application() is engine  # type: ignore[arg-type]  # what of() looks at
