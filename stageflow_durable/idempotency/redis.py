@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
@@ -27,6 +27,9 @@ from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch,
 
 TIMEOUT_SECONDS = 1.0
 """How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""
+
+CONNECTIONS = 32
+"""The most connections of one process; more threads than that take turns."""
 
 Argument: TypeAlias = str | int
 
@@ -79,14 +82,17 @@ class RedisLink:
     def _connect(self, url: str) -> Redis:
         # One more try mends a connection that went stale in the pool; the scripts give the same answer when they ran
         # already.
-        return Redis.from_url(
+        pool = BlockingConnectionPool.from_url(
             url,
+            max_connections=CONNECTIONS,
+            timeout=self._timeout,
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 1),
             client_name="stageflow",
         )
+        return Redis.from_pool(pool)
 
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"

@@ -40,6 +40,10 @@ class SqlIdempotencyStore:
         with self._database.transaction() as connection:
             idempotency_keys.create(connection, checkfirst=True)
 
+    def close(self) -> None:
+        """Close this process's connections."""
+        self._database.dispose()
+
     def prune(self, limit: int = 1000) -> int:
         """Delete at most ``limit`` expired keys; returns how many. They answer nothing any more, they only take
         room.

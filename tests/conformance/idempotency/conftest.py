@@ -41,7 +41,7 @@ def memory_backend() -> Backend:
 
 @pytest.fixture
 def fakeredis_backend() -> Backend:
-    return Backend(RedisIdempotencyStore(fakeredis.FakeRedis()))
+    return Backend(RedisIdempotencyStore(fakeredis.FakeRedis(max_connections=1000)))
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def postgres_database(postgres: PostgresService, postgres_template: str) -> Iter
     database = Database(url)
     yield database
     database.dispose()
-    postgres.ensure_running()
+    postgres.start()
     postgres.drop_database(url)
 
 
