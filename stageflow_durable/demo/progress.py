@@ -43,6 +43,11 @@ class Progress:
         return f"{self.seconds:5.1f}s  {self.at_rest}/{self.total} at rest  {shares}  {trouble}"
 
 
+def say(console: Console, line: str) -> None:
+    """One line as it is: numbers uncoloured, and long ones left to the terminal to wrap."""
+    console.print(line, highlight=False, soft_wrap=True)
+
+
 class Reporter(Protocol):
     """Shows progress."""
 
@@ -61,10 +66,10 @@ class _Lines:
 
     def show(self, progress: Progress) -> None:
         for kill in progress.kills[self._kills :]:
-            self._console.print(f"{progress.seconds:5.1f}s  {kill}", highlight=False)
+            say(self._console, f"{progress.seconds:5.1f}s  {kill}")
         step = progress.at_rest * PLAIN_STEPS // max(progress.total, 1)
         if step > self._step:
-            self._console.print(progress.line(), highlight=False)
+            say(self._console, progress.line())
         self._step, self._kills = max(step, self._step), len(progress.kills)
 
 

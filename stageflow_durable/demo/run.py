@@ -22,7 +22,7 @@ from stageflow_durable.demo.drive import drive
 from stageflow_durable.demo.evidence import Evidence, gather
 from stageflow_durable.demo.intake import take_in
 from stageflow_durable.demo.orders import Accepted, Order, Refused, example_lines, read_orders
-from stageflow_durable.demo.progress import Progress, reporter
+from stageflow_durable.demo.progress import Progress, reporter, say
 from stageflow_durable.demo.scene import LiveScene
 from stageflow_durable.demo.shop import checkout
 from stageflow_durable.demo.verdict import announce
@@ -47,16 +47,14 @@ def run_demo(
     """
     screen = console or Console()
     lines = _read(orders)
-    place = _empty_directory(home)
-    screen.print(f"{len(lines)} lines of orders, {kills} kills to come, seed {seed}, in {place}", highlight=False)
     began = CLOCK.monotonic()
-    with _sigterm_is_an_exit():
+    with _sigterm_is_an_exit(), _directory(home) as place:
+        say(screen, f"{len(lines)} lines of orders, {kills} kills to come, seed {seed}, in {place}")
         agrees = announce(screen, _perform(lines, kills, seed, screen, place))
-    screen.print(f"{CLOCK.monotonic() - began:.0f} s in all", highlight=False)
-    if agrees and home is None:
-        shutil.rmtree(place)
-    else:
-        screen.print(f"ledgers, database and logs are in {place}", highlight=False)
+        if agrees and home is None:
+            shutil.rmtree(place)
+    kept = f"; ledgers, database and logs are in {place}" if place.exists() else ""
+    say(screen, f"{CLOCK.monotonic() - began:.0f} s in all{kept}")
     return 0 if agrees else 1
 
 
@@ -67,9 +65,21 @@ def _read(orders: int) -> Lines:
         raise ConfigurationError(str(error)) from error
 
 
-def _empty_directory(home: Path | None) -> Path:
-    if home is None:
-        return Path(tempfile.mkdtemp(prefix="stageflow-demo-"))
+@contextmanager
+def _directory(home: Path | None) -> Iterator[Path]:
+    """``home``, which must be empty, or a temporary directory that an interrupted demo does not leave behind."""
+    if home is not None:
+        yield _empty(home)
+        return
+    place = Path(tempfile.mkdtemp(prefix="stageflow-demo-"))
+    try:
+        yield place
+    except (KeyboardInterrupt, SystemExit):
+        shutil.rmtree(place)
+        raise
+
+
+def _empty(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     if any(home.iterdir()):
         raise ConfigurationError(f"{home} is not empty: the demo judges ledgers, and takes none but its own")

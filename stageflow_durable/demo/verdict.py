@@ -11,9 +11,16 @@ from rich.table import Table
 
 from stageflow_durable.demo.evidence import Evidence
 from stageflow_durable.demo.mischief import Fault
+from stageflow_durable.demo.progress import say
 from stageflow_durable.demo.reconcile import Difference
 
 SHOWN_DIFFERENCES = 20
+TROUBLE = {
+    "work.retry_attempt": "attempts retried",
+    "stage.lost": "stages taken over from a killed process",
+    "stage.nudged": "lost messages published again",
+    "work.compensation_executed": "undos executed",
+}
 KINDS = ("reserve", "release", "charge", "refund", "ship")
 
 
@@ -21,10 +28,10 @@ def announce(console: Console, evidence: Evidence) -> bool:
     """Print refused lines, table and verdict; whether the books agree."""
     differences = evidence.differences()
     for line in evidence.intake.refused:
-        console.print(f"  line {line.line:>3} refused: {escape(line.reason)}", highlight=False)
+        say(console, f"  line {line.line:>3} refused: {escape(line.reason)}")
     console.print(_table(evidence))
     _print_differences(console, differences)
-    console.print(_sentence(evidence, differences), highlight=False)
+    say(console, _sentence(evidence, differences))
     return not differences
 
 
@@ -62,16 +69,16 @@ def _effects(evidence: Evidence) -> list[tuple[str, int]]:
 
 def _trouble(evidence: Evidence) -> list[tuple[str, int | str]]:
     faults = [(f"service: {name}", count) for name, count in sorted(evidence.faults.items()) if name != Fault.NONE]
-    engine = [(f"engine: {name}", count) for name, count in sorted(evidence.events.items())]
+    engine = [(f"engine: {words}", evidence.events.get(name, 0)) for name, words in TROUBLE.items()]
     kills = [("SIGKILL", f"{len(evidence.progress.kills)} of {evidence.kills_wanted}")]
     return [*faults, *engine, *kills]
 
 
 def _print_differences(console: Console, differences: Sequence[Difference]) -> None:
     for difference in differences[:SHOWN_DIFFERENCES]:
-        console.print(f"[red]DIFFERENCE[/red] {escape(difference.subject)}: {escape(difference.what)}", highlight=False)
+        say(console, f"[red]DIFFERENCE[/red] {escape(difference.subject)}: {escape(difference.what)}")
     if len(differences) > SHOWN_DIFFERENCES:
-        console.print(f"… and {len(differences) - SHOWN_DIFFERENCES} more", highlight=False)
+        say(console, f"… and {len(differences) - SHOWN_DIFFERENCES} more")
 
 
 def _sentence(evidence: Evidence, differences: Sequence[Difference]) -> str:

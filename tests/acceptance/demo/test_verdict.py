@@ -86,6 +86,7 @@ def test_given_books_that_agree_when_announced_then_refused_lines_counts_and_ver
     assert "line   2 refused: card: Field required [x]" in text
     assert "The books agree: each of 2 orders" in text
     assert "1 of 2" in text
+    assert "attempts retried" in text
     assert "12 s" in text
     assert "DIFFERENCE" not in text
 
