@@ -84,7 +84,7 @@ def _engine(found: object, reference: str) -> Application:
         of_it = getattr(found, "stageflow_engine", None)
         if _is_engine(of_it):
             return cast("Application", of_it)
-        raise Misuse(f"--app {reference} is a {type(found).__name__}, not an Engine; "
+        raise Misuse(f"--app {reference} is of type {type(found).__name__}, not an Engine; "
                      "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])")
     return cast("Application", found)
 

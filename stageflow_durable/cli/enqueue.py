@@ -158,18 +158,29 @@ def _document(handle: Handle) -> dict[str, Any]:
 def _start_many(start: Start, stream: IO[bytes], name: str, wish: Wish) -> int:
     tally = Tally(name, wish)
     try:
-        with _progress("starting", _count(stream)) as (advance, tell):
-            for line in started(numbered(stream, wish.from_line), start, wish.key_field):
-                tally.add(line, tell)
-                advance()
+        _start_all(start, stream, tally, wish)
         if wish.wait:
-            with _progress("waiting", len(tally.handles)) as (advance, tell):
-                for number, handle in tally.handles:
-                    tally.end(number, handle, tell)
-                    advance()
+            _await_all(tally)
+    except KeyboardInterrupt:
+        say(f"\nstageflow: interrupted after line {tally.last}; go on with --from-line {tally.last + 1}")
+        raise
     finally:
         tally.conclude()
     return FAILED if tally.refused or tally.failed else 0
+
+
+def _start_all(start: Start, stream: IO[bytes], tally: Tally, wish: Wish) -> None:
+    with _progress("starting", _count(stream)) as (advance, tell):
+        for line in started(numbered(stream, wish.from_line), start, wish.key_field):
+            tally.add(line, tell)
+            advance()
+
+
+def _await_all(tally: Tally) -> None:
+    with _progress("waiting", len(tally.handles)) as (advance, tell):
+        for number, handle in tally.handles:
+            tally.end(number, handle, tell)
+            advance()
 
 
 class Tally:
@@ -177,11 +188,12 @@ class Tally:
 
     def __init__(self, name: str, wish: Wish) -> None:
         self.handles: list[tuple[int, Handle]] = []
-        self.refused = self.replayed = self.accepted = self.failed = 0
+        self.refused = self.replayed = self.accepted = self.failed = self.last = 0
         self._name, self._wish = name, wish
 
     def add(self, line: Line, tell: Callable[[str], None]) -> None:
         """One line was started or refused."""
+        self.last = line.number
         if line.handle is None:
             self.refused += 1
             self._line(line.number, {"error": line.error}, f"refused: {one_line(line.error or '')}", tell)

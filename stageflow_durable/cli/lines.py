@@ -65,8 +65,6 @@ def started(lines: Iterable[tuple[int, bytes]], start: Start, key_field: str | N
             yield _started(number, raw, start, key_field, pause or threading.Event().wait)
         except StageflowError as error:
             raise Stopped(number, str(error)) from error
-        except KeyboardInterrupt as interrupt:
-            raise Stopped(number, "interrupted") from interrupt
 
 
 def _started(number: int, raw: bytes, start: Start, key_field: str | None, pause: Callable[[float], object]) -> Line:

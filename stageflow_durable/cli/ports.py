@@ -77,6 +77,5 @@ class Application(Operations, Protocol):
     def pipelines(self) -> Mapping[str, Any]:
         """Its pipelines by name."""
 
-    def enqueue(self, name: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None,
-                metadata: Mapping[str, Any] | None = None) -> Handle:
+    def enqueue(self, pipeline: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None) -> Handle:
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""

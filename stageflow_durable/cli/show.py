@@ -87,7 +87,7 @@ def _drawn(session: Session, run: Run, shown_id: str) -> list[Text]:
 
     out = console()
     return draw(run, now=session.now(), width=out.width, shown_id=shown_id,
-                guides=ASCII if out.options.ascii_only else None)
+                history=session.operations().history(run.run_id), guides=ASCII if out.options.ascii_only else None)
 
 
 # --- as it goes -----------------------------------------------------------------------------------------------------

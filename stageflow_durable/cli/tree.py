@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from rich.text import Text
 
-from stageflow_durable.cli.why import attempt_phrase, losses, who, why_in_full
+from stageflow_durable.cli.why import attempt_phrase, losses, orders, who, why_in_full
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_WORD, age, duration
-from stageflow_durable.model.run import AttemptView, Run, StageView
+from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import Verb, legal_verbs, unknown_stages
 
@@ -52,11 +52,13 @@ class Row:
     below: tuple[str, ...]
 
 
-def draw(run: Run, *, now: datetime, width: int, shown_id: str, guides: Guides | None = None) -> list[Text]:
-    """The whole picture, line by line, for a terminal of ``width`` columns."""
+def draw(run: Run, *, now: datetime, width: int, shown_id: str, history: Sequence[Event] = (),
+         guides: Guides | None = None) -> list[Text]:
+    """The whole picture, line by line, for a terminal of ``width`` columns; ``history`` tells what people did to it."""
     guides = guides or Guides()
     rows = [_row(run, stage, now) for stage in run.stages]
-    return [*_header(run, now, width, shown_id), *_stages(rows, width, guides),
+    said = [*losses(run, now), *orders(history, now)]
+    return [*_header(run, now, width, shown_id), *_indented(said, width), *_stages(rows, width, guides),
             *_commands(run, legal_verbs(run, shown_id=shown_id), width)]
 
 
@@ -72,9 +74,11 @@ def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text
         yield left.append("    ").append(status, STATUS_STYLE[run.status])
     else:
         yield left
-        yield from (Text("  " + line, STATUS_STYLE[run.status]) for line in _wrapped(status, width - 2))
-    for loss in losses(run, now):
-        yield from (Text("  " + line) for line in _wrapped(loss, width - 2))
+        yield from _indented([status], width, STATUS_STYLE[run.status])
+
+
+def _indented(said: Iterable[str], width: int, style: str = "") -> Iterator[Text]:
+    return (Text("  " + line, style) for one in said for line in _wrapped(one, width - 2))
 
 
 def _status(run: Run) -> str:

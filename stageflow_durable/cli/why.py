@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
-from stageflow_durable.cli.words import clock, delay
-from stageflow_durable.model.run import AttemptView, Run, RunSummary, StageView
+from stageflow_durable.cli.words import age, clock, delay
+from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import unknown_stages
+
+OPERATOR = "operator."
+"""What the types of events begin with that record a person's verb."""
+
+SHOWN_ORDERS = 3
 
 PARKED_WORDS: dict[ParkReason, str] = {
     ParkReason.UNKNOWN: "outcome unknown",
     ParkReason.POISON: "kills its worker each time",
     ParkReason.DEFINITION: "definition changed",
-    ParkReason.BUG: "bug in the stage",
+    ParkReason.BUG: "has a bug",
     ParkReason.OPERATOR: "waits for a decision",
 }
+"""What is said of a parked run, or of the stage that it is parked for."""
+
 CAUSE_WORDS: dict[Cause, str] = {
     Cause.FAILED: "failed", Cause.CANCELLED: "cancelled", Cause.DEADLINE: "its deadline passed",
     Cause.OPERATOR: "an operator asked for it", Cause.STAGE: "a stage cancelled it",
@@ -74,6 +82,13 @@ def _rule(run: Run, stage: StageView) -> str:
     if run.park_reason is not ParkReason.UNKNOWN:
         return f"; {stage.lost} times so far" if stage.lost > 1 else ""
     return "; a pivot is never repeated unasked" if stage.pivot else '; on_unknown="park"'
+
+
+def orders(history: Iterable[Event], now: datetime) -> list[str]:
+    """What people did to the run: who, when, which verb and why; the last few."""
+    given = [event for event in history if event.type.startswith(OPERATOR)]
+    return [f"{event.data.get('actor', '?')} {age(event.at, now)} ago: {event.type.removeprefix(OPERATOR)}"
+            f", {event.data.get('reason', '')}" for event in given[-SHOWN_ORDERS:]]
 
 
 def who(attempt: AttemptView) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -118,6 +118,7 @@ class FakeOperations:
     calls: list[Call] = field(default_factory=list)
     fails: StageflowError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
 
     def run(self, run_id: str) -> Run:
         if self.fails:
@@ -138,7 +139,7 @@ class FakeOperations:
         return [summary(one) for one in found][:limit]
 
     def history(self, run_id: str) -> Sequence[Event]:
-        return []
+        return self.events
 
     def workers(self) -> Sequence[WorkerView]:
         return self.known_workers
@@ -206,12 +207,12 @@ class FakeApplication(FakeOperations):
     settings: Any = None
     pipelines: dict[str, Any] = field(default_factory=dict)
 
-    def enqueue(self, name: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None,
-                metadata: Mapping[str, Any] | None = None) -> FakeHandle:
+    def enqueue(self, pipeline: str, input: Any, *, client_id: str = "default",
+                idempotency_key: str | None = None) -> FakeHandle:
         if self.outages:
             raise self.outages.pop(0)
-        if name != "checkout":
-            raise UnknownPipeline(name, ["checkout"])
+        if pipeline != "checkout":
+            raise UnknownPipeline(pipeline, ["checkout"])
         if not isinstance(input, dict) or not isinstance(input.get("amount_cents"), int):
             raise InvalidInput("input of checkout", ["amount_cents: input should be a valid integer"])
         for number, (value, key, _client) in enumerate(self.started):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -180,3 +181,18 @@ def test_an_unknown_pipeline_is_told_once_not_for_every_line(invoke: Invoke) -> 
     result = invoke("enqueue", "nope", "--input", "@orders.jsonl")
     assert result.exit_code == 1
     assert result.stderr.count("no pipeline 'nope'") == 1
+
+
+def test_interrupted_it_says_where_to_go_on_and_ends_with_130(invoke: Invoke, engine: FakeApplication) -> None:
+    Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n{GOOD}\n")
+    start = engine.enqueue
+
+    def once(*given: Any, **named: Any) -> Any:
+        if engine.started:
+            raise KeyboardInterrupt
+        return start(*given, **named)
+
+    engine.enqueue = once  # type: ignore[method-assign]  # Ctrl-C at the second line
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl")
+    assert (result.exit_code, result.stdout) == (130, "1 line accepted\n")
+    assert "interrupted after line 1; go on with --from-line 2" in result.stderr

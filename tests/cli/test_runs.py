@@ -89,14 +89,14 @@ def test_attention_groups_by_reason_with_count_age_last_error_and_next_command(i
                                                                                engine: FakeApplication) -> None:
     engine.held = many()
     assert invoke("runs", "--attention").stdout == """\
-REASON                    PIPELINE  STAGE   RUNS  OLDEST  LAST ERROR
-stuck: running            checkout             1      2h
+REASON                   PIPELINE  STAGE   RUNS  OLDEST  LAST ERROR
+stuck: running           checkout             1      2h
   next: stageflow doctor
-compensation failed       checkout  charge     1      1m  410 gone
+compensation failed      checkout  charge     1      1m  410 gone
   next: stageflow show 01J9F2CF000000000000000000
-parked: bug in the stage  checkout  mail       3      3h  TypeError: None
+parked: has a bug        checkout  mail       3      3h  TypeError: None
   next: stageflow resume --status parked --park-reason bug --pipeline checkout --reason …
-parked: outcome unknown   checkout  charge     1     14m
+parked: outcome unknown  checkout  charge     1     14m
   next: stageflow show 01J9F2QZ7KXV3M5N8P0R2T4W6Y
 """
     assert engine.asked["attention"] is True
@@ -106,7 +106,7 @@ def test_attention_as_json_names_every_run_of_a_group(invoke: Invoke, engine: Fa
     engine.held = many()
     groups = json.loads(invoke("runs", "--attention", "--json").stdout)
     assert [(group["reason"], group["count"]) for group in groups] == [
-        ("stuck: running", 1), ("compensation failed", 1), ("parked: bug in the stage", 3),
+        ("stuck: running", 1), ("compensation failed", 1), ("parked: has a bug", 3),
         ("parked: outcome unknown", 1)]
     assert len(groups[2]["run_ids"]) == 3
     assert groups[2]["oldest_at"] == "2026-03-01T00:16:20.000000Z"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from stageflow_durable.cli.tree import ASCII, draw
-from stageflow_durable.model.run import Run
+from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
 from tests.cli.fakes import NOW, RUN_ID, ago, attempt, parked_unknown, run, stage, undo
 
@@ -120,6 +120,13 @@ def test_poison_says_how_many_processes_it_has_killed() -> None:
     assert "PARKED 1m: pay kills its worker each time" in text
     assert "after pay began; 3 times so far" in text
     assert "lost 3×" in text
+
+
+def test_what_people_did_to_the_run_is_shown_with_who_when_and_why() -> None:
+    history = [Event(RUN_ID, n, kind, ago(90), {"actor": "ann@ops", "reason": "duplicate"})
+               for n, kind in enumerate(("run.accepted", "operator.cancel"))]
+    lines = draw(run(RunStatus.CANCELLED), now=NOW, width=120, shown_id="01J9F2", history=history)
+    assert lines[1].plain == "  ann@ops 1m ago: cancel, duplicate"
 
 
 def test_without_utf8_the_tree_is_drawn_in_ascii() -> None:
