@@ -89,6 +89,6 @@ class Sweeper:
                 yield act(item)
             except StoreUnavailable:
                 raise
-            except StageflowError as error:
-                log.warning("sweep: %s: %s", item, error)
-                problems.append(f"{item}: {error}")
+            except Exception as error:  # one run that cannot be handled must not keep the sweep from the others
+                log.warning("sweep: %s: %s", item, error, exc_info=not isinstance(error, StageflowError))
+                problems.append(f"{item}: {type(error).__name__}: {error}")

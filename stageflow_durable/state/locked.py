@@ -6,6 +6,7 @@ miss each other at a join, and a cancel and a begin cannot both win. What it dec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,17 +76,21 @@ def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | N
 
 
 def facts_of(row: Any) -> RunFacts:
-    """A ``runs`` row as facts, with its states as enums."""
-    values = row._mapping
-    return RunFacts(**{name: values[name] for name in RunFacts.__slots__ if name not in _ENUMS},
-                    **{name: _enum(kind, values[name]) for name, kind in _ENUMS.items()})
+    """A ``runs`` row as facts, with its states as enums; further columns of the row are left out."""
+    return facts_of_values(row[:len(RunFacts.__slots__)])
 
 
-_ENUMS: dict[str, Any] = {"phase": Phase, "status": RunStatus, "cause": Cause, "park_reason": ParkReason}
+def facts_of_values(values: Sequence[Any]) -> RunFacts:
+    """Values in the order of the table's columns as facts; drivers give booleans and states in their own ways."""
+    given = dict(zip(RunFacts.__slots__, values, strict=True))
+    for name, kind in _KINDS.items():
+        if given[name] is not None:
+            given[name] = kind(given[name])
+    return RunFacts(**given)
 
 
-def _enum(kind: Any, value: str | None) -> Any:
-    return None if value is None else kind(value)
+_KINDS: dict[str, Any] = {"phase": Phase, "status": RunStatus, "cause": Cause, "park_reason": ParkReason, "pivot_passed": bool,
+                          "past_pivot": bool}
 
 
 def _columns(event: EventRow) -> dict[str, Any]:

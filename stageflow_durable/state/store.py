@@ -18,9 +18,11 @@ from stageflow_durable.state import begin as beginning
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.shortcut import Saving, Shortcut
 from stageflow_durable.state.views import Filter
 
 T = TypeVar("T")
@@ -40,9 +42,10 @@ class BusinessKey:
 class Store:
     """Runs and everything about them, in one database."""
 
-    def __init__(self, database: Database, audit_key: bytes = b"") -> None:
+    def __init__(self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True) -> None:
         self.database = database
         self._audit = audit_key
+        self._shortcut = Shortcut(Driver(database), audit_key) if shortcut else None
 
     def _do(self, action: Callable[[Connection], T]) -> T:
         with self.database.transaction() as connection:
@@ -72,11 +75,18 @@ class Store:
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
         """Take what the nudge names."""
-        return self._do(lambda c: beginning.begin(c, nudge, taker, self._audit))
+        begun = self._shortcut.begin(nudge, taker) if self._shortcut is not None else None
+        return begun or self._do(lambda c: beginning.begin(c, nudge, taker, self._audit))
 
     def succeed(self, work: Work, taker: Taker, delta: str | None, *, skipped: bool = False, replayed: bool = False, events: Kept = (),
                 go_on: bool = False, key: BusinessKey | None = None, session: Any = None) -> Done | Fenced:
         """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at all."""
+        plain = delta is not None and not (skipped or replayed or work.undoing) and key is None and session is None
+        if self._shortcut is not None and delta is not None and plain:
+            saved = self._shortcut.save(Saving(work, delta, events, go_on), taker)
+            if saved is not None:
+                return saved
+
         def save(connection: Connection) -> Done | Fenced:
             done = commit.succeed(connection, work, taker, self._audit, delta=delta, skipped=skipped,
                                   replayed=replayed, events=events, go_on=go_on)

@@ -122,9 +122,8 @@ def end_attempt(connection: Connection, work: Work, state: AttemptState, at: flo
 def lose_attempt(connection: Connection, strand: StrandRow, at: float, kill_by: float, error: str) -> None:
     """Close the attempt of a dead owner: nobody knows how it ended."""
     lost = and_(_attempts_of(strand.run, strand.stage, strand.direction), attempts.c.n == strand.attempt)
-    connection.execute(update(attempts).where(lost), {
-        "state": AttemptState.UNKNOWN, "ended_at": at, "doubt": True, "error": error,
-        "kill_by": func.coalesce(attempts.c.kill_by, kill_by)})
+    connection.execute(update(attempts).where(lost).values(
+        state=AttemptState.UNKNOWN, ended_at=at, doubt=True, error=error, kill_by=func.coalesce(attempts.c.kill_by, kill_by)))
 
 
 def ended_by(connection: Connection, work: Work) -> bool:

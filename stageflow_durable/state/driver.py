@@ -1,0 +1,134 @@
+"""Statements on the driver itself: written in SQLAlchemy Core, compiled once, run on a connection that its thread holds.
+
+The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What runs here is the
+same SQL, with the same parameters by name.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.database import Database, translated
+
+CLOCK_SECONDS = 30.0
+"""How long the offset between this machine's clock and the database's is believed."""
+
+
+class Statement:
+    """One compiled statement. Parameters that the caller does not give keep the values they were written with."""
+
+    __slots__ = ("_defaults", "sql")
+
+    def __init__(self, element: Any, *, is_sqlite: bool) -> None:
+        dialect = sqlite.dialect(paramstyle="named") if is_sqlite else postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+        compiled = element.compile(dialect=dialect)
+        self.sql = str(compiled)
+        self._defaults = dict(compiled.params)
+
+    def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All parameters."""
+        return {**self._defaults, **given}
+
+
+class Driver:
+    """A database's driver-level connections, one for each thread that asks, all autocommitting."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._local = threading.local()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether this is SQLite."""
+        return self._database.is_sqlite
+
+    def _connection(self) -> Any:
+        held = getattr(self._local, "held", None)
+        if held is None or held[0] != os.getpid():
+            raw = self._database.engine.raw_connection()
+            connection = raw.driver_connection
+            raw.detach()  # it is this thread's from now on, and closed with it
+            assert connection is not None
+            if not self.is_sqlite:
+                connection.autocommit = True
+            held = self._local.held = (os.getpid(), connection)
+        return held[1]
+
+    def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
+        """Run one statement in a transaction of its own; returns the cursor."""
+        with translated(), self._errors():
+            return self._connection().execute(statement.sql, statement.values(given))
+
+    def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
+        """On SQLite: one transaction that goes on with ``rest`` only when ``first`` touched a row."""
+        with translated(), self._errors():
+            connection: sqlite3.Connection = self._connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                touched = connection.execute(first.sql, first.values(given)).rowcount > 0
+                for statement in rest if touched else ():
+                    connection.execute(statement.sql, statement.values(given))
+                connection.execute("COMMIT" if touched else "ROLLBACK")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return touched
+
+    def _errors(self) -> _Errors:
+        return _Errors(self)
+
+    def clock(self) -> float:
+        """The database's time, estimated from an offset that is measured now and then; for records, never to decide about leases."""
+        read_at, offset = getattr(self._local, "clock", (float("-inf"), 0.0))
+        here = time.monotonic()
+        if here - read_at > CLOCK_SECONDS:
+            there = float(self.run(_clock_statement(self.is_sqlite), {}).fetchone()[0])
+            here = time.monotonic()
+            read_at, offset = here, there - here
+            self._local.clock = (read_at, offset)
+        return here + offset
+
+    def drop(self) -> None:
+        """Close this thread's connection."""
+        held = getattr(self._local, "held", None)
+        self._local.held = None
+        if held is not None and held[0] == os.getpid():
+            held[1].close()
+
+
+class _Errors:
+    """Gives a driver's errors SQLAlchemy's types, and drops a connection that one broke."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        dbapi = self._driver._database.engine.dialect.dbapi
+        if error is None or not isinstance(error, dbapi.Error):  # type: ignore[union-attr]  # it is loaded once an engine is there
+            return
+        self._driver.drop()
+        raise DBAPIError.instance("", {}, error, dbapi.Error) from error  # type: ignore[union-attr]  # as above
+
+
+_statements: dict[bool, Statement] = {}
+
+
+def _clock_statement(is_sqlite: bool) -> Statement:
+    from sqlalchemy import select
+
+    if is_sqlite not in _statements:
+        _statements[is_sqlite] = Statement(select(now()), is_sqlite=is_sqlite)
+    return _statements[is_sqlite]

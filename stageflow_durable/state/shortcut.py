@@ -1,0 +1,174 @@
+"""Taking the short way where it is open: builds the parameters of ``fast``, and the work that comes of it.
+
+Each function answers None where the short way is not open or did not match; the caller then goes the long way, which is always right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.exc import IntegrityError
+
+from stageflow_durable.codec import encode
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, RunStatus, StrandState
+from stageflow_durable.model.work import Done, Nudge, RunFacts, Work
+from stageflow_durable.state import fast
+from stageflow_durable.state.audit import EventRow, seal
+from stageflow_durable.state.begin import EARLY_SECONDS, Taker
+from stageflow_durable.state.commit import Kept
+from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.fast import MAX_EVENTS, Move, Shape
+from stageflow_durable.state.locked import facts_of_values
+from stageflow_durable.state.strands import StrandRow
+
+_RUN_COLUMNS = len(RunFacts.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """A stage's outcome to be saved: its encoded output, the events its body asked for, whether its owner would go on."""
+
+    work: Work
+    delta: str
+    events: Kept
+    go_on: bool
+
+
+class Shortcut:
+    """The short way on one database."""
+
+    def __init__(self, driver: Driver, audit_key: bytes) -> None:
+        self._driver = driver
+        self._audit = audit_key
+
+    # --- begin --------------------------------------------------------------------------------------------------------------
+
+    def begin(self, nudge: Nudge, taker: Taker) -> Work | None:
+        """Take a strand that is ready, when its run goes forward under this process's definition."""
+        read = self._driver.run(fast.look(self._driver.is_sqlite), {"run_id": nudge.run_id, "strand_id": nudge.strand}).fetchone()
+        if read is None:
+            return None
+        run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-1])
+        plan, clock = taker.plans.get(run.pipeline), float(read[-1])
+        if plan is None or not _open(run, row, nudge, plan, clock):
+            return None
+        return self._begin(run, row, plan, taker, clock)
+
+    def _begin(self, run: RunFacts, row: StrandRow, plan: Plan, taker: Taker, clock: float) -> Work | None:
+        number, first_at = row.attempt + 1, clock if row.first_at is None else row.first_at
+        sealed = self._sealed(run.id, run.seq, run.head, clock, (_begun(row.stage, number, taker.owner),))
+        given = {"run_id": run.id, "strand_id": row.strand, "my_gen": row.gen, "me": taker.owner, "at": clock, "first_at": first_at,
+                 "seen_seq": run.seq, **_next(plan, run, row.stage, number, taker, clock), **_event_values(sealed)}
+        if not self._apply(Shape(Move.BEGIN, 1, intends=plan.by_name[row.stage].undo is not None), given):
+            return None
+        moved = replace(run, seq=sealed[-1].seq, head=sealed[-1].mac, status=RunStatus.RUNNING)
+        return Work(moved, plan, row.strand, Phase.FORWARD, row.stage, row.gen, taker.owner, number, row.tries, row.lost, row.delay,
+                    first_at, clock, row.queue, sealed[-1].seq, sealed[-1].mac, row.published_at)
+
+    # --- commit -------------------------------------------------------------------------------------------------------------
+
+    def save(self, saving: Saving, taker: Taker) -> Done | None:
+        """Save an outcome and move on: to the next stage here, to a ready strand, or to the end of a run of one strand."""
+        work = saving.work
+        move = _move(saving)
+        if move is None or len(saving.events) + 2 > MAX_EVENTS:
+            return None
+        at = self._driver.clock()
+        if move is Move.GRANT and not _in_time(work, at):
+            move = Move.PASS  # the deadline has passed: the sweep stops the run, nothing begins
+        onward = work.plan.next_on_strand.get(work.stage)
+        sealed = self._sealed(work.run.id, work.seq, work.head, at, _saved(saving, move, onward))
+        given = {"run_id": work.run.id, "strand_id": work.strand, "my_gen": work.gen, "me": work.owner, "my_stage": work.stage,
+                 "my_attempt": work.attempt, "at": at, "seen_seq": work.seq, "delta": saving.delta, **_event_values(sealed),
+                 **({} if onward is None else _next(work.plan, work.run, onward, 1, taker, at))}
+        if not self._apply(self._shape(work, move, onward, len(sealed)), given):
+            return None
+        return _done(work, move, onward, sealed[-1], at)
+
+    def _shape(self, work: Work, move: Move, onward: str | None, events: int) -> Shape:
+        planned = work.plan.by_name
+        intends = move is Move.GRANT and onward is not None and planned[onward].undo is not None
+        return Shape(move, events, records=planned[work.stage].undo is not None, intends=intends)
+
+    # --- both ---------------------------------------------------------------------------------------------------------------
+
+    def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Kept) -> list[EventRow]:
+        sealed: list[EventRow] = []
+        for kind, data in events:
+            event = seal(self._audit, run_id, seq + 1, kind, at, encode(data), head)
+            sealed.append(event)
+            seq, head = event.seq, event.mac
+        return sealed
+
+    def _apply(self, shape: Shape, given: dict[str, Any]) -> bool:
+        try:
+            if self._driver.is_sqlite:
+                first, rest = fast.for_sqlite(shape)
+                return self._driver.run_if(first, rest, given)
+            return bool(self._driver.run(fast.for_postgresql(shape), given).rowcount)
+        except IntegrityError:
+            return False  # e.g. a stage that began before, on another strand: nothing was written
+
+
+def _open(run: RunFacts, row: StrandRow, nudge: Nudge, plan: Plan, clock: float) -> bool:
+    due = row.state == StrandState.READY or (row.state == StrandState.WAITING and (row.wake_at or 0.0) <= clock + EARLY_SECONDS)
+    return (due and row.gen == nudge.gen and run.phase is Phase.FORWARD and row.direction == Phase.FORWARD
+            and plan.digest == run.definition)
+
+
+def _move(saving: Saving) -> Move | None:
+    """Which short way is open after this stage, if any: no join, no branch, no change of queue."""
+    work, plan = saving.work, saving.work.plan
+    onward = plan.next_on_strand.get(work.stage)
+    if onward is None:
+        alone = len(plan.roots) == 1 and plan.remaining_on_strand(plan.roots[0]) == len(plan.stages)
+        return Move.FINISH if alone else None
+    if (plan.by_name[onward].queue or work.run.queue) != work.queue:
+        return None
+    return Move.GRANT if saving.go_on else Move.PASS
+
+
+def _in_time(work: Work, at: float) -> bool:
+    return work.run.deadline is None or work.run.pivot_passed or at < work.run.deadline
+
+
+def _begun(stage: str, number: int, owner: str) -> tuple[str, dict[str, object]]:
+    return "stage.begun", {"stage": stage, "attempt": number, "owner": owner}
+
+
+def _saved(saving: Saving, move: Move, onward: str | None) -> Kept:
+    work = saving.work
+    kept = tuple((kind, {**data, "stage": work.stage}) for kind, data in saving.events)
+    ok = ("stage.ok", {"stage": work.stage, "attempt": work.attempt})
+    if move is Move.GRANT and onward is not None:
+        return (*kept, ok, _begun(onward, 1, work.owner))
+    ended: dict[str, object] = {"cause": None, "stage": None, "error": None, "park_reason": None}
+    return (*kept, ok, ("run.succeeded", ended)) if move is Move.FINISH else (*kept, ok)
+
+
+def _next(plan: Plan, run: RunFacts, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:
+    limit = taker.timeouts.get((run.pipeline, stage))
+    return {"next_stage": stage, "next_attempt": number, "pivot": plan.by_name[stage].pivot,
+            "kill_by": None if limit is None else at + limit}
+
+
+def _event_values(sealed: list[EventRow]) -> dict[str, Any]:
+    values: dict[str, Any] = {"new_seq": sealed[-1].seq, "new_head": sealed[-1].mac}
+    for number, event in enumerate(sealed):
+        values |= {f"e{number}_seq": event.seq, f"e{number}_type": event.type, f"e{number}_data": event.data,
+                   f"e{number}_previous": event.previous, f"e{number}_mac": event.mac}
+    return values
+
+
+def _done(work: Work, move: Move, onward: str | None, last: EventRow, at: float) -> Done:
+    if move is Move.FINISH or onward is None:
+        return Done(ended=True)
+    if move is Move.PASS:
+        links = work.plan.remaining_on_strand(onward)
+        return Done(nudges=(Nudge(work.run.id, work.strand, work.gen, work.queue, last.seq, links, work.run.priority),))
+    passed = work.run.pivot_passed or work.plan.by_name[onward].pivot
+    run = work.run if passed == work.run.pivot_passed else replace(work.run, pivot_passed=passed)
+    return Done(Work(run, work.plan, work.strand, work.direction, onward, work.gen, work.owner, 1, 0, 0, None, at, at, work.queue,
+                     last.seq, last.mac))
