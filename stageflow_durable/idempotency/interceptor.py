@@ -18,10 +18,11 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, wraps
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, TypeVar
 
 from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.errors import (
@@ -41,6 +42,20 @@ LONGEST_POLL_SECONDS = 0.5
 
 _UNNAMED_CLIENT = "default"
 _NEVER = threading.Event()
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Wish:
+    """A claim that may take several looks, and how long to pause before the next."""
+
+    scope: Scope
+    key: str
+    fingerprint: str
+    params_text: str
+    deadline: float
+    poll: float = FIRST_POLL_SECONDS
 
 
 class IdempotencyInterceptor:
@@ -96,16 +111,10 @@ class IdempotencyInterceptor:
         :raises IdempotencyParamMismatch: the key was used with other parameters, finished or in flight.
         :raises IdempotencyConflict: another still works under the key after ``wait_seconds``, or its work was undone.
         """
-        key = self._key_of(ctx)
-        if key is None:
-            return None
-        scope = Scope(getattr(ctx, "client_id", None) or _UNNAMED_CLIENT, self._operation or _operation_of(ctx))
-        answer = self._answer(ctx, scope, key)
-        if isinstance(answer, Done):
-            _emit(ctx, "work.idempotency_hit", scope, key)
-            return StageOutput(OutputKind.OK, value=answer.result)
-        self._running.add(Held(ctx, scope, key, answer.fence))
-        return None
+        wish = self._wish(ctx)
+        while isinstance(answer := self._look(ctx, wish), float):
+            self._pause(answer)
+        return answer
 
     def after(self, ctx: Any, output: StageOutput) -> None:
         """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise.
@@ -139,10 +148,10 @@ class IdempotencyInterceptor:
         """
         if ctx in self._running:
             return _output(body(ctx))
-        remembered = self.before(ctx)
-        if remembered is not None:
-            return remembered
         try:
+            remembered = self.before(ctx)
+            if remembered is not None:
+                return remembered
             output = _output(body(ctx))
         except BaseException as error:
             self.on_error(ctx, error)
@@ -151,46 +160,81 @@ class IdempotencyInterceptor:
         return output
 
     async def arun(self, ctx: Any, body: Callable[[Any], Awaitable[Any]]) -> StageOutput:
-        """:meth:`run` for an ``async def`` body; the store is asked in a thread, the body runs in the caller's loop."""
+        """:meth:`run` for an ``async def`` body: it runs in the caller's loop, and the store is asked in threads.
+
+        A duplicate that waits holds no thread: else a hundred of them would keep the first from completing.
+        """
         if ctx in self._running:
             return _output(await body(ctx))
-        remembered = await asyncio.to_thread(self.before, ctx)
-        if remembered is not None:
-            return remembered
         try:
+            remembered = await self._abefore(ctx)
+            if remembered is not None:
+                return remembered
             output = _output(await body(ctx))
         except BaseException as error:
-            await asyncio.to_thread(self.on_error, ctx, error)
+            await _in_thread(self.on_error, ctx, error)
             raise
-        await asyncio.to_thread(self.after, ctx, output)
+        await _in_thread(self.after, ctx, output)
         return output
 
-    def _answer(self, ctx: Any, scope: Scope, key: str) -> Claimed | Done:
-        try:
-            return self._wait_for_it(scope, key, self._params_of(ctx))
-        except IdempotencyParamMismatch as error:
-            _emit(ctx, "work.idempotency_mismatch", scope, key, fields=list(error.fields))
-            raise
-        except IdempotencyConflict:
-            _emit(ctx, "work.idempotency_conflict", scope, key)
-            raise
-
-    def _wait_for_it(self, scope: Scope, key: str, params: object) -> Claimed | Done:
-        mark, text = fingerprint(params), encode(params)
-        deadline, poll = self._clock() + self._wait, FIRST_POLL_SECONDS
-        while isinstance(answer := self._claim(scope, key, mark, text), InProgress):
-            left = deadline - self._clock()
-            if left <= 0:
-                raise IdempotencyConflict(key, f"in progress by {answer.owner}; waited {self._wait} s")
-            self._pause(min(poll, left))
-            poll = min(poll * 2, LONGEST_POLL_SECONDS)
+    async def _abefore(self, ctx: Any) -> StageOutput | None:
+        wish = self._wish(ctx)
+        # The key is in a store that tells nobody when it changes.
+        while isinstance(answer := await _in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
+            await asyncio.sleep(answer)
         return answer
 
-    def _claim(self, scope: Scope, key: str, mark: str, text: str) -> Answer:
+    def _wish(self, ctx: Any) -> _Wish | None:
+        key = self._key_of(ctx)
+        if key is None:
+            return None
+        scope = Scope(getattr(ctx, "client_id", None) or _UNNAMED_CLIENT, self._operation or _operation_of(ctx))
+        params = self._params_of(ctx)
+        return _Wish(scope, key, fingerprint(params), encode(params), self._clock() + self._wait)
+
+    def _look(self, ctx: Any, wish: _Wish | None) -> StageOutput | float | None:
+        """What :meth:`before` returns, or the seconds to pause until the next look."""
+        if wish is None:
+            return None
+        answer = self._told(ctx, wish)
+        if isinstance(answer, float):
+            return answer
+        if isinstance(answer, Done):
+            _emit(ctx, "work.idempotency_hit", wish)
+            return StageOutput(OutputKind.OK, value=answer.result)
+        self._running.add(Held(ctx, wish.scope, wish.key, answer.fence))
+        return None
+
+    def _told(self, ctx: Any, wish: _Wish) -> Claimed | Done | float:
+        try:
+            answer = self._claim(wish)
+            return self._patience(wish, answer) if isinstance(answer, InProgress) else answer
+        except IdempotencyParamMismatch as error:
+            _emit(ctx, "work.idempotency_mismatch", wish, fields=list(error.fields))
+            raise
+        except IdempotencyConflict:
+            _emit(ctx, "work.idempotency_conflict", wish)
+            raise
+
+    def _claim(self, wish: _Wish) -> Answer:
         owner = f"{socket.gethostname()}/{os.getpid()}"[:255]
         return self._store.claim(
-            scope, key, mark, owner=owner, lease_seconds=self._lease, ttl_seconds=self._ttl, params_text=text
+            wish.scope,
+            wish.key,
+            wish.fingerprint,
+            params_text=wish.params_text,
+            owner=owner,
+            lease_seconds=self._lease,
+            ttl_seconds=self._ttl,
         )
+
+    def _patience(self, wish: _Wish, standing: InProgress) -> float:
+        left = wish.deadline - self._clock()
+        if left <= 0:
+            raise IdempotencyConflict(wish.key, f"in progress by {standing.owner}; waited {self._wait} s")
+        pause = min(wish.poll, left)
+        wish.poll = min(wish.poll * 2, LONGEST_POLL_SECONDS)
+        return pause
 
     def _renew(self, held: Held) -> None:
         self._store.renew(held.scope, held.key, held.fence, lease_seconds=self._lease)
@@ -257,7 +301,17 @@ def _output(value: Any) -> StageOutput:
     return value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
 
 
-def _emit(ctx: Any, event: str, scope: Scope, key: str, **data: object) -> None:
+def _emit(ctx: Any, event: str, wish: _Wish, **data: object) -> None:
     emit = getattr(ctx, "emit", None)
     if emit is not None:
-        emit(event, key=key, client_id=scope.client_id, operation=scope.operation, **data)
+        emit(event, key=wish.key, client_id=wish.scope.client_id, operation=wish.scope.operation, **data)
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    # A cancelled caller waits for the thread: what it claims meanwhile has to be known, to be released.
+    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise

@@ -63,6 +63,11 @@ class NudgeGate:
         """
         self._ask(_RELEASE, nudge_key, owner)
 
+    def close(self) -> None:
+        """Close this process's connections; the next nudge opens new ones."""
+        if self._link is not None:
+            self._link.close()
+
     def _ask(self, script: Script, nudge_key: str, *arguments: str | int) -> object:
         if self._link is None or self._clock() < self._closed_until:
             return None

@@ -65,6 +65,14 @@ class RedisLink:
         except RedisError as error:
             raise StoreUnavailable(f"Redis did not answer: {error}") from error
 
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones. A client that the application made is left
+        alone.
+        """
+        made, self._made = self._made, None
+        if made is not None and made[0] == os.getpid():
+            made[1].close()
+
     def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
         client = self._client()
         try:
@@ -211,6 +219,10 @@ class RedisIdempotencyStore:
     def release(self, scope: Scope, key: str, fence: int, *, vouched: bool = False) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
         kept(self._link.run(_RELEASE, self._name(scope, key), fence, int(vouched)) == 1, key, fence)
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        self._link.close()
 
     def _name(self, scope: Scope, key: str) -> str:
         return redis_key(scope, key, self._prefix)

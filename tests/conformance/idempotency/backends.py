@@ -33,17 +33,34 @@ class Clock:
 
 @dataclass(frozen=True)
 class Backend:
-    """A store; ``advance`` lets its clock pass, ``url`` leads another process to it (None: it lives in this process only)."""
+    """A store; ``advance`` lets its clock pass, ``url`` leads another process to it (None: it lives in this process
+    only).
+    """
 
     store: IdempotencyStore
     advance: Callable[[float], object] = time.sleep
     url: str | None = None
 
-    def claim(self, key: str = "order-1", params: object = None, *, scope: Scope = SCOPE, lease: float = LONG,
-              ttl: float = LONG, owner: str = "worker-1") -> Answer:
+    def claim(
+        self,
+        key: str = "order-1",
+        params: object = None,
+        *,
+        scope: Scope = SCOPE,
+        lease: float = LONG,
+        ttl: float = LONG,
+        owner: str = "worker-1",
+    ) -> Answer:
         """Claim with the defaults of these tests."""
-        return self.store.claim(scope, key, fingerprint(params), owner=owner, lease_seconds=lease, ttl_seconds=ttl,
-                                params_text=encode(params))
+        return self.store.claim(
+            scope,
+            key,
+            fingerprint(params),
+            owner=owner,
+            lease_seconds=lease,
+            ttl_seconds=ttl,
+            params_text=encode(params),
+        )
 
     def fence(self, key: str = "order-1", params: object = None, *, lease: float = LONG, ttl: float = LONG) -> int:
         """Claim, and expect to get it."""

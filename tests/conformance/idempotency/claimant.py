@@ -1,4 +1,6 @@
-"""A process that claims one key from many threads at once: ``python -m … URL KEY THREADS STARTED GO``; prints the answers."""
+"""A process that claims one key from many threads at once: ``python -m … URL KEY THREADS STARTED GO``; prints the
+answers.
+"""
 
 from __future__ import annotations
 

@@ -45,18 +45,22 @@ def fakeredis_backend() -> Backend:
 
 
 @pytest.fixture
-def valkey_backend(valkey_url: str) -> Backend:
-    return Backend(RedisIdempotencyStore(valkey_url), url=valkey_url)
+def valkey_backend(valkey_url: str) -> Iterator[Backend]:
+    store = RedisIdempotencyStore(valkey_url)
+    yield Backend(store, url=valkey_url)
+    store.close()
 
 
 @pytest.fixture
-def redis_backend(request: pytest.FixtureRequest) -> Backend:
+def redis_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     service = request.getfixturevalue("redis_service")
     service.ensure_running()
     url = service.url_of(60)
     with service.client(60) as client:
         client.flushdb()
-    return Backend(RedisIdempotencyStore(url), url=url)
+    store = RedisIdempotencyStore(url)
+    yield Backend(store, url=url)
+    store.close()
 
 
 @pytest.fixture

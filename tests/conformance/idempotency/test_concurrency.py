@@ -56,7 +56,9 @@ def test_given_many_keys_at_once_then_each_is_claimed_and_completed_once(backend
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(work, range(200)))
     assert sum(isinstance(answer, Claimed) for answer in answers) == 20
-    assert [done.result for number in range(20) if isinstance(done := backend.claim(f"order-{number}"), Done)] == [*range(20)]
+    assert [done.result for number in range(20) if isinstance(done := backend.claim(f"order-{number}"), Done)] == [
+        *range(20)
+    ]
 
 
 def test_given_an_old_and_a_new_owner_when_both_complete_at_once_then_the_new_result_stands(backend: Backend) -> None:
@@ -82,13 +84,26 @@ def test_given_an_old_and_a_new_owner_when_both_complete_at_once_then_the_new_re
 @pytest.mark.process
 @pytest.mark.parametrize("claimers", [50, 300])
 def test_given_several_processes_when_they_claim_at_once_then_one_thread_of_one_of_them_wins(
-        shared_backend: Backend, processes: Processes, tmp_path: Path, claimers: int) -> None:
+    shared_backend: Backend, processes: Processes, tmp_path: Path, claimers: int
+) -> None:
     names, go = [f"claimant-{number}" for number in range(PROCESSES)], tmp_path / "go"
     root = Path(__file__).parents[3]
     for number, name in enumerate(names):
         share = claimers // PROCESSES + (number < claimers % PROCESSES)
-        processes.start(name, [sys.executable, "-m", "tests.conformance.idempotency.claimant", str(shared_backend.url),
-                               "order-1", str(share), tmp_path / name, go], cwd=root)
+        processes.start(
+            name,
+            [
+                sys.executable,
+                "-m",
+                "tests.conformance.idempotency.claimant",
+                str(shared_backend.url),
+                "order-1",
+                str(share),
+                tmp_path / name,
+                go,
+            ],
+            cwd=root,
+        )
     eventually(lambda: all((tmp_path / name).exists() for name in names), within=60, what="all claimants are up")
     go.touch()
     for process in processes.all:

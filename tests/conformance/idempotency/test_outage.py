@@ -1,12 +1,16 @@
-"""A server that is killed, paused, flushed or refusing: a retryable error in bounded time, and work again when it is back."""
+"""A server that is killed, paused, flushed or refusing: a retryable error in bounded time, and work again when it is
+back.
+"""
 
 from __future__ import annotations
 
-import os
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from redis import Redis
@@ -32,12 +36,15 @@ def refused_within(seconds: float) -> Iterator[None]:
 
 
 @pytest.fixture
-def hasty(valkey_url: str) -> Backend:
-    return Backend(RedisIdempotencyStore(valkey_url, timeout_seconds=0.3))
+def hasty(valkey_url: str) -> Iterator[Backend]:
+    store = RedisIdempotencyStore(valkey_url, timeout_seconds=0.3)
+    yield Backend(store)
+    store.close()
 
 
 def test_given_redis_killed_mid_way_then_every_operation_is_refused_soon_and_works_again_after_a_restart(
-        valkey: BrokerService, hasty: Backend) -> None:
+    valkey: BrokerService, hasty: Backend
+) -> None:
     fence = hasty.fence()
     valkey.kill()
     with refused_within(2):
@@ -53,7 +60,8 @@ def test_given_redis_killed_mid_way_then_every_operation_is_refused_soon_and_wor
 
 
 def test_given_redis_restarted_between_two_calls_then_the_stale_connection_is_mended_unseen(
-        valkey: BrokerService, hasty: Backend) -> None:
+    valkey: BrokerService, hasty: Backend
+) -> None:
     hasty.fence()
     valkey.stop()
     valkey.start()
@@ -70,7 +78,8 @@ def test_given_a_paused_redis_then_the_claim_is_refused_soon(valkey: BrokerServi
 
 
 def test_given_a_flushed_redis_then_the_old_owner_cannot_complete_and_the_new_fence_is_higher(
-        valkey: BrokerService, hasty: Backend) -> None:
+    valkey: BrokerService, hasty: Backend
+) -> None:
     old = hasty.fence()
     valkey.flushall()
     with pytest.raises(FenceLost):
@@ -89,7 +98,8 @@ def test_given_forgotten_scripts_then_they_are_sent_again(valkey: BrokerService,
 
 
 def test_given_a_redis_that_is_full_then_the_claim_is_refused_and_nothing_is_written(
-        valkey: BrokerService, hasty: Backend) -> None:
+    valkey: BrokerService, hasty: Backend
+) -> None:
     with valkey.client() as client:
         client.config_set("maxmemory", "1")
         try:
@@ -104,6 +114,7 @@ def test_given_a_wrong_password_then_the_refusal_does_not_tell_it(valkey_url: st
     store = RedisIdempotencyStore(valkey_url.replace(valkey.password, "hunter2"), timeout_seconds=0.3)
     with pytest.raises(StoreUnavailable) as caught:
         Backend(store).claim()
+    store.close()
     assert "hunter2" not in str(caught.value)
 
 
@@ -114,7 +125,8 @@ def test_given_a_redis_that_was_never_there_then_making_the_store_costs_nothing_
 
 
 def test_given_a_claim_whose_answer_was_lost_when_it_is_sent_again_then_it_is_still_claimed(
-        hasty: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    hasty: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(secrets, "token_hex", lambda size: "the same message")
     assert hasty.fence() == hasty.fence()
     monkeypatch.setattr(secrets, "token_hex", lambda size: "another")
@@ -130,21 +142,46 @@ def test_given_a_client_that_decodes_answers_then_the_store_works_with_it(valkey
     assert answer.result == {"é": "\x00"}
 
 
-def test_given_a_forked_process_then_it_opens_a_connection_of_its_own(
-        valkey: BrokerService, hasty: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    hasty.fence()
-    with valkey.client() as client:
-        def connections() -> int:
-            return sum(one["name"] == "stageflow" for one in client.client_list())
+PARENT_AND_CHILD = """
+import os, sys
+from tests.conformance.idempotency.backends import Backend, store_at
+from redis import Redis
+backend = Backend(store_at(sys.argv[1]))
+def connections():
+    with Redis.from_url(sys.argv[1]) as client:
+        return sum(one["name"] == "stageflow" for one in client.client_list())
+backend.fence("parent")
+before = connections()
+child = os.fork()
+if child == 0:
+    backend.fence("child")
+    assert connections() == before + 1
+    backend.store.close()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert connections() == before
+backend.fence("parent again")
+"""
 
-        before = connections()
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        hasty.fence("order-2")
-        assert connections() == before + 1  # the parent's is left to the parent
+
+def test_given_a_store_that_was_used_before_a_fork_then_the_child_opens_a_connection_of_its_own(
+    valkey_url: str,
+) -> None:
+    subprocess.run(
+        [sys.executable, "-c", PARENT_AND_CHILD, valkey_url], cwd=Path(__file__).parents[3], check=True, timeout=60
+    )
+
+
+def test_given_a_closed_store_then_its_next_use_opens_it_again(valkey_backend: Backend) -> None:
+    assert isinstance(valkey_backend.store, RedisIdempotencyStore)
+    valkey_backend.store.close()
+    valkey_backend.store.close()
+    valkey_backend.fence()
 
 
 def test_given_postgres_killed_mid_way_then_every_operation_is_refused_soon_and_works_again_after_a_restart(
-        postgres: PostgresService, postgres_backend: Backend) -> None:
+    postgres: PostgresService, postgres_backend: Backend
+) -> None:
     fence = postgres_backend.fence()
     postgres.kill()
     with refused_within(8):
