@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stageflow_durable.application import Engine
+    from stageflow_durable.delivery.adopt import task_stage
     from stageflow_durable.engine.accept import Submission
     from stageflow_durable.engine.handle import RunHandle
     from stageflow_durable.errors import (CompensationFailed, ConfigurationError, IdempotencyParamMismatch, PermanentError, ResultTimeout,
@@ -25,7 +26,7 @@ _WHERE = {
     "CompensationFailed": "errors", "ConfigurationError": "errors", "IdempotencyParamMismatch": "errors", "PermanentError": "errors",
     "ResultTimeout": "errors", "RunCancelled": "errors", "RunCompensated": "errors", "RunError": "errors", "RunFailed": "errors",
     "RunParked": "errors", "StageflowError": "errors", "TransientError": "errors",
-    "Interceptor": "interceptors", "get_default_interceptors": "interceptors",
+    "Interceptor": "interceptors", "get_default_interceptors": "interceptors", "task_stage": "delivery.adopt",
     "CompensationContext": "model.context", "StageContext": "model.context", "StageOutput": "model.output",
     "Pipeline": "model.pipeline", "RetryPolicy": "model.policy", "ContextSnapshot": "model.snapshot",
     "Stage": "model.stage", "StageKind": "model.stage", "Undo": "model.stage", "RunStatus": "model.status",
@@ -34,7 +35,7 @@ _WHERE = {
 __all__ = ["CompensationContext", "CompensationFailed", "ConfigurationError", "ContextSnapshot", "Engine",
            "IdempotencyParamMismatch", "Interceptor", "PermanentError", "Pipeline", "ResultTimeout", "RetryPolicy", "RunCancelled",
            "RunCompensated", "RunError", "RunFailed", "RunHandle", "RunParked", "RunStatus", "Stage", "StageContext", "StageKind",
-           "StageOutput", "StageflowError", "Submission", "TransientError", "Undo", "get_default_interceptors"]
+           "StageOutput", "StageflowError", "Submission", "TransientError", "Undo", "get_default_interceptors", "task_stage"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,18 +9,15 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-from celery import Celery
-from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from typing import Any, Literal
 
 from stageflow_durable.clock import World, system_world
-from stageflow_durable.delivery import process as worker_process
 from stageflow_durable.delivery.configure import own_settings, worker_settings
-from stageflow_durable.delivery.consumer import ChildWatch, boot_id
+from stageflow_durable.delivery.consumer import boot_id
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.tasks import register
+from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Submission
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
@@ -35,7 +32,6 @@ from stageflow_durable.settings import Settings, Urls, load_settings
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 
-T = TypeVar("T")
 OnError = Literal["raise", "collect"]
 
 
@@ -48,7 +44,7 @@ class Engine:
     with nothing set and nothing running that raises ConfigurationError with both ways out.
     """
 
-    def __init__(self, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, celery_app: Celery | None = None,
+    def __init__(self, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, celery_app: Any = None,
                  retry: RetryPolicy | None = None, interceptors: Sequence[Any] | None = None, settings: Settings | None = None,
                  world: World | None = None, **keywords: Any) -> None:
         if settings is not None and keywords:
@@ -63,9 +59,10 @@ class Engine:
         self._world = world or system_world()
         self._process: Process | None = None
         self._registered_in = 0
-        self.celery_app = celery_app if celery_app is not None else self._own_app()
+        self.celery_app = celery_app if celery_app is not None else own_application(
+            name, lambda: own_settings(self.settings, self.urls.broker_url))
         register(self.celery_app, self._working)
-        self._attach_to_worker()
+        attach(self.celery_app, self)
 
     @classmethod
     @contextmanager
@@ -75,8 +72,10 @@ class Engine:
         from stageflow_durable.embedded import start
         from stageflow_durable.state.schema import upgrade
 
-        with start(Path(home), upgrade=upgrade):
-            engine = cls(name, pipelines, home=Path(home), **keywords)
+        with start(Path(home), upgrade=upgrade) as running:
+            urls = running.urls
+            engine = cls(name, pipelines, home=Path(home), database_url=urls.database_url, broker_url=urls.broker_url,
+                         redis_url=urls.redis_url, audit_key=urls.audit_key, **keywords)
             try:
                 yield engine
             finally:
@@ -227,20 +226,6 @@ class Engine:
         """Celery settings that make a whole worker safe; for adopted applications that want them: ``app.conf.update(…)``."""
         return worker_settings(self.settings)
 
-    def _own_app(self) -> Celery:
-        app = Celery(self.name, set_as_current=False)
-        # A callable: read at the worker's start or the first message, never at import.
-        app.add_defaults(lambda: own_settings(self.settings, self.urls.broker_url))
-        return app
-
-    def _attach_to_worker(self) -> None:
-        self.celery_app.steps["consumer"].add(_watch(self._child_lost))
-        # weak=False: Celery's signals keep weak references, and these are bound methods of an object that may only live here.
-        worker_process_init.connect(self._child_started, weak=False)
-        worker_process_shutdown.connect(self._child_ends, weak=False)
-        worker_shutting_down.connect(_worker_stops, weak=False)
-        boot_id()
-
     def _working(self) -> Process:
         """This process as a worker, made at its first message (or at the start of a pool's child)."""
         if self._process is None or self._process.pid != os.getpid():
@@ -250,17 +235,20 @@ class Engine:
             self._process.start()
         return self._process
 
-    def _child_started(self, **_signal: Any) -> None:
+    def child_started(self) -> None:
+        """A pool's child begins: join as an owner before the first message."""
         try:
             self._working()
         except StageflowError:  # the database is away: the first message tries again
             self._process = None
 
-    def _child_ends(self, **_signal: Any) -> None:
+    def child_ends(self) -> None:
+        """This process ends by itself."""
         if self._process is not None and self._process.pid == os.getpid():
             self._process.stop()
 
-    def _child_lost(self, pid: int) -> None:
+    def child_lost(self, pid: int) -> None:
+        """The parent saw a child gone: take its work at once."""
         try:
             self._sweeper.process_killed(boot_id(), pid)
         finally:
@@ -273,14 +261,6 @@ class Engine:
             self._process = None
         if "store" in self.__dict__:
             self.store.database.dispose()
-
-
-def _watch(lost: Any) -> type[ChildWatch]:
-    return type("ChildWatch", (ChildWatch,), {"lost": staticmethod(lost)})
-
-
-def _worker_stops(**_signal: Any) -> None:
-    worker_process.stopping = True
 
 
 def _by_name(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:

@@ -40,7 +40,7 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
     Runs in the parent's event loop, on connections that are closed again before the next child is forked.
     """
 
-    requires = ("celery.worker.consumer.consumer:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks",)
     lost: Callable[[int], None] | None = None
 
     def __init__(self, consumer: Any, **_options: Any) -> None:

@@ -1,7 +1,12 @@
-"""Opening the store, and operations that need no application."""
+"""Opening the store, and operations that need the database alone."""
 
 from __future__ import annotations
 
+from stageflow_durable.clock import system_world
+from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.errors import BrokerUnavailable
+from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings, Urls
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import Store
@@ -9,6 +14,30 @@ from stageflow_durable.state.store import Store
 
 def open_store(settings: Settings, urls: Urls) -> Store:
     """The store that the settings name; nothing is connected yet."""
-    database = Database(urls.database_url, synchronous=settings.sqlite_synchronous)
-    key = urls.audit_key or settings.audit_key or ""
-    return Store(database, key.encode())
+    return _store(settings, urls.database_url, urls.audit_key)
+
+
+def open_operations(settings: Settings) -> Operations:
+    """Operations without an application: what they set going is delivered by the workers' next sweep."""
+    urls = settings.require() if settings.database_url is None else None
+    store = _store(settings, settings.require_database(), urls.audit_key if urls is not None else None)
+    world, publisher = system_world(), NoPublisher()
+    return Operations(store, publisher, Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
+                      world.clock)
+
+
+def _store(settings: Settings, database_url: str, audit_key: str | None) -> Store:
+    database = Database(database_url, synchronous=settings.sqlite_synchronous)
+    return Store(database, (audit_key or settings.audit_key or "").encode())
+
+
+class NoPublisher:
+    """Publishes nothing: the rows are the outbox, and the workers' sweep reads them."""
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        """Leave them to the sweep. Raises BrokerUnavailable."""
+        raise BrokerUnavailable("no broker is known here")
+
+    def depth(self, queue: str) -> int | None:
+        """Not known."""
+        return None

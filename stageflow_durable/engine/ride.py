@@ -165,7 +165,7 @@ class Rider:
     def _business_key(self, work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
         if spec.key is None:
             return None
-        key = spec.key(ctx)
+        key: Any = spec.key(ctx)
         if not isinstance(key, str) or not key:
             raise InvalidKey(f"stage {work.stage}: key= gave {key!r}; it has to be text of 1 to 255 characters")
         params = plain(ctx.snapshot.input)
@@ -191,7 +191,9 @@ class Rider:
         held = isinstance(answer, InProgress | HeldByRun)
         if held and not self._settled(held_by):
             return self._commit(work, lambda: self._store.postpone(work, KEY_HELD_SECONDS))
-        why = f"run {held_by} failed in doubt; settle it first" if held else "its work was undone; start over with a new key"
+        why = "its work was undone; start over with a new key"
+        if held:
+            why = f"run {held_by} failed in doubt; settle it first"
         return _refusal(IdempotencyConflict(key.key, why, run_id=held_by))
 
     def _settled(self, run_id: str | None) -> bool:

@@ -1,0 +1,44 @@
+"""An existing Celery task as a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Signature
+from celery.exceptions import Ignore, Reject, Retry
+
+from stageflow_durable.model.context import StageContext
+from stageflow_durable.model.output import StageOutput
+
+
+def task_stage(signature_of: Callable[[StageContext[Any]], Signature]) -> Callable[[StageContext[Any]], Any]:
+    """A runner that calls a Celery task in place: ``task_stage(lambda ctx: charge_order.s(ctx.input.order_id))``.
+
+    The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its ``self.retry()`` becomes
+    a retry of ours, with its countdown or eta as the lower bound of the delay; our policy counts. ``Ignore`` and ``Reject`` mean skip.
+    """
+    def run(ctx: StageContext[Any]) -> Any:
+        return _call(signature_of(ctx), ctx)
+    return run
+
+
+def _call(signature: Signature, ctx: StageContext[Any]) -> Any:
+    task = signature.type
+    # Eager and not called directly: then self.retry() raises, and publishes nothing.
+    task.push_request(id=ctx.idempotency_key, args=signature.args, kwargs=signature.kwargs, retries=_retries(task, ctx), is_eager=True,
+                      called_directly=False, headers={})
+    try:
+        return task.run(*signature.args, **signature.kwargs)
+    except Retry as retry:
+        return StageOutput.retry(retry.exc or retry.message or "the task asked for a retry", after=retry.when)
+    except (Ignore, Reject) as given_up:
+        return StageOutput.skip(f"{type(given_up).__name__}: {given_up}")
+    finally:
+        task.pop_request()
+
+
+def _retries(task: Any, ctx: StageContext[Any]) -> int:
+    """What the task sees as ``self.request.retries``; capped, for its own limit has no say here."""
+    made = ctx.attempt - 1
+    return made if task.max_retries is None else min(made, int(task.max_retries))

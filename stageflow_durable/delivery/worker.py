@@ -1,0 +1,46 @@
+"""Tying an engine to Celery: an application of its own, and to a worker's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import Celery
+from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+
+from stageflow_durable.delivery import process as worker_process
+from stageflow_durable.delivery.consumer import ChildWatch, boot_id
+
+
+class WorkerLife(Protocol):
+    """What an engine does as a worker's processes come and go."""
+
+    def child_started(self) -> None:
+        """A pool's child (or the only process) begins."""
+
+    def child_ends(self) -> None:
+        """It ends by itself."""
+
+    def child_lost(self, pid: int) -> None:
+        """The parent saw a child gone."""
+
+
+def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Celery:
+    """A Celery application whose settings are read at the worker's start or the first message, never at import."""
+    app = Celery(name, set_as_current=False)
+    app.add_defaults(configured)
+    return app
+
+
+def attach(app: Celery, life: WorkerLife) -> None:
+    """Let ``life`` know of this worker's processes."""
+    app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
+    # weak=False: Celery's signals keep weak references, and these closures live nowhere else.
+    worker_process_init.connect(lambda **_: life.child_started(), weak=False)
+    worker_process_shutdown.connect(lambda **_: life.child_ends(), weak=False)
+    worker_shutting_down.connect(_stopping, weak=False)
+    boot_id()
+
+
+def _stopping(**_signal: Any) -> None:
+    worker_process.stopping = True
