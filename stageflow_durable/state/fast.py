@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import (Boolean, Double, Integer, String, and_, bindparam, cast, exists, false, insert, literal_column, null, or_, select,
                         true, union_all, update)
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.state.clock import now
@@ -165,8 +165,6 @@ def for_postgresql(shape: Shape) -> Statement:
 @lru_cache(maxsize=256)
 def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
     """The statement that decides, and those that follow in the same transaction when it touched the run."""
-    from sqlalchemy.dialects import sqlite
-
     parts = [update(strands).where(_STRAND).values(_STRAND_VALUES[shape.move])]
     if shape.move is not Move.BEGIN:
         parts += [_attempt_end(), _checkpoint(None)]
@@ -186,3 +184,34 @@ def look(is_sqlite: bool) -> Statement:
     joined = runs.join(strands, strands.c.run == runs.c.id)
     found = select(*runs.c, *strands.c, now()).select_from(joined).where(and_(runs.c.id == _RUN, strands.c.strand == _p("strand_id")))
     return Statement(found, is_sqlite=is_sqlite)
+
+
+# --- accepting a run -------------------------------------------------------------------------------------------------------------
+
+_NEW_STRAND = {"run": _RUN, "strand": _p("root"), "direction": _is(Phase.FORWARD), "stage": _p("root"), "state": _is(StrandState.READY),
+               "gen": _ZERO, "attempt": _ZERO, "tries": _ZERO, "lost": _ZERO, "nudges": _ZERO, "published_at": _AT,
+               "queue": _p("root_queue")}
+_GIVEN = ("client_id", "pipeline", "version", "key", "fingerprint", "definition", "input", "metadata", "queue", "priority", "deadline")
+
+
+def _new_run(dialect: Any) -> Any:
+    values = {name: _p(name, runs.c[name].type) for name in _GIVEN}
+    fixed = {"id": _RUN, "phase": _is(Phase.FORWARD), "status": _is(RunStatus.PENDING), "op_version": _ZERO, "pivot_passed": false(),
+             "past_pivot": false(), "seq": _p("new_seq", Integer), "head": _p("new_head"), "created_at": _AT, "updated_at": _AT}
+    return dialect.insert(runs).values(**values, **fixed).on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+
+
+@lru_cache(maxsize=1)
+def create_on_postgresql() -> Statement:
+    """A run of one strand with its first event, unless its key is taken: then no row."""
+    run = _new_run(postgresql).returning(runs.c.id).cte("r")
+    source = select(run.c.id).subquery("q")
+    strand = _insert(strands, _NEW_STRAND, source).cte("s")
+    return Statement(_events(1, source).add_cte(run, strand), is_sqlite=False)
+
+
+@lru_cache(maxsize=1)
+def create_on_sqlite() -> tuple[Statement, tuple[Statement, ...]]:
+    """The same; the first statement decides."""
+    rest = (_insert(strands, _NEW_STRAND, None), _events(1, None))
+    return Statement(_new_run(sqlite), is_sqlite=True), tuple(Statement(part, is_sqlite=True) for part in rest)

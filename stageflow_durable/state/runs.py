@@ -54,8 +54,8 @@ _CLOCK = select(now())
 def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
     clock = float(connection.execute(_CLOCK).scalar_one())
-    event = _accepted(new, clock, audit_key)
-    statement = insert_for(connection, runs).values(**_columns(new, clock, event)).on_conflict_do_nothing(
+    event = accepted(new, clock, audit_key)
+    statement = insert_for(connection, runs).values(**columns_of(new, clock, event)).on_conflict_do_nothing(
         index_elements=["client_id", "pipeline", "key"])
     if not connection.execute(statement).rowcount:
         return _existing(connection, new)
@@ -67,19 +67,21 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
 def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
     """Record many runs without keys in one go; runs with keys go one by one through :func:`create`."""
     clock = float(connection.execute(_CLOCK).scalar_one())
-    sealed = [_accepted(new, clock, audit_key) for new in batch]
-    connection.execute(insert(runs), [_columns(new, clock, event) for new, event in zip(batch, sealed, strict=True)])
+    sealed = [accepted(new, clock, audit_key) for new in batch]
+    connection.execute(insert(runs), [columns_of(new, clock, event) for new, event in zip(batch, sealed, strict=True)])
     connection.execute(_INSERT_STRANDS, [row for new in batch for row in _strands(new, clock)])
     connection.execute(_INSERT_EVENT, [{name: getattr(event, name) for name in EventRow.__slots__} for event in sealed])
     return [Created(new.id, False, first_nudges(new)) for new in batch]
 
 
-def _accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
+def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
+    """The first event of a run."""
     data = encode({"pipeline": new.plan.pipeline, "version": new.plan.version, "client_id": new.client_id, "key": new.key})
     return seal(audit_key, new.id, 1, "run.accepted", clock, data, GENESIS)
 
 
-def _columns(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
+def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
+    """The row of a fresh run."""
     return {"id": new.id, "client_id": new.client_id, "pipeline": new.plan.pipeline, "version": new.plan.version, "key": new.key,
             "fingerprint": new.fingerprint, "definition": new.plan.digest, "input": new.input, "metadata": new.metadata,
             "queue": new.queue, "priority": new.priority, "phase": Phase.FORWARD, "status": RunStatus.PENDING,
@@ -88,16 +90,17 @@ def _columns(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
 
 def _strands(new: NewRun, clock: float) -> list[dict[str, Any]]:
     return [{"run": new.id, "strand": root, "direction": Phase.FORWARD, "stage": root, "state": StrandState.READY,
-             "published_at": clock, "queue": _queue(new, root)} for root in new.plan.roots]
+             "published_at": clock, "queue": queue_of(new, root)} for root in new.plan.roots]
 
 
 def first_nudges(new: NewRun) -> tuple[Nudge, ...]:
     """The messages of a fresh run: one for each strand that starts at once."""
-    return tuple(Nudge(new.id, root, 0, _queue(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
+    return tuple(Nudge(new.id, root, 0, queue_of(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
                  for root in new.plan.roots)
 
 
-def _queue(new: NewRun, stage: str) -> str:
+def queue_of(new: NewRun, stage: str) -> str:
+    """The queue of a stage: its own, or the run's."""
     return new.plan.by_name[stage].queue or new.queue
 
 

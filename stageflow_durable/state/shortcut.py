@@ -21,6 +21,7 @@ from stageflow_durable.state.commit import Kept
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.fast import MAX_EVENTS, Move, Shape
 from stageflow_durable.state.locked import facts_of_values
+from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of
 from stageflow_durable.state.strands import StrandRow
 
 _RUN_COLUMNS = len(RunFacts.__slots__)
@@ -42,6 +43,23 @@ class Shortcut:
     def __init__(self, driver: Driver, audit_key: bytes) -> None:
         self._driver = driver
         self._audit = audit_key
+
+    # --- accept -------------------------------------------------------------------------------------------------------------
+
+    def create(self, new: NewRun) -> Created | None:
+        """Record a run of one strand. None: more strands, or its key is taken."""
+        if len(new.plan.roots) != 1:
+            return None
+        at, root = self._driver.clock(), new.plan.roots[0]
+        event = accepted(new, at, self._audit)
+        given = {**columns_of(new, at, event), "run_id": new.id, "at": at, "root": root, "root_queue": queue_of(new, root),
+                 **_event_values([event])}
+        if self._driver.is_sqlite:
+            first, rest = fast.create_on_sqlite()
+            made = self._driver.run_if(first, rest, given)
+        else:
+            made = bool(self._driver.run(fast.create_on_postgresql(), given).rowcount)
+        return Created(new.id, False, first_nudges(new)) if made else None
 
     # --- begin --------------------------------------------------------------------------------------------------------------
 

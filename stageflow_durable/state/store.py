@@ -65,7 +65,8 @@ class Store:
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
-        return self._do(lambda c: runs.create(c, new, self._audit))
+        created = self._shortcut.create(new) if self._shortcut is not None else None
+        return created or self._do(lambda c: runs.create(c, new, self._audit))
 
     def create_many(self, batch: Sequence[NewRun]) -> list[Created]:
         """Record runs without keys, all or none."""
