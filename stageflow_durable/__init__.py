@@ -10,8 +10,20 @@ if TYPE_CHECKING:
     from stageflow_durable.delivery.adopt import task_stage
     from stageflow_durable.engine.accept import Submission
     from stageflow_durable.engine.handle import RunHandle
-    from stageflow_durable.errors import (CompensationFailed, ConfigurationError, IdempotencyParamMismatch, PermanentError, ResultTimeout,
-                                          RunCancelled, RunCompensated, RunError, RunFailed, RunParked, StageflowError, TransientError)
+    from stageflow_durable.errors import (
+        CompensationFailed,
+        ConfigurationError,
+        IdempotencyParamMismatch,
+        PermanentError,
+        ResultTimeout,
+        RunCancelled,
+        RunCompensated,
+        RunError,
+        RunFailed,
+        RunParked,
+        StageflowError,
+        TransientError,
+    )
     from stageflow_durable.interceptors import Interceptor, get_default_interceptors
     from stageflow_durable.model.context import CompensationContext, StageContext
     from stageflow_durable.model.output import StageOutput
@@ -22,20 +34,66 @@ if TYPE_CHECKING:
     from stageflow_durable.model.status import RunStatus
 
 _WHERE = {
-    "Engine": "application", "Submission": "engine.accept", "RunHandle": "engine.handle",
-    "CompensationFailed": "errors", "ConfigurationError": "errors", "IdempotencyParamMismatch": "errors", "PermanentError": "errors",
-    "ResultTimeout": "errors", "RunCancelled": "errors", "RunCompensated": "errors", "RunError": "errors", "RunFailed": "errors",
-    "RunParked": "errors", "StageflowError": "errors", "TransientError": "errors",
-    "Interceptor": "interceptors", "get_default_interceptors": "interceptors", "task_stage": "delivery.adopt",
-    "CompensationContext": "model.context", "StageContext": "model.context", "StageOutput": "model.output",
-    "Pipeline": "model.pipeline", "RetryPolicy": "model.policy", "ContextSnapshot": "model.snapshot",
-    "Stage": "model.stage", "StageKind": "model.stage", "Undo": "model.stage", "RunStatus": "model.status",
+    "Engine": "application",
+    "Submission": "engine.accept",
+    "RunHandle": "engine.handle",
+    "CompensationFailed": "errors",
+    "ConfigurationError": "errors",
+    "IdempotencyParamMismatch": "errors",
+    "PermanentError": "errors",
+    "ResultTimeout": "errors",
+    "RunCancelled": "errors",
+    "RunCompensated": "errors",
+    "RunError": "errors",
+    "RunFailed": "errors",
+    "RunParked": "errors",
+    "StageflowError": "errors",
+    "TransientError": "errors",
+    "Interceptor": "interceptors",
+    "get_default_interceptors": "interceptors",
+    "task_stage": "delivery.adopt",
+    "CompensationContext": "model.context",
+    "StageContext": "model.context",
+    "StageOutput": "model.output",
+    "Pipeline": "model.pipeline",
+    "RetryPolicy": "model.policy",
+    "ContextSnapshot": "model.snapshot",
+    "Stage": "model.stage",
+    "StageKind": "model.stage",
+    "Undo": "model.stage",
+    "RunStatus": "model.status",
 }
 
-__all__ = ["CompensationContext", "CompensationFailed", "ConfigurationError", "ContextSnapshot", "Engine",
-           "IdempotencyParamMismatch", "Interceptor", "PermanentError", "Pipeline", "ResultTimeout", "RetryPolicy", "RunCancelled",
-           "RunCompensated", "RunError", "RunFailed", "RunHandle", "RunParked", "RunStatus", "Stage", "StageContext", "StageKind",
-           "StageOutput", "StageflowError", "Submission", "TransientError", "Undo", "get_default_interceptors", "task_stage"]
+__all__ = [
+    "CompensationContext",
+    "CompensationFailed",
+    "ConfigurationError",
+    "ContextSnapshot",
+    "Engine",
+    "IdempotencyParamMismatch",
+    "Interceptor",
+    "PermanentError",
+    "Pipeline",
+    "ResultTimeout",
+    "RetryPolicy",
+    "RunCancelled",
+    "RunCompensated",
+    "RunError",
+    "RunFailed",
+    "RunHandle",
+    "RunParked",
+    "RunStatus",
+    "Stage",
+    "StageContext",
+    "StageKind",
+    "StageOutput",
+    "StageflowError",
+    "Submission",
+    "TransientError",
+    "Undo",
+    "get_default_interceptors",
+    "task_stage",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""The engine as an application sees it: pipelines registered, runs enqueued, a Celery application to run workers with."""
+"""The engine as an application sees it: pipelines registered, runs enqueued, a Celery application to run workers
+with.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,25 @@ OnError = Literal["raise", "collect"]
 class Engine:
     """A durable engine over a database and a broker.
 
-    ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application to adopt; our task
-    brings its own options and queue, nothing of theirs is changed. ``retry``: policy of stages and pipelines that have none.
-    ``settings``: a Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``). Nothing is connected before the first use;
-    with nothing set and nothing running that raises ConfigurationError with both ways out.
+    ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application
+    to adopt; our task brings its own options and queue, nothing of theirs is changed. ``retry``: policy of stages and
+    pipelines that have none. ``settings``: a Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``).
+    Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
+    both ways out.
     """
 
-    def __init__(self, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, celery_app: Any = None,
-                 retry: RetryPolicy | None = None, interceptors: Sequence[Any] | None = None, settings: Settings | None = None,
-                 world: World | None = None, **keywords: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        pipelines: Iterable[Pipeline[Any, Any]] = (),
+        *,
+        celery_app: Any = None,
+        retry: RetryPolicy | None = None,
+        interceptors: Sequence[Any] | None = None,
+        settings: Settings | None = None,
+        world: World | None = None,
+        **keywords: Any,
+    ) -> None:
         if settings is not None and keywords:
             raise ConfigurationError(f"give settings= or {', '.join(keywords)}=, not both")
         self.name = name
@@ -59,29 +71,46 @@ class Engine:
         self._world = world or system_world()
         self._process: Process | None = None
         self._registered_in = 0
-        self.celery_app = celery_app if celery_app is not None else own_application(
-            name, lambda: own_settings(self.settings, self.urls.broker_url))
+        self.celery_app = (
+            celery_app
+            if celery_app is not None
+            else own_application(name, lambda: own_settings(self.settings, self.urls.broker_url))
+        )
         register(self.celery_app, self._working)
         attach(self.celery_app, self)
 
     @classmethod
     @contextmanager
-    def embedded(cls, name: str, pipelines: Iterable[Pipeline[Any, Any]] = (), *, home: str | Path = ".stageflow",
-                 **keywords: Any) -> Iterator[Engine]:
+    def embedded(
+        cls,
+        name: str,
+        pipelines: Iterable[Pipeline[Any, Any]] = (),
+        *,
+        home: str | Path = ".stageflow",
+        **keywords: Any,
+    ) -> Iterator[Engine]:
         """A context manager: start (or attach to) the one-machine mode in ``home`` and give an engine on it."""
         from stageflow_durable.embedded import start
         from stageflow_durable.state.schema import upgrade
 
         with start(Path(home), upgrade=upgrade) as running:
             urls = running.urls
-            engine = cls(name, pipelines, home=Path(home), database_url=urls.database_url, broker_url=urls.broker_url,
-                         redis_url=urls.redis_url, audit_key=urls.audit_key, **keywords)
+            engine = cls(
+                name,
+                pipelines,
+                home=Path(home),
+                database_url=urls.database_url,
+                broker_url=urls.broker_url,
+                redis_url=urls.redis_url,
+                audit_key=urls.audit_key,
+                **keywords,
+            )
             try:
                 yield engine
             finally:
                 engine.close()
 
-    # --- parts, made at first use -------------------------------------------------------------------------------------------
+    # --- parts, made at first use -----------------------------------------------------------------------------------
 
     @cached_property
     def settings(self) -> Settings:
@@ -115,7 +144,9 @@ class Engine:
 
     @cached_property
     def _sweeper(self) -> Sweeper:
-        return Sweeper(self.store, self.publisher, Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries))
+        return Sweeper(
+            self.store, self.publisher, Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
+        )
 
     @cached_property
     def _acceptor(self) -> Acceptor:
@@ -123,8 +154,10 @@ class Engine:
 
     def _max_attempts(self) -> dict[str, dict[str, int]]:
         default = self._retry or RetryPolicy()
-        return {name: {spec.name: (spec.retry or pipeline.retry or default).max_attempts for spec in pipeline.stages}
-                for name, pipeline in self.pipelines.items()}
+        return {
+            name: {spec.name: (spec.retry or pipeline.retry or default).max_attempts for spec in pipeline.stages}
+            for name, pipeline in self.pipelines.items()
+        }
 
     def _ready(self) -> None:
         """Register the definitions, once a process."""
@@ -132,25 +165,38 @@ class Engine:
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             self._registered_in = os.getpid()
 
-    # --- starting runs ------------------------------------------------------------------------------------------------------
+    # --- starting runs ----------------------------------------------------------------------------------------------
 
-    def enqueue(self, pipeline: str | Pipeline[Any, Any], input: Any, *, client_id: str = DEFAULT_CLIENT,
-                idempotency_key: str | None = None, deadline: datetime | timedelta | None = None, priority: int | None = None,
-                queue: str | None = None, metadata: Mapping[str, Any] | None = None) -> RunHandle:
+    def enqueue(
+        self,
+        pipeline: str | Pipeline[Any, Any],
+        input: Any,
+        *,
+        client_id: str = DEFAULT_CLIENT,
+        idempotency_key: str | None = None,
+        deadline: datetime | timedelta | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> RunHandle:
         """Start a run, or find the one that has the key (``handle.replayed``).
 
-        Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable (nothing was
-        accepted). With the broker away the run is recorded, and delivered once it is back.
+        Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable
+        (nothing was accepted). With the broker away the run is recorded, and delivered once it is back.
         """
         found = self.pipeline(pipeline)
         self._ready()
-        created = self._acceptor.accept(found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata))
+        created = self._acceptor.accept(
+            found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata)
+        )
         return self._handle(created, found)
 
-    def enqueue_many(self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Submission], *,
-                     on_error: OnError = "raise") -> list[RunHandle | StageflowError]:
-        """Start many runs. ``on_error="raise"``: the first bad one is raised before anything is recorded; ``"collect"``: errors are
-        returned in the places of their submissions."""
+    def enqueue_many(
+        self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Submission], *, on_error: OnError = "raise"
+    ) -> list[RunHandle | StageflowError]:
+        """Start many runs. ``on_error="raise"``: the first bad one is raised before anything is recorded;
+        ``"collect"``: errors are returned in the places of their submissions.
+        """
         found = self.pipeline(pipeline)
         self._ready()
         answers = self._acceptor.accept_many(found, list(submissions), collect=on_error == "collect")
@@ -159,23 +205,36 @@ class Engine:
     def pipeline(self, named: str | Pipeline[Any, Any]) -> Pipeline[Any, Any]:
         """The registered pipeline. Raises UnknownPipeline."""
         name = named if isinstance(named, str) else named.name
-        if name not in self.pipelines or (not isinstance(named, str) and self.pipelines[name].plan.digest != named.plan.digest):
+        if name not in self.pipelines or (
+            not isinstance(named, str) and self.pipelines[name].plan.digest != named.plan.digest
+        ):
             raise UnknownPipeline(name, tuple(self.pipelines))
         return self.pipelines[name]
 
     def _handle(self, created: Created, pipeline: Pipeline[Any, Any]) -> RunHandle:
-        return RunHandle(created.run_id, self.store, self.operations, self._world.clock, replayed=created.replayed,
-                         result_type=pipeline.result_type)
+        return RunHandle(
+            created.run_id,
+            self.store,
+            self.operations,
+            self._world.clock,
+            replayed=created.replayed,
+            result_type=pipeline.result_type,
+        )
 
-    # --- runs ---------------------------------------------------------------------------------------------------------------
+    # --- runs -------------------------------------------------------------------------------------------------------
 
     def handle(self, run_id: str) -> RunHandle:
         """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
         full = self.store.full_id(run_id)
         facts = self.store.facts(full)
         pipeline = self.pipelines.get(facts.pipeline) if facts is not None else None
-        return RunHandle(full, self.store, self.operations, self._world.clock,
-                         result_type=None if pipeline is None else pipeline.result_type)
+        return RunHandle(
+            full,
+            self.store,
+            self.operations,
+            self._world.clock,
+            result_type=None if pipeline is None else pipeline.result_type,
+        )
 
     def run(self, run_id: str) -> Run:
         """A run in full."""
@@ -197,41 +256,68 @@ class Engine:
         """Let a parked, failed or cancelled run go on."""
         return self.operations.resume(run_id, reason=reason, actor=actor, op_version=op_version)
 
-    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+    def cancel(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         """Stop a run and undo what it did."""
         return self.operations.cancel(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
 
-    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+    def compensate(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         """Undo what a run did, or try failed undos again."""
-        return self.operations.compensate(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
+        return self.operations.compensate(
+            run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot
+        )
 
-    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
-               op_version: int | None = None) -> RunSummary:
+    def settle(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        done: Any = None,
+        not_done: bool = False,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
         """Record what a person found out about a stage in doubt."""
-        return self.operations.settle(run_id, stage, done=done, not_done=not_done, reason=reason, actor=actor, op_version=op_version)
+        return self.operations.settle(
+            run_id, stage, done=done, not_done=not_done, reason=reason, actor=actor, op_version=op_version
+        )
 
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""
         return self.operations.sweep()
 
-    # --- for async callers: the same, off the event loop ----------------------------------------------------------------------
+    # --- for async callers: the same, off the event loop ------------------------------------------------------------
 
     async def aenqueue(self, pipeline: str | Pipeline[Any, Any], input: Any, **options: Any) -> RunHandle:
         """:meth:`enqueue` for async callers."""
         return await asyncio.to_thread(self.enqueue, pipeline, input, **options)
 
-    # --- workers --------------------------------------------------------------------------------------------------------------
+    # --- workers ----------------------------------------------------------------------------------------------------
 
     def worker_settings(self) -> dict[str, Any]:
-        """Celery settings that make a whole worker safe; for adopted applications that want them: ``app.conf.update(…)``."""
+        """Celery settings that make a whole worker safe; for adopted applications that want them:
+        ``app.conf.update(…)``.
+        """
         return worker_settings(self.settings)
 
     def _working(self) -> Process:
         """This process as a worker, made at its first message (or at the start of a pool's child)."""
         if self._process is None or self._process.pid != os.getpid():
             self._ready()
-            self._process = Process(self.store, self.publisher, self.pipelines, self.settings, self._world,
-                                    redis_url=self.urls.redis_url, retry=self._retry, interceptors=self._interceptors)
+            self._process = Process(
+                self.store,
+                self.publisher,
+                self.pipelines,
+                self.settings,
+                self._world,
+                redis_url=self.urls.redis_url,
+                retry=self._retry,
+                interceptors=self._interceptors,
+            )
             self._process.start()
         return self._process
 

@@ -1,8 +1,8 @@
 """Every error that the engine raises on purpose, under one root.
-
-Three axes matter to a caller, and each is a type: :class:`Retryable` (the same call may succeed later), :class:`Terminal`
-(it will not, mend the input or the setting) and :class:`Conflict` (somebody else was first: read again, then decide).
-Messages name the run or the field and the way out, and carry no secrets. Every error survives pickling.
+ Three axes matter to a caller, and each is a type: :class:`Retryable` (the same call may succeed later),
+:class:`Terminal` (it will not, mend the input or the setting) and :class:`Conflict` (somebody else was first: read
+again, then decide). Messages name the run or the field and the way out, and carry no secrets. Every error survives
+pickling.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class UnknownPipeline(Terminal):
         self.name = name
         self.known = tuple(sorted(known))
         listed = ", ".join(self.known) or "none"
-        super().__init__(f"no pipeline {name!r} in this engine; it knows: {listed}. Register it with Engine(pipelines=[…])")
+        super().__init__(
+            f"no pipeline {name!r} in this engine; it knows: {listed}. Register it with Engine(pipelines=[…])"
+        )
 
 
 class UnknownRun(Terminal):
@@ -107,7 +109,7 @@ class UnsavableValue(Terminal):
         super().__init__(f"{path}: {kind} cannot be saved" + (f"; {hint}" if hint else ""))
 
 
-# --- idempotency --------------------------------------------------------------------------------------------------------
+# --- idempotency ----------------------------------------------------------------------------------------------------
 
 
 class InvalidKey(Terminal):
@@ -123,8 +125,10 @@ class IdempotencyParamMismatch(Terminal):
         self.run_id = run_id
         named = ", ".join(self.fields) or "parameters"
         of = f" (run {run_id})" if run_id else ""
-        super().__init__(f"idempotency key {key!r} was used before with other parameters{of}; differing: {named}. "
-                         "Send the same parameters, or a new key")
+        super().__init__(
+            f"idempotency key {key!r} was used before with other parameters{of}; differing: {named}. "
+            "Send the same parameters, or a new key"
+        )
 
 
 class IdempotencyConflict(Conflict):
@@ -140,7 +144,7 @@ class FenceLost(Conflict):
     """A write by an owner whose lease was taken over; nothing was written."""
 
 
-# --- operators ------------------------------------------------------------------------------------------------------------
+# --- operators ------------------------------------------------------------------------------------------------------
 
 
 class OperatorConflict(Conflict):
@@ -148,7 +152,9 @@ class OperatorConflict(Conflict):
 
     def __init__(self, run_id: str, verb: str) -> None:
         self.run_id = run_id
-        super().__init__(f"run {run_id} was changed by somebody else before {verb}; look again: stageflow show {run_id}")
+        super().__init__(
+            f"run {run_id} was changed by somebody else before {verb}; look again: stageflow show {run_id}"
+        )
 
 
 class NotAllowed(Terminal):
@@ -159,7 +165,7 @@ class NotAllowed(Terminal):
         super().__init__(f"{verb} of run {run_id} refused: {why}")
 
 
-# --- dependencies ---------------------------------------------------------------------------------------------------------
+# --- dependencies ---------------------------------------------------------------------------------------------------
 
 
 class StoreUnavailable(Retryable):
@@ -174,17 +180,19 @@ class SchemaBehind(Terminal):
     """The database's schema is not the one this version needs: run ``stageflow db upgrade``."""
 
 
-# --- results --------------------------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------------------------
 
 
 class RunError(StageflowError):
     """A run ended without its result.
 
-    ``run_id``, ``status``, ``cause`` (or None), ``stage`` (the one that failed, or None), ``error`` (its message, or None).
+    ``run_id``, ``status``, ``cause`` (or None), ``stage`` (the one that failed, or None), ``error`` (its message, or
+    None).
     """
 
-    def __init__(self, run_id: str, status: str, cause: str | None = None, stage: str | None = None,
-                 error: str | None = None) -> None:
+    def __init__(
+        self, run_id: str, status: str, cause: str | None = None, stage: str | None = None, error: str | None = None
+    ) -> None:
         self.run_id, self.status, self.cause, self.stage, self.error = run_id, status, cause, stage, error
         at = f" at stage {stage}" if stage else ""
         why = f": {error}" if error else ""

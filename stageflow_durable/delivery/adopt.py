@@ -15,19 +15,29 @@ from stageflow_durable.model.output import StageOutput
 def task_stage(signature_of: Callable[[StageContext[Any]], Signature]) -> Callable[[StageContext[Any]], Any]:
     """A runner that calls a Celery task in place: ``task_stage(lambda ctx: charge_order.s(ctx.input.order_id))``.
 
-    The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its ``self.retry()`` becomes
-    a retry of ours, with its countdown or eta as the lower bound of the delay; our policy counts. ``Ignore`` and ``Reject`` mean skip.
+    The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its
+    ``self.retry()`` becomes a retry of ours, with its countdown or eta as the lower bound of the delay; our policy
+    counts. ``Ignore`` and ``Reject`` mean skip.
     """
+
     def run(ctx: StageContext[Any]) -> Any:
         return _call(signature_of(ctx), ctx)
+
     return run
 
 
 def _call(signature: Signature, ctx: StageContext[Any]) -> Any:
     task = signature.type
     # Eager and not called directly: then self.retry() raises, and publishes nothing.
-    task.push_request(id=ctx.idempotency_key, args=signature.args, kwargs=signature.kwargs, retries=_retries(task, ctx), is_eager=True,
-                      called_directly=False, headers={})
+    task.push_request(
+        id=ctx.idempotency_key,
+        args=signature.args,
+        kwargs=signature.kwargs,
+        retries=_retries(task, ctx),
+        is_eager=True,
+        called_directly=False,
+        headers={},
+    )
     try:
         return task.run(*signature.args, **signature.kwargs)
     except Retry as retry:

@@ -1,4 +1,6 @@
-"""Settings of a Celery application that our task is safe with. Each line answers a way in which Celery loses or doubles work."""
+"""Settings of a Celery application that our task is safe with. Each line answers a way in which Celery loses or
+doubles work.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +14,70 @@ BEAT_ENTRY = "stageflow-sweep"
 
 TASK_OPTIONS: dict[str, Any] = {
     # A child that dies gives its message back; the row decides whether there is anything left to do.
-    "acks_late": True, "reject_on_worker_lost": True, "acks_on_failure_or_timeout": True,
+    "acks_late": True,
+    "reject_on_worker_lost": True,
+    "acks_on_failure_or_timeout": True,
     # Results live in SQL: a result backend that is away must not hold a child.
-    "ignore_result": True, "store_errors_even_if_ignored": False, "track_started": False,
+    "ignore_result": True,
+    "store_errors_even_if_ignored": False,
+    "track_started": False,
     # Attempts and delays are rows; Celery's own counters have no say.
-    "max_retries": None, "serializer": "json", "shared": False,
+    "max_retries": None,
+    "serializer": "json",
+    "shared": False,
 }
 
 
 def own_settings(settings: Settings, broker_url: str) -> dict[str, Any]:
     """For an application that is the engine's own."""
     return {
-        "broker_url": broker_url, "result_backend": None, "task_default_queue": settings.queue, "task_ignore_result": True,
-        **worker_settings(settings)}
+        "broker_url": broker_url,
+        "result_backend": None,
+        "task_default_queue": settings.queue,
+        "task_ignore_result": True,
+        **worker_settings(settings),
+    }
 
 
 def worker_settings(settings: Settings) -> dict[str, Any]:
     """Worker-wide settings; an adopted application takes them, or not, itself."""
     return {
         "worker_consumer": "stageflow_durable.delivery.consumer:SturdyConsumer",
-        "task_serializer": "json", "accept_content": ["json"], "result_accept_content": ["json"],
-        "task_acks_late": True, "task_reject_on_worker_lost": True,
-        "worker_prefetch_multiplier": 1, "worker_soft_shutdown_timeout": 10.0,
-        "broker_connection_retry_on_startup": True, "broker_connection_max_retries": None, "broker_connection_timeout": 4.0,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_accept_content": ["json"],
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_soft_shutdown_timeout": 10.0,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 4.0,
         "broker_transport_options": transport_options(settings),
-        # A stage that runs while the broker is away goes on: its commit needs the database alone, and the message that comes again
-        # finds nothing to take. Ending it would only put its outcome in doubt.
+        # A stage that runs while the broker is away goes on: its commit needs the database alone, and the message that
+        # comes again finds nothing to take. Ending it would only put its outcome in doubt.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "beat_schedule": {BEAT_ENTRY: {"task": SWEEP, "schedule": max(1.0, settings.sweep_seconds),
-                                       "options": {"queue": settings.queue, "expires": 10.0, "ignore_result": True}}},
+        "beat_schedule": {
+            BEAT_ENTRY: {
+                "task": SWEEP,
+                "schedule": max(1.0, settings.sweep_seconds),
+                "options": {"queue": settings.queue, "expires": 10.0, "ignore_result": True},
+            }
+        },
     }
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:
-    """For Redis: half-open connections show within seconds, unacknowledged messages come back only when nobody can still work on them."""
-    return {"visibility_timeout": settings.visibility_timeout, "socket_timeout": 10.0, "socket_connect_timeout": 4.0,
-            "socket_keepalive": True, "health_check_interval": 25, "retry_on_timeout": True,
-            "unacked_restore_interval": 5, "unacked_restore_throttle": 1}
+    """For Redis: half-open connections show within seconds, unacknowledged messages come back only when nobody can
+    still work on them.
+    """
+    return {
+        "visibility_timeout": settings.visibility_timeout,
+        "socket_timeout": 10.0,
+        "socket_connect_timeout": 4.0,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "retry_on_timeout": True,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+    }

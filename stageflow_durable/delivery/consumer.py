@@ -21,8 +21,8 @@ LOOK_SECONDS = 0.2
 class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged.
 
-    Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost connection asks it for
-    its parameters once more. What that close was to release is gone with the connection.
+    Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost
+    connection asks it for its parameters once more. What that close was to release is gone with the connection.
     """
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
@@ -59,7 +59,7 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             self._timer = None
 
     def _look(self, pool: Any) -> None:
-        children = {process.pid for process in pool._pool._pool if process.pid is not None}
+        children = {process.pid for process in pool._pool._pool}  # noqa: SLF001  # nothing public lists the children
         for pid in self._seen - children:
             self._report(pid)
         self._seen = children

@@ -84,8 +84,13 @@ def _redis_facts(connection: Any) -> RedisFacts | None:
     server = "valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "redis"
     version = str(info.get(f"{server}_version") or info.get("redis_version") or "0")
     aof = info.get("aof_enabled")
-    return RedisFacts(server, numbers(version), info.get("maxmemory_policy"), info.get("maxmemory"),
-                      None if aof is None else bool(aof))
+    return RedisFacts(
+        server,
+        numbers(version),
+        info.get("maxmemory_policy"),
+        info.get("maxmemory"),
+        None if aof is None else bool(aof),
+    )
 
 
 def celery_facts(app: Any) -> CeleryFacts:
@@ -96,11 +101,15 @@ def celery_facts(app: Any) -> CeleryFacts:
     task = app.tasks.get(ADVANCE)
     options = conf.broker_transport_options or {}
     return CeleryFacts(
-        version=numbers(celery.__version__), task=None if task is None else _task_facts(task),
+        version=numbers(celery.__version__),
+        task=None if task is None else _task_facts(task),
         worker_consumer=str(conf.worker_consumer),
-        prefetch_multiplier=int(conf.worker_prefetch_multiplier), accept_content=tuple(map(str, conf.accept_content)),
-        result_backend=conf.result_backend, visibility_timeout=options.get("visibility_timeout"),
-        broker_url=conf.broker_url)
+        prefetch_multiplier=int(conf.worker_prefetch_multiplier),
+        accept_content=tuple(map(str, conf.accept_content)),
+        result_backend=conf.result_backend,
+        visibility_timeout=options.get("visibility_timeout"),
+        broker_url=conf.broker_url,
+    )
 
 
 def _task_facts(task: Any) -> TaskFacts:
@@ -111,7 +120,7 @@ def numbers(version: str) -> tuple[int, ...]:
     """``"7.2.4"`` as ``(7, 2, 4)``; what is not a number ends it."""
     found: list[int] = []
     for part in version.split("."):
-        digits = part[:len(part) - len(part.lstrip("0123456789"))]
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
         if not digits:
             break
         found.append(int(digits))

@@ -28,8 +28,18 @@ stopping = False
 class Process:
     """One worker process. Made after the fork, so that nothing in it is shared with another."""
 
-    def __init__(self, store: Store, publisher: Publisher, pipelines: Mapping[str, Pipeline[Any, Any]], settings: Settings, world: World,
-                 *, redis_url: str | None, retry: RetryPolicy | None, interceptors: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        pipelines: Mapping[str, Pipeline[Any, Any]],
+        settings: Settings,
+        world: World,
+        *,
+        redis_url: str | None,
+        retry: RetryPolicy | None,
+        interceptors: Sequence[Any],
+    ) -> None:
         self.queue = settings.queue
         self.short_delay = settings.short_delay_seconds
         self.pid = os.getpid()
@@ -39,12 +49,26 @@ class Process:
         self._gate_ms = int(settings.lease_seconds * 1000)
         self._owner = Owner(store, boot_id(), settings.lease_seconds, world.clock)
         self._sweep_seconds = settings.sweep_seconds
-        self._sweeper = Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries),
-                                lambda: self._owner.may_judge)
-        self._rider = Rider(store, self._owner, pipelines, world=world, retry=retry, interceptors=interceptors,
-                            limits=Limits(settings.in_place_stages, settings.in_place_seconds), stopping=lambda: stopping)
-        self._pulses = (Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._owner.beat),
-                        Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn))
+        self._sweeper = Sweeper(
+            store,
+            publisher,
+            Patience(settings.lease_seconds, max_lost=settings.max_recoveries),
+            lambda: self._owner.may_judge,
+        )
+        self._rider = Rider(
+            store,
+            self._owner,
+            pipelines,
+            world=world,
+            retry=retry,
+            interceptors=interceptors,
+            limits=Limits(settings.in_place_stages, settings.in_place_seconds),
+            stopping=lambda: stopping,
+        )
+        self._pulses = (
+            Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._owner.beat),
+            Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn),
+        )
 
     def start(self) -> None:
         """Begin to beat and to sweep."""

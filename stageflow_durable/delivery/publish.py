@@ -1,7 +1,7 @@
 """Publishing: a strand's remaining stages compile to a Celery chain whose links are equal nudges.
-
-Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever carries the last
-link of one compiles the next from the rows. With stages continued in place, one link carries many stages and the chain is short.
+ Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever
+carries the last link of one compiles the next from the rows. With stages continued in place, one link carries many
+stages and the chain is short.
 """
 
 from __future__ import annotations
@@ -61,5 +61,5 @@ class CeleryPublisher:
             with self._app.connection_for_write(connect_timeout=2.0) as connection:
                 channel = connection.default_channel
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
-        except Exception:  # every transport has errors of its own; not knowing is an answer that the sweep understands
+        except Exception:  # noqa: BLE001  # every transport has errors of its own; not knowing is an answer that the sweep understands
             return None

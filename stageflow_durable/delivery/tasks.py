@@ -17,7 +17,9 @@ AWAY_SECONDS = 2.0
 
 
 def register(app: Celery, process: Callable[[], Any]) -> None:
-    """Register our tasks with an application; ``process`` gives this process's :class:`Process` at the first message."""
+    """Register our tasks with an application; ``process`` gives this process's :class:`Process` at the first
+    message.
+    """
 
     @app.task(name=ADVANCE, bind=True, **TASK_OPTIONS)  # type: ignore[untyped-decorator]  # Celery has no types
     def advance(task: Task, run_id: str, strand: str, gen: int, mark: str) -> None:
@@ -29,7 +31,9 @@ def register(app: Celery, process: Callable[[], Any]) -> None:
 
 
 def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str) -> None:
-    """Carry one message: drop a duplicate, ride, leave the rest to the chain's tail, to Celery's retry, or to a fresh message."""
+    """Carry one message: drop a duplicate, ride, leave the rest to the chain's tail, to Celery's retry, or to a fresh
+    message.
+    """
     request = task.request
     tail, request.chain = request.chain, None  # what finds nothing to take ends here, with its tail
     key = f"{run_id}:{strand}:{gen}:{mark}:{request.retries}"
@@ -56,7 +60,9 @@ def _continues(rode: Rode, nudge: Nudge) -> bool:
 
 
 def _wait(task: Any, process: Any, rode: Rode, waiting: Waiting, tail: Any) -> None:
-    """The row is due at its time whatever happens here; a short delay is carried by Celery as well, to be on the spot."""
+    """The row is due at its time whatever happens here; a short delay is carried by Celery as well, to be on the
+    spot.
+    """
     process.publish(rode.nudges)
     if waiting.delay > process.short_delay:
         return

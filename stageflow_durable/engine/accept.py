@@ -47,21 +47,25 @@ class Acceptor:
         self._queue = queue
 
     def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
-        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it; with the database away nothing
-        happened (StoreUnavailable)."""
+        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it; with the
+        database away nothing happened (StoreUnavailable).
+        """
         created = self._store.create(self._new(pipeline, submission))
         self.deliver(created)
         return created
 
-    def accept_many(self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *,
-                    collect: bool) -> list[Created | StageflowError]:
-        """Record many; refused ones are raised at once before anything is recorded, or (``collect``) returned in their place."""
+    def accept_many(
+        self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *, collect: bool
+    ) -> list[Created | StageflowError]:
+        """Record many; refused ones are raised at once before anything is recorded, or (``collect``) returned in their
+        place.
+        """
         prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
         free = [new for new in prepared if isinstance(new, NewRun) and new.key is None]
         together = dict(zip([new.id for new in free], self._store.create_many(free) if free else [], strict=True))
-        answers: list[Created | StageflowError] = []
-        for new in prepared:
-            answers.append(new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect))
+        answers: list[Created | StageflowError] = [
+            new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect) for new in prepared
+        ]
         for answer in answers:
             if isinstance(answer, Created):
                 self.deliver(answer)
@@ -91,10 +95,17 @@ class Acceptor:
         given = checked_input(pipeline, submission.input)
         key = None if submission.idempotency_key is None else valid_key(submission.idempotency_key)
         return NewRun(
-            id=new_run_id(int(self._clock.time() * 1000)), client_id=valid_key(submission.client_id, what="client_id"),
-            plan=pipeline.plan, key=key, fingerprint=fingerprint(given), input=encode(given),
-            metadata=encode(_object(submission.metadata or {}, "metadata")), queue=submission.queue or self._queue,
-            priority=_priority(submission.priority), deadline=self._deadline(submission.deadline))
+            id=new_run_id(int(self._clock.time() * 1000)),
+            client_id=valid_key(submission.client_id, what="client_id"),
+            plan=pipeline.plan,
+            key=key,
+            fingerprint=fingerprint(given),
+            input=encode(given),
+            metadata=encode(_object(submission.metadata or {}, "metadata")),
+            queue=submission.queue or self._queue,
+            priority=_priority(submission.priority),
+            deadline=self._deadline(submission.deadline),
+        )
 
     def _deadline(self, deadline: datetime | timedelta | None) -> float | None:
         if deadline is None:
@@ -102,12 +113,16 @@ class Acceptor:
         if isinstance(deadline, timedelta):
             return self._clock.time() + deadline.total_seconds()
         if deadline.tzinfo is None:
-            raise InvalidInput("enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"])
+            raise InvalidInput(
+                "enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"]
+            )
         return deadline.timestamp()
 
 
 def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: float = 0.0) -> bool:
-    """Publish, and on a broker that does not answer hand the nudges to the sweep. Returns whether the broker took them."""
+    """Publish, and on a broker that does not answer hand the nudges to the sweep. Returns whether the broker took
+    them.
+    """
     if not nudges:
         return True
     try:
@@ -121,7 +136,9 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: 
 
 
 def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:
-    """The input as it will be stored: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming the fields."""
+    """The input as it will be stored: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming
+    the fields.
+    """
     what = f"input of {pipeline.name}"
     if pipeline.input_type is None:
         return _object(given, what)

@@ -1,4 +1,6 @@
-"""Calling what the application wrote: stage bodies and undos, ``def`` and ``async def``, with interceptors around them."""
+"""Calling what the application wrote: stage bodies and undos, ``def`` and ``async def``, with interceptors around
+them.
+"""
 
 from __future__ import annotations
 
@@ -36,26 +38,55 @@ class Called:
 def stage_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, services: Services) -> StageContext[Any]:
     """The context of a stage. Raises InvalidInput when the stored input does not fit the pipeline's type any more."""
     snapshot = memory.snapshot(work)
-    given = snapshot.input if pipeline.input_type is None else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
-    return StageContext(work.run.id, work.run.pipeline, work.stage, work.tries + 1, given, snapshot, work.run.client_id,
-                        stage_key(work.run.id, work.stage), memory.metadata(), moment(work.run.deadline), services)
+    given = (
+        snapshot.input
+        if pipeline.input_type is None
+        else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
+    )
+    return StageContext(
+        work.run.id,
+        work.run.pipeline,
+        work.stage,
+        work.tries + 1,
+        given,
+        snapshot,
+        work.run.client_id,
+        stage_key(work.run.id, work.stage),
+        memory.metadata(),
+        moment(work.run.deadline),
+        services,
+    )
 
 
 def undo_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, outcome: Any) -> CompensationContext[Any]:
     """The context of an undo."""
     memory.load(work)
     snapshot = memory.snapshot(work)
-    given = snapshot.input if pipeline.input_type is None else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
+    given = (
+        snapshot.input
+        if pipeline.input_type is None
+        else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
+    )
     return CompensationContext(
-        run_id=work.run.id, pipeline=work.run.pipeline, stage=work.stage, input=given, outputs=snapshot.outputs,
-        output=memory.output(work.stage), outcome=outcome, action_key=stage_key(work.run.id, work.stage),
-        idempotency_key=undo_key(work.run.id, work.stage), reason=work.run.error or str(work.run.cause), attempt=work.tries + 1,
-        client_id=work.run.client_id, metadata=memory.metadata())
+        run_id=work.run.id,
+        pipeline=work.run.pipeline,
+        stage=work.stage,
+        input=given,
+        outputs=snapshot.outputs,
+        output=memory.output(work.stage),
+        outcome=outcome,
+        action_key=stage_key(work.run.id, work.stage),
+        idempotency_key=undo_key(work.run.id, work.stage),
+        reason=work.run.error or str(work.run.cause),
+        attempt=work.tries + 1,
+        client_id=work.run.client_id,
+        metadata=memory.metadata(),
+    )
 
 
 def is_async(runner: Runner) -> bool:
     """Whether a runner is ``async def``, or an object whose call is."""
-    return inspect.iscoroutinefunction(runner) or inspect.iscoroutinefunction(getattr(runner, "__call__", None))
+    return inspect.iscoroutinefunction(runner) or inspect.iscoroutinefunction(type(runner).__call__)
 
 
 def call(runner: Runner, ctx: Any, timeout: float | None) -> Any:
@@ -92,30 +123,41 @@ def _runner() -> asyncio.Runner:
     return runner
 
 
-def run_stage(runner: Runner, ctx: StageContext[Any], services: Services, interceptors: Sequence[Any], timeout: float | None) -> Called:
+def run_stage(
+    runner: Runner, ctx: StageContext[Any], services: Services, interceptors: Sequence[Any], timeout: float | None
+) -> Called:
     """Interceptors' ``before``, then the body; cleanups run however it ended."""
     try:
         for interceptor in interceptors:
             output = interceptor.before(ctx)
             if output is not None:
                 return Called(output)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is the stage's error and gets decided upon
         return Called(error=error, called=False)
     try:
         with closing(services):
             return Called(call(runner, ctx, timeout))
-    except (Exception, StageTimeout) as error:
+    except (Exception, StageTimeout) as error:  # noqa: BLE001  # as above
         return Called(error=error)
 
 
 def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called, output: Any, store: Store) -> None:
-    """Interceptors' ``after`` and ``on_error``, the innermost first, once the outcome is saved; their errors go into the history."""
+    """Interceptors' ``after`` and ``on_error``, the innermost first, once the outcome is saved; their errors go into
+    the history.
+    """
     for interceptor in reversed(interceptors):
         try:
             if called.error is None:
                 interceptor.after(ctx, output)
             else:
                 interceptor.on_error(ctx, called.error)
-        except Exception as error:
-            store.note(ctx.run_id, "interceptor.failed", {
-                "stage": ctx.stage, "interceptor": interceptor.name, "error": f"{type(error).__name__}: {error}"[:500]})
+        except Exception as error:  # noqa: BLE001  # the outcome is saved; this goes into the history
+            store.note(
+                ctx.run_id,
+                "interceptor.failed",
+                {
+                    "stage": ctx.stage,
+                    "interceptor": interceptor.name,
+                    "error": f"{type(error).__name__}: {error}"[:500],
+                },
+            )

@@ -22,8 +22,12 @@ def open_operations(settings: Settings) -> Operations:
     urls = settings.require() if settings.database_url is None else None
     store = _store(settings, settings.require_database(), urls.audit_key if urls is not None else None)
     world, publisher = system_world(), NoPublisher()
-    return Operations(store, publisher, Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
-                      world.clock)
+    return Operations(
+        store,
+        publisher,
+        Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
+        world.clock,
+    )
 
 
 def _store(settings: Settings, database_url: str, audit_key: str | None) -> Store:

@@ -9,8 +9,17 @@ from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.services import validated
-from stageflow_durable.errors import (CompensationFailed, NotAllowed, ResultTimeout, RunCancelled, RunCompensated, RunError, RunFailed,
-                                      RunParked, UnknownRun)
+from stageflow_durable.errors import (
+    CompensationFailed,
+    NotAllowed,
+    ResultTimeout,
+    RunCancelled,
+    RunCompensated,
+    RunError,
+    RunFailed,
+    RunParked,
+    UnknownRun,
+)
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts
@@ -20,15 +29,27 @@ inside_stage = threading.local()
 """``inside_stage.run`` is set while a worker thread runs a stage."""
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
-    RunStatus.FAILED: RunFailed, RunStatus.CANCELLED: RunCancelled, RunStatus.COMPENSATED: RunCompensated,
-    RunStatus.COMPENSATION_FAILED: CompensationFailed, RunStatus.PARKED: RunParked}
+    RunStatus.FAILED: RunFailed,
+    RunStatus.CANCELLED: RunCancelled,
+    RunStatus.COMPENSATED: RunCompensated,
+    RunStatus.COMPENSATION_FAILED: CompensationFailed,
+    RunStatus.PARKED: RunParked,
+}
 
 
 class RunHandle:
     """A run of this engine. ``replayed``: it was there already under the idempotency key."""
 
-    def __init__(self, run_id: str, store: Store, operations: Operations, clock: Clock, *, replayed: bool = False,
-                 result_type: Any = None) -> None:
+    def __init__(
+        self,
+        run_id: str,
+        store: Store,
+        operations: Operations,
+        clock: Clock,
+        *,
+        replayed: bool = False,
+        result_type: Any = None,
+    ) -> None:
         self.run_id = run_id
         self.replayed = replayed
         self._store = store
@@ -56,13 +77,19 @@ class RunHandle:
         return {stage: decode(delta) for stage, delta in self._store.outputs(self.run_id).items() if delta is not None}
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where it has none.
+        """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
+        it has none.
 
-        ``timeout`` in seconds, None: for ever. Raises ResultTimeout; RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked
-        for a run that ended otherwise; NotAllowed inside a stage, whose worker slot it would hold.
+        ``timeout`` in seconds, None: for ever. Raises ResultTimeout; RunFailed, RunCancelled, RunCompensated,
+        CompensationFailed or RunParked for a run that ended otherwise; NotAllowed inside a stage, whose worker slot it
+        would hold.
         """
         if getattr(inside_stage, "run", None) is not None:
-            raise NotAllowed(self.run_id, "result()", f"called inside a stage of run {inside_stage.run}, it would hold the worker's slot")
+            raise NotAllowed(
+                self.run_id,
+                "result()",
+                f"called inside a stage of run {inside_stage.run}, it would hold the worker's slot",
+            )
         facts = self._at_rest(timeout)
         if facts.status is not RunStatus.SUCCEEDED:
             self._raise(facts)

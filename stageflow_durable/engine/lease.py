@@ -1,6 +1,6 @@
 """The owner of a process and its heartbeat.
-
-One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work, after any fork.
+ One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work,
+after any fork.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Owner:
         now = self._clock.monotonic()
         with self._guard:
             if now - self._renewed_at > self._lease:
-                self._lapsed_at = now  # we were paused, or the database was: what looks dead may only have been cut off too
+                self._lapsed_at = (
+                    now  # we were paused, or the database was: what looks dead may only have been cut off too
+                )
             self._renewed_at = now
             self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
             if not alive and self._id == owner:

@@ -13,7 +13,9 @@ from stageflow_durable.state.store import Store
 
 
 class Memory:
-    """Outputs of one run, as they would be read back: what the next stage sees in place is what it would see after a crash."""
+    """Outputs of one run, as they would be read back: what the next stage sees in place is what it would see after a
+    crash.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -31,7 +33,9 @@ class Memory:
         if not ancestors <= self._outputs.keys() | self._skipped:
             self._read(work.run.id)
         known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
-        return ContextSnapshot(work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors))
+        return ContextSnapshot(
+            work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors)
+        )
 
     def metadata(self) -> Mapping[str, Any]:
         """The run's metadata."""

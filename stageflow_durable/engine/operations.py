@@ -1,4 +1,6 @@
-"""What a person or a program may ask about runs, and do to them: needs the database, and a publisher to set runs going."""
+"""What a person or a program may ask about runs, and do to them: needs the database, and a publisher to set runs
+going.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,14 @@ STUCK_SECONDS = 60.0
 class Operations:
     """Runs, as people see and steer them."""
 
-    def __init__(self, store: Store, publisher: Publisher, sweeper: Sweeper, clock: Clock,
-                 max_attempts: Mapping[str, Mapping[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        publisher: Publisher,
+        sweeper: Sweeper,
+        clock: Clock,
+        max_attempts: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._sweeper = sweeper
@@ -39,9 +47,18 @@ class Operations:
         facts = self._store.facts(full)
         return self._store.run(full, self._max_attempts.get(facts.pipeline if facts else "", {}))
 
-    def runs(self, status: str | Sequence[str] | None = None, pipeline: str | None = None, client_id: str | None = None,
-             since: datetime | timedelta | None = None, attention: bool = False, limit: int = 100) -> list[RunSummary]:
-        """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a person, stuck runs too."""
+    def runs(
+        self,
+        status: str | Sequence[str] | None = None,
+        pipeline: str | None = None,
+        client_id: str | None = None,
+        since: datetime | timedelta | None = None,
+        attention: bool = False,
+        limit: int = 100,
+    ) -> list[RunSummary]:
+        """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
+        person, stuck runs too.
+        """
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
         found = self._store.summaries(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
         return [*found, *self._store.stuck(self._clock.time() - STUCK_SECONDS)] if attention else found
@@ -65,34 +82,61 @@ class Operations:
         """One recovery sweep; what the beat task calls."""
         return self._sweeper.sweep()
 
-    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+    def cancel(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         """Stop a run; completed work is undone. Raises NotAllowed, OperatorConflict."""
         return self._order(run_id, "cancel", reason, actor, op_version, past_pivot)
 
-    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False) -> RunSummary:
+    def compensate(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         """Undo what a run did, or try failed undos again. Raises NotAllowed, OperatorConflict."""
         return self._order(run_id, "compensate", reason, actor, op_version, past_pivot)
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
-        """Let a parked, failed or cancelled run go forward from its last checkpoints. Raises NotAllowed, OperatorConflict."""
+        """Let a parked, failed or cancelled run go forward from its last checkpoints. Raises NotAllowed,
+        OperatorConflict.
+        """
         return self._order(run_id, "resume", reason, actor, op_version, False)
 
-    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
-               op_version: int | None = None) -> RunSummary:
-        """Record what a person found out about a stage in doubt: ``done`` with its output, or ``not_done``; the run goes on."""
+    def settle(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        done: Any = None,
+        not_done: bool = False,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        """Record what a person found out about a stage in doubt: ``done`` with its output, or ``not_done``; the run
+        goes on.
+        """
         if (done is None) != not_done:
-            raise InvalidInput("settle", ["done: give the output that the stage would have saved, or not_done=True; one of them"])
+            raise InvalidInput(
+                "settle", ["done: give the output that the stage would have saved, or not_done=True; one of them"]
+            )
         order = self._checked(run_id, "settle", reason, actor, op_version, False)
         publish(self._store, self._publisher, self._store.settle(order, stage, None if not_done else encode(done)))
         return self._summary(order.run_id)
 
-    def _order(self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool) -> RunSummary:
+    def _order(
+        self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool
+    ) -> RunSummary:
         order = self._checked(run_id, verb, reason, actor, op_version, past_pivot)
         publish(self._store, self._publisher, self._store.order(order))
         return self._summary(order.run_id)
 
-    def _checked(self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool) -> Order:
-        missing = [f"{name}: say it; it goes into the audit" for name, value in (("reason", reason), ("actor", actor)) if not value.strip()]
+    def _checked(
+        self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool
+    ) -> Order:
+        missing = [
+            f"{name}: say it; it goes into the audit"
+            for name, value in (("reason", reason), ("actor", actor))
+            if not value.strip()
+        ]
         if missing:
             raise InvalidInput(verb, missing)
         return Order(self._store.full_id(run_id), verb, reason, actor, op_version, past_pivot)

@@ -20,7 +20,9 @@ MAX_ERROR = 2000
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: another run's work answered, there is nothing of ours to undo."""
+    """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: another run's work answered, there is
+    nothing of ours to undo.
+    """
 
     delta: str | None
     skipped: bool = False
@@ -73,7 +75,9 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> O
 
 def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, doubt: bool = True) -> Outcome:
     """What follows from an exception; ``doubt``: the body had been called, so it may have acted."""
-    return _decided(error, classify(error, policy), retry_after_of(error, history.wall), policy, history, draw, doubt=doubt)
+    return _decided(
+        error, classify(error, policy), retry_after_of(error, history.wall), policy, history, draw, doubt=doubt
+    )
 
 
 def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -105,14 +109,35 @@ def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Dr
     return Over(Failure(text_of(output.error), Category.PERMANENT, doubt=True), cause=Cause.STAGE)
 
 
-_ENDINGS = {OutputKind.OK: _ok, OutputKind.SKIP: _skip, OutputKind.RETRY: _retry, OutputKind.FAIL: _fail,
-            OutputKind.REJECT: _reject, OutputKind.CANCEL: _cancel}
+_ENDINGS = {
+    OutputKind.OK: _ok,
+    OutputKind.SKIP: _skip,
+    OutputKind.RETRY: _retry,
+    OutputKind.FAIL: _fail,
+    OutputKind.REJECT: _reject,
+    OutputKind.CANCEL: _cancel,
+}
 
 
-def _decided(error: BaseException | str | None, category: Category, after: float | None, policy: RetryPolicy, history: History,
-             draw: Draw, *, doubt: bool) -> Outcome:
-    decision = decide(policy, n=history.tries + 1, previous_delay=history.previous_delay, category=category, retry_after=after,
-                      elapsed=history.elapsed, draw=draw)
+def _decided(
+    error: BaseException | str | None,
+    category: Category,
+    after: float | None,
+    policy: RetryPolicy,
+    history: History,
+    draw: Draw,
+    *,
+    doubt: bool,
+) -> Outcome:
+    decision = decide(
+        policy,
+        n=history.tries + 1,
+        previous_delay=history.previous_delay,
+        category=category,
+        retry_after=after,
+        elapsed=history.elapsed,
+        draw=draw,
+    )
     failure = Failure(text_of(error), category, doubt=doubt)
     if not isinstance(decision, GiveUp):
         return Again(failure, decision.delay, decision.drawn)

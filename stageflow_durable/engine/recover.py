@@ -1,4 +1,6 @@
-"""The recovery sweep: the same in the beat task, in every worker and in ``stageflow sweep``. Any number may run at once."""
+"""The recovery sweep: the same in the beat task, in every worker and in ``stageflow sweep``. Any number may run at
+once.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ BLIND_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a due strand may be before the sweep wakes it; ``lost``: how
-    old a nudge must be, once its queue is empty, to count as lost."""
+    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a due strand may be before the sweep
+    wakes it; ``lost``: how old a nudge must be, once its queue is empty, to count as lost.
+    """
 
     lease: float
     grace: float = 0.25
@@ -37,14 +40,18 @@ class Patience:
 class Sweeper:
     """Finds what stands still and sets it going again."""
 
-    def __init__(self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] = lambda: True
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._patience = patience
         self._may_judge = may_judge
 
     def sweep(self) -> SweepReport:
-        """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the others."""
+        """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the
+        others.
+        """
         problems: list[str] = []
         dead = self._store.mark_expired() if self._may_judge() else ()
         taken = self._take(problems) if self._may_judge() else 0

@@ -15,7 +15,13 @@ from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, raised, returned, text_of
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
-from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch, InvalidKey, StageCancelled, StoreUnavailable
+from stageflow_durable.errors import (
+    IdempotencyConflict,
+    IdempotencyParamMismatch,
+    InvalidKey,
+    StageCancelled,
+    StoreUnavailable,
+)
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress, Mismatch
 from stageflow_durable.idempotency.store import Done as Answered
@@ -49,8 +55,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Rode:
-    """What is left to publish after a ride. ``waiting``: what became of the last stage; ``moved``: whether stages were committed in place,
-    so that the message's own view of the run is out of date."""
+    """What is left to publish after a ride. ``waiting``: what became of the last stage; ``moved``: whether stages were
+    committed in place, so that the message's own view of the run is out of date.
+    """
 
     nudges: tuple[Nudge, ...] = ()
     waiting: Waiting | None = None
@@ -66,9 +73,18 @@ class Rode:
 class Rider:
     """Runs stages for one process."""
 
-    def __init__(self, store: Store, owner: Owner, pipelines: Mapping[str, Pipeline[Any, Any]], *, world: World,
-                 retry: RetryPolicy | None = None, interceptors: Sequence[Any] = (), limits: Limits | None = None,
-                 stopping: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        store: Store,
+        owner: Owner,
+        pipelines: Mapping[str, Pipeline[Any, Any]],
+        *,
+        world: World,
+        retry: RetryPolicy | None = None,
+        interceptors: Sequence[Any] = (),
+        limits: Limits | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._owner = owner
         self._pipelines = pipelines
@@ -78,8 +94,12 @@ class Rider:
         self._limits = limits or Limits()
         self._stopping = stopping
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
-        self._timeouts = {(name, spec.name): spec.timeout + GRACE_SECONDS for name, pipeline in pipelines.items()
-                          for spec in pipeline.stages if spec.timeout is not None}
+        self._timeouts = {
+            (name, spec.name): spec.timeout + GRACE_SECONDS
+            for name, pipeline in pipelines.items()
+            for spec in pipeline.stages
+            if spec.timeout is not None
+        }
 
     def ride(self, nudge: Nudge) -> Rode:
         """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
@@ -99,10 +119,18 @@ class Rider:
         current: Work | None = work
         left: list[Nudge] = []
         while current is not None:
-            go_on = stages + 1 < self._limits.in_place_stages and self._world.clock.monotonic() < until and not self._stopping()
+            go_on = (
+                stages + 1 < self._limits.in_place_stages
+                and self._world.clock.monotonic() < until
+                and not self._stopping()
+            )
             ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
             if isinstance(ending, Fenced):
-                log.warning("run %s: stage %s was taken over while it ran here; its outcome is dropped", current.run.id, current.stage)
+                log.warning(
+                    "run %s: stage %s was taken over while it ran here; its outcome is dropped",
+                    current.run.id,
+                    current.stage,
+                )
                 return Rode(tuple(left), None, stages)
             if isinstance(ending, Waiting):
                 return Rode(tuple(left), ending, stages)
@@ -110,7 +138,7 @@ class Rider:
             current, stages = ending.granted, stages + 1
         return Rode(tuple(left), None, stages)
 
-    # --- a stage ------------------------------------------------------------------------------------------------------------
+    # --- a stage ----------------------------------------------------------------------------------------------------
 
     def _stage(self, work: Work, memory: Memory, go_on: bool) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
@@ -121,8 +149,10 @@ class Rider:
         try:
             ctx = body.stage_context(work, pipeline, memory, services)
             key = self._business_key(work, spec, ctx)
-        except Exception as error:  # the definition or the stored input does not fit: the body was never called
-            return self._save(work, memory, raised(error, policy, history, self._world.draw, doubt=False), services, None, go_on)
+        except Exception as error:  # noqa: BLE001  # the definition or the stored input does not fit: the body was never called
+            return self._save(
+                work, memory, raised(error, policy, history, self._world.draw, doubt=False), services, None, go_on
+            )
         found = None if key is None else self._claim(work, key, services, policy)
         if isinstance(found, Waiting | Done | Fenced):
             return found
@@ -145,22 +175,48 @@ class Rider:
             return raised(called.error, policy, history, self._world.draw, doubt=called.called)
         return returned(called.value, policy, history, self._world.draw)
 
-    def _save(self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool) -> Ending:
+    def _save(
+        self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool
+    ) -> Ending:
         events = tuple(services.events)
         if isinstance(outcome, Succeeded):
-            done = self._commit(work, lambda: self._store.succeed(
-                work, self._taker(), outcome.delta, skipped=outcome.skipped, replayed=outcome.replayed, events=events, go_on=go_on, key=key,
-                session=services.holder), alone=services.holder is not None)
+            done = self._commit(
+                work,
+                lambda: self._store.succeed(
+                    work,
+                    self._taker(),
+                    outcome.delta,
+                    skipped=outcome.skipped,
+                    replayed=outcome.replayed,
+                    events=events,
+                    go_on=go_on,
+                    key=key,
+                    session=services.holder,
+                ),
+                alone=services.holder is not None,
+            )
             if isinstance(done, Done):
                 memory.add(work, outcome.delta)
             return done
         services.abandon()
         if isinstance(outcome, Again):
-            return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events))
-        return self._commit(work, lambda: self._store.fail(
-            work, outcome.failure, cause=outcome.cause, park=outcome.park, exhausted=outcome.exhausted, events=events, key=key))
+            return self._commit(
+                work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
+            )
+        return self._commit(
+            work,
+            lambda: self._store.fail(
+                work,
+                outcome.failure,
+                cause=outcome.cause,
+                park=outcome.park,
+                exhausted=outcome.exhausted,
+                events=events,
+                key=key,
+            ),
+        )
 
-    # --- business keys --------------------------------------------------------------------------------------------------------
+    # --- business keys ----------------------------------------------------------------------------------------------
 
     def _business_key(self, work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
         if spec.key is None:
@@ -200,7 +256,7 @@ class Rider:
         facts = None if run_id is None else self._store.facts(run_id)
         return facts is not None and facts.finished_at is not None and facts.park_reason is None
 
-    # --- an undo --------------------------------------------------------------------------------------------------------------
+    # --- an undo ----------------------------------------------------------------------------------------------------
 
     def _undo(self, work: Work, memory: Memory, go_on: bool) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
@@ -213,10 +269,12 @@ class Rider:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
             ctx = body.undo_context(work, pipeline, memory, outcome)
-            key = self._business_key(work, spec, body.stage_context(work, pipeline, memory, Services(self._store, work, is_async=False)))
+            key = self._business_key(
+                work, spec, body.stage_context(work, pipeline, memory, Services(self._store, work, is_async=False))
+            )
             answer = body.call(spec.compensate.action, ctx, spec.timeout)
             ended = returned(answer, policy, history, self._world.draw)
-        except (Exception, StageTimeout) as error:
+        except (Exception, StageTimeout) as error:  # noqa: BLE001  # whatever the undo raised gets decided upon
             ended = raised(error, policy, history, self._world.draw)
         return self._save_undo(work, ended, key, go_on)
 
@@ -227,10 +285,12 @@ class Rider:
             return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn))
         return self._commit(work, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on))
 
-    # --- committing -------------------------------------------------------------------------------------------------------------
+    # --- committing -------------------------------------------------------------------------------------------------
 
     def _commit(self, work: Work, save: Callable[[], T], *, alone: bool = False) -> T | Done:
-        """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its attempt."""
+        """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its
+        attempt.
+        """
         until = self._world.clock.monotonic() + self._limits.hold_seconds
         pause, asked = 0.1, False
         while True:
@@ -254,4 +314,3 @@ def _as_output(value: Any) -> StageOutput:
 
 def _refusal(error: Exception) -> Over:
     return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED))
-

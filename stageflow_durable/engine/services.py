@@ -31,7 +31,9 @@ class Services:
     def session(self) -> Any:
         """A session in the transaction that will save the outcome."""
         if self._is_async:
-            raise NotAllowed(self._work.run.id, f"ctx.session in stage {self._work.stage}", "the stage is async def; make it def")
+            raise NotAllowed(
+                self._work.run.id, f"ctx.session in stage {self._work.stage}", "the stage is async def; make it def"
+            )
         if self.holder is None:
             self.holder = SessionHolder(self._store.database, f"stage {self._work.stage} of run {self._work.run.id}")
         return self.holder.session
@@ -88,5 +90,8 @@ def validated(value: Any, as_type: Any, what: str) -> Any:
     try:
         return _adapter(as_type).validate_python(plain(value))
     except ValidationError as error:
-        fields = [f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}" for found in error.errors(include_input=False)]
+        fields = [
+            f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}"
+            for found in error.errors(include_input=False)
+        ]
         raise InvalidInput(what, fields) from None

@@ -1,8 +1,8 @@
 """Bounding one attempt in time.
-
-At the limit :class:`StageTimeout` is raised in the body; it is no ``Exception``, so that ``except Exception`` does not swallow it. A body
-that goes on all the same is ended with its process after a grace, from C code (``faulthandler``): a thread would not run while other C
-code holds the interpreter. An attempt is over only when its body returned or its process died.
+ At the limit :class:`StageTimeout` is raised in the body; it is no ``Exception``, so that ``except Exception`` does
+not swallow it. A body that goes on all the same is ended with its process after a grace, from C code
+(``faulthandler``): a thread would not run while other C code holds the interpreter. An attempt is over only when its
+body returned or its process died.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class StageTimeout(BaseException):
 
 @contextmanager
 def bounded(seconds: float | None) -> Iterator[None]:
-    """Bound a synchronous body. In a thread other than the main one only the process's end after the grace is available."""
+    """Bound a synchronous body. In a thread other than the main one only the process's end after the grace is
+    available.
+    """
     if seconds is None:
         yield
         return
@@ -45,4 +47,5 @@ def bounded(seconds: float | None) -> Iterator[None]:
 def _ring(seconds: float) -> Callable[[int, FrameType | None], None]:
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise StageTimeout(f"it took longer than its timeout of {seconds:g} s")
+
     return ring

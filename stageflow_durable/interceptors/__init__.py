@@ -1,7 +1,6 @@
 """Interceptors wrap a stage's body: before it, after its outcome is saved, and when it raised.
-
-They never swallow: an error in ``before`` is the stage's error; one in ``after`` or ``on_error`` is recorded in the run's history, since
-the outcome is saved by then and an observer's error must never turn a charge into a refund.
+ They never swallow: an error in ``before`` is the stage's error; one in ``after`` or ``on_error`` is recorded in the
+run's history, since the outcome is saved by then and an observer's error must never turn a charge into a refund.
 """
 
 from __future__ import annotations
@@ -35,7 +34,9 @@ def in_order(interceptors: Iterable[Any]) -> tuple[Any, ...]:
 
 
 def get_default_interceptors() -> Sequence[Interceptor]:
-    """What an engine uses when nothing is said: none. Idempotency, retries and undo are the engine's own, not interceptors."""
+    """What an engine uses when nothing is said: none. Idempotency, retries and undo are the engine's own, not
+    interceptors.
+    """
     return ()
 
 

@@ -39,8 +39,9 @@ class StageServices(Protocol):
 class StageContext(Generic[InputT]):
     """What a stage body gets.
 
-    ``attempt`` counts from 1 and is not raised by lost workers. ``idempotency_key`` is stable over attempts and recoveries: hand it to
-    the remote system. ``deadline`` is an aware datetime or None. ``snapshot`` holds what the stage's ancestors saved.
+    ``attempt`` counts from 1 and is not raised by lost workers. ``idempotency_key`` is stable over attempts and
+    recoveries: hand it to the remote system. ``deadline`` is an aware datetime or None. ``snapshot`` holds what the
+    stage's ancestors saved.
     """
 
     run_id: str
@@ -69,7 +70,9 @@ class StageContext(Generic[InputT]):
     def output(self, stage: str, as_type: type[Any] | None = None) -> Any:
         """What ``stage`` saved, validated as ``as_type`` when given. KeyError names the stages there are."""
         if stage not in self.snapshot.outputs:
-            raise KeyError(f"{stage!r} saved nothing that {self.stage!r} can see; it sees: {', '.join(self.outputs) or 'nothing'}")
+            raise KeyError(
+                f"{stage!r} saved nothing that {self.stage!r} can see; it sees: {', '.join(self.outputs) or 'nothing'}"
+            )
         value = self.snapshot.outputs[stage]
         return value if as_type is None else self.services.validated(value, as_type, f"output of {stage}")
 
@@ -77,7 +80,8 @@ class StageContext(Generic[InputT]):
     def session(self) -> Any:
         """A SQLAlchemy session on the engine's own database, opened at first use; it commits with the checkpoint.
 
-        Not in ``async def`` stages, and without ``commit()``: both are refused. A write through it happens exactly once.
+        Not in ``async def`` stages, and without ``commit()``: both are refused. A write through it happens exactly
+        once.
         """
         return self.services.session()
 
@@ -102,9 +106,10 @@ class StageContext(Generic[InputT]):
 class CompensationContext(Generic[InputT]):
     """What an undo gets.
 
-    ``outcome``: ``"ok"`` when the action was recorded, ``"unknown"`` when it may or may not have happened: an undo must tolerate
-    "never happened". ``action_key`` is the key that the action used, so that the remote can refuse it later; ``idempotency_key`` is the
-    undo's own. ``output`` is what the stage saved, or None; ``attempt`` counts from 1.
+    ``outcome``: ``"ok"`` when the action was recorded, ``"unknown"`` when it may or may not have happened: an undo
+    must tolerate "never happened". ``action_key`` is the key that the action used, so that the remote can refuse it
+    later; ``idempotency_key`` is the undo's own. ``output`` is what the stage saved, or None; ``attempt`` counts from
+    1.
     """
 
     run_id: str

@@ -8,7 +8,9 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
-    """A ULID (26 characters of Crockford's base 32): sorts by ``milliseconds`` since the epoch; 80 random bits follow."""
+    """A ULID (26 characters of Crockford's base 32): sorts by ``milliseconds`` since the epoch; 80 random bits
+    follow.
+    """
     number = (milliseconds << 80) | (secrets.randbits(80) if entropy is None else entropy)
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 

@@ -1,4 +1,6 @@
-"""What a stage says about itself when it returns: an explicit envelope, so that absence is never taken for falsiness."""
+"""What a stage says about itself when it returns: an explicit envelope, so that absence is never taken for
+falsiness.
+"""
 
 from __future__ import annotations
 

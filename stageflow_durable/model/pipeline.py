@@ -25,11 +25,13 @@ _ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
 class Pipeline(Generic[InputT, ResultT]):
     """A named line, or graph, of stages.
 
-    ``input_type``: a Pydantic model (or any type Pydantic can validate) for the input; without it the input is any JSON object.
-    ``result_type``: how ``handle.result()`` reads the last stage's output. ``on_failure``: ``"compensate"`` undoes completed work
-    when a run cannot finish, ``"park"`` leaves it to a person. ``retry``: policy of stages that have none of their own.
+    ``input_type``: a Pydantic model (or any type Pydantic can validate) for the input; without it the input is any
+    JSON object. ``result_type``: how ``handle.result()`` reads the last stage's output. ``on_failure``:
+    ``"compensate"`` undoes completed work when a run cannot finish, ``"park"`` leaves it to a person. ``retry``:
+    policy of stages that have none of their own.
 
-    Mistakes are found by :attr:`plan`, which an engine reads when the pipeline is registered: DefinitionError lists all.
+    Mistakes are found by :attr:`plan`, which an engine reads when the pipeline is registered: DefinitionError lists
+    all.
     """
 
     name: str
@@ -40,31 +42,60 @@ class Pipeline(Generic[InputT, ResultT]):
     retry: RetryPolicy | None = None
     stages: tuple[StageSpec, ...] = ()
 
-    def stage(self, name: str, runner: Any = None, *, kind: StageKind | None = None, after: str | Iterable[str] | None = None,
-              compensate: Runner | Undo | None = None, retry: RetryPolicy | None = None,
-              timeout: float | timedelta | None = None, pivot: bool = False, on_unknown: OnUnknown = "retry",
-              key: Callable[[Any], str] | None = None, key_ttl: float | timedelta = 86400.0,
-              queue: str | None = None) -> Pipeline[InputT, ResultT]:
+    def stage(
+        self,
+        name: str,
+        runner: Any = None,
+        *,
+        kind: StageKind | None = None,
+        after: str | Iterable[str] | None = None,
+        compensate: Runner | Undo | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | timedelta | None = None,
+        pivot: bool = False,
+        on_unknown: OnUnknown = "retry",
+        key: Callable[[Any], str] | None = None,
+        key_ttl: float | timedelta = 86400.0,
+        queue: str | None = None,
+    ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
 
-        ``runner``: a function of one context, or an object with ``execute(ctx)``. ``after``: the stages it waits for; left out, the
-        one before. ``compensate``: its undo. ``timeout``: seconds or timedelta for one attempt. ``pivot``: the point of no return.
-        ``on_unknown``: what to do when a process died in it: ``"retry"``, ``"park"`` or ``"compensate"``. ``key``: a business key that
-        dedups the stage across runs for ``key_ttl`` seconds. ``queue``: a Celery queue of its own.
+        ``runner``: a function of one context, or an object with ``execute(ctx)``. ``after``: the stages it waits for;
+        left out, the one before. ``compensate``: its undo. ``timeout``: seconds or timedelta for one attempt.
+        ``pivot``: the point of no return. ``on_unknown``: what to do when a process died in it: ``"retry"``,
+        ``"park"`` or ``"compensate"``. ``key``: a business key that dedups the stage across runs for ``key_ttl``
+        seconds. ``queue``: a Celery queue of its own.
         """
-        options: dict[str, Any] = {"retry": retry, "compensate": compensate, **_adapter_options(runner, retry, compensate)}
+        options: dict[str, Any] = {
+            "retry": retry,
+            "compensate": compensate,
+            **_adapter_options(runner, retry, compensate),
+        }
         spec = StageSpec(
-            name=name, runner=_callable(runner), kind=_kind(kind, runner), after=_names(after),
-            compensate=_undo(options["compensate"]), retry=options["retry"], timeout=_seconds(timeout), pivot=pivot,
-            on_unknown=on_unknown, key=key, key_ttl=_seconds(key_ttl) or 0.0, queue=queue)
+            name=name,
+            runner=_callable(runner),
+            kind=_kind(kind, runner),
+            after=_names(after),
+            compensate=_undo(options["compensate"]),
+            retry=options["retry"],
+            timeout=_seconds(timeout),
+            pivot=pivot,
+            on_unknown=on_unknown,
+            key=key,
+            key_ttl=_seconds(key_ttl) or 0.0,
+            queue=queue,
+        )
         return replace(self, stages=(*self.stages, spec))
 
     @cached_property
     def plan(self) -> Plan:
         """The graph of this pipeline. Raises DefinitionError with every mistake."""
         resolved = _resolve_after(self.stages)
-        placed, cyclic = ordered(_planned(spec, after) for spec, after in zip(self.stages, resolved, strict=True)) \
-            if not _unknown(self.stages, resolved) else ((), ())
+        placed, cyclic = (
+            ordered(_planned(spec, after) for spec, after in zip(self.stages, resolved, strict=True))
+            if not _unknown(self.stages, resolved)
+            else ((), ())
+        )
         problems = [*_mistakes(self, resolved), *([f"cycle through {', '.join(cyclic)}"] if cyclic else [])]
         plan = Plan(self.name, self.version, placed, self.on_failure)
         if not problems:
@@ -92,10 +123,16 @@ def _kind(given: StageKind | None, runner: Any) -> StageKind:
 def _adapter_options(runner: Any, *given: Any) -> dict[str, Any]:
     """Options that an adapter (RetryStage, CompensatingActionStage) brings along; what was given beside it is kept."""
     brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
-    clash = [name for name, value in zip(("retry", "compensate"), given, strict=True) if value is not None and name in brought]
+    clash = [
+        name
+        for name, value in zip(("retry", "compensate"), given, strict=True)
+        if value is not None and name in brought
+    ]
     if clash:
-        raise DefinitionError(getattr(runner, "name", "?"), [f"{name}= is given twice: by the stage object and beside it"
-                                                             for name in clash])
+        raise DefinitionError(
+            getattr(runner, "name", "?"),
+            [f"{name}= is given twice: by the stage object and beside it" for name in clash],
+        )
     return brought
 
 
@@ -125,14 +162,20 @@ def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
 
 def _unknown(specs: tuple[StageSpec, ...], resolved: list[tuple[str, ...]]) -> list[str]:
     known = {spec.name for spec in specs}
-    return [f"stage {spec.name!r} waits for unknown stage {name!r}"
-            for spec, after in zip(specs, resolved, strict=True) for name in after if name not in known]
+    return [
+        f"stage {spec.name!r} waits for unknown stage {name!r}"
+        for spec, after in zip(specs, resolved, strict=True)
+        for name in after
+        if name not in known
+    ]
 
 
 def _mistakes(pipeline: Pipeline[Any, Any], resolved: list[tuple[str, ...]]) -> list[str]:
     specs = pipeline.stages
     names = [spec.name for spec in specs]
-    problems = [] if _NAME.fullmatch(pipeline.name) else [f"name {pipeline.name!r}: letters, digits, '_', '.', '-' (1 to 100)"]
+    problems = (
+        [] if _NAME.fullmatch(pipeline.name) else [f"name {pipeline.name!r}: letters, digits, '_', '.', '-' (1 to 100)"]
+    )
     problems += [] if specs else ["it has no stages"]
     problems += [f"duplicate stage name {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
     problems += _unknown(specs, resolved) + _implicit_after_branch(specs)
@@ -157,11 +200,17 @@ def _bad_options(spec: StageSpec) -> list[str]:
     checks = (
         (not _NAME.fullmatch(spec.name), "name: letters, digits, '_', '.', '-' (1 to 100)"),
         (not callable(spec.runner), f"runner {spec.runner!r} is not a function and has no execute(ctx)"),
-        (spec.compensate is not None and not callable(spec.compensate.action), "compensate is not a function of one context"),
+        (
+            spec.compensate is not None and not callable(spec.compensate.action),
+            "compensate is not a function of one context",
+        ),
         (not isinstance(spec.kind, StageKind), f"kind {spec.kind!r} is not a StageKind"),
         (spec.timeout is not None and spec.timeout <= 0, f"timeout {spec.timeout!r} has to be positive"),
         (spec.key_ttl <= 0, f"key_ttl {spec.key_ttl!r} has to be positive"),
-        (spec.on_unknown not in ("retry", "park", "compensate"), f"on_unknown={spec.on_unknown!r}: 'retry', 'park' or 'compensate'"),
+        (
+            spec.on_unknown not in ("retry", "park", "compensate"),
+            f"on_unknown={spec.on_unknown!r}: 'retry', 'park' or 'compensate'",
+        ),
         (spec.key is not None and not callable(spec.key), "key is not a function of one context"),
     )
     return [f"{where}: {text}" for wrong, text in checks if wrong]
@@ -169,8 +218,12 @@ def _bad_options(spec: StageSpec) -> list[str]:
 
 def _unordered_pivots(plan: Plan) -> list[str]:
     """A pivot beside unordered work could pass while that work still fails: nobody could say what to undo."""
-    return [f"pivot {pivot.name!r} is unordered with {other.name!r}, which may have effects; order them with after="
-            for pivot in plan.stages if pivot.pivot
-            for other in plan.stages
-            if other.kind in _ORDERED_KINDS and other.name != pivot.name
-            and other.name not in plan.ancestors[pivot.name] | plan.descendants[pivot.name]]
+    return [
+        f"pivot {pivot.name!r} is unordered with {other.name!r}, which may have effects; order them with after="
+        for pivot in plan.stages
+        if pivot.pivot
+        for other in plan.stages
+        if other.kind in _ORDERED_KINDS
+        and other.name != pivot.name
+        and other.name not in plan.ancestors[pivot.name] | plan.descendants[pivot.name]
+    ]

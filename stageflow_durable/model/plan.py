@@ -65,8 +65,11 @@ class Plan:
     @cached_property
     def next_on_strand(self) -> dict[str, str]:
         """The stage that continues a stage's strand: its only successor, when that waits for nothing else."""
-        return {name: after[0] for name, after in self.successors.items()
-                if len(after) == 1 and len(self.by_name[after[0]].after) == 1}
+        return {
+            name: after[0]
+            for name, after in self.successors.items()
+            if len(after) == 1 and len(self.by_name[after[0]].after) == 1
+        }
 
     @cached_property
     def roots(self) -> tuple[str, ...]:
@@ -74,10 +77,13 @@ class Plan:
         return tuple(stage.name for stage in self.stages if not stage.after)
 
     def heads_after(self, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
-        """Strands that start now that ``stage`` is finished: successors off its strand whose every dependency is in ``finished``."""
+        """Strands that start now that ``stage`` is finished: successors off its strand whose every dependency is in
+        ``finished``.
+        """
         onward = self.next_on_strand.get(stage)
-        return tuple(name for name in self.successors[stage]
-                     if name != onward and finished.issuperset(self.by_name[name].after))
+        return tuple(
+            name for name in self.successors[stage] if name != onward and finished.issuperset(self.by_name[name].after)
+        )
 
     def remaining_on_strand(self, stage: str) -> int:
         """How many stages are left on the strand, ``stage`` included: the length of the chain compiled from here."""
@@ -98,8 +104,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, the inverse of :meth:`from_dict`; options at their default are left out."""
-        return {"pipeline": self.pipeline, "version": self.version, "on_failure": self.on_failure,
-                "stages": [_stage_to_dict(stage) for stage in self.stages]}
+        return {
+            "pipeline": self.pipeline,
+            "version": self.version,
+            "on_failure": self.on_failure,
+            "stages": [_stage_to_dict(stage) for stage in self.stages],
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
@@ -118,12 +128,17 @@ _DEFAULTS = PlannedStage("")
 
 def _stage_to_dict(stage: PlannedStage) -> dict[str, Any]:
     fields = {name: getattr(stage, name) for name in PlannedStage.__slots__}
-    return {name: list(value) if name == "after" else value for name, value in fields.items()
-            if value != getattr(_DEFAULTS, name)}
+    return {
+        name: list(value) if name == "after" else value
+        for name, value in fields.items()
+        if value != getattr(_DEFAULTS, name)
+    }
 
 
 def ordered(stages: Iterable[PlannedStage]) -> tuple[tuple[PlannedStage, ...], tuple[str, ...]]:
-    """The stages in dependency order (declaration order where free), and the names left over because they form a cycle."""
+    """The stages in dependency order (declaration order where free), and the names left over because they form a
+    cycle.
+    """
     waiting = list(stages)
     placed: dict[str, PlannedStage] = {}
     while True:
@@ -137,8 +152,8 @@ def ordered(stages: Iterable[PlannedStage]) -> tuple[tuple[PlannedStage, ...], t
 def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[str]) -> str | None:
     """Why a run begun under ``old`` cannot go on under ``new``, or None when it can.
 
-    ``touched``: stages that finished or began; ``active``: stages at which a strand stands. What was touched must wait for the
-    same stages as before, and nothing new may have slipped in behind it, where no strand would ever reach it.
+    ``touched``: stages that finished or began; ``active``: stages at which a strand stands. What was touched must wait
+    for the same stages as before, and nothing new may have slipped in behind it, where no strand would ever reach it.
     """
     for name in sorted(touched | active):
         if name not in new.by_name:

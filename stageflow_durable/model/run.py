@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from stageflow_durable.model.status import (AttemptState, Cause, ParkReason, Phase, RunStatus, StageState, StepState)
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StageState, StepState
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptView:
-    """One attempt of a stage or an undo. Times are aware datetimes; ``delay`` in seconds until the next attempt, or None."""
+    """One attempt of a stage or an undo. Times are aware datetimes; ``delay`` in seconds until the next attempt, or
+    None.
+    """
 
     n: int
     state: AttemptState
@@ -39,7 +41,9 @@ class UndoView:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy counts."""
+    """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy
+    counts.
+    """
 
     name: str
     kind: str

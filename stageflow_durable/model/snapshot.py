@@ -27,8 +27,9 @@ class ContextSnapshot:
 
     def with_output(self, stage: str, value: Any) -> ContextSnapshot:
         """This snapshot after ``stage`` saved ``value``."""
-        return ContextSnapshot(self.run_id, self.pipeline, self.input,
-                               freeze({**self.outputs, stage: value}), self.skipped)
+        return ContextSnapshot(
+            self.run_id, self.pipeline, self.input, freeze({**self.outputs, stage: value}), self.skipped
+        )
 
     def with_skip(self, stage: str) -> ContextSnapshot:
         """This snapshot after ``stage`` was skipped."""
@@ -44,13 +45,22 @@ class ContextSnapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict with a ``schema`` number; what :meth:`from_dict` reads."""
-        return {"schema": SCHEMA_VERSION, "run_id": self.run_id, "pipeline": self.pipeline,
-                "input": plain(self.input), "outputs": plain(dict(self.outputs)), "skipped": sorted(self.skipped)}
+        return {
+            "schema": SCHEMA_VERSION,
+            "run_id": self.run_id,
+            "pipeline": self.pipeline,
+            "input": plain(self.input),
+            "outputs": plain(dict(self.outputs)),
+            "skipped": sorted(self.skipped),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ContextSnapshot:
         """The snapshot that ``to_dict`` gave. Raises UnsavableValue for a schema this version cannot read."""
         if data.get("schema") != SCHEMA_VERSION:
-            raise UnsavableValue("schema", f"snapshot schema {data.get('schema')!r}", f"this version reads {SCHEMA_VERSION}")
-        return cls(data["run_id"], data["pipeline"], freeze(data["input"]), freeze(data["outputs"]),
-                   frozenset(data["skipped"]))
+            raise UnsavableValue(
+                "schema", f"snapshot schema {data.get('schema')!r}", f"this version reads {SCHEMA_VERSION}"
+            )
+        return cls(
+            data["run_id"], data["pipeline"], freeze(data["input"]), freeze(data["outputs"]), frozenset(data["skipped"])
+        )

@@ -26,7 +26,9 @@ class RunStatus(StrEnum):
 
 
 class Phase(StrEnum):
-    """Which way a run goes: forward, draining (nothing begins, running work comes to rest), backward (undo), settled."""
+    """Which way a run goes: forward, draining (nothing begins, running work comes to rest), backward (undo),
+    settled.
+    """
 
     FORWARD = "forward"
     DRAINING = "draining"
@@ -107,8 +109,9 @@ class StepState(StrEnum):
 OPEN_STEPS = frozenset({StepState.INTENDED, StepState.RECORDED, StepState.COMPENSATING})
 """Steps whose undo is still owed once a run goes backward."""
 
-TERMINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.COMPENSATED, RunStatus.FAILED, RunStatus.CANCELLED,
-                      RunStatus.COMPENSATION_FAILED})
+TERMINAL = frozenset(
+    {RunStatus.SUCCEEDED, RunStatus.COMPENSATED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATION_FAILED}
+)
 """Statuses that no automatic work leaves (``parked`` is at rest too, but waits for a decision)."""
 
 AT_REST = TERMINAL | {RunStatus.PARKED}

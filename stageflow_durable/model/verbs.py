@@ -76,17 +76,25 @@ class Verb:
 
 def standing(run: Run) -> Standing:
     """The facts about ``run`` that the rules look at."""
-    return Standing(run.run_id, run.status, run.park_reason, run.pivot_passed, _undos(run, OPEN_STEPS),
-                    _undos(run, frozenset({StepState.COMPENSATION_FAILED})), unknown_stages(run),
-                    tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED))
+    return Standing(
+        run.run_id,
+        run.status,
+        run.park_reason,
+        run.pivot_passed,
+        _undos(run, OPEN_STEPS),
+        _undos(run, frozenset({StepState.COMPENSATION_FAILED})),
+        unknown_stages(run),
+        tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED),
+    )
 
 
 def unknown_stages(run: Run) -> tuple[str, ...]:
     """Stages whose outcome nobody knows: lost with their process, or a pivot that raised and parked the run."""
     parked_for = run.error_stage if run.park_reason is ParkReason.UNKNOWN else None
     raised = (parked_for, StageState.FAILED)
-    return tuple(stage.name for stage in run.stages
-                 if stage.state is StageState.UNKNOWN or (stage.name, stage.state) == raised)
+    return tuple(
+        stage.name for stage in run.stages if stage.state is StageState.UNKNOWN or (stage.name, stage.state) == raised
+    )
 
 
 def _undos(run: Run, states: frozenset[StepState]) -> tuple[str, ...]:
@@ -166,8 +174,12 @@ def legal_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
     ``shown_id``: the prefix to print instead of the whole id.
     """
     facts, ref = standing(run), shown_id or run.run_id
-    found = [verb for name in facts.unknown if refusal(VerbName.SETTLE, facts, stage=name) is None
-             for verb in _settle(ref, name)]
+    found = [
+        verb
+        for name in facts.unknown
+        if refusal(VerbName.SETTLE, facts, stage=name) is None
+        for verb in _settle(ref, name)
+    ]
     if refusal(VerbName.RESUME, facts) is None:
         found.append(Verb(VerbName.RESUME, ("resume", ref, *_REASON), _resume_effect(run)))
     if refusal(VerbName.CANCEL, facts) is None and not (facts.status is RunStatus.PARKED and facts.owed):
@@ -182,8 +194,10 @@ _REASON = ("--reason", "…")
 
 def _settle(ref: str, stage: str) -> tuple[Verb, Verb]:
     line = ("settle", ref, stage)
-    return (Verb(VerbName.SETTLE, (*line, "--done", "'{…}'", *_REASON), "it happened: its output", stage),
-            Verb(VerbName.SETTLE, (*line, "--not-done", *_REASON), "it did not: it is tried again", stage))
+    return (
+        Verb(VerbName.SETTLE, (*line, "--done", "'{…}'", *_REASON), "it happened: its output", stage),
+        Verb(VerbName.SETTLE, (*line, "--not-done", *_REASON), "it did not: it is tried again", stage),
+    )
 
 
 def _compensate(ref: str, facts: Standing) -> Verb:
@@ -198,6 +212,5 @@ def _cancel_effect(facts: Standing) -> str:
 
 
 def _resume_effect(run: Run) -> str:
-    here = next((stage.name for stage in run.stages
-                 if stage.state not in (StageState.OK, StageState.SKIPPED)), None)
+    here = next((stage.name for stage in run.stages if stage.state not in (StageState.OK, StageState.SKIPPED)), None)
     return f"carries on at {here}" if here else "carries on"

@@ -64,9 +64,10 @@ class RunFacts:
 class Work:
     """One begun attempt. ``(gen, owner, stage, attempt)`` is its fence: every write of its owner names all four.
 
-    ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died; ``delay``: the previous
-    delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt did; ``sent_at``: when the nudge that led
-    here was published, or None. ``seq`` and ``head`` are the run's as this transaction left them.
+    ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died;
+    ``delay``: the previous delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt
+    did; ``sent_at``: when the nudge that led here was published, or None. ``seq`` and ``head`` are the run's as this
+    transaction left them.
     """
 
     run: RunFacts
@@ -116,7 +117,9 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A commit went through. ``granted``: the next stage, begun in the same transaction; ``nudges``: what to publish now."""
+    """A commit went through. ``granted``: the next stage, begun in the same transaction; ``nudges``: what to publish
+    now.
+    """
 
     granted: Work | None = None
     nudges: tuple[Nudge, ...] = ()

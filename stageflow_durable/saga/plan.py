@@ -15,5 +15,8 @@ def ready_undos(plan: Plan, steps: Mapping[str, StepState]) -> tuple[str, ...]:
     """
     open_ = {name for name, state in steps.items() if state in OPEN_STEPS}
     waiting = {name for name in open_ if steps[name] is not StepState.COMPENSATING}
-    return tuple(stage.name for stage in reversed(plan.stages)
-                 if stage.name in waiting and open_.isdisjoint(plan.descendants[stage.name]))
+    return tuple(
+        stage.name
+        for stage in reversed(plan.stages)
+        if stage.name in waiting and open_.isdisjoint(plan.descendants[stage.name])
+    )

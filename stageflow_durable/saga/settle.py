@@ -16,12 +16,18 @@ class Settlement:
     status: RunStatus
 
 
-def settlement(cause: Cause, park_reason: ParkReason | None, steps: Mapping[str, StepState], *, pivot_passed: bool,
-               past_pivot: bool) -> Settlement:
+def settlement(
+    cause: Cause,
+    park_reason: ParkReason | None,
+    steps: Mapping[str, StepState],
+    *,
+    pivot_passed: bool,
+    past_pivot: bool,
+) -> Settlement:
     """Settle a draining run whose strands are at rest.
 
-    Parked work stays as it is. Past the pivot a run only goes forward, so nothing is undone unless a person said so. Otherwise what may
-    have acted is undone; where nothing did, the run simply ends.
+    Parked work stays as it is. Past the pivot a run only goes forward, so nothing is undone unless a person said so.
+    Otherwise what may have acted is undone; where nothing did, the run simply ends.
     """
     if park_reason is not None:
         return Settlement(Phase.SETTLED, RunStatus.PARKED)

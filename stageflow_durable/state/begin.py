@@ -24,7 +24,9 @@ EARLY_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Taker:
-    """Who takes work: the owner's id, the plans that this process can run by pipeline, and how long a body may act (seconds)."""
+    """Who takes work: the owner's id, the plans that this process can run by pipeline, and how long a body may act
+    (seconds).
+    """
 
     owner: str
     plans: Mapping[str, Plan]
@@ -74,7 +76,11 @@ def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
         run.emit("run.migrated", definition=plan.digest, version=plan.version)
         return None
     # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
-    if plan is None or definitions.newest(run.connection, run.facts.pipeline) != plan.digest or row.direction == Phase.BACKWARD:
+    if (
+        plan is None
+        or definitions.newest(run.connection, run.facts.pipeline) != plan.digest
+        or row.direction == Phase.BACKWARD
+    ):
         return _hand_back(run, row)
     drain(run, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
     return Refused(Refusal.PARKED)
@@ -88,8 +94,14 @@ def _mismatch(run: LockedRun, plan: Plan) -> str | None:
 
 
 def _hand_back(run: LockedRun, row: StrandRow) -> Refused:
-    strands.change(run.connection, run.id, row.strand, state=StrandState.WAITING, wake_at=run.clock + HAND_BACK_SECONDS,
-                   published_at=None)
+    strands.change(
+        run.connection,
+        run.id,
+        row.strand,
+        state=StrandState.WAITING,
+        wake_at=run.clock + HAND_BACK_SECONDS,
+        published_at=None,
+    )
     return Refused(Refusal.HANDED_BACK)
 
 
@@ -100,15 +112,55 @@ def start(run: LockedRun, row: StrandRow, stage: str, taker: Taker) -> Work:
     number = strands.next_attempt(connection, run.id, stage, row.direction)
     first_at = run.clock if moved or row.first_at is None else row.first_at
     tries, lost, delay = (0, 0, None) if moved else (row.tries, row.lost, row.delay)
-    strands.change(connection, run.id, row.strand, stage=stage, state=StrandState.RUNNING, owner=taker.owner, attempt=number,
-                   tries=tries, lost=lost, delay=delay, first_at=first_at, wake_at=None, published_at=None, nudges=0, progress=None)
+    strands.change(
+        connection,
+        run.id,
+        row.strand,
+        stage=stage,
+        state=StrandState.RUNNING,
+        owner=taker.owner,
+        attempt=number,
+        tries=tries,
+        lost=lost,
+        delay=delay,
+        first_at=first_at,
+        wake_at=None,
+        published_at=None,
+        nudges=0,
+        progress=None,
+    )
     limit = taker.timeouts.get((run.facts.pipeline, stage)) if forward else None
-    strands.begin_attempt(connection, run=run.id, stage=stage, direction=row.direction, n=number, owner=taker.owner,
-                          began_at=run.clock, kill_by=None if limit is None else run.clock + limit)
+    strands.begin_attempt(
+        connection,
+        run=run.id,
+        stage=stage,
+        direction=row.direction,
+        n=number,
+        owner=taker.owner,
+        began_at=run.clock,
+        kill_by=None if limit is None else run.clock + limit,
+    )
     (_intend if forward else _begin_undo)(run, stage)
     run.emit("stage.begun" if forward else "undo.begun", stage=stage, attempt=number, owner=taker.owner)
-    return Work(run.facts, run.plan, row.strand, Phase(row.direction), stage, row.gen, taker.owner, number, tries, lost, delay,
-                first_at, run.clock, row.queue, run.facts.seq, run.facts.head, row.published_at)
+    return Work(
+        run.facts,
+        run.plan,
+        row.strand,
+        Phase(row.direction),
+        stage,
+        row.gen,
+        taker.owner,
+        number,
+        tries,
+        lost,
+        delay,
+        first_at,
+        run.clock,
+        row.queue,
+        run.facts.seq,
+        run.facts.head,
+        row.published_at,
+    )
 
 
 def _intend(run: LockedRun, stage: str) -> None:
@@ -139,10 +191,30 @@ def recall(connection: Connection, work: Work) -> Work | bool:
         return False
     if not strands.ended_by(connection, work):
         return False
-    after = {work.strand, *run.plan.successors[work.stage], *(UNDO_PREFIX + stage for stage in run.plan.ancestors[work.stage])}
+    after = {
+        work.strand,
+        *run.plan.successors[work.stage],
+        *(UNDO_PREFIX + stage for stage in run.plan.ancestors[work.stage]),
+    }
     rows = strands.all_of(connection, run.id)
     row = next((row for row in rows if row.owner == work.owner and row.strand in after), None)
     if row is None:
         return True
-    return Work(run.facts, run.plan, row.strand, Phase(row.direction), row.stage, row.gen, work.owner, row.attempt, row.tries, row.lost,
-                row.delay, row.first_at or run.clock, run.clock, row.queue, run.facts.seq, run.facts.head)
+    return Work(
+        run.facts,
+        run.plan,
+        row.strand,
+        Phase(row.direction),
+        row.stage,
+        row.gen,
+        work.owner,
+        row.attempt,
+        row.tries,
+        row.lost,
+        row.delay,
+        row.first_at or run.clock,
+        run.clock,
+        row.queue,
+        run.facts.seq,
+        run.facts.head,
+    )

@@ -1,7 +1,8 @@
-"""Ending an attempt: one transaction for outcome, checkpoint, saga step, events and joins, and for the beginning of what follows.
-
-The begin half has no statement that can refuse the outcome: whether the next stage is granted depends on the run, the outcome is saved
-either way. Each function answers :class:`Fenced` when the strand is no longer this attempt's; then nothing was written.
+"""Ending an attempt: one transaction for outcome, checkpoint, saga step, events and joins, and for the beginning of
+what follows.
+ The begin half has no statement that can refuse the outcome: whether the next stage is granted depends on the run, the
+outcome is saved either way. Each function answers :class:`Fenced` when the strand is no longer this attempt's; then
+nothing was written.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from stageflow_durable.state.settlement import activity, drain, end, nudge_of, s
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt did not end well. ``doubt``: it may have acted all the same; ``data`` of kept events is plain JSON."""
+    """Why an attempt did not end well. ``doubt``: it may have acted all the same; ``data`` of kept events is plain
+    JSON.
+    """
 
     error: str
     category: str
@@ -42,9 +45,21 @@ def _keep(run: LockedRun, work: Work, events: Kept) -> None:
         run.emit(kind, **{**data, "stage": work.stage})
 
 
-def succeed(connection: Connection, work: Work, taker: Taker, audit_key: bytes, *, delta: str | None, skipped: bool = False,
-            replayed: bool = False, events: Kept = (), go_on: bool = False) -> Done | Fenced:
-    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``go_on``: the owner would run the next stage itself."""
+def succeed(
+    connection: Connection,
+    work: Work,
+    taker: Taker,
+    audit_key: bytes,
+    *,
+    delta: str | None,
+    skipped: bool = False,
+    replayed: bool = False,
+    events: Kept = (),
+    go_on: bool = False,
+) -> Done | Fenced:
+    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``go_on``: the owner would
+    run the next stage itself.
+    """
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
@@ -82,8 +97,23 @@ def advance(run: LockedRun, strand: str, stage: str, taker: Taker | None = None,
 
 def _stay(run: LockedRun, strand: str, onward: str) -> list[str]:
     queue = run.plan.by_name[onward].queue or run.facts.queue
-    strands.change(run.connection, run.id, strand, stage=onward, state=StrandState.READY, owner=None, tries=0, lost=0, delay=None,
-                   first_at=None, published_at=run.clock, nudges=0, queue=queue, attempt=0, progress=None)
+    strands.change(
+        run.connection,
+        run.id,
+        strand,
+        stage=onward,
+        state=StrandState.READY,
+        owner=None,
+        tries=0,
+        lost=0,
+        delay=None,
+        first_at=None,
+        published_at=run.clock,
+        nudges=0,
+        queue=queue,
+        attempt=0,
+        progress=None,
+    )
     return [strand]
 
 
@@ -94,8 +124,16 @@ def _leave(run: LockedRun, strand: str) -> list[str]:
 
 def _head(run: LockedRun, stage: str) -> str:
     queue = run.plan.by_name[stage].queue or run.facts.queue
-    strands.add(run.connection, run=run.id, strand=stage, direction=Phase.FORWARD, stage=stage, state=StrandState.READY,
-                published_at=run.clock, queue=queue)
+    strands.add(
+        run.connection,
+        run=run.id,
+        strand=stage,
+        direction=Phase.FORWARD,
+        stage=stage,
+        state=StrandState.READY,
+        published_at=run.clock,
+        queue=queue,
+    )
     return stage
 
 
@@ -125,30 +163,70 @@ def _complete(run: LockedRun) -> Done:
     return Done()
 
 
-def wait(connection: Connection, work: Work, audit_key: bytes, failure: Failure, delay: float, drawn: float,
-         events: Kept = ()) -> Waiting | Done | Fenced:
+def wait(
+    connection: Connection,
+    work: Work,
+    audit_key: bytes,
+    failure: Failure,
+    delay: float,
+    drawn: float,
+    events: Kept = (),
+) -> Waiting | Done | Fenced:
     """Try again in ``delay`` seconds (``drawn``: what the policy alone chose); a stopping run comes to rest instead."""
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(connection, work, AttemptState.RETRY, run.clock, doubt=failure.doubt, error=failure.error,
-                        category=failure.category, delay=delay)
+    strands.end_attempt(
+        connection,
+        work,
+        AttemptState.RETRY,
+        run.clock,
+        doubt=failure.doubt,
+        error=failure.error,
+        category=failure.category,
+        delay=delay,
+    )
     _keep(run, work, events)
-    run.emit("work.retry_attempt", stage=work.stage, attempt=work.tries + 1, delay=delay, error=failure.error,
-             category=failure.category, undo=work.undoing)
+    run.emit(
+        "work.retry_attempt",
+        stage=work.stage,
+        attempt=work.tries + 1,
+        delay=delay,
+        error=failure.error,
+        category=failure.category,
+        undo=work.undoing,
+    )
     if run.facts.phase is not work.direction:
         return _come_to_rest(run, work)
-    strands.change(connection, run.id, work.strand, state=StrandState.WAITING, owner=None, wake_at=run.clock + delay,
-                   tries=work.tries + 1, delay=drawn, published_at=None)
+    strands.change(
+        connection,
+        run.id,
+        work.strand,
+        state=StrandState.WAITING,
+        owner=None,
+        wake_at=run.clock + delay,
+        tries=work.tries + 1,
+        delay=drawn,
+        published_at=None,
+    )
     activity(run)
     run.flush()
-    nudge = Nudge(run.id, work.strand, work.gen, work.queue, run.facts.seq, 1 if work.undoing else
-                  run.plan.remaining_on_strand(work.stage), run.facts.priority)
+    nudge = Nudge(
+        run.id,
+        work.strand,
+        work.gen,
+        work.queue,
+        run.facts.seq,
+        1 if work.undoing else run.plan.remaining_on_strand(work.stage),
+        run.facts.priority,
+    )
     return Waiting(nudge, delay)
 
 
 def postpone(connection: Connection, work: Work, audit_key: bytes, delay: float) -> Waiting | Done | Fenced:
-    """Give the strand back before the body was called, due again in ``delay`` seconds: the attempt counts for nothing."""
+    """Give the strand back before the body was called, due again in ``delay`` seconds: the attempt counts for
+    nothing.
+    """
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
@@ -158,8 +236,15 @@ def postpone(connection: Connection, work: Work, audit_key: bytes, delay: float)
         _void_step(run, work.stage)
     if run.facts.phase is not work.direction:
         return _come_to_rest(run, work)
-    strands.change(connection, run.id, work.strand, state=StrandState.WAITING, owner=None, wake_at=run.clock + delay,
-                   published_at=None)
+    strands.change(
+        connection,
+        run.id,
+        work.strand,
+        state=StrandState.WAITING,
+        owner=None,
+        wake_at=run.clock + delay,
+        published_at=None,
+    )
     activity(run)
     run.flush()
     return Waiting(Nudge(run.id, work.strand, work.gen, work.queue, run.facts.seq, 1, run.facts.priority), delay)
@@ -191,20 +276,38 @@ def _void_step(run: LockedRun, stage: str) -> None:
         run.change(pivot_passed=False)
 
 
-def fail(connection: Connection, work: Work, audit_key: bytes, failure: Failure, *, cause: Cause = Cause.FAILED,
-         park: ParkReason | None = None, exhausted: bool = False, events: Kept = ()) -> Done | Fenced:
+def fail(
+    connection: Connection,
+    work: Work,
+    audit_key: bytes,
+    failure: Failure,
+    *,
+    cause: Cause = Cause.FAILED,
+    park: ParkReason | None = None,
+    exhausted: bool = False,
+    events: Kept = (),
+) -> Done | Fenced:
     """The stage has failed for good: the run stops, and settles in this transaction when nothing else runs."""
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(connection, work, failure.state, run.clock, doubt=failure.doubt, error=failure.error,
-                        category=failure.category)
+    strands.end_attempt(
+        connection, work, failure.state, run.clock, doubt=failure.doubt, error=failure.error, category=failure.category
+    )
     strands.change(connection, run.id, work.strand, state=StrandState.REST, owner=None, tries=work.tries + 1)
     _keep(run, work, events)
     if exhausted:
-        run.emit("work.retry_exhausted", stage=work.stage, attempt=work.tries + 1, error=failure.error, undo=work.undoing)
-    run.emit("stage.failed", stage=work.stage, attempt=work.attempt, error=failure.error, category=failure.category,
-             doubt=failure.doubt)
+        run.emit(
+            "work.retry_exhausted", stage=work.stage, attempt=work.tries + 1, error=failure.error, undo=work.undoing
+        )
+    run.emit(
+        "stage.failed",
+        stage=work.stage,
+        attempt=work.attempt,
+        error=failure.error,
+        category=failure.category,
+        doubt=failure.doubt,
+    )
     if not failure.doubt:
         _void_step(run, work.stage)
     nudges = drain(run, cause, error=failure.error, stage=work.stage, park=park or _park_reason(run, work, failure))
@@ -218,8 +321,9 @@ def _park_reason(run: LockedRun, work: Work, failure: Failure) -> ParkReason | N
     return ParkReason.OPERATOR if run.plan.on_failure == "park" else None
 
 
-def undo_done(connection: Connection, work: Work, taker: Taker, audit_key: bytes, *, events: Kept = (),
-              go_on: bool = False) -> Done | Fenced:
+def undo_done(
+    connection: Connection, work: Work, taker: Taker, audit_key: bytes, *, events: Kept = (), go_on: bool = False
+) -> Done | Fenced:
     """The undo is done; the last one settles the run."""
     run = _mine(connection, work, audit_key)
     if run is None:
@@ -231,14 +335,23 @@ def undo_done(connection: Connection, work: Work, taker: Taker, audit_key: bytes
     return _after_undo(run, work, taker if go_on else None)
 
 
-def undo_failed(connection: Connection, work: Work, taker: Taker, audit_key: bytes, failure: Failure, *, events: Kept = (),
-                go_on: bool = False) -> Done | Fenced:
+def undo_failed(
+    connection: Connection,
+    work: Work,
+    taker: Taker,
+    audit_key: bytes,
+    failure: Failure,
+    *,
+    events: Kept = (),
+    go_on: bool = False,
+) -> Done | Fenced:
     """The undo failed for good; older steps are still undone."""
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(connection, work, AttemptState.FAILED, run.clock, doubt=True, error=failure.error,
-                        category=failure.category)
+    strands.end_attempt(
+        connection, work, AttemptState.FAILED, run.clock, doubt=True, error=failure.error, category=failure.category
+    )
     strands.set_step(connection, run.id, work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
     _keep(run, work, events)
     run.emit("work.compensation_failed", stage=work.stage, attempt=work.attempt, error=failure.error)
@@ -263,5 +376,3 @@ def _sealed(done: Done, run: LockedRun) -> Done:
         return done
     granted = replace(done.granted, run=run.facts, seq=run.facts.seq, head=run.facts.head)
     return replace(done, granted=granted)
-
-

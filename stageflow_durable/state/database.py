@@ -26,8 +26,8 @@ SQLITE_BUSY_SECONDS = 30
 class Database:
     """A database, reached lazily and by each process through connections of its own.
 
-    ``clock``: seconds since the epoch for SQLite (PostgreSQL has its own). ``synchronous``: SQLite's durability, ``"FULL"`` or ``"NORMAL"``
-    (NORMAL survives a killed process, not a power cut).
+    ``clock``: seconds since the epoch for SQLite (PostgreSQL has its own). ``synchronous``: SQLite's durability,
+    ``"FULL"`` or ``"NORMAL"`` (NORMAL survives a killed process, not a power cut).
     """
 
     def __init__(self, url: str, *, synchronous: str = "FULL", clock: Callable[[], float] = time.time) -> None:
@@ -44,7 +44,9 @@ class Database:
 
     @property
     def engine(self) -> Engine:
-        """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones opened."""
+        """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones
+        opened.
+        """
         if self._engine is None or self._pid != os.getpid():
             if self._engine is not None:
                 self._engine.dispose(close=False)
@@ -53,10 +55,20 @@ class Database:
 
     def _create(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self.url, pool_size=5, max_overflow=20, pool_timeout=CONNECT_SECONDS, pool_pre_ping=False,
-                                 isolation_level="READ COMMITTED", connect_args=_postgresql_arguments())
-        engine = create_engine(self.url, connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
-                               **({"poolclass": StaticPool} if self.url.database in (None, "", ":memory:") else {}))
+            return create_engine(
+                self.url,
+                pool_size=5,
+                max_overflow=20,
+                pool_timeout=CONNECT_SECONDS,
+                pool_pre_ping=False,
+                isolation_level="READ COMMITTED",
+                connect_args=_postgresql_arguments(),
+            )
+        engine = create_engine(
+            self.url,
+            connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
+            **({"poolclass": StaticPool} if self.url.database in (None, "", ":memory:") else {}),
+        )
         event.listen(engine, "connect", self._prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
@@ -69,7 +81,9 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is away."""
+        """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is
+        away.
+        """
         with translated(), self.engine.connect() as connection, connection.begin():
             yield connection
 
@@ -95,18 +109,29 @@ def _parsed(url: str) -> URL:
     except (NoSuchModuleError, ValueError) as error:
         raise ConfigurationError(f"STAGEFLOW_DATABASE_URL: {error}") from error
     except Exception as error:  # SQLAlchemy's ArgumentError quotes the URL, with its password
-        raise ConfigurationError("STAGEFLOW_DATABASE_URL is not a SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db") from error
+        raise ConfigurationError(
+            "STAGEFLOW_DATABASE_URL is not a SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db"
+        ) from error
     if parsed.get_backend_name() not in ("postgresql", "sqlite"):
-        raise ConfigurationError(f"STAGEFLOW_DATABASE_URL: {parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite")
+        raise ConfigurationError(
+            f"STAGEFLOW_DATABASE_URL: {parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite"
+        )
     return parsed
 
 
 def _postgresql_arguments() -> dict[str, Any]:
     # A half-open connection or a stopped server has to show within bounded time, never hang a worker.
-    return {"connect_timeout": CONNECT_SECONDS, "prepare_threshold": 2, "tcp_user_timeout": STATEMENT_MILLISECONDS,
-            "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "application_name": "stageflow",
-            "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
-                       "-c idle_in_transaction_session_timeout=600000"}
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "prepare_threshold": 2,
+        "tcp_user_timeout": STATEMENT_MILLISECONDS,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "application_name": "stageflow",
+        "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
+        "-c idle_in_transaction_session_timeout=600000",
+    }
 
 
 def _begin_immediate(connection: Connection) -> None:
@@ -131,8 +156,14 @@ def translated() -> Iterator[None]:
 
 def _ours(error: DBAPIError) -> Exception | None:
     text = str(error.orig)
-    if "no such table" in text or "no such column" in text or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn"):
+    if (
+        "no such table" in text
+        or "no such column" in text
+        or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn")
+    ):
         return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
     if isinstance(error, OperationalError) or error.connection_invalidated:
-        return StoreUnavailable(f"the database did not answer: {text.splitlines()[0] if text else type(error.orig).__name__}")
+        return StoreUnavailable(
+            f"the database did not answer: {text.splitlines()[0] if text else type(error.orig).__name__}"
+        )
     return None

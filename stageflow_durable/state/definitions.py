@@ -13,8 +13,12 @@ from stageflow_durable.state.dialect import insert_ignore
 from stageflow_durable.state.tables import definitions
 
 _BODY = select(definitions.c.body).where(definitions.c.digest == bindparam("digest"))
-_NEWEST = (select(definitions.c.digest).where(definitions.c.pipeline == bindparam("pipeline"))
-           .order_by(definitions.c.registered_at.desc()).limit(1))
+_NEWEST = (
+    select(definitions.c.digest)
+    .where(definitions.c.pipeline == bindparam("pipeline"))
+    .order_by(definitions.c.registered_at.desc())
+    .limit(1)
+)
 
 
 def register(connection: Connection, plan: Plan) -> None:

@@ -1,7 +1,7 @@
-"""Statements on the driver itself: written in SQLAlchemy Core, compiled once, run on a connection that its thread holds.
-
-The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What runs here is the
-same SQL, with the same parameters by name.
+"""Statements on the driver itself: written in SQLAlchemy Core, compiled once, run on a connection that its thread
+holds.
+ The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What
+runs here is the same SQL, with the same parameters by name.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -51,10 +52,15 @@ class Driver:
         """Whether this is SQLite."""
         return self._database.is_sqlite
 
+    @property
+    def engine(self) -> Engine:
+        """SQLAlchemy's engine of this process."""
+        return self._database.engine
+
     def _connection(self) -> Any:
         held = getattr(self._local, "held", None)
         if held is None or held[0] != os.getpid():
-            raw = self._database.engine.raw_connection()
+            raw = self.engine.raw_connection()
             connection = raw.driver_connection
             raw.detach()  # it is this thread's from now on, and closed with it
             assert connection is not None
@@ -88,7 +94,9 @@ class Driver:
         return _Errors(self)
 
     def clock(self) -> float:
-        """The database's time, estimated from an offset that is measured now and then; for records, never to decide about leases."""
+        """The database's time, estimated from an offset that is measured now and then; for records, never to decide
+        about leases.
+        """
         read_at, offset = getattr(self._local, "clock", (float("-inf"), 0.0))
         here = time.monotonic()
         if here - read_at > CLOCK_SECONDS:
@@ -116,7 +124,7 @@ class _Errors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        dbapi = self._driver._database.engine.dialect.dbapi
+        dbapi = self._driver.engine.dialect.dbapi
         if error is None or not isinstance(error, dbapi.Error):  # type: ignore[union-attr]  # it is loaded once an engine is there
             return
         self._driver.drop()

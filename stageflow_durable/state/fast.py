@@ -1,10 +1,10 @@
-"""The short way along a strand: begin, go on and finish in one statement each, where nothing but the expected can happen.
-
-These transactions do exactly what ``begin`` and ``commit`` do for the common case, and only that: their first condition is that the
-run's ``seq`` is still the one the owner saw. Every transaction that changes a run raises ``seq``, so a match means that nobody (no
-operator, no sweep, no other branch) touched it in between, and all that was read before still holds. No match: nothing was written, and
-the long way under the lock finds out why. PostgreSQL gets one statement with data-modifying CTEs; SQLite, which has none, the same parts
-in one transaction.
+"""The short way along a strand: begin, go on and finish in one statement each, where nothing but the expected can
+happen.
+ These transactions do exactly what ``begin`` and ``commit`` do for the common case, and only that: their first
+condition is that the run's ``seq`` is still the one the owner saw. Every transaction that changes a run raises
+``seq``, so a match means that nobody (no operator, no sweep, no other branch) touched it in between, and all that was
+read before still holds. No match: nothing was written, and the long way under the lock finds out why. PostgreSQL gets
+one statement with data-modifying CTEs; SQLite, which has none, the same parts in one transaction.
 """
 
 from __future__ import annotations
@@ -14,8 +14,25 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import (Boolean, Double, Integer, String, and_, bindparam, cast, exists, false, insert, literal_column, null, or_, select,
-                        true, union_all, update)
+from sqlalchemy import (
+    Boolean,
+    Double,
+    Integer,
+    String,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    false,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
@@ -32,7 +49,7 @@ class Move(StrEnum):
 
     BEGIN = "begin"
     GRANT = "grant"
-    PASS = "pass"
+    HAND_ON = "hand_on"
     FINISH = "finish"
 
 
@@ -61,13 +78,25 @@ def _number(name: str) -> Any:
 
 
 _RUN, _AT, _ME = _p("run_id"), _p("at", Double), _p("me")
-_ALIVE = exists(select(owners.c.id).where(and_(owners.c.id == _ME, owners.c.dead_at.is_(None), owners.c.expires_at > now())))
+_ALIVE = exists(
+    select(owners.c.id).where(and_(owners.c.id == _ME, owners.c.dead_at.is_(None), owners.c.expires_at > now()))
+)
 _STRAND = and_(strands.c.run == _RUN, strands.c.strand == _p("strand_id"))
 # Against whom: see ``strands.MINE``.
-_MINE = and_(_STRAND, strands.c.gen == _p("my_gen", Integer), strands.c.owner == _ME, strands.c.stage == _p("my_stage"),
-             strands.c.attempt == _p("my_attempt", Integer), strands.c.state == _is(StrandState.RUNNING))
-_READY = and_(_STRAND, strands.c.gen == _p("my_gen", Integer), strands.c.stage == _p("next_stage"),
-              or_(strands.c.state == _is(StrandState.READY), strands.c.state == _is(StrandState.WAITING)))
+_MINE = and_(
+    _STRAND,
+    strands.c.gen == _p("my_gen", Integer),
+    strands.c.owner == _ME,
+    strands.c.stage == _p("my_stage"),
+    strands.c.attempt == _p("my_attempt", Integer),
+    strands.c.state == _is(StrandState.RUNNING),
+)
+_READY = and_(
+    _STRAND,
+    strands.c.gen == _p("my_gen", Integer),
+    strands.c.stage == _p("next_stage"),
+    or_(strands.c.state == _is(StrandState.READY), strands.c.state == _is(StrandState.WAITING)),
+)
 
 
 def _run_part(shape: Shape) -> Any:
@@ -86,11 +115,26 @@ def _run_part(shape: Shape) -> Any:
 _ZERO = literal_column("0", Integer)
 _FRESH: dict[str, Any] = {"tries": _ZERO, "lost": _ZERO, "delay": null(), "nudges": _ZERO, "progress": null()}
 _STRAND_VALUES: dict[Move, dict[str, Any]] = {
-    Move.BEGIN: {"state": _is(StrandState.RUNNING), "owner": _ME, "attempt": _p("next_attempt", Integer), "wake_at": null(),
-                 "published_at": null(), "nudges": _ZERO, "progress": null(), "first_at": _p("first_at", Double)},
+    Move.BEGIN: {
+        "state": _is(StrandState.RUNNING),
+        "owner": _ME,
+        "attempt": _p("next_attempt", Integer),
+        "wake_at": null(),
+        "published_at": null(),
+        "nudges": _ZERO,
+        "progress": null(),
+        "first_at": _p("first_at", Double),
+    },
     Move.GRANT: {"stage": _p("next_stage"), "attempt": _p("next_attempt", Integer), "first_at": _AT, **_FRESH},
-    Move.PASS: {"stage": _p("next_stage"), "state": _is(StrandState.READY), "owner": null(), "attempt": _ZERO, "published_at": _AT,
-                "first_at": null(), **_FRESH},
+    Move.HAND_ON: {
+        "stage": _p("next_stage"),
+        "state": _is(StrandState.READY),
+        "owner": null(),
+        "attempt": _ZERO,
+        "published_at": _AT,
+        "first_at": null(),
+        **_FRESH,
+    },
     Move.FINISH: {"state": _is(StrandState.DONE), "owner": null(), "progress": null()},
 }
 
@@ -101,15 +145,31 @@ def _insert(table: Any, rows: dict[str, Any], source: Any) -> Any:
 
 
 def _attempt_end() -> Any:
-    mine = and_(attempts.c.run == _RUN, attempts.c.stage == _p("my_stage"), attempts.c.direction == _is(Phase.FORWARD),
-                attempts.c.n == _p("my_attempt", Integer))
+    mine = and_(
+        attempts.c.run == _RUN,
+        attempts.c.stage == _p("my_stage"),
+        attempts.c.direction == _is(Phase.FORWARD),
+        attempts.c.n == _p("my_attempt", Integer),
+    )
     return update(attempts).where(mine).values(state=_is(AttemptState.OK), ended_at=_AT)
 
 
 def _attempt_begin(source: Any) -> Any:
-    return _insert(attempts, {
-        "run": _RUN, "stage": _p("next_stage"), "direction": _is(Phase.FORWARD), "n": _p("next_attempt", Integer), "owner": _ME,
-        "state": _is(AttemptState.RUNNING), "doubt": false(), "began_at": _AT, "kill_by": _number("kill_by")}, source)
+    return _insert(
+        attempts,
+        {
+            "run": _RUN,
+            "stage": _p("next_stage"),
+            "direction": _is(Phase.FORWARD),
+            "n": _p("next_attempt", Integer),
+            "owner": _ME,
+            "state": _is(AttemptState.RUNNING),
+            "doubt": false(),
+            "began_at": _AT,
+            "kill_by": _number("kill_by"),
+        },
+        source,
+    )
 
 
 def _intent(source: Any, dialect: Any) -> Any:
@@ -117,17 +177,29 @@ def _intent(source: Any, dialect: Any) -> Any:
     picked = select(*rows.values())
     # WHERE true: without it SQLite reads the upsert's ON as a join's.
     picked = picked.where(true()) if source is None else picked.select_from(source)
-    return dialect.insert(saga_steps).from_select(list(rows), picked).on_conflict_do_update(
-        index_elements=["run", "stage"], set_={"state": _is(StepState.INTENDED)}, where=saga_steps.c.state == _is(StepState.VOID))
+    return (
+        dialect.insert(saga_steps)
+        .from_select(list(rows), picked)
+        .on_conflict_do_update(
+            index_elements=["run", "stage"],
+            set_={"state": _is(StepState.INTENDED)},
+            where=saga_steps.c.state == _is(StepState.VOID),
+        )
+    )
 
 
 def _record() -> Any:
-    return update(saga_steps).where(and_(saga_steps.c.run == _RUN, saga_steps.c.stage == _p("my_stage"))).values(
-        state=_is(StepState.RECORDED))
+    return (
+        update(saga_steps)
+        .where(and_(saga_steps.c.run == _RUN, saga_steps.c.stage == _p("my_stage")))
+        .values(state=_is(StepState.RECORDED))
+    )
 
 
 def _checkpoint(source: Any) -> Any:
-    return _insert(checkpoints, {"run": _RUN, "stage": _p("my_stage"), "skipped": false(), "delta": _p("delta"), "at": _AT}, source)
+    return _insert(
+        checkpoints, {"run": _RUN, "stage": _p("my_stage"), "skipped": false(), "delta": _p("delta"), "at": _AT}, source
+    )
 
 
 _EVENT = ("seq", "type", "data", "previous", "mac")
@@ -139,16 +211,22 @@ def _events(count: int, source: Any) -> Any:
         columns = [_p(f"e{number}_{name}", Integer if name == "seq" else String) for name in _EVENT]
         picked = select(_RUN, columns[0], columns[1], _AT, *columns[2:])
         selects.append(picked if source is None else picked.select_from(source))
-    return insert(events).from_select(["run", "seq", "type", "at", "data", "previous", "mac"],
-                                      union_all(*selects) if count > 1 else selects[0])
+    return insert(events).from_select(
+        ["run", "seq", "type", "at", "data", "previous", "mac"], union_all(*selects) if count > 1 else selects[0]
+    )
 
 
 @lru_cache(maxsize=256)
 def for_postgresql(shape: Shape) -> Statement:
     """The whole transaction as one statement: no row of the run, no row at all."""
     run = _run_part(shape).returning(runs.c.id).cte("r")
-    strand = (update(strands).where(and_(_STRAND, strands.c.run == run.c.id)).values(_STRAND_VALUES[shape.move])
-              .returning(strands.c.run).cte("s"))
+    strand = (
+        update(strands)
+        .where(and_(_STRAND, strands.c.run == run.c.id))
+        .values(_STRAND_VALUES[shape.move])
+        .returning(strands.c.run)
+        .cte("s")
+    )
     source = select(strand.c.run).subquery("q")
     parts = [strand]
     if shape.move is not Move.BEGIN:
@@ -182,23 +260,64 @@ def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
 def look(is_sqlite: bool) -> Statement:
     """A run and one of its strands, unlocked; columns of ``runs``, then of ``strands``."""
     joined = runs.join(strands, strands.c.run == runs.c.id)
-    found = select(*runs.c, *strands.c, now()).select_from(joined).where(and_(runs.c.id == _RUN, strands.c.strand == _p("strand_id")))
+    found = (
+        select(*runs.c, *strands.c, now())
+        .select_from(joined)
+        .where(and_(runs.c.id == _RUN, strands.c.strand == _p("strand_id")))
+    )
     return Statement(found, is_sqlite=is_sqlite)
 
 
-# --- accepting a run -------------------------------------------------------------------------------------------------------------
+# --- accepting a run ------------------------------------------------------------------------------------------------
 
-_NEW_STRAND = {"run": _RUN, "strand": _p("root"), "direction": _is(Phase.FORWARD), "stage": _p("root"), "state": _is(StrandState.READY),
-               "gen": _ZERO, "attempt": _ZERO, "tries": _ZERO, "lost": _ZERO, "nudges": _ZERO, "published_at": _AT,
-               "queue": _p("root_queue")}
-_GIVEN = ("client_id", "pipeline", "version", "key", "fingerprint", "definition", "input", "metadata", "queue", "priority", "deadline")
+_NEW_STRAND = {
+    "run": _RUN,
+    "strand": _p("root"),
+    "direction": _is(Phase.FORWARD),
+    "stage": _p("root"),
+    "state": _is(StrandState.READY),
+    "gen": _ZERO,
+    "attempt": _ZERO,
+    "tries": _ZERO,
+    "lost": _ZERO,
+    "nudges": _ZERO,
+    "published_at": _AT,
+    "queue": _p("root_queue"),
+}
+_GIVEN = (
+    "client_id",
+    "pipeline",
+    "version",
+    "key",
+    "fingerprint",
+    "definition",
+    "input",
+    "metadata",
+    "queue",
+    "priority",
+    "deadline",
+)
 
 
 def _new_run(dialect: Any) -> Any:
     values = {name: _p(name, runs.c[name].type) for name in _GIVEN}
-    fixed = {"id": _RUN, "phase": _is(Phase.FORWARD), "status": _is(RunStatus.PENDING), "op_version": _ZERO, "pivot_passed": false(),
-             "past_pivot": false(), "seq": _p("new_seq", Integer), "head": _p("new_head"), "created_at": _AT, "updated_at": _AT}
-    return dialect.insert(runs).values(**values, **fixed).on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+    fixed = {
+        "id": _RUN,
+        "phase": _is(Phase.FORWARD),
+        "status": _is(RunStatus.PENDING),
+        "op_version": _ZERO,
+        "pivot_passed": false(),
+        "past_pivot": false(),
+        "seq": _p("new_seq", Integer),
+        "head": _p("new_head"),
+        "created_at": _AT,
+        "updated_at": _AT,
+    }
+    return (
+        dialect.insert(runs)
+        .values(**values, **fixed)
+        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+    )
 
 
 @lru_cache(maxsize=1)

@@ -53,7 +53,8 @@ from stageflow_durable.state.metadata import metadata
 NAME = String(255)
 
 idempotency_keys = Table(
-    "idempotency_keys", metadata,
+    "idempotency_keys",
+    metadata,
     Column("client_id", NAME, primary_key=True),
     Column("operation", NAME, primary_key=True),
     Column("key", NAME, primary_key=True),
@@ -83,20 +84,39 @@ _LEASE_END = _NOW + bindparam("lease", type_=Double())
 _EXPIRY = _NOW + bindparam("ttl", type_=Double())
 _TEXT = bindparam("text", type_=Text())
 _THIS = and_(
-    _T.client_id == bindparam("at_client"), _T.operation == bindparam("at_operation"), _T.key == bindparam("at_key"))
+    _T.client_id == bindparam("at_client"), _T.operation == bindparam("at_operation"), _T.key == bindparam("at_key")
+)
 
 # --- claiming ---------------------------------------------------------------------------------------------------------
 
 
-def claim_for_lease(connection: Connection, scope: Scope, key: str, fingerprint: str, params: str | None, *, owner: str,
-                    lease: float, ttl: float, now: float | None = None) -> RunAnswer:
+def claim_for_lease(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    fingerprint: str,
+    params: str | None,
+    *,
+    owner: str,
+    lease: float,
+    ttl: float,
+    now: float | None = None,
+) -> RunAnswer:
     """Take the key for ``lease`` seconds, to be remembered ``ttl`` seconds at least, or say what stands in the way."""
     terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "now": now}
     return _claim(connection, scope, key, fingerprint, params, None, terms)
 
 
-def claim_for_run(connection: Connection, scope: Scope, key: str, fingerprint: str, params: str | None, run_id: str,
-                  stage: str, now: float | None = None) -> RunAnswer:
+def claim_for_run(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    fingerprint: str,
+    params: str | None,
+    run_id: str,
+    stage: str,
+    now: float | None = None,
+) -> RunAnswer:
     """Take a business key for a stage of a run, within the transaction that begins the stage.
 
     The key does not expire under the stage. The same run and stage get it again, with a higher fence (recovery after a
@@ -111,15 +131,29 @@ def claim_for_run(connection: Connection, scope: Scope, key: str, fingerprint: s
     return _claim(connection, scope, key, fingerprint, params, Claimant(run_id, stage), terms)
 
 
-def standing_of(connection: Connection, scope: Scope, key: str, fingerprint: str, params: str | None,
-                claimant: Claimant | None = None, now: float | None = None) -> Standing | None:
+def standing_of(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    fingerprint: str,
+    params: str | None,
+    claimant: Claimant | None = None,
+    now: float | None = None,
+) -> Standing | None:
     """What stands in the way of a claim just now, or None: nothing did. Reads only."""
     row = connection.execute(_FIND, {**_at(scope, key), "now": now}).one_or_none()
     return None if row is None else verdict(_record(row), row.now, fingerprint, params, claimant)
 
 
-def _claim(connection: Connection, scope: Scope, key: str, fingerprint: str, params: str | None,
-           claimant: Claimant | None, terms: dict[str, Any]) -> RunAnswer:
+def _claim(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    fingerprint: str,
+    params: str | None,
+    claimant: Claimant | None,
+    terms: dict[str, Any],
+) -> RunAnswer:
     named = dict(zip(("client_id", "operation", "key"), address(scope, key), strict=True))
     holder = dict(zip(("owner_run", "owner_stage"), claimant or (None, None), strict=True))
     values = {**named, **holder, **terms, "fingerprint": fingerprint, "params": params}
@@ -136,12 +170,14 @@ def _claim(connection: Connection, scope: Scope, key: str, fingerprint: str, par
 
 def _take(connection: Connection) -> Any:
     statement = insert_for(connection, idempotency_keys).values(
-        state=_HELD, fence=cast(_NOW * 1000, BigInteger), result=null(), lease_until=_LEASE_END, expires_at=_EXPIRY)
+        state=_HELD, fence=cast(_NOW * 1000, BigInteger), result=null(), lease_until=_LEASE_END, expires_at=_EXPIRY
+    )
     new = statement.excluded
     return statement.on_conflict_do_update(
         index_elements=[_T.client_id, _T.operation, _T.key],
         set_={**{name: new[name] for name in _TAKEN}, "fence": _larger(_T.fence + 1, new.fence)},
-        where=_takeable(new)).returning(_T.fence)
+        where=_takeable(new),
+    ).returning(_T.fence)
 
 
 def _takeable(new: Any) -> ColumnElement[bool]:
@@ -162,8 +198,17 @@ _FIND = select(idempotency_keys, _NOW.label("now")).where(_THIS)
 
 def _record(row: Row[Any]) -> KeyRecord:
     holder = None if row.owner_run is None else Claimant(row.owner_run, row.owner_stage)
-    return KeyRecord(row.fingerprint, row.params, row.owner, holder, row.fence, KeyState(row.state), row.result,
-                     row.lease_until, row.expires_at)
+    return KeyRecord(
+        row.fingerprint,
+        row.params,
+        row.owner,
+        holder,
+        row.fence,
+        KeyState(row.state),
+        row.result,
+        row.lease_until,
+        row.expires_at,
+    )
 
 
 def _at(scope: Scope, key: str) -> dict[str, str]:
@@ -174,32 +219,45 @@ def _at(scope: Scope, key: str) -> dict[str, str]:
 
 # Against an owner that was silent until another took the key over, or until the record had expired.
 _FENCED = and_(_THIS, _T.owner_run.is_(None), _T.fence == bindparam("at_fence"), _T.expires_at > _NOW)
-_RENEW = update(idempotency_keys).where(_FENCED, _T.state == _HELD).values(
-    lease_until=_LEASE_END, expires_at=_larger(_T.expires_at, _LEASE_END))
+_RENEW = (
+    update(idempotency_keys)
+    .where(_FENCED, _T.state == _HELD)
+    .values(lease_until=_LEASE_END, expires_at=_larger(_T.expires_at, _LEASE_END))
+)
 # A result that is said again, because the answer to the first time was lost, changes nothing.
-_COMPLETE = update(idempotency_keys).where(_FENCED, or_(_T.state == _HELD, _T.state == _DONE)).values(
-    state=_DONE, lease_until=null(), result=func.coalesce(_T.result, _TEXT),
-    expires_at=case((_T.state == _HELD, _EXPIRY), else_=_T.expires_at))
+_COMPLETE = (
+    update(idempotency_keys)
+    .where(_FENCED, or_(_T.state == _HELD, _T.state == _DONE))
+    .values(
+        state=_DONE,
+        lease_until=null(),
+        result=func.coalesce(_T.result, _TEXT),
+        expires_at=case((_T.state == _HELD, _EXPIRY), else_=_T.expires_at),
+    )
+)
 _LAPSE = update(idempotency_keys).where(_FENCED, or_(_T.state == _HELD, _T.state == _FREE)).values(lease_until=_NOW)
 _FORGET = _LAPSE.values(state=_FREE, params=null())
 
 
-def renew_lease(connection: Connection, scope: Scope, key: str, fence: int, lease: float,
-                now: float | None = None) -> bool:
+def renew_lease(
+    connection: Connection, scope: Scope, key: str, fence: int, lease: float, now: float | None = None
+) -> bool:
     """Extend the lease to ``lease`` seconds from now. False: the fence is no longer the owner's."""
     return _write(connection, _RENEW, scope, key, at_fence=fence, lease=lease, now=now)
 
 
-def complete_lease(connection: Connection, scope: Scope, key: str, fence: int, result_text: str, ttl: float,
-                   now: float | None = None) -> bool:
+def complete_lease(
+    connection: Connection, scope: Scope, key: str, fence: int, result_text: str, ttl: float, now: float | None = None
+) -> bool:
     """Remember the encoded result for ``ttl`` seconds; a fence's first stays. False: the fence is no longer the
     owner's.
     """
     return _write(connection, _COMPLETE, scope, key, at_fence=fence, text=result_text, ttl=ttl, now=now)
 
 
-def release_lease(connection: Connection, scope: Scope, key: str, fence: int, *, vouched: bool,
-                  now: float | None = None) -> bool:
+def release_lease(
+    connection: Connection, scope: Scope, key: str, fence: int, *, vouched: bool, now: float | None = None
+) -> bool:
     """End the lease now; ``vouched`` forgets the key. False: the fence is no longer the owner's."""
     return _write(connection, _FORGET if vouched else _LAPSE, scope, key, at_fence=fence, now=now)
 
@@ -212,35 +270,65 @@ _OPEN = and_(_OURS, _T.state == _HELD)
 _FINISH = update(idempotency_keys).where(_OPEN).values(state=_DONE, result=_TEXT, expires_at=_EXPIRY)
 _RELEASE = update(idempotency_keys).where(_OPEN).values(state=_FREE, params=null(), expires_at=_NOW)
 _ABANDON = update(idempotency_keys).where(_OPEN).values(expires_at=_EXPIRY)
-_UNDO = update(idempotency_keys).where(_OURS, or_(_T.state == _HELD, _T.state == _DONE)).values(
-    state=_UNDONE, result=null(), expires_at=_EXPIRY)
+_UNDO = (
+    update(idempotency_keys)
+    .where(_OURS, or_(_T.state == _HELD, _T.state == _DONE))
+    .values(state=_UNDONE, result=null(), expires_at=_EXPIRY)
+)
 
 
-def finish_for_run(connection: Connection, scope: Scope, key: str, run_id: str, stage: str, result_text: str, *,
-                   ttl_seconds: float, now: float | None = None) -> bool:
+def finish_for_run(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    run_id: str,
+    stage: str,
+    result_text: str,
+    *,
+    ttl_seconds: float,
+    now: float | None = None,
+) -> bool:
     """The stage is ok: remember its encoded result for ``ttl_seconds``. False: this stage does not hold the key."""
-    return _write(connection, _FINISH, scope, key, at_run=run_id, at_stage=stage, text=result_text, ttl=ttl_seconds,
-                  now=now)
+    return _write(
+        connection, _FINISH, scope, key, at_run=run_id, at_stage=stage, text=result_text, ttl=ttl_seconds, now=now
+    )
 
 
-def release_for_run(connection: Connection, scope: Scope, key: str, run_id: str, stage: str,
-                    now: float | None = None) -> bool:
+def release_for_run(
+    connection: Connection, scope: Scope, key: str, run_id: str, stage: str, now: float | None = None
+) -> bool:
     """Nothing can have happened (vouched, and no attempt unknown): forget the key. False: this stage does not hold
     it.
     """
     return _write(connection, _RELEASE, scope, key, at_run=run_id, at_stage=stage, now=now)
 
 
-def undone_for_run(connection: Connection, scope: Scope, key: str, run_id: str, stage: str, *, ttl_seconds: float,
-                   now: float | None = None) -> bool:
+def undone_for_run(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    run_id: str,
+    stage: str,
+    *,
+    ttl_seconds: float,
+    now: float | None = None,
+) -> bool:
     """The stage's work was compensated: claims answer ``Undone`` for ``ttl_seconds``. False: the key is not its any
     more.
     """
     return _write(connection, _UNDO, scope, key, at_run=run_id, at_stage=stage, ttl=ttl_seconds, now=now)
 
 
-def abandon_for_run(connection: Connection, scope: Scope, key: str, run_id: str, stage: str, *, ttl_seconds: float,
-                    now: float | None = None) -> bool:
+def abandon_for_run(
+    connection: Connection,
+    scope: Scope,
+    key: str,
+    run_id: str,
+    stage: str,
+    *,
+    ttl_seconds: float,
+    now: float | None = None,
+) -> bool:
     """The stage has failed, in doubt whether it acted: claims answer ``HeldByRun`` for ``ttl_seconds``, then it is
     free.
 

@@ -1,7 +1,7 @@
 """The lock on a run: the first statement of every transaction that changes one.
-
-Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two branches cannot
-miss each other at a join, and a cancel and a begin cannot both win. What it decides is written by :meth:`LockedRun.flush`, once.
+ Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two
+branches cannot miss each other at a join, and a cancel and a begin cannot both win. What it decides is written by
+:meth:`LockedRun.flush`, once.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class LockedRun:
         if self._events:
             self.connection.execute(_INSERT_EVENTS, [_columns(event) for event in self._events])
         if self._events or self._changes:
-            self.connection.execute(update(runs).where(runs.c.id == self.id), {
-                **self._changes, "seq": self.facts.seq, "head": self.facts.head, "updated_at": self.clock})
+            self.connection.execute(
+                update(runs).where(runs.c.id == self.id),
+                {**self._changes, "seq": self.facts.seq, "head": self.facts.head, "updated_at": self.clock},
+            )
         self._events, self._changes = [], {}
 
 
@@ -77,7 +79,7 @@ def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | N
 
 def facts_of(row: Any) -> RunFacts:
     """A ``runs`` row as facts, with its states as enums; further columns of the row are left out."""
-    return facts_of_values(row[:len(RunFacts.__slots__)])
+    return facts_of_values(row[: len(RunFacts.__slots__)])
 
 
 def facts_of_values(values: Sequence[Any]) -> RunFacts:
@@ -89,8 +91,14 @@ def facts_of_values(values: Sequence[Any]) -> RunFacts:
     return RunFacts(**given)
 
 
-_KINDS: dict[str, Any] = {"phase": Phase, "status": RunStatus, "cause": Cause, "park_reason": ParkReason, "pivot_passed": bool,
-                          "past_pivot": bool}
+_KINDS: dict[str, Any] = {
+    "phase": Phase,
+    "status": RunStatus,
+    "cause": Cause,
+    "park_reason": ParkReason,
+    "pivot_passed": bool,
+    "past_pivot": bool,
+}
 
 
 def _columns(event: EventRow) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""What a person may do to a run. Each verb locks the run, checks the ``op_version`` that the person saw, and raises the fence.
-
-A verb that meets a changed run raises OperatorConflict; one that the run's state does not permit raises NotAllowed with the reason.
+"""What a person may do to a run. Each verb locks the run, checks the ``op_version`` that the person saw, and raises
+the fence.
+ A verb that meets a changed run raises OperatorConflict; one that the run's state does not permit raises NotAllowed
+with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, update
 
 from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
-from stageflow_durable.model.status import (OPEN_STEPS, Cause, Phase, RunStatus, StepState, StrandState)
+from stageflow_durable.model.status import OPEN_STEPS, Cause, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.commit import advance
@@ -89,7 +90,11 @@ def _turn(run: LockedRun, cause: Cause, order: Order) -> tuple[Nudge, ...]:
 
 
 def _again(run: LockedRun) -> tuple[Nudge, ...]:
-    failed = [stage for stage, state in strands.steps(run.connection, run.id).items() if state is StepState.COMPENSATION_FAILED]
+    failed = [
+        stage
+        for stage, state in strands.steps(run.connection, run.id).items()
+        if state is StepState.COMPENSATION_FAILED
+    ]
     for stage in failed:
         recorded = stage in strands.finished(run.connection, run.id)
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED if recorded else StepState.INTENDED)
@@ -100,7 +105,9 @@ def resume(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudg
     """Let a run that is parked, failed or cancelled go forward again from its last checkpoints."""
     run = _locked(connection, order, audit_key)
     if run.facts.status not in (RunStatus.PARKED, RunStatus.FAILED, RunStatus.CANCELLED):
-        raise NotAllowed(run.id, order.verb, f"it is {run.facts.status}; only parked, failed and cancelled runs can be resumed")
+        raise NotAllowed(
+            run.id, order.verb, f"it is {run.facts.status}; only parked, failed and cancelled runs can be resumed"
+        )
     undone = {StepState.COMPENSATED, StepState.COMPENSATION_FAILED, StepState.SKIPPED}
     if undone.intersection(strands.steps(run.connection, run.id).values()):
         raise NotAllowed(run.id, order.verb, "part of its work was undone")
@@ -110,22 +117,48 @@ def resume(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudg
 
 
 def _forward(run: LockedRun) -> tuple[Nudge, ...]:
-    run.change(phase=Phase.FORWARD, status=RunStatus.RUNNING, cause=None, error=None, error_stage=None, park_reason=None,
-               finished_at=None)
-    return tuple(_revive(run, row) for row in strands.all_of(run.connection, run.id)
-                 if row.state == StrandState.REST and row.direction == Phase.FORWARD)
+    run.change(
+        phase=Phase.FORWARD,
+        status=RunStatus.RUNNING,
+        cause=None,
+        error=None,
+        error_stage=None,
+        park_reason=None,
+        finished_at=None,
+    )
+    return tuple(
+        _revive(run, row)
+        for row in strands.all_of(run.connection, run.id)
+        if row.state == StrandState.REST and row.direction == Phase.FORWARD
+    )
 
 
 def _revive(run: LockedRun, row: strands.StrandRow) -> Nudge:
     # Against messages and owners from before the person's decision: gen rises.
     gen = row.gen + 1
-    strands.change(run.connection, run.id, row.strand, state=StrandState.READY, gen=gen, tries=0, lost=0, delay=None, first_at=None,
-                   wake_at=None, published_at=run.clock, nudges=0)
+    strands.change(
+        run.connection,
+        run.id,
+        row.strand,
+        state=StrandState.READY,
+        gen=gen,
+        tries=0,
+        lost=0,
+        delay=None,
+        first_at=None,
+        wake_at=None,
+        published_at=run.clock,
+        nudges=0,
+    )
     return nudge_of(run, row._replace(gen=gen))
 
 
-def settle_unknown(connection: Connection, order: Order, audit_key: bytes, stage: str, delta: str | None) -> tuple[Nudge, ...]:
-    """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or (None) not done. Then go on."""
+def settle_unknown(
+    connection: Connection, order: Order, audit_key: bytes, stage: str, delta: str | None
+) -> tuple[Nudge, ...]:
+    """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or (None) not done.
+    Then go on.
+    """
     run = _locked(connection, order, audit_key)
     row = _doubtful(run, order, stage)
     strands.clear_doubt(connection, run.id, stage)
@@ -145,7 +178,14 @@ def _doubtful(run: LockedRun, order: Order, stage: str) -> strands.StrandRow:
     if run.facts.status not in (RunStatus.PARKED, RunStatus.FAILED):
         raise NotAllowed(run.id, order.verb, f"it is {run.facts.status}; only parked and failed runs can be settled")
     rows = strands.all_of(run.connection, run.id)
-    row = next((row for row in rows if row.stage == stage and row.state == StrandState.REST and row.direction == Phase.FORWARD), None)
+    row = next(
+        (
+            row
+            for row in rows
+            if row.stage == stage and row.state == StrandState.REST and row.direction == Phase.FORWARD
+        ),
+        None,
+    )
     if row is None or not strands.in_doubt(run.connection, run.id, stage):
         raise NotAllowed(run.id, order.verb, f"the outcome of {stage!r} is not in doubt")
     return row
@@ -163,10 +203,20 @@ def _found_done(run: LockedRun, row: strands.StrandRow, stage: str, delta: str) 
     strands.checkpoint(run.connection, run.id, stage, delta, run.clock)
     if run.plan.by_name[stage].undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
-    others = [other for other in strands.all_of(run.connection, run.id)
-              if other.state == StrandState.REST and other.direction == Phase.FORWARD and other.strand != row.strand]
-    run.change(phase=Phase.FORWARD, status=RunStatus.RUNNING, cause=None, error=None, error_stage=None, park_reason=None,
-               finished_at=None)
+    others = [
+        other
+        for other in strands.all_of(run.connection, run.id)
+        if other.state == StrandState.REST and other.direction == Phase.FORWARD and other.strand != row.strand
+    ]
+    run.change(
+        phase=Phase.FORWARD,
+        status=RunStatus.RUNNING,
+        cause=None,
+        error=None,
+        error_stage=None,
+        park_reason=None,
+        finished_at=None,
+    )
     bump = and_(strand_table.c.run == run.id, strand_table.c.strand == row.strand)
     run.connection.execute(update(strand_table).where(bump), {"gen": row.gen + 1})
     revived = tuple(_revive(run, other) for other in others)

@@ -1,7 +1,6 @@
 """What a sweep does: take work from the dead, wake what is due, find what was never delivered, stop what is late.
-
-Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at once, and one that
-dies half-way leaves nothing half done. Scans read in bounded batches along the partial indexes.
+ Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at
+once, and one that dies half-way leaves nothing half done. Scans read in bounded batches along the partial indexes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import insert_for
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import drain, nudge_of, settle, undo_ended
-from stageflow_durable.state.tables import owners, queues, runs
+from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
-from stageflow_durable.state.tables import ticks
 
 BATCH = 500
 """How many strands one scan looks at."""
@@ -34,13 +32,24 @@ class Place(NamedTuple):
 
 
 _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
-_ORPHANS = (select(*_PLACE).join(owners, owners.c.id == strand_table.c.owner)
-            .where(and_(strand_table.c.state == StrandState.RUNNING, owners.c.dead_at.is_not(None))).limit(BATCH))
-_DUE = (select(*_PLACE).where(and_(strand_table.c.state == StrandState.WAITING, strand_table.c.wake_at <= now() - bindparam("grace")))
-        .order_by(strand_table.c.wake_at).limit(BATCH))
+_ORPHANS = (
+    select(*_PLACE)
+    .join(owners, owners.c.id == strand_table.c.owner)
+    .where(and_(strand_table.c.state == StrandState.RUNNING, owners.c.dead_at.is_not(None)))
+    .limit(BATCH)
+)
+_DUE = (
+    select(*_PLACE)
+    .where(and_(strand_table.c.state == StrandState.WAITING, strand_table.c.wake_at <= now() - bindparam("grace")))
+    .order_by(strand_table.c.wake_at)
+    .limit(BATCH)
+)
 # Past its pivot a run only goes forward: its deadline has no say any more.
-_LATE = (select(runs.c.id).where(and_(runs.c.phase == Phase.FORWARD, runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
-         .limit(BATCH))
+_LATE = (
+    select(runs.c.id)
+    .where(and_(runs.c.phase == Phase.FORWARD, runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
+    .limit(BATCH)
+)
 
 
 def orphans(connection: Connection) -> list[Place]:
@@ -64,34 +73,47 @@ def queues_with_outbox(connection: Connection) -> list[str]:
     return list(connection.execute(ready).scalars())
 
 
-def undelivered(connection: Connection, queue: str, *, depth: int | None, patience: float, blind_patience: float) -> list[Place]:
+def undelivered(
+    connection: Connection, queue: str, *, depth: int | None, patience: float, blind_patience: float
+) -> list[Place]:
     """Ready strands of a queue whose nudge was lost.
 
-    A nudge counts as lost when it was never published; when nudges published later were served already; when the broker says that
-    the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; or, when the broker cannot say (``depth`` None), older
-    than ``blind_patience``. Each publication doubles the patience, so that messages stay bounded under any backlog.
+    A nudge counts as lost when it was never published; when nudges published later were served already; when the
+    broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; or, when the broker
+    cannot say (``depth`` None), older than ``blind_patience``. Each publication doubles the patience, so that messages
+    stay bounded under any backlog.
     """
     age = now() - strand_table.c.published_at
-    more = case(*[(strand_table.c.nudges == n, float(2 ** n)) for n in range(8)], else_=256.0)
+    more = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
     overtaken = strand_table.c.published_at < (
-        select(queues.c.served_at).where(queues.c.name == queue).scalar_subquery() - literal(patience) * more)
+        select(queues.c.served_at).where(queues.c.name == queue).scalar_subquery() - literal(patience) * more
+    )
     empty = age > literal(patience) * more if depth == 0 else literal(False)
     blind = age > literal(blind_patience) * more if depth is None else literal(False)
     lost = or_(strand_table.c.published_at.is_(None), overtaken, empty, blind)
-    found = (select(*_PLACE).where(and_(strand_table.c.state == StrandState.READY, strand_table.c.queue == queue, lost))
-             .order_by(strand_table.c.published_at).limit(BATCH))
+    found = (
+        select(*_PLACE)
+        .where(and_(strand_table.c.state == StrandState.READY, strand_table.c.queue == queue, lost))
+        .order_by(strand_table.c.published_at)
+        .limit(BATCH)
+    )
     return [Place(*row) for row in connection.execute(found)]
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
     """Whether it is this process's turn: at most one of all processes is told so in ``every_seconds``."""
     statement = insert_for(connection, ticks).values(name=name, at=now())
-    won = connection.execute(statement.on_conflict_do_update(
-        index_elements=["name"], set_={"at": now()}, where=ticks.c.at < now() - every_seconds).returning(ticks.c.name))
+    won = connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name"], set_={"at": now()}, where=ticks.c.at < now() - every_seconds
+        ).returning(ticks.c.name)
+    )
     return won.first() is not None
 
 
-def _at(connection: Connection, place: Place, audit_key: bytes, *states: StrandState) -> tuple[LockedRun, strands.StrandRow] | None:
+def _at(
+    connection: Connection, place: Place, audit_key: bytes, *states: StrandState
+) -> tuple[LockedRun, strands.StrandRow] | None:
     """Lock the run and find the strand as the scan saw it (same fence), or None when somebody was first."""
     run = lock(connection, place.run, audit_key)
     row = strands.one(connection, place.run, place.strand) if run else None
@@ -100,8 +122,12 @@ def _at(connection: Connection, place: Place, audit_key: bytes, *states: StrandS
     return run, row
 
 
-def take(connection: Connection, place: Place, audit_key: bytes, *, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
-    """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None when there was nothing to take."""
+def take(
+    connection: Connection, place: Place, audit_key: bytes, *, max_lost: int, grace: float
+) -> tuple[Nudge, ...] | None:
+    """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None when there was
+    nothing to take.
+    """
     found = _at(connection, place, audit_key, StrandState.RUNNING)
     if found is None:
         return None
@@ -111,9 +137,24 @@ def take(connection: Connection, place: Place, audit_key: bytes, *, max_lost: in
         return None
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
     strands.lose_attempt(connection, row, run.clock, run.clock if owner.confirmed else run.clock + grace, why)
-    strands.change(connection, run.id, row.strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1,
-                   progress=None)
-    run.emit("stage.lost", stage=row.stage, attempt=row.attempt, owner=row.owner, undo=row.direction == Phase.BACKWARD, error=why)
+    strands.change(
+        connection,
+        run.id,
+        row.strand,
+        state=StrandState.REST,
+        owner=None,
+        gen=row.gen + 1,
+        lost=row.lost + 1,
+        progress=None,
+    )
+    run.emit(
+        "stage.lost",
+        stage=row.stage,
+        attempt=row.attempt,
+        owner=row.owner,
+        undo=row.direction == Phase.BACKWARD,
+        error=why,
+    )
     row = row._replace(gen=row.gen + 1, lost=row.lost + 1, owner=None, state=StrandState.REST)
     nudges = (_redo_undo if row.direction == Phase.BACKWARD else _redo)(run, row, why, max_lost)
     run.flush()
@@ -125,13 +166,20 @@ def _redo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tu
     if run.facts.phase is not Phase.FORWARD:
         return settle(run)
     if planned.on_unknown == "park":
-        return drain(run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=ParkReason.UNKNOWN)
+        return drain(
+            run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=ParkReason.UNKNOWN
+        )
     if planned.on_unknown == "compensate":
         park = ParkReason.UNKNOWN if planned.pivot else None
         return drain(run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=park)
     if row.lost >= max_lost:
-        return drain(run, Cause.FAILED, error=f"{row.stage}: {row.lost} processes were lost in it; the last: {why}", stage=row.stage,
-                     park=ParkReason.POISON)
+        return drain(
+            run,
+            Cause.FAILED,
+            error=f"{row.stage}: {row.lost} processes were lost in it; the last: {why}",
+            stage=row.stage,
+            park=ParkReason.POISON,
+        )
     return (_ready_again(run, row),)
 
 
@@ -139,13 +187,21 @@ def _redo_undo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) 
     if row.lost < max_lost:
         return (_ready_again(run, row),)
     strands.change(run.connection, run.id, row.strand, state=StrandState.DONE)
-    strands.set_step(run.connection, run.id, row.stage, StepState.COMPENSATION_FAILED, error=f"{row.lost} processes were lost in it; {why}")
+    strands.set_step(
+        run.connection,
+        run.id,
+        row.stage,
+        StepState.COMPENSATION_FAILED,
+        error=f"{row.lost} processes were lost in it; {why}",
+    )
     run.emit("work.compensation_failed", stage=row.stage, attempt=row.attempt, error=why)
     return undo_ended(run)[0]
 
 
 def _ready_again(run: LockedRun, row: strands.StrandRow) -> Nudge:
-    strands.change(run.connection, run.id, row.strand, state=StrandState.READY, published_at=run.clock, nudges=0, wake_at=None)
+    strands.change(
+        run.connection, run.id, row.strand, state=StrandState.READY, published_at=run.clock, nudges=0, wake_at=None
+    )
     return nudge_of(run, row)
 
 
@@ -158,7 +214,9 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
     again = row.nudges + 1 if row.state == StrandState.READY else 0
     # The event makes the nudge a new publication, which the gate in Redis tells from a doubled message.
     run.emit("stage.nudged", stage=row.stage, strand=row.strand)
-    strands.change(connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=again)
+    strands.change(
+        connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=again
+    )
     nudge = nudge_of(run, row)
     run.flush()
     return nudge
@@ -167,9 +225,18 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
     """The broker did not take them: leave them to the next sweep."""
     for nudge in nudges:
-        connection.execute(update(strand_table).where(and_(
-            strand_table.c.run == nudge.run_id, strand_table.c.strand == nudge.strand, strand_table.c.gen == nudge.gen,
-            strand_table.c.state == StrandState.READY)).values(published_at=None))
+        connection.execute(
+            update(strand_table)
+            .where(
+                and_(
+                    strand_table.c.run == nudge.run_id,
+                    strand_table.c.strand == nudge.strand,
+                    strand_table.c.gen == nudge.gen,
+                    strand_table.c.state == StrandState.READY,
+                )
+            )
+            .values(published_at=None)
+        )
 
 
 def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:

@@ -44,8 +44,9 @@ class Created:
     nudges: tuple[Nudge, ...] = ()
 
 
-_BY_KEY = select(runs.c.id, runs.c.fingerprint, runs.c.input).where(and_(
-    runs.c.client_id == bindparam("client"), runs.c.pipeline == bindparam("of"), runs.c.key == bindparam("by_key")))
+_BY_KEY = select(runs.c.id, runs.c.fingerprint, runs.c.input).where(
+    and_(runs.c.client_id == bindparam("client"), runs.c.pipeline == bindparam("of"), runs.c.key == bindparam("by_key"))
+)
 _INSERT_STRANDS = insert(strands)
 _INSERT_EVENT = insert(events)
 _CLOCK = select(now())
@@ -55,8 +56,11 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
     clock = float(connection.execute(_CLOCK).scalar_one())
     event = accepted(new, clock, audit_key)
-    statement = insert_for(connection, runs).values(**columns_of(new, clock, event)).on_conflict_do_nothing(
-        index_elements=["client_id", "pipeline", "key"])
+    statement = (
+        insert_for(connection, runs)
+        .values(**columns_of(new, clock, event))
+        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+    )
     if not connection.execute(statement).rowcount:
         return _existing(connection, new)
     connection.execute(_INSERT_STRANDS, _strands(new, clock))
@@ -76,27 +80,57 @@ def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: byte
 
 def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
     """The first event of a run."""
-    data = encode({"pipeline": new.plan.pipeline, "version": new.plan.version, "client_id": new.client_id, "key": new.key})
+    data = encode(
+        {"pipeline": new.plan.pipeline, "version": new.plan.version, "client_id": new.client_id, "key": new.key}
+    )
     return seal(audit_key, new.id, 1, "run.accepted", clock, data, GENESIS)
 
 
 def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
     """The row of a fresh run."""
-    return {"id": new.id, "client_id": new.client_id, "pipeline": new.plan.pipeline, "version": new.plan.version, "key": new.key,
-            "fingerprint": new.fingerprint, "definition": new.plan.digest, "input": new.input, "metadata": new.metadata,
-            "queue": new.queue, "priority": new.priority, "phase": Phase.FORWARD, "status": RunStatus.PENDING,
-            "deadline": new.deadline, "seq": event.seq, "head": event.mac, "created_at": clock, "updated_at": clock}
+    return {
+        "id": new.id,
+        "client_id": new.client_id,
+        "pipeline": new.plan.pipeline,
+        "version": new.plan.version,
+        "key": new.key,
+        "fingerprint": new.fingerprint,
+        "definition": new.plan.digest,
+        "input": new.input,
+        "metadata": new.metadata,
+        "queue": new.queue,
+        "priority": new.priority,
+        "phase": Phase.FORWARD,
+        "status": RunStatus.PENDING,
+        "deadline": new.deadline,
+        "seq": event.seq,
+        "head": event.mac,
+        "created_at": clock,
+        "updated_at": clock,
+    }
 
 
 def _strands(new: NewRun, clock: float) -> list[dict[str, Any]]:
-    return [{"run": new.id, "strand": root, "direction": Phase.FORWARD, "stage": root, "state": StrandState.READY,
-             "published_at": clock, "queue": queue_of(new, root)} for root in new.plan.roots]
+    return [
+        {
+            "run": new.id,
+            "strand": root,
+            "direction": Phase.FORWARD,
+            "stage": root,
+            "state": StrandState.READY,
+            "published_at": clock,
+            "queue": queue_of(new, root),
+        }
+        for root in new.plan.roots
+    ]
 
 
 def first_nudges(new: NewRun) -> tuple[Nudge, ...]:
     """The messages of a fresh run: one for each strand that starts at once."""
-    return tuple(Nudge(new.id, root, 0, queue_of(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
-                 for root in new.plan.roots)
+    return tuple(
+        Nudge(new.id, root, 0, queue_of(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
+        for root in new.plan.roots
+    )
 
 
 def queue_of(new: NewRun, stage: str) -> str:

@@ -40,7 +40,9 @@ def current(url: str) -> str | None:
 
 
 def upgrade(url: str) -> str:
-    """Bring a database to :func:`head`; runs in flight go on. Any number of processes may call it at once. Returns the revision."""
+    """Bring a database to :func:`head`; runs in flight go on. Any number of processes may call it at once. Returns the
+    revision.
+    """
     database = Database(url)
     try:
         with translated(), database.engine.connect() as connection, connection.begin():
@@ -58,4 +60,6 @@ def require_current(url: str) -> None:
     """Raise SchemaBehind unless the database is at :func:`head`."""
     there, needed = current(url), head()
     if there != needed:
-        raise SchemaBehind(f"the database is at {there or 'nothing'}, this version needs {needed}; run: stageflow db upgrade")
+        raise SchemaBehind(
+            f"the database is at {there or 'nothing'}, this version needs {needed}; run: stageflow db upgrade"
+        )

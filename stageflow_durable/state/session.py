@@ -33,7 +33,9 @@ class SessionHolder:
         self.session = _StageSession(bind=self._connection, join_transaction_mode="rollback_only")
 
     def commit_with(self, save: Callable[[Connection], T]) -> T:
-        """Flush the body's writes, save the outcome on the same connection, commit both; a fenced outcome rolls both back."""
+        """Flush the body's writes, save the outcome on the same connection, commit both; a fenced outcome rolls both
+        back.
+        """
         from stageflow_durable.model.work import Fenced
 
         with translated():
@@ -51,5 +53,3 @@ class SessionHolder:
         if self._transaction.is_active:
             self._transaction.rollback()
         self._connection.close()
-
-

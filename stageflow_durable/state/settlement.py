@@ -1,4 +1,6 @@
-"""Bringing a run to rest, and from there to its end or on its way back. Runs under the run's lock, in its transaction."""
+"""Bringing a run to rest, and from there to its end or on its way back. Runs under the run's lock, in its
+transaction.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,23 @@ from stageflow_durable.state.locked import LockedRun
 _ACTIVE = (StrandState.READY, StrandState.RUNNING, StrandState.WAITING)
 
 
-def drain(run: LockedRun, cause: Cause, *, error: str | None = None, stage: str | None = None,
-          park: ParkReason | None = None) -> tuple[Nudge, ...]:
+def drain(
+    run: LockedRun, cause: Cause, *, error: str | None = None, stage: str | None = None, park: ParkReason | None = None
+) -> tuple[Nudge, ...]:
     """Stop the run: nothing begins any more, what waits comes to rest; settle when nothing runs.
 
-    The first trigger wins; a later one is a no-op, except that parking never turns an undo that was already asked for into a halt.
+    The first trigger wins; a later one is a no-op, except that parking never turns an undo that was already asked for
+    into a halt.
     """
     if run.facts.phase is Phase.FORWARD:
-        run.change(phase=Phase.DRAINING, status=RunStatus.STOPPING, cause=cause, error=error, error_stage=stage, park_reason=park)
+        run.change(
+            phase=Phase.DRAINING,
+            status=RunStatus.STOPPING,
+            cause=cause,
+            error=error,
+            error_stage=stage,
+            park_reason=park,
+        )
         run.emit("run.stopping", cause=cause, stage=stage, error=error, park_reason=park)
     strands.rest_idle(run.connection, run.id)
     return settle(run)
@@ -44,8 +55,13 @@ def settle(run: LockedRun) -> tuple[Nudge, ...]:
 def end(run: LockedRun, status: RunStatus) -> None:
     """The run is at rest."""
     run.change(phase=Phase.SETTLED, status=status, finished_at=run.clock)
-    run.emit(f"run.{status}", cause=run.facts.cause, stage=run.facts.error_stage, error=run.facts.error,
-             park_reason=run.facts.park_reason)
+    run.emit(
+        f"run.{status}",
+        cause=run.facts.cause,
+        stage=run.facts.error_stage,
+        error=run.facts.error,
+        park_reason=run.facts.park_reason,
+    )
 
 
 def go_backward(run: LockedRun) -> tuple[Nudge, ...]:
@@ -56,7 +72,9 @@ def go_backward(run: LockedRun) -> tuple[Nudge, ...]:
 
 
 def open_undos(run: LockedRun) -> tuple[Nudge, ...]:
-    """Add a strand for each undo that has become ready and has none; a fresh one is published, one not yet safe waits."""
+    """Add a strand for each undo that has become ready and has none; a fresh one is published, one not yet safe
+    waits.
+    """
     there = {row.strand for row in strands.all_of(run.connection, run.id) if row.state in _ACTIVE}
     ready = ready_undos(run.plan, strands.steps(run.connection, run.id))
     return tuple(nudge for stage in ready if UNDO_PREFIX + stage not in there for nudge in _open_undo(run, stage))
@@ -67,9 +85,17 @@ def _open_undo(run: LockedRun, stage: str) -> tuple[Nudge, ...]:
     safe_at = strands.acts_until(run.connection, run.id, stage)
     waits = safe_at > run.clock
     queue = run.plan.by_name[stage].queue or run.facts.queue
-    strands.add(run.connection, run=run.id, strand=UNDO_PREFIX + stage, direction=Phase.BACKWARD, stage=stage, queue=queue,
-                state=StrandState.WAITING if waits else StrandState.READY, wake_at=safe_at if waits else None,
-                published_at=None if waits else run.clock)
+    strands.add(
+        run.connection,
+        run=run.id,
+        strand=UNDO_PREFIX + stage,
+        direction=Phase.BACKWARD,
+        stage=stage,
+        queue=queue,
+        state=StrandState.WAITING if waits else StrandState.READY,
+        wake_at=safe_at if waits else None,
+        published_at=None if waits else run.clock,
+    )
     row = strands.one(run.connection, run.id, UNDO_PREFIX + stage)
     assert row is not None
     return () if waits else (nudge_of(run, row),)
@@ -97,5 +123,3 @@ def activity(run: LockedRun) -> None:
     states = {row.state for row in strands.all_of(run.connection, run.id)}
     busy = states & {StrandState.RUNNING, StrandState.READY}
     run.change(status=RunStatus.RUNNING if busy else RunStatus.WAITING)
-
-

@@ -1,6 +1,6 @@
 """Taking the short way where it is open: builds the parameters of ``fast``, and the work that comes of it.
-
-Each function answers None where the short way is not open or did not match; the caller then goes the long way, which is always right.
+ Each function answers None where the short way is not open or did not match; the caller then goes the long way, which
+is always right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _RUN_COLUMNS = len(RunFacts.__slots__)
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """A stage's outcome to be saved: its encoded output, the events its body asked for, whether its owner would go on."""
+    """A stage's outcome to be saved: its encoded output, the events its body asked for, whether its owner would go
+    on.
+    """
 
     work: Work
     delta: str
@@ -44,7 +46,7 @@ class Shortcut:
         self._driver = driver
         self._audit = audit_key
 
-    # --- accept -------------------------------------------------------------------------------------------------------------
+    # --- accept -----------------------------------------------------------------------------------------------------
 
     def create(self, new: NewRun) -> Created | None:
         """Record a run of one strand. None: more strands, or its key is taken."""
@@ -52,8 +54,14 @@ class Shortcut:
             return None
         at, root = self._driver.clock(), new.plan.roots[0]
         event = accepted(new, at, self._audit)
-        given = {**columns_of(new, at, event), "run_id": new.id, "at": at, "root": root, "root_queue": queue_of(new, root),
-                 **_event_values([event])}
+        given = {
+            **columns_of(new, at, event),
+            "run_id": new.id,
+            "at": at,
+            "root": root,
+            "root_queue": queue_of(new, root),
+            **_event_values([event]),
+        }
         if self._driver.is_sqlite:
             first, rest = fast.create_on_sqlite()
             made = self._driver.run_if(first, rest, given)
@@ -61,11 +69,13 @@ class Shortcut:
             made = bool(self._driver.run(fast.create_on_postgresql(), given).rowcount)
         return Created(new.id, False, first_nudges(new)) if made else None
 
-    # --- begin --------------------------------------------------------------------------------------------------------------
+    # --- begin ------------------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | None:
         """Take a strand that is ready, when its run goes forward under this process's definition."""
-        read = self._driver.run(fast.look(self._driver.is_sqlite), {"run_id": nudge.run_id, "strand_id": nudge.strand}).fetchone()
+        read = self._driver.run(
+            fast.look(self._driver.is_sqlite), {"run_id": nudge.run_id, "strand_id": nudge.strand}
+        ).fetchone()
         if read is None:
             return None
         run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-1])
@@ -77,30 +87,68 @@ class Shortcut:
     def _begin(self, run: RunFacts, row: StrandRow, plan: Plan, taker: Taker, clock: float) -> Work | None:
         number, first_at = row.attempt + 1, clock if row.first_at is None else row.first_at
         sealed = self._sealed(run.id, run.seq, run.head, clock, (_begun(row.stage, number, taker.owner),))
-        given = {"run_id": run.id, "strand_id": row.strand, "my_gen": row.gen, "me": taker.owner, "at": clock, "first_at": first_at,
-                 "seen_seq": run.seq, **_next(plan, run, row.stage, number, taker, clock), **_event_values(sealed)}
+        given = {
+            "run_id": run.id,
+            "strand_id": row.strand,
+            "my_gen": row.gen,
+            "me": taker.owner,
+            "at": clock,
+            "first_at": first_at,
+            "seen_seq": run.seq,
+            **_next(plan, run, row.stage, number, taker, clock),
+            **_event_values(sealed),
+        }
         if not self._apply(Shape(Move.BEGIN, 1, intends=plan.by_name[row.stage].undo is not None), given):
             return None
         moved = replace(run, seq=sealed[-1].seq, head=sealed[-1].mac, status=RunStatus.RUNNING)
-        return Work(moved, plan, row.strand, Phase.FORWARD, row.stage, row.gen, taker.owner, number, row.tries, row.lost, row.delay,
-                    first_at, clock, row.queue, sealed[-1].seq, sealed[-1].mac, row.published_at)
+        return Work(
+            moved,
+            plan,
+            row.strand,
+            Phase.FORWARD,
+            row.stage,
+            row.gen,
+            taker.owner,
+            number,
+            row.tries,
+            row.lost,
+            row.delay,
+            first_at,
+            clock,
+            row.queue,
+            sealed[-1].seq,
+            sealed[-1].mac,
+            row.published_at,
+        )
 
-    # --- commit -------------------------------------------------------------------------------------------------------------
+    # --- commit -----------------------------------------------------------------------------------------------------
 
     def save(self, saving: Saving, taker: Taker) -> Done | None:
-        """Save an outcome and move on: to the next stage here, to a ready strand, or to the end of a run of one strand."""
+        """Save an outcome and move on: to the next stage here, to a ready strand, or to the end of a run of one
+        strand.
+        """
         work = saving.work
         move = _move(saving)
         if move is None or len(saving.events) + 2 > MAX_EVENTS:
             return None
         at = self._driver.clock()
         if move is Move.GRANT and not _in_time(work, at):
-            move = Move.PASS  # the deadline has passed: the sweep stops the run, nothing begins
+            move = Move.HAND_ON  # the deadline has passed: the sweep stops the run, nothing begins
         onward = work.plan.next_on_strand.get(work.stage)
         sealed = self._sealed(work.run.id, work.seq, work.head, at, _saved(saving, move, onward))
-        given = {"run_id": work.run.id, "strand_id": work.strand, "my_gen": work.gen, "me": work.owner, "my_stage": work.stage,
-                 "my_attempt": work.attempt, "at": at, "seen_seq": work.seq, "delta": saving.delta, **_event_values(sealed),
-                 **({} if onward is None else _next(work.plan, work.run, onward, 1, taker, at))}
+        given = {
+            "run_id": work.run.id,
+            "strand_id": work.strand,
+            "my_gen": work.gen,
+            "me": work.owner,
+            "my_stage": work.stage,
+            "my_attempt": work.attempt,
+            "at": at,
+            "seen_seq": work.seq,
+            "delta": saving.delta,
+            **_event_values(sealed),
+            **({} if onward is None else _next(work.plan, work.run, onward, 1, taker, at)),
+        }
         if not self._apply(self._shape(work, move, onward, len(sealed)), given):
             return None
         return _done(work, move, onward, sealed[-1], at)
@@ -110,7 +158,7 @@ class Shortcut:
         intends = move is Move.GRANT and onward is not None and planned[onward].undo is not None
         return Shape(move, events, records=planned[work.stage].undo is not None, intends=intends)
 
-    # --- both ---------------------------------------------------------------------------------------------------------------
+    # --- both -------------------------------------------------------------------------------------------------------
 
     def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Kept) -> list[EventRow]:
         sealed: list[EventRow] = []
@@ -131,9 +179,16 @@ class Shortcut:
 
 
 def _open(run: RunFacts, row: StrandRow, nudge: Nudge, plan: Plan, clock: float) -> bool:
-    due = row.state == StrandState.READY or (row.state == StrandState.WAITING and (row.wake_at or 0.0) <= clock + EARLY_SECONDS)
-    return (due and row.gen == nudge.gen and run.phase is Phase.FORWARD and row.direction == Phase.FORWARD
-            and plan.digest == run.definition)
+    due = row.state == StrandState.READY or (
+        row.state == StrandState.WAITING and (row.wake_at or 0.0) <= clock + EARLY_SECONDS
+    )
+    return (
+        due
+        and row.gen == nudge.gen
+        and run.phase is Phase.FORWARD
+        and row.direction == Phase.FORWARD
+        and plan.digest == run.definition
+    )
 
 
 def _move(saving: Saving) -> Move | None:
@@ -145,7 +200,7 @@ def _move(saving: Saving) -> Move | None:
         return Move.FINISH if alone else None
     if (plan.by_name[onward].queue or work.run.queue) != work.queue:
         return None
-    return Move.GRANT if saving.go_on else Move.PASS
+    return Move.GRANT if saving.go_on else Move.HAND_ON
 
 
 def _in_time(work: Work, at: float) -> bool:
@@ -168,25 +223,52 @@ def _saved(saving: Saving, move: Move, onward: str | None) -> Kept:
 
 def _next(plan: Plan, run: RunFacts, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:
     limit = taker.timeouts.get((run.pipeline, stage))
-    return {"next_stage": stage, "next_attempt": number, "pivot": plan.by_name[stage].pivot,
-            "kill_by": None if limit is None else at + limit}
+    return {
+        "next_stage": stage,
+        "next_attempt": number,
+        "pivot": plan.by_name[stage].pivot,
+        "kill_by": None if limit is None else at + limit,
+    }
 
 
 def _event_values(sealed: list[EventRow]) -> dict[str, Any]:
     values: dict[str, Any] = {"new_seq": sealed[-1].seq, "new_head": sealed[-1].mac}
     for number, event in enumerate(sealed):
-        values |= {f"e{number}_seq": event.seq, f"e{number}_type": event.type, f"e{number}_data": event.data,
-                   f"e{number}_previous": event.previous, f"e{number}_mac": event.mac}
+        values |= {
+            f"e{number}_seq": event.seq,
+            f"e{number}_type": event.type,
+            f"e{number}_data": event.data,
+            f"e{number}_previous": event.previous,
+            f"e{number}_mac": event.mac,
+        }
     return values
 
 
 def _done(work: Work, move: Move, onward: str | None, last: EventRow, at: float) -> Done:
     if move is Move.FINISH or onward is None:
         return Done(ended=True)
-    if move is Move.PASS:
+    if move is Move.HAND_ON:
         links = work.plan.remaining_on_strand(onward)
         return Done(nudges=(Nudge(work.run.id, work.strand, work.gen, work.queue, last.seq, links, work.run.priority),))
     passed = work.run.pivot_passed or work.plan.by_name[onward].pivot
     run = work.run if passed == work.run.pivot_passed else replace(work.run, pivot_passed=passed)
-    return Done(Work(run, work.plan, work.strand, work.direction, onward, work.gen, work.owner, 1, 0, 0, None, at, at, work.queue,
-                     last.seq, last.mac))
+    return Done(
+        Work(
+            run,
+            work.plan,
+            work.strand,
+            work.direction,
+            onward,
+            work.gen,
+            work.owner,
+            1,
+            0,
+            0,
+            None,
+            at,
+            at,
+            work.queue,
+            last.seq,
+            last.mac,
+        )
+    )

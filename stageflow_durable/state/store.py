@@ -13,8 +13,18 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Waiting, Work
-from stageflow_durable.state import commit, definitions, idempotency_keys, operators, owners, progress, recovery, runs, views
 from stageflow_durable.state import begin as beginning
+from stageflow_durable.state import (
+    commit,
+    definitions,
+    idempotency_keys,
+    operators,
+    owners,
+    progress,
+    recovery,
+    runs,
+    views,
+)
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
@@ -55,7 +65,7 @@ class Store:
         with self.database.read() as connection:
             return look(connection)
 
-    # --- accepting runs ---------------------------------------------------------------------------------------------------
+    # --- accepting runs ---------------------------------------------------------------------------------------------
 
     def register(self, plans: Sequence[Plan]) -> None:
         """Store definitions."""
@@ -72,16 +82,29 @@ class Store:
         """Record runs without keys, all or none."""
         return self._do(lambda c: runs.create_many(c, batch, self._audit))
 
-    # --- the path of a stage ----------------------------------------------------------------------------------------------
+    # --- the path of a stage ----------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
         """Take what the nudge names."""
         begun = self._shortcut.begin(nudge, taker) if self._shortcut is not None else None
         return begun or self._do(lambda c: beginning.begin(c, nudge, taker, self._audit))
 
-    def succeed(self, work: Work, taker: Taker, delta: str | None, *, skipped: bool = False, replayed: bool = False, events: Kept = (),
-                go_on: bool = False, key: BusinessKey | None = None, session: Any = None) -> Done | Fenced:
-        """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at all."""
+    def succeed(
+        self,
+        work: Work,
+        taker: Taker,
+        delta: str | None,
+        *,
+        skipped: bool = False,
+        replayed: bool = False,
+        events: Kept = (),
+        go_on: bool = False,
+        key: BusinessKey | None = None,
+        session: Any = None,
+    ) -> Done | Fenced:
+        """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at
+        all.
+        """
         plain = delta is not None and not (skipped or replayed or work.undoing) and key is None and session is None
         if self._shortcut is not None and delta is not None and plain:
             saved = self._shortcut.save(Saving(work, delta, events, go_on), taker)
@@ -89,15 +112,28 @@ class Store:
                 return saved
 
         def save(connection: Connection) -> Done | Fenced:
-            done = commit.succeed(connection, work, taker, self._audit, delta=delta, skipped=skipped,
-                                  replayed=replayed, events=events, go_on=go_on)
+            done = commit.succeed(
+                connection,
+                work,
+                taker,
+                self._audit,
+                delta=delta,
+                skipped=skipped,
+                replayed=replayed,
+                events=events,
+                go_on=go_on,
+            )
             if key is not None and delta is not None and isinstance(done, Done):
-                idempotency_keys.finish_for_run(connection, key.scope, key.key, work.run.id, work.stage, delta,
-                                                ttl_seconds=key.ttl_seconds)
+                idempotency_keys.finish_for_run(
+                    connection, key.scope, key.key, work.run.id, work.stage, delta, ttl_seconds=key.ttl_seconds
+                )
             return done
+
         return self._do(save) if session is None else session.commit_with(save)
 
-    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Waiting | Done | Fenced:
+    def wait(
+        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
+    ) -> Waiting | Done | Fenced:
         """Try again later."""
         return self._do(lambda c: commit.wait(c, work, self._audit, failure, delay, drawn, events))
 
@@ -105,23 +141,40 @@ class Store:
         """Give back what was begun but not called."""
         return self._do(lambda c: commit.postpone(c, work, self._audit, delay))
 
-    def fail(self, work: Work, failure: Failure, *, cause: Cause, park: ParkReason | None, exhausted: bool, events: Kept = (),
-             key: BusinessKey | None = None) -> Done | Fenced:
+    def fail(
+        self,
+        work: Work,
+        failure: Failure,
+        *,
+        cause: Cause,
+        park: ParkReason | None,
+        exhausted: bool,
+        events: Kept = (),
+        key: BusinessKey | None = None,
+    ) -> Done | Fenced:
         """The stage failed for good."""
+
         def save(connection: Connection) -> Done | Fenced:
-            done = commit.fail(connection, work, self._audit, failure, cause=cause, park=park, exhausted=exhausted, events=events)
+            done = commit.fail(
+                connection, work, self._audit, failure, cause=cause, park=park, exhausted=exhausted, events=events
+            )
             if key is not None and isinstance(done, Done):
                 _let_go(connection, work, key, failure.doubt)
             return done
+
         return self._do(save)
 
     def undo_done(self, work: Work, taker: Taker, *, go_on: bool, key: BusinessKey | None = None) -> Done | Fenced:
         """The undo is done."""
+
         def save(connection: Connection) -> Done | Fenced:
             done = commit.undo_done(connection, work, taker, self._audit, go_on=go_on)
             if key is not None and isinstance(done, Done):
-                idempotency_keys.undone_for_run(connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds)
+                idempotency_keys.undone_for_run(
+                    connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds
+                )
             return done
+
         return self._do(save)
 
     def undo_failed(self, work: Work, taker: Taker, failure: Failure, *, go_on: bool) -> Done | Fenced:
@@ -129,13 +182,18 @@ class Store:
         return self._do(lambda c: commit.undo_failed(c, work, taker, self._audit, failure, go_on=go_on))
 
     def recall(self, work: Work) -> Work | bool:
-        """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else False."""
+        """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else
+        False.
+        """
         return self._do(lambda c: beginning.recall(c, work))
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
         """Take a business key for the stage, or what stands in the way."""
-        return self._do(lambda c: idempotency_keys.claim_for_run(
-            c, key.scope, key.key, key.fingerprint, key.params, work.run.id, work.stage))
+        return self._do(
+            lambda c: idempotency_keys.claim_for_run(
+                c, key.scope, key.key, key.fingerprint, key.params, work.run.id, work.stage
+            )
+        )
 
     def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a run's history."""
@@ -158,7 +216,7 @@ class Store:
         """How the action stood when its undo began."""
         return self._see(lambda c: progress.outcome_of(c, run_id, stage))
 
-    # --- owners and recovery ----------------------------------------------------------------------------------------------
+    # --- owners and recovery ----------------------------------------------------------------------------------------
 
     def join(self, identity: Identity, lease_seconds: float) -> str:
         """A new owner."""
@@ -166,9 +224,11 @@ class Store:
 
     def renew(self, owner: str, lease_seconds: float, served: dict[str, float]) -> bool:
         """Renew a lease and note what was served; False: declared dead."""
+
         def beat(connection: Connection) -> bool:
             owners.served(connection, served)
             return owners.renew(connection, owner, lease_seconds)
+
         return self._do(beat)
 
     def retire(self, owner: str) -> None:
@@ -223,7 +283,7 @@ class Store:
         """Stop a late run."""
         return self._do(lambda c: recovery.expire(c, run_id, self._audit))
 
-    # --- people -------------------------------------------------------------------------------------------------------------
+    # --- people -----------------------------------------------------------------------------------------------------
 
     def order(self, order: operators.Order) -> tuple[Nudge, ...]:
         """Cancel, compensate or resume."""
@@ -265,6 +325,8 @@ class Store:
 
 def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:
     if doubt:
-        idempotency_keys.abandon_for_run(connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds)
+        idempotency_keys.abandon_for_run(
+            connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds
+        )
     else:
         idempotency_keys.release_for_run(connection, key.scope, key.key, work.run.id, work.stage)

@@ -1,7 +1,6 @@
 """Rows of strands, attempts, checkpoints and saga steps: the small statements that the transactions are made of.
-
-All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a sweep or an
-operator took the strand (``gen``), or when it comes from an attempt that is over.
+ All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a
+sweep or an operator took the strand (``gen``), or when it comes from an attempt that is over.
 """
 
 from __future__ import annotations
@@ -42,12 +41,21 @@ class StrandRow(NamedTuple):
 
 _STRANDS = select(strands).where(strands.c.run == bindparam("run_id")).order_by(strands.c.strand)
 _STRAND = select(strands).where(and_(strands.c.run == bindparam("run_id"), strands.c.strand == bindparam("strand_id")))
-# Against whom: a zombie whose strand was taken (gen, owner), and a late answer of an attempt that is over (stage, attempt).
-MINE = and_(strands.c.run == bindparam("run_id"), strands.c.strand == bindparam("strand_id"), strands.c.gen == bindparam("my_gen"),
-            strands.c.owner == bindparam("me"), strands.c.stage == bindparam("my_stage"),
-            strands.c.attempt == bindparam("my_attempt"), strands.c.state == StrandState.RUNNING.value)
+# Against whom: a zombie whose strand was taken (gen, owner), and a late answer of an attempt that is over (stage,
+# attempt).
+MINE = and_(
+    strands.c.run == bindparam("run_id"),
+    strands.c.strand == bindparam("strand_id"),
+    strands.c.gen == bindparam("my_gen"),
+    strands.c.owner == bindparam("me"),
+    strands.c.stage == bindparam("my_stage"),
+    strands.c.attempt == bindparam("my_attempt"),
+    strands.c.state == StrandState.RUNNING.value,
+)
 _MINE = select(strands.c.run).where(MINE)
-_ALIVE = select(owners.c.id).where(and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None), owners.c.expires_at > now()))
+_ALIVE = select(owners.c.id).where(
+    and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None), owners.c.expires_at > now())
+)
 _FINISHED = select(checkpoints.c.stage).where(checkpoints.c.run == bindparam("run_id"))
 _STEPS = select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == bindparam("run_id"))
 
@@ -70,8 +78,14 @@ def is_mine(connection: Connection, work: Work) -> bool:
 
 def fence_of(work: Work) -> dict[str, Any]:
     """The parameters of ``MINE``."""
-    return {"run_id": work.run.id, "strand_id": work.strand, "my_gen": work.gen, "me": work.owner, "my_stage": work.stage,
-            "my_attempt": work.attempt}
+    return {
+        "run_id": work.run.id,
+        "strand_id": work.strand,
+        "my_gen": work.gen,
+        "me": work.owner,
+        "my_stage": work.stage,
+        "my_attempt": work.attempt,
+    }
 
 
 def is_alive(connection: Connection, owner: str) -> bool:
@@ -88,10 +102,21 @@ def add(connection: Connection, **columns: Any) -> None:
     """A new strand, or, where a resumed or recompensated run has it already, that one anew with a higher fence."""
     statement = insert_for(connection, strands).values(**columns)
     renewed = {name: statement.excluded[name] for name in ("stage", "state", "wake_at", "published_at", "queue")}
-    connection.execute(statement.on_conflict_do_update(
-        index_elements=["run", "strand"],
-        set_={**renewed, "gen": strands.c.gen + 1, "owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None,
-              "nudges": 0}))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["run", "strand"],
+            set_={
+                **renewed,
+                "gen": strands.c.gen + 1,
+                "owner": None,
+                "tries": 0,
+                "lost": 0,
+                "delay": None,
+                "first_at": None,
+                "nudges": 0,
+            },
+        )
+    )
 
 
 def rest_idle(connection: Connection, run_id: str) -> None:
@@ -111,19 +136,39 @@ def next_attempt(connection: Connection, run_id: str, stage: str, direction: str
     return int(connection.execute(highest).scalar_one_or_none() or 0) + 1
 
 
-def end_attempt(connection: Connection, work: Work, state: AttemptState, at: float, *, doubt: bool = False,
-                error: str | None = None, category: str | None = None, delay: float | None = None) -> None:
+def end_attempt(
+    connection: Connection,
+    work: Work,
+    state: AttemptState,
+    at: float,
+    *,
+    doubt: bool = False,
+    error: str | None = None,
+    category: str | None = None,
+    delay: float | None = None,
+) -> None:
     """Close the attempt in hand. ``doubt``: it may have acted."""
     mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
-    connection.execute(update(attempts).where(mine), {
-        "state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay})
+    connection.execute(
+        update(attempts).where(mine),
+        {"state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay},
+    )
 
 
 def lose_attempt(connection: Connection, strand: StrandRow, at: float, kill_by: float, error: str) -> None:
     """Close the attempt of a dead owner: nobody knows how it ended."""
     lost = and_(_attempts_of(strand.run, strand.stage, strand.direction), attempts.c.n == strand.attempt)
-    connection.execute(update(attempts).where(lost).values(
-        state=AttemptState.UNKNOWN, ended_at=at, doubt=True, error=error, kill_by=func.coalesce(attempts.c.kill_by, kill_by)))
+    connection.execute(
+        update(attempts)
+        .where(lost)
+        .values(
+            state=AttemptState.UNKNOWN,
+            ended_at=at,
+            doubt=True,
+            error=error,
+            kill_by=func.coalesce(attempts.c.kill_by, kill_by),
+        )
+    )
 
 
 def ended_by(connection: Connection, work: Work) -> bool:
@@ -155,9 +200,13 @@ def _attempts_of(run_id: str, stage: str, direction: str) -> Any:
     return and_(attempts.c.run == run_id, attempts.c.stage == stage, attempts.c.direction == direction)
 
 
-def checkpoint(connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, skipped: bool = False) -> None:
+def checkpoint(
+    connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, skipped: bool = False
+) -> None:
     """Save what a stage added. Unique by run and stage: a second one is refused by the key."""
-    connection.execute(insert(checkpoints), {"run": run_id, "stage": stage, "delta": delta, "skipped": skipped, "at": at})
+    connection.execute(
+        insert(checkpoints), {"run": run_id, "stage": stage, "delta": delta, "skipped": skipped, "at": at}
+    )
 
 
 def finished(connection: Connection, run_id: str) -> frozenset[str]:
@@ -173,8 +222,13 @@ def steps(connection: Connection, run_id: str) -> Mapping[str, StepState]:
 def intend(connection: Connection, run_id: str, stage: str) -> None:
     """Write the intent before the action; a step that an earlier, vouched attempt left void is owed again."""
     statement = insert_for(connection, saga_steps).values(run=run_id, stage=stage, state=StepState.INTENDED)
-    connection.execute(statement.on_conflict_do_update(
-        index_elements=["run", "stage"], set_={"state": StepState.INTENDED}, where=saga_steps.c.state == StepState.VOID.value))
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["run", "stage"],
+            set_={"state": StepState.INTENDED},
+            where=saga_steps.c.state == StepState.VOID.value,
+        )
+    )
 
 
 def set_step(connection: Connection, run_id: str, stage: str, state: StepState, **columns: Any) -> None:

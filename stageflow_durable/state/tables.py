@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sqlalchemy import (Boolean, CheckConstraint, Column, Double, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint,
-                        text)
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
-from stageflow_durable.model.status import (AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState)
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.state.metadata import metadata
 
 
@@ -24,7 +36,8 @@ ID = String(32)
 NAME = String(255)
 
 owners = Table(
-    "owners", metadata,
+    "owners",
+    metadata,
     Column("id", String(64), primary_key=True),
     Column("host", NAME, nullable=False),
     Column("pid", Integer, nullable=False),
@@ -34,12 +47,15 @@ owners = Table(
     Column("dead_at", Double),
     # The parent saw the process end: what it began cannot act any more. Without it only its lease ran out.
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
-    Index("ix_owners_alive", "expires_at", postgresql_where=text("dead_at IS NULL"), sqlite_where=text("dead_at IS NULL")),
+    Index(
+        "ix_owners_alive", "expires_at", postgresql_where=text("dead_at IS NULL"), sqlite_where=text("dead_at IS NULL")
+    ),
     Index("ix_owners_boot", "boot", "pid"),
 )
 
 definitions = Table(
-    "definitions", metadata,
+    "definitions",
+    metadata,
     Column("digest", ID, primary_key=True),
     Column("pipeline", NAME, nullable=False),
     Column("version", NAME, nullable=False),
@@ -49,7 +65,8 @@ definitions = Table(
 )
 
 runs = Table(
-    "runs", metadata,
+    "runs",
+    metadata,
     Column("id", ID, primary_key=True),
     Column("client_id", NAME, nullable=False),
     Column("pipeline", NAME, nullable=False),
@@ -77,18 +94,29 @@ runs = Table(
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
     UniqueConstraint("client_id", "pipeline", "key"),
-    one_of("phase", Phase), one_of("status", RunStatus), one_of("cause", Cause), one_of("park_reason", ParkReason),
+    one_of("phase", Phase),
+    one_of("status", RunStatus),
+    one_of("cause", Cause),
+    one_of("park_reason", ParkReason),
     CheckConstraint("(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')", name="parked_has_reason"),
-    CheckConstraint("(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
-                    "'compensation_failed'))", name="settled_is_at_rest"),
+    CheckConstraint(
+        "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
+        "'compensation_failed'))",
+        name="settled_is_at_rest",
+    ),
     CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
     Index("ix_runs_status", "status", "created_at"),
-    Index("ix_runs_deadline", "deadline", postgresql_where=text("deadline IS NOT NULL AND phase = 'forward'"),
-          sqlite_where=text("deadline IS NOT NULL AND phase = 'forward'")),
+    Index(
+        "ix_runs_deadline",
+        "deadline",
+        postgresql_where=text("deadline IS NOT NULL AND phase = 'forward'"),
+        sqlite_where=text("deadline IS NOT NULL AND phase = 'forward'"),
+    ),
 )
 
 strands = Table(
-    "strands", metadata,
+    "strands",
+    metadata,
     Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
     Column("strand", NAME, primary_key=True),
@@ -112,14 +140,24 @@ strands = Table(
     CheckConstraint("direction IN ('forward', 'backward')", name="direction_known"),
     CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
     CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
-    Index("ix_strands_owner", "owner", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")),
-    Index("ix_strands_due", "wake_at", postgresql_where=text("state = 'waiting'"), sqlite_where=text("state = 'waiting'")),
-    Index("ix_strands_outbox", "queue", "published_at", postgresql_where=text("state = 'ready'"),
-          sqlite_where=text("state = 'ready'")),
+    Index(
+        "ix_strands_owner", "owner", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
+    ),
+    Index(
+        "ix_strands_due", "wake_at", postgresql_where=text("state = 'waiting'"), sqlite_where=text("state = 'waiting'")
+    ),
+    Index(
+        "ix_strands_outbox",
+        "queue",
+        "published_at",
+        postgresql_where=text("state = 'ready'"),
+        sqlite_where=text("state = 'ready'"),
+    ),
 )
 
 attempts = Table(
-    "attempts", metadata,
+    "attempts",
+    metadata,
     Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("direction", String(16), primary_key=True),
@@ -140,7 +178,8 @@ attempts = Table(
 )
 
 checkpoints = Table(
-    "checkpoints", metadata,
+    "checkpoints",
+    metadata,
     Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("skipped", Boolean, nullable=False, server_default=text("false")),
@@ -149,7 +188,8 @@ checkpoints = Table(
 )
 
 saga_steps = Table(
-    "saga_steps", metadata,
+    "saga_steps",
+    metadata,
     Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("state", String(24), nullable=False),
@@ -162,7 +202,8 @@ saga_steps = Table(
 )
 
 events = Table(
-    "events", metadata,
+    "events",
+    metadata,
     Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("type", NAME, nullable=False),
@@ -173,14 +214,16 @@ events = Table(
 )
 
 queues = Table(
-    "queues", metadata,
+    "queues",
+    metadata,
     Column("name", NAME, primary_key=True),
     # Nudges published up to then have been served: what is older and still ready was lost.
     Column("served_at", Double, nullable=False),
 )
 
 ticks = Table(
-    "ticks", metadata,
+    "ticks",
+    metadata,
     Column("name", NAME, primary_key=True),
     Column("at", Double, nullable=False),
 )

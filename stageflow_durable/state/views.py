@@ -13,7 +13,7 @@ from sqlalchemy import Connection, and_, desc, or_, select
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
-from stageflow_durable.model.plan import Plan, PlannedStage
+from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts
@@ -43,11 +43,15 @@ def facts(connection: Connection, run_id: str) -> RunFacts | None:
 
 def full_id(connection: Connection, prefix: str) -> str:
     """The id of the one run that ``prefix`` fits. Raises UnknownRun naming what is wrong with it."""
-    found = list(connection.execute(select(runs.c.id).where(runs.c.id.startswith(prefix, autoescape=True)).limit(3)).scalars())
+    found = list(
+        connection.execute(select(runs.c.id).where(runs.c.id.startswith(prefix, autoescape=True)).limit(3)).scalars()
+    )
     if prefix in found:
         return prefix
     if len(found) != 1 or len(prefix) < 4:
-        raise UnknownRun(f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run; give more of the id")
+        raise UnknownRun(
+            f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run; give more of the id"
+        )
     return str(found[0])
 
 
@@ -68,21 +72,41 @@ def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     where = [column == value for column, value in equal if value is not None]
     where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
     where += [] if wanted.status is None else [runs.c.status.in_(wanted.status)]
-    found = select(runs).where(and_(True, *where)).order_by(desc(runs.c.created_at), desc(runs.c.id)).limit(wanted.limit)
+    found = (
+        select(runs).where(and_(True, *where)).order_by(desc(runs.c.created_at), desc(runs.c.id)).limit(wanted.limit)
+    )
     return [summary_of(facts_of(row)) for row in connection.execute(found)]
 
 
 def summary_of(run: RunFacts) -> RunSummary:
     """A row as a line of a list."""
-    return RunSummary(run.id, run.pipeline, run.version, run.client_id, run.key, run.status, run.phase, run.cause, run.park_reason,
-                      run.error, run.error_stage, run.op_version, run.pivot_passed, _when(run.created_at), _when(run.updated_at),
-                      moment(run.finished_at), moment(run.deadline))
+    return RunSummary(
+        run.id,
+        run.pipeline,
+        run.version,
+        run.client_id,
+        run.key,
+        run.status,
+        run.phase,
+        run.cause,
+        run.park_reason,
+        run.error,
+        run.error_stage,
+        run.op_version,
+        run.pivot_passed,
+        _when(run.created_at),
+        _when(run.updated_at),
+        moment(run.finished_at),
+        moment(run.deadline),
+    )
 
 
 def outputs(connection: Connection, run_id: str) -> dict[str, str | None]:
     """Encoded outputs by stage; None for a skipped one."""
-    found = select(checkpoints.c.stage, checkpoints.c.delta).where(checkpoints.c.run == run_id).order_by(checkpoints.c.at)
-    return {stage: delta for stage, delta in connection.execute(found)}
+    found = (
+        select(checkpoints.c.stage, checkpoints.c.delta).where(checkpoints.c.run == run_id).order_by(checkpoints.c.at)
+    )
+    return {row.stage: row.delta for row in connection.execute(found)}
 
 
 def history(connection: Connection, run_id: str) -> list[Event]:
@@ -97,8 +121,18 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
     running = select(strands.c.owner, strands.c.run, strands.c.stage).where(strands.c.state == StrandState.RUNNING)
     for owner, run, stage in connection.execute(running):
         held.setdefault(owner, []).append(f"{run}/{stage}")
-    return [WorkerView(row.id, row.host, row.pid, bool(row.alive), _when(row.started_at), _when(row.expires_at),
-                       tuple(held.get(row.id, ()))) for row in alive_and_dead(connection, limit)]
+    return [
+        WorkerView(
+            row.id,
+            row.host,
+            row.pid,
+            bool(row.alive),
+            _when(row.started_at),
+            _when(row.expires_at),
+            tuple(held.get(row.id, ())),
+        )
+        for row in alive_and_dead(connection, limit)
+    ]
 
 
 def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
@@ -108,10 +142,14 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
         raise UnknownRun(f"no run {run_id}")
     plan = plan_of(connection, found.definition)
     rows = _Rows.read(connection, run_id)
-    stages = tuple(_stage(found, plan, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
+    stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
     summary = summary_of(found)
-    return Run(**{name: getattr(summary, name) for name in RunSummary.__slots__}, input=decode(found.input),
-               metadata=decode(found.metadata), stages=stages)
+    return Run(
+        **{name: getattr(summary, name) for name in RunSummary.__slots__},
+        input=decode(found.input),
+        metadata=decode(found.metadata),
+        stages=stages,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,38 +161,65 @@ class _Rows:
 
     @classmethod
     def read(cls, connection: Connection, run_id: str) -> _Rows:
-        joined = (select(attempts, owners.c.host, owners.c.pid).join(owners, owners.c.id == attempts.c.owner, isouter=True)
-                  .where(attempts.c.run == run_id).order_by(attempts.c.n))
+        joined = (
+            select(attempts, owners.c.host, owners.c.pid)
+            .join(owners, owners.c.id == attempts.c.owner, isouter=True)
+            .where(attempts.c.run == run_id)
+            .order_by(attempts.c.n)
+        )
         grouped: dict[tuple[str, str], list[Any]] = {}
         for row in connection.execute(joined):
             grouped.setdefault((row.stage, row.direction), []).append(row)
         at = {(row.stage, row.direction): row for row in _of(connection, strands, run_id)}
-        return cls({row.stage: row for row in _of(connection, checkpoints, run_id)}, grouped, at,
-                   {row.stage: row for row in _of(connection, saga_steps, run_id)})
+        return cls(
+            {row.stage: row for row in _of(connection, checkpoints, run_id)},
+            grouped,
+            at,
+            {row.stage: row for row in _of(connection, saga_steps, run_id)},
+        )
 
 
 def _of(connection: Connection, table: Any, run_id: str) -> Iterable[Any]:
     return connection.execute(select(table).where(table.c.run == run_id)).all()
 
 
-def _stage(run: RunFacts, plan: Plan, stage: PlannedStage, rows: _Rows, max_attempts: int | None) -> StageView:
+def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | None) -> StageView:
     tried = rows.attempts.get((stage.name, Phase.FORWARD), ())
     strand = rows.strands.get((stage.name, Phase.FORWARD))
     saved = rows.checkpoints.get(stage.name)
     undo = _undo(run, stage, rows)
     return StageView(
-        name=stage.name, kind=stage.kind, state=_state(run, saved, strand, tried, undo), after=stage.after, pivot=stage.pivot,
+        name=stage.name,
+        kind=stage.kind,
+        state=_state(run, saved, strand, tried, undo),
+        after=stage.after,
+        pivot=stage.pivot,
         tries=sum(row.state not in (AttemptState.UNKNOWN, AttemptState.VOID) for row in tried),
-        lost=sum(row.state == AttemptState.UNKNOWN for row in tried), max_attempts=max_attempts,
-        key=stage_key(run.id, stage.name), output=decode(saved.delta) if saved is not None and saved.delta is not None else None,
+        lost=sum(row.state == AttemptState.UNKNOWN for row in tried),
+        max_attempts=max_attempts,
+        key=stage_key(run.id, stage.name),
+        output=decode(saved.delta) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
-        wake_at=moment(strand.wake_at) if strand is not None else None, attempts=tuple(_attempt(row) for row in tried), undo=undo,
-        progress=json.loads(strand.progress) if strand is not None and strand.progress else None)
+        wake_at=moment(strand.wake_at) if strand is not None else None,
+        attempts=tuple(_attempt(row) for row in tried),
+        undo=undo,
+        progress=json.loads(strand.progress) if strand is not None and strand.progress else None,
+    )
 
 
 def _attempt(row: Any) -> AttemptView:
-    return AttemptView(row.n, AttemptState(row.state), row.owner, row.host, row.pid, _when(row.began_at), moment(row.ended_at),
-                       row.error, row.category, row.delay)
+    return AttemptView(
+        row.n,
+        AttemptState(row.state),
+        row.owner,
+        row.host,
+        row.pid,
+        _when(row.began_at),
+        moment(row.ended_at),
+        row.error,
+        row.category,
+        row.delay,
+    )
 
 
 def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
@@ -168,8 +233,12 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
 
 
 _BY_STRAND = {StrandState.RUNNING: StageState.RUNNING, StrandState.WAITING: StageState.WAITING}
-_BY_ATTEMPT = {AttemptState.UNKNOWN: StageState.UNKNOWN, AttemptState.FAILED: StageState.FAILED,
-               AttemptState.REJECTED: StageState.FAILED, AttemptState.RETRY: StageState.CANCELLED}
+_BY_ATTEMPT = {
+    AttemptState.UNKNOWN: StageState.UNKNOWN,
+    AttemptState.FAILED: StageState.FAILED,
+    AttemptState.REJECTED: StageState.FAILED,
+    AttemptState.RETRY: StageState.CANCELLED,
+}
 
 
 def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: UndoView | None) -> StageState:
@@ -188,8 +257,15 @@ def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: U
 
 def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
     """Runs that should move and have not for ``older_than`` seconds: nothing runs, nothing is due later."""
-    idle = and_(strands.c.run == runs.c.id, or_(strands.c.state == StrandState.RUNNING, strands.c.state == StrandState.WAITING))
+    idle = and_(
+        strands.c.run == runs.c.id, or_(strands.c.state == StrandState.RUNNING, strands.c.state == StrandState.WAITING)
+    )
     active = runs.c.phase.in_((Phase.FORWARD, Phase.DRAINING, Phase.BACKWARD))
     quiet = runs.c.updated_at < older_than
-    found = select(runs).where(and_(active, quiet, ~select(strands.c.run).where(idle).exists())).order_by(runs.c.updated_at).limit(100)
+    found = (
+        select(runs)
+        .where(and_(active, quiet, ~select(strands.c.run).where(idle).exists()))
+        .order_by(runs.c.updated_at)
+        .limit(100)
+    )
     return [summary_of(facts_of(row)) for row in connection.execute(found)]

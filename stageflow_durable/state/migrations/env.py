@@ -7,6 +7,10 @@ from alembic import context
 from stageflow_durable.state import idempotency_keys, tables  # noqa: F401  # both register their tables
 from stageflow_durable.state.metadata import metadata
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True,
-                  transactional_ddl=True)
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    render_as_batch=True,
+    transactional_ddl=True,
+)
 context.run_migrations()

@@ -1,0 +1,30 @@
+"""When there will be something to do: the next moment at which a sweep would find work."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, and_, case, func, literal, select, union_all
+
+from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state.tables import owners, runs, strands
+
+
+def next_due(connection: Connection, *, patience: float) -> float | None:
+    """Seconds since the epoch of the next due strand, deadline, lease that may run out, or nudge that may count as
+    lost; None: nothing is left to do. ``patience``: seconds after which an unanswered nudge counts as lost.
+    """
+    waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == StrandState.WAITING)
+    bound = and_(runs.c.phase == Phase.FORWARD, runs.c.pivot_passed.is_(False))
+    late = select(func.min(runs.c.deadline)).where(bound)
+    # A lease that ran out is due now; one of an owner who is known to be dead was due before.
+    until = case((owners.c.dead_at.is_(None), owners.c.expires_at), else_=owners.c.dead_at)
+    held = select(func.min(until)).select_from(strands.join(owners, owners.c.id == strands.c.owner))
+    sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience) * _doubled()
+    lost = select(func.min(sent)).where(strands.c.state == StrandState.READY)
+    moments = union_all(waiting, late, held, lost).subquery("moments")
+    moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
+    return None if moment is None else float(moment)
+
+
+def _doubled() -> object:
+    # As in ``recovery.undelivered``: each publication doubles the patience.
+    return case(*[(strands.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
