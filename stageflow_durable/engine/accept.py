@@ -64,7 +64,8 @@ class Acceptor:
         free = [new for new in prepared if isinstance(new, NewRun) and new.key is None]
         together = dict(zip([new.id for new in free], self._store.create_many(free) if free else [], strict=True))
         answers: list[Created | StageflowError] = [
-            new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect) for new in prepared
+            new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect)
+            for new in prepared
         ]
         for answer in answers:
             if isinstance(answer, Created):
