@@ -322,7 +322,7 @@ def test_given_work_in_progress_then_a_duplicate_looks_again_ever_more_rarely_an
 
 
 def test_given_a_body_longer_than_its_lease_then_the_lease_is_renewed_while_it_runs(backend: Backend) -> None:
-    guard = IdempotencyInterceptor(backend.store, lease_seconds=0.9)
+    guard = IdempotencyInterceptor(backend.store, lease_seconds=1.5)
 
     def long(ctx: Any) -> str:
         for _ in range(8):

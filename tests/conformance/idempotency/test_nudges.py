@@ -79,12 +79,12 @@ def test_given_no_redis_then_everything_passes(gate_at: Callable[..., NudgeGate]
 def test_given_redis_killed_then_all_pass_soon_and_it_is_left_alone_for_a_while(
     valkey: BrokerService, valkey_url: str, clock: Clock, gate_at: Callable[..., NudgeGate]
 ) -> None:
-    gate = gate_at(valkey_url, pause_seconds=1)
+    gate = gate_at(valkey_url, pause_seconds=1, timeout_seconds=1)
     gate.claim("n", "a", 60_000)
     valkey.kill()
     began = time.monotonic()
     assert gate.claim("n", "b", 60_000)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     valkey.start()  # from its append-only file, or empty: "n" is a duplicate as soon as it is asked again
     clock.advance(0.99)
     assert gate.claim("n", "c", 60_000)

@@ -37,7 +37,7 @@ def refused_within(seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def hasty(valkey_url: str) -> Iterator[Backend]:
-    store = RedisIdempotencyStore(valkey_url, timeout_seconds=0.3)
+    store = RedisIdempotencyStore(valkey_url, timeout_seconds=0.7)
     yield Backend(store)
     store.close()
 
@@ -47,13 +47,13 @@ def test_given_redis_killed_mid_way_then_every_operation_is_refused_soon_and_wor
 ) -> None:
     fence = hasty.fence()
     valkey.kill()
-    with refused_within(2):
+    with refused_within(5):
         hasty.claim()
-    with refused_within(2):
+    with refused_within(5):
         hasty.store.renew(SCOPE, "order-1", fence, lease_seconds=1)
-    with refused_within(2):
+    with refused_within(5):
         hasty.store.complete(SCOPE, "order-1", fence, None, ttl_seconds=1)
-    with refused_within(2):
+    with refused_within(5):
         hasty.store.release(SCOPE, "order-1", fence)
     valkey.start()
     assert hasty.fence("order-2") > fence
@@ -71,7 +71,7 @@ def test_given_redis_restarted_between_two_calls_then_the_stale_connection_is_me
 def test_given_a_paused_redis_then_the_claim_is_refused_soon(valkey: BrokerService, hasty: Backend) -> None:
     hasty.fence()
     valkey.pause()
-    with refused_within(2):
+    with refused_within(5):
         hasty.claim()
     valkey.resume()
     hasty.fence("order-2")
@@ -103,7 +103,7 @@ def test_given_a_redis_that_is_full_then_the_claim_is_refused_and_nothing_is_wri
     with valkey.client() as client:
         client.config_set("maxmemory", "1")
         try:
-            with refused_within(2):
+            with refused_within(5):
                 hasty.claim()
         finally:
             client.config_set("maxmemory", "0")
@@ -111,7 +111,7 @@ def test_given_a_redis_that_is_full_then_the_claim_is_refused_and_nothing_is_wri
 
 
 def test_given_a_wrong_password_then_the_refusal_does_not_tell_it(valkey_url: str, valkey: BrokerService) -> None:
-    store = RedisIdempotencyStore(valkey_url.replace(valkey.password, "hunter2"), timeout_seconds=0.3)
+    store = RedisIdempotencyStore(valkey_url.replace(valkey.password, "hunter2"), timeout_seconds=0.7)
     with pytest.raises(StoreUnavailable) as caught:
         Backend(store).claim()
     store.close()
@@ -120,7 +120,7 @@ def test_given_a_wrong_password_then_the_refusal_does_not_tell_it(valkey_url: st
 
 def test_given_a_redis_that_was_never_there_then_making_the_store_costs_nothing_and_claiming_is_refused() -> None:
     store = RedisIdempotencyStore(f"redis://127.0.0.1:{free_port()}/0")
-    with refused_within(3):
+    with refused_within(5):
         Backend(store).claim()
 
 
