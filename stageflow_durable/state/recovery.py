@@ -213,7 +213,7 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
     run, row = found
     again = row.nudges + 1 if row.state == StrandState.READY else 0
     # The event makes the nudge a new publication, which the gate in Redis tells from a doubled message.
-    run.emit("stage.nudged", stage=row.stage, strand=row.strand)
+    run.emit("stage.woken" if row.state == StrandState.WAITING else "stage.nudged", stage=row.stage, strand=row.strand)
     strands.change(
         connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=again
     )

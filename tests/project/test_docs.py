@@ -55,7 +55,7 @@ def test_the_python_of_a_page_runs(
 def _start_worker(found: Page, processes: Processes, environment: Mapping[str, str], directory: Path) -> None:
     if found.worker is None:
         return
-    command = [sys.executable, "-m", "celery", "-A", found.worker, "worker", "--concurrency", "1"]
+    command = [sys.executable, "-m", "celery", "-A", found.worker, "worker", "--concurrency", "1", "--loglevel", "INFO"]
     processes.start("worker", command, env=environment, cwd=directory)
     eventually(lambda: " ready." in processes.log("worker"), within=30, what="the worker to be ready")
 
