@@ -48,15 +48,18 @@ class Backstage:
 @contextmanager
 def backstage(home: Path, seed: int) -> Iterator[Backstage]:
     """Start everything in ``home``, an empty directory; end everything on the way out, whatever happens."""
-    outbox = home / "outbox"
+    outbox, scratch = home / "outbox", home / "tmp"
     outbox.mkdir()
+    scratch.mkdir()
     with ExitStack() as stack:
         broker = stack.enter_context(embedded.start(home / "engine", upgrade=schema.upgrade, say=_keep_quiet))
         services = [_service(stack, name, home, seed) for name in ("bank", "warehouse")]
         engine = _engine(broker.urls)
         stack.callback(engine.close)
         closing = stack.enter_context(ExitStack())
-        workers = _workers(closing, home, _environment(broker.urls, services, outbox))
+        # What a killed worker leaves in its temporary directory goes with the home.
+        environment = {**_environment(broker.urls, services, outbox), "TMPDIR": str(scratch)}
+        workers = _workers(closing, home, environment)
         yield Backstage(broker, services, workers, engine, outbox, closing)
 
 

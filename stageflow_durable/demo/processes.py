@@ -67,9 +67,7 @@ class WorkerProcess:
         self._process = self._start()
 
     def _start(self) -> children.Process:
-        return children.spawn(
-            self._command, log=self._log, environment=self._environment, at_our_death=signal.SIGTERM
-        )
+        return children.spawn(self._command, log=self._log, environment=self._environment, at_our_death=signal.SIGTERM)
 
     @property
     def pid(self) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 
 from stageflow_durable.clock import SystemClock
 from stageflow_durable.demo.backstage import Backstage, backstage
@@ -49,11 +50,11 @@ def run_demo(
     lines = _read(orders)
     began = CLOCK.monotonic()
     with _sigterm_is_an_exit(), _directory(home) as place:
-        say(screen, f"{len(lines)} lines of orders, {kills} kills to come, seed {seed}, in {place}")
+        say(screen, f"{len(lines)} lines of orders, {kills} kills to come, seed {seed}, in {escape(str(place))}")
         agrees = announce(screen, _perform(lines, kills, seed, screen, place))
         if agrees and home is None:
             shutil.rmtree(place)
-    kept = f"; ledgers, database and logs are in {place}" if place.exists() else ""
+    kept = f"; ledgers, database and logs are in {escape(str(place))}" if place.exists() else ""
     say(screen, f"{CLOCK.monotonic() - began:.0f} s in all{kept}")
     return 0 if agrees else 1
 

@@ -74,8 +74,14 @@ def release(ctx: CompensationContext[Order]) -> None:
 def charge(ctx: StageContext[Order]) -> Charged | StageOutput:
     """Take the money; a declined card means that none was taken."""
     order = ctx.input
-    response = _bank("/charge", ctx.idempotency_key, order_id=order.order_id, amount_cents=order.amount_cents,
-                     currency=order.currency, card=order.card)
+    response = _bank(
+        "/charge",
+        ctx.idempotency_key,
+        order_id=order.order_id,
+        amount_cents=order.amount_cents,
+        currency=order.currency,
+        card=order.card,
+    )
     if response.status == HTTPStatus.PAYMENT_REQUIRED:
         return StageOutput.reject(response.error)
     return _failure(response) or Charged(payment_id=response.body["payment_id"])

@@ -19,6 +19,7 @@ TROUBLE = {
     "work.retry_attempt": "attempts retried",
     "stage.lost": "stages taken over from a killed process",
     "stage.nudged": "lost messages published again",
+    "stage.woken": "due stages woken by the sweep",
     "work.compensation_executed": "undos executed",
 }
 KINDS = ("reserve", "release", "charge", "refund", "ship")

@@ -23,7 +23,12 @@ PROC = Path("/proc")
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_given_forty_orders_and_two_kills_when_run_then_the_books_agree_and_no_process_is_left(tmp_path: Path) -> None:
+def test_given_forty_orders_and_two_kills_when_run_then_the_books_agree_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     console = Console(file=io.StringIO(), width=160)
     code = run_demo(orders=40, kills=2, seed=1, console=console, home=tmp_path / "demo")
     text = _text(console)
@@ -32,6 +37,7 @@ def test_given_forty_orders_and_two_kills_when_run_then_the_books_agree_and_no_p
     assert "line   4 refused: Invalid JSON" in text
     assert "2 of 2" in text
     assert _processes_of(tmp_path) == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.process

@@ -71,7 +71,9 @@ SEEDED: dict[str, tuple[Callable[[Books], Books], str, str]] = {
     "reservation missing": (without(RESERVE), "A-1", "0 x reserve"),
     "shipped but refunded": (with_effect(replace(CHARGE, key="r", kind="refund", of=CHARGE.key)), "A-1", "1 x refund"),
     "shipped but released": (
-        with_effect(replace(RESERVE, key="r", kind="release", of=RESERVE.key)), "A-1", "1 x release"
+        with_effect(replace(RESERVE, key="r", kind="release", of=RESERVE.key)),
+        "A-1",
+        "1 x release",
     ),
     "wrong amount": (instead(CHARGE, replace(CHARGE, amount=4100)), "A-1", "not what was ordered"),
     "wrong currency": (instead(CHARGE, replace(CHARGE, unit="USD")), "A-1", "not what was ordered"),
@@ -94,10 +96,14 @@ SEEDED: dict[str, tuple[Callable[[Books], Books], str, str]] = {
     "refund of a reservation": (instead(RETURNED, replace(RETURNED, of=TAKEN.key)), "A-2", "does not fit"),
     "refund that names nothing": (instead(RETURNED, replace(RETURNED, of=None)), "A-2", "does not fit"),
     "undo of an order that has none": (
-        with_effect(Effect("x", "refund", "A-3", 100, "GBP", of="never")), "A-3", "0 x charge and 1 x refund"
+        with_effect(Effect("x", "refund", "A-3", 100, "GBP", of="never")),
+        "A-3",
+        "0 x charge and 1 x refund",
     ),
     "cancelled, but charged": (
-        with_effect(Effect("x", "charge", "A-3", 100, "GBP")), "A-3", "cancelled, with 1 x charge"
+        with_effect(Effect("x", "charge", "A-3", 100, "GBP")),
+        "A-3",
+        "cancelled, with 1 x charge",
     ),
     "claimed success, nothing done": (with_status("r3", "succeeded"), "A-3", "0 x charge"),
     "failed after shipping": (with_status("r1", "failed"), "A-1", "failed, with 1 x ship"),
@@ -106,15 +112,21 @@ SEEDED: dict[str, tuple[Callable[[Books], Books], str, str]] = {
     "undo failed": (with_status("r2", "compensation_failed"), "A-2", "run is compensation_failed"),
     "order without a run": (lambda books: replace(books, runs=books.runs[1:]), "A-1", "has 0 runs"),
     "order with two runs": (
-        lambda books: replace(books, runs=(*books.runs, RunRow("r9", "A-1", "succeeded"))), "A-1", "has 2 runs"
+        lambda books: replace(books, runs=(*books.runs, RunRow("r9", "A-1", "succeeded"))),
+        "A-1",
+        "has 2 runs",
     ),
     "run without an order": (
-        lambda books: replace(books, runs=(*books.runs, RunRow("r9", "A-9", "cancelled"))), "A-9", "run r9"
+        lambda books: replace(books, runs=(*books.runs, RunRow("r9", "A-9", "cancelled"))),
+        "A-9",
+        "run r9",
     ),
     "effect without a run": (with_effect(replace(CHARGE, key="x", order_id="A-9")), "A-9", "charge x"),
     "letter without a run": (lambda books: replace(books, letters=("A-1", "A-9")), "A-9", "a letter"),
     "one order accepted twice": (
-        lambda books: replace(books, orders=(*books.orders, books.orders[2])), "A-3", "accepted 2 times"
+        lambda books: replace(books, orders=(*books.orders, books.orders[2])),
+        "A-3",
+        "accepted 2 times",
     ),
     "an unheard-of effect": (with_effect(Effect("x", "gift", "A-1", 1, "pieces")), "A-1", "not what was ordered"),
 }
