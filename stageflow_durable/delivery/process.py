@@ -46,6 +46,7 @@ class Process:
         self._store = store
         self._publisher = publisher
         self._gate = NudgeGate(redis_url)
+        self._token = f"{boot_id()}-{self.pid}"
         self._gate_ms = int(settings.lease_seconds * 1000)
         self._owner = Owner(store, boot_id(), settings.lease_seconds, world.clock)
         self._sweep_seconds = settings.sweep_seconds
@@ -64,6 +65,7 @@ class Process:
             interceptors=interceptors,
             limits=Limits(settings.in_place_stages, settings.in_place_seconds),
             stopping=lambda: stopping,
+            publish=self.publish,
         )
         self._pulses = (
             Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._owner.beat),
@@ -83,11 +85,7 @@ class Process:
 
     def first(self, key: str) -> bool:
         """Whether this message is not a duplicate of one that was just taken."""
-        return self._gate.claim(key, self._owner.id, self._gate_ms)
-
-    def again(self, key: str) -> None:
-        """The message was not acted upon: let it come again."""
-        self._gate.release(key, "")
+        return self._gate.claim(key, self._token, self._gate_ms)
 
     def ride(self, nudge: Nudge) -> Rode:
         """Carry a nudge."""

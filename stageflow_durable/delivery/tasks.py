@@ -43,7 +43,6 @@ def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str
     try:
         rode = process.ride(nudge)
     except StoreUnavailable as error:
-        process.again(key)
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
     if rode.waiting is not None:
         _wait(task, process, rode, rode.waiting, tail)

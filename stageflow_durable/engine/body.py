@@ -28,7 +28,9 @@ _loops = threading.local()
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """How a body ended: its value, or its error; ``called`` is False when it never began."""
+    """How a body ended: its value, or its error; ``called`` is False when it never began: an interceptor answered or
+    failed.
+    """
 
     value: Any = None
     error: BaseException | None = None
@@ -131,7 +133,7 @@ def run_stage(
         for interceptor in interceptors:
             output = interceptor.before(ctx)
             if output is not None:
-                return Called(output)
+                return Called(output, called=False)
     except Exception as error:  # noqa: BLE001  # whatever it is, it is the stage's error and gets decided upon
         return Called(error=error, called=False)
     try:

@@ -74,6 +74,14 @@ class Owner:
         now = self._clock.monotonic()
         return now - self._lapsed_at > self._lease and (self._id is None or now - self._renewed_at < self._lease)
 
+    def abandon(self) -> None:
+        """Give up this id: what it holds has to be taken over. The process goes on under a new one."""
+        if threading.current_thread() is threading.main_thread():
+            self.retire()  # this thread ran all that the owner held, and it is over
+            return
+        with self._guard:
+            self._id = None  # other threads may still run under it: its lease runs out
+
     def retire(self) -> None:
         """Tell the others that this process ends by itself."""
         with self._guard:

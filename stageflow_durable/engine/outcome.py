@@ -73,11 +73,11 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> O
     return _ENDINGS[output.kind](output, policy, history, draw)
 
 
-def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, doubt: bool = True) -> Outcome:
-    """What follows from an exception; ``doubt``: the body had been called, so it may have acted."""
-    return _decided(
-        error, classify(error, policy), retry_after_of(error, history.wall), policy, history, draw, doubt=doubt
-    )
+def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
+    """What follows from an exception. A body that was ``called`` may have acted before it raised."""
+    category, after = classify(error, policy), retry_after_of(error, history.wall)
+    vouched = not called and history.tries == 0
+    return _decided(error, category, after, policy, history, draw, doubt=called, vouched=vouched)
 
 
 def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -102,7 +102,8 @@ def _fail(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw
 
 
 def _reject(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
-    return Over(Failure(text_of(output.error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED))
+    failure = Failure(text_of(output.error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True)
+    return Over(failure)
 
 
 def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -128,6 +129,7 @@ def _decided(
     draw: Draw,
     *,
     doubt: bool,
+    vouched: bool = False,
 ) -> Outcome:
     decision = decide(
         policy,
@@ -138,7 +140,7 @@ def _decided(
         elapsed=history.elapsed,
         draw=draw,
     )
-    failure = Failure(text_of(error), category, doubt=doubt)
+    failure = Failure(text_of(error), category, doubt=doubt, vouched=vouched)
     if not isinstance(decision, GiveUp):
         return Again(failure, decision.delay, decision.drawn)
     park = ParkReason.BUG if decision.reason is GiveUpReason.BUG else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
@@ -84,6 +84,7 @@ class Rider:
         interceptors: Sequence[Any] = (),
         limits: Limits | None = None,
         stopping: Callable[[], bool] = lambda: False,
+        publish: Callable[[tuple[Nudge, ...]], object] | None = None,
     ) -> None:
         self._store = store
         self._owner = owner
@@ -93,6 +94,7 @@ class Rider:
         self._interceptors = interceptors
         self._limits = limits or Limits()
         self._stopping = stopping
+        self._publish = publish
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
         self._timeouts = {
             (name, spec.name): spec.timeout + GRACE_SECONDS
@@ -103,12 +105,17 @@ class Rider:
 
     def ride(self, nudge: Nudge) -> Rode:
         """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
-        begun = self._store.begin(nudge, self._taker())
-        if isinstance(begun, Refused):
-            return Rode(begun.nudges, refused=begun)
-        if begun.sent_at is not None:
-            self._owner.served(nudge.queue, begun.sent_at)
-        return self._carry(begun)
+        try:
+            begun = self._store.begin(nudge, self._taker())
+            if isinstance(begun, Refused):
+                return Rode(begun.nudges, refused=begun)
+            if begun.sent_at is not None:
+                self._owner.served(nudge.queue, begun.sent_at)
+            return self._carry(begun)
+        except BaseException:
+            # Something may have begun whose end nobody will write: under this id nothing is finished any more.
+            self._owner.abandon()
+            raise
 
     def _taker(self) -> Taker:
         return Taker(self._owner.id, self._plans, self._timeouts)
@@ -136,6 +143,9 @@ class Rider:
                 return Rode(tuple(left), ending, stages)
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1
+            if current is not None and left and self._publish is not None:
+                self._publish(tuple(left))  # other branches do not wait for the end of this ride
+                left.clear()
         return Rode(tuple(left), None, stages)
 
     # --- a stage ----------------------------------------------------------------------------------------------------
@@ -151,7 +161,7 @@ class Rider:
             key = self._business_key(work, spec, ctx)
         except Exception as error:  # noqa: BLE001  # the definition or the stored input does not fit: the body was never called
             return self._save(
-                work, memory, raised(error, policy, history, self._world.draw, doubt=False), services, None, go_on
+                work, memory, raised(error, policy, history, self._world.draw, called=False), services, None, go_on
             )
         found = None if key is None else self._claim(work, key, services, policy)
         if isinstance(found, Waiting | Done | Fenced):
@@ -172,8 +182,11 @@ class Rider:
         if isinstance(called.error, StageCancelled):
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
-            return raised(called.error, policy, history, self._world.draw, doubt=called.called)
-        return returned(called.value, policy, history, self._world.draw)
+            return raised(called.error, policy, history, self._world.draw, called=called.called)
+        outcome = returned(called.value, policy, history, self._world.draw)
+        if isinstance(outcome, Succeeded) and not called.called:
+            return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
+        return outcome
 
     def _save(
         self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool
@@ -313,4 +326,4 @@ def _as_output(value: Any) -> StageOutput:
 
 
 def _refusal(error: Exception) -> Over:
-    return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED))
+    return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True))

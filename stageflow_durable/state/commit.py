@@ -21,14 +21,16 @@ from stageflow_durable.state.settlement import activity, drain, end, nudge_of, s
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt did not end well. ``doubt``: it may have acted all the same; ``data`` of kept events is plain
-    JSON.
+    """Why an attempt did not end well.
+
+    ``doubt``: it may have acted without our knowing. ``vouched``: nothing happened, in this attempt and those before.
     """
 
     error: str
     category: str
     doubt: bool
     state: AttemptState = AttemptState.FAILED
+    vouched: bool = False
 
 
 Kept = tuple[tuple[str, dict[str, object]], ...]
@@ -232,7 +234,7 @@ def postpone(connection: Connection, work: Work, audit_key: bytes, delay: float)
         return Fenced()
     strands.end_attempt(connection, work, AttemptState.VOID, run.clock)
     run.emit("stage.postponed", stage=work.stage, attempt=work.attempt, delay=delay)
-    if not work.undoing:
+    if not work.undoing and not work.tries:
         _void_step(run, work.stage)
     if run.facts.phase is not work.direction:
         return _come_to_rest(run, work)
@@ -308,7 +310,7 @@ def fail(
         category=failure.category,
         doubt=failure.doubt,
     )
-    if not failure.doubt:
+    if failure.vouched:
         _void_step(run, work.stage)
     nudges = drain(run, cause, error=failure.error, stage=work.stage, park=park or _park_reason(run, work, failure))
     run.flush()
@@ -316,7 +318,7 @@ def fail(
 
 
 def _park_reason(run: LockedRun, work: Work, failure: Failure) -> ParkReason | None:
-    if run.plan.by_name[work.stage].pivot and failure.doubt:
+    if run.plan.by_name[work.stage].pivot and run.facts.pivot_passed and not failure.vouched:
         return ParkReason.UNKNOWN  # nobody but a person can say whether the point of no return was passed
     return ParkReason.OPERATOR if run.plan.on_failure == "park" else None
 
