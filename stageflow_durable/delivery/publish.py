@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from celery import Celery, chain
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
 
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.errors import BrokerUnavailable
@@ -18,6 +18,8 @@ from stageflow_durable.model.work import Nudge
 
 SEGMENT = 10
 """Links of one chain at the most: the first message carries the rest of its chain, which has to stay small."""
+
+NOT_FOUND = "404"
 
 _RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "interval_max": 0.5}
 
@@ -61,5 +63,8 @@ class CeleryPublisher:
             with self._app.connection_for_write(connect_timeout=2.0) as connection:
                 channel = connection.default_channel
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        except ChannelError as error:
+            # Redis has no empty lists: a queue that nothing waits in does not exist there.
+            return 0 if str(error.reply_code) == NOT_FOUND else None
         except Exception:  # noqa: BLE001  # every transport has errors of its own; not knowing is an answer that the sweep understands
             return None
