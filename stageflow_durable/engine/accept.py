@@ -67,9 +67,8 @@ class Acceptor:
             new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect)
             for new in prepared
         ]
-        for answer in answers:
-            if isinstance(answer, Created):
-                self.deliver(answer)
+        made = [answer for answer in answers if isinstance(answer, Created)]
+        publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
         return answers
 
     def _prepared(self, pipeline: Pipeline[Any, Any], submission: Submission, collect: bool) -> NewRun | StageflowError:
