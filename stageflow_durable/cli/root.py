@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import click
@@ -96,6 +95,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version("stageflow-durable")
     except PackageNotFoundError:

@@ -60,7 +60,9 @@ class Session:
         """The application's engine. Fails when none is named, or the name is wrong."""
         if self._application is None:
             from stageflow_durable.cli.application import load_application
+            from stageflow_durable.cli.logs import listen
 
+            listen()
             self._application = load_application(self.application_reference())
         return self._application
 
@@ -88,8 +90,10 @@ class Session:
         return url
 
     def _by_database(self) -> Operations:
+        from stageflow_durable.cli.logs import without_broker
         from stageflow_durable.engine.connect import open_operations
 
+        without_broker()
         try:
             found: Operations = open_operations(self.settings)
         except ConfigurationError:
