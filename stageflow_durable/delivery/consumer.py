@@ -72,9 +72,15 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             log.warning("child %d is gone; its lease has to run out, since %s", pid, error)
 
 
-def boot_id() -> str:
-    """One id for a worker and all its children: made in the parent, inherited by fork and by spawn."""
-    return os.environ.setdefault(_BOOT, os.urandom(6).hex())
-
-
 _BOOT = "STAGEFLOW_INTERNAL_BOOT"
+_own = os.urandom(6).hex()
+
+
+def begin_boot(**_signal: object) -> None:
+    """A worker starts: an id of its own for it and all its children, which inherit it by fork and by spawn alike."""
+    os.environ[_BOOT] = os.urandom(6).hex()
+
+
+def boot_id() -> str:
+    """The id that a worker shares with its children; elsewhere this process's own."""
+    return os.environ.get(_BOOT, _own)

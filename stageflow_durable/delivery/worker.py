@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery import Celery
-from celery.signals import worker_process_init, worker_process_shutdown, worker_shutting_down
+from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
 
 from stageflow_durable.delivery import process as worker_process
-from stageflow_durable.delivery.consumer import ChildWatch, boot_id
+from stageflow_durable.delivery.consumer import ChildWatch, begin_boot
 
 
 class WorkerLife(Protocol):
@@ -35,11 +35,11 @@ def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Cele
 def attach(app: Celery, life: WorkerLife) -> None:
     """Let ``life`` know of this worker's processes."""
     app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
+    worker_init.connect(begin_boot, weak=False, dispatch_uid="stageflow-boot")
     # weak=False: Celery's signals keep weak references, and these closures live nowhere else.
     worker_process_init.connect(lambda **_: life.child_started(), weak=False)
     worker_process_shutdown.connect(lambda **_: life.child_ends(), weak=False)
     worker_shutting_down.connect(_stopping, weak=False)
-    boot_id()
 
 
 def _stopping(**_signal: Any) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from stageflow_durable.model.snapshot import ContextSnapshot
 
-InputT = TypeVar("InputT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as VariableWithDefault
+
+    InputT = VariableWithDefault("InputT", default=Any)
+else:  # defaults of type variables came with Python 3.13
+    InputT = TypeVar("InputT")
 T = TypeVar("T")
 
 

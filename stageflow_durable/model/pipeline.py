@@ -7,15 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model.plan import Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import OnFailure, OnUnknown, Runner, StageKind, StageSpec, Undo
 
-InputT = TypeVar("InputT")
-ResultT = TypeVar("ResultT")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as VariableWithDefault
+
+    InputT = VariableWithDefault("InputT", default=Any)
+    ResultT = VariableWithDefault("ResultT", default=Any)
+else:  # defaults of type variables came with Python 3.13
+    InputT = TypeVar("InputT")
+    ResultT = TypeVar("ResultT")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})

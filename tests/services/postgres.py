@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -163,7 +164,8 @@ class PostgresService:
         if self.process is None:
             return
         for pid in _children(self.process.pid):
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # a backend may end between being listed and being signalled
+                os.kill(pid, number)
         signal_group(self.process, number)
 
 
