@@ -1,0 +1,290 @@
+"""An engine for tests: the real one, on a database of its own, with a worker, a broker and a clock in the test's
+process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stageflow_durable.application import Engine
+from stageflow_durable.clock import Draw, World
+from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.run import RunSummary, SweepReport
+from stageflow_durable.model.status import AT_REST, RunStatus
+from stageflow_durable.settings import Settings
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.horizon import next_due
+from stageflow_durable.state.schema import upgrade
+from stageflow_durable.state.store import Store
+from stageflow_durable.testing.clock import FakeClock
+from stageflow_durable.testing.faults import Crash, Faults, FaultyStore, forget
+from stageflow_durable.testing.messages import Messages
+from stageflow_durable.testing.worker import InProcessWorker
+
+TICK = 0.001
+"""How far the clock goes beyond a due moment, in seconds: what is due is due strictly after it."""
+
+LONGEST = 3600.0
+"""Seconds of the fake clock that :meth:`InProcessEngine.drain` goes on for unless told otherwise."""
+
+_ACTIVE = tuple(status for status in RunStatus if status not in AT_REST)
+
+
+class StillGoing(AssertionError):
+    """Runs did not come to rest; the message lists them."""
+
+    def __init__(self, why: str, runs: Sequence[RunSummary]) -> None:
+        listed = "; ".join(f"{run.run_id} ({run.pipeline}) is {run.status}" for run in runs) or "none is active"
+        super().__init__(f"{why}: {listed}")
+
+
+def middle(low: float, high: float) -> float:
+    """The chance of tests: always the middle."""
+    return low + (high - low) / 2
+
+
+class InProcessEngine(Engine):
+    """An :class:`~stageflow_durable.Engine` whose messages are carried by the test itself; see
+    :func:`engine_for_tests`.
+
+    Everything an engine does is here as well: ``enqueue``, ``cancel``, ``resume``, ``settle``, ``history`` …
+
+    ``clock``: move it with :meth:`advance`. ``faults``: where something goes wrong. ``messages``: the broker.
+    ``crew``: the workers alive; ``crashes`` counts those that died. ``watched``: whether the death of a worker is seen
+    at once, as a pool's parent sees that of its child; else its lease has to run out. ``problems``: what the sweeps
+    reported, empty as it should be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pipelines: Iterable[Pipeline[Any, Any]],
+        settings: Settings,
+        *,
+        clock: FakeClock,
+        draw: Draw = middle,
+        retry: RetryPolicy | None = None,
+        interceptors: Sequence[Any] | None = None,
+        workers: int = 1,
+        shortcut: bool = True,
+    ) -> None:
+        super().__init__(
+            name, pipelines, retry=retry, interceptors=interceptors, settings=settings, world=World(clock, draw)
+        )
+        self.clock = clock
+        self.faults = Faults()
+        self.messages = Messages(clock, self.faults)
+        self.crashes = 0
+        self.watched = False
+        self.problems: list[str] = []
+        database = Database(self.urls.database_url, synchronous="NORMAL", clock=clock.time)
+        store = FaultyStore(Store(database, (settings.audit_key or "").encode(), shortcut=shortcut), self.faults)
+        patience = Patience(settings.lease_seconds, grace=0.0, max_lost=settings.max_recoveries)
+        self._patience = patience.lost
+        self._riding = 0
+        # Parts that the engine makes at their first use: here they are made beforehand.
+        self.__dict__.update(store=store, publisher=self.messages, _sweeper=Sweeper(store, self.messages, patience))
+        self.crew = [self.hired() for _number in range(workers)]
+        clock.idle = self._while_waiting
+
+    def _attach_to_worker(self) -> None:
+        """Nothing to attach to: no Celery worker runs this engine."""
+
+    def hired(self, *pipelines: Pipeline[Any, Any]) -> InProcessWorker:
+        """A new worker, not yet in the ``crew``; ``pipelines``: what it knows, left out: what the engine knows."""
+        known = {pipeline.name: pipeline for pipeline in pipelines} or self.pipelines
+        return InProcessWorker(
+            os.urandom(6).hex(),
+            self.store,
+            self.messages,
+            known,
+            self.settings,
+            self._world,
+            retry=self._retry,
+            interceptors=self._interceptors,
+        )
+
+    def deploy(self, *pipelines: Pipeline[Any, Any]) -> None:
+        """Replace the pipelines, register them, and replace the crew by workers that know them."""
+        self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
+        self.store.register([pipeline.plan for pipeline in pipelines])
+        for worker in self.crew:
+            worker.owner.retire()
+        self.crew = [self.hired() for _worker in self.crew]
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; living workers renew their leases when it has."""
+        self.clock.advance(seconds)
+        self._beat()
+
+    def _beat(self) -> None:
+        for worker in self.crew:
+            worker.beat()
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def step(self, worker: InProcessWorker | None = None) -> bool:
+        """Deliver one message that is due; False when there is none. ``worker``: who gets it; left out, chance
+        decides.
+        """
+        nudge = self.messages.take()
+        if nudge is None:
+            return False
+        chosen = worker or self._any_worker()
+        self._riding += 1
+        try:
+            chosen.carry(nudge)
+        except Crash as crash:
+            self._died(chosen, crash)
+        finally:
+            self._riding -= 1
+        return True
+
+    def _any_worker(self) -> InProcessWorker:
+        return self.crew[int(self._world.draw(0, len(self.crew)))]
+
+    def _died(self, worker: InProcessWorker, crash: Crash) -> None:
+        forget(crash)
+        worker.alive = False
+        self.crashes += 1
+        self.crew = [self.hired() if one is worker else one for one in self.crew]
+        if self.watched:
+            self._sweeper.process_killed(worker.boot, os.getpid())
+
+    def work(self) -> int:
+        """Deliver every message that is due, and those that come of them; returns how many that were."""
+        count = 0
+        while self.step():
+            count += 1
+        return count
+
+    def sweep(self) -> SweepReport:
+        """One recovery sweep. One that dies half-way takes the first worker with it."""
+        try:
+            report = super().sweep()
+        except Crash as crash:
+            self._died(self.crew[0], crash)
+            return SweepReport()
+        self.problems += report.problems
+        return report
+
+    def drain(self, seconds: float = LONGEST) -> None:
+        """Deliver messages and sweep until every run is at rest; the clock jumps over the time in which nothing
+        happens.
+
+        Raises StillGoing when that takes more than ``seconds`` of the clock, or when a run is active and nothing
+        will ever move it.
+        """
+        until = self.clock.time() + seconds
+        while self._moved():
+            moment = self.next_due()
+            if moment is not None and moment > until:
+                raise StillGoing(f"not at rest after {seconds:g} s", self.runs(status=_ACTIVE))
+        active = self.runs(status=_ACTIVE)
+        if active:
+            raise StillGoing("nothing is left that would move them", active)
+
+    def _moved(self) -> bool:
+        if self.work() or _found(self.sweep()):
+            return True
+        moment = self.next_due()
+        if moment is None:
+            return False
+        self.clock.advance_to(moment + TICK)
+        self._beat()
+        return True
+
+    def next_due(self) -> float | None:
+        """When there will be something to do, in seconds since the epoch by the clock; None: never, unless somebody
+        asks for something.
+        """
+        with self.store.database.read() as connection:
+            known = next_due(connection, patience=self._patience)
+        return min((moment for moment in (known, self.messages.next_due()) if moment is not None), default=None)
+
+    def _while_waiting(self, _seconds: float) -> None:
+        """Somebody polls (``handle.result()``): do what is due meanwhile. While a worker sleeps nobody else works."""
+        if self._riding:
+            return
+        self._beat()
+        if not self.work() and not _found(self.sweep()) and self.next_due() is None:
+            raise StillGoing("nothing is left that would move them", self.runs(status=_ACTIVE))
+
+
+def _found(report: SweepReport) -> bool:
+    return bool(report.owners_dead or report.taken or report.woken or report.nudged or report.deadlines)
+
+
+@contextmanager
+def engine_for_tests(
+    pipelines: Iterable[Pipeline[Any, Any]],
+    *,
+    name: str = "tests",
+    database_url: str | None = None,
+    clock: FakeClock | None = None,
+    draw: Callable[[float, float], float] = middle,
+    retry: RetryPolicy | None = None,
+    interceptors: Sequence[Any] | None = None,
+    workers: int = 1,
+    shortcut: bool = True,
+    **settings: Any,
+) -> Iterator[InProcessEngine]:
+    """A context manager: an engine on a new SQLite file, with ``workers`` workers in this process and nothing
+    outside it.
+
+    >>> from stageflow_durable import Pipeline
+    >>> greeting = Pipeline("greeting").stage("greet", lambda ctx: f"hello {ctx.input['name']}")
+    >>> with engine_for_tests([greeting]) as engine:
+    ...     handle = engine.enqueue("greeting", {"name": "Ada"})
+    ...     engine.drain()
+    ...     handle.result()
+    {'greet': 'hello Ada'}
+
+    ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
+    it). ``draw``: chance, the middle unless said otherwise. ``shortcut``: False makes every transaction go the long
+    way. ``settings``: as of :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or
+    ``in_place_stages=1``.
+    """
+    with TemporaryDirectory(prefix="stageflow-test-") as directory:
+        url = database_url or _new_database(Path(directory))
+        given = Settings(database_url=url, broker_url="memory://", **settings)
+        engine = InProcessEngine(
+            name,
+            pipelines,
+            given,
+            clock=clock or FakeClock(),
+            draw=draw,
+            retry=retry,
+            interceptors=interceptors,
+            workers=workers,
+            shortcut=shortcut,
+        )
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _new_database(directory: Path) -> str:
+    path = directory / "stageflow.db"
+    path.write_bytes(_empty_database())
+    return f"sqlite:///{path}"
+
+
+@lru_cache(maxsize=1)
+def _empty_database() -> bytes:
+    """A migrated, empty file; copying it is faster than migrating each time."""
+    with TemporaryDirectory(prefix="stageflow-test-") as directory:
+        path = Path(directory) / "empty.db"
+        upgrade(f"sqlite:///{path}")
+        return path.read_bytes()

@@ -1,0 +1,94 @@
+"""A worker in the test's own process: what a Celery worker does with a message, without Celery."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stageflow_durable.clock import World
+from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.handle import inside_stage
+from stageflow_durable.engine.lease import Owner
+from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings import Settings
+from stageflow_durable.state.store import Store
+from stageflow_durable.testing.faults import Crash
+
+AWAY_SECONDS = 2.0
+"""How long a message waits when the database is away, as in ``delivery.tasks``."""
+
+
+class _Mortal(Owner):
+    """An owner that does nothing any more once its process is dead."""
+
+    def abandon(self) -> None:
+        """Give up the id, unless this is a death: the dead tell nobody."""
+        if not isinstance(sys.exception(), Crash):
+            super().abandon()
+
+
+class InProcessWorker:
+    """One worker process, as the others see it: an owner with a lease, which rides messages.
+
+    ``boot`` is its identity: when it dies, another comes with another one. ``alive`` is False once it crashed.
+    """
+
+    def __init__(
+        self,
+        boot: str,
+        store: Store,
+        publisher: Publisher,
+        pipelines: Mapping[str, Pipeline[Any, Any]],
+        settings: Settings,
+        world: World,
+        *,
+        retry: RetryPolicy | None,
+        interceptors: Sequence[Any],
+    ) -> None:
+        self.boot = boot
+        self.alive = True
+        self._store = store
+        self._publisher = publisher
+        self._short = settings.short_delay_seconds
+        self.owner = _Mortal(store, boot, settings.lease_seconds, world.clock)
+        self._rider = Rider(
+            store,
+            self.owner,
+            pipelines,
+            world=world,
+            retry=retry,
+            interceptors=interceptors,
+            limits=Limits(settings.in_place_stages, settings.in_place_seconds),
+            publish=self._publish,
+        )
+
+    def beat(self) -> None:
+        """Renew the lease."""
+        self.owner.beat()
+
+    def carry(self, nudge: Nudge) -> Rode | None:
+        """Carry one message as far as it goes; None when the database was away and the message comes again."""
+        outer, inside_stage.run = getattr(inside_stage, "run", None), nudge.run_id
+        try:
+            rode = self._rider.ride(nudge)
+        except StoreUnavailable:
+            self._publisher.publish((nudge,), AWAY_SECONDS)
+            return None
+        finally:
+            inside_stage.run = outer
+        self._leave(rode)
+        return rode
+
+    def _publish(self, nudges: tuple[Nudge, ...]) -> None:
+        publish(self._store, self._publisher, nudges)
+
+    def _leave(self, rode: Rode) -> None:
+        self._publish(rode.nudges)
+        if rode.waiting is not None and rode.waiting.delay <= self._short:
+            publish(self._store, self._publisher, (rode.waiting.nudge,), rode.waiting.delay)
