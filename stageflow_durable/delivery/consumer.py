@@ -22,7 +22,8 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged.
 
     Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost
-    connection asks it for its parameters once more. What that close was to release is gone with the connection.
+    connection asks it for its parameters once more, and so does acknowledging a message that came over it. What either
+    was to release is gone with the connection; the broker delivers the message again, and the rows drop it.
     """
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
@@ -32,6 +33,20 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         except AttributeError as error:
             log.warning("closing the lost broker connection failed (%s); reconnecting", error)
             self.connection = None
+
+    def call_soon_ack(self, p: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
+        """Acknowledge or reject; for a message whose connection was lost meanwhile there is nobody to tell."""
+        return super().call_soon_ack(_unless_gone(p), *args, **kwargs)
+
+
+def _unless_gone(tell: Callable[..., object]) -> Callable[..., None]:
+    def told(*args: Any, **kwargs: Any) -> None:
+        try:
+            tell(*args, **kwargs)
+        except AttributeError as error:
+            log.info("a task outlived the connection that its message came over (%s)", error)
+
+    return told
 
 
 class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
