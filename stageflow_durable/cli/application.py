@@ -53,6 +53,13 @@ def _where(error: BaseException) -> str:
     return f" ({frames[-1].filename}:{frames[-1].lineno})" if len(frames) > 1 else ""
 
 
+def engine_named_to_celery(named: str) -> str | None:
+    """``module:attribute`` of the engine in the module of ``celery -A named``; None unless it holds exactly one."""
+    module = sys.modules.get(named.partition(":")[0])
+    engines = _engines(module) if module else []
+    return f"{module.__name__}:{engines[0]}" if module and len(engines) == 1 else None
+
+
 def _only_engine(module: ModuleType) -> object:
     engines = _engines(module)
     if len(engines) != 1:
@@ -81,9 +88,6 @@ def _instead(module: ModuleType, name: str) -> str:
 
 def _engine(found: object, reference: str) -> Application:
     if not _is_engine(found):
-        of_it = getattr(found, "stageflow_engine", None)
-        if _is_engine(of_it):
-            return cast("Application", of_it)
         raise Misuse(f"--app {reference} is of type {type(found).__name__}, not an Engine; "
                      "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])")
     return cast("Application", found)

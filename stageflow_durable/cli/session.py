@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,9 +30,10 @@ def utc_now() -> datetime:
 class Session:
     """One invocation. A test hands in its own as click's ``obj``."""
 
-    def __init__(self, *, operations: Operations | None = None, application: Application | None = None,
-                 settings: Settings | None = None, now: Callable[[], datetime] = utc_now) -> None:
-        self.reference: str | None = None
+    def __init__(self, *, reference: str | None = None, operations: Operations | None = None,
+                 application: Application | None = None, settings: Settings | None = None,
+                 now: Callable[[], datetime] = utc_now) -> None:
+        self.reference = reference
         """What ``--app`` said on the command line."""
         self.now = now
         self._operations = operations
@@ -43,7 +44,7 @@ class Session:
     def of(ctx: click.Context) -> Session:
         """The session of this invocation, kept in ``ctx.meta``: ``ctx.obj`` is Celery's under ``celery stageflow``."""
         if _KEY not in ctx.meta:
-            ctx.meta[_KEY] = ctx.obj if isinstance(ctx.obj, Session) else Session(application=_celerys(ctx.obj))
+            ctx.meta[_KEY] = ctx.obj if isinstance(ctx.obj, Session) else Session(reference=_named_to_celery(ctx))
         session: Session = ctx.meta[_KEY]
         return session
 
@@ -103,10 +104,14 @@ class Session:
         return found
 
 
-def _celerys(obj: Any) -> Application | None:
-    """The engine behind ``celery -A shop stageflow …``, when that application has one."""
-    found: Application | None = getattr(getattr(obj, "app", None), "stageflow_engine", None)
-    return found
+def _named_to_celery(ctx: click.Context) -> str | None:
+    """``celery -A shop stageflow …``: Celery has imported the module, and the engine stands beside its application."""
+    named = ctx.parent.params.get("app") if ctx.parent else None
+    if not isinstance(named, str):
+        return None
+    from stageflow_durable.cli.application import engine_named_to_celery
+
+    return engine_named_to_celery(named)
 
 
 def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:

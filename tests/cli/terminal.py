@@ -27,6 +27,7 @@ class Terminal:
         """Wait until ``prompt`` is shown, then type ``text`` and a new line (Ctrl-C alone)."""
         start = len(self.seen)
         self._read(until=lambda: prompt in self.seen[start:], what=prompt)
+        assert prompt in self.seen[start:], f"{prompt!r} was not shown; seen: {self.seen}"
         time.sleep(0.5)  # as a person: CPython misses a signal between the prompt and readline's own wait
         os.write(self._descriptor, text.encode() if text == "\x03" else f"{text}\n".encode())
         return self

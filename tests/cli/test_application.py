@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -118,6 +120,23 @@ def test_with_nothing_set_and_nothing_running_both_ways_out_are_told() -> None:
     assert "STAGEFLOW_DATABASE_URL" in result.stderr
     assert "stageflow up" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", ["shop", "shop:celery_app"])
+def test_under_celery_the_engine_stands_beside_the_application_that_celery_was_given(named: str) -> None:
+    group = click.Group("celery", params=[click.Option(["-A", "--app"], type=click.UNPROCESSED)])
+    group.add_command(celery_group)
+    load_application("shop")  # as Celery has done by then
+    result = CliRunner().invoke(group, ["-A", named, "stageflow", "enqueue", "chekout", "--input", "{}"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("stageflow: no pipeline 'chekout' in this engine; it knows: checkout.")
+
+
+def test_celery_itself_knows_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "celery", "-A", "shop", "stageflow", "show", "x"], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 2
+    assert "'x' is too short for a run id" in done.stderr
 
 
 def _the_real_ones_fit(engine: Engine, operations: Operations) -> tuple[ports.Application, ports.Operations]:

@@ -162,7 +162,9 @@ def test_on_a_terminal_it_asks_for_the_reason_and_before_many_runs_are_changed(
 def test_watching_on_a_terminal_draws_in_place_and_ctrl_c_ends_it(
         stageflow: Stageflow, environment: dict[str, str], tmp_path: Path) -> None:
     stageflow("db", "upgrade")
-    run_id = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}').stdout.strip()
+    enqueued = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}')
+    assert enqueued.returncode == 0, enqueued.stderr
+    run_id = enqueued.stdout.strip()
     watching = Terminal([*COMMAND, "show", run_id, "--watch"], os.environ | environment, tmp_path)
     watching.answers("If need be: ", "\x03")
     assert (watching.ends(), "Traceback" in watching.seen) == (130, False)

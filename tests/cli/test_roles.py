@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from stageflow_durable.cli.roles import SHIM
-from stageflow_durable.cli.session import Session
 from stageflow_durable.settings import Settings
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeApplication
@@ -97,10 +96,3 @@ def _recording(seen: dict[str, Any], answer: int) -> Callable[..., int]:
         return answer
 
     return record
-
-
-def test_under_celery_the_engine_of_its_application_is_used() -> None:
-    engine = FakeApplication()
-    celery = SimpleNamespace(app=SimpleNamespace(stageflow_engine=engine))
-    context = SimpleNamespace(meta={}, obj=celery)
-    assert Session.of(context).application() is engine  # type: ignore[arg-type]  # what of() looks at
