@@ -60,8 +60,9 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
         insert_for(connection, runs)
         .values(**columns_of(new, clock, event))
         .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+        .returning(runs.c.id)
     )
-    if not connection.execute(statement).rowcount:
+    if connection.execute(statement).first() is None:
         return _existing(connection, new)
     connection.execute(_INSERT_STRANDS, _strands(new, clock))
     connection.execute(_INSERT_EVENT, {name: getattr(event, name) for name in EventRow.__slots__})

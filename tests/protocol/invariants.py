@@ -1,0 +1,329 @@
+"""What holds after every transaction, whatever happened: the protocol's invariants, checked on the tables.
+
+The numbers are those of ``docs/explanation/how-it-works.md``. Some speak of one moment (:data:`OF_A_MOMENT`), some of
+what changed since the moment before (:data:`OF_A_CHANGE`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import (
+    OPEN_STEPS,
+    RUN_TRANSITIONS,
+    STEP_TRANSITIONS,
+    AttemptState,
+    Phase,
+    RunStatus,
+    StepState,
+    StrandState,
+)
+from stageflow_durable.state import tables
+from stageflow_durable.state.audit import GENESIS, seal
+from stageflow_durable.state.database import Database
+
+Row = Mapping[str, Any]
+ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
+ENDED = frozenset({AttemptState.OK, AttemptState.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Everything the tables say about one run."""
+
+    run: Row
+    plan: Plan
+    strands: tuple[Row, ...]
+    attempts: tuple[Row, ...]
+    checkpoints: tuple[Row, ...]
+    steps: tuple[Row, ...]
+    events: tuple[Row, ...]
+    owners: frozenset[str]
+
+    @property
+    def phase(self) -> Phase:
+        return Phase(self.run["phase"])
+
+    @property
+    def finished(self) -> frozenset[str]:
+        return frozenset(row["stage"] for row in self.checkpoints)
+
+    def heading(self, direction: Phase) -> list[Row]:
+        """The strands of one direction."""
+        return [row for row in self.strands if row["direction"] == direction]
+
+    def step_states(self) -> dict[str, StepState]:
+        return {row["stage"]: StepState(row["state"]) for row in self.steps}
+
+
+def pictures(connection: Connection) -> dict[str, Picture]:
+    """A picture of each run, by id."""
+    plans = {row.digest: Plan.decode(row.body) for row in connection.execute(select(tables.definitions))}
+    owners = frozenset(connection.execute(select(tables.owners.c.id)).scalars())
+    parts = {name: _by_run(connection, getattr(tables, name)) for name in _PARTS}
+    found = connection.execute(select(tables.runs)).mappings().all()
+    return {
+        run["id"]: Picture(
+            run,
+            plans[run["definition"]],
+            *(tuple(parts[name].get(run["id"], ())) for name in _PARTS),
+            owners,
+        )
+        for run in found
+    }
+
+
+_PARTS = ("strands", "attempts", "checkpoints", "saga_steps", "events")
+
+
+def _by_run(connection: Connection, table: Any) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = {}
+    for row in connection.execute(select(table).order_by(*table.primary_key.columns)).mappings():
+        grouped.setdefault(row["run"], []).append(row)
+    return grouped
+
+
+# --- of a moment ------------------------------------------------------------------------------------------------------
+
+
+def one_owner_a_strand(seen: Picture) -> Iterator[str]:
+    """1: what runs has one attempt, its owner's, and no other attempt runs."""
+    held = Counter(
+        (row["stage"], row["direction"], row["attempt"], row["owner"])
+        for row in seen.strands
+        if row["state"] == StrandState.RUNNING
+    )
+    running = Counter(
+        (row["stage"], row["direction"], row["n"], row["owner"])
+        for row in seen.attempts
+        if row["state"] == AttemptState.RUNNING
+    )
+    if held != running:
+        yield f"1: strands run {dict(held)}, attempts {dict(running)}"
+    yield from (
+        f"1: owner {row['owner']} is nobody" for row in seen.strands if row["owner"] not in {*seen.owners, None}
+    )
+
+
+def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
+    """2: a stage's outcome is committed once, by one attempt or by a person."""
+    forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
+    ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
+    settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED}
+    yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
+    yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
+    yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
+
+
+def begins_only_forward(seen: Picture) -> Iterator[str]:
+    """3: between the stop of a run and a person's word no stage begins, and no undo before it goes backward."""
+    mode = "forward"
+    for event in seen.events:
+        mode = _MODES.get(event["type"], mode)
+        if (event["type"], mode) in (("stage.begun", "stopped"), ("stage.begun", "back")):
+            yield f"3: event {event['seq']}: a stage began in a run that was {mode}"
+        if event["type"] == "undo.begun" and mode != "back":
+            yield f"3: event {event['seq']}: an undo began in a run that was {mode}"
+
+
+_MODES = {
+    "run.stopping": "stopped",
+    "operator.resume": "forward",
+    "operator.settle": "forward",
+    "work.compensation_started": "back",
+}
+
+
+def nothing_runs_forward_when_backward(seen: Picture) -> Iterator[str]:
+    """4: an undo has the run for itself; a run that stops has nothing that could begin; one at rest is at rest."""
+    legal = {
+        Phase.FORWARD: {Phase.FORWARD: ACTIVE, Phase.BACKWARD: frozenset()},
+        Phase.DRAINING: {Phase.FORWARD: frozenset({StrandState.RUNNING}), Phase.BACKWARD: frozenset()},
+        Phase.BACKWARD: {Phase.FORWARD: frozenset(), Phase.BACKWARD: ACTIVE},
+        Phase.SETTLED: {Phase.FORWARD: frozenset(), Phase.BACKWARD: frozenset()},
+    }[seen.phase]
+    for row in seen.strands:
+        if row["state"] in ACTIVE - legal[Phase(row["direction"])]:
+            yield f"4: strand {row['strand']} is {row['state']} in a run that goes {seen.phase}"
+
+
+def every_action_has_a_step(seen: Picture) -> Iterator[str]:
+    """5: a begun stage with an undo has its step, and none is left open where the run has ended by undoing."""
+    steps = seen.step_states()
+    for row in seen.attempts:
+        planned = seen.plan.by_name.get(row["stage"])
+        if row["direction"] == Phase.FORWARD and planned and planned.undo and row["stage"] not in steps:
+            yield f"5: {row['stage']} began without a step"
+    status = RunStatus(seen.run["status"])
+    undone = status in (RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED)
+    stopped = status in (RunStatus.FAILED, RunStatus.CANCELLED) and not seen.run["pivot_passed"]
+    left = [stage for stage, state in steps.items() if state in OPEN_STEPS]
+    if left and (undone or stopped):
+        yield f"5: {status}, and the undo of {', '.join(left)} is still owed"
+
+
+def joins_are_counted(seen: Picture) -> Iterator[str]:
+    """6: exactly the stages whose every dependency is finished stand on a strand, each on one."""
+    standing = Counter(row["stage"] for row in seen.heading(Phase.FORWARD) if row["state"] != StrandState.DONE)
+    ready = Counter(
+        stage.name
+        for stage in seen.plan.stages
+        if stage.name not in seen.finished and seen.finished.issuperset(stage.after)
+    )
+    if standing != ready:
+        yield f"6: on strands stand {dict(standing)}, ready are {dict(ready)}"
+
+
+def undo_follows_the_graph(seen: Picture) -> Iterator[str]:
+    """9: while a stage is undone, nothing that came after it is still to be undone."""
+    steps = seen.step_states()
+    undoing = [stage for stage, state in steps.items() if state is StepState.COMPENSATING]
+    for stage in undoing:
+        behind = [name for name in seen.plan.descendants[stage] if steps.get(name) in OPEN_STEPS]
+        if behind:
+            yield f"9: {stage} is being undone before {', '.join(sorted(behind))}"
+
+
+def the_chain_is_unbroken(seen: Picture, audit_key: bytes = b"") -> Iterator[str]:
+    """10: events count from 1 without gaps, each seals the one before."""
+    previous = GENESIS
+    for number, event in enumerate(seen.events, 1):
+        expected = seal(audit_key, *(event[name] for name in ("run", "seq", "type", "at", "data")), previous)
+        if (event["seq"], event["previous"], event["mac"]) != (number, previous, expected.mac):
+            yield f"10: event {event['seq']} does not follow event {number - 1}"
+        previous = event["mac"]
+    if (seen.run["seq"], seen.run["head"]) != (len(seen.events), previous):
+        yield f"10: the run says {seen.run['seq']} events, there are {len(seen.events)}"
+
+
+def something_will_move_it(seen: Picture) -> Iterator[str]:
+    """11: a run that has not ended runs, is due, is published, or says why it is parked."""
+    moving = any(row["state"] in ACTIVE for row in seen.strands)
+    if seen.phase is not Phase.SETTLED and not moving:
+        yield f"11: the run goes {seen.phase}, and no strand of it will ever move"
+    if (seen.run["status"] == RunStatus.PARKED) != (
+        seen.phase is Phase.SETTLED and seen.run["park_reason"] is not None
+    ):
+        yield f"11: {seen.run['status']} with park reason {seen.run['park_reason']}"
+    if (seen.phase is Phase.SETTLED) != (seen.run["finished_at"] is not None):
+        yield f"11: {seen.run['status']}, finished at {seen.run['finished_at']}"
+
+
+def a_success_is_complete(seen: Picture) -> Iterator[str]:
+    """A run that succeeded has every outcome, and one that has every outcome and goes on has succeeded."""
+    complete = seen.finished.issuperset(seen.plan.by_name)
+    if seen.run["status"] == RunStatus.SUCCEEDED and not complete:
+        yield "succeeded without every stage"
+
+
+OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
+    one_owner_a_strand,
+    one_checkpoint_a_stage,
+    begins_only_forward,
+    nothing_runs_forward_when_backward,
+    every_action_has_a_step,
+    joins_are_counted,
+    undo_follows_the_graph,
+    something_will_move_it,
+    a_success_is_complete,
+)
+
+
+# --- of a change ------------------------------------------------------------------------------------------------------
+
+
+def fences_rise_only_by_take_or_operator(before: Picture, after: Picture) -> Iterator[str]:
+    """7: nobody but a sweep that takes from the dead, or a person, raises a fence; it never falls."""
+    news = [event["type"] for event in after.events[len(before.events) :]]
+    allowed = any(kind == "stage.lost" or kind.startswith("operator.") for kind in news)
+    was = {row["strand"]: row["gen"] for row in before.strands}
+    for row in after.strands:
+        rose = row["gen"] - was.get(row["strand"], row["gen"])
+        if rose < 0 or (rose and not allowed):
+            yield f"7: the fence of {row['strand']} changed by {rose} with {news}"
+
+
+def states_move_as_the_tables_say(before: Picture, after: Picture) -> Iterator[str]:
+    """The tables of transitions: ``model/status.py`` and the diagrams."""
+    old, new = RunStatus(before.run["status"]), RunStatus(after.run["status"])
+    if old is not new and new not in RUN_TRANSITIONS[old]:
+        yield f"a run went from {old} to {new}"
+    steps = before.step_states()
+    for stage, state in after.step_states().items():
+        if stage in steps and state is not steps[stage] and state not in STEP_TRANSITIONS[steps[stage]]:
+            yield f"the step of {stage} went from {steps[stage]} to {state}"
+
+
+def nothing_is_forgotten(before: Picture, after: Picture) -> Iterator[str]:
+    """Outcomes and history are never changed or taken back, and an attempt that ended stays as it ended."""
+    if after.checkpoints != before.checkpoints and not set(map(_frozen, before.checkpoints)) <= set(
+        map(_frozen, after.checkpoints)
+    ):
+        yield "a checkpoint changed"
+    if after.events[: len(before.events)] != before.events:
+        yield "the history changed"
+    now = {_place(row): AttemptState(row["state"]) for row in after.attempts}
+    for row in before.attempts:
+        was, is_ = AttemptState(row["state"]), now.get(_place(row))
+        if was is not AttemptState.RUNNING and is_ not in (was, AttemptState.SETTLED):
+            yield f"attempt {_place(row)} ended as {was} and is now {is_}"
+
+
+def _place(row: Row) -> tuple[object, ...]:
+    return row["stage"], row["direction"], row["n"]
+
+
+def _frozen(row: Row) -> frozenset[tuple[str, Any]]:
+    return frozenset(row.items())
+
+
+OF_A_CHANGE: tuple[Callable[[Picture, Picture], Iterator[str]], ...] = (
+    fences_rise_only_by_take_or_operator,
+    states_move_as_the_tables_say,
+    nothing_is_forgotten,
+)
+
+
+class Watch:
+    """Looks at a database after each step, and remembers what it saw before.
+
+    ``moves`` and ``step_moves`` collect the transitions that were observed.
+    """
+
+    def __init__(self, database: Database, audit_key: bytes = b"") -> None:
+        self._database = database
+        self._audit_key = audit_key
+        self._before: dict[str, Picture] = {}
+        self.moves: set[tuple[RunStatus, RunStatus]] = set()
+        self.step_moves: set[tuple[StepState, StepState]] = set()
+
+    def check(self) -> None:
+        """Raise AssertionError listing every invariant that does not hold."""
+        with self._database.read() as connection:
+            now = pictures(connection)
+        broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
+        broken += [f"run {run} is gone" for run in self._before.keys() - now.keys()]
+        self._before = now
+        assert broken == [], "\n".join(broken)
+
+    def _broken(self, seen: Picture) -> Iterator[str]:
+        for holds in OF_A_MOMENT:
+            yield from holds(seen)
+        yield from the_chain_is_unbroken(seen, self._audit_key)
+        before = self._before.get(seen.run["id"])
+        if before is not None:
+            self._note(before, seen)
+            for holds_since in OF_A_CHANGE:
+                yield from holds_since(before, seen)
+
+    def _note(self, before: Picture, after: Picture) -> None:
+        statuses = RunStatus(before.run["status"]), RunStatus(after.run["status"])
+        self.moves |= {statuses} if statuses[0] is not statuses[1] else set()
+        was, is_ = before.step_states(), after.step_states()
+        self.step_moves |= {(was[stage], is_[stage]) for stage in was if was[stage] is not is_[stage]}

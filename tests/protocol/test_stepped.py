@@ -1,0 +1,263 @@
+"""What SQLite cannot show: two PostgreSQL sessions, one of them held before each of its statements in turn."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from stageflow_durable.errors import OperatorConflict
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.status import Cause, ParkReason, Phase
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
+from stageflow_durable.state import schema
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.operators import Order
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.runs import NewRun
+from stageflow_durable.state.store import Store
+from tests.protocol.invariants import Watch
+from tests.protocol.stepping import interleave, two_sessions
+from tests.services.postgres import PostgresService
+
+pytestmark = pytest.mark.postgres
+
+MOST = 40
+"""More statements than any transaction has."""
+
+
+def nothing(_ctx: Any) -> None:
+    return None
+
+
+LINE = Pipeline("line").stage("a", nothing, compensate=nothing).stage("b", nothing, compensate=nothing)
+FORK = (
+    Pipeline("fork")
+    .stage("l", nothing, after=())
+    .stage("r", nothing, after=(), compensate=nothing)
+    .stage("join", nothing, after=("l", "r"))
+)
+PLANS = {pipeline.name: pipeline.plan for pipeline in (LINE, FORK)}
+
+
+IDS = itertools.count()
+
+
+class World:
+    """A migrated database with two owners."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.database = Database(url)
+        self.store = Store(self.database, shortcut=False)
+        self.watch = Watch(self.database)
+        self.store.register(list(PLANS.values()))
+        self.owners = [self.store.join(Identity("host", pid, "boot"), 60.0) for pid in (1, 2)]
+
+    def taker(self, number: int) -> Taker:
+        return Taker(self.owners[number], PLANS, {})
+
+    def run(self, pipeline: Pipeline[Any, Any]) -> str:
+        run_id = f"R{next(IDS)}"
+        self.store.create(NewRun(run_id, "c", pipeline.plan, None, "f", "{}", "{}", "q"))
+        return run_id
+
+    def begun(self, run_id: str, strand: str, number: int) -> Work:
+        work = self.store.begin(Nudge(run_id, strand, 0, "q"), self.taker(number))
+        assert isinstance(work, Work)
+        return work
+
+    def holds(self) -> None:
+        self.watch.check()
+
+    def checkpoints(self, run_id: str) -> set[str]:
+        return set(self.store.outputs(run_id))
+
+
+@pytest.fixture(scope="module")
+def migrated(postgres_service: PostgresService) -> str:
+    url = postgres_service.create_database()
+    schema.upgrade(url)
+    return url
+
+
+@pytest.fixture
+def world(migrated: str) -> Iterator[World]:
+    made = World(migrated)
+    yield made
+    made.database.dispose()
+
+
+def every_step(world: World, scene: Callable[[int], bool]) -> int:
+    """Play the scene with the first session held before statement 0, 1, 2, … until it has no more; how many that
+    were.
+    """
+    for at in range(MOST):
+        over = scene(at)
+        world.holds()
+        if over:
+            return at
+    raise AssertionError("the first session never ended")
+
+
+def order(run_id: str, verb: str) -> Order:
+    return Order(run_id, verb, "because", "tester")
+
+
+def test_given_a_cancel_and_a_begin_at_once_then_one_of_them_is_first_and_the_other_sees_it(world: World) -> None:
+    def scene(at: int) -> bool:
+        run_id = world.run(LINE)
+        nudge = Nudge(run_id, "a", 0, "q")
+        with two_sessions(world.url, at) as (held, free):
+            begun, _cancelled, over = interleave(
+                held, lambda: held.store.begin(nudge, world.taker(0)), lambda: free.order(order(run_id, "cancel"))
+            )
+        facts = world.store.facts(run_id)
+        assert facts is not None
+        if isinstance(begun, Refused):
+            assert facts.status == "cancelled"
+        else:
+            assert facts.phase is Phase.DRAINING
+        return over
+
+    assert every_step(world, scene) > 5
+
+
+def test_given_a_begin_while_a_cancel_is_held_then_one_of_them_is_first(world: World) -> None:
+    def scene(at: int) -> bool:
+        run_id = world.run(LINE)
+        with two_sessions(world.url, at) as (held, free):
+            _, begun, over = interleave(
+                held,
+                lambda: held.store.order(order(run_id, "cancel")),
+                lambda: free.begin(Nudge(run_id, "a", 0, "q"), world.taker(1)),
+            )
+        facts = world.store.facts(run_id)
+        assert facts is not None
+        assert (facts.status == "cancelled") == isinstance(begun, Refused)
+        return over
+
+    assert every_step(world, scene) > 3
+
+
+def test_given_two_branches_that_end_at_once_then_exactly_one_of_them_begins_the_join(world: World) -> None:
+    def scene(at: int) -> bool:
+        run_id = world.run(FORK)
+        left, right = world.begun(run_id, "l", 0), world.begun(run_id, "r", 1)
+        with two_sessions(world.url, at) as (held, free):
+            one, two, over = interleave(
+                held,
+                lambda: held.store.succeed(left, world.taker(0), "1", go_on=True),
+                lambda: free.succeed(right, world.taker(1), "2", go_on=True),
+            )
+        assert isinstance(one, Done)
+        assert isinstance(two, Done)
+        granted = [done.granted.stage for done in (one, two) if done.granted is not None]
+        assert granted == ["join"]
+        return over
+
+    assert every_step(world, scene) > 8
+
+
+def test_given_a_branch_that_fails_while_the_other_commits_then_what_was_done_is_undone(world: World) -> None:
+    def scene(at: int) -> bool:
+        run_id = world.run(FORK)
+        left, right = world.begun(run_id, "l", 0), world.begun(run_id, "r", 1)
+        failure = Failure("no", "permanent", doubt=True)
+        with two_sessions(world.url, at) as (held, free):
+            _, done, over = interleave(
+                held,
+                lambda: held.store.succeed(right, world.taker(1), "2"),
+                lambda: free.fail(left, failure, cause=Cause.FAILED, park=None, exhausted=False),
+            )
+        assert isinstance(done, Done)
+        facts = world.store.facts(run_id)
+        assert facts is not None
+        assert facts.phase is Phase.BACKWARD
+        assert world.checkpoints(run_id) == {"r"}
+        return over
+
+    assert every_step(world, scene) > 8
+
+
+def test_given_a_zombie_that_commits_while_its_strand_is_taken_then_it_is_saved_or_refused_never_both(
+    world: World,
+) -> None:
+    def scene(at: int) -> bool:
+        zombie = world.store.join(Identity("host", 99, f"boot{at}"), 60.0)
+        run_id = world.run(LINE)
+        work = world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(zombie, PLANS, {}))
+        assert isinstance(work, Work)
+        world.store.mark_killed(f"boot{at}", 99)
+        place = Place(run_id, "a", 0)
+        with two_sessions(world.url, at) as (held, free):
+            saved, taken, over = interleave(
+                held,
+                lambda: held.store.succeed(work, Taker(zombie, PLANS, {}), "1", go_on=True),
+                lambda: free.take(place, 5, 1.0),
+            )
+        assert isinstance(saved, Fenced) == (taken is not None)
+        assert world.checkpoints(run_id) == (set() if isinstance(saved, Fenced) else {"a"})
+        return over
+
+    assert every_step(world, scene) > 5
+
+
+def test_given_two_sweeps_that_take_at_once_then_the_fence_rises_once(world: World) -> None:
+    def scene(at: int) -> bool:
+        dead = world.store.join(Identity("host", 98, f"gone{at}"), 60.0)
+        run_id = world.run(LINE)
+        world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(dead, PLANS, {}))
+        world.store.mark_killed(f"gone{at}", 98)
+        place = Place(run_id, "a", 0)
+        with two_sessions(world.url, at) as (held, free):
+            one, two, over = interleave(held, lambda: held.store.take(place, 5, 1.0), lambda: free.take(place, 5, 1.0))
+        assert [one, two].count(None) == 1
+        (nudge,) = one or two
+        assert nudge.gen == 1
+        return over
+
+    assert every_step(world, scene) > 5
+
+
+def test_given_one_key_submitted_twice_at_once_then_there_is_one_run(world: World) -> None:
+    def scene(at: int) -> bool:
+        new = [NewRun(f"K{at}{name}", "c", LINE.plan, f"key{at}", "f", "{}", "{}", "q") for name in "xy"]
+        with two_sessions(world.url, at) as (held, free):
+            one, two, over = interleave(held, lambda: held.store.create(new[0]), lambda: free.create(new[1]))
+        assert not isinstance(one, Exception), one
+        assert not isinstance(two, Exception), two
+        assert one.run_id == two.run_id
+        assert {one.replayed, two.replayed} == {True, False}
+        return over
+
+    assert every_step(world, scene) > 3
+
+
+def test_given_resume_and_compensate_from_one_version_then_one_wins_and_the_other_gets_a_conflict(world: World) -> None:
+    def scene(at: int) -> bool:
+        run_id = world.run(LINE)
+        work = world.begun(run_id, "a", 0)
+        world.store.succeed(work, world.taker(0), "1")
+        work = world.begun(run_id, "a", 0)
+        failure = Failure("odd", "bug", doubt=True)
+        world.store.fail(work, failure, cause=Cause.FAILED, park=ParkReason.BUG, exhausted=False)
+        facts = world.store.facts(run_id)
+        assert facts is not None
+        seen = facts.op_version
+        with two_sessions(world.url, at) as (held, free):
+            one, two, over = interleave(
+                held,
+                lambda: held.store.order(Order(run_id, "resume", "r", "a", seen)),
+                lambda: free.order(Order(run_id, "compensate", "r", "b", seen)),
+            )
+        conflicts = [answer for answer in (one, two) if isinstance(answer, OperatorConflict)]
+        assert len(conflicts) == 1
+        return over
+
+    assert every_step(world, scene) > 5
