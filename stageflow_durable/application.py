@@ -23,7 +23,7 @@ from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Submission
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
-from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.operations import UNSAID, Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import ConfigurationError, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import get_default_interceptors, in_order
@@ -275,7 +275,7 @@ class Engine:
         run_id: str,
         stage: str,
         *,
-        done: Any = None,
+        done: Any = UNSAID,
         not_done: bool = False,
         reason: str,
         actor: str,

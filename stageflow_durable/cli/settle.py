@@ -31,12 +31,11 @@ def settle(ctx: click.Context, run_id: str, stage: str, done: str | None, not_do
     """
     if (done is None) != not_done:
         raise Misuse("say what you found out: --done JSON (its output; null when it has none) or --not-done")
-    output = None if done is None else json_value(done, "--done")
+    found = {"not_done": True} if done is None else {"done": json_value(done, "--done")}
     operations = Session.of(ctx).operations()
     run = find_run(operations, run_id)
     _check(run, stage)
-    after = operations.settle(run.run_id, stage, done=output, not_done=not_done, reason=reason, actor=actor,
-                              op_version=run.op_version)
+    after = operations.settle(run.run_id, stage, **found, reason=reason, actor=actor, op_version=run.op_version)
     if as_json:
         print_json(after)
         return

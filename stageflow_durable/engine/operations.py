@@ -20,6 +20,9 @@ from stageflow_durable.state.operators import Order
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import ATTENTION, Filter, summary_of
 
+UNSAID: Any = object()
+"""The default of ``done=``: an output may be None, so that None cannot mean that nothing was said."""
+
 STUCK_SECONDS = 60.0
 """How long a run may stand still before ``attention`` lists it."""
 
@@ -105,7 +108,7 @@ class Operations:
         run_id: str,
         stage: str,
         *,
-        done: Any = None,
+        done: Any = UNSAID,
         not_done: bool = False,
         reason: str,
         actor: str,
@@ -114,7 +117,7 @@ class Operations:
         """Record what a person found out about a stage in doubt: ``done`` with its output, or ``not_done``; the run
         goes on.
         """
-        if (done is None) != not_done:
+        if (done is UNSAID) != not_done:
             raise InvalidInput(
                 "settle", ["done: give the output that the stage would have saved, or not_done=True; one of them"]
             )

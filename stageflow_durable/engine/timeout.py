@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+STDERR = 2
 GRACE_SECONDS = 5.0
 """How long a body may clean up after its timeout before its process is ended."""
 
@@ -32,7 +33,8 @@ def bounded(seconds: float | None) -> Iterator[None]:
         return
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGALRM, _ring(seconds)) if in_main else None
-    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True)
+    # By number: a worker's sys.stderr is a logger, which has no file.
+    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=STDERR)
     if in_main:
         signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
