@@ -7,6 +7,7 @@ from typing import Any
 
 from stageflow_durable.clock import Draw
 from stageflow_durable.codec import encode
+from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
@@ -75,7 +76,8 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> O
 
 def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
     """What follows from an exception. A body that was ``called`` may have acted before it raised."""
-    category, after = classify(error, policy), retry_after_of(error, history.wall)
+    category = Category.TRANSIENT if isinstance(error, StageTimeout) else classify(error, policy)
+    after = retry_after_of(error, history.wall)
     vouched = not called and history.tries == 0
     return _decided(error, category, after, policy, history, draw, doubt=called, vouched=vouched)
 
