@@ -1,0 +1,37 @@
+"""What is measured: lines of stages that do nothing and leave 1 KB each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow_durable import Pipeline, StageContext
+
+LENGTHS = (10, 100, 1000)
+PAD = 1000
+"""Bytes of text in an output."""
+
+
+def output() -> dict[str, str]:
+    """What a body leaves, made anew each time as a real one would; the same on every side."""
+    return {"pad": "x" * PAD}
+
+
+def body(ctx: StageContext[Any]) -> dict[str, str]:
+    """A no-op of kind WORK."""
+    return output()
+
+
+def line(length: int) -> Pipeline[Any, Any]:
+    """``length`` stages, one after the other."""
+    pipeline: Pipeline[Any, Any] = Pipeline(name_of(length))
+    for number in range(length):
+        pipeline = pipeline.stage(f"s{number}", body)
+    return pipeline
+
+
+def name_of(length: int) -> str:
+    """The pipeline's name."""
+    return f"line{length}"
+
+
+PIPELINES = tuple(map(line, LENGTHS))

@@ -1,0 +1,155 @@
+"""What takes part: our runs and bare chains, each with a worker, a database and a broker database of its own.
+
+All are measured the same way: wake the worker and let it do a few runs (connections open, statements prepared, leases
+renewed), stop it by SIGSTOP, enqueue everything, let it go on, and take the time until the last one is finished.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+from redis import Redis
+
+from stageflow_durable import Engine
+from tests.benchmarks.bare_app import DONE, application, chain_of
+from tests.benchmarks.cpu import seconds_of
+from tests.benchmarks.pipelines import PIPELINES, name_of
+from tests.benchmarks.worker import Worker
+
+WARM_RUNS = 10
+PATIENCE = 90.0
+"""Seconds after which a measurement has failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Stages a second, and milliseconds of CPU a stage: of the worker with its children, and of database and broker."""
+
+    rate: float
+    worker_ms: float
+    services_ms: float
+
+
+class Side(ABC):
+    """One way to carry lines of stages. ``services``: process ids of the servers that it uses."""
+
+    def __init__(self, worker: Worker, services: tuple[int, ...]) -> None:
+        self.worker = worker
+        self._services = services
+        worker.pause()
+
+    @abstractmethod
+    def enqueue(self, length: int) -> None:
+        """Start one line of that many stages."""
+
+    @abstractmethod
+    def finished(self) -> int:
+        """How many have come to their end so far."""
+
+    def pace(self, length: int, lines: int) -> Pace:
+        """How it does that many lines, warm."""
+        with self._awake():
+            self._run(10, WARM_RUNS)
+            return self._run(length, lines)
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        self.worker.resume()
+        time.sleep(0.3)  # a lease that ran out meanwhile is renewed before the first message
+        try:
+            yield
+        finally:
+            self.worker.pause()
+
+    def _run(self, length: int, lines: int) -> Pace:
+        self.worker.pause()
+        until = self.finished() + lines
+        for _ in range(lines):
+            self.enqueue(length)
+        worker, services = self._cpu()
+        self.worker.resume()
+        took, stages = self._until(until), length * lines
+        after = self._cpu()
+        return Pace(stages / took, 1000 * (after[0] - worker) / stages, 1000 * (after[1] - services) / stages)
+
+    def _until(self, count: int) -> float:
+        began = time.perf_counter()
+        while self.finished() < count:
+            if time.perf_counter() > began + PATIENCE or not self.worker.running:
+                raise RuntimeError(f"{count - self.finished()} lines are not finished:\n{self.worker.log()}")
+            time.sleep(0.01)
+        return time.perf_counter() - began
+
+    def _cpu(self) -> tuple[float, float]:
+        return seconds_of(self.worker.pid), sum(map(seconds_of, self._services))
+
+    def close(self) -> None:
+        """End the worker."""
+        self.worker.close()
+
+
+class Durable(Side):
+    """Our runs."""
+
+    def __init__(self, worker: Worker, services: tuple[int, ...], engine: Engine, database_url: str) -> None:
+        super().__init__(worker, services)
+        self._engine = engine
+        self._look = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True, row_factory=tuple_row)
+
+    def enqueue(self, length: int) -> None:
+        """One run."""
+        self._engine.enqueue(name_of(length), {"n": length})
+
+    def finished(self) -> int:
+        """Runs that succeeded; there is nothing that could fail."""
+        found = self._look.execute("SELECT count(*) FROM runs WHERE status = 'succeeded'").fetchone()
+        assert found is not None
+        return int(found[0])
+
+    def close(self) -> None:
+        """End the worker, give back connections."""
+        super().close()
+        self._look.close()
+        self._engine.close()
+
+
+class Bare(Side):
+    """Chains of Celery; ``link`` names what is passed on: ``"number"`` or ``"kilobyte"``."""
+
+    def __init__(self, worker: Worker, services: tuple[int, ...], client: Redis, url: str) -> None:
+        super().__init__(worker, services)
+        self.link = "number"
+        self._client = client
+        self._sender = application(url)
+
+    def enqueue(self, length: int) -> None:
+        """One chain."""
+        chain_of(self._sender, length, self.link).apply_async()
+
+    def finished(self) -> int:
+        """Chains whose last link was called."""
+        counted: Any = self._client.get(DONE)
+        return int(counted or 0)
+
+    def passing(self, link: str) -> Bare:
+        """This side with that link from now on."""
+        self.link = link
+        return self
+
+    def close(self) -> None:
+        """End the worker, give back connections."""
+        super().close()
+        self._client.close()
+        self._sender.close()
+
+
+def engine_of(database_url: str, broker_url: str, **settings: Any) -> Engine:
+    """An engine for enqueuing from this process."""
+    return Engine("bench", PIPELINES, database_url=database_url, broker_url=broker_url, **settings)
