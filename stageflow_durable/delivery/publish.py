@@ -44,6 +44,8 @@ class CeleryPublisher:
         options: dict[str, Any] = {"producer": producer, "retry": True, "retry_policy": _RETRY, "ignore_result": True}
         if delay:
             options["countdown"] = delay
+        # Else Celery makes its own of every argument, at every message.
+        options |= {"argsrepr": f"({nudge.run_id!r}, {nudge.strand!r})", "kwargsrepr": "{}"}
         links = self.compile(nudge)
         (links[0] if len(links) == 1 else chain(*links)).apply_async(**options)
 

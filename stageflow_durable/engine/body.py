@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from stageflow_durable.engine.memory import Memory
@@ -88,6 +89,14 @@ def undo_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, outco
 
 def is_async(runner: Runner) -> bool:
     """Whether a runner is ``async def``, or an object whose call is."""
+    try:
+        return _known_async(runner)
+    except TypeError:  # an object that cannot be a key of the cache
+        return _known_async.__wrapped__(runner)
+
+
+@lru_cache(maxsize=4096)
+def _known_async(runner: Runner) -> bool:
     return inspect.iscoroutinefunction(runner) or inspect.iscoroutinefunction(type(runner).__call__)
 
 

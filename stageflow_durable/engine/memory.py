@@ -32,7 +32,10 @@ class Memory:
         ancestors = work.plan.ancestors[work.stage]
         if not ancestors <= self._outputs.keys() | self._skipped:
             self._read(work.run.id)
-        known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
+        if len(ancestors) == len(self._outputs) + len(self._skipped):  # the usual line of stages: all of it, in order
+            known = dict(self._outputs)
+        else:
+            known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
         return ContextSnapshot(
             work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors)
         )

@@ -257,6 +257,13 @@ def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
 
 
 @lru_cache(maxsize=2)
+def outputs(is_sqlite: bool) -> Statement:
+    """What the stages of a run saved: name and encoded text, in the order of their commits."""
+    found = select(checkpoints.c.stage, checkpoints.c.delta).where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
+    return Statement(found, is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
 def look(is_sqlite: bool) -> Statement:
     """A run and one of its strands, unlocked; columns of ``runs``, then of ``strands``."""
     joined = runs.join(strands, strands.c.run == runs.c.id)

@@ -69,6 +69,10 @@ class Shortcut:
             made = bool(self._driver.run(fast.create_on_postgresql(), given).rowcount)
         return Created(new.id, False, first_nudges(new)) if made else None
 
+    def outputs(self, run_id: str) -> dict[str, str | None]:
+        """Encoded outputs by stage; None for a skipped one."""
+        return dict(self._driver.run(fast.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall())
+
     # --- begin ------------------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | None:

@@ -205,6 +205,8 @@ class Store:
 
     def outputs(self, run_id: str) -> dict[str, str | None]:
         """Encoded outputs by stage."""
+        if self._shortcut is not None:
+            return self._shortcut.outputs(run_id)
         return self._see(lambda c: views.outputs(c, run_id))
 
     def phase(self, run_id: str) -> Phase | None:
