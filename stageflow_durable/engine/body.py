@@ -26,6 +26,11 @@ from stageflow_durable.state.views import moment
 
 _loops = threading.local()
 
+ERRORS = (Exception, StageTimeout, asyncio.CancelledError)
+"""What a body's end by an exception looks like: nothing of ours cancels its coroutine, so a cancellation is the
+body's.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Called:
@@ -102,17 +107,10 @@ def _known_async(runner: Runner) -> bool:
 
 def call(runner: Runner, ctx: Any, timeout: float | None) -> Any:
     """Call it and wait for its end, bounded by ``timeout`` seconds."""
-    if not is_async(runner):
-        with bounded(timeout):
-            answer = runner(ctx)
-        return _awaited(answer, timeout) if inspect.isawaitable(answer) else answer
-    return _awaited(runner(ctx), timeout)
-
-
-def _awaited(awaitable: Any, timeout: float | None) -> Any:
-    # The process-ending bound holds for a coroutine that blocks its loop as well.
-    with bounded(None if timeout is None else timeout + 1.0):
-        return _runner().run(_limited(awaitable, timeout))
+    # A coroutine is stopped by its loop; the alarm, a little later, is for one that blocks the loop.
+    with bounded(timeout, late=1.0 if is_async(runner) else 0.0):
+        answer = runner(ctx)
+        return _runner().run(_limited(answer, timeout)) if inspect.isawaitable(answer) else answer
 
 
 async def _limited(awaitable: Any, timeout: float | None) -> Any:
@@ -148,7 +146,7 @@ def run_stage(
     try:
         with closing(services):
             return Called(call(runner, ctx, timeout))
-    except (Exception, StageTimeout) as error:  # noqa: BLE001  # as above
+    except ERRORS as error:
         return Called(error=error)
 
 

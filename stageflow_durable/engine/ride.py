@@ -14,7 +14,7 @@ from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, raised, returned, text_of
 from stageflow_durable.engine.services import Services
-from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
+from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.errors import (
     IdempotencyConflict,
     IdempotencyParamMismatch,
@@ -29,7 +29,7 @@ from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import StageSpec
-from stageflow_durable.model.status import AttemptState, Cause
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.state.begin import Taker
@@ -148,35 +148,46 @@ class Rider:
                 left.clear()
         return Rode(tuple(left), None, stages)
 
-    # --- a stage ----------------------------------------------------------------------------------------------------
+    # --- a stage ------------------------------------------------------------------------------------------------------
 
     def _stage(self, work: Work, memory: Memory, go_on: bool) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
         services = Services(self._store, work, is_async=body.is_async(spec.runner))
         policy = spec.retry or pipeline.retry or self._retry
-        history = self._history(work)
+        began = self._world.clock.monotonic()
         try:
             ctx = body.stage_context(work, pipeline, memory, services)
             key = self._business_key(work, spec, ctx)
-        except Exception as error:  # noqa: BLE001  # the definition or the stored input does not fit: the body was never called
-            return self._save(
-                work, memory, raised(error, policy, history, self._world.draw, called=False), services, None, go_on
-            )
-        found = None if key is None else self._claim(work, key, services, policy)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # a slip of a deploy must not refund every customer: a person looks
+            return self._save(work, memory, _misfit(error), services, None, go_on)
+        found = None if key is None else self._claim(work, key, services)
         if isinstance(found, Waiting | Done | Fenced):
             return found
         if isinstance(found, Succeeded | Over):
             return self._save(work, memory, found, services, None, go_on)
         called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
+        history = self._history(work, began)
         outcome = self._outcome(called, policy, history)
-        ending = self._save(work, memory, outcome, services, key, go_on)
+        try:
+            ending = self._save(work, memory, outcome, services, key, go_on)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # what the body wrote through its session does not fit: the stage's own error
+            if services.holder is None:
+                raise
+            outcome = raised(error, policy, history, self._world.draw)
+            ending = self._save(work, memory, outcome, services, key, go_on)
         if self._interceptors and not isinstance(ending, Fenced):
             body.observe(self._interceptors, ctx, called, _as_output(called.value), self._store)
         return ending
 
-    def _history(self, work: Work) -> History:
-        return History(work.tries, work.delay, max(0.0, work.began_at - work.first_at), self._world.clock.time())
+    def _history(self, work: Work, began: float) -> History:
+        """``began``: when this attempt did, by this process's clock; its own time counts towards ``retry_for``."""
+        elapsed = max(0.0, work.began_at - work.first_at) + self._world.clock.monotonic() - began
+        return History(work.tries, work.delay, elapsed, self._world.clock.time())
 
     def _outcome(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
         if isinstance(called.error, StageCancelled):
@@ -229,7 +240,7 @@ class Rider:
             ),
         )
 
-    # --- business keys ----------------------------------------------------------------------------------------------
+    # --- business keys ------------------------------------------------------------------------------------------------
 
     def _business_key(self, work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
         if spec.key is None:
@@ -241,7 +252,7 @@ class Rider:
         scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
         return BusinessKey(scope, key, fingerprint(params), encode(params), spec.key_ttl)
 
-    def _claim(self, work: Work, key: BusinessKey, services: Services, policy: RetryPolicy) -> Any:
+    def _claim(self, work: Work, key: BusinessKey, services: Services) -> Any:
         """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal."""
         answer = self._store.claim_key(work, key)
         if isinstance(answer, Claimed):
@@ -269,26 +280,29 @@ class Rider:
         facts = None if run_id is None else self._store.facts(run_id)
         return facts is not None and facts.finished_at is not None and facts.park_reason is None
 
-    # --- an undo ----------------------------------------------------------------------------------------------------
+    # --- an undo ------------------------------------------------------------------------------------------------------
 
     def _undo(self, work: Work, memory: Memory, go_on: bool) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
-        spec = pipeline.by_name[work.stage]
-        undo_policy = spec.compensate.retry if spec.compensate is not None else None
-        policy = undo_policy or pipeline.retry or self._retry
-        history, key = self._history(work), None
+        spec = pipeline.by_name.get(work.stage)
+        undo = None if spec is None else spec.compensate
+        policy = (None if undo is None else undo.retry) or pipeline.retry or self._retry
+        key, began = None, self._world.clock.monotonic()
         try:
-            if spec.compensate is None:
+            if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
             ctx = body.undo_context(work, pipeline, memory, outcome)
             key = self._business_key(
                 work, spec, body.stage_context(work, pipeline, memory, Services(self._store, work, is_async=False))
             )
-            answer = body.call(spec.compensate.action, ctx, spec.timeout)
-            ended = returned(answer, policy, history, self._world.draw)
-        except (Exception, StageTimeout) as error:  # noqa: BLE001  # whatever the undo raised gets decided upon
-            ended = raised(error, policy, history, self._world.draw)
+            answer = body.call(undo.action, ctx, spec.timeout)
+            said = answer if isinstance(answer, StageOutput) else None  # what else an undo returns is nobody's
+            ended = returned(said, policy, self._history(work, began), self._world.draw)
+        except StoreUnavailable:
+            raise
+        except body.ERRORS as error:
+            ended = raised(error, policy, self._history(work, began), self._world.draw)
         return self._save_undo(work, ended, key, go_on)
 
     def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: bool) -> Ending:
@@ -298,7 +312,7 @@ class Rider:
             return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn))
         return self._commit(work, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on))
 
-    # --- committing -------------------------------------------------------------------------------------------------
+    # --- committing ---------------------------------------------------------------------------------------------------
 
     def _commit(self, work: Work, save: Callable[[], T], *, alone: bool = False) -> T | Done:
         """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its
@@ -311,14 +325,26 @@ class Rider:
                 found = self._store.recall(work) if asked else False
                 if found is not False:
                     return Done(granted=found) if isinstance(found, Work) else Done()
+                if asked and alone:
+                    # A body's own session died with its connection: the body has to run again.
+                    raise SessionLost(f"run {work.run.id}: the session of stage {work.stage} was lost; it runs again")
                 return save()
+            except SessionLost:
+                raise
             except StoreUnavailable:
-                # A body's own session died with its connection: the row decides, and the body runs again.
-                if alone or self._world.clock.monotonic() > until:
+                if self._world.clock.monotonic() > until:
                     raise
                 asked = True
                 self._world.clock.sleep(pause)
                 pause = min(1.0, pause * 2)
+
+
+class SessionLost(StoreUnavailable):
+    """A stage's own transaction was lost with its connection."""
+
+
+def _misfit(error: Exception) -> Over:
+    return Over(Failure(text_of(error), Category.BUG, doubt=False), park=ParkReason.BUG)
 
 
 def _as_output(value: Any) -> StageOutput:

@@ -24,9 +24,9 @@ class StageTimeout(BaseException):
 
 
 @contextmanager
-def bounded(seconds: float | None) -> Iterator[None]:
-    """Bound a synchronous body. In a thread other than the main one only the process's end after the grace is
-    available.
+def bounded(seconds: float | None, *, late: float = 0.0) -> Iterator[None]:
+    """Bound a body: the exception comes ``late`` seconds after its time, the process's end :data:`GRACE_SECONDS` after
+    it. In a thread other than the main one only the end of the process is available.
     """
     if seconds is None:
         yield
@@ -36,7 +36,7 @@ def bounded(seconds: float | None) -> Iterator[None]:
     # By number: a worker's sys.stderr is a logger, which has no file.
     faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=STDERR)
     if in_main:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds + late)
     try:
         yield
     finally:

@@ -70,20 +70,28 @@ def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
     plan = taker.plans.get(run.facts.pipeline)
     if plan is not None and plan.digest == run.facts.definition:
         return None
+    if plan is not None and row.direction == Phase.BACKWARD:
+        return _fit_to_undo(run, row, plan)
     why = "not registered here" if plan is None else _mismatch(run, plan)
     if plan is not None and why is None:
         run.change(definition=plan.digest, version=plan.version)
         run.emit("run.migrated", definition=plan.digest, version=plan.version)
         return None
     # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
-    if (
-        plan is None
-        or definitions.newest(run.connection, run.facts.pipeline) != plan.digest
-        or row.direction == Phase.BACKWARD
-    ):
+    if plan is None or definitions.newest(run.connection, run.facts.pipeline) != plan.digest:
         return _hand_back(run, row)
     drain(run, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
     return Refused(Refusal.PARKED)
+
+
+def _fit_to_undo(run: LockedRun, row: StrandRow, plan: Plan) -> Refused | None:
+    """An undo needs no more than its stage's undo; where the newest definition has none either, it fails for a
+    person.
+    """
+    known = plan.by_name.get(row.stage)
+    has_undo = known is not None and known.undo is not None
+    newest = definitions.newest(run.connection, run.facts.pipeline) == plan.digest
+    return None if has_undo or newest else _hand_back(run, row)
 
 
 def _mismatch(run: LockedRun, plan: Plan) -> str | None:

@@ -260,8 +260,10 @@ def _come_to_rest(run: LockedRun, work: Work) -> Done:
 
 
 def _settled(run: LockedRun) -> Done:
-    if len(strands.finished(run.connection, run.id)) == len(run.plan.stages):
-        end(run, RunStatus.SUCCEEDED)  # everything was done before the stop could take hold: there is nothing to undo
+    wanted_back = run.facts.cause is Cause.OPERATOR  # a person asked for the undo, not only for a stop
+    if not wanted_back and len(strands.finished(run.connection, run.id)) == len(run.plan.stages):
+        run.change(cause=None, error=None, error_stage=None)
+        end(run, RunStatus.SUCCEEDED)  # everything was done before the stop could take hold
         return Done(ended=True)
     nudges = settle(run)
     return Done(nudges=nudges, ended=run.facts.phase is Phase.SETTLED)

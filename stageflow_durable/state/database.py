@@ -38,6 +38,11 @@ class Database:
         self._pid = 0
 
     @property
+    def clock(self) -> Callable[[], float]:
+        """SQLite's clock: seconds since the epoch."""
+        return self._clock
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether this is SQLite."""
         return self.url.get_backend_name() == "sqlite"

@@ -30,7 +30,8 @@ class Statement:
     __slots__ = ("_defaults", "sql")
 
     def __init__(self, element: Any, *, is_sqlite: bool) -> None:
-        dialect = sqlite.dialect(paramstyle="named") if is_sqlite else postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
+        made: Any = sqlite.dialect if is_sqlite else postgresql.dialect  # their constructors have no types
+        dialect = made(paramstyle="named" if is_sqlite else "pyformat")
         compiled = element.compile(dialect=dialect)
         self.sql = str(compiled)
         self._defaults = dict(compiled.params)
@@ -97,6 +98,8 @@ class Driver:
         """The database's time, estimated from an offset that is measured now and then; for records, never to decide
         about leases.
         """
+        if self.is_sqlite:
+            return self._database.clock()
         read_at, offset = getattr(self._local, "clock", (float("-inf"), 0.0))
         here = time.monotonic()
         if here - read_at > CLOCK_SECONDS:

@@ -46,7 +46,7 @@ class LockedRun:
         """The plan stored with the run."""
         return plan_of(self.connection, self.facts.definition)
 
-    def emit(self, kind: str, **data: Any) -> None:
+    def emit(self, kind: str, /, **data: Any) -> None:
         """Append an event to the run's chain."""
         event = seal(self._audit_key, self.id, self.facts.seq + 1, kind, self.clock, encode(data), self.facts.head)
         self._events.append(event)

@@ -15,7 +15,7 @@ from stageflow_durable.state import strands
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import insert_for
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import drain, nudge_of, settle, undo_ended
+from stageflow_durable.state.settlement import drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
 
@@ -136,7 +136,7 @@ def take(
     if owner is None or owner.dead_at is None:
         return None
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
-    strands.lose_attempt(connection, row, run.clock, run.clock if owner.confirmed else run.clock + grace, why)
+    strands.lose_attempt(connection, row, run.clock, None if owner.confirmed else grace, why)
     strands.change(
         connection,
         run.id,
@@ -164,7 +164,10 @@ def take(
 def _redo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tuple[Nudge, ...]:
     planned = run.plan.by_name[row.stage]
     if run.facts.phase is not Phase.FORWARD:
-        return settle(run)
+        doubtful_pivot = ParkReason.UNKNOWN if planned.pivot else None
+        return drain(
+            run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=doubtful_pivot
+        )
     if planned.on_unknown == "park":
         return drain(
             run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=ParkReason.UNKNOWN

@@ -19,8 +19,8 @@ def drain(
 ) -> tuple[Nudge, ...]:
     """Stop the run: nothing begins any more, what waits comes to rest; settle when nothing runs.
 
-    The first trigger wins; a later one is a no-op, except that parking never turns an undo that was already asked for
-    into a halt.
+    The first trigger wins and a later one is a no-op, except a pivot in doubt: whatever else was asked for, only a
+    person can say whether the point of no return was passed.
     """
     if run.facts.phase is Phase.FORWARD:
         run.change(
@@ -32,6 +32,8 @@ def drain(
             park_reason=park,
         )
         run.emit("run.stopping", cause=cause, stage=stage, error=error, park_reason=park)
+    elif run.facts.phase is Phase.DRAINING and park is ParkReason.UNKNOWN:
+        run.change(park_reason=park, error=error, error_stage=stage)
     strands.rest_idle(run.connection, run.id)
     return settle(run)
 

@@ -155,8 +155,11 @@ def end_attempt(
     )
 
 
-def lose_attempt(connection: Connection, strand: StrandRow, at: float, kill_by: float, error: str) -> None:
-    """Close the attempt of a dead owner: nobody knows how it ended."""
+def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for: float | None, error: str) -> None:
+    """Close the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still act,
+    where its process was not seen to end.
+    """
+    until = at if acts_for is None else func.coalesce(attempts.c.kill_by, at + acts_for)
     lost = and_(_attempts_of(strand.run, strand.stage, strand.direction), attempts.c.n == strand.attempt)
     connection.execute(
         update(attempts)
@@ -166,7 +169,7 @@ def lose_attempt(connection: Connection, strand: StrandRow, at: float, kill_by: 
             ended_at=at,
             doubt=True,
             error=error,
-            kill_by=func.coalesce(attempts.c.kill_by, kill_by),
+            kill_by=until,
         )
     )
 
