@@ -18,13 +18,22 @@ LOOK_SECONDS = 0.2
 """How often the parent looks whether a child is gone."""
 
 
+NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
+"""What kombu and Celery raise over something on a queue that is no message of theirs."""
+
+
 class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged.
+    """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged, and garbage.
 
     Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost
     connection asks it for its parameters once more, and so does acknowledging a message that came over it. What either
     was to release is gone with the connection; the broker delivers the message again, and the rows drop it.
+    It ends as well over what it cannot read, which then goes back to the queue and ends the next worker.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read, self.loop = self.loop, self._read_on
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Go on to reconnecting, whatever closing the lost connection raises."""
@@ -37,6 +46,26 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     def call_soon_ack(self, p: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
         """Acknowledge or reject; for a message whose connection was lost meanwhile there is nobody to tell."""
         return super().call_soon_ack(_unless_gone(p), *args, **kwargs)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        """What takes a message; one that cannot be read is refused. Was it one of ours, the sweep sends it again."""
+        take = super().create_task_handler(*args, **kwargs)
+
+        def take_or_refuse(message: Any) -> None:
+            try:
+                take(message)
+            except NO_MESSAGE:
+                log.exception("refused a message that cannot be read")
+                message.reject_log_error(log, self.connection_errors)
+
+        return take_or_refuse
+
+    def _read_on(self, *args: Any) -> None:
+        try:
+            self._read(*args)
+        except NO_MESSAGE as error:
+            log.exception("what came from the broker is no message; reading on over a new connection")
+            raise ConnectionResetError(f"unreadable: {type(error).__name__}: {error}") from error
 
 
 def _unless_gone(tell: Callable[..., object]) -> Callable[..., None]:
