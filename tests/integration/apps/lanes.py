@@ -1,0 +1,27 @@
+"""The worker application of the engine's integration tests: lines of scripted stages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow_durable import Engine, Pipeline, RetryPolicy
+from tests.integration.apps.script import body, undo
+
+SOON = RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=0.2, jitter="none")
+
+
+def line(name: str, length: int, retry: RetryPolicy = SOON) -> Pipeline[Any, Any]:
+    """Stages s1, s2, … in a row, each with an undo."""
+    pipeline: Pipeline[Any, Any] = Pipeline(name, retry=retry)
+    for number in range(1, length + 1):
+        pipeline = pipeline.stage(f"s{number}", body, compensate=undo)
+    return pipeline
+
+
+TEN = line("ten", 10)
+THREE = line("three", 3)
+ONE = line("one", 1)
+PIPELINES = (TEN, THREE, ONE)
+
+engine = Engine("lanes", PIPELINES)
+celery_app = engine.celery_app

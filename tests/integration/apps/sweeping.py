@@ -1,0 +1,16 @@
+"""A process that does nothing but sweep until its gate opens: ``python -m tests.integration.apps.sweeping GATE``."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.integration.apps.lanes import engine
+from tests.integration.apps.ledger import Ledger
+
+if __name__ == "__main__":
+    sweeps = 0
+    while not Ledger.here().is_open(sys.argv[1]):
+        report = engine.sweep()
+        assert not report.problems, report.problems
+        sweeps += 1
+    print(sweeps)

@@ -1,0 +1,77 @@
+"""Messages that are delivered more than once: a ride is never doubled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tests.integration.engine.claims import doubled, is_whole
+from tests.integration.engine.pairs import POSTGRES_REDIS, on
+from tests.integration.engine.site import Site, Worker
+
+pytestmark = [pytest.mark.process, on(POSTGRES_REDIS)]
+
+
+def test_a_first_link_that_comes_again_during_its_ride_opens_no_second_lane(bare_site: Site) -> None:
+    run = bare_site.client(queue="ride").enqueue("three", {"hold": {"s2": "ride"}})
+    original = front(bare_site, "ride")
+    workers = [bare_site.worker(queue="ride"), bare_site.worker(queue="ride", redis_url="off")]
+    bare_site.running(run, "s2")
+    for worker in workers:
+        bare_site.ready(worker)
+    push(bare_site, "ride", *[original, redelivered(original)] * 5)
+    bare_site.until(lambda: carried(workers) == 10, "duplicates are carried and dropped, the ride goes on")
+    bare_site.ledger.open("ride")
+    bare_site.at_rest([run])
+    push(bare_site, "ride", original, redelivered(original))
+    bare_site.until(lambda: carried(workers) == 13, "messages of a finished run are dropped")
+    is_whole(bare_site, run, 3)
+    assert doubled(bare_site, [run]) == {}
+    assert [event["stage"] for event in bare_site.history(run, "stage.begun")] == ["s1", "s2", "s3"]
+    bare_site.forget(*workers)
+
+
+def test_a_stage_that_outlasts_the_visibility_timeout_is_not_run_twice(bare_site: Site) -> None:
+    short: dict[str, Any] = {"queue": "short", "visibility_timeout": 3, "in_place_seconds": 1, "short_delay_seconds": 1}
+    workers = [bare_site.worker(**short), bare_site.worker(**short)]
+    run = bare_site.client(**short).enqueue("three", {"hold": {"s2": "short"}})
+    bare_site.running(run, "s2")
+    bare_site.until(
+        lambda: sum(worker.log().count("received") for worker in workers) > 1,
+        "the message is delivered again",
+        within=20,
+    )
+    bare_site.ledger.open("short")
+    bare_site.at_rest([run])
+    is_whole(bare_site, run, 3)
+    assert doubled(bare_site, [run]) == {}
+    bare_site.forget(*workers)
+
+
+def carried(workers: Iterable[Worker]) -> int:
+    """How many messages the workers are done with."""
+    return sum(worker.log().count(" succeeded in ") for worker in workers)
+
+
+def front(site: Site, queue: str) -> bytes:
+    """The only message of the queue."""
+    with site.broker.client(site.number) as client:
+        found: list[bytes] = list(client.lrange(queue, 0, -1))
+    assert len(found) == 1
+    return found[0]
+
+
+def push(site: Site, queue: str, *messages: bytes) -> None:
+    with site.broker.client(site.number) as client:
+        client.lpush(queue, *messages)
+
+
+def redelivered(message: bytes) -> bytes:
+    """The message as kombu puts it back after a visibility timeout."""
+    body = json.loads(message)
+    body["headers"]["redelivered"] = True
+    body["properties"]["delivery_info"]["redelivered"] = True
+    return json.dumps(body).encode()
