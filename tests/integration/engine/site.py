@@ -153,7 +153,7 @@ class Site:
             worker.kill()
             self.workers.remove(worker)
 
-    # --- waiting ---------------------------------------------------------------------------------------------------------
+    # --- waiting ---------------------------------------------------------------------------------------------
 
     def until(self, check: Callable[[], object], what: str, *, within: float = 30.0, every: float = 0.05) -> None:
         """Wait for ``check()``; a failure shows the workers' logs."""
@@ -196,7 +196,7 @@ class Site:
             within=within,
         )
 
-    # --- looking ---------------------------------------------------------------------------------------------------------
+    # --- looking ---------------------------------------------------------------------------------------------
 
     def messages(self, queue: str = "stageflow") -> int:
         """How many messages wait in the broker."""
