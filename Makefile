@@ -1,7 +1,7 @@
 # `make` prints what there is. Every target makes .venv first and installs into it when pyproject.toml has changed.
 #
 #   make test ARGS="tests/unit -k saga"     what to run, and how
-#   make test JOBS=2                        on two processes, each with services of its own
+#   make test JOBS=                         in one process; by default two, each with services of its own
 #   make PYTHON=python3.13 setup            another Python
 
 SHELL := /bin/bash
@@ -13,7 +13,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := all,dev
 ARGS ?=
-JOBS ?=
+JOBS ?= 2
 # Compose: the plugin, or the older program of its own.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 SOURCES = $(wildcard stageflow_durable workers tests)
@@ -41,7 +41,7 @@ run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops
 
 .PHONY: test
 test: $(STAMP) ## Every test, in one go
-	@$(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup) $(ARGS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup) $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Only the tests that kill processes and services

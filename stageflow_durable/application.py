@@ -4,8 +4,8 @@ with.
 
 from __future__ import annotations
 
-import asyncio
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -25,6 +25,7 @@ from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import UNSAID, Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.twins import EngineTwins
 from stageflow_durable.errors import ConfigurationError, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
@@ -37,7 +38,7 @@ from stageflow_durable.state.store import Store
 OnError = Literal["raise", "collect"]
 
 
-class Engine:
+class Engine(EngineTwins):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application
@@ -70,6 +71,7 @@ class Engine:
         self._interceptors = in_order(get_default_interceptors() if interceptors is None else interceptors)
         self._world = world or system_world()
         self._process: Process | None = None
+        self._starting = threading.Lock()
         self._registered_in = 0
         self.celery_app = (
             celery_app
@@ -290,12 +292,6 @@ class Engine:
         """One recovery sweep; what the beat task calls."""
         return self.operations.sweep()
 
-    # --- for async callers: the same, off the event loop ------------------------------------------------------------
-
-    async def aenqueue(self, pipeline: str | Pipeline[Any, Any], input: Any, **options: Any) -> RunHandle:
-        """:meth:`enqueue` for async callers."""
-        return await asyncio.to_thread(self.enqueue, pipeline, input, **options)
-
     # --- workers ----------------------------------------------------------------------------------------------------
 
     def worker_settings(self) -> dict[str, Any]:
@@ -306,20 +302,25 @@ class Engine:
 
     def _working(self) -> Process:
         """This process as a worker, made at its first message (or at the start of a pool's child)."""
-        if self._process is None or self._process.pid != os.getpid():
-            self._ready()
-            self._process = Process(
-                self.store,
-                self.publisher,
-                self.pipelines,
-                self.settings,
-                self._world,
-                redis_url=self.urls.redis_url,
-                retry=self._retry,
-                interceptors=self._interceptors,
-            )
-            self._process.start()
-        return self._process
+        with self._starting:
+            if self._process is None or self._process.pid != os.getpid():
+                self._process = self._start_working()
+            return self._process
+
+    def _start_working(self) -> Process:
+        self.store.register([pipeline.plan for pipeline in self.pipelines.values()], boot_id())
+        process = Process(
+            self.store,
+            self.publisher,
+            self.pipelines,
+            self.settings,
+            self._world,
+            redis_url=self.urls.redis_url,
+            retry=self._retry,
+            interceptors=self._interceptors,
+        )
+        process.start()
+        return process
 
     def child_started(self) -> None:
         """A pool's child begins: join as an owner before the first message."""

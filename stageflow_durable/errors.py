@@ -109,7 +109,7 @@ class UnsavableValue(Terminal):
         super().__init__(f"{path}: {kind} cannot be saved" + (f"; {hint}" if hint else ""))
 
 
-# --- idempotency ----------------------------------------------------------------------------------------------------
+# --- idempotency ------------------------------------------------------------------------------------------------------
 
 
 class InvalidKey(Terminal):
@@ -144,7 +144,7 @@ class FenceLost(Conflict):
     """A write by an owner whose lease was taken over; nothing was written."""
 
 
-# --- operators ------------------------------------------------------------------------------------------------------
+# --- operators --------------------------------------------------------------------------------------------------------
 
 
 class OperatorConflict(Conflict):
@@ -165,11 +165,15 @@ class NotAllowed(Terminal):
         super().__init__(f"{verb} of run {run_id} refused: {why}")
 
 
-# --- dependencies ---------------------------------------------------------------------------------------------------
+# --- dependencies -----------------------------------------------------------------------------------------------------
 
 
 class StoreUnavailable(Retryable):
     """The database did not answer in bounded time; nothing was accepted."""
+
+
+class RunBusy(StoreUnavailable):
+    """Another transaction holds the row for longer than is waited; the same call may succeed later."""
 
 
 class BrokerUnavailable(Retryable):
@@ -180,7 +184,7 @@ class SchemaBehind(Terminal):
     """The database's schema is not the one this version needs: run ``stageflow db upgrade``."""
 
 
-# --- results --------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 class RunError(StageflowError):

@@ -95,7 +95,7 @@ def _enum(value: dict[str, Any]) -> object:
     return restore(value[ENUM_NAME], value[PAYLOAD])
 
 
-def _clock(kind: type[datetime] | type[time]) -> Callable[[str], object]:
+def _clock(kind: type[datetime | time]) -> Callable[[str], object]:
     return lambda payload: kind.fromisoformat(payload.removesuffix(FOLD)).replace(fold=payload.endswith(FOLD))
 
 

@@ -33,7 +33,8 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._read, self.loop = self.loop, self._read_on
+        self._read: Any = self.loop
+        self.loop: Any = self._read_on
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Go on to reconnecting, whatever closing the lost connection raises."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stageflow_durable.clock import World
@@ -48,18 +50,18 @@ class Process:
         self._gate = NudgeGate(redis_url)
         self._token = f"{boot_id()}-{self.pid}"
         self._gate_ms = int(settings.lease_seconds * 1000)
-        self._owner = Owner(store, boot_id(), settings.lease_seconds, world.clock)
+        self._local = threading.local()
+        self._owners: list[Owner] = []
+        self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock)
         self._sweep_seconds = settings.sweep_seconds
+        patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
         self._sweeper = Sweeper(
-            store,
-            publisher,
-            Patience(settings.lease_seconds, max_lost=settings.max_recoveries),
-            lambda: self._owner.may_judge,
+            store, publisher, patience, lambda: all(owner.may_judge for owner in tuple(self._owners))
         )
-        self._rider = Rider(
+        self._make_rider = partial(
+            Rider,
             store,
-            self._owner,
-            pipelines,
+            pipelines=pipelines,
             world=world,
             retry=retry,
             interceptors=interceptors,
@@ -68,12 +70,27 @@ class Process:
             publish=self.publish,
         )
         self._pulses = (
-            Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._owner.beat),
+            Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat),
             Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn),
         )
 
+    def _rider(self) -> Rider:
+        """This thread's: what one thread holds must not end with another's mishap. A prefork child has one."""
+        rider: Rider | None = getattr(self._local, "rider", None)
+        if rider is None:
+            owner = self._make_owner()
+            self._owners.append(owner)
+            rider = self._local.rider = self._make_rider(owner=owner)
+        return rider
+
+    def _beat(self) -> None:
+        for owner in tuple(self._owners):
+            owner.beat()
+
     def start(self) -> None:
-        """Begin to beat and to sweep."""
+        """Join as an owner (raises StoreUnavailable), begin to beat and to sweep."""
+        self._rider()
+        self._owners[0].join()
         for pulse in self._pulses:
             pulse.ensure()
 
@@ -81,7 +98,8 @@ class Process:
         """Tell the others that this process ends."""
         for pulse in self._pulses:
             pulse.stop()
-        self._owner.retire()
+        for owner in self._owners:
+            owner.retire()
 
     def first(self, key: str) -> bool:
         """Whether this message is not a duplicate of one that was just taken."""
@@ -91,7 +109,7 @@ class Process:
         """Carry a nudge."""
         inside_stage.run = nudge.run_id
         try:
-            return self._rider.ride(nudge)
+            return self._rider().ride(nudge)
         finally:
             inside_stage.run = None
 

@@ -13,7 +13,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.work import Nudge, Waiting
 
 AWAY_SECONDS = 2.0
-"""How long a nudge waits when the database is away."""
+"""How long a nudge waits when the database is away, or not yet upgraded."""
 
 
 def register(app: Celery, process: Callable[[], Any]) -> None:
@@ -23,7 +23,11 @@ def register(app: Celery, process: Callable[[], Any]) -> None:
 
     @app.task(name=ADVANCE, bind=True, **TASK_OPTIONS)  # type: ignore[untyped-decorator]  # Celery has no types
     def advance(task: Task, run_id: str, strand: str, gen: int, mark: str) -> None:
-        carry(task, process(), run_id, strand, gen, mark)
+        try:
+            ready = process()
+        except StoreUnavailable as error:
+            raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
+        carry(task, ready, run_id, strand, gen, mark)
 
     @app.task(name=SWEEP, **{**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False})  # type: ignore[untyped-decorator]  # as above
     def sweep() -> None:

@@ -57,19 +57,24 @@ class Acceptor:
     def accept_many(
         self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *, collect: bool
     ) -> list[Created | StageflowError]:
-        """Record many; refused ones are raised at once before anything is recorded, or (``collect``) returned in their
-        place.
+        """Record many. ``collect``: refused ones are returned in their places. Else the first that does not validate is
+        raised before anything is recorded; one whose key has other parameters is raised when it is met, and those
+        recorded before it are delivered.
         """
         prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
-        free = [new for new in prepared if isinstance(new, NewRun) and new.key is None]
-        together = dict(zip([new.id for new in free], self._store.create_many(free) if free else [], strict=True))
-        answers: list[Created | StageflowError] = [
-            new if isinstance(new, StageflowError) else together.get(new.id) or self._one(new, collect)
-            for new in prepared
-        ]
-        made = [answer for answer in answers if isinstance(answer, Created)]
-        publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
-        return answers
+        answers: dict[int, Created | StageflowError] = {}
+        try:
+            for place, new in enumerate(prepared):
+                if isinstance(new, StageflowError):
+                    answers[place] = new
+                elif new.key is not None:
+                    answers[place] = self._one(new, collect)
+            free = {place: new for place, new in enumerate(prepared) if isinstance(new, NewRun) and new.key is None}
+            answers |= zip(free, self._store.create_many(list(free.values())) if free else [], strict=True)
+        finally:
+            made = [answer for answer in answers.values() if isinstance(answer, Created)]
+            publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
+        return [answers[place] for place in range(len(prepared))]
 
     def _prepared(self, pipeline: Pipeline[Any, Any], submission: Submission, collect: bool) -> NewRun | StageflowError:
         try:
@@ -111,7 +116,7 @@ class Acceptor:
         if deadline is None:
             return None
         if isinstance(deadline, timedelta):
-            return self._clock.time() + deadline.total_seconds()
+            return self._store.clock() + deadline.total_seconds()
         if deadline.tzinfo is None:
             raise InvalidInput(
                 "enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"]

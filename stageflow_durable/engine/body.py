@@ -5,7 +5,9 @@ them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import logging
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,6 +18,7 @@ from typing import Any
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.services import Services, validated
 from stageflow_durable.engine.timeout import StageTimeout, bounded
+from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.pipeline import Pipeline
@@ -24,6 +27,7 @@ from stageflow_durable.model.work import Work
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import moment
 
+log = logging.getLogger("stageflow.body")
 _loops = threading.local()
 
 ERRORS = (Exception, StageTimeout, asyncio.CancelledError)
@@ -110,7 +114,18 @@ def call(runner: Runner, ctx: Any, timeout: float | None) -> Any:
     # A coroutine is stopped by its loop; the alarm, a little later, is for one that blocks the loop.
     with bounded(timeout, late=1.0 if is_async(runner) else 0.0):
         answer = runner(ctx)
-        return _runner().run(_limited(answer, timeout)) if inspect.isawaitable(answer) else answer
+        return _awaited(answer, timeout) if inspect.isawaitable(answer) else answer
+
+
+def _awaited(awaitable: Any, timeout: float | None) -> Any:
+    try:
+        return _runner().run(_limited(awaitable, timeout))
+    except StageTimeout:
+        # A coroutine that still cleans up must not wake again in the loop of the next body. Closing waits for it; what
+        # does not end is ended with its process, whose bound is still armed.
+        runner, _loops.runner = _loops.runner, None
+        runner.close()
+        raise
 
 
 async def _limited(awaitable: Any, timeout: float | None) -> Any:
@@ -160,13 +175,9 @@ def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called,
                 interceptor.after(ctx, output)
             else:
                 interceptor.on_error(ctx, called.error)
-        except Exception as error:  # noqa: BLE001  # the outcome is saved; this goes into the history
-            store.note(
-                ctx.run_id,
-                "interceptor.failed",
-                {
-                    "stage": ctx.stage,
-                    "interceptor": interceptor.name,
-                    "error": f"{type(error).__name__}: {error}"[:500],
-                },
-            )
+        except Exception as error:
+            log.exception("interceptor %s failed at stage %s of run %s", interceptor.name, ctx.stage, ctx.run_id)
+            with contextlib.suppress(StageflowError):  # the outcome is saved: an observer changes nothing any more
+                what = f"{type(error).__name__}: {error}"[:500]
+                found = {"stage": ctx.stage, "interceptor": interceptor.name, "error": what}
+                store.note(ctx.run_id, "interceptor.failed", found)

@@ -9,6 +9,7 @@ from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.services import validated
+from stageflow_durable.engine.twins import HandleTwins
 from stageflow_durable.errors import (
     CompensationFailed,
     NotAllowed,
@@ -37,7 +38,7 @@ _ERRORS: dict[RunStatus, type[RunError]] = {
 }
 
 
-class RunHandle:
+class RunHandle(HandleTwins):
     """A run of this engine. ``replayed``: it was there already under the idempotency key."""
 
     def __init__(

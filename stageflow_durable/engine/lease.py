@@ -21,7 +21,9 @@ log = logging.getLogger("stageflow.owner")
 
 
 class Owner:
-    """This process as an owner of work. A process that was declared dead comes back under a new id."""
+    """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. A process
+    that was declared dead comes back under a new id.
+    """
 
     def __init__(self, store: Store, boot: str, lease_seconds: float, clock: Clock) -> None:
         self._store = store
@@ -32,6 +34,7 @@ class Owner:
         self._id: str | None = None
         self._pid = 0
         self._renewed_at = 0.0
+        self._joined_at = float("inf")
         self._lapsed_at = float("-inf")
         self._served: dict[str, float] = {}
 
@@ -42,7 +45,14 @@ class Owner:
             if self._id is None or self._pid != os.getpid():
                 self._id = self._store.join(Identity(socket.gethostname(), os.getpid(), self._boot), self._lease)
                 self._pid, self._renewed_at = os.getpid(), self._clock.monotonic()
+                self._joined_at = self._renewed_at
             return self._id
+
+    def join(self) -> None:
+        """Become an owner now, not with the first work: who never joined cannot judge others. Raises
+        StoreUnavailable.
+        """
+        _ = self.id
 
     def served(self, queue: str, published_at: float) -> None:
         """A nudge of that age was served; written with the next heartbeat."""
@@ -58,7 +68,7 @@ class Owner:
         alive = self._store.renew(owner, self._lease, served)
         now = self._clock.monotonic()
         with self._guard:
-            if now - self._renewed_at > self._lease:
+            if now - self._renewed_at > self._lease / 2:
                 self._lapsed_at = (
                     now  # we were paused, or the database was: what looks dead may only have been cut off too
                 )
@@ -70,17 +80,16 @@ class Owner:
 
     @property
     def may_judge(self) -> bool:
-        """Whether this process may declare others dead: not for one lease after its own renewals lapsed."""
+        """Whether this process may declare others dead: only after a lease of its own without a gap, since after a
+        pause of the database everybody looks dead.
+        """
         now = self._clock.monotonic()
-        return now - self._lapsed_at > self._lease and (self._id is None or now - self._renewed_at < self._lease)
+        settled = self._id is not None and now - self._joined_at > self._lease
+        return settled and now - self._lapsed_at > self._lease and now - self._renewed_at < self._lease / 2
 
     def abandon(self) -> None:
         """Give up this id: what it holds has to be taken over. The process goes on under a new one."""
-        if threading.current_thread() is threading.main_thread():
-            self.retire()  # this thread ran all that the owner held, and it is over
-            return
-        with self._guard:
-            self._id = None  # other threads may still run under it: its lease runs out
+        self.retire()  # an owner belongs to one thread, and what that ran is over
 
     def retire(self) -> None:
         """Tell the others that this process ends by itself."""

@@ -82,6 +82,19 @@ def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Dr
     return _decided(error, category, after, policy, history, draw, doubt=called, vouched=vouched)
 
 
+def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
+    """What follows when the stage said what to do about an outcome that nobody knows: a body that raised, timed out or
+    returned ``fail`` may have acted, just as one whose process died.
+    """
+    if on_unknown == "retry" or isinstance(outcome, Succeeded) or not outcome.failure.doubt:
+        return outcome
+    park = outcome.park if isinstance(outcome, Over) else None
+    if on_unknown == "park":
+        park = park or ParkReason.UNKNOWN
+    cause = outcome.cause if isinstance(outcome, Over) else Cause.FAILED
+    return Over(outcome.failure, cause=cause, park=park)
+
+
 def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
     try:
         return Succeeded(encode(output.value))

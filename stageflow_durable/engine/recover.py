@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.errors import StageflowError, StoreUnavailable
+from stageflow_durable.errors import RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.recovery import Place
@@ -23,6 +23,9 @@ R = TypeVar("R")
 
 BLIND_SECONDS = 60.0
 """How old a nudge must be to count as lost when the broker cannot say how many messages wait."""
+
+BACKLOG_SECONDS = 600.0
+"""The same when it says that some do: others' work on the same queue would hide a lost one for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Sweeper:
     """Finds what stands still and sets it going again."""
 
     def __init__(
-        self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] = lambda: True
+        self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] | None = None
     ) -> None:
         self._store = store
         self._publisher = publisher
@@ -53,12 +56,18 @@ class Sweeper:
         others.
         """
         problems: list[str] = []
-        dead = self._store.mark_expired() if self._may_judge() else ()
-        taken = self._take(problems) if self._may_judge() else 0
+        dead = self._bury()
+        taken = self._take(problems)
         late = sum(self._each(self._store.late(), self._expire, problems))
         woken = self._wake(self._store.due(self._patience.grace), problems)
         nudged = sum(self._wake(self._lost(queue), problems) for queue in self._store.queues())
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
+
+    def _bury(self) -> tuple[str, ...]:
+        """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
+        if self._may_judge is None:
+            return self._store.mark_expired(self._patience.lease)
+        return self._store.mark_expired() if self._may_judge() else ()
 
     def process_killed(self, boot: str, pid: int) -> int:
         """A process was seen to end: take its work at once. Returns how many strands were taken."""
@@ -81,7 +90,8 @@ class Sweeper:
 
     def _lost(self, queue: str) -> list[Place]:
         patience = self._patience
-        return self._store.undelivered(queue, self._publisher.depth(queue), patience.lost, BLIND_SECONDS)
+        depth = self._publisher.depth(queue)
+        return self._store.undelivered(queue, depth, patience.lost, BLIND_SECONDS if depth is None else BACKLOG_SECONDS)
 
     def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
         nudges: list[Nudge] = []
@@ -94,6 +104,8 @@ class Sweeper:
         for item in found:
             try:
                 yield act(item)
+            except RunBusy as error:  # somebody holds this run's row; the others do not wait for it
+                problems.append(f"{item}: {error}")
             except StoreUnavailable:
                 raise
             except Exception as error:  # one run that cannot be handled must not keep the sweep from the others

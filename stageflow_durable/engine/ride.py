@@ -12,7 +12,7 @@ from stageflow_durable.codec import encode, fingerprint, plain
 from stageflow_durable.engine import body
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
-from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, raised, returned, text_of
+from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, heeded, raised, returned, text_of
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.errors import (
@@ -39,6 +39,9 @@ from stageflow_durable.state.store import BusinessKey, Store
 log = logging.getLogger("stageflow.ride")
 T = TypeVar("T")
 Ending = Done | Waiting | Fenced
+
+MARGIN_SECONDS = 15.0
+"""From the beginning of an attempt, as recorded, to the call of its body, at the most."""
 
 KEY_HELD_SECONDS = 2.0
 """How long a stage waits, as a row, before it asks again for a business key that another run holds."""
@@ -97,7 +100,7 @@ class Rider:
         self._publish = publish
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
         self._timeouts = {
-            (name, spec.name): spec.timeout + GRACE_SECONDS
+            (name, spec.name): spec.timeout + GRACE_SECONDS + MARGIN_SECONDS
             for name, pipeline in pipelines.items()
             for spec in pipeline.stages
             if spec.timeout is not None
@@ -170,16 +173,16 @@ class Rider:
             return self._save(work, memory, found, services, None, go_on)
         called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
         history = self._history(work, began)
-        outcome = self._outcome(called, policy, history)
+        outcome = heeded(self._outcome(called, policy, history), work.plan.by_name[work.stage].on_unknown)
         try:
             ending = self._save(work, memory, outcome, services, key, go_on)
         except StoreUnavailable:
             raise
-        except Exception as error:  # what the body wrote through its session does not fit: the stage's own error
-            if services.holder is None:
-                raise
-            outcome = raised(error, policy, history, self._world.draw)
-            ending = self._save(work, memory, outcome, services, key, go_on)
+        except Exception as error:
+            log.exception("run %s: the outcome of stage %s could not be saved", work.run.id, work.stage)
+            ending = self._save_instead(
+                work, memory, error, services, key, raised(error, policy, history, self._world.draw)
+            )
         if self._interceptors and not isinstance(ending, Fenced):
             body.observe(self._interceptors, ctx, called, _as_output(called.value), self._store)
         return ending
@@ -198,6 +201,23 @@ class Rider:
         if isinstance(outcome, Succeeded) and not called.called:
             return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
         return outcome
+
+    def _save_instead(
+        self,
+        work: Work,
+        memory: Memory,
+        error: Exception,
+        services: Services,
+        key: BusinessKey | None,
+        outcome: Outcome,
+    ) -> Ending:
+        """What the body wrote through its session does not fit: its own error. Anything else is nobody's plan: a person
+        looks, and the body is not called again.
+        """
+        if services.holder is None:
+            services.events.clear()
+            outcome = Over(Failure(text_of(error), Category.BUG, doubt=True), park=ParkReason.BUG)
+        return self._save(work, memory, outcome, services, key, False)
 
     def _save(
         self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool
@@ -293,10 +313,8 @@ class Rider:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
             ctx = body.undo_context(work, pipeline, memory, outcome)
-            key = self._business_key(
-                work, spec, body.stage_context(work, pipeline, memory, Services(self._store, work, is_async=False))
-            )
             answer = body.call(undo.action, ctx, spec.timeout)
+            key = self._key_to_close(work, pipeline, spec, memory)
             said = answer if isinstance(answer, StageOutput) else None  # what else an undo returns is nobody's
             ended = returned(said, policy, self._history(work, began), self._world.draw)
         except StoreUnavailable:
@@ -304,6 +322,20 @@ class Rider:
         except body.ERRORS as error:
             ended = raised(error, policy, self._history(work, began), self._world.draw)
         return self._save_undo(work, ended, key, go_on)
+
+    def _key_to_close(
+        self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, memory: Memory
+    ) -> BusinessKey | None:
+        try:
+            services = Services(self._store, work, is_async=False)
+            return self._business_key(work, spec, body.stage_context(work, pipeline, memory, services))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception(
+                "run %s: the key of %s cannot be told any more; it runs out by itself", work.run.id, work.stage
+            )
+            return None
 
     def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: bool) -> Ending:
         if isinstance(outcome, Succeeded):
@@ -322,7 +354,7 @@ class Rider:
         pause, asked = 0.1, False
         while True:
             try:
-                found = self._store.recall(work) if asked else False
+                found = self._store.recall(work, self._owner.id) if asked else False
                 if found is not False:
                     return Done(granted=found) if isinstance(found, Work) else Done()
                 if asked and alone:

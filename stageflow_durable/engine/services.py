@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from stageflow_durable.codec import encode, plain
 from stageflow_durable.errors import InvalidInput, NotAllowed, StageCancelled
+from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
+from stageflow_durable.state.progress import report
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.store import Store
 
@@ -40,6 +42,7 @@ class Services:
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Keep an event; what cannot be saved is refused here, where the body can see it."""
+        valid_key(event, what="event type")
         encode(data)
         self.events.append((event, plain(dict(data))))
 
@@ -50,7 +53,11 @@ class Services:
 
     def heartbeat(self, progress: Any) -> None:
         """Write progress to the strand."""
-        self._store.report(self._work, encode(progress))
+        text = encode(progress)
+        if self.holder is None:
+            self._store.report(self._work, text)
+        else:
+            self.holder.write(lambda connection: report(connection, self._work, text))
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -26,28 +26,36 @@ class StageTimeout(BaseException):
 @contextmanager
 def bounded(seconds: float | None, *, late: float = 0.0) -> Iterator[None]:
     """Bound a body: the exception comes ``late`` seconds after its time, the process's end :data:`GRACE_SECONDS` after
-    it. In a thread other than the main one only the end of the process is available.
+    it. In a thread other than the main one there are neither signals nor an end of one thread alone: there only
+    coroutines are bounded, by their loop.
     """
     if seconds is None:
         yield
         return
-    in_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGALRM, _ring(seconds)) if in_main else None
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    alarm = _Alarm(seconds)
+    before = signal.signal(signal.SIGALRM, alarm)
     # By number: a worker's sys.stderr is a logger, which has no file.
     faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=STDERR)
-    if in_main:
-        signal.setitimer(signal.ITIMER_REAL, seconds + late)
+    signal.setitimer(signal.ITIMER_REAL, seconds + late)
     try:
         yield
     finally:
-        if in_main:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        alarm.armed = False  # one that rings from here on finds the body over
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
         faulthandler.cancel_dump_traceback_later()
 
 
-def _ring(seconds: float) -> Callable[[int, FrameType | None], None]:
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise StageTimeout(f"it took longer than its timeout of {seconds:g} s")
+class _Alarm:
+    """Raises in the body, as long as there is one."""
 
-    return ring
+    def __init__(self, seconds: float) -> None:
+        self.armed = True
+        self._seconds = seconds
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if self.armed:
+            raise StageTimeout(f"it took longer than its timeout of {self._seconds:g} s")

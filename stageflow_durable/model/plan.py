@@ -158,6 +158,9 @@ def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[st
     for name in sorted(touched | active):
         if name not in new.by_name:
             return f"stage {name!r} is gone"
+    for name in sorted(active - touched):
+        if not (touched - active).issuperset(new.by_name[name].after):
+            return f"stage {name!r} is ready, and now waits for work that is not done"
     for name in sorted(touched):
         if set(new.by_name[name].after) != set(old.by_name[name].after):
             return f"stage {name!r} waits for other stages than when it began"

@@ -42,7 +42,7 @@ class UndoView:
 @dataclass(frozen=True, slots=True)
 class StageView:
     """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy
-    counts.
+    counts; ``on_unknown`` is what the stage wants when its process was lost.
     """
 
     name: str
@@ -60,6 +60,7 @@ class StageView:
     attempts: tuple[AttemptView, ...]
     undo: UndoView | None
     progress: Any = None
+    on_unknown: str = "retry"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
     _S.RECORDED: frozenset({_S.COMPENSATING, _S.SKIPPED}),
     _S.VOID: frozenset({_S.INTENDED}),
     _S.COMPENSATING: frozenset({_S.COMPENSATED, _S.COMPENSATION_FAILED}),
-    _S.COMPENSATION_FAILED: frozenset({_S.COMPENSATING, _S.SKIPPED}),
+    _S.COMPENSATION_FAILED: frozenset({_S.RECORDED, _S.INTENDED, _S.SKIPPED}),
     _S.COMPENSATED: frozenset(),
     _S.SKIPPED: frozenset(),
 }

@@ -43,7 +43,8 @@ class Standing:
 
     ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
     those that failed for good. ``unknown``: stages whose outcome nobody knows. ``failed``: stages that failed: with an
-    error that says nothing about what happened, they may have acted all the same.
+    error that says nothing about what happened, they may have acted all the same. ``undecided``: of the unknown ones
+    those that must not be tried again before somebody found out.
     """
 
     run_id: str
@@ -54,6 +55,7 @@ class Standing:
     failed_undos: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    undecided: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,15 @@ def standing(run: Run) -> Standing:
         _undos(run, frozenset({StepState.COMPENSATION_FAILED})),
         unknown_stages(run),
         tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED),
+        undecided_stages(run),
     )
+
+
+def undecided_stages(run: Run) -> tuple[str, ...]:
+    """Unknown stages that must not be tried again as they are: those that say so, and the one the run is parked for."""
+    parked_for = run.error_stage if run.park_reason is ParkReason.UNKNOWN else None
+    guarded = {stage.name for stage in run.stages if stage.on_unknown != "retry"} | {parked_for}
+    return tuple(name for name in unknown_stages(run) if name in guarded)
 
 
 def unknown_stages(run: Run) -> tuple[str, ...]:
@@ -112,7 +122,7 @@ def refusal(verb: VerbName, facts: Standing, *, stage: str | None = None, past_p
     if facts.status in FINAL:
         return f"it has {facts.status}, and nothing leaves that"
     if verb is VerbName.CANCEL:
-        return _cancel_refusal(facts)
+        return _cancel_refusal(facts, past_pivot)
     if verb is VerbName.RESUME:
         return _resume_refusal(facts)
     if verb is VerbName.SETTLE:
@@ -120,12 +130,12 @@ def refusal(verb: VerbName, facts: Standing, *, stage: str | None = None, past_p
     return _compensate_refusal(facts, past_pivot)
 
 
-def _cancel_refusal(facts: Standing) -> str | None:
+def _cancel_refusal(facts: Standing, past_pivot: bool = False) -> str | None:
     if facts.status in TURNING_BACK:
         return f"it is {facts.status} already"
     if facts.status not in GOING_FORWARD | {RunStatus.PARKED}:
         return f"it has ended: {facts.status}"
-    if facts.pivot_passed:
+    if facts.pivot_passed and not past_pivot:
         return "its pivot has begun, it only goes forward; once it is at rest, compensate --past-pivot can undo it"
     return None
 
@@ -135,11 +145,13 @@ def _resume_refusal(facts: Standing) -> str | None:
         return f"it is {facts.status}, there is nothing to resume"
     if facts.status not in RESUMABLE:
         return f"it is {facts.status}: its work is being undone, or was; start over with a new run"
-    if facts.park_reason is ParkReason.UNKNOWN and facts.unknown:
-        named = ", ".join(facts.unknown)
-        way_out = f"stageflow settle {facts.run_id} {facts.unknown[0]} --done … | --not-done"
-        return f"the outcome of {named} is unknown; find out, then: {way_out}"
-    return None
+    undecided = facts.undecided or (facts.unknown if facts.park_reason is ParkReason.UNKNOWN else ())
+    if not undecided:
+        return None
+    way_out = f"find out, then: stageflow settle {facts.run_id} {undecided[0]} --done … | --not-done"
+    if facts.status not in SETTLEABLE:
+        way_out = "find out, and start over with a new run"
+    return f"the outcome of {', '.join(undecided)} is unknown; {way_out}"
 
 
 def _settle_refusal(facts: Standing, stage: str | None) -> str | None:

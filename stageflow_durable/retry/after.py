@@ -52,7 +52,7 @@ def _seconds(value: object, now: datetime | float) -> float | None:
 def _from_text(text: str, now: datetime | float) -> float | None:
     if _SECONDS.fullmatch(text):
         return float(text)
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - slow to import, and seldom needed
+    from email.utils import parsedate_to_datetime
 
     try:
         date = parsedate_to_datetime(text)

@@ -7,7 +7,7 @@ def attribute(holder: object, name: str) -> object:
     """Return ``holder.name``, or None when there is none or its getter raises: looking must not fail where work did."""
     try:
         return getattr(holder, name, None)
-    except Exception:
+    except Exception:  # noqa: BLE001  # a foreign object's property may raise anything
         return None
 
 
@@ -18,5 +18,5 @@ def header(holder: object, name: str) -> object:
         return None
     try:
         return get(name) or get(name.lower())
-    except Exception:
+    except Exception:  # noqa: BLE001  # a foreign object's property may raise anything
         return None

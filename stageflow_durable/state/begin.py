@@ -189,24 +189,29 @@ def _sealed(work: Work, run: LockedRun) -> Work:
     return replace(work, run=run.facts, seq=run.facts.seq, head=run.facts.head)
 
 
-def recall(connection: Connection, work: Work) -> Work | bool:
+def recall(connection: Connection, work: Work, owner: str) -> Work | bool:
     """Find out whether a commit went through whose answer was lost: by the attempt, which only its owner ends.
 
-    True: it did, and nothing was granted. Work: it did, and its owner was granted this. False: it did not.
+    True: it did, and nothing was granted. Work: it did, and this was granted, to ``owner`` (this process's id at the
+    commit, which is another than the attempt's when it was declared dead in between). False: it did not.
     """
     run = lock(connection, work.run.id, b"")
     if run is None or strands.is_mine(connection, work):
         return False
-    if not strands.ended_by(connection, work):
+    ended_at = strands.ended_at(connection, work)
+    if ended_at is None:
         return False
     after = {
         work.strand,
         *run.plan.successors[work.stage],
-        *(UNDO_PREFIX + stage for stage in run.plan.ancestors[work.stage]),
+        *(UNDO_PREFIX + name for name in run.plan.ancestors[work.stage]),
     }
-    rows = strands.all_of(connection, run.id)
-    row = next((row for row in rows if row.owner == work.owner and row.strand in after), None)
-    if row is None:
+    held = [
+        row for row in strands.all_of(connection, run.id) if row.strand in after and row.owner in (work.owner, owner)
+    ]
+    # A grant begins in the transaction, and at the time, at which the attempt before it ended.
+    row = next((row for row in held if strands.began_at(connection, row) == ended_at), None)
+    if row is None or row.owner is None:
         return True
     return Work(
         run.facts,
@@ -215,7 +220,7 @@ def recall(connection: Connection, work: Work) -> Work | bool:
         Phase(row.direction),
         row.stage,
         row.gen,
-        work.owner,
+        row.owner,
         row.attempt,
         row.tries,
         row.lost,

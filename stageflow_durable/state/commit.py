@@ -16,7 +16,7 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Waiting, Work
 from stageflow_durable.state import strands
 from stageflow_durable.state.begin import Taker, start
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import activity, drain, end, nudge_of, settle, undo_ended
+from stageflow_durable.state.settlement import activity, drain, end, nudge_of, settle, undo_ended, unpass
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ def _void_step(run: LockedRun, stage: str) -> None:
     if planned.undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.VOID)
     if planned.pivot:
-        run.change(pivot_passed=False)
+        unpass(run, stage)
 
 
 def fail(
@@ -320,7 +320,8 @@ def fail(
 
 
 def _park_reason(run: LockedRun, work: Work, failure: Failure) -> ParkReason | None:
-    if run.plan.by_name[work.stage].pivot and run.facts.pivot_passed and not failure.vouched:
+    clean = failure.vouched and not strands.in_doubt(run.connection, run.id, work.stage)
+    if run.plan.by_name[work.stage].pivot and not clean:
         return ParkReason.UNKNOWN  # nobody but a person can say whether the point of no return was passed
     return ParkReason.OPERATOR if run.plan.on_failure == "park" else None
 

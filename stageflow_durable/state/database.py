@@ -15,11 +15,16 @@ from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
-from stageflow_durable.errors import ConfigurationError, SchemaBehind, StoreUnavailable
+from stageflow_durable.errors import ConfigurationError, RunBusy, SchemaBehind, StoreUnavailable
 from stageflow_durable.state.clock import SQLITE_CLOCK
 
 CONNECT_SECONDS = 5
 STATEMENT_MILLISECONDS = 15_000
+IDLE_MILLISECONDS = 5_000
+"""A process that was paused inside a transaction holds up everybody who needs its rows; a stage's own session may
+take longer.
+"""
+SESSION_MILLISECONDS = 600_000
 SQLITE_BUSY_SECONDS = 30
 
 
@@ -135,7 +140,7 @@ def _postgresql_arguments() -> dict[str, Any]:
         "keepalives_count": 3,
         "application_name": "stageflow",
         "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
-        "-c idle_in_transaction_session_timeout=600000",
+        f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
     }
 
 
@@ -159,6 +164,12 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
+_BUSY = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled (by our own timeout)
+_AWAY = frozenset(
+    {"25006", "25P03", "57P01", "57P02", "57P03"}
+)  # read-only after a failover, idle too long, shutting down
+
+
 def _ours(error: DBAPIError) -> Exception | None:
     text = str(error.orig)
     if (
@@ -167,7 +178,10 @@ def _ours(error: DBAPIError) -> Exception | None:
         or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn")
     ):
         return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
-    if isinstance(error, OperationalError) or error.connection_invalidated:
+    state = getattr(error.orig, "sqlstate", None)
+    if state in _BUSY:
+        return RunBusy(f"somebody else holds the row: {text.splitlines()[0]}")
+    if isinstance(error, OperationalError) or error.connection_invalidated or state in _AWAY:
         return StoreUnavailable(
             f"the database did not answer: {text.splitlines()[0] if text else type(error.orig).__name__}"
         )

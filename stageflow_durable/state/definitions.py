@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, select, update
 
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.plan import Plan
@@ -25,6 +26,12 @@ def register(connection: Connection, plan: Plan) -> None:
     """Store a plan unless it is there already."""
     values = {"digest": plan.digest, "pipeline": plan.pipeline, "version": plan.version, "body": plan.encoded}
     connection.execute(insert_ignore(connection, definitions).values(registered_at=now(), **values))
+
+
+def deployed(connection: Connection, plans: Sequence[Plan]) -> None:
+    """A worker was started with these: they are the newest now, also where they were known before (a roll-back)."""
+    digests = [plan.digest for plan in plans if newest(connection, plan.pipeline) != plan.digest]
+    connection.execute(update(definitions).where(definitions.c.digest.in_(digests)).values(registered_at=now()))
 
 
 def plan_of(connection: Connection, digest: str) -> Plan:

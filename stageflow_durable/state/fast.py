@@ -275,7 +275,7 @@ def look(is_sqlite: bool) -> Statement:
     return Statement(found, is_sqlite=is_sqlite)
 
 
-# --- accepting a run ------------------------------------------------------------------------------------------------
+# --- accepting a run --------------------------------------------------------------------------------------------------
 
 _NEW_STRAND = {
     "run": _RUN,

@@ -39,6 +39,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
@@ -75,6 +76,12 @@ idempotency_keys = Table(
     CheckConstraint("(state = 'done') = (result IS NOT NULL)", name="done_has_result"),
     CheckConstraint("expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)", name="only_a_run_holds_on"),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
+    Index(
+        "ix_idempotency_keys_holder",
+        "owner_run",
+        postgresql_where=text("owner_run IS NOT NULL"),
+        sqlite_where=text("owner_run IS NOT NULL"),
+    ),
 )
 
 _T = idempotency_keys.c
@@ -335,6 +342,17 @@ def abandon_for_run(
     False: this stage does not hold the key.
     """
     return _write(connection, _ABANDON, scope, key, at_run=run_id, at_stage=stage, ttl=ttl_seconds, now=now)
+
+
+_HELD_BY = select(_T.client_id, _T.operation, _T.key, _T.owner_stage).where(
+    _T.owner_run == bindparam("at_run"), _T.state == _HELD
+)
+
+
+def held_by_run(connection: Connection, run_id: str) -> list[tuple[Scope, str, str]]:
+    """The keys that stages of a run hold: scope, key and stage each."""
+    found = connection.execute(_HELD_BY, {"at_run": run_id})
+    return [(Scope(row.client_id, row.operation), row.key, row.owner_stage) for row in found]
 
 
 def _write(connection: Connection, statement: Update, scope: Scope, key: str, **values: object) -> bool:

@@ -1,25 +1,24 @@
 """What a person may do to a run. Each verb locks the run, checks the ``op_version`` that the person saw, and raises
 the fence.
- A verb that meets a changed run raises OperatorConflict; one that the run's state does not permit raises NotAllowed
-with the reason.
+
+A verb that meets a changed run raises OperatorConflict; one that the run's state does not permit raises NotAllowed
+with the reason, by the rules of :mod:`stageflow_durable.model.verbs`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, update
+from sqlalchemy import Connection
 
 from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
-from stageflow_durable.model.status import OPEN_STEPS, Cause, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.verbs import TURNING_BACK, VerbName, refusal, standing
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import strands
+from stageflow_durable.state import strands, views
 from stageflow_durable.state.commit import advance
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import drain, go_backward, nudge_of
-from stageflow_durable.state.tables import strands as strand_table
-
-_UNFINISHED = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING})
+from stageflow_durable.state.settlement import drain, go_backward, nudge_of, unpass
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +44,23 @@ def _locked(connection: Connection, order: Order, audit_key: bytes) -> LockedRun
     return run
 
 
-def _refuse_past_pivot(run: LockedRun, order: Order) -> None:
-    if run.facts.pivot_passed and not order.past_pivot:
-        raise NotAllowed(run.id, order.verb, "its pivot, the point of no return, was passed; --past-pivot overrides it")
+def _permit(run: LockedRun, order: Order, stage: str | None = None) -> None:
+    """Refuse what the rules refuse, seen under the lock."""
+    facts = standing(views.run(run.connection, run.id))
+    why = refusal(VerbName(order.verb), facts, stage=stage, past_pivot=order.past_pivot)
+    if why is not None:
+        raise NotAllowed(run.id, order.verb, why)
 
 
 def cancel(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudge, ...]:
     """Stop the run; completed work is undone. A run that is stopping already is left alone."""
     run = _locked(connection, order, audit_key)
-    if run.facts.status in (RunStatus.STOPPING, RunStatus.COMPENSATING):
-        nudges: tuple[Nudge, ...] = ()
-    elif run.facts.status in _UNFINISHED | {RunStatus.PARKED}:
-        _refuse_past_pivot(run, order)
+    nudges: tuple[Nudge, ...] = ()
+    if run.facts.status not in TURNING_BACK:
+        _permit(run, order)
         nudges = _turn(run, Cause.CANCELLED, order)
-    else:
-        raise NotAllowed(run.id, order.verb, f"it is {run.facts.status}")
+    elif run.facts.phase is Phase.DRAINING and run.facts.park_reason not in (None, ParkReason.UNKNOWN):
+        run.change(cause=Cause.CANCELLED, park_reason=None)  # it was about to be parked: the person has decided
     run.flush()
     return nudges
 
@@ -67,13 +68,9 @@ def cancel(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudg
 def compensate(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudge, ...]:
     """Undo what the run did, or try failed undos again."""
     run = _locked(connection, order, audit_key)
-    _refuse_past_pivot(run, order)
-    status = run.facts.status
-    if status in (RunStatus.COMPENSATING, RunStatus.STOPPING):
-        raise NotAllowed(run.id, order.verb, f"it is {status} already")
-    if status in (RunStatus.SUCCEEDED, RunStatus.COMPENSATED):
-        raise NotAllowed(run.id, order.verb, f"it is {status}, and nothing leaves that state")
-    nudges = _again(run) if status is RunStatus.COMPENSATION_FAILED else _turn(run, Cause.OPERATOR, order)
+    _permit(run, order)
+    failed = run.facts.status is RunStatus.COMPENSATION_FAILED
+    nudges = _again(run) if failed else _turn(run, Cause.OPERATOR, order)
     run.flush()
     return nudges
 
@@ -83,8 +80,6 @@ def _turn(run: LockedRun, cause: Cause, order: Order) -> tuple[Nudge, ...]:
     run.change(past_pivot=order.past_pivot or run.facts.past_pivot)
     if run.facts.phase is not Phase.SETTLED:
         return drain(run, cause, error=order.reason)
-    if cause is Cause.OPERATOR and not OPEN_STEPS.intersection(strands.steps(run.connection, run.id).values()):
-        raise NotAllowed(run.id, order.verb, "there is nothing to undo; cancel or resume it")
     run.change(phase=Phase.FORWARD, status=RunStatus.RUNNING, park_reason=None, finished_at=None)
     return drain(run, cause, error=run.facts.error or order.reason, stage=run.facts.error_stage)
 
@@ -104,19 +99,18 @@ def _again(run: LockedRun) -> tuple[Nudge, ...]:
 def resume(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudge, ...]:
     """Let a run that is parked, failed or cancelled go forward again from its last checkpoints."""
     run = _locked(connection, order, audit_key)
-    if run.facts.status not in (RunStatus.PARKED, RunStatus.FAILED, RunStatus.CANCELLED):
-        raise NotAllowed(
-            run.id, order.verb, f"it is {run.facts.status}; only parked, failed and cancelled runs can be resumed"
-        )
-    undone = {StepState.COMPENSATED, StepState.COMPENSATION_FAILED, StepState.SKIPPED}
-    if undone.intersection(strands.steps(run.connection, run.id).values()):
-        raise NotAllowed(run.id, order.verb, "part of its work was undone")
+    _permit(run, order)
     nudges = _forward(run)
     run.flush()
     return nudges
 
 
-def _forward(run: LockedRun) -> tuple[Nudge, ...]:
+def _forward(run: LockedRun, but: str | None = None) -> tuple[Nudge, ...]:
+    """Set the run going again, and every strand at rest with it, ``but`` the one that is advanced by itself."""
+    if run.facts.deadline is not None and run.facts.deadline <= run.clock:
+        # Else the next sweep would stop the run again for the very deadline that the person saw pass.
+        run.emit("run.deadline_lifted", deadline=run.facts.deadline)
+        run.change(deadline=None)
     run.change(
         phase=Phase.FORWARD,
         status=RunStatus.RUNNING,
@@ -126,11 +120,12 @@ def _forward(run: LockedRun) -> tuple[Nudge, ...]:
         park_reason=None,
         finished_at=None,
     )
-    return tuple(
-        _revive(run, row)
-        for row in strands.all_of(run.connection, run.id)
-        if row.state == StrandState.REST and row.direction == Phase.FORWARD
-    )
+    return tuple(_revive(run, row) for row in _at_rest(run) if row.strand != but)
+
+
+def _at_rest(run: LockedRun) -> list[strands.StrandRow]:
+    rows = strands.all_of(run.connection, run.id)
+    return [row for row in rows if row.state == StrandState.REST and row.direction == Phase.FORWARD]
 
 
 def _revive(run: LockedRun, row: strands.StrandRow) -> Nudge:
@@ -157,17 +152,21 @@ def settle_unknown(
     connection: Connection, order: Order, audit_key: bytes, stage: str, delta: str | None
 ) -> tuple[Nudge, ...]:
     """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or (None) not done.
-    Then go on.
+
+    Then go on, unless there is another stage that must not be tried before somebody finds out about it.
     """
     run = _locked(connection, order, audit_key)
     row = _doubtful(run, order, stage)
     strands.clear_doubt(connection, run.id, stage)
+    strands.change(connection, run.id, row.strand, gen=row.gen + 1)
     run.emit("stage.settled", stage=stage, done=delta is not None, actor=order.actor)
-    planned = run.plan.by_name[stage]
-    if delta is None:
-        nudges = _not_done(run, stage, planned.undo is not None, planned.pivot)
+    (_not_done if delta is None else _found_done)(run, stage, delta)
+    left = standing(views.run(connection, run.id)).undecided
+    nudges: tuple[Nudge, ...] = ()
+    if left:
+        _stay(run, row, stage, left[0], done=delta is not None)
     else:
-        nudges = _found_done(run, row, stage, delta)
+        nudges = _carry_on(run, row, stage, done=delta is not None)
     run.flush()
     return nudges
 
@@ -175,49 +174,39 @@ def settle_unknown(
 def _doubtful(run: LockedRun, order: Order, stage: str) -> strands.StrandRow:
     if stage not in run.plan.by_name:
         raise NotAllowed(run.id, order.verb, f"it has no stage {stage!r}; it has: {', '.join(run.plan.by_name)}")
-    if run.facts.status not in (RunStatus.PARKED, RunStatus.FAILED):
-        raise NotAllowed(run.id, order.verb, f"it is {run.facts.status}; only parked and failed runs can be settled")
-    rows = strands.all_of(run.connection, run.id)
-    row = next(
-        (
-            row
-            for row in rows
-            if row.stage == stage and row.state == StrandState.REST and row.direction == Phase.FORWARD
-        ),
-        None,
-    )
+    _permit(run, order, stage)
+    row = next((row for row in _at_rest(run) if row.stage == stage), None)
     if row is None or not strands.in_doubt(run.connection, run.id, stage):
         raise NotAllowed(run.id, order.verb, f"the outcome of {stage!r} is not in doubt")
     return row
 
 
-def _not_done(run: LockedRun, stage: str, has_undo: bool, pivot: bool) -> tuple[Nudge, ...]:
-    if has_undo:
+def _not_done(run: LockedRun, stage: str, _delta: str | None) -> None:
+    planned = run.plan.by_name[stage]
+    if planned.undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.VOID)
-    if pivot:
-        run.change(pivot_passed=False)
-    return _forward(run)
+    if planned.pivot:
+        unpass(run, stage)
 
 
-def _found_done(run: LockedRun, row: strands.StrandRow, stage: str, delta: str) -> tuple[Nudge, ...]:
+def _found_done(run: LockedRun, stage: str, delta: str | None) -> None:
     strands.checkpoint(run.connection, run.id, stage, delta, run.clock)
     if run.plan.by_name[stage].undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
-    others = [
-        other
-        for other in strands.all_of(run.connection, run.id)
-        if other.state == StrandState.REST and other.direction == Phase.FORWARD and other.strand != row.strand
-    ]
-    run.change(
-        phase=Phase.FORWARD,
-        status=RunStatus.RUNNING,
-        cause=None,
-        error=None,
-        error_stage=None,
-        park_reason=None,
-        finished_at=None,
-    )
-    bump = and_(strand_table.c.run == run.id, strand_table.c.strand == row.strand)
-    run.connection.execute(update(strand_table).where(bump), {"gen": row.gen + 1})
-    revived = tuple(_revive(run, other) for other in others)
+
+
+def _carry_on(run: LockedRun, row: strands.StrandRow, stage: str, *, done: bool) -> tuple[Nudge, ...]:
+    if not done:
+        return _forward(run)
+    revived = _forward(run, but=row.strand)
     return (*revived, *advance(run, row.strand, stage).nudges)
+
+
+def _stay(run: LockedRun, row: strands.StrandRow, stage: str, other: str, *, done: bool) -> None:
+    """At rest as before, for the sake of the ``other`` stage; what follows a stage that was done rests as well."""
+    before = run.facts
+    if done:
+        run.change(phase=Phase.FORWARD)
+        advance(run, row.strand, stage)
+        strands.rest_idle(run.connection, run.id)
+    run.change(phase=before.phase, status=before.status, error_stage=other)

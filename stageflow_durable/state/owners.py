@@ -20,7 +20,7 @@ _ALIVE = and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None))
 _RENEW = update(owners).where(_ALIVE).values(expires_at=now() + bindparam("lease"))
 _MARK_EXPIRED = (
     update(owners)
-    .where(and_(owners.c.dead_at.is_(None), owners.c.expires_at < now()))
+    .where(and_(owners.c.dead_at.is_(None), owners.c.expires_at < now() - bindparam("slack")))
     .values(dead_at=now())
     .returning(owners.c.id)
 )
@@ -45,6 +45,11 @@ def register(connection: Connection, identity: Identity, lease_seconds: float) -
     return owner
 
 
+def booted(connection: Connection, boot: str) -> bool:
+    """Whether some child of that worker has joined before."""
+    return connection.execute(select(owners.c.id).where(owners.c.boot == boot).limit(1)).first() is not None
+
+
 def renew(connection: Connection, owner: str, lease_seconds: float) -> bool:
     """Extend the lease; False when the owner was declared dead: it must commit nothing more."""
     return bool(connection.execute(_RENEW, {"me": owner, "lease": lease_seconds}).rowcount)
@@ -55,9 +60,9 @@ def retire(connection: Connection, owner: str) -> None:
     connection.execute(update(owners).where(_ALIVE).values(dead_at=now(), confirmed=True), {"me": owner})
 
 
-def mark_expired(connection: Connection) -> tuple[str, ...]:
-    """Declare dead every owner whose lease ran out."""
-    return tuple(connection.execute(_MARK_EXPIRED).scalars())
+def mark_expired(connection: Connection, slack: float) -> tuple[str, ...]:
+    """Declare dead every owner whose lease ran out ``slack`` seconds ago."""
+    return tuple(connection.execute(_MARK_EXPIRED, {"slack": slack}).scalars())
 
 
 def mark_killed(connection: Connection, boot: str, pid: int) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ def mark_killed(connection: Connection, boot: str, pid: int) -> tuple[str, ...]:
 
 def served(connection: Connection, marks: dict[str, float]) -> None:
     """Note up to when the nudges of each queue were served; never backwards."""
-    for queue, at in marks.items():
+    for queue, at in sorted(marks.items()):
         statement = insert_for(connection, queues).values(name=queue, served_at=at)
         connection.execute(
             statement.on_conflict_do_update(

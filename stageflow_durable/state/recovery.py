@@ -89,7 +89,7 @@ def undelivered(
         select(queues.c.served_at).where(queues.c.name == queue).scalar_subquery() - literal(patience) * more
     )
     empty = age > literal(patience) * more if depth == 0 else literal(False)
-    blind = age > literal(blind_patience) * more if depth is None else literal(False)
+    blind = age > literal(blind_patience) * more
     lost = or_(strand_table.c.published_at.is_(None), overtaken, empty, blind)
     found = (
         select(*_PLACE)
@@ -214,6 +214,8 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
     if found is None:
         return None
     run, row = found
+    if row.state == StrandState.WAITING and (row.wake_at or 0.0) > run.clock:
+        return None  # somebody woke it since the scan, and it waits again
     again = row.nudges + 1 if row.state == StrandState.READY else 0
     # The event makes the nudge a new publication, which the gate in Redis tells from a doubled message.
     run.emit("stage.woken" if row.state == StrandState.WAITING else "stage.nudged", stage=row.stage, strand=row.strand)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from stageflow_durable.errors import ConfigurationError
-from stageflow_durable.state.database import Database, translated
+from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, translated
 
 T = TypeVar("T")
 
@@ -30,6 +30,10 @@ class SessionHolder:
         with translated():
             self._connection = database.engine.connect()
             self._transaction = self._connection.begin()
+            if not database.is_sqlite:
+                self._connection.exec_driver_sql(
+                    f"SET LOCAL idle_in_transaction_session_timeout = {SESSION_MILLISECONDS}"
+                )
         self.session = _StageSession(bind=self._connection, join_transaction_mode="rollback_only")
 
     def commit_with(self, save: Callable[[Connection], T]) -> T:
@@ -46,6 +50,11 @@ class SessionHolder:
                 return answer
             finally:
                 self.rollback()
+
+    def write(self, action: Callable[[Connection], T]) -> T:
+        """Do something else within the body's transaction; on SQLite nobody else could write meanwhile."""
+        with translated():
+            return action(self._connection)
 
     def rollback(self) -> None:
         """Forget the writes and give the connection back. Idempotent."""

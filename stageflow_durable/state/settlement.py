@@ -8,8 +8,11 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, 
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge
 from stageflow_durable.saga.plan import ready_undos
 from stageflow_durable.saga.settle import settlement, undone
-from stageflow_durable.state import strands
+from stageflow_durable.state import idempotency_keys, strands
 from stageflow_durable.state.locked import LockedRun
+
+KEY_SECONDS = 86_400.0
+"""How long a business key stays held by a run that ended in doubt about it."""
 
 _ACTIVE = (StrandState.READY, StrandState.RUNNING, StrandState.WAITING)
 
@@ -55,7 +58,10 @@ def settle(run: LockedRun) -> tuple[Nudge, ...]:
 
 
 def end(run: LockedRun, status: RunStatus) -> None:
-    """The run is at rest."""
+    """The run is at rest: nothing of it is published any more, and the keys it held are let go."""
+    strands.rest_idle(run.connection, run.id)
+    if status not in (RunStatus.PARKED, RunStatus.SUCCEEDED):  # a success finishes its keys with their results
+        _let_keys_go(run)
     run.change(phase=Phase.SETTLED, status=status, finished_at=run.clock)
     run.emit(
         f"run.{status}",
@@ -64,6 +70,15 @@ def end(run: LockedRun, status: RunStatus) -> None:
         error=run.facts.error,
         park_reason=run.facts.park_reason,
     )
+
+
+def _let_keys_go(run: LockedRun) -> None:
+    """Business keys of stages that never finished: free where nothing can have happened, else held for their time."""
+    for scope, key, stage in idempotency_keys.held_by_run(run.connection, run.id):
+        if strands.in_doubt(run.connection, run.id, stage):
+            idempotency_keys.abandon_for_run(run.connection, scope, key, run.id, stage, ttl_seconds=KEY_SECONDS)
+        else:
+            idempotency_keys.release_for_run(run.connection, scope, key, run.id, stage)
 
 
 def go_backward(run: LockedRun) -> tuple[Nudge, ...]:
@@ -84,7 +99,8 @@ def open_undos(run: LockedRun) -> tuple[Nudge, ...]:
 
 def _open_undo(run: LockedRun, stage: str) -> tuple[Nudge, ...]:
     # What a paused process may still send has to be over before its effect is undone.
-    safe_at = strands.acts_until(run.connection, run.id, stage)
+    later = {stage} | run.plan.descendants[stage]
+    safe_at = max(strands.acts_until(run.connection, run.id, name) for name in later)
     waits = safe_at > run.clock
     queue = run.plan.by_name[stage].queue or run.facts.queue
     strands.add(
@@ -101,6 +117,13 @@ def _open_undo(run: LockedRun, stage: str) -> tuple[Nudge, ...]:
     row = strands.one(run.connection, run.id, UNDO_PREFIX + stage)
     assert row is not None
     return () if waits else (nudge_of(run, row),)
+
+
+def unpass(run: LockedRun, pivot: str) -> None:
+    """A pivot turned out not to have happened: the run can turn back again, unless another one was passed before."""
+    done = strands.finished(run.connection, run.id)
+    others = any(stage.pivot and stage.name != pivot and stage.name in done for stage in run.plan.stages)
+    run.change(pivot_passed=others)
 
 
 def undo_ended(run: LockedRun) -> tuple[tuple[Nudge, ...], bool]:

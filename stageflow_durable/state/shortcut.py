@@ -46,7 +46,7 @@ class Shortcut:
         self._driver = driver
         self._audit = audit_key
 
-    # --- accept -----------------------------------------------------------------------------------------------------
+    # --- accept -------------------------------------------------------------------------------------------------------
 
     def create(self, new: NewRun) -> Created | None:
         """Record a run of one strand. None: more strands, or its key is taken."""
@@ -73,7 +73,7 @@ class Shortcut:
         """Encoded outputs by stage; None for a skipped one."""
         return dict(self._driver.run(fast.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall())
 
-    # --- begin ------------------------------------------------------------------------------------------------------
+    # --- begin --------------------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | None:
         """Take a strand that is ready, when its run goes forward under this process's definition."""
@@ -125,7 +125,7 @@ class Shortcut:
             row.published_at,
         )
 
-    # --- commit -----------------------------------------------------------------------------------------------------
+    # --- commit -------------------------------------------------------------------------------------------------------
 
     def save(self, saving: Saving, taker: Taker) -> Done | None:
         """Save an outcome and move on: to the next stage here, to a ready strand, or to the end of a run of one
@@ -162,7 +162,7 @@ class Shortcut:
         intends = move is Move.GRANT and onward is not None and planned[onward].undo is not None
         return Shape(move, events, records=planned[work.stage].undo is not None, intends=intends)
 
-    # --- both -------------------------------------------------------------------------------------------------------
+    # --- both ---------------------------------------------------------------------------------------------------------
 
     def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Kept) -> list[EventRow]:
         sealed: list[EventRow] = []

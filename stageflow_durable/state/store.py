@@ -23,6 +23,7 @@ from stageflow_durable.state import (
     progress,
     recovery,
     runs,
+    strands,
     views,
 )
 from stageflow_durable.state.begin import Taker
@@ -55,7 +56,8 @@ class Store:
     def __init__(self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True) -> None:
         self.database = database
         self._audit = audit_key
-        self._shortcut = Shortcut(Driver(database), audit_key) if shortcut else None
+        self._driver = Driver(database)
+        self._shortcut = Shortcut(self._driver, audit_key) if shortcut else None
 
     def _do(self, action: Callable[[Connection], T]) -> T:
         with self.database.transaction() as connection:
@@ -65,24 +67,30 @@ class Store:
         with self.database.read() as connection:
             return look(connection)
 
-    # --- accepting runs ---------------------------------------------------------------------------------------------
+    # --- accepting runs -----------------------------------------------------------------------------------------------
 
-    def register(self, plans: Sequence[Plan]) -> None:
-        """Store definitions."""
+    def register(self, plans: Sequence[Plan], boot: str | None = None) -> None:
+        """Store definitions. ``boot``: of the worker that starts with them; its first child makes them the newest."""
         with self.database.transaction() as connection:
             for plan in plans:
                 definitions.register(connection, plan)
+            if boot is not None and not owners.booted(connection, boot):
+                definitions.deployed(connection, plans)
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
         created = self._shortcut.create(new) if self._shortcut is not None else None
         return created or self._do(lambda c: runs.create(c, new, self._audit))
 
+    def clock(self) -> float:
+        """The database's time: deadlines are told by it."""
+        return self._driver.clock()
+
     def create_many(self, batch: Sequence[NewRun]) -> list[Created]:
         """Record runs without keys, all or none."""
         return self._do(lambda c: runs.create_many(c, batch, self._audit))
 
-    # --- the path of a stage ----------------------------------------------------------------------------------------
+    # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
         """Take what the nudge names."""
@@ -181,11 +189,11 @@ class Store:
         """The undo failed for good."""
         return self._do(lambda c: commit.undo_failed(c, work, taker, self._audit, failure, go_on=go_on))
 
-    def recall(self, work: Work) -> Work | bool:
+    def recall(self, work: Work, owner: str) -> Work | bool:
         """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else
         False.
         """
-        return self._do(lambda c: beginning.recall(c, work))
+        return self._do(lambda c: beginning.recall(c, work, owner))
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
         """Take a business key for the stage, or what stands in the way."""
@@ -218,7 +226,7 @@ class Store:
         """How the action stood when its undo began."""
         return self._see(lambda c: progress.outcome_of(c, run_id, stage))
 
-    # --- owners and recovery ----------------------------------------------------------------------------------------
+    # --- owners and recovery ------------------------------------------------------------------------------------------
 
     def join(self, identity: Identity, lease_seconds: float) -> str:
         """A new owner."""
@@ -226,12 +234,10 @@ class Store:
 
     def renew(self, owner: str, lease_seconds: float, served: dict[str, float]) -> bool:
         """Renew a lease and note what was served; False: declared dead."""
-
-        def beat(connection: Connection) -> bool:
-            owners.served(connection, served)
-            return owners.renew(connection, owner, lease_seconds)
-
-        return self._do(beat)
+        alive = self._do(lambda c: owners.renew(c, owner, lease_seconds))
+        if served:  # apart: nobody's lease waits for a row that all processes write
+            self._do(lambda c: owners.served(c, served))
+        return alive
 
     def retire(self, owner: str) -> None:
         """The process ends by itself."""
@@ -241,9 +247,9 @@ class Store:
         """A process was seen to end."""
         return self._do(lambda c: owners.mark_killed(c, boot, pid))
 
-    def mark_expired(self) -> tuple[str, ...]:
-        """Leases that ran out."""
-        return self._do(owners.mark_expired)
+    def mark_expired(self, slack: float = 0.0) -> tuple[str, ...]:
+        """Leases that ran out ``slack`` seconds ago."""
+        return self._do(lambda c: owners.mark_expired(c, slack))
 
     def my_tick(self, name: str, every: float) -> bool:
         """Whether it is this process's turn."""
@@ -285,7 +291,7 @@ class Store:
         """Stop a late run."""
         return self._do(lambda c: recovery.expire(c, run_id, self._audit))
 
-    # --- people -----------------------------------------------------------------------------------------------------
+    # --- people -------------------------------------------------------------------------------------------------------
 
     def order(self, order: operators.Order) -> tuple[Nudge, ...]:
         """Cancel, compensate or resume."""
@@ -326,7 +332,7 @@ class Store:
 
 
 def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:
-    if doubt:
+    if doubt or strands.in_doubt(connection, work.run.id, work.stage):
         idempotency_keys.abandon_for_run(
             connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds
         )

@@ -174,11 +174,20 @@ def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for:
     )
 
 
-def ended_by(connection: Connection, work: Work) -> bool:
-    """Whether this attempt was ended by its owner; a sweep would have left it unknown."""
+def began_at(connection: Connection, row: StrandRow) -> float | None:
+    """When the attempt that runs on a strand began."""
+    mine = and_(_attempts_of(row.run, row.stage, row.direction), attempts.c.n == row.attempt)
+    found: float | None = connection.execute(select(attempts.c.began_at).where(mine)).scalar_one_or_none()
+    return found
+
+
+def ended_at(connection: Connection, work: Work) -> float | None:
+    """When this attempt was ended by its owner; None when it was not: a sweep would have left it unknown."""
     mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
-    state = connection.execute(select(attempts.c.state).where(mine)).scalar_one_or_none()
-    return state not in (None, AttemptState.RUNNING, AttemptState.UNKNOWN)
+    found = connection.execute(select(attempts.c.state, attempts.c.ended_at).where(mine)).one_or_none()
+    return (
+        None if found is None or found.state in (AttemptState.RUNNING, AttemptState.UNKNOWN) else float(found.ended_at)
+    )
 
 
 def in_doubt(connection: Connection, run_id: str, stage: str) -> bool:

@@ -204,6 +204,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         attempts=tuple(_attempt(row) for row in tried),
         undo=undo,
         progress=json.loads(strand.progress) if strand is not None and strand.progress else None,
+        on_unknown=stage.on_unknown,
     )
 
 

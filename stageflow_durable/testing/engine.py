@@ -25,7 +25,7 @@ from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.schema import upgrade
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing.clock import FakeClock
-from stageflow_durable.testing.faults import Crash, Faults, FaultyStore, forget
+from stageflow_durable.testing.faults import Crash, Faults, FaultyStore, bury
 from stageflow_durable.testing.messages import Messages
 from stageflow_durable.testing.worker import InProcessWorker
 
@@ -91,7 +91,8 @@ class InProcessEngine(Engine):
         self._patience = patience.lost
         self._riding = 0
         # Parts that the engine makes at their first use: here they are made beforehand.
-        self.__dict__.update(store=store, publisher=self.messages, _sweeper=Sweeper(store, self.messages, patience))
+        sweeper = Sweeper(store, self.messages, patience, lambda: True)
+        self.__dict__.update(store=store, publisher=self.messages, _sweeper=sweeper)
         self.crew = [self.hired() for _number in range(workers)]
         clock.idle = self._while_waiting
 
@@ -154,7 +155,7 @@ class InProcessEngine(Engine):
         return self.crew[int(self._world.draw(0, len(self.crew)))]
 
     def _died(self, worker: InProcessWorker, crash: Crash) -> None:
-        forget(crash)
+        bury(crash)
         worker.alive = False
         self.crashes += 1
         self.crew = [self.hired() if one is worker else one for one in self.crew]

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from traceback import walk_tb
+from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
+from stageflow_durable.engine.services import Services
 from stageflow_durable.state.store import Store
 
 P = ParamSpec("P")
@@ -119,13 +121,10 @@ def _transactions() -> list[str]:
     ]
 
 
-def forget(error: BaseException) -> None:
-    """Drop the frames of a dead process, so that what it held open (a transaction, a connection) ends as the
-    operating system would end it.
-    """
-    seen: set[int] = set()
-    current: Any = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        current.__traceback__ = None
-        current = current.__context__
+def bury(crash: Crash) -> None:
+    """End what a dead process held open, as the operating system would: the transaction of the body that it died in."""
+    for frame, _line in walk_tb(crash.__traceback__):
+        services = frame.f_locals.get("services")
+        if isinstance(services, Services):
+            services.abandon()
+    crash.__traceback__ = None

@@ -79,7 +79,7 @@ def test_a_run_changed_by_somebody_else_meanwhile_is_a_conflict_not_a_race(invok
     def change_after_reading(run_id: str) -> Run:
         seen = read(run_id)
         engine.held = [replace(seen, op_version=seen.op_version + 1)]
-        engine.run = read  # type: ignore[method-assign]  # once
+        engine.run = read  # type: ignore[method-assign]  # the fake changes after one reading
         return seen
 
     engine.run = change_after_reading  # type: ignore[method-assign]  # somebody else

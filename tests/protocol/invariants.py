@@ -7,11 +7,11 @@ what changed since the moment before (:data:`OF_A_CHANGE`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, Table, select
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import (
@@ -28,7 +28,7 @@ from stageflow_durable.state import tables
 from stageflow_durable.state.audit import GENESIS, seal
 from stageflow_durable.state.database import Database
 
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
 ENDED = frozenset({AttemptState.OK, AttemptState.SKIPPED})
 
@@ -39,12 +39,12 @@ class Picture:
 
     run: Row
     plan: Plan
+    owners: frozenset[str]
     strands: tuple[Row, ...]
     attempts: tuple[Row, ...]
     checkpoints: tuple[Row, ...]
     steps: tuple[Row, ...]
     events: tuple[Row, ...]
-    owners: frozenset[str]
 
     @property
     def phase(self) -> Phase:
@@ -66,27 +66,26 @@ def pictures(connection: Connection) -> dict[str, Picture]:
     """A picture of each run, by id."""
     plans = {row.digest: Plan.decode(row.body) for row in connection.execute(select(tables.definitions))}
     owners = frozenset(connection.execute(select(tables.owners.c.id)).scalars())
-    parts = {name: _by_run(connection, getattr(tables, name)) for name in _PARTS}
-    found = connection.execute(select(tables.runs)).mappings().all()
+    parts = [_by_run(connection, table) for table in _PARTS]
+    found = _rows(connection, select(tables.runs))
     return {
-        run["id"]: Picture(
-            run,
-            plans[run["definition"]],
-            *(tuple(parts[name].get(run["id"], ())) for name in _PARTS),
-            owners,
-        )
+        run["id"]: Picture(run, plans[run["definition"]], owners, *(tuple(part.get(run["id"], ())) for part in parts))
         for run in found
     }
 
 
-_PARTS = ("strands", "attempts", "checkpoints", "saga_steps", "events")
+_PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events)
 
 
-def _by_run(connection: Connection, table: Any) -> dict[str, list[Row]]:
+def _by_run(connection: Connection, table: Table) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    for row in connection.execute(select(table).order_by(*table.primary_key.columns)).mappings():
+    for row in _rows(connection, select(table).order_by(*table.primary_key.columns)):
         grouped.setdefault(row["run"], []).append(row)
     return grouped
+
+
+def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
+    return [dict(row) for row in connection.execute(statement).mappings()]
 
 
 # --- of a moment ------------------------------------------------------------------------------------------------------
@@ -142,15 +141,17 @@ _MODES = {
 
 def nothing_runs_forward_when_backward(seen: Picture) -> Iterator[str]:
     """4: an undo has the run for itself; a run that stops has nothing that could begin; one at rest is at rest."""
-    legal = {
-        Phase.FORWARD: {Phase.FORWARD: ACTIVE, Phase.BACKWARD: frozenset()},
-        Phase.DRAINING: {Phase.FORWARD: frozenset({StrandState.RUNNING}), Phase.BACKWARD: frozenset()},
-        Phase.BACKWARD: {Phase.FORWARD: frozenset(), Phase.BACKWARD: ACTIVE},
-        Phase.SETTLED: {Phase.FORWARD: frozenset(), Phase.BACKWARD: frozenset()},
-    }[seen.phase]
     for row in seen.strands:
-        if row["state"] in ACTIVE - legal[Phase(row["direction"])]:
+        legal = _MAY_STAND.get((seen.phase, Phase(row["direction"])), frozenset())
+        if row["state"] in ACTIVE - legal:
             yield f"4: strand {row['strand']} is {row['state']} in a run that goes {seen.phase}"
+
+
+_MAY_STAND: dict[tuple[Phase, Phase], frozenset[StrandState]] = {
+    (Phase.FORWARD, Phase.FORWARD): ACTIVE,
+    (Phase.DRAINING, Phase.FORWARD): frozenset({StrandState.RUNNING}),
+    (Phase.BACKWARD, Phase.BACKWARD): ACTIVE,
+}
 
 
 def every_action_has_a_step(seen: Picture) -> Iterator[str]:
@@ -194,7 +195,7 @@ def the_chain_is_unbroken(seen: Picture, audit_key: bytes = b"") -> Iterator[str
     """10: events count from 1 without gaps, each seals the one before."""
     previous = GENESIS
     for number, event in enumerate(seen.events, 1):
-        expected = seal(audit_key, *(event[name] for name in ("run", "seq", "type", "at", "data")), previous)
+        expected = seal(audit_key, event["run"], event["seq"], event["type"], event["at"], event["data"], previous)
         if (event["seq"], event["previous"], event["mac"]) != (number, previous, expected.mac):
             yield f"10: event {event['seq']} does not follow event {number - 1}"
         previous = event["mac"]

@@ -54,6 +54,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("client_id", "operation", "key", name=op.f("pk_idempotency_keys")),
     )
     op.create_index("ix_idempotency_keys_expires_at", "idempotency_keys", ["expires_at"], unique=False)
+    op.create_index(
+        "ix_idempotency_keys_holder",
+        "idempotency_keys",
+        ["owner_run"],
+        unique=False,
+        sqlite_where=sa.text("owner_run IS NOT NULL"),
+        postgresql_where=sa.text("owner_run IS NOT NULL"),
+    )
     op.create_table(
         "owners",
         sa.Column("id", sa.String(length=64), nullable=False),
