@@ -20,7 +20,6 @@ from tests.services.postgres import PostgresService
 pytestmark = [pytest.mark.process, pytest.mark.chaos, on(POSTGRES_VALKEY)]
 
 
-@pytest.mark.xfail(strict=True, reason="a child that finds no database at its start has no pulses and drops messages")
 def test_a_worker_that_was_there_before_its_database_carries_what_waits_for_it(
     bare_site: Site, postgres: PostgresService
 ) -> None:
@@ -38,7 +37,7 @@ def test_a_worker_that_was_there_before_its_database_carries_what_waits_for_it(
     bare_site.forget(worker)
 
 
-@pytest.mark.xfail(strict=True, reason="a child that finds no database at its start has no pulses and drops messages")
+@pytest.mark.xfail(strict=True, reason="a child that finds no database at its start has no pulses before a message")
 def test_a_worker_that_was_there_before_its_database_sweeps_once_it_is_there(
     bare_site: Site, postgres: PostgresService
 ) -> None:

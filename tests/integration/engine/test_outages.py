@@ -36,7 +36,9 @@ def test_nothing_is_accepted_while_the_database_is_away(bare_site: Site, postgre
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////nowhere/at/all.db", f"postgresql+psycopg://u:secret@127.0.0.1:{free_port()}/d"]
+    "url",
+    ["sqlite:////nowhere/at/all.db", f"postgresql+psycopg://u:secret@127.0.0.1:{free_port()}/d"],
+    ids=["sqlite", "postgres"],
 )
 def test_a_database_that_was_never_there_is_named_without_its_password(bare_site: Site, url: str) -> None:
     engine = bare_site.client(database_url=url)
