@@ -1,4 +1,4 @@
-"""The engine's own conformance suite is run by hand until it and the engine agree in every case: see CONTRIBUTING.md."""
+"""The engine's own conformance suite is run by hand until it and the engine agree everywhere: see CONTRIBUTING.md."""
 
 from __future__ import annotations
 
