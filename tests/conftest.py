@@ -31,6 +31,9 @@ def pytest_configure() -> None:
     """Let SIGTERM end the session through its clean-up, as Ctrl-C does."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # Started in the background of a shell: the programs under test would inherit a Ctrl-C that does nothing.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _interrupt(number: int, frame: object) -> None:
