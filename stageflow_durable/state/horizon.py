@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, case, func, literal, select, union_all
+from sqlalchemy import Connection, and_, case, func, literal, select, true, union_all
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state.tables import owners, runs, strands
 
 
-def next_due(connection: Connection, *, patience: float) -> float | None:
+def next_due(connection: Connection, *, patience: float | None) -> float | None:
     """Seconds since the epoch of the next due strand, deadline, lease that may run out, or nudge that may count as
-    lost; None: nothing is left to do. ``patience``: seconds after which an unanswered nudge counts as lost.
+    lost; None: nothing is left to do. ``patience``: seconds after which an unanswered nudge counts as lost; None: none
+    does.
     """
     waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == StrandState.WAITING)
     bound = and_(runs.c.phase == Phase.FORWARD, runs.c.pivot_passed.is_(False))
@@ -18,8 +19,9 @@ def next_due(connection: Connection, *, patience: float) -> float | None:
     # A lease that ran out is due now; one of an owner who is known to be dead was due before.
     until = case((owners.c.dead_at.is_(None), owners.c.expires_at), else_=owners.c.dead_at)
     held = select(func.min(until)).select_from(strands.join(owners, owners.c.id == strands.c.owner))
-    sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience) * _doubled()
-    lost = select(func.min(sent)).where(strands.c.state == StrandState.READY)
+    sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience or 0.0) * _doubled()
+    counts = strands.c.published_at.is_(None) if patience is None else true()
+    lost = select(func.min(sent)).where(and_(strands.c.state == StrandState.READY, counts))
     moments = union_all(waiting, late, held, lost).subquery("moments")
     moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
     return None if moment is None else float(moment)

@@ -201,7 +201,9 @@ class InProcessEngine(Engine):
         moment = self.next_due()
         if moment is None:
             return False
-        self.clock.advance_to(moment + TICK)
+        # What is overdue and does not move waits for something else: time goes on as it does between two sweeps.
+        pause = 0.0 if moment >= self.clock.time() else self.settings.sweep_seconds
+        self.clock.advance_to(max(moment + TICK, self.clock.time() + pause))
         self._beat()
         return True
 
@@ -209,8 +211,9 @@ class InProcessEngine(Engine):
         """When there will be something to do, in seconds since the epoch by the clock; None: never, unless somebody
         asks for something.
         """
+        patience = None if len(self.messages) else self._patience  # while messages wait, none counts as lost
         with self.store.database.read() as connection:
-            known = next_due(connection, patience=self._patience)
+            known = next_due(connection, patience=patience)
         return min((moment for moment in (known, self.messages.next_due()) if moment is not None), default=None)
 
     def _while_waiting(self, _seconds: float) -> None:
