@@ -34,15 +34,19 @@ def _module(name: str, reference: str) -> ModuleType:
     except StageflowError:
         raise
     except Exception as error:
-        raise Failure(f"--app {reference}: importing {name} failed: {type(error).__name__}: {error}{_where(error)}; "
-                      f"the whole traceback: python -c 'import {name}'") from error
+        raise Failure(
+            f"--app {reference}: importing {name} failed: {type(error).__name__}: {error}{_where(error)}; "
+            f"the whole traceback: python -c 'import {name}'"
+        ) from error
 
 
 def _not_found(error: ModuleNotFoundError, name: str, reference: str) -> Failure:
     missing = error.name or name
     if name == missing or name.startswith(missing + "."):
-        return Misuse(f"--app {reference}: no module {missing!r} in {Path.cwd()} or on PYTHONPATH; "
-                      "run from the directory that holds it, or mend the name")
+        return Misuse(
+            f"--app {reference}: no module {missing!r} in {Path.cwd()} or on PYTHONPATH; "
+            "run from the directory that holds it, or mend the name"
+        )
     return Failure(f"--app {reference}: {name} needs module {missing!r}, which is not installed{_where(error)}")
 
 
@@ -88,8 +92,10 @@ def _instead(module: ModuleType, name: str) -> str:
 
 def _engine(found: object, reference: str) -> Application:
     if not _is_engine(found):
-        raise Misuse(f"--app {reference} is of type {type(found).__name__}, not an Engine; "
-                     "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])")
+        raise Misuse(
+            f"--app {reference} is of type {type(found).__name__}, not an Engine; "
+            "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])"
+        )
     return cast("Application", found)
 
 

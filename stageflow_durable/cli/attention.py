@@ -50,8 +50,16 @@ def _rank(trouble: RunStatus | None) -> int:
 
 def _group(runs: list[RunSummary]) -> Group:
     latest = max(runs, key=lambda run: run.updated_at)
-    return Group(_reason(latest), latest.pipeline, latest.error_stage, len(runs), min(run.updated_at for run in runs),
-                 latest.error, _next(latest, len(runs)), tuple(run.run_id for run in runs))
+    return Group(
+        _reason(latest),
+        latest.pipeline,
+        latest.error_stage,
+        len(runs),
+        min(run.updated_at for run in runs),
+        latest.error,
+        _next(latest, len(runs)),
+        tuple(run.run_id for run in runs),
+    )
 
 
 def _reason(run: RunSummary) -> str:

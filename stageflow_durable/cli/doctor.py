@@ -19,13 +19,23 @@ if TYPE_CHECKING:
 
     from stageflow_durable.delivery.probes import BrokerFacts
 
-_MARK = {Level.OK: ("ok  ", "green"), Level.WARN: ("WARN", "bold yellow"), Level.FAIL: ("FAIL", "bold red"),
-         Level.SKIP: ("skip", "dim")}
+_MARK = {
+    Level.OK: ("ok  ", "green"),
+    Level.WARN: ("WARN", "bold yellow"),
+    Level.FAIL: ("FAIL", "bold red"),
+    Level.SKIP: ("skip", "dim"),
+}
 
 
 @click.command(short_help="Unsafe settings, each with the line that mends it.")
-@click.option("--timeout", type=click.FloatRange(min=0.1), default=3.0, show_default=True, metavar="SECONDS",
-              help="How long to wait for the broker.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the broker.",
+)
 @json_option
 @app_option
 @click.pass_context
@@ -45,13 +55,17 @@ def doctor(ctx: click.Context, timeout: float, as_json: bool) -> None:
 
 def examined(session: Session, timeout: float) -> Iterator[Check]:
     """Every check, in the order in which one depends on another."""
-    database = list(_guarded("database", "set STAGEFLOW_DATABASE_URL to a database that answers",
-                             lambda: _database(session)))
+    database = list(
+        _guarded("database", "set STAGEFLOW_DATABASE_URL to a database that answers", lambda: _database(session))
+    )
     yield from database
     if all(check.level is Level.OK for check in database):
         yield from _guarded("runs", "stageflow db upgrade", lambda: _runs(session))
-    yield from _guarded("application", "mend the application; stageflow --app module:attribute doctor",
-                        lambda: _delivery(session, timeout))
+    yield from _guarded(
+        "application",
+        "mend the application; stageflow --app module:attribute doctor",
+        lambda: _delivery(session, timeout),
+    )
 
 
 def _guarded(name: str, mend: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
@@ -96,8 +110,9 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
         facts = probe_broker(url, timeout=timeout)
         yield from checks.broker(facts)
     if application is None:
-        yield checks.skipped("application", "none is named; its Celery settings and timeouts were not looked at "
-                                            "(--app module:attribute)")
+        yield checks.skipped(
+            "application", "none is named; its Celery settings and timeouts were not looked at (--app module:attribute)"
+        )
         return
     yield from _application(application, facts)
 
@@ -117,8 +132,12 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
     yield from checks.application(found)
     if facts is not None:
         settings = application.settings
-        yield checks.visibility(found.visibility_timeout, facts.transport,
-                                settings.in_place_seconds + settings.short_delay_seconds, _longest_timeout(application))
+        yield checks.visibility(
+            found.visibility_timeout,
+            facts.transport,
+            settings.in_place_seconds + settings.short_delay_seconds,
+            _longest_timeout(application),
+        )
 
 
 def _longest_timeout(application: Any) -> float | None:

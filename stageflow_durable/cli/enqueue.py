@@ -38,8 +38,13 @@ class Wish:
 
 @click.command(short_help="Start runs, from JSON, a file or a file of lines.")
 @click.argument("pipeline")
-@click.option("--input", "source", metavar="JSON|@FILE|@FILE.jsonl|@-", required=True,
-              help="The input; @FILE reads it, @FILE.jsonl starts a run a line, @- reads standard input.")
+@click.option(
+    "--input",
+    "source",
+    metavar="JSON|@FILE|@FILE.jsonl|@-",
+    required=True,
+    help="The input; @FILE reads it, @FILE.jsonl starts a run a line, @- reads standard input.",
+)
 @click.option("--lines", is_flag=True, help="One run a line, whatever the file is called; standard input as it comes.")
 @click.option("--client-id", metavar="NAME", help="Whose run it is; keys of two clients never meet.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key starts nothing twice.")
@@ -50,8 +55,16 @@ class Wish:
 @json_option
 @app_option
 @click.pass_context
-def enqueue(ctx: click.Context, /, pipeline: str, source: str, lines: bool, client_id: str | None,
-            idempotency_key: str | None, **wishes: Any) -> None:
+def enqueue(
+    ctx: click.Context,
+    /,
+    pipeline: str,
+    source: str,
+    lines: bool,
+    client_id: str | None,
+    idempotency_key: str | None,
+    **wishes: Any,
+) -> None:
     """Start runs of PIPELINE. The id of each run is printed on standard output.
 
     Of a file of lines, every line is started or refused with its number and reason; exit 1 when any was refused.
@@ -244,7 +257,8 @@ def _progress(what: str, total: int | None) -> Iterator[tuple[Callable[[], objec
         return
     from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    with Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), console=out,
-                  transient=True) as bar:
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), console=out, transient=True
+    ) as bar:
         task = bar.add_task(what, total=total)
         yield partial(bar.advance, task), lambda text: bar.console.print(text, soft_wrap=True)

@@ -36,8 +36,9 @@ class Stopped(StageflowError):
 
     def __init__(self, line: int, why: str) -> None:
         self.line = line
-        super().__init__(f"stopped at line {line}: {why}; the lines before it are recorded, "
-                         f"go on with --from-line {line}")
+        super().__init__(
+            f"stopped at line {line}: {why}; the lines before it are recorded, go on with --from-line {line}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,12 @@ def numbered(stream: IO[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
             yield number, text
 
 
-def started(lines: Iterable[tuple[int, bytes]], start: Start, key_field: str | None,
-            pause: Callable[[float], object] | None = None) -> Iterator[Line]:
+def started(
+    lines: Iterable[tuple[int, bytes]],
+    start: Start,
+    key_field: str | None,
+    pause: Callable[[float], object] | None = None,
+) -> Iterator[Line]:
     """Start each line. Raises Stopped when the engine can take no further line at all."""
     for number, raw in lines:
         try:

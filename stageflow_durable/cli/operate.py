@@ -52,13 +52,17 @@ class How:
 
 def _bulk(command: F) -> F:
     for option in (
-        app_option, json_option,
+        app_option,
+        json_option,
         click.option("--yes", "-y", is_flag=True, help="Do not ask before changing what a filter found."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many runs."),
-        click.option("--rate", type=click.FloatRange(min=0, min_open=True), metavar="N",
-                     help="At most so many runs a second."),
-        accountable, park_reason_option, run_filters,
+        click.option(
+            "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many runs a second."
+        ),
+        accountable,
+        park_reason_option,
+        run_filters,
         click.argument("run_ids", metavar="[RUN]...", nargs=-1),
     ):
         command = option(command)
@@ -107,8 +111,12 @@ def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
     if runs and not how.dry_run:
         confirmed(verb, len(runs), by_filter=wanted.given, yes=how.yes)
     past = bool(given.get("past_pivot"))
-    act = partial(getattr(operations, verb), reason=given["reason"], actor=given["actor"],
-                  **({"past_pivot": past} if verb is VerbName.COMPENSATE else {}))
+    act = partial(
+        getattr(operations, verb),
+        reason=given["reason"],
+        actor=given["actor"],
+        **({"past_pivot": past} if verb is VerbName.COMPENSATE else {}),
+    )
     outcomes: list[Outcome] = []
     try:
         outcomes.extend(_each(operations, verb, runs, None if how.dry_run else act, how, past))
@@ -118,8 +126,14 @@ def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
         ctx.exit(FAILED)
 
 
-def _each(operations: Operations, verb: VerbName, runs: Sequence[RunSummary], act: Callable[..., RunSummary] | None,
-          how: How, past: bool) -> Iterator[Outcome]:
+def _each(
+    operations: Operations,
+    verb: VerbName,
+    runs: Sequence[RunSummary],
+    act: Callable[..., RunSummary] | None,
+    how: How,
+    past: bool,
+) -> Iterator[Outcome]:
     with _progress(verb, len(runs)) as advance:
         for position, run in enumerate(runs):
             if position and how.rate and act:
@@ -128,8 +142,9 @@ def _each(operations: Operations, verb: VerbName, runs: Sequence[RunSummary], ac
             advance()
 
 
-def _one(operations: Operations, verb: VerbName, listed: RunSummary, act: Callable[..., RunSummary] | None,
-         past: bool) -> Outcome:
+def _one(
+    operations: Operations, verb: VerbName, listed: RunSummary, act: Callable[..., RunSummary] | None, past: bool
+) -> Outcome:
     """Look at the run, decide by the rules, then act on exactly what was seen (``op_version``)."""
     try:
         run = listed if isinstance(listed, Run) else operations.run(listed.run_id)
@@ -152,8 +167,9 @@ def _progress(verb: VerbName, number: int) -> Iterator[Callable[[], object]]:
         return
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    with Progress(*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=out,
-                  transient=True) as bar:
+    with Progress(
+        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=out, transient=True
+    ) as bar:
         yield partial(bar.advance, bar.add_task(verb, total=number))
 
 

@@ -37,8 +37,12 @@ def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] =
 
     plain = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for name in columns:
-        plain.add_column(name, justify="right" if name in right else "left", no_wrap=name not in folding,
-                         overflow="fold" if name in folding else "ellipsis")
+        plain.add_column(
+            name,
+            justify="right" if name in right else "left",
+            no_wrap=name not in folding,
+            overflow="fold" if name in folding else "ellipsis",
+        )
     return plain
 
 

@@ -63,8 +63,9 @@ def run_filters(command: F) -> F:
 
 def park_reason_option(command: F) -> F:
     """``--park-reason``: of parked runs those with this reason."""
-    return click.option("--park-reason", type=click.Choice([reason.value for reason in ParkReason]),
-                        help="Parked for this reason.")(command)
+    return click.option(
+        "--park-reason", type=click.Choice([reason.value for reason in ParkReason]), help="Parked for this reason."
+    )(command)
 
 
 def accountable(command: F) -> F:
@@ -81,7 +82,7 @@ def _reason(ctx: click.Context, _parameter: click.Parameter, value: str | None) 
     if value is None and sys.stdin.isatty() and not ctx.resilient_parsing:
         value = click.prompt("Reason", err=True, type=str)
     if not (value or "").strip() and not ctx.resilient_parsing:
-        raise Misuse(f"{ctx.info_name} needs --reason \"…\": it stands in the run's history")
+        raise Misuse(f'{ctx.info_name} needs --reason "…": it stands in the run\'s history')
     return (value or "").strip()
 
 

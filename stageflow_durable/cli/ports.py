@@ -16,8 +16,16 @@ class Operations(Protocol):
     def run(self, run_id: str) -> Run:
         """One run in full. Raises UnknownRun, also where the prefix fits several."""
 
-    def runs(self, *, status: RunStatus | None = None, pipeline: str | None = None, client_id: str | None = None,
-             since: datetime | None = None, attention: bool = False, limit: int = 100) -> Sequence[RunSummary]:
+    def runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        pipeline: str | None = None,
+        client_id: str | None = None,
+        since: datetime | None = None,
+        attention: bool = False,
+        limit: int = 100,
+    ) -> Sequence[RunSummary]:
         """Runs, newest first. ``attention``: those that need a person."""
 
     def history(self, run_id: str) -> Sequence[Event]:
@@ -32,12 +40,22 @@ class Operations(Protocol):
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         """Carry on with a run at rest."""
 
-    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None,
-                   past_pivot: bool = False) -> RunSummary:
+    def compensate(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         """Undo what a run has done."""
 
-    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
-               op_version: int | None = None) -> RunSummary:
+    def settle(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        done: Any = None,
+        not_done: bool = False,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
         """Record what became of a stage whose outcome is unknown."""
 
     def sweep(self) -> SweepReport:

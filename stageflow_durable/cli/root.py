@@ -59,7 +59,8 @@ class LazyGroup(click.Group):
         return command
 
     def resolve_command(
-            self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of ``args``; a near miss is named in the error."""
         if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
             ctx.fail(f"no command {args[0]!r}{_meant(args[0])}")
@@ -71,8 +72,9 @@ class LazyGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, short) for name, (_module, short) in commands.items()], col_max=12)
 
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None,
-                     **extra: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
         """Parse our own options; what is wrong with them becomes one line."""
         with plainly():
             return super().make_context(info_name, args, parent, **extra)
@@ -105,8 +107,14 @@ def _version() -> str:
 
 @click.group(cls=LazyGroup, name="stageflow", context_settings={"help_option_names": ["-h", "--help"]})
 @app_option
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
-              help="Show the version and exit.")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 @click.pass_context
 def stageflow(ctx: click.Context) -> None:
     """Durable pipelines on Celery: runs that survive any crash.

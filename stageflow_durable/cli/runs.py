@@ -25,21 +25,31 @@ if TYPE_CHECKING:
 @click.command(short_help="List runs; --attention: what needs a person, by reason.")
 @click.option("--attention", is_flag=True, help="What needs a person: parked, failed, undo failed, stuck; by reason.")
 @run_filters
-@click.option("--limit", type=click.IntRange(min=1), metavar="N",
-              help="At most so many.  [default: 100, with --attention 1000]")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.  [default: 100, with --attention 1000]"
+)
 @json_option
 @app_option
 @click.pass_context
-def runs(ctx: click.Context, attention: bool, status: RunStatus | None, pipeline: str | None, client_id: str | None,
-         since: datetime | None, limit: int | None, as_json: bool) -> None:
+def runs(
+    ctx: click.Context,
+    attention: bool,
+    status: RunStatus | None,
+    pipeline: str | None,
+    client_id: str | None,
+    since: datetime | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     """Runs, the newest first.
 
     With --attention those that need a person, grouped by reason, each with its count, age, last error and next command.
     """
     session = Session.of(ctx)
     most = limit or (1000 if attention else 100)
-    found = session.operations().runs(status=status, pipeline=pipeline, client_id=client_id, since=since,
-                                      attention=attention, limit=most)
+    found = session.operations().runs(
+        status=status, pipeline=pipeline, client_id=client_id, since=since, attention=attention, limit=most
+    )
     if as_json:
         print_json(grouped(found) if attention else found)
     else:
@@ -64,14 +74,27 @@ def _listed(found: Sequence[RunSummary], now: datetime) -> Table:
     length = shown_length(run.run_id for run in found)
     for run in found:
         status = Text(run.status, STATUS_STYLE[run.status])
-        listed.add_row(run.run_id[:length], f"{run.pipeline} v{run.version}", status, age(run.created_at, now),
-                       run.client_id, clipped(run.key or "", 40), clipped(why(run), 80))
+        listed.add_row(
+            run.run_id[:length],
+            f"{run.pipeline} v{run.version}",
+            status,
+            age(run.created_at, now),
+            run.client_id,
+            clipped(run.key or "", 40),
+            clipped(why(run), 80),
+        )
     return listed
 
 
 def _attention(groups: list[Group], now: datetime) -> Table:
     listed = table("REASON", "PIPELINE", "STAGE", "RUNS", "OLDEST", "LAST ERROR", right=("RUNS", "OLDEST"))
     for group in groups:
-        listed.add_row(group.reason, group.pipeline, group.stage or "", str(group.count), age(group.oldest_at, now),
-                       clipped(group.last_error or "", 100))
+        listed.add_row(
+            group.reason,
+            group.pipeline,
+            group.stage or "",
+            str(group.count),
+            age(group.oldest_at, now),
+            clipped(group.last_error or "", 100),
+        )
     return listed

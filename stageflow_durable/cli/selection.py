@@ -49,8 +49,9 @@ class Filter:
         return self != Filter()
 
 
-def chosen(operations: Operations, verb: VerbName, run_ids: Sequence[str], wanted: Filter,
-           limit: int | None) -> Sequence[RunSummary]:
+def chosen(
+    operations: Operations, verb: VerbName, run_ids: Sequence[str], wanted: Filter, limit: int | None
+) -> Sequence[RunSummary]:
     """The runs to act on. Fails when nothing was asked for, or both ways at once."""
     if run_ids and wanted.given:
         raise Misuse("name runs or filter them, not both")
@@ -65,10 +66,10 @@ def _filtered(operations: Operations, verb: VerbName, wanted: Filter) -> list[Ru
     if wanted.status and wanted.status not in APPLICABLE[verb]:
         permitted = ", ".join(sorted(APPLICABLE[verb]))
         raise Misuse(f"{verb} does nothing for runs that are {wanted.status}; it takes: {permitted}")
-    found = operations.runs(status=wanted.status, pipeline=wanted.pipeline, client_id=wanted.client_id,
-                            since=wanted.since, limit=MOST)
-    return [run for run in found if run.status in APPLICABLE[verb]
-            and wanted.park_reason in (None, run.park_reason)]
+    found = operations.runs(
+        status=wanted.status, pipeline=wanted.pipeline, client_id=wanted.client_id, since=wanted.since, limit=MOST
+    )
+    return [run for run in found if run.status in APPLICABLE[verb] and wanted.park_reason in (None, run.park_reason)]
 
 
 def confirmed(verb: VerbName, number: int, *, by_filter: bool, yes: bool) -> None:

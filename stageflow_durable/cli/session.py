@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 _KEY = "stageflow_durable.session"
 
-NO_APPLICATION = ("this needs the application: say --app module:attribute (e.g. --app shop:engine), set STAGEFLOW_APP, "
-                  'or write app = "shop:engine" under [tool.stageflow] in pyproject.toml')
+NO_APPLICATION = (
+    "this needs the application: say --app module:attribute (e.g. --app shop:engine), set STAGEFLOW_APP, "
+    'or write app = "shop:engine" under [tool.stageflow] in pyproject.toml'
+)
 
 
 def utc_now() -> datetime:
@@ -30,9 +32,15 @@ def utc_now() -> datetime:
 class Session:
     """One invocation. A test hands in its own as click's ``obj``."""
 
-    def __init__(self, *, reference: str | None = None, operations: Operations | None = None,
-                 application: Application | None = None, settings: Settings | None = None,
-                 now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        *,
+        reference: str | None = None,
+        operations: Operations | None = None,
+        application: Application | None = None,
+        settings: Settings | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
         self.reference = reference
         """What ``--app`` said on the command line."""
         self.now = now
@@ -119,8 +127,14 @@ def _remember(ctx: click.Context, _parameter: click.Parameter, value: str | None
     session.reference = value or session.reference
 
 
-app_option = click.option("-A", "--app", metavar="MODULE:ATTRIBUTE", expose_value=False, callback=_remember,
-                          help="The application's Engine, e.g. shop:engine; else STAGEFLOW_APP or [tool.stageflow].")
+app_option = click.option(
+    "-A",
+    "--app",
+    metavar="MODULE:ATTRIBUTE",
+    expose_value=False,
+    callback=_remember,
+    help="The application's Engine, e.g. shop:engine; else STAGEFLOW_APP or [tool.stageflow].",
+)
 """``--app``, before or after the command's name."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON for programs; times are UTC.")

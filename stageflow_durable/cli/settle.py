@@ -23,8 +23,16 @@ from stageflow_durable.model.verbs import VerbName, refusal, standing
 @json_option
 @app_option
 @click.pass_context
-def settle(ctx: click.Context, run_id: str, stage: str, done: str | None, not_done: bool, reason: str, actor: str,
-           as_json: bool) -> None:
+def settle(
+    ctx: click.Context,
+    run_id: str,
+    stage: str,
+    done: str | None,
+    not_done: bool,
+    reason: str,
+    actor: str,
+    as_json: bool,
+) -> None:
     """Say what became of STAGE of RUN, whose outcome is unknown; the run goes on from there.
 
     Look the stage's key (stageflow show RUN) up at the remote system first.
@@ -39,8 +47,9 @@ def settle(ctx: click.Context, run_id: str, stage: str, done: str | None, not_do
     if as_json:
         print_json(after)
         return
-    click.echo(f"{run.run_id[:SHORT_ID]}  {stage} {'did not happen' if not_done else 'is done'}: "
-               f"{run.status} → {after.status}")
+    click.echo(
+        f"{run.run_id[:SHORT_ID]}  {stage} {'did not happen' if not_done else 'is done'}: {run.status} → {after.status}"
+    )
 
 
 def _check(run: Run, stage: str) -> None:

@@ -26,8 +26,14 @@ if TYPE_CHECKING:
 @click.command(short_help="One run as a tree, and the commands that are legal now.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--watch", is_flag=True, help="Draw it again as it goes, until it is at rest.")
-@click.option("--every", type=click.FloatRange(min=0.1), default=0.5, show_default=True, metavar="SECONDS",
-              help="How often --watch looks.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0.1),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often --watch looks.",
+)
 @json_option
 @app_option
 @click.pass_context
@@ -71,8 +77,10 @@ def _means(operations: Operations, prefix: str) -> bool:
 
 def as_document(run: Run) -> dict[str, Any]:
     """The run as JSON, with the commands that are legal now."""
-    legal = [{"verb": verb.name, "stage": verb.stage, "command": verb.command, "effect": verb.effect}
-             for verb in legal_verbs(run)]
+    legal = [
+        {"verb": verb.name, "stage": verb.stage, "command": verb.command, "effect": verb.effect}
+        for verb in legal_verbs(run)
+    ]
     return {**jsonable(run), "legal": legal}
 
 
@@ -86,8 +94,14 @@ def _drawn(session: Session, run: Run, shown_id: str) -> list[Text]:
     from stageflow_durable.cli.tree import ASCII, draw
 
     out = console()
-    return draw(run, now=session.now(), width=out.width, shown_id=shown_id,
-                history=session.operations().history(run.run_id), guides=ASCII if out.options.ascii_only else None)
+    return draw(
+        run,
+        now=session.now(),
+        width=out.width,
+        shown_id=shown_id,
+        history=session.operations().history(run.run_id),
+        guides=ASCII if out.options.ascii_only else None,
+    )
 
 
 # --- as it goes -----------------------------------------------------------------------------------------------------
@@ -107,8 +121,9 @@ def _watch_live(session: Session, run: Run, shown: str, every: float) -> None:
     from rich.console import Group
     from rich.live import Live
 
-    with Live(Group(*_drawn(session, run, shown)), console=console(), auto_refresh=False,
-              vertical_overflow="visible") as live:
+    with Live(
+        Group(*_drawn(session, run, shown)), console=console(), auto_refresh=False, vertical_overflow="visible"
+    ) as live:
         for seen in _until_rest(session.operations(), run, every):
             live.update(Group(*_drawn(session, seen, shown)), refresh=True)
 

@@ -22,8 +22,10 @@ def sweep(ctx: click.Context, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        click.echo(f"owners found dead {report.owners_dead}, taken from them {report.taken}, woken {report.woken}, "
-                   f"published {report.nudged}, deadlines passed {report.deadlines}")
+        click.echo(
+            f"owners found dead {report.owners_dead}, taken from them {report.taken}, woken {report.woken}, "
+            f"published {report.nudged}, deadlines passed {report.deadlines}"
+        )
     for problem in report.problems:
         say(f"stageflow: {problem}")
     if report.problems:

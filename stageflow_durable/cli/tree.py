@@ -21,8 +21,9 @@ INLINE = 36
 SHOWN_ATTEMPTS = 6
 NEEDS_A_PERSON = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED})
 _LOUD = frozenset({StageState.FAILED, StageState.UNKNOWN})
-_DULL = frozenset({AttemptState.OK, AttemptState.SKIPPED, AttemptState.VOID, AttemptState.SETTLED,
-                   AttemptState.RUNNING})
+_DULL = frozenset(
+    {AttemptState.OK, AttemptState.SKIPPED, AttemptState.VOID, AttemptState.SETTLED, AttemptState.RUNNING}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,22 +53,30 @@ class Row:
     below: tuple[str, ...]
 
 
-def draw(run: Run, *, now: datetime, width: int, shown_id: str, history: Sequence[Event] = (),
-         guides: Guides | None = None) -> list[Text]:
+def draw(
+    run: Run, *, now: datetime, width: int, shown_id: str, history: Sequence[Event] = (), guides: Guides | None = None
+) -> list[Text]:
     """The whole picture, line by line, for a terminal of ``width`` columns; ``history`` tells what people did to it."""
     guides = guides or Guides()
     rows = [_row(run, stage, now) for stage in run.stages]
     said = [*losses(run, now), *orders(history, now)]
-    return [*_header(run, now, width, shown_id), *_indented(said, width), *_stages(rows, width, guides),
-            *_commands(run, legal_verbs(run, shown_id=shown_id), width)]
+    return [
+        *_header(run, now, width, shown_id),
+        *_indented(said, width),
+        *_stages(rows, width, guides),
+        *_commands(run, legal_verbs(run, shown_id=shown_id), width),
+    ]
 
 
 # --- the header -----------------------------------------------------------------------------------------------------
 
 
 def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text]:
-    left = Text.assemble((f"{run.pipeline} v{run.version}", "bold"), f"  {shown_id}  client {run.client_id}",
-                         f"  key {run.key}" if run.key else "")
+    left = Text.assemble(
+        (f"{run.pipeline} v{run.version}", "bold"),
+        f"  {shown_id}  client {run.client_id}",
+        f"  key {run.key}" if run.key else "",
+    )
     phrase = why_in_full(run)
     status = f"{_status(run)} {age(run.finished_at or run.updated_at, now)}{': ' if phrase else ''}{phrase}"
     if len(left) + 4 + len(status) <= width:
@@ -97,9 +106,16 @@ def _row(run: Run, stage: StageView, now: datetime) -> Row:
     notes = _notes(run, stage, now)
     phrases = _phrases(stage)
     inline = phrases if len(phrases) == 1 and len(phrases[0]) <= INLINE else []
-    return Row(stage.name, _word(stage), STAGE_STYLE[stage.state], _tries(stage), _took(stage, now),
-               "  ".join([*inline, *notes]), _undo(stage),
-               (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)))
+    return Row(
+        stage.name,
+        _word(stage),
+        STAGE_STYLE[stage.state],
+        _tries(stage),
+        _took(stage, now),
+        "  ".join([*inline, *notes]),
+        _undo(stage),
+        (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)),
+    )
 
 
 def _phrases(stage: StageView) -> list[str]:
@@ -125,8 +141,11 @@ def _tries(stage: StageView) -> str:
 
 
 def _took(stage: StageView, now: datetime) -> str:
-    spent = [((attempt.ended_at or now) - attempt.began_at).total_seconds() for attempt in stage.attempts
-             if attempt.state is not AttemptState.VOID]
+    spent = [
+        ((attempt.ended_at or now) - attempt.began_at).total_seconds()
+        for attempt in stage.attempts
+        if attempt.state is not AttemptState.VOID
+    ]
     return duration(sum(spent)) if spent else ""
 
 
@@ -138,13 +157,18 @@ def _few(phrases: list[str]) -> list[str]:
     if len(phrases) <= SHOWN_ATTEMPTS:
         return phrases
     left_out = len(phrases) - SHOWN_ATTEMPTS + 1
-    return [*phrases[:2], f"… {left_out} more …", *phrases[2 + left_out:]]
+    return [*phrases[:2], f"… {left_out} more …", *phrases[2 + left_out :]]
 
 
 def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
-    found = [_owner(stage), _due(stage, now), f"lost {stage.lost}×" if stage.lost > 1 else "",
-             f"progress {stage.progress}" if stage.progress is not None and stage.state is StageState.RUNNING else "",
-             _branch(run, stage), "(pivot)" if stage.pivot else ""]
+    found = [
+        _owner(stage),
+        _due(stage, now),
+        f"lost {stage.lost}×" if stage.lost > 1 else "",
+        f"progress {stage.progress}" if stage.progress is not None and stage.state is StageState.RUNNING else "",
+        _branch(run, stage),
+        "(pivot)" if stage.pivot else "",
+    ]
     return [note for note in found if note]
 
 
@@ -190,22 +214,26 @@ def _stages(rows: list[Row], width: int, guides: Guides) -> Iterator[Text]:
     columns = _columns(rows)
     for row in rows:
         last = row is rows[-1]
-        yield from _lines(row, columns, width, guides.last if last else guides.stage,
-                          guides.below_last if last else guides.below)
+        yield from _lines(
+            row, columns, width, guides.last if last else guides.stage, guides.below_last if last else guides.below
+        )
 
 
 def _columns(rows: list[Row]) -> Row:
     """The longest text of each column."""
     begun = [row for row in rows if row.tries]  # "not started" stands across the columns
-    word, tries, took, note = (max((getattr(row, column) for row in begun), key=len, default="")
-                               for column in ("word", "tries", "took", "note"))
+    word, tries, took, note = (
+        max((getattr(row, column) for row in begun), key=len, default="")
+        for column in ("word", "tries", "took", "note")
+    )
     return Row(max((row.name for row in rows), key=len, default=""), word, "", tries, took, note, "", ())
 
 
 def _lines(row: Row, longest: Row, width: int, guide: str, below: str) -> Iterator[Text]:
     """The row on one line where that fits, else its note and its undo below it."""
-    head = Text.assemble((guide, "dim"), row.name.ljust(len(longest.name)), "  ",
-                         (row.word.ljust(len(longest.word)), row.style))
+    head = Text.assemble(
+        (guide, "dim"), row.name.ljust(len(longest.name)), "  ", (row.word.ljust(len(longest.word)), row.style)
+    )
     if row.tries:
         head.append(f"  {row.tries.ljust(len(longest.tries))}  {row.took.rjust(len(longest.took))}")
     whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries else f" {row.note}")
@@ -230,7 +258,10 @@ def _commands(run: Run, verbs: tuple[Verb, ...], width: int) -> Iterator[Text]:
     for verb in verbs:
         lead = label if verb is verbs[0] else " " * len(label)
         beside = len(label) + longest + 5 + len(verb.effect) <= width
-        yield Text.assemble((lead, "bold"), verb.command.ljust(longest) if beside else verb.command,
-                            (f"   ({verb.effect})" if beside else "", "dim"))
+        yield Text.assemble(
+            (lead, "bold"),
+            verb.command.ljust(longest) if beside else verb.command,
+            (f"   ({verb.effect})" if beside else "", "dim"),
+        )
         if not beside:
             yield Text(f"{' ' * len(label)}  ({verb.effect})", "dim")

@@ -12,15 +12,23 @@ from stageflow_durable.cli.session import Session, app_option
 
 
 @click.command(short_help="Everything on this machine: broker, workers, beat, monitor.", context_settings=PASSED_ON)
-@click.option("--concurrency", "-c", type=click.IntRange(min=1), default=2, show_default=True, metavar="N",
-              help="Processes of the worker.")
+@click.option(
+    "--concurrency",
+    "-c",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="Processes of the worker.",
+)
 @click.option("--beat/--no-beat", default=True, help="A beat too; runs survive without it.  [default: yes]")
 @click.option("--monitor/--no-monitor", default=None, help="Flower too.  [default: when it is installed]")
 @app_option
 @passed_on
 @click.pass_context
-def up(ctx: click.Context, concurrency: int, beat: bool, monitor: bool | None,
-       celery_arguments: tuple[str, ...]) -> None:
+def up(
+    ctx: click.Context, concurrency: int, beat: bool, monitor: bool | None, celery_arguments: tuple[str, ...]
+) -> None:
     """Broker, workers, beat and monitor on this machine, in one directory (STAGEFLOW_HOME, else .stageflow).
 
     Where a database and a broker are set, those are used. Ctrl-C stops all, and the next up carries on where they
@@ -35,5 +43,15 @@ def up(ctx: click.Context, concurrency: int, beat: bool, monitor: bool | None,
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
     served = () if chooses_queues(celery_arguments) else ("-Q", queues(application))
-    ctx.exit(run_up(settings, SHIM, concurrency=concurrency, beat=beat, flower=flower, out=click.echo,
-                    upgrade=schema.upgrade, worker_options=(*served, *celery_arguments)))
+    ctx.exit(
+        run_up(
+            settings,
+            SHIM,
+            concurrency=concurrency,
+            beat=beat,
+            flower=flower,
+            out=click.echo,
+            upgrade=schema.upgrade,
+            worker_options=(*served, *celery_arguments),
+        )
+    )

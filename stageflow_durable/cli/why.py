@@ -25,8 +25,11 @@ PARKED_WORDS: dict[ParkReason, str] = {
 """What is said of a parked run, or of the stage that it is parked for."""
 
 CAUSE_WORDS: dict[Cause, str] = {
-    Cause.FAILED: "failed", Cause.CANCELLED: "cancelled", Cause.DEADLINE: "its deadline passed",
-    Cause.OPERATOR: "an operator asked for it", Cause.STAGE: "a stage cancelled it",
+    Cause.FAILED: "failed",
+    Cause.CANCELLED: "cancelled",
+    Cause.DEADLINE: "its deadline passed",
+    Cause.OPERATOR: "an operator asked for it",
+    Cause.STAGE: "a stage cancelled it",
 }
 
 
@@ -52,8 +55,11 @@ def why_in_full(run: Run) -> str:
     if run.park_reason is ParkReason.UNKNOWN:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:
-        return ", ".join(f"undo {stage.undo.name} failed{_colon(stage.undo.error)}" for stage in run.stages
-                         if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED) or why(run)
+        return ", ".join(
+            f"undo {stage.undo.name} failed{_colon(stage.undo.error)}"
+            for stage in run.stages
+            if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED
+        ) or why(run)
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)
@@ -67,8 +73,11 @@ def losses(run: Run, now: datetime) -> list[str]:
     """What died when, for the stages that are in doubt because of it."""
     if run.status is not RunStatus.PARKED:
         return []
-    return [_loss(run, stage, stage.attempts[-1], now) for stage in run.stages
-            if stage.name in unknown_stages(run) and stage.attempts]
+    return [
+        _loss(run, stage, stage.attempts[-1], now)
+        for stage in run.stages
+        if stage.name in unknown_stages(run) and stage.attempts
+    ]
 
 
 def _loss(run: Run, stage: StageView, last: AttemptView, now: datetime) -> str:
@@ -87,8 +96,11 @@ def _rule(run: Run, stage: StageView) -> str:
 def orders(history: Iterable[Event], now: datetime) -> list[str]:
     """What people did to the run: who, when, which verb and why; the last few."""
     given = [event for event in history if event.type.startswith(OPERATOR)]
-    return [f"{event.data.get('actor', '?')} {age(event.at, now)} ago: {event.type.removeprefix(OPERATOR)}"
-            f", {event.data.get('reason', '')}" for event in given[-SHOWN_ORDERS:]]
+    return [
+        f"{event.data.get('actor', '?')} {age(event.at, now)} ago: {event.type.removeprefix(OPERATOR)}"
+        f", {event.data.get('reason', '')}"
+        for event in given[-SHOWN_ORDERS:]
+    ]
 
 
 def who(attempt: AttemptView) -> str:

@@ -55,7 +55,7 @@ def _shared(one: str, other: str) -> int:
 def clipped(text: str, most: int) -> str:
     """``text`` on one line, at most ``most`` characters."""
     flat = " ".join(text.split())
-    return flat if len(flat) <= most else flat[:most - 1] + "…"
+    return flat if len(flat) <= most else flat[: most - 1] + "…"
 
 
 def counted(number: int, what: str) -> str:
@@ -66,16 +66,36 @@ def counted(number: int, what: str) -> str:
 _R, _S, _U = RunStatus, StageState, StepState
 
 STATUS_STYLE: dict[RunStatus, str] = {
-    _R.PENDING: "dim", _R.RUNNING: "cyan", _R.WAITING: "cyan", _R.STOPPING: "yellow", _R.COMPENSATING: "yellow",
-    _R.PARKED: "bold yellow", _R.SUCCEEDED: "green", _R.FAILED: "bold red", _R.CANCELLED: "dim",
-    _R.COMPENSATED: "magenta", _R.COMPENSATION_FAILED: "bold red",
+    _R.PENDING: "dim",
+    _R.RUNNING: "cyan",
+    _R.WAITING: "cyan",
+    _R.STOPPING: "yellow",
+    _R.COMPENSATING: "yellow",
+    _R.PARKED: "bold yellow",
+    _R.SUCCEEDED: "green",
+    _R.FAILED: "bold red",
+    _R.CANCELLED: "dim",
+    _R.COMPENSATED: "magenta",
+    _R.COMPENSATION_FAILED: "bold red",
 }
 STAGE_STYLE: dict[StageState, str] = {
-    _S.PENDING: "dim", _S.RUNNING: "cyan", _S.WAITING: "cyan", _S.OK: "green", _S.SKIPPED: "dim", _S.FAILED: "bold red",
-    _S.UNKNOWN: "bold yellow", _S.CANCELLED: "dim", _S.UNDONE: "magenta",
+    _S.PENDING: "dim",
+    _S.RUNNING: "cyan",
+    _S.WAITING: "cyan",
+    _S.OK: "green",
+    _S.SKIPPED: "dim",
+    _S.FAILED: "bold red",
+    _S.UNKNOWN: "bold yellow",
+    _S.CANCELLED: "dim",
+    _S.UNDONE: "magenta",
 }
 STEP_WORD: dict[StepState, str] = {
-    _U.INTENDED: "", _U.RECORDED: "", _U.VOID: "not needed", _U.COMPENSATING: "running", _U.COMPENSATED: "done",
-    _U.SKIPPED: "skipped", _U.COMPENSATION_FAILED: "FAILED",
+    _U.INTENDED: "",
+    _U.RECORDED: "",
+    _U.VOID: "not needed",
+    _U.COMPENSATING: "running",
+    _U.COMPENSATED: "done",
+    _U.SKIPPED: "skipped",
+    _U.COMPENSATION_FAILED: "FAILED",
 }
 """What is said behind ``undo: name``; nothing while it is merely owed."""

@@ -40,8 +40,13 @@ def _listed(found: Sequence[WorkerView], now: datetime) -> Table:
     listed = table("HOST", "PID", "STATE", "UP", "RUNNING", right=("PID", "UP"), folding=("RUNNING",))
     for worker in found:
         state = Text("alive", "green") if worker.alive else Text(f"dead {age(worker.expires_at, now)}", "red")
-        listed.add_row(worker.host, str(worker.pid), state, age(worker.started_at, now),
-                       ", ".join(_shortened(place) for place in worker.running))
+        listed.add_row(
+            worker.host,
+            str(worker.pid),
+            state,
+            age(worker.started_at, now),
+            ", ".join(_shortened(place) for place in worker.running),
+        )
     return listed
 
 

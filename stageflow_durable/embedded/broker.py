@@ -171,7 +171,8 @@ class Broker:
             self._disk_full = full
             self._say(
                 f"the disk of {self._home.root} is full: the broker takes nothing until there is room; no run is lost"
-                if full else "the disk has room again"
+                if full
+                else "the disk has room again"
             )
 
 

@@ -101,9 +101,7 @@ def stopping_on_signals() -> Iterator[Stop]:
 
 
 @contextmanager
-def _place(
-    settings: Settings, home: Home, upgrade: Upgrade | None, out: Say
-) -> Iterator[tuple[Urls, Embedded | None]]:
+def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) -> Iterator[tuple[Urls, Embedded | None]]:
     if settings.database_url or settings.broker_url:
         yield settings.require(), None
         return

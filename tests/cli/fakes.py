@@ -49,37 +49,80 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-def attempt(n: int = 1, state: AttemptState = AttemptState.OK, *, took: float = 0.01, began: datetime | None = None,
-            error: str | None = None, delay: float | None = None, host: str | None = "pay-7",
-            pid: int | None = 812) -> AttemptView:
+def attempt(
+    n: int = 1,
+    state: AttemptState = AttemptState.OK,
+    *,
+    took: float = 0.01,
+    began: datetime | None = None,
+    error: str | None = None,
+    delay: float | None = None,
+    host: str | None = "pay-7",
+    pid: int | None = 812,
+) -> AttemptView:
     began_at = began or ago(900)
     ended = None if state is AttemptState.RUNNING else began_at + timedelta(seconds=took)
     return AttemptView(n, state, "owner-1", host, pid, began_at, ended, error, "transient" if error else None, delay)
 
 
-def stage(name: str, state: StageState = StageState.OK, *attempts: AttemptView, undo: UndoView | None = None,
-          most: int | None = 1, after: tuple[str, ...] = (), **more: Any) -> StageView:
+def stage(
+    name: str,
+    state: StageState = StageState.OK,
+    *attempts: AttemptView,
+    undo: UndoView | None = None,
+    most: int | None = 1,
+    after: tuple[str, ...] = (),
+    **more: Any,
+) -> StageView:
     tries = len([one for one in attempts if one.state not in (AttemptState.VOID, AttemptState.UNKNOWN)])
-    given: dict[str, Any] = {"kind": "work", "pivot": False, "tries": tries, "lost": 0, "output": None, "error": None,
-                             "wake_at": None, "key": f"sf_{RUN_ID}_{name}"}
-    return StageView(name=name, state=state, attempts=tuple(attempts), undo=undo, max_attempts=most, after=after,
-                     **{**given, **more})
+    given: dict[str, Any] = {
+        "kind": "work",
+        "pivot": False,
+        "tries": tries,
+        "lost": 0,
+        "output": None,
+        "error": None,
+        "wake_at": None,
+        "key": f"sf_{RUN_ID}_{name}",
+    }
+    return StageView(
+        name=name, state=state, attempts=tuple(attempts), undo=undo, max_attempts=most, after=after, **{**given, **more}
+    )
 
 
-def undo(name: str, state: StepState = StepState.RECORDED, *attempts: AttemptView,
-         error: str | None = None) -> UndoView:
+def undo(
+    name: str, state: StepState = StepState.RECORDED, *attempts: AttemptView, error: str | None = None
+) -> UndoView:
     return UndoView(name, state, error, tuple(attempts), f"sf_{RUN_ID}_undo_{name}")
 
 
 def run(status: RunStatus = RunStatus.RUNNING, *stages: StageView, run_id: str = RUN_ID, **more: Any) -> Run:
-    linked = tuple(replace(one, after=(stages[n - 1].name,)) if n and not one.after else one
-                   for n, one in enumerate(stages))
+    linked = tuple(
+        replace(one, after=(stages[n - 1].name,)) if n and not one.after else one for n, one in enumerate(stages)
+    )
     phase = Phase.SETTLED if status in AT_REST else Phase.FORWARD
     given: dict[str, Any] = {
-        "run_id": run_id, "pipeline": "checkout", "version": "1", "client_id": "web", "key": "order-A-1",
-        "status": status, "phase": phase, "cause": None, "park_reason": None, "error": None, "error_stage": None,
-        "op_version": 3, "pivot_passed": False, "created_at": ago(1000), "updated_at": ago(60), "finished_at": None,
-        "deadline": None, "input": {"order_id": "A-1"}, "metadata": {}, "stages": linked}
+        "run_id": run_id,
+        "pipeline": "checkout",
+        "version": "1",
+        "client_id": "web",
+        "key": "order-A-1",
+        "status": status,
+        "phase": phase,
+        "cause": None,
+        "park_reason": None,
+        "error": None,
+        "error_stage": None,
+        "op_version": 3,
+        "pivot_passed": False,
+        "created_at": ago(1000),
+        "updated_at": ago(60),
+        "finished_at": None,
+        "deadline": None,
+        "input": {"order_id": "A-1"},
+        "metadata": {},
+        "stages": linked,
+    }
     return Run(**{**given, **more})
 
 
@@ -87,12 +130,22 @@ def parked_unknown(**more: Any) -> Run:
     """The run of the picture: charge's worker died, nobody knows whether the card was charged."""
     stages = (
         stage("validate", StageState.OK, attempt(took=0.004)),
-        stage("reserve", StageState.OK,
-              attempt(1, AttemptState.RETRY, took=0.2, error="503", delay=1.2), attempt(2, took=0.11),
-              undo=undo("release"), most=5),
-        stage("charge", StageState.UNKNOWN,
-              attempt(1, AttemptState.UNKNOWN, began=ago(858.8), took=9.8), undo=undo("refund", StepState.INTENDED),
-              most=5, lost=1),
+        stage(
+            "reserve",
+            StageState.OK,
+            attempt(1, AttemptState.RETRY, took=0.2, error="503", delay=1.2),
+            attempt(2, took=0.11),
+            undo=undo("release"),
+            most=5,
+        ),
+        stage(
+            "charge",
+            StageState.UNKNOWN,
+            attempt(1, AttemptState.UNKNOWN, began=ago(858.8), took=9.8),
+            undo=undo("refund", StepState.INTENDED),
+            most=5,
+            lost=1,
+        ),
         stage("ship", StageState.PENDING, pivot=True),
     )
     given: dict[str, Any] = {"park_reason": ParkReason.UNKNOWN, "error_stage": "charge", "updated_at": ago(849)}
@@ -128,14 +181,34 @@ class FakeOperations:
             raise UnknownRun(f"{run_id} fits {len(fitting)} runs" if fitting else f"no run {run_id}")
         return fitting[0]
 
-    def runs(self, *, status: RunStatus | None = None, pipeline: str | None = None, client_id: str | None = None,
-             since: datetime | None = None, attention: bool = False, limit: int = 100) -> Sequence[RunSummary]:
+    def runs(
+        self,
+        *,
+        status: RunStatus | None = None,
+        pipeline: str | None = None,
+        client_id: str | None = None,
+        since: datetime | None = None,
+        attention: bool = False,
+        limit: int = 100,
+    ) -> Sequence[RunSummary]:
         if self.fails:
             raise self.fails
-        self.asked = {"status": status, "pipeline": pipeline, "client_id": client_id, "since": since,
-                      "attention": attention, "limit": limit}
-        found = [one for one in self.held if status in (None, one.status) and pipeline in (None, one.pipeline)
-                 and client_id in (None, one.client_id) and (since is None or one.created_at >= since)]
+        self.asked = {
+            "status": status,
+            "pipeline": pipeline,
+            "client_id": client_id,
+            "since": since,
+            "attention": attention,
+            "limit": limit,
+        }
+        found = [
+            one
+            for one in self.held
+            if status in (None, one.status)
+            and pipeline in (None, one.pipeline)
+            and client_id in (None, one.client_id)
+            and (since is None or one.created_at >= since)
+        ]
         return [summary(one) for one in found][:limit]
 
     def history(self, run_id: str) -> Sequence[Event]:
@@ -148,21 +221,48 @@ class FakeOperations:
         return self.report
 
     def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
-        return self._act(VerbName.CANCEL, run_id, RunStatus.CANCELLED, reason=reason, actor=actor,
-                         op_version=op_version)
+        return self._act(
+            VerbName.CANCEL, run_id, RunStatus.CANCELLED, reason=reason, actor=actor, op_version=op_version
+        )
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         return self._act(VerbName.RESUME, run_id, RunStatus.RUNNING, reason=reason, actor=actor, op_version=op_version)
 
-    def compensate(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None,
-                   past_pivot: bool = False) -> RunSummary:
-        return self._act(VerbName.COMPENSATE, run_id, RunStatus.COMPENSATING, reason=reason, actor=actor,
-                         op_version=op_version, past_pivot=past_pivot)
+    def compensate(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
+        return self._act(
+            VerbName.COMPENSATE,
+            run_id,
+            RunStatus.COMPENSATING,
+            reason=reason,
+            actor=actor,
+            op_version=op_version,
+            past_pivot=past_pivot,
+        )
 
-    def settle(self, run_id: str, stage: str, *, done: Any = None, not_done: bool = False, reason: str, actor: str,
-               op_version: int | None = None) -> RunSummary:
-        return self._act(VerbName.SETTLE, run_id, RunStatus.RUNNING, stage=stage, done=done, not_done=not_done,
-                         reason=reason, actor=actor, op_version=op_version)
+    def settle(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        done: Any = None,
+        not_done: bool = False,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        return self._act(
+            VerbName.SETTLE,
+            run_id,
+            RunStatus.RUNNING,
+            stage=stage,
+            done=done,
+            not_done=not_done,
+            reason=reason,
+            actor=actor,
+            op_version=op_version,
+        )
 
     def _act(self, verb: VerbName, run_id: str, to: RunStatus, **given: Any) -> RunSummary:
         seen = self.run(run_id)
@@ -207,8 +307,9 @@ class FakeApplication(FakeOperations):
     settings: Any = None
     pipelines: dict[str, Any] = field(default_factory=dict)
 
-    def enqueue(self, pipeline: str, input: Any, *, client_id: str = "default",
-                idempotency_key: str | None = None) -> FakeHandle:
+    def enqueue(
+        self, pipeline: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None
+    ) -> FakeHandle:
         if self.outages:
             raise self.outages.pop(0)
         if pipeline != "checkout":

@@ -58,11 +58,18 @@ def test_the_engine_is_found_in_the_working_directory(reference: str) -> None:
     assert list(found.pipelines) == ["checkout"]
 
 
-@pytest.mark.parametrize(("reference", "says"), [
-    ("shpo:engine", "no module 'shpo' in"), ("shop.sub:engine", "no module 'shop.sub'"),
-    ("shop:engin", "shop has no attribute 'engin'; did you mean --app shop:engine?"),
-    ("shop:other", "--app shop:other is of type int, not an Engine"), ("shop:", "not of the form module:attribute"),
-    (":engine", "not of the form module:attribute"), ("shop:celery_app", "is of type Celery, not an Engine")])
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("shpo:engine", "no module 'shpo' in"),
+        ("shop.sub:engine", "no module 'shop.sub'"),
+        ("shop:engin", "shop has no attribute 'engin'; did you mean --app shop:engine?"),
+        ("shop:other", "--app shop:other is of type int, not an Engine"),
+        ("shop:", "not of the form module:attribute"),
+        (":engine", "not of the form module:attribute"),
+        ("shop:celery_app", "is of type Celery, not an Engine"),
+    ],
+)
 def test_a_wrong_name_is_one_line_that_says_which_part_is_wrong_and_the_way_out(reference: str, says: str) -> None:
     result = enqueue("--app", reference)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -77,8 +84,9 @@ def test_without_a_name_the_three_ways_to_give_one_are_told() -> None:
         assert way in result.stderr
 
 
-def test_the_name_may_come_from_the_environment_or_from_pyproject(tmp_path: Path,
-                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_may_come_from_the_environment_or_from_pyproject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.stageflow]\napp = "nowhere:engine"\n')
     assert "no module 'nowhere'" in enqueue().stderr
     monkeypatch.setenv("STAGEFLOW_APP", "elsewhere:engine")
@@ -133,8 +141,12 @@ def test_under_celery_the_engine_stands_beside_the_application_that_celery_was_g
 
 
 def test_celery_itself_knows_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "celery", "-A", "shop", "stageflow", "show", "x"], capture_output=True,
-                          text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "shop", "stageflow", "show", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "'x' is too short for a run id" in done.stderr
 

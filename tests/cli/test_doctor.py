@@ -15,8 +15,16 @@ from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
 
 REDIS = RedisFacts("redis", (7, 2, 4), "noeviction", 0, True)
-CELERY = CeleryFacts((5, 7, 0), TaskFacts(acks_late=True, reject_on_worker_lost=True, ignore_result=True),
-                     "stageflow_durable.delivery.consumer:SturdyConsumer", 1, ("json",), None, 3600.0, "redis://h")
+CELERY = CeleryFacts(
+    (5, 7, 0),
+    TaskFacts(acks_late=True, reject_on_worker_lost=True, ignore_result=True),
+    "stageflow_durable.delivery.consumer:SturdyConsumer",
+    1,
+    ("json",),
+    None,
+    3600.0,
+    "redis://h",
+)
 
 THEIRS = "celery.worker.consumer:Consumer"
 
@@ -31,16 +39,25 @@ def test_a_safe_server_and_application_have_nothing_to_mend() -> None:
     assert all(check.mend is None for check in found)
 
 
-@pytest.mark.parametrize(("facts", "name", "level", "mend"), [
-    (replace(REDIS, version=(6, 0, 16)), "redis version", Level.FAIL, "upgrade the server"),
-    (replace(REDIS, policy="allkeys-lru", maxmemory=1 << 30), "redis eviction", Level.FAIL,
-     "CONFIG SET maxmemory-policy noeviction"),
-    (replace(REDIS, policy="allkeys-lru"), "redis eviction", Level.WARN, "CONFIG SET maxmemory-policy noeviction"),
-    (replace(REDIS, append_only=False), "redis append-only file", Level.WARN, "CONFIG SET appendonly yes"),
-    (replace(REDIS, append_only=None), "redis append-only file", Level.SKIP, ""),
-    (replace(REDIS, policy=None), "redis eviction", Level.SKIP, "")])
-def test_an_unsafe_server_is_told_with_the_line_that_mends_it(facts: RedisFacts, name: str, level: Level,
-                                                            mend: str) -> None:
+@pytest.mark.parametrize(
+    ("facts", "name", "level", "mend"),
+    [
+        (replace(REDIS, version=(6, 0, 16)), "redis version", Level.FAIL, "upgrade the server"),
+        (
+            replace(REDIS, policy="allkeys-lru", maxmemory=1 << 30),
+            "redis eviction",
+            Level.FAIL,
+            "CONFIG SET maxmemory-policy noeviction",
+        ),
+        (replace(REDIS, policy="allkeys-lru"), "redis eviction", Level.WARN, "CONFIG SET maxmemory-policy noeviction"),
+        (replace(REDIS, append_only=False), "redis append-only file", Level.WARN, "CONFIG SET appendonly yes"),
+        (replace(REDIS, append_only=None), "redis append-only file", Level.SKIP, ""),
+        (replace(REDIS, policy=None), "redis eviction", Level.SKIP, ""),
+    ],
+)
+def test_an_unsafe_server_is_told_with_the_line_that_mends_it(
+    facts: RedisFacts, name: str, level: Level, mend: str
+) -> None:
     check = named(list(checks.redis(facts)))[name]
     assert check.level is level
     assert mend in (check.mend or "")
@@ -50,18 +67,26 @@ def test_valkey_counts_its_versions_anew() -> None:
     assert named(list(checks.redis(replace(REDIS, server="valkey", version=(8, 1)))))["redis version"].level is Level.OK
 
 
-@pytest.mark.parametrize(("facts", "name", "level", "says"), [
-    (replace(CELERY, task=None), "task", Level.FAIL, "not registered"),
-    (replace(CELERY, task=TaskFacts(False, True, True)), "task", Level.FAIL, "acks_late is off"),
-    (replace(CELERY, task=TaskFacts(True, False, True)), "task", Level.FAIL, "reject_on_worker_lost is off"),
-    (replace(CELERY, worker_consumer=THEIRS), "celery", Level.FAIL, "5.7.0 crashes"),
-    (replace(CELERY, worker_consumer=THEIRS, version=(5, 6, 3)), "celery", Level.OK, "5.6.3"),
-    (replace(CELERY, prefetch_multiplier=4), "prefetch", Level.WARN, "4: messages wait"),
-    (replace(CELERY, accept_content=("json", "pickle")), "accepted content", Level.FAIL, "accepts pickle"),
-    (replace(CELERY, accept_content=("json", "yaml")), "accepted content", Level.WARN, "accepts yaml"),
-    (replace(CELERY, result_backend="redis://h"), "result backend", Level.OK, "not used"),
-    (replace(CELERY, result_backend="redis://h", task=TaskFacts(True, True, False)), "result backend", Level.WARN,
-     "writes results")])
+@pytest.mark.parametrize(
+    ("facts", "name", "level", "says"),
+    [
+        (replace(CELERY, task=None), "task", Level.FAIL, "not registered"),
+        (replace(CELERY, task=TaskFacts(False, True, True)), "task", Level.FAIL, "acks_late is off"),
+        (replace(CELERY, task=TaskFacts(True, False, True)), "task", Level.FAIL, "reject_on_worker_lost is off"),
+        (replace(CELERY, worker_consumer=THEIRS), "celery", Level.FAIL, "5.7.0 crashes"),
+        (replace(CELERY, worker_consumer=THEIRS, version=(5, 6, 3)), "celery", Level.OK, "5.6.3"),
+        (replace(CELERY, prefetch_multiplier=4), "prefetch", Level.WARN, "4: messages wait"),
+        (replace(CELERY, accept_content=("json", "pickle")), "accepted content", Level.FAIL, "accepts pickle"),
+        (replace(CELERY, accept_content=("json", "yaml")), "accepted content", Level.WARN, "accepts yaml"),
+        (replace(CELERY, result_backend="redis://h"), "result backend", Level.OK, "not used"),
+        (
+            replace(CELERY, result_backend="redis://h", task=TaskFacts(True, True, False)),
+            "result backend",
+            Level.WARN,
+            "writes results",
+        ),
+    ],
+)
 def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Level, says: str) -> None:
     check = named(list(checks.application(facts)))[name]
     assert check.level is level
@@ -69,10 +94,13 @@ def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Lev
     assert (check.mend is None) == (level is Level.OK)
 
 
-@pytest.mark.parametrize(("timeout", "longest", "level"), [
-    (3600.0, 30.0, Level.OK), (None, 30.0, Level.OK), (3600.0, 3600.0, Level.FAIL), (60.0, None, Level.FAIL)])
+@pytest.mark.parametrize(
+    ("timeout", "longest", "level"),
+    [(3600.0, 30.0, Level.OK), (None, 30.0, Level.OK), (3600.0, 3600.0, Level.FAIL), (60.0, None, Level.FAIL)],
+)
 def test_the_visibility_timeout_has_to_exceed_the_longest_work_of_a_message(
-        timeout: float | None, longest: float | None, level: Level) -> None:
+    timeout: float | None, longest: float | None, level: Level
+) -> None:
     check = checks.visibility(timeout, "redis", 10.0, longest)
     assert check.level is level
     if level is Level.FAIL:
@@ -96,8 +124,9 @@ def test_runs_that_stand_still_are_overdue_and_those_that_wait_for_a_person_are_
     assert (check.level, check.message) == (Level.FAIL, "1 run should have gone on, since 2h")
 
 
-@pytest.mark.parametrize(("version", "parsed"), [
-    ("7.2.4", (7, 2, 4)), ("5.7.0rc1", (5, 7, 0)), ("255.255.255-dev", (255,) * 3), ("x", ())])
+@pytest.mark.parametrize(
+    ("version", "parsed"), [("7.2.4", (7, 2, 4)), ("5.7.0rc1", (5, 7, 0)), ("255.255.255-dev", (255,) * 3), ("x", ())]
+)
 def test_versions_are_compared_by_their_numbers(version: str, parsed: tuple[int, ...]) -> None:
     assert numbers(version) == parsed
 
@@ -126,31 +155,43 @@ def _schema(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_schema")
 def test_with_only_a_database_what_needs_more_is_skipped_with_a_reason(
-        invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
     result = invoke("doctor")
     assert result.exit_code == 1
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
-        ["ok", "database"], ["FAIL", "schema"], ["mend:", "stageflow"], ["skip", "broker"], ["skip", "application"],
-        ["1", "ok,"]]
+        ["ok", "database"],
+        ["FAIL", "schema"],
+        ["mend:", "stageflow"],
+        ["skip", "broker"],
+        ["skip", "application"],
+        ["1", "ok,"],
+    ]
     assert "mend: stageflow db upgrade" in result.stdout
 
 
 @pytest.mark.usefixtures("_schema")
-def test_as_json_each_check_is_a_record(invoke: Invoke, monkeypatch: pytest.MonkeyPatch,
-                                        engine: FakeApplication) -> None:
+def test_as_json_each_check_is_a_record(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, engine: FakeApplication
+) -> None:
     monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
     monkeypatch.setattr("stageflow_durable.state.schema.head", lambda: "0001")
     engine.held = [run(RunStatus.RUNNING)]
     found = {check["name"]: check for check in json.loads(invoke("doctor", "--json").stdout)}
-    assert found["workers"] == {"name": "workers", "level": "fail", "message": "none alive, and 1 run to do",
-                                "mend": "stageflow worker"}
+    assert found["workers"] == {
+        "name": "workers",
+        "level": "fail",
+        "message": "none alive, and 1 run to do",
+        "mend": "stageflow worker",
+    }
     assert found["overdue runs"]["level"] == "fail"
 
 
 @pytest.mark.usefixtures("_schema")
 def test_a_database_that_is_away_is_a_verdict_and_the_other_checks_go_on(
-        invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def away(_url: str) -> str:
         raise StoreUnavailable("the database did not answer:\nconnection refused")
 

@@ -49,17 +49,22 @@ def test_the_key_may_come_from_a_field_of_the_input(invoke: Invoke, engine: Fake
     assert engine.started[0][1] == "A-1"
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [
-    (["checkout", "--input", "{"], 2, "--input is not JSON"),
-    (["checkout", "--input", "@none.json"], 2, "@none.json: No such file"),
-    (["checkout", "--input", "@none.jsonl"], 2, "@none.jsonl: No such file"),
-    (["checkout"], 2, "--input"),
-    (["checkout", "--input", GOOD, "--key-field", "nope"], 2, "no field 'nope'"),
-    (["checkout", "--input", GOOD, "--key-field", "a", "--idempotency-key", "b"], 2, "not both"),
-    (["checkout", "--input", "{}"], 1, "amount_cents: input should be a valid integer"),
-    (["chekout", "--input", GOOD], 1, "no pipeline 'chekout' in this engine; it knows: checkout")])
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["checkout", "--input", "{"], 2, "--input is not JSON"),
+        (["checkout", "--input", "@none.json"], 2, "@none.json: No such file"),
+        (["checkout", "--input", "@none.jsonl"], 2, "@none.jsonl: No such file"),
+        (["checkout"], 2, "--input"),
+        (["checkout", "--input", GOOD, "--key-field", "nope"], 2, "no field 'nope'"),
+        (["checkout", "--input", GOOD, "--key-field", "a", "--idempotency-key", "b"], 2, "not both"),
+        (["checkout", "--input", "{}"], 1, "amount_cents: input should be a valid integer"),
+        (["chekout", "--input", GOOD], 1, "no pipeline 'chekout' in this engine; it knows: checkout"),
+    ],
+)
 def test_bad_input_starts_nothing_and_is_one_line_that_names_the_field(
-        invoke: Invoke, engine: FakeApplication, arguments: list[str], code: int, says: str) -> None:
+    invoke: Invoke, engine: FakeApplication, arguments: list[str], code: int, says: str
+) -> None:
     result = invoke("enqueue", *arguments)
     assert (result.exit_code, result.stdout, engine.started) == (code, "", [])
     assert says in result.stderr
@@ -114,7 +119,8 @@ def test_every_line_is_started_or_refused_with_its_number_and_reason(invoke: Inv
         "orders.jsonl:6: refused: no field 'order_id' to take the key from",
         "orders.jsonl:7: refused: idempotency key 'A-1' was used before with other parameters; differing: amount_cents",
         "orders.jsonl:8: refused: no field 'order_id' to take the key from",
-        "orders.jsonl:9: refused: field 'order_id' is NoneType, a key is text or a whole number"]
+        "orders.jsonl:9: refused: field 'order_id' is NoneType, a key is text or a whole number",
+    ]
     assert [key for _value, key, _client in engine.started] == ["A-1", "A-10"]
 
 
@@ -156,8 +162,9 @@ def test_a_database_that_is_away_for_a_moment_loses_no_line(invoke: Invoke, engi
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("the database did not answer"), SchemaBehind("run: db upgrade")])
-def test_when_no_line_can_be_taken_it_stops_and_says_where_to_go_on(invoke: Invoke, engine: FakeApplication,
-                                                                  error: StoreUnavailable | SchemaBehind) -> None:
+def test_when_no_line_can_be_taken_it_stops_and_says_where_to_go_on(
+    invoke: Invoke, engine: FakeApplication, error: StoreUnavailable | SchemaBehind
+) -> None:
     Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n{GOOD}\n")
     invoke("enqueue", "checkout", "--input", "@orders.jsonl", "--from-line", "3")
     engine.outages = [error] * 9

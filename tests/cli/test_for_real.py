@@ -45,16 +45,28 @@ Stageflow = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def environment(database_url: str, valkey_url: str, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "shop.py").write_text(SHOP)
-    return {"STAGEFLOW_DATABASE_URL": database_url, "STAGEFLOW_BROKER_URL": valkey_url,
-            "STAGEFLOW_LEASE_SECONDS": "2", "PYTHONPATH": str(Path.cwd())}
+    return {
+        "STAGEFLOW_DATABASE_URL": database_url,
+        "STAGEFLOW_BROKER_URL": valkey_url,
+        "STAGEFLOW_LEASE_SECONDS": "2",
+        "PYTHONPATH": str(Path.cwd()),
+    }
 
 
 @pytest.fixture
 def stageflow(environment: dict[str, str], tmp_path: Path) -> Stageflow:
     """``stageflow("runs", "--json")``: the command in a directory that holds shop.py."""
+
     def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, cwd=tmp_path,
-                              env=os.environ | environment | more, check=False, timeout=60)
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | environment | more,
+            check=False,
+            timeout=60,
+        )
 
     return call
 
@@ -74,8 +86,9 @@ def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow:
 
 def test_runs_are_seen_and_cancelled_with_the_database_alone(stageflow: Stageflow) -> None:
     stageflow("db", "upgrade")
-    run_id = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}',
-                       "--idempotency-key", "A-1").stdout.strip()
+    run_id = stageflow(
+        "--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}', "--idempotency-key", "A-1"
+    ).stdout.strip()
     alone = {"STAGEFLOW_BROKER_URL": ""}
     [listed] = json.loads(stageflow("runs", "--json", **alone).stdout)
     assert (listed["run_id"], listed["status"], listed["key"]) == (run_id, "pending", "A-1")
@@ -86,23 +99,43 @@ def test_runs_are_seen_and_cancelled_with_the_database_alone(stageflow: Stageflo
     assert "s ago: cancel, duplicate" in stageflow("show", run_id, **alone).stdout
     assert stageflow("workers", "--json", **alone).stdout == "[]\n"
     doctor = {check["name"]: check["level"] for check in json.loads(stageflow("doctor", "--json", **alone).stdout)}
-    assert doctor == {"database": "ok", "schema": "ok", "workers": "warn", "overdue runs": "ok", "broker": "skip",
-                      "application": "skip"}
+    assert doctor == {
+        "database": "ok",
+        "schema": "ok",
+        "workers": "warn",
+        "overdue runs": "ok",
+        "broker": "skip",
+        "application": "skip",
+    }
 
 
 @on_sqlite
 def test_with_the_broker_away_a_run_is_recorded_all_the_same(stageflow: Stageflow) -> None:
     stageflow("db", "upgrade")
-    result = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}',
-                       STAGEFLOW_BROKER_URL="redis://127.0.0.1:1/0")
+    result = stageflow(
+        "--app",
+        "shop:engine",
+        "enqueue",
+        "checkout",
+        "--input",
+        '{"order_id": "A-1"}',
+        STAGEFLOW_BROKER_URL="redis://127.0.0.1:1/0",
+    )
     assert result.returncode == 0
     assert json.loads(stageflow("runs", "--json").stdout)[0]["run_id"] == result.stdout.strip()
 
 
 @on_sqlite
 def test_with_the_database_away_nothing_is_started_and_one_line_says_so(stageflow: Stageflow) -> None:
-    result = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}',
-                       STAGEFLOW_DATABASE_URL="postgresql+psycopg://shop:secret@127.0.0.1:1/shop")
+    result = stageflow(
+        "--app",
+        "shop:engine",
+        "enqueue",
+        "checkout",
+        "--input",
+        '{"order_id": "A-1"}',
+        STAGEFLOW_DATABASE_URL="postgresql+psycopg://shop:secret@127.0.0.1:1/shop",
+    )
     assert (result.returncode, result.stdout) == (1, "")
     assert "the database did not answer" in result.stderr
     assert "secret" not in result.stderr
@@ -111,14 +144,16 @@ def test_with_the_database_away_nothing_is_started_and_one_line_says_so(stageflo
 
 @pytest.mark.process
 def test_a_run_whose_worker_was_killed_is_parked_shown_settled_and_ends(
-        stageflow: Stageflow, environment: dict[str, str], processes: Processes, tmp_path: Path) -> None:
+    stageflow: Stageflow, environment: dict[str, str], processes: Processes, tmp_path: Path
+) -> None:
     stageflow("db", "upgrade")
     processes.start("worker", [*COMMAND, "--app", "shop:engine", "worker", "-c", "1"], env=environment, cwd=tmp_path)
     app = ("--app", "shop:engine")
     ended = stageflow(*app, "enqueue", "checkout", "--input", '{"order_id": "A-1"}', "--wait", "--timeout", "50")
     assert ended.returncode == 0, ended.stderr
-    broke = stageflow(*app, "enqueue", "checkout", "--input", '{"order_id": "A-2", "broke": 1}', "--wait",
-                      "--timeout", "50")
+    broke = stageflow(
+        *app, "enqueue", "checkout", "--input", '{"order_id": "A-2", "broke": 1}', "--wait", "--timeout", "50"
+    )
     assert (broke.returncode, "card declined" in broke.stderr) == (1, True)
 
     killed = stageflow(*app, "enqueue", "checkout", "--input", '{"order_id": "A-3", "kill": 1}').stdout.strip()
@@ -136,11 +171,15 @@ def test_a_run_whose_worker_was_killed_is_parked_shown_settled_and_ends(
 
 @on_sqlite
 def test_on_a_terminal_it_asks_for_the_reason_and_before_many_runs_are_changed(
-        stageflow: Stageflow, environment: dict[str, str], tmp_path: Path) -> None:
+    stageflow: Stageflow, environment: dict[str, str], tmp_path: Path
+) -> None:
     stageflow("db", "upgrade")
     (tmp_path / "orders.jsonl").write_text('{"order_id": "A-1"}\n' * 3)
-    at_terminal = Terminal([*COMMAND, "--app", "shop:engine", "enqueue", "checkout", "--input", "@orders.jsonl",
-                            "--client-id", "bulk"], os.environ | environment, tmp_path)
+    at_terminal = Terminal(
+        [*COMMAND, "--app", "shop:engine", "enqueue", "checkout", "--input", "@orders.jsonl", "--client-id", "bulk"],
+        os.environ | environment,
+        tmp_path,
+    )
     assert at_terminal.ends() == 0
     assert "3 lines accepted" in at_terminal.seen
 
@@ -160,7 +199,8 @@ def test_on_a_terminal_it_asks_for_the_reason_and_before_many_runs_are_changed(
 
 @on_sqlite
 def test_watching_on_a_terminal_draws_in_place_and_ctrl_c_ends_it(
-        stageflow: Stageflow, environment: dict[str, str], tmp_path: Path) -> None:
+    stageflow: Stageflow, environment: dict[str, str], tmp_path: Path
+) -> None:
     stageflow("db", "upgrade")
     enqueued = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}')
     assert enqueued.returncode == 0, enqueued.stderr

@@ -29,9 +29,11 @@ def test_each_command_has_help_and_the_short_help_that_the_list_shows(name: str,
 
 
 def test_the_help_lists_every_command_and_imports_nothing_heavy() -> None:
-    code = ("import sys\nfrom stageflow_durable.cli import main\nsys.argv = ['stageflow', '--help']\n"
-            "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
-            f"print([name for name in {HEAVY} if name in sys.modules])")
+    code = (
+        "import sys\nfrom stageflow_durable.cli import main\nsys.argv = ['stageflow', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
@@ -43,11 +45,16 @@ def test_without_a_command_the_help_is_shown_as_wrong_usage(invoke: Invoke) -> N
     assert "Usage: stageflow" in result.output
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    (["rsume"], "no command 'rsume'; did you mean resume? (see: stageflow --help)"),
-    (["frobnicate"], "no command 'frobnicate' (see: stageflow --help)"),
-    (["--bogus"], "--bogus"), (["show"], "missing argument 'RUN' (see: stageflow show --help)"),
-    (["db", "downgrade"], "downgrade")])
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rsume"], "no command 'rsume'; did you mean resume? (see: stageflow --help)"),
+        (["frobnicate"], "no command 'frobnicate' (see: stageflow --help)"),
+        (["--bogus"], "--bogus"),
+        (["show"], "missing argument 'RUN' (see: stageflow show --help)"),
+        (["db", "downgrade"], "downgrade"),
+    ],
+)
 def test_wrong_usage_is_one_line_on_stderr_and_exit_2(invoke: Invoke, arguments: list[str], says: str) -> None:
     result = invoke(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -91,8 +98,12 @@ def test_the_application_may_be_named_before_or_after_the_command(where: str) ->
 
 
 def test_a_terminal_without_utf8_gets_no_traceback() -> None:
-    done = subprocess.run([sys.executable, "-m", "stageflow_durable.cli", "…"], capture_output=True, check=False,
-                          env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    done = subprocess.run(
+        [sys.executable, "-m", "stageflow_durable.cli", "…"],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii:strict"},
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(b"stageflow: no command")
     assert done.stderr.count(b"\n") == 1

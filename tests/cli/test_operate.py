@@ -14,20 +14,33 @@ from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, ru
 
 
 def running(number: int, **more: Any) -> Run:
-    return run(RunStatus.RUNNING, stage("reserve", StageState.OK, attempt(), undo=undo("release")),
-               stage("charge", StageState.RUNNING), run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{number:02}", **more)
+    return run(
+        RunStatus.RUNNING,
+        stage("reserve", StageState.OK, attempt(), undo=undo("release")),
+        stage("charge", StageState.RUNNING),
+        run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{number:02}",
+        **more,
+    )
 
 
 def bugs(number: int) -> list[Run]:
-    return [run(RunStatus.PARKED, stage("mail", StageState.FAILED, attempt()), run_id=f"01J9F2BUG{n:017}",
-                park_reason=ParkReason.BUG) for n in range(number)]
+    return [
+        run(
+            RunStatus.PARKED,
+            stage("mail", StageState.FAILED, attempt()),
+            run_id=f"01J9F2BUG{n:017}",
+            park_reason=ParkReason.BUG,
+        )
+        for n in range(number)
+    ]
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
 
 
-def test_cancel_says_what_it_did_and_carries_reason_actor_and_the_version_it_read(invoke: Invoke,
-                                                                                engine: FakeApplication) -> None:
+def test_cancel_says_what_it_did_and_carries_reason_actor_and_the_version_it_read(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = [running(1)]
     result = invoke("cancel", "01J9F2QZ7KXV", "--reason", "duplicate", "--actor", "ann@ops")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -35,8 +48,9 @@ def test_cancel_says_what_it_did_and_carries_reason_actor_and_the_version_it_rea
     assert engine.calls[0].given == {"reason": "duplicate", "actor": "ann@ops", "op_version": 3}
 
 
-def test_the_actor_is_user_at_host_unless_said(invoke: Invoke, engine: FakeApplication,
-                                               monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_actor_is_user_at_host_unless_said(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("getpass.getuser", lambda: "ann")
     monkeypatch.setattr("socket.gethostname", lambda: "ops-1")
     engine.held = [running(1)]
@@ -52,8 +66,9 @@ def test_without_a_reason_nothing_is_done(invoke: Invoke, engine: FakeApplicatio
     assert "--reason" in result.stderr
 
 
-def test_a_verb_that_is_not_legal_is_refused_with_the_way_out_and_exit_1(invoke: Invoke,
-                                                                       engine: FakeApplication) -> None:
+def test_a_verb_that_is_not_legal_is_refused_with_the_way_out_and_exit_1(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = [parked_unknown()]
     result = invoke("resume", "01J9F2", "--reason", "again")
     assert (result.exit_code, engine.calls) == (1, [])
@@ -63,16 +78,23 @@ def test_a_verb_that_is_not_legal_is_refused_with_the_way_out_and_exit_1(invoke:
 
 def test_past_the_pivot_compensate_wants_to_be_told(invoke: Invoke, engine: FakeApplication) -> None:
     shipped = stage("ship", StageState.FAILED, attempt(), pivot=True)
-    engine.held = [run(RunStatus.FAILED, stage("reserve", StageState.OK, attempt(), undo=undo("release")), shipped,
-                       pivot_passed=True)]
+    engine.held = [
+        run(
+            RunStatus.FAILED,
+            stage("reserve", StageState.OK, attempt(), undo=undo("release")),
+            shipped,
+            pivot_passed=True,
+        )
+    ]
     assert "--past-pivot" in invoke("compensate", "01J9F2", "--reason", "r").stderr
     done = invoke("compensate", "01J9F2", "--past-pivot", "--reason", "r")
     assert done.stdout == "01J9F2QZ7KXV  failed → compensating (undo: release)\n"
     assert engine.calls[0].given["past_pivot"] is True
 
 
-def test_a_run_changed_by_somebody_else_meanwhile_is_a_conflict_not_a_race(invoke: Invoke,
-                                                                         engine: FakeApplication) -> None:
+def test_a_run_changed_by_somebody_else_meanwhile_is_a_conflict_not_a_race(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = [running(1)]
     read = engine.run
 
@@ -138,11 +160,18 @@ def test_a_rate_paces_the_changes(invoke: Invoke, engine: FakeApplication, monke
     assert waited == [0.25, 0.25]
 
 
-@pytest.mark.parametrize(("arguments", "says"), [
-    ([], "name the runs to cancel, or filter them"), (["01J9F2", "--pipeline", "checkout"], "not both"),
-    (["--status", "succeeded"], "cancel does nothing for runs that are succeeded"), (["01J9"], "too short")])
-def test_a_selection_that_cannot_be_meant_is_wrong_usage(invoke: Invoke, engine: FakeApplication, arguments: list[str],
-                                                        says: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "name the runs to cancel, or filter them"),
+        (["01J9F2", "--pipeline", "checkout"], "not both"),
+        (["--status", "succeeded"], "cancel does nothing for runs that are succeeded"),
+        (["01J9"], "too short"),
+    ],
+)
+def test_a_selection_that_cannot_be_meant_is_wrong_usage(
+    invoke: Invoke, engine: FakeApplication, arguments: list[str], says: str
+) -> None:
     engine.held = [running(1)]
     result = invoke("cancel", *arguments, "--reason", "r", "--yes")
     assert (result.exit_code, engine.calls) == (2, [])
@@ -153,13 +182,20 @@ def test_as_json_each_outcome_is_a_record(invoke: Invoke, engine: FakeApplicatio
     engine.held = [running(1), run(RunStatus.SUCCEEDED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ")]
     result = invoke("cancel", *(one.run_id for one in engine.held), "--reason", "r", "--json")
     first, second = json.loads(result.stdout)
-    assert first == {"run_id": running(1).run_id, "ok": True, "before": "running", "after": "cancelled",
-                     "undoes": ["release"], "error": None}
+    assert first == {
+        "run_id": running(1).run_id,
+        "ok": True,
+        "before": "running",
+        "after": "cancelled",
+        "undoes": ["release"],
+        "error": None,
+    }
     assert (second["ok"], second["before"], result.exit_code) == (False, "succeeded", 1)
 
 
 def test_when_the_database_goes_away_half_way_what_was_done_is_told_and_the_rest_left(
-        invoke: Invoke, engine: FakeApplication) -> None:
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = bugs(3)
     act = engine.resume
 
@@ -192,14 +228,21 @@ def test_settle_not_done_has_the_stage_tried_again(invoke: Invoke, engine: FakeA
     assert result.stdout == "01J9F2QZ7KXV  charge did not happen: parked → running\n"
 
 
-@pytest.mark.parametrize(("arguments", "code", "says"), [
-    (["charge"], 2, "--done JSON"), (["charge", "--done", "{}", "--not-done"], 2, "--done JSON"),
-    (["charge", "--done", "{payment}"], 2, "--done is not JSON"), (["charge", "--done", "NaN"], 2, "NaN is not JSON"),
-    (["charge", "--done", "@missing.json"], 2, "No such file"),
-    (["chrage", "--not-done"], 2, "has no stage 'chrage'; it has: validate, reserve, charge, ship"),
-    (["reserve", "--not-done"], 1, "the outcome of reserve is not unknown; unknown are: charge")])
-def test_a_wrong_settlement_changes_nothing_and_says_why(invoke: Invoke, engine: FakeApplication, arguments: list[str],
-                                                        code: int, says: str) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["charge"], 2, "--done JSON"),
+        (["charge", "--done", "{}", "--not-done"], 2, "--done JSON"),
+        (["charge", "--done", "{payment}"], 2, "--done is not JSON"),
+        (["charge", "--done", "NaN"], 2, "NaN is not JSON"),
+        (["charge", "--done", "@missing.json"], 2, "No such file"),
+        (["chrage", "--not-done"], 2, "has no stage 'chrage'; it has: validate, reserve, charge, ship"),
+        (["reserve", "--not-done"], 1, "the outcome of reserve is not unknown; unknown are: charge"),
+    ],
+)
+def test_a_wrong_settlement_changes_nothing_and_says_why(
+    invoke: Invoke, engine: FakeApplication, arguments: list[str], code: int, says: str
+) -> None:
     engine.held = [parked_unknown()]
     result = invoke("settle", "01J9F2", *arguments, "--reason", "r")
     assert (result.exit_code, engine.calls) == (code, [])

@@ -33,16 +33,33 @@ def became(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_a_worker_is_celerys_with_the_queues_of_the_pipelines_and_what_the_caller_adds(
-        invoke: Invoke, became: list[list[str]]) -> None:
+    invoke: Invoke, became: list[list[str]]
+) -> None:
     assert invoke("worker", "-c", "4", "--loglevel=info", "-n", "w1@%h").exit_code == 0
-    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, "worker", "-Q", "sf,gpu", "-c", "4",
-                       "--loglevel=info", "-n", "w1@%h"]]
+    assert became == [
+        [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            SHIM,
+            "worker",
+            "-Q",
+            "sf,gpu",
+            "-c",
+            "4",
+            "--loglevel=info",
+            "-n",
+            "w1@%h",
+        ]
+    ]
     assert os.environ["STAGEFLOW_APP"] == "shop:engine"
 
 
 @pytest.mark.parametrize("given", [["-Q", "gpu"], ["--queues=gpu"], ["-Qgpu"], ["-X", "gpu"]])
-def test_a_worker_serves_the_queues_that_the_caller_chooses(invoke: Invoke, became: list[list[str]],
-                                                           given: list[str]) -> None:
+def test_a_worker_serves_the_queues_that_the_caller_chooses(
+    invoke: Invoke, became: list[list[str]], given: list[str]
+) -> None:
     invoke("worker", *given)
     assert became[0][6:] == given
 
@@ -53,24 +70,27 @@ def test_the_other_roles_pass_on_what_follows(invoke: Invoke, became: list[list[
     assert became == [[sys.executable, "-m", "celery", "-A", SHIM, role, "--port=5556", "-l", "info"]]
 
 
-def test_without_flower_the_way_out_is_to_install_it(invoke: Invoke, became: list[list[str]],
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_flower_the_way_out_is_to_install_it(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     result = invoke("flower")
     assert (result.exit_code, became) == (1, [])
     assert "pip install 'stageflow_durable[flower]'" in result.stderr
 
 
-def test_without_an_application_a_role_says_how_to_name_one(invoke: Invoke, became: list[list[str]],
-                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_application_a_role_says_how_to_name_one(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("STAGEFLOW_APP")
     result = invoke("worker")
     assert (result.exit_code, became) == (2, [])
     assert "--app module:attribute" in result.stderr
 
 
-def test_up_hands_over_settings_application_queues_and_the_schema_upgrade(invoke: Invoke,
-                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_hands_over_settings_application_queues_and_the_schema_upgrade(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr("stageflow_durable.embedded.up.run_up", _recording(seen, 0))
     assert invoke("up", "-c", "3", "--no-beat", "--no-monitor", "-l", "info").exit_code == 0
@@ -81,8 +101,9 @@ def test_up_hands_over_settings_application_queues_and_the_schema_upgrade(invoke
     assert seen["upgrade"].__name__ == "upgrade"
 
 
-def test_the_demo_hands_over_its_options_and_its_verdict_is_the_exit_code(invoke: Invoke,
-                                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_hands_over_its_options_and_its_verdict_is_the_exit_code(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr("stageflow_durable.demo.run.run_demo", _recording(seen, 1))
     assert invoke("demo", "--orders", "9", "--kills", "0", "--seed", "7").exit_code == 1

@@ -12,13 +12,25 @@ from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
 
 
 def test_runs_are_a_table_and_nothing_is_cut_when_piped(invoke: Invoke, engine: FakeApplication) -> None:
-    engine.held = [parked_unknown(), run(RunStatus.FAILED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ", key=None,
-                                         error="card declined", error_stage="charge", cause=Cause.FAILED)]
-    assert invoke("runs").stdout == """\
+    engine.held = [
+        parked_unknown(),
+        run(
+            RunStatus.FAILED,
+            run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ",
+            key=None,
+            error="card declined",
+            error_stage="charge",
+            cause=Cause.FAILED,
+        ),
+    ]
+    assert (
+        invoke("runs").stdout
+        == """\
 RUN           PIPELINE     STATUS  AGE  CLIENT  KEY        WHY
 01J9F2QZ7KXV  checkout v1  parked  16m  web     order-A-1  charge outcome unknown
 01J9F2ZZZZZZ  checkout v1  failed  16m  web                charge: card declined
 """
+    )
 
 
 def test_ids_that_begin_alike_are_shown_long_enough_to_tell_them_apart(invoke: Invoke, engine: FakeApplication) -> None:
@@ -29,11 +41,28 @@ def test_ids_that_begin_alike_are_shown_long_enough_to_tell_them_apart(invoke: I
 
 
 def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeApplication) -> None:
-    result = invoke("runs", "--status", "Compensation-Failed", "--pipeline", "checkout", "--client-id", "web",
-                    "--since", "2h", "--limit", "7")
+    result = invoke(
+        "runs",
+        "--status",
+        "Compensation-Failed",
+        "--pipeline",
+        "checkout",
+        "--client-id",
+        "web",
+        "--since",
+        "2h",
+        "--limit",
+        "7",
+    )
     assert result.exit_code == 0
-    assert engine.asked == {"status": RunStatus.COMPENSATION_FAILED, "pipeline": "checkout", "client_id": "web",
-                            "since": NOW - timedelta(hours=2), "attention": False, "limit": 7}
+    assert engine.asked == {
+        "status": RunStatus.COMPENSATION_FAILED,
+        "pipeline": "checkout",
+        "client_id": "web",
+        "since": NOW - timedelta(hours=2),
+        "attention": False,
+        "limit": 7,
+    }
 
 
 def test_since_takes_a_time_with_its_zone(invoke: Invoke, engine: FakeApplication) -> None:
@@ -41,12 +70,20 @@ def test_since_takes_a_time_with_its_zone(invoke: Invoke, engine: FakeApplicatio
     assert engine.asked["since"] == datetime(2026, 1, 31, 6, tzinfo=UTC)
 
 
-@pytest.mark.parametrize(("option", "value", "says"), [
-    ("--since", "2026-01-31T08:00:00", "no time zone"), ("--since", "yesterday", "neither an age"),
-    ("--since", "99999999999d", "neither an age"), ("--status", "broken", "there are: pending"),
-    ("--limit", "0", "0 is not in the range"), ("--nonsense", "1", "--nonsense")])
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--since", "2026-01-31T08:00:00", "no time zone"),
+        ("--since", "yesterday", "neither an age"),
+        ("--since", "99999999999d", "neither an age"),
+        ("--status", "broken", "there are: pending"),
+        ("--limit", "0", "0 is not in the range"),
+        ("--nonsense", "1", "--nonsense"),
+    ],
+)
 def test_a_wrong_option_is_one_line_with_the_way_out_and_exit_2(
-        invoke: Invoke, option: str, value: str, says: str) -> None:
+    invoke: Invoke, option: str, value: str, says: str
+) -> None:
     result = invoke("runs", option, value)
     assert (result.exit_code, result.stdout) == (2, "")
     assert says in result.stderr
@@ -78,17 +115,29 @@ def test_as_json_each_run_has_its_summary_with_utc_times(invoke: Invoke, engine:
 
 
 def many() -> list[Run]:
-    bug = [run(RunStatus.PARKED, run_id=f"01J9F2BUG{n:017}", park_reason=ParkReason.BUG, error="TypeError: None",
-               error_stage="mail", updated_at=ago(3600 * (n + 1))) for n in range(3)]
+    bug = [
+        run(
+            RunStatus.PARKED,
+            run_id=f"01J9F2BUG{n:017}",
+            park_reason=ParkReason.BUG,
+            error="TypeError: None",
+            error_stage="mail",
+            updated_at=ago(3600 * (n + 1)),
+        )
+        for n in range(3)
+    ]
     undone = run(RunStatus.COMPENSATION_FAILED, run_id="01J9F2CF" + "0" * 18, error="410 gone", error_stage="charge")
     stuck = run(RunStatus.RUNNING, run_id="01J9F2ST" + "0" * 18, updated_at=ago(7200))
     return [*bug, parked_unknown(), undone, stuck]
 
 
-def test_attention_groups_by_reason_with_count_age_last_error_and_next_command(invoke: Invoke,
-                                                                               engine: FakeApplication) -> None:
+def test_attention_groups_by_reason_with_count_age_last_error_and_next_command(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = many()
-    assert invoke("runs", "--attention").stdout == """\
+    assert (
+        invoke("runs", "--attention").stdout
+        == """\
 REASON                   PIPELINE  STAGE   RUNS  OLDEST  LAST ERROR
 stuck: running           checkout             1      2h
   next: stageflow doctor
@@ -99,6 +148,7 @@ parked: has a bug        checkout  mail       3      3h  TypeError: None
 parked: outcome unknown  checkout  charge     1     14m
   next: stageflow show 01J9F2QZ7KXV3M5N8P0R2T4W6Y
 """
+    )
     assert engine.asked["attention"] is True
 
 
@@ -106,8 +156,11 @@ def test_attention_as_json_names_every_run_of_a_group(invoke: Invoke, engine: Fa
     engine.held = many()
     groups = json.loads(invoke("runs", "--attention", "--json").stdout)
     assert [(group["reason"], group["count"]) for group in groups] == [
-        ("stuck: running", 1), ("compensation failed", 1), ("parked: has a bug", 3),
-        ("parked: outcome unknown", 1)]
+        ("stuck: running", 1),
+        ("compensation failed", 1),
+        ("parked: has a bug", 3),
+        ("parked: outcome unknown", 1),
+    ]
     assert len(groups[2]["run_ids"]) == 3
     assert groups[2]["oldest_at"] == "2026-03-01T00:16:20.000000Z"
 
@@ -118,11 +171,14 @@ def test_attention_as_json_names_every_run_of_a_group(invoke: Invoke, engine: Fa
 def test_workers_show_who_lives_and_what_each_is_running(invoke: Invoke, engine: FakeApplication) -> None:
     engine.known_workers = [
         WorkerView("o1", "pay-7", 812, True, ago(7200), NOW, ("01J9F2QZ7KXV3M5N8P0R2T4W6Y/charge",)),
-        WorkerView("o2", "pay-8", 99, False, ago(7200), ago(90), ())]
+        WorkerView("o2", "pay-8", 99, False, ago(7200), ago(90), ()),
+    ]
     lines = [line.rstrip() for line in invoke("workers").stdout.splitlines()]
-    assert lines == ["HOST   PID  STATE    UP  RUNNING",
-                     "pay-7  812  alive    2h  01J9F2QZ7KXV charge",
-                     "pay-8   99  dead 1m  2h"]
+    assert lines == [
+        "HOST   PID  STATE    UP  RUNNING",
+        "pay-7  812  alive    2h  01J9F2QZ7KXV charge",
+        "pay-8   99  dead 1m  2h",
+    ]
     assert json.loads(invoke("workers", "--json").stdout)[1]["alive"] is False
 
 

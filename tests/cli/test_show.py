@@ -20,17 +20,21 @@ def test_given_a_prefix_of_six_show_draws_the_run(invoke: Invoke, engine: FakeAp
     assert "stageflow settle 01J9F2QZ7KXV charge --not-done" in result.stdout
 
 
-def test_given_runs_that_begin_alike_the_id_shown_is_long_enough_to_mean_one(invoke: Invoke,
-                                                                             engine: FakeApplication) -> None:
+def test_given_runs_that_begin_alike_the_id_shown_is_long_enough_to_mean_one(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.held = [parked_unknown(), parked_unknown(run_id=RUN_ID[:14] + "0" * 12)]
     text = invoke("show", RUN_ID).stdout
     assert "stageflow compensate 01J9F2QZ7KXV3M5N --reason" in text
 
 
-@pytest.mark.parametrize(("given", "code", "says"), [
-    ("01J9", 2, "too short"), ("01J9F3XXXX", 1, "no run 01J9F3XXXX"), ("01J9F2", 1, "fits 2 runs")])
+@pytest.mark.parametrize(
+    ("given", "code", "says"),
+    [("01J9", 2, "too short"), ("01J9F3XXXX", 1, "no run 01J9F3XXXX"), ("01J9F2", 1, "fits 2 runs")],
+)
 def test_given_a_name_that_means_no_single_run_show_says_so_on_one_line(
-        invoke: Invoke, engine: FakeApplication, given: str, code: int, says: str) -> None:
+    invoke: Invoke, engine: FakeApplication, given: str, code: int, says: str
+) -> None:
     engine.held = [parked_unknown(), parked_unknown(run_id="01J9F2" + "0" * 20)]
     result = invoke("show", given)
     assert (result.exit_code, result.stdout) == (code, "")
@@ -45,7 +49,10 @@ def test_as_json_times_are_utc_and_the_legal_commands_come_along(invoke: Invoke,
     assert document["created_at"] == "2026-03-01T02:59:40.000000Z"
     assert document["stages"][2]["undo"]["name"] == "refund"
     assert [(verb["verb"], verb["stage"]) for verb in document["legal"]] == [
-        ("settle", "charge"), ("settle", "charge"), ("compensate", None)]
+        ("settle", "charge"),
+        ("settle", "charge"),
+        ("compensate", None),
+    ]
     assert document["legal"][2]["command"] == f"stageflow compensate {RUN_ID} --reason …"
 
 

@@ -15,7 +15,9 @@ def drawn(of: Run, width: int = 120) -> str:
 
 
 def test_a_run_parked_because_an_outcome_is_unknown_is_drawn_with_what_died_its_key_and_the_decision() -> None:
-    assert drawn(parked_unknown()) == """\
+    assert (
+        drawn(parked_unknown())
+        == """\
 checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge began; on_unknown="park"
 ├─ validate  ok       1/1    4 ms
@@ -26,10 +28,13 @@ checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m: charge outco
 Decide: stageflow settle 01J9F2QZ7KXV charge --done '{…}' --reason …   (it happened: its output)
         stageflow settle 01J9F2QZ7KXV charge --not-done --reason …     (it did not: it is tried again)
         stageflow compensate 01J9F2QZ7KXV --reason …                   (refund, release)"""
+    )
 
 
 def test_in_a_narrow_terminal_notes_and_undos_stand_below_their_stage_and_no_line_of_the_tree_is_too_long() -> None:
-    assert drawn(parked_unknown(), width=60) == """\
+    assert (
+        drawn(parked_unknown(), width=60)
+        == """\
 checkout v1  01J9F2QZ7KXV  client web  key order-A-1
   PARKED 14m: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge
@@ -50,52 +55,80 @@ Decide: stageflow settle 01J9F2QZ7KXV charge --done '{…}' --reason …
           (it did not: it is tried again)
         stageflow compensate 01J9F2QZ7KXV --reason …
           (refund, release)"""
+    )
 
 
 def test_a_running_stage_shows_its_owner_its_progress_and_how_long_it_has_been_at_it() -> None:
-    running = run(RunStatus.RUNNING, stage("pay", StageState.RUNNING, attempt(1, AttemptState.RUNNING, began=ago(12)),
-                                           most=3, progress=0.4))
-    assert drawn(running) == """\
+    running = run(
+        RunStatus.RUNNING,
+        stage("pay", StageState.RUNNING, attempt(1, AttemptState.RUNNING, began=ago(12)), most=3, progress=0.4),
+    )
+    assert (
+        drawn(running)
+        == """\
 checkout v1  01J9F2QZ7KXV  client web  key order-A-1    running 1m: pay
 └─ pay  running  1/3  12.0 s  on pay-7 (pid 812)  progress 0.4
 If need be: stageflow cancel 01J9F2QZ7KXV --reason …   (stops it; nothing to undo)"""
+    )
 
 
 def test_a_waiting_stage_shows_when_it_is_tried_again_and_every_attempt_below() -> None:
-    failed = [attempt(n, AttemptState.RETRY, error="503 Service Unavailable", delay=2.0 ** n) for n in (1, 2)]
-    waiting = run(RunStatus.WAITING, stage("pay", StageState.WAITING, *failed, most=5,
-                                           wake_at=NOW + timedelta(seconds=3)))
+    failed = [attempt(n, AttemptState.RETRY, error="503 Service Unavailable", delay=2.0**n) for n in (1, 2)]
+    waiting = run(
+        RunStatus.WAITING, stage("pay", StageState.WAITING, *failed, most=5, wake_at=NOW + timedelta(seconds=3))
+    )
     assert drawn(waiting).splitlines()[1:4] == [
         "└─ pay  waiting  2/5  20 ms  again in 3s",
         "      #1 503 Service Unavailable → +2s",
-        "      #2 503 Service Unavailable → +4s"]
+        "      #2 503 Service Unavailable → +4s",
+    ]
 
 
 def test_many_attempts_show_the_first_the_last_and_how_many_between() -> None:
     attempts = [attempt(n, AttemptState.RETRY, error="503", delay=1.0) for n in range(1, 21)]
     lines = drawn(run(RunStatus.WAITING, stage("pay", StageState.WAITING, *attempts, most=50))).splitlines()
     assert [line.strip() for line in lines[2:8]] == [
-        "#1 503 → +1s", "#2 503 → +1s", "… 15 more …", "#18 503 → +1s", "#19 503 → +1s", "#20 503 → +1s"]
+        "#1 503 → +1s",
+        "#2 503 → +1s",
+        "… 15 more …",
+        "#18 503 → +1s",
+        "#19 503 → +1s",
+        "#20 503 → +1s",
+    ]
 
 
 def test_a_long_error_stands_below_its_stage_on_lines_that_keep_the_guide() -> None:
     error = "the bank answered 400: " + "amount is not a number " * 8
-    failed = run(RunStatus.FAILED, stage("pay", StageState.FAILED, attempt(1, AttemptState.FAILED, error=error)),
-                 stage("ship", StageState.PENDING), error="400", error_stage="pay", cause=Cause.FAILED)
+    failed = run(
+        RunStatus.FAILED,
+        stage("pay", StageState.FAILED, attempt(1, AttemptState.FAILED, error=error)),
+        stage("ship", StageState.PENDING),
+        error="400",
+        error_stage="pay",
+        cause=Cause.FAILED,
+    )
     lines = drawn(failed, width=80).splitlines()
     assert lines[0].endswith("FAILED 1m: pay: 400")
-    assert lines[2:4] == ["│     the bank answered 400: amount is not a number amount is not a number",
-                          "│     amount is not a number amount is not a number amount is not a number"]
+    assert lines[2:4] == [
+        "│     the bank answered 400: amount is not a number amount is not a number",
+        "│     amount is not a number amount is not a number amount is not a number",
+    ]
 
 
 def test_an_undo_that_failed_for_good_shows_its_attempts_and_its_key() -> None:
-    refund = undo("refund", StepState.COMPENSATION_FAILED, attempt(1, AttemptState.FAILED, error="410 gone"),
-                  error="410 gone")
-    broken = run(RunStatus.COMPENSATION_FAILED,
-                 stage("reserve", StageState.UNDONE, attempt(), undo=undo("release", StepState.COMPENSATED)),
-                 stage("charge", StageState.OK, attempt(), undo=refund),
-                 stage("ship", StageState.FAILED, attempt(1, AttemptState.FAILED, error="no stock")), key=None)
-    assert drawn(broken) == f"""\
+    refund = undo(
+        "refund", StepState.COMPENSATION_FAILED, attempt(1, AttemptState.FAILED, error="410 gone"), error="410 gone"
+    )
+    broken = run(
+        RunStatus.COMPENSATION_FAILED,
+        stage("reserve", StageState.UNDONE, attempt(), undo=undo("release", StepState.COMPENSATED)),
+        stage("charge", StageState.OK, attempt(), undo=refund),
+        stage("ship", StageState.FAILED, attempt(1, AttemptState.FAILED, error="no stock")),
+        key=None,
+    )
+    assert (
+        drawn(broken)
+        == f"""\
 checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund failed: 410 gone
 ├─ reserve  undone  1/1  10 ms            undo: release done
 ├─ charge   ok      1/1  10 ms            undo: refund FAILED
@@ -103,28 +136,42 @@ checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund fai
 │     undo key sf_{RUN_ID}_undo_refund: look this up at the remote system
 └─ ship     FAILED  1/1  10 ms  no stock
 Decide: stageflow compensate 01J9F2QZ7KXV --reason …   (tries again: refund)"""
+    )
 
 
 def test_branches_say_what_they_wait_for() -> None:
-    lines = drawn(run(RunStatus.RUNNING, stage("a", StageState.OK, attempt()),
-                      stage("b", StageState.OK, attempt(), after=("a",)),
-                      stage("c", StageState.PENDING, after=("a",)),
-                      stage("d", StageState.PENDING, after=("b", "c")))).splitlines()
+    lines = drawn(
+        run(
+            RunStatus.RUNNING,
+            stage("a", StageState.OK, attempt()),
+            stage("b", StageState.OK, attempt(), after=("a",)),
+            stage("c", StageState.PENDING, after=("a",)),
+            stage("d", StageState.PENDING, after=("b", "c")),
+        )
+    ).splitlines()
     assert lines[3:5] == ["├─ c  not started after a", "└─ d  not started after b, c"]
 
 
 def test_poison_says_how_many_processes_it_has_killed() -> None:
     lost = [attempt(n, AttemptState.UNKNOWN, began=ago(100)) for n in (1, 2, 3)]
-    text = drawn(run(RunStatus.PARKED, stage("pay", StageState.UNKNOWN, *lost, lost=3, most=5),
-                     park_reason=ParkReason.POISON, error_stage="pay"))
+    text = drawn(
+        run(
+            RunStatus.PARKED,
+            stage("pay", StageState.UNKNOWN, *lost, lost=3, most=5),
+            park_reason=ParkReason.POISON,
+            error_stage="pay",
+        )
+    )
     assert "PARKED 1m: pay kills its worker each time" in text
     assert "after pay began; 3 times so far" in text
     assert "lost 3×" in text
 
 
 def test_what_people_did_to_the_run_is_shown_with_who_when_and_why() -> None:
-    history = [Event(RUN_ID, n, kind, ago(90), {"actor": "ann@ops", "reason": "duplicate"})
-               for n, kind in enumerate(("run.accepted", "operator.cancel"))]
+    history = [
+        Event(RUN_ID, n, kind, ago(90), {"actor": "ann@ops", "reason": "duplicate"})
+        for n, kind in enumerate(("run.accepted", "operator.cancel"))
+    ]
     lines = draw(run(RunStatus.CANCELLED), now=NOW, width=120, shown_id="01J9F2", history=history)
     assert lines[1].plain == "  ann@ops 1m ago: cancel, duplicate"
 

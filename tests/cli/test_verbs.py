@@ -19,30 +19,44 @@ def commands(of: Run) -> list[str]:
 
 
 def charged(status: RunStatus, step: StepState = StepState.RECORDED, **more: Any) -> Run:
-    return run(status, stage("reserve", StageState.OK, attempt(), undo=undo("release", step)),
-               stage("charge", StageState.FAILED, attempt(1, AttemptState.FAILED), undo=undo("refund", step)), **more)
+    return run(
+        status,
+        stage("reserve", StageState.OK, attempt(), undo=undo("release", step)),
+        stage("charge", StageState.FAILED, attempt(1, AttemptState.FAILED), undo=undo("refund", step)),
+        **more,
+    )
 
 
 def test_parked_for_an_unknown_outcome_one_settles_or_compensates() -> None:
     assert commands(parked_unknown()) == [
         "stageflow settle 01J9F2 charge --done '{…}' --reason …",
         "stageflow settle 01J9F2 charge --not-done --reason …",
-        "stageflow compensate 01J9F2 --reason …"]
+        "stageflow compensate 01J9F2 --reason …",
+    ]
 
 
 def test_a_pivot_that_raised_is_unknown_too_and_undoing_it_needs_the_word() -> None:
-    raised = run(RunStatus.PARKED, stage("charge", StageState.OK, attempt(), undo=undo("refund")),
-                 stage("ship", StageState.FAILED, attempt(1, AttemptState.FAILED), pivot=True),
-                 park_reason=ParkReason.UNKNOWN, error_stage="ship", pivot_passed=True)
+    raised = run(
+        RunStatus.PARKED,
+        stage("charge", StageState.OK, attempt(), undo=undo("refund")),
+        stage("ship", StageState.FAILED, attempt(1, AttemptState.FAILED), pivot=True),
+        park_reason=ParkReason.UNKNOWN,
+        error_stage="ship",
+        pivot_passed=True,
+    )
     assert commands(raised) == [
-        "stageflow settle 01J9F2 ship --done '{…}' --reason …", "stageflow settle 01J9F2 ship --not-done --reason …",
-        "stageflow compensate 01J9F2 --past-pivot --reason …"]
+        "stageflow settle 01J9F2 ship --done '{…}' --reason …",
+        "stageflow settle 01J9F2 ship --not-done --reason …",
+        "stageflow compensate 01J9F2 --past-pivot --reason …",
+    ]
 
 
 def test_going_forward_one_may_cancel_and_is_told_what_would_be_undone_in_order() -> None:
     [verb] = legal_verbs(charged(RunStatus.RUNNING))
-    assert (verb.command, verb.effect) == (f"stageflow cancel {RUN_ID} --reason …",
-                                           "stops it, then undoes: refund, release")
+    assert (verb.command, verb.effect) == (
+        f"stageflow cancel {RUN_ID} --reason …",
+        "stops it, then undoes: refund, release",
+    )
 
 
 def test_past_the_pivot_a_run_that_goes_forward_has_no_verb() -> None:
@@ -51,12 +65,16 @@ def test_past_the_pivot_a_run_that_goes_forward_has_no_verb() -> None:
 
 def test_parked_for_a_bug_one_resumes_or_compensates() -> None:
     assert commands(charged(RunStatus.PARKED, park_reason=ParkReason.BUG)) == [
-        "stageflow resume 01J9F2 --reason …", "stageflow compensate 01J9F2 --reason …"]
+        "stageflow resume 01J9F2 --reason …",
+        "stageflow compensate 01J9F2 --reason …",
+    ]
 
 
 def test_parked_with_nothing_to_undo_one_resumes_or_cancels() -> None:
     assert commands(charged(RunStatus.PARKED, StepState.VOID, park_reason=ParkReason.BUG)) == [
-        "stageflow resume 01J9F2 --reason …", "stageflow cancel 01J9F2 --reason …"]
+        "stageflow resume 01J9F2 --reason …",
+        "stageflow cancel 01J9F2 --reason …",
+    ]
 
 
 def test_an_undo_that_failed_can_be_tried_again() -> None:
@@ -69,21 +87,25 @@ def test_nothing_is_legal_where_nothing_leaves_or_the_way_back_has_begun(status:
     assert commands(charged(status)) == []
 
 
-@pytest.mark.parametrize(("verb", "facts", "says"), [
-    (VerbName.RESUME, Standing("r", RunStatus.RUNNING), "nothing to resume"),
-    (VerbName.RESUME, Standing("r", RunStatus.COMPENSATION_FAILED), "being undone"),
-    (VerbName.RESUME, Standing("r", RunStatus.PARKED, ParkReason.UNKNOWN, unknown=("charge",)), "settle r charge"),
-    (VerbName.CANCEL, Standing("r", RunStatus.FAILED), "it has ended: failed"),
-    (VerbName.CANCEL, Standing("r", RunStatus.COMPENSATING), "it is compensating already"),
-    (VerbName.CANCEL, Standing("r", RunStatus.RUNNING, pivot_passed=True), "only goes forward"),
-    (VerbName.COMPENSATE, Standing("r", RunStatus.FAILED, pivot_passed=True, owed=("x",)), "--past-pivot"),
-    (VerbName.COMPENSATE, Standing("r", RunStatus.PARKED), "stageflow cancel r"),
-    (VerbName.COMPENSATE, Standing("r", RunStatus.FAILED), "done nothing that has an undo"),
-    (VerbName.COMPENSATE, Standing("r", RunStatus.COMPENSATION_FAILED), "left to try again"),
-    (VerbName.COMPENSATE, Standing("r", RunStatus.STOPPING), "stopping already"),
-    (VerbName.SETTLE, Standing("r", RunStatus.RUNNING), "only a parked or failed run"),
-    (VerbName.SETTLE, Standing("r", RunStatus.PARKED), "no stage of it has an unknown outcome"),
-    (VerbName.SETTLE, Standing("r", RunStatus.SUCCEEDED), "nothing leaves that")])
+@pytest.mark.parametrize(
+    ("verb", "facts", "says"),
+    [
+        (VerbName.RESUME, Standing("r", RunStatus.RUNNING), "nothing to resume"),
+        (VerbName.RESUME, Standing("r", RunStatus.COMPENSATION_FAILED), "being undone"),
+        (VerbName.RESUME, Standing("r", RunStatus.PARKED, ParkReason.UNKNOWN, unknown=("charge",)), "settle r charge"),
+        (VerbName.CANCEL, Standing("r", RunStatus.FAILED), "it has ended: failed"),
+        (VerbName.CANCEL, Standing("r", RunStatus.COMPENSATING), "it is compensating already"),
+        (VerbName.CANCEL, Standing("r", RunStatus.RUNNING, pivot_passed=True), "only goes forward"),
+        (VerbName.COMPENSATE, Standing("r", RunStatus.FAILED, pivot_passed=True, owed=("x",)), "--past-pivot"),
+        (VerbName.COMPENSATE, Standing("r", RunStatus.PARKED), "stageflow cancel r"),
+        (VerbName.COMPENSATE, Standing("r", RunStatus.FAILED), "done nothing that has an undo"),
+        (VerbName.COMPENSATE, Standing("r", RunStatus.COMPENSATION_FAILED), "left to try again"),
+        (VerbName.COMPENSATE, Standing("r", RunStatus.STOPPING), "stopping already"),
+        (VerbName.SETTLE, Standing("r", RunStatus.RUNNING), "only a parked or failed run"),
+        (VerbName.SETTLE, Standing("r", RunStatus.PARKED), "no stage of it has an unknown outcome"),
+        (VerbName.SETTLE, Standing("r", RunStatus.SUCCEEDED), "nothing leaves that"),
+    ],
+)
 def test_a_refusal_says_why_and_the_way_out(verb: VerbName, facts: Standing, says: str) -> None:
     assert says in (refusal(verb, facts) or "")
 
@@ -94,8 +116,17 @@ def test_a_stage_that_raised_may_be_settled_when_somebody_finds_out() -> None:
 
 
 _names = st.lists(st.sampled_from("abc"), unique=True).map(tuple)
-_standings = st.builds(Standing, st.just("r"), st.sampled_from(RunStatus), st.none() | st.sampled_from(ParkReason),
-                       st.booleans(), _names, _names, _names, _names)
+_standings = st.builds(
+    Standing,
+    st.just("r"),
+    st.sampled_from(RunStatus),
+    st.none() | st.sampled_from(ParkReason),
+    st.booleans(),
+    _names,
+    _names,
+    _names,
+    _names,
+)
 
 
 @given(_standings, st.sampled_from(VerbName), st.booleans())
@@ -110,10 +141,15 @@ def test_resume_and_cancel_of_a_run_that_moves_are_never_both_legal(facts: Stand
         assert refusal(VerbName.RESUME, facts) is not None
 
 
-@given(st.sampled_from(RunStatus), st.none() | st.sampled_from(ParkReason), st.booleans(),
-       st.lists(st.tuples(st.sampled_from(StageState), st.sampled_from(StepState)), max_size=4))
-def test_every_command_that_is_offered_is_legal(status: RunStatus, reason: ParkReason | None, passed: bool,
-                                                shape: list[tuple[StageState, StepState]]) -> None:
+@given(
+    st.sampled_from(RunStatus),
+    st.none() | st.sampled_from(ParkReason),
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from(StageState), st.sampled_from(StepState)), max_size=4),
+)
+def test_every_command_that_is_offered_is_legal(
+    status: RunStatus, reason: ParkReason | None, passed: bool, shape: list[tuple[StageState, StepState]]
+) -> None:
     stages = [stage(f"s{n}", state, attempt(), undo=undo(f"u{n}", step)) for n, (state, step) in enumerate(shape)]
     of = run(status, *stages, park_reason=reason, pivot_passed=passed, error_stage="s0")
     for verb in legal_verbs(of):

@@ -21,14 +21,27 @@ from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, FakeApplication, ago
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(-3, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"),
-                                               (3600, "1h"), (86399, "23h"), (86400 * 2, "2d")])
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-3, "0s"), (0, "0s"), (59.9, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (86399, "23h"), (86400 * 2, "2d")],
+)
 def test_ages_are_whole_units_and_never_negative(seconds: float, told: str) -> None:
     assert words.age(ago(seconds), NOW) == told
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "0 ms"), (0.004, "4 ms"), (0.9994, "999 ms"), (0.9996, "1.0 s"),
-                                               (9.84, "9.8 s"), (99.96, "1.7 min"), (150, "2.5 min"), (11160, "3.1 h")])
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 ms"),
+        (0.004, "4 ms"),
+        (0.9994, "999 ms"),
+        (0.9996, "1.0 s"),
+        (9.84, "9.8 s"),
+        (99.96, "1.7 min"),
+        (150, "2.5 min"),
+        (11160, "3.1 h"),
+    ],
+)
 def test_durations_have_the_unit_that_fits(seconds: float, told: str) -> None:
     assert words.duration(seconds) == told
 
@@ -60,12 +73,23 @@ class Point:
     tags: frozenset[str]
 
 
-@pytest.mark.parametrize(("value", "as_json"), [
-    (Point(datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), frozenset({"x"})),
-     {"at": "2026-01-01T00:00:00.000000Z", "tags": ["x"]}),
-    (RunStatus.PARKED, "parked"), ({RunStatus.PARKED: (1, 2.5, None, True)}, {"parked": [1, 2.5, None, True]}),
-    (timedelta(minutes=2), 120.0), (b"\x00\xff", "AP8="), (date(2026, 1, 1), "2026-01-01"), (Decimal("1.10"), "1.10"),
-    (UUID(int=1), "00000000-0000-0000-0000-000000000001"), (PurePosixPath("/a"), "/a")])
+@pytest.mark.parametrize(
+    ("value", "as_json"),
+    [
+        (
+            Point(datetime(2026, 1, 1, 2, tzinfo=timezone(timedelta(hours=2))), frozenset({"x"})),
+            {"at": "2026-01-01T00:00:00.000000Z", "tags": ["x"]},
+        ),
+        (RunStatus.PARKED, "parked"),
+        ({RunStatus.PARKED: (1, 2.5, None, True)}, {"parked": [1, 2.5, None, True]}),
+        (timedelta(minutes=2), 120.0),
+        (b"\x00\xff", "AP8="),
+        (date(2026, 1, 1), "2026-01-01"),
+        (Decimal("1.10"), "1.10"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (PurePosixPath("/a"), "/a"),
+    ],
+)
 def test_every_value_that_a_run_can_hold_has_a_json_form(value: object, as_json: object) -> None:
     assert jsonable(value) == as_json
     json.dumps(jsonable(value))
@@ -81,11 +105,13 @@ def test_a_warning_of_the_engine_is_said_once(capsys: pytest.CaptureFixture[str]
 # --- sweep ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_tells_what_it_did_and_fails_when_a_run_could_not_be_handled(invoke: Invoke,
-                                                                           engine: FakeApplication) -> None:
+def test_a_sweep_tells_what_it_did_and_fails_when_a_run_could_not_be_handled(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
     engine.report = SweepReport(owners_dead=1, taken=2, woken=3, nudged=4)
-    assert invoke("sweep").stdout == ("owners found dead 1, taken from them 2, woken 3, published 4, "
-                                      "deadlines passed 0\n")
+    assert invoke("sweep").stdout == (
+        "owners found dead 1, taken from them 2, woken 3, published 4, deadlines passed 0\n"
+    )
     engine.report = SweepReport(problems=("01J9F2: its definition cannot be read",))
     result = invoke("sweep", "--json")
     assert (result.exit_code, json.loads(result.stdout)["problems"]) == (1, ["01J9F2: its definition cannot be read"])

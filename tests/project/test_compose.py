@@ -16,8 +16,21 @@ from tests.project.tree import ROOT
 SERVICES = services()
 TOP = {"name", "services", "volumes", "networks", "x-app"}
 KNOWN = {
-    "build", "cap_drop", "command", "depends_on", "environment", "healthcheck", "image", "init", "ports", "read_only",
-    "restart", "security_opt", "stop_grace_period", "tmpfs", "volumes",
+    "build",
+    "cap_drop",
+    "command",
+    "depends_on",
+    "environment",
+    "healthcheck",
+    "image",
+    "init",
+    "ports",
+    "read_only",
+    "restart",
+    "security_opt",
+    "stop_grace_period",
+    "tmpfs",
+    "volumes",
 }
 HEALTH = {"test", "interval", "timeout", "retries", "start_period"}
 DURATION = re.compile(r"(\d+h)?(\d+m)?(\d+s)?")

@@ -49,19 +49,33 @@ class Composed:
     def run(self, service: Service) -> subprocess.CompletedProcess[str]:
         """Run a job to its end."""
         return subprocess.run(
-            self._program(service.command), cwd=ROOT, env=os.environ | self.environment(service), text=True,
-            capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=False)
+            self._program(service.command),
+            cwd=ROOT,
+            env=os.environ | self.environment(service),
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
 
     def start(self, service: Service) -> subprocess.Popen[bytes]:
         """Start what stays up."""
         return self.processes.start(
-            service.name, self._program(service.command), env=self.environment(service), cwd=ROOT)
+            service.name, self._program(service.command), env=self.environment(service), cwd=ROOT
+        )
 
     def is_healthy(self, service: Service) -> bool:
         """What the file's own health check says."""
         answer = subprocess.run(
-            self._program(service.health_command), cwd=ROOT, env=os.environ | self.environment(service),
-            capture_output=True, stdin=subprocess.DEVNULL, timeout=30, check=False)
+            self._program(service.health_command),
+            cwd=ROOT,
+            env=os.environ | self.environment(service),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=30,
+            check=False,
+        )
         return answer.returncode == 0
 
     def _program(self, words: list[str]) -> list[str]:
@@ -106,7 +120,8 @@ def test_given_the_schema_then_the_role_starts_is_healthy_and_ends_in_time(compo
 
 
 def test_the_redis_command_is_understood_by_a_server(
-        tmp_path: Path, processes: Processes, valkey: BrokerService) -> None:
+    tmp_path: Path, processes: Processes, valkey: BrokerService
+) -> None:
     server = shutil.which("redis-server") or str(valkey.binary)
     here = ["--port", str(free_port()), "--bind", "127.0.0.1", "--dir", str(tmp_path)]
     process = processes.start("redis", [server, *SERVICES["redis"].command[1:], *here])

@@ -39,7 +39,8 @@ RUN = {name: found for name, path in PAGES.items() if not (found := page(path.re
 @pytest.mark.redis
 @pytest.mark.parametrize("name", RUN)
 def test_the_python_of_a_page_runs(
-        name: str, tmp_path: Path, sqlite_url: str, valkey_url: str, processes: Processes) -> None:
+    name: str, tmp_path: Path, sqlite_url: str, valkey_url: str, processes: Processes
+) -> None:
     environment = {"STAGEFLOW_DATABASE_URL": sqlite_url, "STAGEFLOW_BROKER_URL": valkey_url, "PYTHONPATH": str(ROOT)}
     program = RUN[name].write(tmp_path)
     upgrade = processes.start("upgrade", [BIN / "stageflow", "db", "upgrade"], env=environment, cwd=tmp_path)

@@ -35,9 +35,13 @@ def test_no_module_is_long() -> None:
 
 
 def test_no_function_is_long() -> None:
-    long = {f"{shown(module)}:{node.lineno} {node.name}": _lines(node) for module in EVERY_MODULE
-            if module.parent.name != "versions"  # a migration is one list of statements
-            for node in functions(module) if _lines(node) > FUNCTION_LINES}
+    long = {
+        f"{shown(module)}:{node.lineno} {node.name}": _lines(node)
+        for module in EVERY_MODULE
+        if module.parent.name != "versions"  # a migration is one list of statements
+        for node in functions(module)
+        if _lines(node) > FUNCTION_LINES
+    }
     assert long == {}
 
 
@@ -64,8 +68,11 @@ def test_a_public_name_is_documented(name: str) -> None:
 def test_public_methods_are_documented(name: str) -> None:
     value = getattr(stageflow_durable, name)
     if inspect.isclass(value):
-        bare = [key for key, member in vars(value).items() if not key.startswith("_") and inspect.isfunction(member)
-                and not member.__doc__]
+        bare = [
+            key
+            for key, member in vars(value).items()
+            if not key.startswith("_") and inspect.isfunction(member) and not member.__doc__
+        ]
         assert bare == []
 
 
@@ -100,13 +107,17 @@ def test_nothing_is_left_for_later() -> None:
 
 
 _SWITCHED_OFF = re.compile(
-    r"#\s*(?:noqa|type:\s*ignore|pragma:\s*no cover)(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|\[[\w\-, ]+\])?(?P<rest>.*)")
+    r"#\s*(?:noqa|type:\s*ignore|pragma:\s*no cover)(?::\s*[A-Z]+\d+(?:,\s*[A-Z]+\d+)*|\[[\w\-, ]+\])?(?P<rest>.*)"
+)
 
 
 def test_every_rule_that_is_switched_off_has_its_reason_beside_it() -> None:
-    bare = [f"{shown(module)}:{number}" for module in EVERY_MODULE
-            for number, line in enumerate(module.read_text(encoding="utf-8").splitlines(), 1)
-            if (found := _SWITCHED_OFF.search(line)) and not re.search(r"\w+\W+\w+", found["rest"])]
+    bare = [
+        f"{shown(module)}:{number}"
+        for module in EVERY_MODULE
+        for number, line in enumerate(module.read_text(encoding="utf-8").splitlines(), 1)
+        if (found := _SWITCHED_OFF.search(line)) and not re.search(r"\w+\W+\w+", found["rest"])
+    ]
     assert bare == []
 
 

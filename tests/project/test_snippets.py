@@ -39,7 +39,9 @@ bank.charge()
 def test_given_a_page_then_python_runs_in_order_at_its_own_lines() -> None:
     program = page(PAGE).program
     assert [(number, line) for number, line in enumerate(program, 1) if line] == [
-        (13, "import shop"), (23, "print(shop.x)")]
+        (13, "import shop"),
+        (23, "print(shop.x)"),
+    ]
 
 
 def test_given_a_worker_mark_then_the_block_is_a_file_and_a_worker_runs() -> None:

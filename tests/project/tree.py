@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stageflow_durable"
+
+
 @cache
 def files(*suffixes: str) -> tuple[Path, ...]:
     """Every file of the project with one of ``suffixes`` (all when none is given), sorted; nothing built or cached."""

@@ -41,8 +41,11 @@ with start(sys.argv[1], say=print) as embedded:
 def keeper(home: Home) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Another process that starts the home; ends when its standard input does. With its first line of output."""
     process = subprocess.Popen(
-        [sys.executable, "-c", KEEPER, str(home.root)], cwd=ROOT, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        [sys.executable, "-c", KEEPER, str(home.root)],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     try:

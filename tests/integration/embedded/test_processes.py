@@ -112,9 +112,7 @@ def test_given_deaths_in_a_row_then_the_pause_doubles_up_to_a_bound() -> None:
     assert pause_after(1000) == 15.0
 
 
-def test_given_ranks_then_the_lower_have_ended_before_the_next_is_asked(
-    supervise: Supervise, out: list[str]
-) -> None:
+def test_given_ranks_then_the_lower_have_ended_before_the_next_is_asked(supervise: Supervise, out: list[str]) -> None:
     script = "trap 'echo asked; sleep 0.2; echo ended; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     supervisor = supervise(shell("beat", script, rank=1), shell("worker", script, rank=0))
     ticks_until(supervisor, lambda: len(out) == 2, "both are up")
