@@ -54,7 +54,7 @@ from stageflow_durable.state.metadata import metadata
 NAME = String(255)
 
 idempotency_keys = Table(
-    "idempotency_keys",
+    "stageflow_idempotency_keys",
     metadata,
     Column("client_id", NAME, primary_key=True),
     Column("operation", NAME, primary_key=True),
@@ -75,9 +75,9 @@ idempotency_keys = Table(
     CheckConstraint("state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)", name="held_by_lease_or_run"),
     CheckConstraint("(state = 'done') = (result IS NOT NULL)", name="done_has_result"),
     CheckConstraint("expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)", name="only_a_run_holds_on"),
-    Index("ix_idempotency_keys_expires_at", "expires_at"),
+    Index("ix_stageflow_idempotency_keys_expires_at", "expires_at"),
     Index(
-        "ix_idempotency_keys_holder",
+        "ix_stageflow_idempotency_keys_holder",
         "owner_run",
         postgresql_where=text("owner_run IS NOT NULL"),
         sqlite_where=text("owner_run IS NOT NULL"),

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 
 from stageflow_durable.errors import SchemaBehind
 from stageflow_durable.state.database import Database, translated
+from stageflow_durable.state.metadata import VERSION_TABLE
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -34,7 +35,8 @@ def current(url: str) -> str | None:
     database = Database(url)
     try:
         with database.read() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            return context.get_current_revision()
     finally:
         database.dispose()
 

@@ -36,7 +36,7 @@ ID = String(32)
 NAME = String(255)
 
 owners = Table(
-    "owners",
+    "stageflow_owners",
     metadata,
     Column("id", String(64), primary_key=True),
     Column("host", NAME, nullable=False),
@@ -48,24 +48,27 @@ owners = Table(
     # The parent saw the process end: what it began cannot act any more. Without it only its lease ran out.
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     Index(
-        "ix_owners_alive", "expires_at", postgresql_where=text("dead_at IS NULL"), sqlite_where=text("dead_at IS NULL")
+        "ix_stageflow_owners_alive",
+        "expires_at",
+        postgresql_where=text("dead_at IS NULL"),
+        sqlite_where=text("dead_at IS NULL"),
     ),
-    Index("ix_owners_boot", "boot", "pid"),
+    Index("ix_stageflow_owners_boot", "boot", "pid"),
 )
 
 definitions = Table(
-    "definitions",
+    "stageflow_definitions",
     metadata,
     Column("digest", ID, primary_key=True),
     Column("pipeline", NAME, nullable=False),
     Column("version", NAME, nullable=False),
     Column("body", Text, nullable=False),
     Column("registered_at", Double, nullable=False),
-    Index("ix_definitions_pipeline", "pipeline", "registered_at"),
+    Index("ix_stageflow_definitions_pipeline", "pipeline", "registered_at"),
 )
 
 runs = Table(
-    "runs",
+    "stageflow_runs",
     metadata,
     Column("id", ID, primary_key=True),
     Column("client_id", NAME, nullable=False),
@@ -73,7 +76,7 @@ runs = Table(
     Column("version", NAME, nullable=False),
     Column("key", NAME),
     Column("fingerprint", String(64), nullable=False),
-    Column("definition", ID, ForeignKey("definitions.digest"), nullable=False),
+    Column("definition", ID, ForeignKey("stageflow_definitions.digest"), nullable=False),
     Column("input", Text, nullable=False),
     Column("metadata", Text, nullable=False),
     Column("queue", NAME, nullable=False),
@@ -105,9 +108,9 @@ runs = Table(
         name="settled_is_at_rest",
     ),
     CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
-    Index("ix_runs_status", "status", "created_at"),
+    Index("ix_stageflow_runs_status", "status", "created_at"),
     Index(
-        "ix_runs_deadline",
+        "ix_stageflow_runs_deadline",
         "deadline",
         postgresql_where=text("deadline IS NOT NULL AND phase = 'forward'"),
         sqlite_where=text("deadline IS NOT NULL AND phase = 'forward'"),
@@ -115,9 +118,9 @@ runs = Table(
 )
 
 strands = Table(
-    "strands",
+    "stageflow_strands",
     metadata,
-    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
     # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
     Column("strand", NAME, primary_key=True),
     # The phase in which this strand may begin: its direction.
@@ -141,13 +144,19 @@ strands = Table(
     CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
     CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
     Index(
-        "ix_strands_owner", "owner", postgresql_where=text("state = 'running'"), sqlite_where=text("state = 'running'")
+        "ix_stageflow_strands_owner",
+        "owner",
+        postgresql_where=text("state = 'running'"),
+        sqlite_where=text("state = 'running'"),
     ),
     Index(
-        "ix_strands_due", "wake_at", postgresql_where=text("state = 'waiting'"), sqlite_where=text("state = 'waiting'")
+        "ix_stageflow_strands_due",
+        "wake_at",
+        postgresql_where=text("state = 'waiting'"),
+        sqlite_where=text("state = 'waiting'"),
     ),
     Index(
-        "ix_strands_outbox",
+        "ix_stageflow_strands_outbox",
         "queue",
         "published_at",
         postgresql_where=text("state = 'ready'"),
@@ -156,9 +165,9 @@ strands = Table(
 )
 
 attempts = Table(
-    "attempts",
+    "stageflow_attempts",
     metadata,
-    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("direction", String(16), primary_key=True),
     Column("n", Integer, primary_key=True),
@@ -178,9 +187,9 @@ attempts = Table(
 )
 
 checkpoints = Table(
-    "checkpoints",
+    "stageflow_checkpoints",
     metadata,
-    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("skipped", Boolean, nullable=False, server_default=text("false")),
     Column("delta", Text),
@@ -188,9 +197,9 @@ checkpoints = Table(
 )
 
 saga_steps = Table(
-    "saga_steps",
+    "stageflow_saga_steps",
     metadata,
-    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("state", String(24), nullable=False),
     # How the action stood when its undo began: "ok" or "unknown".
@@ -202,9 +211,9 @@ saga_steps = Table(
 )
 
 events = Table(
-    "events",
+    "stageflow_events",
     metadata,
-    Column("run", ID, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("type", NAME, nullable=False),
     Column("at", Double, nullable=False),
@@ -214,7 +223,7 @@ events = Table(
 )
 
 queues = Table(
-    "queues",
+    "stageflow_queues",
     metadata,
     Column("name", NAME, primary_key=True),
     # Nudges published up to then have been served: what is older and still ready was lost.
@@ -222,7 +231,7 @@ queues = Table(
 )
 
 ticks = Table(
-    "ticks",
+    "stageflow_ticks",
     metadata,
     Column("name", NAME, primary_key=True),
     Column("at", Double, nullable=False),

@@ -109,7 +109,7 @@ class Durable(Side):
 
     def finished(self) -> int:
         """Runs that succeeded; there is nothing that could fail."""
-        found = self._look.execute("SELECT count(*) FROM runs WHERE status = 'succeeded'").fetchone()
+        found = self._look.execute("SELECT count(*) FROM stageflow_runs WHERE status = 'succeeded'").fetchone()
         assert found is not None
         return int(found[0])
 

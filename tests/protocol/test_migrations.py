@@ -5,18 +5,20 @@ once.
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Inspector, MetaData, inspect
 from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.errors import SchemaBehind
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.store import Store
 
 RUN: dict[str, Any] = {
@@ -86,7 +88,8 @@ def test_given_a_migrated_database_then_the_metadata_finds_nothing_to_change(mig
     assert idempotency_keys.idempotency_keys.name in metadata.tables
     database = Database(migrated)
     with database.engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        differences = compare_metadata(context, metadata)
     database.dispose()
     assert differences == []
 
@@ -109,6 +112,61 @@ def test_given_an_empty_database_when_used_then_the_way_out_is_named(database_ur
         schema.require_current(database_url)
 
 
+def test_given_an_applications_own_tables_and_migrations_when_upgraded_then_they_are_as_before(
+    database_url: str,
+) -> None:
+    database = Database(database_url)
+    with database.transaction() as connection:
+        for statement in (
+            "CREATE TABLE runs (distance integer)",
+            "CREATE TABLE events (what text)",
+            "CREATE TABLE alembic_version (version_num varchar(32) NOT NULL)",
+            "INSERT INTO alembic_version VALUES ('theirs')",
+        ):
+            connection.exec_driver_sql(statement)
+    assert schema.current(database_url) is None
+    assert schema.upgrade(database_url) == schema.current(database_url) == schema.head()
+    with database.read() as connection:
+        theirs = {name for name in inspect(connection).get_table_names() if not name.startswith(PREFIX)}
+        assert theirs == {"runs", "events", "alembic_version"}
+        assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["theirs"]
+        assert connection.exec_driver_sql("SELECT distance FROM runs").all() == []
+    database.dispose()
+
+
+def test_given_an_application_that_leaves_our_names_out_when_it_compares_then_our_tables_are_not_its_concern(
+    migrated: str,
+) -> None:
+    def include_name(name: str | None, kind: str, _parents: object) -> bool:  # as docs/how-to/adopt-an-existing-app.md
+        return not (kind == "table" and (name or "").startswith("stageflow_"))
+
+    database = Database(migrated)
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"include_name": include_name})
+        assert compare_metadata(context, MetaData()) == []
+    database.dispose()
+
+
+def test_given_a_migrated_database_then_every_name_in_it_is_ours_to_see_and_fits_postgresql(migrated: str) -> None:
+    database = Database(migrated)
+    with database.read() as connection:
+        seen = inspect(connection)
+        tables_found = seen.get_table_names()
+        named = [found["name"] for table in tables_found for kind in _named(seen, table) for found in kind]
+    database.dispose()
+    assert {*tables_found} == {VERSION_TABLE, *metadata.tables}
+    names = [*tables_found, *(name for name in named if name is not None)]
+    assert [name for name in names if PREFIX not in name or len(name) > 63] == []
+
+
+def _named(seen: Inspector, table: str) -> Iterator[Sequence[Mapping[str, Any]]]:
+    yield [seen.get_pk_constraint(table)]
+    yield seen.get_foreign_keys(table)
+    yield seen.get_unique_constraints(table)
+    yield seen.get_check_constraints(table)
+    yield seen.get_indexes(table)
+
+
 @pytest.mark.parametrize("what", BROKEN)
 def test_given_a_row_that_breaks_an_invariant_then_the_database_refuses_it(migrated: str, what: str) -> None:
     database, plan = Database(migrated), Plan("p", "1", (PlannedStage("a"),))
@@ -124,5 +182,5 @@ def test_given_a_row_that_breaks_an_invariant_then_the_database_refuses_it(migra
         if table != "runs":
             connection.execute(tables.runs.insert(), defaults["runs"])
     with pytest.raises(IntegrityError, match=r"(?i)check"), database.transaction() as connection:
-        connection.execute(metadata.tables[table].insert(), {**defaults[table], **change})
+        connection.execute(metadata.tables[PREFIX + table].insert(), {**defaults[table], **change})
     database.dispose()

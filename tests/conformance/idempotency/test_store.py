@@ -333,7 +333,7 @@ def test_given_parameters_that_only_look_alike_then_they_differ(backend: Backend
 # --- keys are data ----------------------------------------------------------------------------------------------------
 
 HOSTILE = [
-    "'; DROP TABLE idempotency_keys; --",
+    "'; DROP TABLE stageflow_idempotency_keys; --",
     '"',
     "\\",
     "%s %(key)s :key $1 {0} {key}",

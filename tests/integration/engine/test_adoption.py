@@ -112,7 +112,7 @@ def strange(path: Path) -> dict[str, bytes]:
         "too few arguments": call(),
         "a run that is not there": call("01ZZZZZZZZZZZZZZZZZZZZZZZZ", "s1", 0, "1.0"),
         "wrong types": call(5, ["s1"], "gen", None),
-        "NUL and quotes": call("a\x00'; DROP TABLE runs; --", "s1", 0, "1.0"),
+        "NUL and quotes": call("a\x00'; DROP TABLE stageflow_runs; --", "s1", 0, "1.0"),
         "very long": call("x" * 100_000, "s1", 0, "1.0"),
         "old protocol": envelope(
             json.dumps({"task": "stageflow.advance", "id": "1", "args": [], "kwargs": {}}).encode(), task=None

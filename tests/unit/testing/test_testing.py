@@ -110,7 +110,7 @@ class TestWork:
         handle = engine.enqueue("two", {})
         engine.messages.lose_all()
         with engine.store.database.transaction() as connection:
-            connection.exec_driver_sql("UPDATE strands SET state = 'rest'")
+            connection.exec_driver_sql("UPDATE stageflow_strands SET state = 'rest'")
         with pytest.raises(StillGoing, match="nothing is left"):
             engine.drain()
         with pytest.raises(StillGoing, match="nothing is left"):

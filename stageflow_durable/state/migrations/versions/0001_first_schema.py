@@ -14,17 +14,19 @@ depends_on = None
 def upgrade() -> None:
     """Create every table."""
     op.create_table(
-        "definitions",
+        "stageflow_definitions",
         sa.Column("digest", sa.String(length=32), nullable=False),
         sa.Column("pipeline", sa.String(length=255), nullable=False),
         sa.Column("version", sa.String(length=255), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("registered_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("digest", name=op.f("pk_definitions")),
+        sa.PrimaryKeyConstraint("digest", name=op.f("pk_stageflow_definitions")),
     )
-    op.create_index("ix_definitions_pipeline", "definitions", ["pipeline", "registered_at"], unique=False)
+    op.create_index(
+        "ix_stageflow_definitions_pipeline", "stageflow_definitions", ["pipeline", "registered_at"], unique=False
+    )
     op.create_table(
-        "idempotency_keys",
+        "stageflow_idempotency_keys",
         sa.Column("client_id", sa.String(length=255), nullable=False),
         sa.Column("operation", sa.String(length=255), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
@@ -38,32 +40,38 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=True),
-        sa.CheckConstraint("(state = 'done') = (result IS NOT NULL)", name=op.f("ck_idempotency_keys_done_has_result")),
+        sa.CheckConstraint(
+            "(state = 'done') = (result IS NOT NULL)", name=op.f("ck_stageflow_idempotency_keys_done_has_result")
+        ),
         sa.CheckConstraint(
             "expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)",
-            name=op.f("ck_idempotency_keys_only_a_run_holds_on"),
+            name=op.f("ck_stageflow_idempotency_keys_only_a_run_holds_on"),
         ),
         sa.CheckConstraint(
             "state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)",
-            name=op.f("ck_idempotency_keys_held_by_lease_or_run"),
+            name=op.f("ck_stageflow_idempotency_keys_held_by_lease_or_run"),
         ),
-        sa.CheckConstraint("state IN ('free', 'held', 'done', 'undone')", name=op.f("ck_idempotency_keys_state_known")),
         sa.CheckConstraint(
-            "(owner_run IS NULL) = (owner_stage IS NULL)", name=op.f("ck_idempotency_keys_run_with_stage")
+            "state IN ('free', 'held', 'done', 'undone')", name=op.f("ck_stageflow_idempotency_keys_state_known")
         ),
-        sa.PrimaryKeyConstraint("client_id", "operation", "key", name=op.f("pk_idempotency_keys")),
+        sa.CheckConstraint(
+            "(owner_run IS NULL) = (owner_stage IS NULL)", name=op.f("ck_stageflow_idempotency_keys_run_with_stage")
+        ),
+        sa.PrimaryKeyConstraint("client_id", "operation", "key", name=op.f("pk_stageflow_idempotency_keys")),
     )
-    op.create_index("ix_idempotency_keys_expires_at", "idempotency_keys", ["expires_at"], unique=False)
     op.create_index(
-        "ix_idempotency_keys_holder",
-        "idempotency_keys",
+        "ix_stageflow_idempotency_keys_expires_at", "stageflow_idempotency_keys", ["expires_at"], unique=False
+    )
+    op.create_index(
+        "ix_stageflow_idempotency_keys_holder",
+        "stageflow_idempotency_keys",
         ["owner_run"],
         unique=False,
         sqlite_where=sa.text("owner_run IS NOT NULL"),
         postgresql_where=sa.text("owner_run IS NOT NULL"),
     )
     op.create_table(
-        "owners",
+        "stageflow_owners",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("host", sa.String(length=255), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
@@ -72,31 +80,31 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.Double(), nullable=False),
         sa.Column("dead_at", sa.Double(), nullable=True),
         sa.Column("confirmed", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_owners")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stageflow_owners")),
     )
     op.create_index(
-        "ix_owners_alive",
-        "owners",
+        "ix_stageflow_owners_alive",
+        "stageflow_owners",
         ["expires_at"],
         unique=False,
         postgresql_where=sa.text("dead_at IS NULL"),
         sqlite_where=sa.text("dead_at IS NULL"),
     )
-    op.create_index("ix_owners_boot", "owners", ["boot", "pid"], unique=False)
+    op.create_index("ix_stageflow_owners_boot", "stageflow_owners", ["boot", "pid"], unique=False)
     op.create_table(
-        "queues",
+        "stageflow_queues",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("served_at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_queues")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_stageflow_queues")),
     )
     op.create_table(
-        "ticks",
+        "stageflow_ticks",
         sa.Column("name", sa.String(length=255), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("pk_ticks")),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_stageflow_ticks")),
     )
     op.create_table(
-        "runs",
+        "stageflow_runs",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("client_id", sa.String(length=255), nullable=False),
         sa.Column("pipeline", sa.String(length=255), nullable=False),
@@ -124,46 +132,50 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.Double(), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.CheckConstraint(
-            "(phase = 'backward') = (status = 'compensating')", name=op.f("ck_runs_backward_compensates")
+            "(phase = 'backward') = (status = 'compensating')", name=op.f("ck_stageflow_runs_backward_compensates")
         ),
         sa.CheckConstraint(
             "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed'))",
-            name=op.f("ck_runs_settled_is_at_rest"),
+            name=op.f("ck_stageflow_runs_settled_is_at_rest"),
         ),
         sa.CheckConstraint(
             "(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')",
-            name=op.f("ck_runs_parked_has_reason"),
+            name=op.f("ck_stageflow_runs_parked_has_reason"),
         ),
         sa.CheckConstraint(
-            "cause IN ('failed', 'cancelled', 'deadline', 'operator', 'stage')", name=op.f("ck_runs_cause_known")
+            "cause IN ('failed', 'cancelled', 'deadline', 'operator', 'stage')",
+            name=op.f("ck_stageflow_runs_cause_known"),
         ),
         sa.CheckConstraint(
             "park_reason IN ('unknown', 'poison', 'definition', 'bug', 'operator')",
-            name=op.f("ck_runs_park_reason_known"),
+            name=op.f("ck_stageflow_runs_park_reason_known"),
         ),
-        sa.CheckConstraint("phase IN ('forward', 'draining', 'backward', 'settled')", name=op.f("ck_runs_phase_known")),
+        sa.CheckConstraint(
+            "phase IN ('forward', 'draining', 'backward', 'settled')", name=op.f("ck_stageflow_runs_phase_known")
+        ),
         sa.CheckConstraint(
             "status IN ('pending', 'running', 'waiting', 'stopping', 'compensating', 'parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed')",
-            name=op.f("ck_runs_status_known"),
+            name=op.f("ck_stageflow_runs_status_known"),
         ),
         sa.ForeignKeyConstraint(
             ["definition"],
-            ["definitions.digest"],
+            ["stageflow_definitions.digest"],
+            name=op.f("fk_stageflow_runs_definition"),
         ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
-        sa.UniqueConstraint("client_id", "pipeline", "key", name=op.f("uq_runs_client_id_pipeline_key")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_stageflow_runs")),
+        sa.UniqueConstraint("client_id", "pipeline", "key", name=op.f("uq_stageflow_runs_client_id_pipeline_key")),
     )
     op.create_index(
-        "ix_runs_deadline",
-        "runs",
+        "ix_stageflow_runs_deadline",
+        "stageflow_runs",
         ["deadline"],
         unique=False,
         postgresql_where=sa.text("deadline IS NOT NULL AND phase = 'forward'"),
         sqlite_where=sa.text("deadline IS NOT NULL AND phase = 'forward'"),
     )
-    op.create_index("ix_runs_status", "runs", ["status", "created_at"], unique=False)
+    op.create_index("ix_stageflow_runs_status", "stageflow_runs", ["status", "created_at"], unique=False)
     op.create_table(
-        "attempts",
+        "stageflow_attempts",
         sa.Column("run", sa.String(length=32), nullable=False),
         sa.Column("stage", sa.String(length=255), nullable=False),
         sa.Column("direction", sa.String(length=16), nullable=False),
@@ -177,26 +189,32 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("category", sa.String(length=16), nullable=True),
         sa.Column("delay", sa.Double(), nullable=True),
-        sa.CheckConstraint("(state = 'running') = (ended_at IS NULL)", name=op.f("ck_attempts_ended_has_time")),
+        sa.CheckConstraint(
+            "(state = 'running') = (ended_at IS NULL)", name=op.f("ck_stageflow_attempts_ended_has_time")
+        ),
         sa.CheckConstraint(
             "state IN ('running', 'ok', 'skipped', 'retry', 'failed', 'rejected', 'unknown', 'void', 'settled')",
-            name=op.f("ck_attempts_state_known"),
+            name=op.f("ck_stageflow_attempts_state_known"),
         ),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_attempts")),
+        sa.ForeignKeyConstraint(
+            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_attempts_run"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_stageflow_attempts")),
     )
     op.create_table(
-        "checkpoints",
+        "stageflow_checkpoints",
         sa.Column("run", sa.String(length=32), nullable=False),
         sa.Column("stage", sa.String(length=255), nullable=False),
         sa.Column("skipped", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("delta", sa.Text(), nullable=True),
         sa.Column("at", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_checkpoints")),
+        sa.ForeignKeyConstraint(
+            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_checkpoints_run"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_stageflow_checkpoints")),
     )
     op.create_table(
-        "events",
+        "stageflow_events",
         sa.Column("run", sa.String(length=32), nullable=False),
         sa.Column("seq", sa.Integer(), nullable=False),
         sa.Column("type", sa.String(length=255), nullable=False),
@@ -204,27 +222,31 @@ def upgrade() -> None:
         sa.Column("data", sa.Text(), nullable=False),
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("mac", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run", "seq", name=op.f("pk_events")),
+        sa.ForeignKeyConstraint(
+            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_events_run"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run", "seq", name=op.f("pk_stageflow_events")),
     )
     op.create_table(
-        "saga_steps",
+        "stageflow_saga_steps",
         sa.Column("run", sa.String(length=32), nullable=False),
         sa.Column("stage", sa.String(length=255), nullable=False),
         sa.Column("state", sa.String(length=24), nullable=False),
         sa.Column("outcome", sa.String(length=8), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.CheckConstraint("outcome IN ('ok', 'unknown')", name=op.f("ck_saga_steps_outcome_known")),
+        sa.CheckConstraint("outcome IN ('ok', 'unknown')", name=op.f("ck_stageflow_saga_steps_outcome_known")),
         sa.CheckConstraint(
             "state IN ('intended', 'recorded', 'void', 'compensating', 'compensated', 'skipped', 'compensation_failed')",
-            name=op.f("ck_saga_steps_state_known"),
+            name=op.f("ck_stageflow_saga_steps_state_known"),
         ),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_saga_steps")),
+        sa.ForeignKeyConstraint(
+            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_saga_steps_run"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_stageflow_saga_steps")),
     )
     op.create_table(
-        "strands",
+        "stageflow_strands",
         sa.Column("run", sa.String(length=32), nullable=False),
         sa.Column("strand", sa.String(length=255), nullable=False),
         sa.Column("direction", sa.String(length=16), nullable=False),
@@ -242,34 +264,40 @@ def upgrade() -> None:
         sa.Column("nudges", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("queue", sa.String(length=255), nullable=False),
         sa.Column("progress", sa.Text(), nullable=True),
-        sa.CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name=op.f("ck_strands_running_has_owner")),
-        sa.CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name=op.f("ck_strands_waiting_has_due_time")),
-        sa.CheckConstraint("direction IN ('forward', 'backward')", name=op.f("ck_strands_direction_known")),
         sa.CheckConstraint(
-            "state IN ('ready', 'running', 'waiting', 'rest', 'done')", name=op.f("ck_strands_state_known")
+            "(state = 'running') = (owner IS NOT NULL)", name=op.f("ck_stageflow_strands_running_has_owner")
         ),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("run", "strand", name=op.f("pk_strands")),
+        sa.CheckConstraint(
+            "(state = 'waiting') = (wake_at IS NOT NULL)", name=op.f("ck_stageflow_strands_waiting_has_due_time")
+        ),
+        sa.CheckConstraint("direction IN ('forward', 'backward')", name=op.f("ck_stageflow_strands_direction_known")),
+        sa.CheckConstraint(
+            "state IN ('ready', 'running', 'waiting', 'rest', 'done')", name=op.f("ck_stageflow_strands_state_known")
+        ),
+        sa.ForeignKeyConstraint(
+            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_strands_run"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("run", "strand", name=op.f("pk_stageflow_strands")),
     )
     op.create_index(
-        "ix_strands_due",
-        "strands",
+        "ix_stageflow_strands_due",
+        "stageflow_strands",
         ["wake_at"],
         unique=False,
         postgresql_where=sa.text("state = 'waiting'"),
         sqlite_where=sa.text("state = 'waiting'"),
     )
     op.create_index(
-        "ix_strands_outbox",
-        "strands",
+        "ix_stageflow_strands_outbox",
+        "stageflow_strands",
         ["queue", "published_at"],
         unique=False,
         postgresql_where=sa.text("state = 'ready'"),
         sqlite_where=sa.text("state = 'ready'"),
     )
     op.create_index(
-        "ix_strands_owner",
-        "strands",
+        "ix_stageflow_strands_owner",
+        "stageflow_strands",
         ["owner"],
         unique=False,
         postgresql_where=sa.text("state = 'running'"),
