@@ -75,11 +75,10 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> O
 
 
 def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
-    """What follows from an exception. A body that was ``called`` may have acted before it raised."""
+    """What follows from an exception. Only a body that was ``called`` may have acted before it raised."""
     category = Category.TRANSIENT if isinstance(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)
-    vouched = not called and history.tries == 0
-    return _decided(error, category, after, policy, history, draw, doubt=called, vouched=vouched)
+    return _decided(error, category, after, policy, history, draw, doubt=called, called=called)
 
 
 def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
@@ -144,7 +143,7 @@ def _decided(
     draw: Draw,
     *,
     doubt: bool,
-    vouched: bool = False,
+    called: bool = True,
 ) -> Outcome:
     decision = decide(
         policy,
@@ -155,7 +154,7 @@ def _decided(
         elapsed=history.elapsed,
         draw=draw,
     )
-    failure = Failure(text_of(error), category, doubt=doubt, vouched=vouched)
+    failure = Failure(text_of(error), category, doubt=doubt, called=called)
     if not isinstance(decision, GiveUp):
         return Again(failure, decision.delay, decision.drawn)
     park = ParkReason.BUG if decision.reason is GiveUpReason.BUG else None

@@ -18,11 +18,10 @@ from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.errors import (
     IdempotencyConflict,
     IdempotencyParamMismatch,
-    InvalidKey,
     StageCancelled,
     StoreUnavailable,
 )
-from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.idempotency.keys import Scope, valid_key
 from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress, Mismatch
 from stageflow_durable.idempotency.store import Done as Answered
 from stageflow_durable.model.output import OutputKind, StageOutput
@@ -164,8 +163,9 @@ class Rider:
             key = self._business_key(work, spec, ctx)
         except StoreUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001  # a slip of a deploy must not refund every customer: a person looks
-            return self._save(work, memory, _misfit(error), services, None, go_on)
+        except Exception as error:  # noqa: BLE001  # what is wrong before the body is the application's, not ours
+            before = raised(error, policy, self._history(work, began), self._world.draw, called=False)
+            return self._save(work, memory, _misfit(before), services, None, go_on)
         found = None if key is None else self._claim(work, key, services)
         if isinstance(found, Waiting | Done | Fenced):
             return found
@@ -237,7 +237,7 @@ class Rider:
                     key=key,
                     session=services.holder,
                 ),
-                alone=services.holder is not None,
+                give_up=None if services.holder is None else services.abandon,
             )
             if isinstance(done, Done):
                 memory.add(work, outcome.delta)
@@ -266,8 +266,7 @@ class Rider:
         if spec.key is None:
             return None
         key: Any = spec.key(ctx)
-        if not isinstance(key, str) or not key:
-            raise InvalidKey(f"stage {work.stage}: key= gave {key!r}; it has to be text of 1 to 255 characters")
+        valid_key(key, what=f"what key= of stage {work.stage} gave")
         params = plain(ctx.snapshot.input)
         scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
         return BusinessKey(scope, key, fingerprint(params), encode(params), spec.key_ttl)
@@ -346,9 +345,9 @@ class Rider:
 
     # --- committing ---------------------------------------------------------------------------------------------------
 
-    def _commit(self, work: Work, save: Callable[[], T], *, alone: bool = False) -> T | Done:
+    def _commit(self, work: Work, save: Callable[[], T], *, give_up: Callable[[], None] | None = None) -> T | Done:
         """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its
-        attempt.
+        attempt. ``give_up``: lets go of the body's own transaction, which cannot be committed a second time.
         """
         until = self._world.clock.monotonic() + self._limits.hold_seconds
         pause, asked = 0.1, False
@@ -357,7 +356,7 @@ class Rider:
                 found = self._store.recall(work, self._owner.id) if asked else False
                 if found is not False:
                     return Done(granted=found) if isinstance(found, Work) else Done()
-                if asked and alone:
+                if asked and give_up is not None:
                     # A body's own session died with its connection: the body has to run again.
                     raise SessionLost(f"run {work.run.id}: the session of stage {work.stage} was lost; it runs again")
                 return save()
@@ -367,6 +366,8 @@ class Rider:
                 if self._world.clock.monotonic() > until:
                     raise
                 asked = True
+                if give_up is not None:
+                    give_up()  # its locks would keep us from looking
                 self._world.clock.sleep(pause)
                 pause = min(1.0, pause * 2)
 
@@ -375,8 +376,11 @@ class SessionLost(StoreUnavailable):
     """A stage's own transaction was lost with its connection."""
 
 
-def _misfit(error: Exception) -> Over:
-    return Over(Failure(text_of(error), Category.BUG, doubt=False), park=ParkReason.BUG)
+def _misfit(outcome: Outcome) -> Outcome:
+    """A slip of a deploy must not refund every customer: what no retry mends before the body, a person looks at."""
+    if isinstance(outcome, Over) and not outcome.exhausted:
+        return replace(outcome, park=ParkReason.BUG)
+    return outcome
 
 
 def _as_output(value: Any) -> StageOutput:

@@ -125,7 +125,7 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     _R.COMPENSATING: frozenset({_R.COMPENSATED, _R.COMPENSATION_FAILED}),
     # From here on only a person moves a run.
     _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
-    _R.FAILED: frozenset({_R.RUNNING, _R.COMPENSATING}),
+    _R.FAILED: frozenset({_R.RUNNING, _R.COMPENSATING, _R.SUCCEEDED}),
     _R.CANCELLED: frozenset({_R.RUNNING, _R.COMPENSATING}),
     _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING}),
     _R.SUCCEEDED: frozenset(),

@@ -59,6 +59,11 @@ class RunFacts:
     updated_at: float
     finished_at: float | None
 
+    def is_late(self, clock: float) -> bool:
+        """Whether its deadline (seconds since the epoch, as ``clock``) stops it: past the pivot none does."""
+        bound = self.phase is Phase.FORWARD and not self.pivot_passed
+        return bound and self.deadline is not None and self.deadline <= clock
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

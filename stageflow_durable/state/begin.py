@@ -12,7 +12,7 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, 
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refusal, Refused, Work
 from stageflow_durable.state import definitions, strands
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import drain
+from stageflow_durable.state.settlement import DEADLINE_PASSED, drain
 from stageflow_durable.state.strands import StrandRow
 
 HAND_BACK_SECONDS = 5.0
@@ -42,7 +42,7 @@ def begin(connection: Connection, nudge: Nudge, taker: Taker, audit_key: bytes) 
     refused = _refusal(run, row, nudge, taker)
     if refused is not None or row is None:
         return Refused(refused or Refusal.GONE)
-    misfit = _fit(run, row, taker)
+    misfit = _late(run) or _fit(run, row, taker)
     if misfit is not None:
         run.flush()
         return misfit
@@ -63,6 +63,11 @@ def _refusal(run: LockedRun, row: StrandRow | None, nudge: Nudge, taker: Taker) 
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
     return None if strands.is_alive(run.connection, taker.owner) else Refusal.DEAD_OWNER
+
+
+def _late(run: LockedRun) -> Refused | None:
+    """Nothing begins past the deadline: a message that comes before the next sweep stops the run itself."""
+    return Refused(Refusal.STOPPED, drain(run, Cause.DEADLINE, error=DEADLINE_PASSED)) if run.is_late else None
 
 
 def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:

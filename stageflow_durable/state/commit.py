@@ -24,6 +24,7 @@ class Failure:
     """Why an attempt did not end well.
 
     ``doubt``: it may have acted without our knowing. ``vouched``: nothing happened, in this attempt and those before.
+    ``called``: its body began at all.
     """
 
     error: str
@@ -31,6 +32,7 @@ class Failure:
     doubt: bool
     state: AttemptState = AttemptState.FAILED
     vouched: bool = False
+    called: bool = True
 
 
 Kept = tuple[tuple[str, dict[str, object]], ...]
@@ -150,11 +152,9 @@ def _go_on(run: LockedRun, ready: list[str], taker: Taker | None, here: str) -> 
 
 
 def _may_go_on(run: LockedRun, taker: Taker) -> bool:
-    bound = run.facts.phase is Phase.FORWARD and not run.facts.pivot_passed
-    late = bound and run.facts.deadline is not None and run.facts.deadline <= run.clock
     plan = taker.plans.get(run.facts.pipeline)
     known = plan is not None and plan.digest == run.facts.definition
-    return not late and known and strands.is_alive(run.connection, taker.owner)
+    return not run.is_late and known and strands.is_alive(run.connection, taker.owner)
 
 
 def _complete(run: LockedRun) -> Done:
@@ -181,7 +181,7 @@ def wait(
     strands.end_attempt(
         connection,
         work,
-        AttemptState.RETRY,
+        AttemptState.RETRY if failure.called else AttemptState.VOID,
         run.clock,
         doubt=failure.doubt,
         error=failure.error,
@@ -312,16 +312,17 @@ def fail(
         category=failure.category,
         doubt=failure.doubt,
     )
-    if failure.vouched:
+    clean = failure.vouched or not (failure.called or strands.called_before(connection, work))
+    if clean:
         _void_step(run, work.stage)
-    nudges = drain(run, cause, error=failure.error, stage=work.stage, park=park or _park_reason(run, work, failure))
+    nudges = drain(run, cause, error=failure.error, stage=work.stage, park=park or _park_reason(run, work, clean))
     run.flush()
     return Done(nudges=nudges, ended=run.facts.phase is Phase.SETTLED)
 
 
-def _park_reason(run: LockedRun, work: Work, failure: Failure) -> ParkReason | None:
-    clean = failure.vouched and not strands.in_doubt(run.connection, run.id, work.stage)
-    if run.plan.by_name[work.stage].pivot and not clean:
+def _park_reason(run: LockedRun, work: Work, clean: bool) -> ParkReason | None:
+    certain = clean and not strands.in_doubt(run.connection, run.id, work.stage)
+    if run.plan.by_name[work.stage].pivot and not certain:
         return ParkReason.UNKNOWN  # nobody but a person can say whether the point of no return was passed
     return ParkReason.OPERATOR if run.plan.on_failure == "park" else None
 

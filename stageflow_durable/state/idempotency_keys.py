@@ -14,7 +14,7 @@ carry the run's fence, and find out by the row, never by raising.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -70,9 +70,12 @@ idempotency_keys = Table(
     Column("result", Text),
     Column("lease_until", Double),
     Column("expires_at", Double),
+    # How long what a stage of a run found is remembered, for whoever ends the run without the stage.
+    Column("keep_seconds", Double),
     CheckConstraint("state IN ('free', 'held', 'done', 'undone')", name="state_known"),
     CheckConstraint("(owner_run IS NULL) = (owner_stage IS NULL)", name="run_with_stage"),
     CheckConstraint("state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)", name="held_by_lease_or_run"),
+    CheckConstraint("(owner_run IS NULL) = (keep_seconds IS NULL)", name="run_keeps"),
     CheckConstraint("(state = 'done') = (result IS NOT NULL)", name="done_has_result"),
     CheckConstraint("expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)", name="only_a_run_holds_on"),
     Index("ix_stageflow_idempotency_keys_expires_at", "expires_at"),
@@ -110,7 +113,7 @@ def claim_for_lease(
     now: float | None = None,
 ) -> RunAnswer:
     """Take the key for ``lease`` seconds, to be remembered ``ttl`` seconds at least, or say what stands in the way."""
-    terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "now": now}
+    terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "keep_seconds": None, "now": now}
     return _claim(connection, scope, key, fingerprint, params, None, terms)
 
 
@@ -122,6 +125,8 @@ def claim_for_run(
     params: str | None,
     run_id: str,
     stage: str,
+    *,
+    ttl_seconds: float,
     now: float | None = None,
 ) -> RunAnswer:
     """Take a business key for a stage of a run, within the transaction that begins the stage.
@@ -130,11 +135,12 @@ def claim_for_run(
     crash). What is found is returned, never raised: the outcome of the stage before is in the same transaction.
 
     :param fingerprint: of the parameters; ``params`` is their encoded text, or None.
+    :param ttl_seconds: how long its end will be remembered.
     :param now: seconds since the epoch, for a simulation; None: the database's clock.
     :returns: ``Claimed``; ``Done``; ``HeldByRun``; ``InProgress`` (a lease of the store); ``Undone``; ``Mismatch``.
     :raises InvalidKey: before any statement; check the key with ``valid_key`` where the stage names it.
     """
-    terms = {"owner": f"run {run_id}", "lease": None, "ttl": None, "now": now}
+    terms = {"owner": f"run {run_id}", "lease": None, "ttl": None, "keep_seconds": ttl_seconds, "now": now}
     return _claim(connection, scope, key, fingerprint, params, Claimant(run_id, stage), terms)
 
 
@@ -199,7 +205,18 @@ def _larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement
     return case((one > other, one), else_=other)
 
 
-_TAKEN = ("fingerprint", "params", "owner", "owner_run", "owner_stage", "state", "result", "lease_until", "expires_at")
+_TAKEN = (
+    "fingerprint",
+    "params",
+    "owner",
+    "owner_run",
+    "owner_stage",
+    "state",
+    "result",
+    "lease_until",
+    "expires_at",
+    "keep_seconds",
+)
 _FIND = select(idempotency_keys, _NOW.label("now")).where(_THIS)
 
 
@@ -344,15 +361,26 @@ def abandon_for_run(
     return _write(connection, _ABANDON, scope, key, at_run=run_id, at_stage=stage, ttl=ttl_seconds, now=now)
 
 
-_HELD_BY = select(_T.client_id, _T.operation, _T.key, _T.owner_stage).where(
+_HELD_BY = select(_T.client_id, _T.operation, _T.key, _T.owner_stage, _T.keep_seconds).where(
     _T.owner_run == bindparam("at_run"), _T.state == _HELD
 )
 
 
-def held_by_run(connection: Connection, run_id: str) -> list[tuple[Scope, str, str]]:
-    """The keys that stages of a run hold: scope, key and stage each."""
+class HeldKey(NamedTuple):
+    """A key that a stage of a run holds, and how long its end will be remembered."""
+
+    scope: Scope
+    key: str
+    stage: str
+    ttl_seconds: float
+
+
+def held_by_run(connection: Connection, run_id: str) -> list[HeldKey]:
+    """The keys that stages of a run hold."""
     found = connection.execute(_HELD_BY, {"at_run": run_id})
-    return [(Scope(row.client_id, row.operation), row.key, row.owner_stage) for row in found]
+    return [
+        HeldKey(Scope(row.client_id, row.operation), row.key, row.owner_stage, float(row.keep_seconds)) for row in found
+    ]
 
 
 def _write(connection: Connection, statement: Update, scope: Scope, key: str, **values: object) -> bool:

@@ -46,6 +46,11 @@ class LockedRun:
         """The plan stored with the run."""
         return plan_of(self.connection, self.facts.definition)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether its deadline has passed and nothing may begin any more."""
+        return self.facts.is_late(self.clock)
+
     def emit(self, kind: str, /, **data: Any) -> None:
         """Append an event to the run's chain."""
         event = seal(self._audit_key, self.id, self.facts.seq + 1, kind, self.clock, encode(data), self.facts.head)

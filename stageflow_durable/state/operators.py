@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.verbs import TURNING_BACK, VerbName, refusal, standing
-from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import strands, views
+from stageflow_durable.model.work import UNDO_PREFIX, Nudge
+from stageflow_durable.state import idempotency_keys, strands, views
 from stageflow_durable.state.commit import advance
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import drain, go_backward, nudge_of, unpass
@@ -93,6 +93,8 @@ def _again(run: LockedRun) -> tuple[Nudge, ...]:
     for stage in failed:
         recorded = stage in strands.finished(run.connection, run.id)
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED if recorded else StepState.INTENDED)
+    # Against owners and messages of the undos that failed; all at once, for the later ones open without a person.
+    strands.raise_fences(run.connection, run.id, [UNDO_PREFIX + stage for stage in failed])
     return go_backward(run)
 
 
@@ -160,7 +162,10 @@ def settle_unknown(
     strands.clear_doubt(connection, run.id, stage)
     strands.change(connection, run.id, row.strand, gen=row.gen + 1)
     run.emit("stage.settled", stage=stage, done=delta is not None, actor=order.actor)
-    (_not_done if delta is None else _found_done)(run, stage, delta)
+    if delta is None:
+        _not_done(run, stage)
+    else:
+        _found_done(run, stage, delta)
     left = standing(views.run(connection, run.id)).undecided
     nudges: tuple[Nudge, ...] = ()
     if left:
@@ -181,7 +186,7 @@ def _doubtful(run: LockedRun, order: Order, stage: str) -> strands.StrandRow:
     return row
 
 
-def _not_done(run: LockedRun, stage: str, _delta: str | None) -> None:
+def _not_done(run: LockedRun, stage: str) -> None:
     planned = run.plan.by_name[stage]
     if planned.undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.VOID)
@@ -189,8 +194,11 @@ def _not_done(run: LockedRun, stage: str, _delta: str | None) -> None:
         unpass(run, stage)
 
 
-def _found_done(run: LockedRun, stage: str, delta: str | None) -> None:
+def _found_done(run: LockedRun, stage: str, delta: str) -> None:
     strands.checkpoint(run.connection, run.id, stage, delta, run.clock)
+    for scope, key, holder, ttl in idempotency_keys.held_by_run(run.connection, run.id):
+        if holder == stage:
+            idempotency_keys.finish_for_run(run.connection, scope, key, run.id, stage, delta, ttl_seconds=ttl)
     if run.plan.by_name[stage].undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
 

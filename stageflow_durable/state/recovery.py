@@ -15,7 +15,7 @@ from stageflow_durable.state import strands
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import insert_for
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import drain, nudge_of, undo_ended
+from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
 
@@ -247,10 +247,8 @@ def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
 def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:
     """Stop a run that is past its deadline."""
     run = lock(connection, run_id, audit_key)
-    if run is None or run.facts.phase is not Phase.FORWARD or run.facts.pivot_passed or run.facts.deadline is None:
+    if run is None or not run.is_late:
         return ()
-    if run.facts.deadline > run.clock:
-        return ()
-    nudges = drain(run, Cause.DEADLINE, error="the deadline passed")
+    nudges = drain(run, Cause.DEADLINE, error=DEADLINE_PASSED)
     run.flush()
     return nudges

@@ -8,8 +8,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
-from stageflow_durable.errors import SchemaBehind
+from stageflow_durable.errors import SchemaAhead, SchemaBehind
 from stageflow_durable.state.database import Database, translated
 from stageflow_durable.state.metadata import VERSION_TABLE
 
@@ -35,21 +36,34 @@ def current(url: str) -> str | None:
     database = Database(url)
     try:
         with database.read() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
-            return context.get_current_revision()
+            return _found(connection)
     finally:
         database.dispose()
 
 
+def _found(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+
+
+def is_ahead(revision: str | None) -> bool:
+    """Whether a database at ``revision`` was upgraded by a newer release: this one does not know it."""
+    return revision is not None and revision not in _known()
+
+
+def _known() -> set[str]:
+    return {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
+
+
 def upgrade(url: str) -> str:
     """Bring a database to :func:`head`; runs in flight go on. Any number of processes may call it at once. Returns the
-    revision.
+    revision. Raises SchemaAhead, with nothing changed, where a newer release was here before.
     """
     database = Database(url)
     try:
         with translated(), database.engine.connect() as connection, connection.begin():
             if not database.is_sqlite:
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236501)")  # one upgrade at a time
+            _refuse_ahead(_found(connection))
             made = config()
             made.attributes["connection"] = connection
             command.upgrade(made, "head")
@@ -59,9 +73,17 @@ def upgrade(url: str) -> str:
 
 
 def require_current(url: str) -> None:
-    """Raise SchemaBehind unless the database is at :func:`head`."""
+    """Raise SchemaBehind or SchemaAhead unless the database is at :func:`head`."""
     there, needed = current(url), head()
+    _refuse_ahead(there)
     if there != needed:
-        raise SchemaBehind(
-            f"the database is at {there or 'nothing'}, this version needs {needed}; run: stageflow db upgrade"
+        at = "has no schema of stageflow" if there is None else f"is at schema {there}"
+        raise SchemaBehind(f"the database {at}, this release needs {needed}; run: stageflow db upgrade")
+
+
+def _refuse_ahead(there: str | None) -> None:
+    if is_ahead(there):
+        raise SchemaAhead(
+            f"the database is at schema {there}, which a newer release made; this one knows {head()} at the most. "
+            "Deploy the newer release here too; nothing was changed"
         )

@@ -11,8 +11,7 @@ from stageflow_durable.saga.settle import settlement, undone
 from stageflow_durable.state import idempotency_keys, strands
 from stageflow_durable.state.locked import LockedRun
 
-KEY_SECONDS = 86_400.0
-"""How long a business key stays held by a run that ended in doubt about it."""
+DEADLINE_PASSED = "the deadline passed"
 
 _ACTIVE = (StrandState.READY, StrandState.RUNNING, StrandState.WAITING)
 
@@ -74,9 +73,9 @@ def end(run: LockedRun, status: RunStatus) -> None:
 
 def _let_keys_go(run: LockedRun) -> None:
     """Business keys of stages that never finished: free where nothing can have happened, else held for their time."""
-    for scope, key, stage in idempotency_keys.held_by_run(run.connection, run.id):
+    for scope, key, stage, ttl in idempotency_keys.held_by_run(run.connection, run.id):
         if strands.in_doubt(run.connection, run.id, stage):
-            idempotency_keys.abandon_for_run(run.connection, scope, key, run.id, stage, ttl_seconds=KEY_SECONDS)
+            idempotency_keys.abandon_for_run(run.connection, scope, key, run.id, stage, ttl_seconds=ttl)
         else:
             idempotency_keys.release_for_run(run.connection, scope, key, run.id, stage)
 

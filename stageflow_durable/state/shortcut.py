@@ -136,7 +136,7 @@ class Shortcut:
         if move is None or len(saving.events) + 2 > MAX_EVENTS:
             return None
         at = self._driver.clock()
-        if move is Move.GRANT and not _in_time(work, at):
+        if move is Move.GRANT and work.run.is_late(at):
             move = Move.HAND_ON  # the deadline has passed: the sweep stops the run, nothing begins
         onward = work.plan.next_on_strand.get(work.stage)
         sealed = self._sealed(work.run.id, work.seq, work.head, at, _saved(saving, move, onward))
@@ -192,6 +192,7 @@ def _open(run: RunFacts, row: StrandRow, nudge: Nudge, plan: Plan, clock: float)
         and run.phase is Phase.FORWARD
         and row.direction == Phase.FORWARD
         and plan.digest == run.definition
+        and not run.is_late(clock)
     )
 
 
@@ -205,10 +206,6 @@ def _move(saving: Saving) -> Move | None:
     if (plan.by_name[onward].queue or work.run.queue) != work.queue:
         return None
     return Move.GRANT if saving.go_on else Move.HAND_ON
-
-
-def _in_time(work: Work, at: float) -> bool:
-    return work.run.deadline is None or work.run.pivot_passed or at < work.run.deadline
 
 
 def _begun(stage: str, number: int, owner: str) -> tuple[str, dict[str, object]]:

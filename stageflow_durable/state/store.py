@@ -199,7 +199,14 @@ class Store:
         """Take a business key for the stage, or what stands in the way."""
         return self._do(
             lambda c: idempotency_keys.claim_for_run(
-                c, key.scope, key.key, key.fingerprint, key.params, work.run.id, work.stage
+                c,
+                key.scope,
+                key.key,
+                key.fingerprint,
+                key.params,
+                work.run.id,
+                work.stage,
+                ttl_seconds=key.ttl_seconds,
             )
         )
 

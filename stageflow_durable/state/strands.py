@@ -5,7 +5,7 @@ sweep or an operator took the strand (``gen``), or when it comes from an attempt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
@@ -99,7 +99,7 @@ def change(connection: Connection, run_id: str, strand: str, **columns: Any) -> 
 
 
 def add(connection: Connection, **columns: Any) -> None:
-    """A new strand, or, where a resumed or recompensated run has it already, that one anew with a higher fence."""
+    """A new strand, or, where a recompensated run has it already, that one anew; a person has raised its fence."""
     statement = insert_for(connection, strands).values(**columns)
     renewed = {name: statement.excluded[name] for name in ("stage", "state", "wake_at", "published_at", "queue")}
     connection.execute(
@@ -107,7 +107,6 @@ def add(connection: Connection, **columns: Any) -> None:
             index_elements=["run", "strand"],
             set_={
                 **renewed,
-                "gen": strands.c.gen + 1,
                 "owner": None,
                 "tries": 0,
                 "lost": 0,
@@ -117,6 +116,12 @@ def add(connection: Connection, **columns: Any) -> None:
             },
         )
     )
+
+
+def raise_fences(connection: Connection, run_id: str, names: Sequence[str]) -> None:
+    """What was published or held before these strands' new beginning takes nothing any more."""
+    named = and_(strands.c.run == run_id, strands.c.strand.in_(names))
+    connection.execute(update(strands).where(named).values(gen=strands.c.gen + 1))
 
 
 def rest_idle(connection: Connection, run_id: str) -> None:
@@ -194,6 +199,13 @@ def in_doubt(connection: Connection, run_id: str, stage: str) -> bool:
     """Whether some attempt of the action may have acted without our knowing."""
     doubtful = and_(_attempts_of(run_id, stage, "forward"), attempts.c.doubt.is_(True))
     return connection.execute(select(attempts.c.n).where(doubtful).limit(1)).first() is not None
+
+
+def called_before(connection: Connection, work: Work) -> bool:
+    """Whether an attempt of the stage before this one came as far as its body."""
+    earlier = and_(_attempts_of(work.run.id, work.stage, work.direction), attempts.c.n < work.attempt)
+    called = attempts.c.state.not_in([AttemptState.VOID, AttemptState.SETTLED])
+    return connection.execute(select(attempts.c.n).where(and_(earlier, called)).limit(1)).first() is not None
 
 
 def acts_until(connection: Connection, run_id: str, stage: str) -> float:

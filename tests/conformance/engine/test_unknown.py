@@ -46,8 +46,18 @@ def test_a_stage_that_says_compensate_is_undone_as_unknown(make_engine: MakeEngi
     assert (handle.status(), handle.describe().cause) == (RunStatus.COMPENSATED, Cause.FAILED)
 
 
-def test_on_unknown_is_about_lost_processes_an_exception_is_retried(make_engine: MakeEngine, acts: Acts) -> None:
-    acts.play("b", TransientError("busy"))
+def test_an_exception_is_an_unknown_outcome_as_well(make_engine: MakeEngine, acts: Acts) -> None:
+    acts.play("b", TransientError("the answer did not come"))
+    engine = make_engine(acts.line("a b", b=PARK))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    run = handle.describe()
+    assert acts.log == ["a", "b"]
+    assert (run.status, run.park_reason, run.error_stage) == (RunStatus.PARKED, ParkReason.UNKNOWN, "b")
+
+
+def test_a_stage_that_asks_for_a_retry_knows_its_outcome(make_engine: MakeEngine, acts: Acts) -> None:
+    acts.play("b", StageOutput.retry("busy"))
     engine = make_engine(acts.line("a b", b=PARK))
     handle = engine.enqueue("line", {})
     engine.drain()

@@ -35,7 +35,9 @@ class Runs:
     ) -> RunAnswer:
         given = self.params if params is None else params
         with self.database.transaction() as connection:
-            return keys.claim_for_run(connection, SCOPE, key, fingerprint(given), encode(given), run, stage, self.now)
+            return keys.claim_for_run(
+                connection, SCOPE, key, fingerprint(given), encode(given), run, stage, ttl_seconds=DAY, now=self.now
+            )
 
     def finish(self, run: str = "run-1", stage: str = "charge", result: object = None) -> bool:
         with self.database.transaction() as connection:
@@ -174,7 +176,9 @@ def test_given_a_malformed_key_then_it_is_refused_before_any_statement(runs: Run
 
 def test_given_a_transaction_that_rolls_back_then_nothing_was_claimed(runs: Runs) -> None:
     with runs.database.engine.connect() as connection:
-        keys.claim_for_run(connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge")
+        keys.claim_for_run(
+            connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge", ttl_seconds=DAY
+        )
         connection.rollback()
     assert isinstance(runs.claim("run-2"), Claimed)
 
@@ -232,7 +236,9 @@ def test_given_two_runs_that_claim_at_once_then_the_second_waits_for_the_first_t
 
     with ThreadPoolExecutor(1) as pool:
         with postgres_database.transaction() as connection:
-            keys.claim_for_run(connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge")
+            keys.claim_for_run(
+                connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge", ttl_seconds=DAY
+            )
             answer = pool.submit(second)
             waiting.wait(5)
             _until_somebody_waits(postgres_database)
@@ -245,7 +251,9 @@ def test_given_two_runs_that_claim_at_once_when_the_first_rolls_back_then_the_se
     runs = Runs(postgres_database)
     with ThreadPoolExecutor(1) as pool:
         with postgres_database.engine.connect() as connection:
-            keys.claim_for_run(connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge")
+            keys.claim_for_run(
+                connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge", ttl_seconds=DAY
+            )
             answer = pool.submit(runs.claim, "run-2")
             _until_somebody_waits(postgres_database)
             connection.rollback()

@@ -40,6 +40,10 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=True),
+        sa.Column("keep_seconds", sa.Double(), nullable=True),
+        sa.CheckConstraint(
+            "(owner_run IS NULL) = (keep_seconds IS NULL)", name=op.f("ck_stageflow_idempotency_keys_run_keeps")
+        ),
         sa.CheckConstraint(
             "(state = 'done') = (result IS NOT NULL)", name=op.f("ck_stageflow_idempotency_keys_done_has_result")
         ),
