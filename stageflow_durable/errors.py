@@ -184,6 +184,10 @@ class SchemaBehind(Terminal):
     """The database's schema is not the one this version needs: run ``stageflow db upgrade``."""
 
 
+class SchemaAhead(Terminal):
+    """A newer release has upgraded the database's schema: deploy that release here too."""
+
+
 # --- results ----------------------------------------------------------------------------------------------------------
 
 

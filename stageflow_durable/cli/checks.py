@@ -62,8 +62,11 @@ def judged(name: str, fine: bool, good: str, bad: str, mend: str, *, level: Leve
 # --- database and runs ------------------------------------------------------------------------------------------------
 
 
-def schema(current: str | None, head: str) -> Check:
-    """The schema is the one that this release needs."""
+def schema(current: str | None, head: str, *, ahead: bool = False) -> Check:
+    """The schema is the one that this release needs. ``ahead``: a newer one made it."""
+    if ahead:  # as in the middle of a roll-out, when old and new run side by side
+        bad = f"at {current}, made by a newer release; this one knows {head} at the most"
+        return Check("schema", Level.WARN, bad, "deploy the newer release here too")
     return judged("schema", current == head, f"at {head}", f"at {current or 'nothing'}, needed is {head}",
                   "stageflow db upgrade")
 

@@ -47,5 +47,13 @@ def current(ctx: click.Context, as_json: bool) -> None:
     else:
         click.echo(f"schema {found or 'empty'}, needed {needed}")
     if found != needed:
-        say("stageflow: the schema is behind; run: stageflow db upgrade")
+        ahead = schema.is_ahead(found)
+        say(
+            "stageflow: "
+            + (
+                f"a newer release made schema {found}; deploy it here too"
+                if ahead
+                else "the schema is behind; run: stageflow db upgrade"
+            )
+        )
         ctx.exit(FAILED)

@@ -83,7 +83,7 @@ def _database(session: Session) -> Iterator[Check]:
     url = session.database_url()
     current = schema.current(url)
     yield checks.ok("database", f"{safe_url(url)} answers")
-    yield checks.schema(current, schema.head())
+    yield checks.schema(current, schema.head(), ahead=schema.is_ahead(current))
 
 
 def _runs(session: Session) -> Iterator[Check]:

@@ -39,6 +39,7 @@ BY_TYPE: dict[type[BaseException], Category] = {
     errors.DefinitionError: BUG,
     errors.UnknownPipeline: BUG,
     errors.SchemaBehind: BUG,
+    errors.SchemaAhead: BUG,
     errors.UnsavableValue: BUG,
     UnreadableValue: BUG,
     # timeouts and connections

@@ -173,13 +173,16 @@ _AWAY = frozenset(
 
 def _ours(error: DBAPIError) -> Exception | None:
     text = str(error.orig)
-    # A body's session may miss a table of its own: no upgrade of ours brings that. The driver's own way has no statement.
+    # A body's session may miss a table of its own, which no upgrade of ours brings. Our own way to the driver has no
+    # statement here.
     ours = PREFIX in text or PREFIX in (error.statement or PREFIX)
     if ours and (
         any(sign in text for sign in ("no such table", "no such column", "has no column named"))
         or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn")
     ):
         return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        return None  # the statement is wrong, which SQLite calls operational too
     state = getattr(error.orig, "sqlstate", None)
     if state in _BUSY:
         return RunBusy(f"somebody else holds the row: {text.splitlines()[0]}")

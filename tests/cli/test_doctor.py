@@ -111,6 +111,13 @@ def test_a_broker_without_visibility_timeout_is_not_asked_for_one() -> None:
     assert checks.visibility(None, "amqp", 10.0, 1e6).level is Level.SKIP
 
 
+def test_a_schema_of_a_newer_release_is_mended_by_deploying_it_and_not_by_an_upgrade() -> None:
+    check = checks.schema("0009", "0001", ahead=True)
+    assert (check.level, "0009" in check.message, "0001" in check.message) == (Level.WARN, True, True)
+    assert "deploy" in (check.mend or "")
+    assert checks.schema("0000", "0001").mend == "stageflow db upgrade"
+
+
 def test_no_live_worker_is_a_failure_only_while_there_is_work() -> None:
     dead = WorkerView("o", "h", 1, False, NOW, NOW, ())
     assert checks.live_workers([dead], 0).level is Level.WARN

@@ -5,16 +5,16 @@ once.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Inspector, MetaData, inspect
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from stageflow_durable.errors import SchemaBehind
+from stageflow_durable.errors import SchemaAhead, SchemaBehind
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.database import Database
@@ -131,6 +131,46 @@ def test_given_an_applications_own_tables_and_migrations_when_upgraded_then_they
         assert theirs == {"runs", "events", "alembic_version"}
         assert connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == ["theirs"]
         assert connection.exec_driver_sql("SELECT distance FROM runs").all() == []
+    database.dispose()
+
+
+def ahead(url: str) -> str:
+    """The database as a release of the future leaves it."""
+    database = Database(url)
+    with database.transaction() as connection:
+        connection.exec_driver_sql(f"UPDATE {VERSION_TABLE} SET version_num = '0099'")
+    database.dispose()
+    return url
+
+
+@pytest.mark.parametrize("use", [schema.upgrade, schema.require_current])
+def test_given_a_schema_of_a_newer_release_then_both_revisions_and_the_way_out_are_named(
+    migrated: str, use: Callable[[str], object]
+) -> None:
+    with pytest.raises(SchemaAhead, match=rf"at schema 0099.*{schema.head()} at the most.*newer release.*nothing was"):
+        use(ahead(migrated))
+    assert schema.current(migrated) == "0099"
+
+
+def test_given_a_database_of_an_application_alone_when_asked_then_it_is_empty_to_us_and_left_as_it_is(
+    database_url: str,
+) -> None:
+    database = Database(database_url)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("CREATE TABLE runs (distance integer)")
+    with pytest.raises(
+        SchemaBehind, match=rf"no schema of stageflow.*needs {schema.head()}; run: stageflow db upgrade"
+    ):
+        schema.require_current(database_url)
+    with database.read() as connection:
+        assert inspect(connection).get_table_names() == ["runs"]
+    database.dispose()
+
+
+def test_given_a_missing_table_of_the_applications_own_then_no_upgrade_of_ours_is_advised(migrated: str) -> None:
+    database = Database(migrated)
+    with pytest.raises(DBAPIError, match="orders"), database.transaction() as connection:
+        connection.exec_driver_sql("SELECT * FROM orders")
     database.dispose()
 
 
