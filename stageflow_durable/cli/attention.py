@@ -1,14 +1,23 @@
-"""What needs a person, by reason: how many, since when, the last error, and what to type next. Pure."""
+"""What needs a person, by reason: how many, since when, the last error, and what to type next."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-from stageflow_durable.cli.why import PARKED_WORDS
-from stageflow_durable.model.run import RunSummary
+from stageflow_durable.cli.output import Column, below, laid_out
+from stageflow_durable.cli.why import PARKED_WORDS, failed_undos
+from stageflow_durable.cli.words import SHORT_ID, age
+from stageflow_durable.model.run import Run, RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+Look = Callable[[str], Run]
+"""A run in full, by its id."""
 
 _URGENCY = (RunStatus.COMPENSATION_FAILED, RunStatus.PARKED, RunStatus.FAILED)
 
@@ -17,7 +26,8 @@ _URGENCY = (RunStatus.COMPENSATION_FAILED, RunStatus.PARKED, RunStatus.FAILED)
 class Group:
     """Runs that wait for the same decision.
 
-    ``next``: the line to type. ``oldest_at``: when the one that waits longest got there.
+    ``next``: the line to type. ``oldest_at``: when the one that waits longest got there. ``last_error``: of the run
+    that got there last, ``last_run``; where its undo failed that undo's, and ``cause`` is why it was to be undone.
     """
 
     reason: str
@@ -26,17 +36,22 @@ class Group:
     count: int
     oldest_at: datetime
     last_error: str | None
+    cause: str | None
+    last_run: str
     next: str
     run_ids: tuple[str, ...]
 
 
-def grouped(runs: Iterable[RunSummary]) -> list[Group]:
-    """The runs by reason, pipeline and stage; the most urgent first, then the largest."""
+def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
+    """The runs by reason, pipeline and stage; the most urgent first, then the largest.
+
+    ``look`` is asked for one run of each group whose undo failed: a list does not know of undos.
+    """
     found: dict[tuple[RunStatus | None, ParkReason | None, str, str | None], list[RunSummary]] = {}
     for run in runs:
         found.setdefault((_trouble(run), run.park_reason, run.pipeline, run.error_stage), []).append(run)
     ranked = sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1])))
-    return [_group(members) for _key, members in ranked]
+    return [_group(members, look) for _key, members in ranked]
 
 
 def _trouble(run: RunSummary) -> RunStatus | None:
@@ -48,15 +63,19 @@ def _rank(trouble: RunStatus | None) -> int:
     return _URGENCY.index(trouble) + 1 if trouble in _URGENCY else 0
 
 
-def _group(runs: list[RunSummary]) -> Group:
+def _group(runs: list[RunSummary], look: Look) -> Group:
     latest = max(runs, key=lambda run: run.updated_at)
+    undo_failed = latest.status is RunStatus.COMPENSATION_FAILED
+    undos = "; ".join(failed_undos(look(latest.run_id))) if undo_failed else ""
     return Group(
         _reason(latest),
         latest.pipeline,
         latest.error_stage,
         len(runs),
         min(run.updated_at for run in runs),
-        latest.error,
+        undos or latest.error,
+        latest.error if undos else None,
+        latest.run_id,
         _next(latest, len(runs)),
         tuple(run.run_id for run in runs),
     )
@@ -78,3 +97,35 @@ def _next(run: RunSummary, count: int) -> str:
     verb = "compensate" if run.status is RunStatus.COMPENSATION_FAILED else "resume"
     parked_for = f" --park-reason {run.park_reason}" if run.park_reason else ""
     return f"stageflow {verb} --status {run.status}{parked_for} --pipeline {run.pipeline} --reason …"
+
+
+# --- the picture ----------------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    Column("REASON"),
+    Column("PIPELINE", flexible=True),
+    Column("STAGE", flexible=True),
+    Column("RUNS", right=True),
+    Column("OLDEST", right=True),
+)
+
+
+def drawn(groups: Sequence[Group], now: datetime, width: int) -> list[Text]:
+    """A line for each group, and below it its last error, wrapped, and its next command, uncut to be copied."""
+    rows = [
+        (group.reason, group.pipeline, group.stage or "", str(group.count), age(group.oldest_at, now))
+        for group in groups
+    ]
+    head, *lines = laid_out(_COLUMNS, rows, width)
+    return [head, *(one for line, group in zip(lines, groups, strict=True) for one in (line, *_told(group, width)))]
+
+
+def _told(group: Group, width: int) -> Iterator[Text]:
+    from rich.text import Text
+
+    if group.last_error:
+        of = f" of {group.last_run[:SHORT_ID]}" if group.count > 1 else ""
+        yield from below(f"last error{of}: {group.last_error}", width)
+    if group.cause:
+        yield from below(f"it was to be undone because: {group.cause}", width)
+    yield Text.assemble("  next: ", (group.next, "bold"))

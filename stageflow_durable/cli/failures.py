@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import click
 
+from stageflow_durable.cli.legible import legible
 from stageflow_durable.errors import StageflowError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -33,8 +34,8 @@ class Misuse(Failure):
 
 
 def one_line(message: str) -> str:
-    """``message`` with its line breaks folded into spaces."""
-    return " ".join(message.split())
+    """``message`` with its line breaks folded into spaces, and nothing in it that acts on a terminal."""
+    return legible(" ".join(message.split()))
 
 
 @contextmanager

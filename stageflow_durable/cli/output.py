@@ -6,20 +6,27 @@ import base64
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from stageflow_durable.cli.legible import harmless_json
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
 PIPE_WIDTH = 200
 """Columns where no terminal sets a limit: what is piped to grep must not be cut at 80."""
+
+NARROWEST = 8
+"""Columns that a flexible column keeps."""
+
+UNBOUNDED = 100_000
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -31,33 +38,71 @@ def console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
 
 
-def table(*columns: str, right: tuple[str, ...] = (), folding: tuple[str, ...] = ()) -> Table:
-    """A plain table; ``right`` names the columns of numbers, ``folding`` those whose text may wrap."""
-    from rich.table import Table
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a list. ``flexible``: cut with … where the window is too narrow; the others are shown whole."""
 
-    plain = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for name in columns:
-        plain.add_column(
-            name,
-            justify="right" if name in right else "left",
-            no_wrap=name not in folding,
-            overflow="fold" if name in folding else "ellipsis",
-        )
-    return plain
+    name: str
+    right: bool = False
+    flexible: bool = False
 
 
-def print_table(listed: Table, below: Sequence[str] = ()) -> None:
-    """The table on stdout, without the blanks that pad its last column.
+def laid_out(columns: Sequence[Column], rows: Iterable[Sequence[str | Text]], width: int) -> list[Text]:
+    """Head and rows as lines of at most ``width``, while that can be had by cutting flexible columns."""
+    from rich.text import Text
 
-    ``below``: a line to print under each row, uncut, so that a command in it can be copied.
-    """
+    head = [Text(column.name, "bold") for column in columns]
+    cells = [head, *([Text(cell) if isinstance(cell, str) else cell.copy() for cell in row] for row in rows)]
+    widths = _fitted(columns, [max(row[n].cell_len for row in cells) for n in range(len(columns))], width)
+    return [_line(columns, row, widths) for row in cells]
+
+
+def listing(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int) -> list[Text]:
+    """The same, with the last column's text below each row, wrapped, where beside it there is no room."""
+    beside = laid_out(columns, rows, UNBOUNDED)
+    if max(line.cell_len for line in beside) <= width:
+        return beside
+    head, *lines = laid_out(columns[:-1], [row[:-1] for row in rows], width)
+    paired = zip(lines, rows, strict=True)
+    return [head, *(shown for line, row in paired for shown in (line, *below(str(row[-1]), width)))]
+
+
+def _fitted(columns: Sequence[Column], widths: list[int], width: int) -> list[int]:
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    shrinking = [n for n, column in enumerate(columns) if column.flexible]
+    while excess > 0 and (longest := max(shrinking, key=lambda n: widths[n], default=None)) is not None:
+        if widths[longest] <= NARROWEST:
+            break
+        widths[longest] -= 1
+        excess -= 1
+    return widths
+
+
+def _line(columns: Sequence[Column], cells: Sequence[Text], widths: Sequence[int]) -> Text:
+    from rich.text import Text
+
+    for column, cell, width in zip(columns, cells, widths, strict=True):
+        cell.truncate(width, overflow="ellipsis")
+        cell.align("right" if column.right else "left", width)
+    line = Text("  ").join(cells)
+    line.rstrip()
+    return line
+
+
+def below(said: str, width: int) -> list[Text]:
+    """``said``, wrapped and indented, to stand below a line."""
+    import textwrap
+
+    from rich.text import Text
+
+    return [Text(f"  {line}") for line in textwrap.wrap(said, max(width - 2, 20), break_on_hyphens=False)]
+
+
+def print_lines(lines: Iterable[Text | str]) -> None:
+    """Lines on stdout, uncut: a command that is longer than the window can still be copied whole."""
     out = console()
-    with out.capture() as captured:
-        out.print(listed)
-    for number, line in enumerate(captured.get().splitlines()):
-        click.echo(line.rstrip(), color=True)
-        if number and below:
-            click.echo(below[number - 1])
+    for line in lines:
+        out.print(line, soft_wrap=True)
 
 
 def say(message: str) -> None:
@@ -67,12 +112,12 @@ def say(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(jsonable(value), indent=2, ensure_ascii=False))
+    click.echo(harmless_json(json.dumps(jsonable(value), indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: Any) -> None:
     """One JSON value on a line of its own, for streams."""
-    click.echo(json.dumps(jsonable(value), ensure_ascii=False))
+    click.echo(harmless_json(json.dumps(jsonable(value), ensure_ascii=False)))
 
 
 def jsonable(value: Any) -> Any:

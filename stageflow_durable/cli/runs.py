@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stageflow_durable.cli.attention import Group, grouped
-from stageflow_durable.cli.output import print_json, print_table, say, table
+from stageflow_durable.cli.attention import Group, drawn, grouped
+from stageflow_durable.cli.legible import for_people
+from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.why import why
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from stageflow_durable.model.run import RunSummary
     from stageflow_durable.model.status import RunStatus
@@ -47,13 +48,15 @@ def runs(
     """
     session = Session.of(ctx)
     most = limit or (1000 if attention else 100)
-    found = session.operations().runs(
+    operations = session.operations()
+    found = operations.runs(
         status=status, pipeline=pipeline, client_id=client_id, since=since, attention=attention, limit=most
     )
+    groups = grouped(found, operations.run) if attention else None
     if as_json:
-        print_json(grouped(found) if attention else found)
+        print_json(found if groups is None else groups)
     else:
-        _print(grouped(found) if attention else None, found, session.now())
+        _print(for_people(groups), for_people(found), session.now())
     if len(found) == most:
         say(f"the first {most} are shown; for more say --limit, for fewer filter")
 
@@ -61,40 +64,34 @@ def runs(
 def _print(groups: list[Group] | None, found: Sequence[RunSummary], now: datetime) -> None:
     if not found:
         say("no runs" if groups is None else "nothing needs a person")
-    elif groups is None:
-        print_table(_listed(found, now))
+        return
+    width, length = console().width, shown_length(run.run_id for run in found)
+    if groups is None:
+        print_lines(listing(_LISTED, [_row(run, length, now) for run in found], width))
     else:
-        print_table(_attention(groups, now), [f"  next: {group.next}" for group in groups])
+        print_lines(drawn(groups, now, width))
 
 
-def _listed(found: Sequence[RunSummary], now: datetime) -> Table:
+_LISTED = (
+    Column("RUN"),
+    Column("PIPELINE", flexible=True),
+    Column("STATUS"),
+    Column("AGE", right=True),
+    Column("CLIENT", flexible=True),
+    Column("KEY", flexible=True),
+    Column("WHY"),
+)
+
+
+def _row(run: RunSummary, length: int, now: datetime) -> tuple[str | Text, ...]:
     from rich.text import Text
 
-    listed = table("RUN", "PIPELINE", "STATUS", "AGE", "CLIENT", "KEY", "WHY", right=("AGE",), folding=("WHY",))
-    length = shown_length(run.run_id for run in found)
-    for run in found:
-        status = Text(run.status, STATUS_STYLE[run.status])
-        listed.add_row(
-            run.run_id[:length],
-            f"{run.pipeline} v{run.version}",
-            status,
-            age(run.created_at, now),
-            run.client_id,
-            clipped(run.key or "", 40),
-            clipped(why(run), 80),
-        )
-    return listed
-
-
-def _attention(groups: list[Group], now: datetime) -> Table:
-    listed = table("REASON", "PIPELINE", "STAGE", "RUNS", "OLDEST", "LAST ERROR", right=("RUNS", "OLDEST"))
-    for group in groups:
-        listed.add_row(
-            group.reason,
-            group.pipeline,
-            group.stage or "",
-            str(group.count),
-            age(group.oldest_at, now),
-            clipped(group.last_error or "", 100),
-        )
-    return listed
+    return (
+        run.run_id[:length],
+        f"{run.pipeline} v{run.version}",
+        Text(run.status, STATUS_STYLE[run.status]),
+        age(run.created_at, now),
+        run.client_id,
+        clipped(run.key or "", 40),
+        clipped(why(run), 160),
+    )

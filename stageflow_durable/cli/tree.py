@@ -9,7 +9,8 @@ from datetime import datetime
 
 from rich.text import Text
 
-from stageflow_durable.cli.why import attempt_phrase, losses, orders, who, why_in_full
+from stageflow_durable.cli.legible import for_people
+from stageflow_durable.cli.why import attempt_phrase, losses, orders, undone_for, who, why_in_full
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_WORD, age, duration
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
@@ -58,8 +59,9 @@ def draw(
 ) -> list[Text]:
     """The whole picture, line by line, for a terminal of ``width`` columns; ``history`` tells what people did to it."""
     guides = guides or Guides()
+    run, history = for_people(run), for_people(history)
     rows = [_row(run, stage, now) for stage in run.stages]
-    said = [*losses(run, now), *orders(history, now)]
+    said = [*undone_for(run), *losses(run, now), *orders(history, now)]
     return [
         *_header(run, now, width, shown_id),
         *_indented(said, width),

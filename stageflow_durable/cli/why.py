@@ -41,7 +41,8 @@ def why(run: RunSummary) -> str:
         tail = f": {error}" if error and run.park_reason is not ParkReason.UNKNOWN else ""
         return f"{what}{PARKED_WORDS[run.park_reason]}{tail}"
     if error:
-        return f"{run.error_stage}: {error}" if run.error_stage else error
+        first = "an undo failed, after " if run.status is RunStatus.COMPENSATION_FAILED else ""
+        return f"{first}{run.error_stage}: {error}" if run.error_stage else f"{first}{error}"
     return CAUSE_WORDS[run.cause] if run.cause and str(run.cause) != str(run.status) else ""
 
 
@@ -55,14 +56,28 @@ def why_in_full(run: Run) -> str:
     if run.park_reason is ParkReason.UNKNOWN:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:
-        return ", ".join(
-            f"undo {stage.undo.name} failed{_colon(stage.undo.error)}"
-            for stage in run.stages
-            if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED
-        ) or why(run)
+        return "; ".join(failed_undos(run)) or why(run)
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)
+
+
+def failed_undos(run: Run) -> list[str]:
+    """Which undos failed for good, each with the stage that it was to undo and its error."""
+    return [
+        f"undo {stage.undo.name} of {stage.name} failed{_colon(stage.undo.error)}"
+        for stage in run.stages
+        if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED
+    ]
+
+
+def undone_for(run: Run) -> list[str]:
+    """Why a run whose undo failed was to be undone at all."""
+    error = error_of(run)
+    if run.status is not RunStatus.COMPENSATION_FAILED or not (error or run.cause):
+        return []
+    at = f"{run.error_stage}: " if run.error_stage and error else ""
+    return [f"it was to be undone because: {at}{error or CAUSE_WORDS[run.cause or Cause.FAILED]}"]
 
 
 def _colon(error: str | None) -> str:

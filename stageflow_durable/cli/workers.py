@@ -3,51 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 
-from stageflow_durable.cli.output import print_json, print_table, say, table
+from stageflow_durable.cli.legible import for_people
+from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import SHORT_ID, age
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from stageflow_durable.model.run import WorkerView
 
+RECENT = timedelta(hours=1)
+"""How long an orderly end is worth mentioning, and a loss worth a line."""
+
 
 @click.command(short_help="Processes that own work, and those that died.")
+@click.option("--all", "everybody", is_flag=True, help="Those too that ended, or were lost more than an hour ago.")
 @json_option
 @app_option
 @click.pass_context
-def workers(ctx: click.Context, as_json: bool) -> None:
-    """Worker processes that own, or owned, work: alive by the database's clock, and what each is running."""
+def workers(ctx: click.Context, everybody: bool, as_json: bool) -> None:
+    """Worker processes: alive by the database's clock, what each is running, and which were lost.
+
+    One is lost when its lease ran out; what it was running is taken from it by the next sweep. One that ended in order,
+    or was seen to end by its parent, is only counted. --json lists all.
+    """
     session = Session.of(ctx)
-    found = session.operations().workers()
+    found, now = session.operations().workers(), session.now()
     if as_json:
         print_json(found)
-    elif found:
-        print_table(_listed(found, session.now()))
-    else:
-        say("no worker has registered; start one: stageflow worker")
+        return
+    listed = [worker for worker in found if everybody or _matters(worker, now)]
+    if listed:
+        print_lines(_drawn(for_people(listed), now, console().width))
+    _conclude(found, listed, now)
 
 
-def _listed(found: Sequence[WorkerView], now: datetime) -> Table:
-    from rich.text import Text
+def _matters(worker: WorkerView, now: datetime) -> bool:
+    if worker.ended_at is None or worker.running:
+        return True
+    return not worker.confirmed and now - worker.ended_at < RECENT
 
-    listed = table("HOST", "PID", "STATE", "UP", "RUNNING", right=("PID", "UP"), folding=("RUNNING",))
-    for worker in found:
-        state = Text("alive", "green") if worker.alive else Text(f"dead {age(worker.expires_at, now)}", "red")
-        listed.add_row(
+
+def _conclude(found: Sequence[WorkerView], listed: Sequence[WorkerView], now: datetime) -> None:
+    """What the list leaves out, and the way out when nobody is there to work."""
+    if not any(worker.alive for worker in found):
+        were = f" (--all: {len(found)} that were)" if len(found) > len(listed) else ""
+        say(f"no worker is alive; start one: stageflow worker{were}")
+        return
+    ended = sum(worker not in listed and now - (worker.ended_at or now) < RECENT for worker in found)
+    if ended:
+        click.echo(f"{ended} ended in the last hour (--all lists them)")
+
+
+_COLUMNS = (
+    Column("HOST"),
+    Column("PID", right=True),
+    Column("STATE"),
+    Column("STARTED", right=True),
+    Column("LEASE"),
+    Column("RUNS"),
+)
+
+
+def _drawn(listed: Sequence[WorkerView], now: datetime, width: int) -> list[Text]:
+    rows = [
+        (
             worker.host,
             str(worker.pid),
-            state,
-            age(worker.started_at, now),
-            ", ".join(_shortened(place) for place in worker.running),
+            _state(worker, now),
+            f"{age(worker.started_at, now)} ago",
+            _lease(worker, now),
+            _runs(worker),
         )
-    return listed
+        for worker in listed
+    ]
+    return listing(_COLUMNS, rows, width)
+
+
+def _state(worker: WorkerView, now: datetime) -> Text:
+    from rich.text import Text
+
+    if worker.alive:
+        return Text("alive", "green")
+    if worker.ended_at is None:
+        return Text(f"silent for {age(worker.expires_at, now)}", "yellow")
+    if worker.confirmed:
+        return Text(f"ended {age(worker.ended_at, now)} ago", "dim")
+    return Text(f"lost {age(worker.ended_at, now)} ago", "red")
+
+
+def _lease(worker: WorkerView, now: datetime) -> str:
+    if worker.ended_at is not None:
+        return ""
+    return f"{age(now, worker.expires_at)} left" if worker.alive else "ran out"
+
+
+def _runs(worker: WorkerView) -> str:
+    held = "held " if worker.ended_at is not None and worker.running else ""
+    return held + ", ".join(_shortened(place) for place in worker.running)
 
 
 def _shortened(place: str) -> str:

@@ -116,7 +116,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A process that owns, or owned, work. ``alive`` by the database's clock."""
+    """A process that owns, or owned, work. ``alive`` by the database's clock: its lease, ``expires_at``, holds.
+
+    ``ended_at``: when it was declared dead; None: it was not, though its lease may have run out. ``confirmed``: it ended
+    by itself, or was seen to end; without it nobody knows more than that its lease ran out.
+    """
 
     owner: str
     host: str
@@ -126,6 +130,8 @@ class WorkerView:
     expires_at: datetime
     running: tuple[str, ...]
     """``run_id/stage`` each."""
+    ended_at: datetime | None = None
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,8 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
             _when(row.started_at),
             _when(row.expires_at),
             tuple(held.get(row.id, ())),
+            moment(row.dead_at),
+            bool(row.confirmed),
         )
         for row in alive_and_dead(connection, limit)
     ]

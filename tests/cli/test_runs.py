@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from stageflow_durable.model.run import Run, WorkerView
-from stageflow_durable.model.status import Cause, ParkReason, RunStatus
+from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
+from tests.cli.fakes import NOW, RUN_ID, FakeApplication, ago, attempt, parked_unknown, run, stage, undo
 
 
 def test_runs_are_a_table_and_nothing_is_cut_when_piped(invoke: Invoke, engine: FakeApplication) -> None:
@@ -126,30 +127,78 @@ def many() -> list[Run]:
         )
         for n in range(3)
     ]
-    undone = run(RunStatus.COMPENSATION_FAILED, run_id="01J9F2CF" + "0" * 18, error="410 gone", error_stage="charge")
+    refund = undo("refund", StepState.COMPENSATION_FAILED, error="410 gone")
+    undone = run(
+        RunStatus.COMPENSATION_FAILED,
+        stage("charge", StageState.OK, attempt(), undo=refund),
+        run_id="01J9F2CF" + "0" * 18,
+        error="no stock",
+        error_stage="charge",
+    )
     stuck = run(RunStatus.RUNNING, run_id="01J9F2ST" + "0" * 18, updated_at=ago(7200))
     return [*bug, parked_unknown(), undone, stuck]
 
 
-def test_attention_groups_by_reason_with_count_age_last_error_and_next_command(
-    invoke: Invoke, engine: FakeApplication
-) -> None:
-    engine.held = many()
-    assert (
-        invoke("runs", "--attention").stdout
-        == """\
-REASON                   PIPELINE  STAGE   RUNS  OLDEST  LAST ERROR
+WIDE = """\
+REASON                   PIPELINE  STAGE   RUNS  OLDEST
 stuck: running           checkout             1      2h
   next: stageflow doctor
-compensation failed      checkout  charge     1      1m  410 gone
+compensation failed      checkout  charge     1      1m
+  last error: undo refund of charge failed: 410 gone
+  it was to be undone because: no stock
   next: stageflow show 01J9F2CF000000000000000000
-parked: has a bug        checkout  mail       3      3h  TypeError: None
+parked: has a bug        checkout  mail       3      3h
+  last error of 01J9F2BUG000: TypeError: None
   next: stageflow resume --status parked --park-reason bug --pipeline checkout --reason …
 parked: outcome unknown  checkout  charge     1     14m
   next: stageflow show 01J9F2QZ7KXV3M5N8P0R2T4W6Y
 """
-    )
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_attention_groups_by_reason_with_count_age_last_error_and_next_command(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    engine.held = many()
+    monkeypatch.setenv("COLUMNS", columns)
+    assert invoke("runs", "--attention").stdout == WIDE
     assert engine.asked["attention"] is True
+
+
+def test_at_80_columns_a_long_error_is_wrapped_and_a_long_name_is_cut_but_never_reason_count_age_or_command(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "settlement-of-marketplace-orders-in-two-currencies"
+    engine.held = [
+        run(
+            RunStatus.PARKED, run_id=f"01J9F2ERR{n:017}", park_reason=ParkReason.POISON, pipeline=name,
+            error_stage="charge-the-customer", error="the bank closed the connection after 30 s; " * 4,
+        )
+        for n in range(12)
+    ]  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = invoke("runs", "--attention").stdout.splitlines()
+    assert lines[1] == "parked: kills its worker each time  settlement-of…  charge-the-cu…    12      1m"
+    assert lines[2].startswith("  last error of 01J9F2ERR000: the bank closed the connection after 30 s;")
+    assert " ".join(" ".join(lines[2:-1]).split()).count("30 s;") == 4
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[-1] == (f"  next: stageflow resume --status parked --park-reason poison --pipeline {name} --reason …")
+
+
+def test_at_80_columns_the_list_of_runs_says_why_below_each(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.held = [run(RunStatus.FAILED, error="the bank answered " + "503 " * 9, error_stage="charge"), run()]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert (
+        invoke("runs").stdout
+        == """\
+RUN           PIPELINE     STATUS   AGE  CLIENT  KEY
+01J9F2QZ7KXV  checkout v1  failed   16m  web     order-A-1
+  charge: the bank answered 503 503 503 503 503 503 503 503 503
+01J9F2QZ7KXV  checkout v1  running  16m  web     order-A-1
+"""
+    )
 
 
 def test_attention_as_json_names_every_run_of_a_group(invoke: Invoke, engine: FakeApplication) -> None:
@@ -168,18 +217,45 @@ def test_attention_as_json_names_every_run_of_a_group(invoke: Invoke, engine: Fa
 # --- workers and sweep ------------------------------------------------------------------------------------------------
 
 
-def test_workers_show_who_lives_and_what_each_is_running(invoke: Invoke, engine: FakeApplication) -> None:
+def worker(pid: int, **more: Any) -> WorkerView:
+    given: dict[str, Any] = {
+        "owner": f"o{pid}", "host": "pay-7", "alive": False, "started_at": ago(7200), "expires_at": ago(90),
+        "running": (),
+    }  # fmt: skip
+    return WorkerView(pid=pid, **{**given, **more})
+
+
+def test_workers_say_who_lives_on_what_lease_and_runs_what_and_who_was_lost_or_ended(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    charging = (f"{RUN_ID}/charge",)
     engine.known_workers = [
-        WorkerView("o1", "pay-7", 812, True, ago(7200), NOW, ("01J9F2QZ7KXV3M5N8P0R2T4W6Y/charge",)),
-        WorkerView("o2", "pay-8", 99, False, ago(7200), ago(90), ()),
+        worker(812, alive=True, expires_at=ago(-8), running=charging),
+        worker(813, expires_at=ago(3)),
+        worker(99, ended_at=ago(60), running=(f"{RUN_ID}/ship",)),
+        worker(98, ended_at=ago(600), confirmed=True),
     ]
-    lines = [line.rstrip() for line in invoke("workers").stdout.splitlines()]
-    assert lines == [
-        "HOST   PID  STATE    UP  RUNNING",
-        "pay-7  812  alive    2h  01J9F2QZ7KXV charge",
-        "pay-8   99  dead 1m  2h",
-    ]
-    assert json.loads(invoke("workers", "--json").stdout)[1]["alive"] is False
+    assert (
+        invoke("workers").stdout
+        == """\
+HOST   PID  STATE          STARTED  LEASE    RUNS
+pay-7  812  alive           2h ago  8s left  01J9F2QZ7KXV charge
+pay-7  813  silent for 3s   2h ago  ran out
+pay-7   99  lost 1m ago     2h ago           held 01J9F2QZ7KXV ship
+1 ended in the last hour (--all lists them)
+"""
+    )
+    assert "pay-7   98  ended 10m ago   2h ago" in invoke("workers", "--all").stdout
+    assert json.loads(invoke("workers", "--json").stdout)[3]["confirmed"] is True
+
+
+def test_a_process_that_ended_long_ago_is_not_worth_a_line(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.known_workers = [worker(1, ended_at=ago(90_000)), worker(2, ended_at=ago(90_000), confirmed=True)]
+    result = invoke("workers")
+    assert (result.stdout, result.stderr) == (
+        "",
+        "no worker is alive; start one: stageflow worker (--all: 2 that were)\n",
+    )
 
 
 def test_without_workers_it_says_how_to_start_one(invoke: Invoke) -> None:

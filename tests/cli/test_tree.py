@@ -125,11 +125,14 @@ def test_an_undo_that_failed_for_good_shows_its_attempts_and_its_key() -> None:
         stage("charge", StageState.OK, attempt(), undo=refund),
         stage("ship", StageState.FAILED, attempt(1, AttemptState.FAILED, error="no stock")),
         key=None,
+        error="no stock",
+        error_stage="ship",
     )
     assert (
         drawn(broken)
         == f"""\
-checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund failed: 410 gone
+checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund of charge failed: 410 gone
+  it was to be undone because: ship: no stock
 ├─ reserve  undone  1/1  10 ms            undo: release done
 ├─ charge   ok      1/1  10 ms            undo: refund FAILED
 │     undo #1 410 gone
