@@ -24,6 +24,7 @@ from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
+from stageflow_durable.state.messages import is_sql, message_of
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import moment
 
@@ -176,8 +177,10 @@ def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called,
             else:
                 interceptor.on_error(ctx, called.error)
         except Exception as error:
-            log.exception("interceptor %s failed at stage %s of run %s", interceptor.name, ctx.stage, ctx.run_id)
+            what = f"{type(error).__name__}: {message_of(error)}"[:500]
+            said = "interceptor %s failed at stage %s of run %s: %s"
+            trace = None if is_sql(error) else error
+            log.exception(said, interceptor.name, ctx.stage, ctx.run_id, what, exc_info=trace)
             with contextlib.suppress(StageflowError):  # the outcome is saved: an observer changes nothing any more
-                what = f"{type(error).__name__}: {error}"[:500]
                 found = {"stage": ctx.stage, "interceptor": interceptor.name, "error": what}
                 store.note(ctx.run_id, "interceptor.failed", found)

@@ -14,6 +14,7 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason
 from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
 from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.messages import message_of
 
 MAX_ERROR = 2000
 """Characters of an error's text that are kept."""
@@ -64,7 +65,9 @@ class History:
 
 def text_of(error: BaseException | str | None) -> str:
     """An error as one short text; NUL, which no database's text column takes, is shown as an escape."""
-    text = error if isinstance(error, str) else f"{type(error).__name__}: {error}" if error is not None else ""
+    text = (
+        error if isinstance(error, str) else f"{type(error).__name__}: {message_of(error)}" if error is not None else ""
+    )
     return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()[:MAX_ERROR]
 
 

@@ -14,6 +14,7 @@ from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.errors import RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.state.messages import is_sql, message_of
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.store import Store
 
@@ -109,5 +110,6 @@ class Sweeper:
             except StoreUnavailable:
                 raise
             except Exception as error:  # one run that cannot be handled must not keep the sweep from the others
-                log.warning("sweep: %s: %s", item, error, exc_info=not isinstance(error, StageflowError))
-                problems.append(f"{item}: {type(error).__name__}: {error}")
+                what = f"{item}: {type(error).__name__}: {message_of(error)}"
+                log.warning("sweep: %s", what, exc_info=not (isinstance(error, StageflowError) or is_sql(error)))
+                problems.append(what)

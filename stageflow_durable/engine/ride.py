@@ -33,6 +33,7 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, 
 from stageflow_durable.retry import Category
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.messages import is_sql
 from stageflow_durable.state.store import BusinessKey, Store
 
 log = logging.getLogger("stageflow.ride")
@@ -179,7 +180,8 @@ class Rider:
         except StoreUnavailable:
             raise
         except Exception as error:
-            log.exception("run %s: the outcome of stage %s could not be saved", work.run.id, work.stage)
+            said, why = "run %s: the outcome of stage %s could not be saved: %s", text_of(error)
+            log.exception(said, work.run.id, work.stage, why, exc_info=None if is_sql(error) else error)
             ending = self._save_instead(
                 work, memory, error, services, key, raised(error, policy, history, self._world.draw)
             )

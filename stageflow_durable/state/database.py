@@ -74,10 +74,12 @@ class Database:
                 pool_pre_ping=False,
                 isolation_level="READ COMMITTED",
                 connect_args=_postgresql_arguments(),
+                hide_parameters=True,  # they may be secrets, and tracebacks get logged
             )
         engine = create_engine(
             self.url,
             connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
+            hide_parameters=True,
             **({"poolclass": StaticPool} if self.url.database in (None, "", ":memory:") else {}),
         )
         event.listen(engine, "connect", self._prepare_sqlite)
