@@ -118,8 +118,8 @@ class Event:
 class WorkerView:
     """A process that owns, or owned, work. ``alive`` by the database's clock: its lease, ``expires_at``, holds.
 
-    ``ended_at``: when it was declared dead; None: it was not, though its lease may have run out. ``confirmed``: it ended
-    by itself, or was seen to end; without it nobody knows more than that its lease ran out.
+    ``ended_at``: when it was declared dead; None: it was not, though its lease may have run out. ``confirmed``: it
+    ended by itself, or was seen to end; without it nobody knows more than that its lease ran out.
     """
 
     owner: str
