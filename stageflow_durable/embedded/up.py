@@ -14,6 +14,7 @@ from stageflow_durable.embedded import valkey
 from stageflow_durable.embedded.home import Home, secret
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
 from stageflow_durable.embedded.processes import Role, Say, Supervisor
+from stageflow_durable.embedded.single import only_one
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import Settings, Urls, safe_url
 
@@ -36,11 +37,16 @@ def run_up(
 
     With database and broker set, they are used; with neither, the broker of ``settings.home`` is started (or attached
     to), and ``upgrade(database_url)`` called before the first worker. ``app``: what ``celery -A`` takes.
-    ``worker_options`` are added to its command. A second signal kills at once. Raises :class:`ConfigurationError`.
+    ``worker_options`` are added to its command. A second signal kills at once. Raises :class:`ConfigurationError`,
+    also when an ``up`` runs in the home already.
     """
     home = Home(settings.home)
     home.prepare()
-    with stopping_on_signals() as stop, _place(settings, home, upgrade, out) as (urls, embedded):
+    with (
+        only_one(home, settings.app or app),
+        stopping_on_signals() as stop,
+        _place(settings, home, upgrade, out) as (urls, embedded),
+    ):
         roles = roles_of(settings, urls, app, concurrency=concurrency, beat=beat, worker_options=worker_options)
         if flower:
             roles.append(_flower(home, roles[0], app, out))

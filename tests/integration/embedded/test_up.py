@@ -173,6 +173,22 @@ def test_given_another_process_keeps_the_broker_then_up_uses_it_and_leaves_it_ru
         assert attach(up.home.root) == embedded.urls
 
 
+def test_given_up_runs_then_a_second_one_is_refused_saying_who_runs_it_and_how_to_stop_it(
+    up: Up, valkey_url: str, sqlite_url: str
+) -> None:
+    process = up.start(STAGEFLOW_APP="shop:engine")
+    elsewhere = Settings(home=up.home.root, database_url=sqlite_url, broker_url=valkey_url)
+    for settings in (Settings(home=up.home.root), elsewhere):
+        with pytest.raises(ConfigurationError) as refused:
+            run_up(settings, "toy:app")
+        assert f"runs in {up.home.root} already" in str(refused.value)
+        assert f"with --app shop:engine, pid {process.pid}" in str(refused.value)
+        assert f"kill -INT {process.pid}" in str(refused.value)
+    process.kill()
+    process.wait(timeout=10)
+    up.start()  # a killed one holds nothing
+
+
 def test_given_database_and_broker_are_set_then_up_starts_no_broker_and_touches_no_schema(
     up: Up, valkey: BrokerService, valkey_url: str, sqlite_url: str
 ) -> None:
