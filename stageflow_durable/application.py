@@ -142,7 +142,8 @@ class Engine(EngineTwins):
     @cached_property
     def operations(self) -> Operations:
         """Questions and orders about runs."""
-        return Operations(self.store, self.publisher, self._sweeper, self._world.clock, self._max_attempts())
+        parts = (self.store, self.publisher, self._sweeper, self._world.clock, self._max_attempts())
+        return Operations(*parts, payload_bytes=self.settings.max_payload_bytes)
 
     @cached_property
     def _sweeper(self) -> Sweeper:
@@ -152,7 +153,8 @@ class Engine(EngineTwins):
 
     @cached_property
     def _acceptor(self) -> Acceptor:
-        return Acceptor(self.store, self.publisher, self._world.clock, self.settings.queue)
+        settings = self.settings
+        return Acceptor(self.store, self.publisher, self._world.clock, settings.queue, settings.max_payload_bytes)
 
     def _max_attempts(self) -> dict[str, dict[str, int]]:
         default = self._retry or RetryPolicy()

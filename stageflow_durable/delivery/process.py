@@ -65,7 +65,9 @@ class Process:
             world=world,
             retry=retry,
             interceptors=interceptors,
-            limits=Limits(settings.in_place_stages, settings.in_place_seconds),
+            limits=Limits(
+                settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
+            ),
             stopping=lambda: stopping,
             publish=self.publish,
         )

@@ -10,6 +10,7 @@ from typing import Any
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, fingerprint, plain
+from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
 from stageflow_durable.errors import BrokerUnavailable, InvalidInput, StageflowError
@@ -40,11 +41,14 @@ class Submission:
 class Acceptor:
     """Turns submissions into recorded, published runs."""
 
-    def __init__(self, store: Store, publisher: Publisher, clock: Clock, queue: str) -> None:
+    def __init__(
+        self, store: Store, publisher: Publisher, clock: Clock, queue: str, payload_bytes: int = PAYLOAD_BYTES
+    ) -> None:
         self._store = store
         self._publisher = publisher
         self._clock = clock
         self._queue = queue
+        self._payload_bytes = payload_bytes
 
     def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
         """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it; with the
@@ -98,6 +102,7 @@ class Acceptor:
 
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
         given = checked_input(pipeline, submission.input)
+        metadata = _object(submission.metadata or {}, "metadata")
         key = None if submission.idempotency_key is None else valid_key(submission.idempotency_key)
         return NewRun(
             id=new_run_id(int(self._clock.time() * 1000)),
@@ -105,8 +110,8 @@ class Acceptor:
             plan=pipeline.plan,
             key=key,
             fingerprint=fingerprint(given),
-            input=encode(given),
-            metadata=encode(_object(submission.metadata or {}, "metadata")),
+            input=within(encode(given), given, self._payload_bytes, f"input of {pipeline.name}"),
+            metadata=within(encode(metadata), metadata, self._payload_bytes, "enqueue", "metadata"),
             queue=submission.queue or self._queue,
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),

@@ -27,6 +27,7 @@ def open_operations(settings: Settings) -> Operations:
         publisher,
         Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
         world.clock,
+        payload_bytes=settings.max_payload_bytes,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import InvalidInput
@@ -37,7 +38,9 @@ class Operations:
         sweeper: Sweeper,
         clock: Clock,
         max_attempts: Mapping[str, Mapping[str, int]] | None = None,
+        payload_bytes: int = PAYLOAD_BYTES,
     ) -> None:
+        self._payload_bytes = payload_bytes
         self._store = store
         self._publisher = publisher
         self._sweeper = sweeper
@@ -122,7 +125,8 @@ class Operations:
                 "settle", ["done: give the output that the stage would have saved, or not_done=True; one of them"]
             )
         order = self._checked(run_id, "settle", reason, actor, op_version, False)
-        publish(self._store, self._publisher, self._store.settle(order, stage, None if not_done else encode(done)))
+        delta = None if not_done else within(encode(done), done, self._payload_bytes, "settle", "done")
+        publish(self._store, self._publisher, self._store.settle(order, stage, delta))
         return self._summary(order.run_id)
 
     def _order(

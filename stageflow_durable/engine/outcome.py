@@ -7,6 +7,7 @@ from typing import Any
 
 from stageflow_durable.clock import Draw
 from stageflow_durable.codec import encode
+from stageflow_durable.engine.payload import too_large
 from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model.output import OutputKind, StageOutput
@@ -82,6 +83,14 @@ def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Dr
     category = Category.TRANSIENT if isinstance(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)
     return _decided(error, category, after, policy, history, draw, doubt=called, called=called)
+
+
+def fitting(outcome: Outcome, limit: int) -> Outcome:
+    """What follows when an output of more than ``limit`` bytes cannot be saved."""
+    if not isinstance(outcome, Succeeded) or outcome.delta is None or len(outcome.delta) <= limit:
+        return outcome
+    why = f"output cannot be saved: {too_large(len(outcome.delta), limit)}"
+    return Over(Failure(why, Category.BUG, doubt=True), park=ParkReason.BUG)
 
 
 def heeded(outcome: Outcome, on_unknown: str) -> Outcome:

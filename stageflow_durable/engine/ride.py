@@ -12,7 +12,19 @@ from stageflow_durable.codec import encode, fingerprint, plain
 from stageflow_durable.engine import body
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
-from stageflow_durable.engine.outcome import Again, History, Outcome, Over, Succeeded, heeded, raised, returned, text_of
+from stageflow_durable.engine.outcome import (
+    Again,
+    History,
+    Outcome,
+    Over,
+    Succeeded,
+    fitting,
+    heeded,
+    raised,
+    returned,
+    text_of,
+)
+from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.errors import (
@@ -49,11 +61,14 @@ KEY_HELD_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far one message may carry a run, and how long a commit is tried while the database is away (seconds)."""
+    """How far one message may carry a run, how long a commit is tried while the database is away (seconds), and how
+    large an output may be.
+    """
 
     in_place_stages: int = 50
     in_place_seconds: float = 5.0
     hold_seconds: float = 30.0
+    payload_bytes: int = PAYLOAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +214,7 @@ class Rider:
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
-        outcome = returned(called.value, policy, history, self._world.draw)
+        outcome = fitting(returned(called.value, policy, history, self._world.draw), self._limits.payload_bytes)
         if isinstance(outcome, Succeeded) and not called.called:
             return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
         return outcome

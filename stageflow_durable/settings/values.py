@@ -24,6 +24,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "in_place_seconds": parsing.seconds(0, 3600),
     "short_delay_seconds": parsing.seconds(0, 3600),
     "sweep_seconds": parsing.seconds(0, 3600, above=True),
+    "max_payload_bytes": parsing.whole(1024, 256 * 1024 * 1024),
     "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
     "visibility_timeout": parsing.whole(1, 43_200),
     "audit_key": parsing.secret,
@@ -70,6 +71,7 @@ class Settings:
     ``in_place_stages``, ``in_place_seconds``: how far one message may carry a run.
     ``short_delay_seconds``: the longest delay that Celery carries; beyond it the row alone.
     ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
+    ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
@@ -86,6 +88,8 @@ class Settings:
     in_place_seconds: float = 5.0
     short_delay_seconds: float = 5.0
     sweep_seconds: float = cast("float", None)  # filled in below: readers never see None
+    # A run's outputs are read by each process that carries it: with fifty stages of this size it still gets by.
+    max_payload_bytes: int = 1_048_576
     sqlite_synchronous: str = "FULL"
     visibility_timeout: int = 3600
     audit_key: str | None = None

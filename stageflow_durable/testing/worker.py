@@ -64,7 +64,9 @@ class InProcessWorker:
             world=world,
             retry=retry,
             interceptors=interceptors,
-            limits=Limits(settings.in_place_stages, settings.in_place_seconds),
+            limits=Limits(
+                settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
+            ),
             publish=self._publish,
         )
 
