@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from stageflow_durable.cli.failures import FAILED, Failure, Misuse, one_line
+from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, one_line
 from stageflow_durable.cli.lines import Line, Start, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_json_line, say
 from stageflow_durable.cli.parameters import json_value, strict_json
@@ -135,19 +135,27 @@ def _announce(handle: Handle, wish: Wish) -> int:
         print_json(_document(handle))
         return 0
     click.echo(handle.run_id)
-    was = "the key was used before: this is the run of then" if handle.replayed else "started"
-    say(f"{was}; stageflow show {handle.run_id}")
+    say(f"{_was(handle)}; stageflow show {handle.run_id}")
     return 0
 
 
+def _was(handle: Handle) -> str:
+    return "the key was used before: this is the run of then" if handle.replayed else "started"
+
+
 def _await(handle: Handle, wish: Wish) -> int:
-    result, error = _result(handle, wish)
+    # The id comes first: whoever stops waiting still knows which run it was.
+    say(f"{_was(handle)}: {handle.run_id}") if wish.as_json else click.echo(handle.run_id)
+    try:
+        result, error = _result(handle, wish)
+    except KeyboardInterrupt:
+        say(f"\nstageflow: no longer waiting; run {handle.run_id} goes on: stageflow show {handle.run_id} --watch")
+        raise click.exceptions.Exit(INTERRUPTED) from None
     if wish.as_json:
         print_json({**_document(handle), "status": handle.status(), "result": result, "error": error})
         return FAILED if error else 0
     if error:
         raise Failure(error)
-    click.echo(handle.run_id)
     print_json(result)
     return 0
 

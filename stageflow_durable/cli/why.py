@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from stageflow_durable.cli.words import age, clock, delay
+from stageflow_durable.cli.words import age, clipped, clock, delay
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import unknown_stages
@@ -14,6 +14,9 @@ OPERATOR = "operator."
 """What the types of events begin with that record a person's verb."""
 
 SHOWN_ORDERS = 3
+
+MOST_OF_AN_ERROR = 160
+"""What the head says of an undo's error; below, its attempts tell all of it."""
 
 PARKED_WORDS: dict[ParkReason, str] = {
     ParkReason.UNKNOWN: "outcome unknown",
@@ -56,7 +59,7 @@ def why_in_full(run: Run) -> str:
     if run.park_reason is ParkReason.UNKNOWN:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:
-        return "; ".join(failed_undos(run)) or why(run)
+        return "; ".join(clipped(told, MOST_OF_AN_ERROR) for told in failed_undos(run)) or why(run)
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)

@@ -8,7 +8,7 @@ import pytest
 
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import FakeApplication
+from tests.cli.fakes import FakeApplication, FakeHandle
 
 GOOD = '{"order_id": "A-1", "amount_cents": 4200}'
 
@@ -85,6 +85,27 @@ def test_waiting_prints_the_result_and_a_run_that_fails_is_exit_1(invoke: Invoke
     failed = invoke("enqueue", "checkout", "--input", '{"amount_cents": -1}', "--wait")
     assert failed.exit_code == 1
     assert "failed at stage charge: card declined" in failed.stderr
+
+
+def test_whoever_stops_waiting_has_the_id_and_is_told_that_the_run_goes_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: FakeHandle, timeout: float | None = None) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeHandle, "result", interrupted)
+    run_id = "01J9F2QZ7KXV00000000000000"
+    result = invoke("enqueue", "checkout", "--input", GOOD, "--wait")
+    assert (result.exit_code, result.stdout) == (130, f"{run_id}\n")
+    assert f"run {run_id} goes on: stageflow show {run_id} --watch" in result.stderr
+    as_json = invoke("enqueue", "checkout", "--input", GOOD, "--wait", "--json")
+    assert (as_json.exit_code, as_json.stdout) == (130, "")
+    assert "goes on" in as_json.stderr
+
+
+def test_a_run_that_was_waited_for_and_failed_has_its_id_first(invoke: Invoke) -> None:
+    result = invoke("enqueue", "checkout", "--input", '{"amount_cents": -1}', "--wait")
+    assert result.stdout == "01J9F2QZ7KXV00000000000000\n"
 
 
 def test_waiting_too_long_says_that_the_run_goes_on(invoke: Invoke) -> None:
