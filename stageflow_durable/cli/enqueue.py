@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,15 +14,19 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, one_line
-from stageflow_durable.cli.lines import Line, Start, key_of, numbered, started
+from stageflow_durable.cli.interrupts import Steps
+from stageflow_durable.cli.lines import BATCH, Answer, Line, Start, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_json_line, say
 from stageflow_durable.cli.parameters import json_value, strict_json
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import counted
+from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import ResultTimeout, RunError
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Handle
+
+StartOne = Callable[[Any, str | None], "Handle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,17 @@ def enqueue(
     def start(value: Any, key: str | None) -> Handle:
         return application.enqueue(pipeline, value, idempotency_key=key, **given)
 
+    def start_many(wanted: Sequence[tuple[Any, str | None]]) -> Sequence[Answer]:
+        submissions = [Submission(value, idempotency_key=key, **given) for value, key in wanted]
+        return application.enqueue_many(pipeline, submissions, on_error="collect")
+
     many = _stream_of_lines(source, lines)
     if many is None:
-        ctx.exit(_start_one(start, source, idempotency_key, wish))
+        ctx.exit(_start_one(start, start_many, source, idempotency_key, wish))
     with many as stream:
         if idempotency_key is not None:
             raise Misuse("one --idempotency-key cannot serve many lines; take each from a field: --key-field order_id")
-        ctx.exit(_start_many(start, stream, source.removeprefix("@"), wish))
+        ctx.exit(_start_many(start_many, stream, source.removeprefix("@"), wish))
 
 
 def _stream_of_lines(source: str, lines: bool) -> AbstractContextManager[IO[bytes]] | None:
@@ -105,11 +113,11 @@ def _stream_of_lines(source: str, lines: bool) -> AbstractContextManager[IO[byte
 # --- one ------------------------------------------------------------------------------------------------------------
 
 
-def _start_one(start: Start, source: str, key: str | None, wish: Wish) -> int:
+def _start_one(start: StartOne, start_many: Start, source: str, key: str | None, wish: Wish) -> int:
     if source == "@-":
         text = sys.stdin.buffer.read()
         if _many_documents(text):
-            return _start_many(start, BytesIO(text), "-", wish)
+            return _start_many(start_many, BytesIO(text), "-", wish)
         source = text.decode(errors="replace")
     value = json_value(source, "--input")
     try:
@@ -177,24 +185,35 @@ def _document(handle: Handle) -> dict[str, Any]:
 
 
 def _start_many(start: Start, stream: IO[bytes], name: str, wish: Wish) -> int:
-    tally = Tally(name, wish)
+    tally, steps = Tally(name, wish), Steps()
     try:
-        _start_all(start, stream, tally, wish)
+        _start_all(start, stream, tally, steps, wish)
         if wish.wait:
             _await_all(tally)
     except KeyboardInterrupt:
-        say(f"\nstageflow: interrupted after line {tally.last}; go on with --from-line {tally.last + 1}")
-        raise
+        say(f"\nstageflow: {tally.interrupted(torn=steps.torn)}")
+        raise click.exceptions.Exit(INTERRUPTED) from None
     finally:
         tally.conclude()
     return FAILED if tally.refused or tally.failed else 0
 
 
-def _start_all(start: Start, stream: IO[bytes], tally: Tally, wish: Wish) -> None:
-    with _progress("starting", _count(stream)) as (advance, tell):
-        for line in started(numbered(stream, wish.from_line), start, wish.key_field):
-            tally.add(line, tell)
-            advance()
+def _start_all(start: Start, stream: IO[bytes], tally: Tally, steps: Steps, wish: Wish) -> None:
+    def whole(wanted: Sequence[tuple[Any, str | None]]) -> Sequence[Answer]:
+        steps.hold()
+        return start(wanted)
+
+    total = _count(stream)
+    # What cannot be read twice comes line by line, from somebody who may wait for the answer.
+    batch = BATCH if total is not None else 1
+    lines = numbered(stream, wish.from_line)
+    with steps.held_back(), _progress("starting", total) as (advance, tell):
+        for told in started(lines, whole, wish.key_field, batch=batch, pause=steps.pause):
+            for line in told:
+                tally.add(line, tell)
+                advance()
+            steps.release()
+    tally.complete = True
 
 
 def _await_all(tally: Tally) -> None:
@@ -210,6 +229,7 @@ class Tally:
     def __init__(self, name: str, wish: Wish) -> None:
         self.handles: list[tuple[int, Handle]] = []
         self.refused = self.replayed = self.accepted = self.failed = self.last = 0
+        self.complete = False
         self._name, self._wish = name, wish
 
     def add(self, line: Line, tell: Callable[[str], None]) -> None:
@@ -238,6 +258,13 @@ class Tally:
             print_json_line({"line": number, **document})
         if trouble:
             tell(f"{self._name}:{number}: {trouble}")
+
+    def interrupted(self, *, torn: bool) -> str:
+        """What to say after Ctrl-C."""
+        if self.complete:
+            return "no longer waiting; the runs go on: stageflow runs"
+        further = "some after it may be recorded too; " if torn else ""
+        return f"interrupted after line {self.last}; {further}go on with --from-line {self.last + 1}"
 
     def conclude(self) -> None:
         """Say the sums."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Any, Union
 
 from stageflow_durable.cli.parameters import json_mistake, strict_json
 from stageflow_durable.errors import (
@@ -21,8 +21,15 @@ from stageflow_durable.errors import (
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Handle
 
-Start = Callable[[Any, str | None], "Handle"]
-"""Starts one run from its input and its idempotency key."""
+Answer = Union["Handle", StageflowError]
+Start = Callable[[Sequence[tuple[Any, str | None]]], Sequence[Answer]]
+"""Starts a run for each input and idempotency key; a refusal stands in the place of what it refuses.
+
+Without keys it starts all that are not refused, or none of them.
+"""
+
+BATCH = 100
+"""Lines that are started together."""
 
 OF_THE_LINE = (InvalidInput, UnsavableValue, InvalidKey, IdempotencyParamMismatch, IdempotencyConflict)
 """What one line is to blame for; anything else would refuse every line and ends the work."""
@@ -62,37 +69,68 @@ def started(
     lines: Iterable[tuple[int, bytes]],
     start: Start,
     key_field: str | None,
-    pause: Callable[[float], object] | None = None,
-) -> Iterator[Line]:
-    """Start each line. Raises Stopped when the engine can take no further line at all."""
-    for number, raw in lines:
-        try:
-            yield _started(number, raw, start, key_field, pause or threading.Event().wait)
-        except StageflowError as error:
-            raise Stopped(number, str(error)) from error
+    *,
+    batch: int = BATCH,
+    pause: Callable[[float], object],
+) -> Iterator[list[Line]]:
+    """Start the lines, ``batch`` at a time, and say what became of each. Raises Stopped when the engine can take no
+    further line at all.
+    """
+    numbered_lines = iter(lines)
+    while taken := list(islice(numbered_lines, batch)):
+        yield from _batch([_read(number, raw, key_field) for number, raw in taken], start, pause)
 
 
-def _started(number: int, raw: bytes, start: Start, key_field: str | None, pause: Callable[[float], object]) -> Line:
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A line that can be read, and waits to be started."""
+
+    number: int
+    value: Any
+    key: str | None
+
+
+def _read(number: int, raw: bytes, key_field: str | None) -> _Wanted | Line:
     try:
         value = strict_json(raw.decode())
-        key = key_of(value, key_field)
+        return _Wanted(number, value, key_of(value, key_field))
     except UnicodeDecodeError as error:
         return Line(number, error=f"not UTF-8 at byte {error.start + 1}")
     except (ValueError, RecursionError) as error:
         return Line(number, error=json_mistake(error) if isinstance(error, ValueError) else "nested too deep")
+
+
+def _batch(taken: Sequence[_Wanted | Line], start: Start, pause: Callable[[float], object]) -> Iterator[list[Line]]:
+    ended = {one.number: one for one in taken if isinstance(one, Line)}
+    waiting = [one for one in taken if isinstance(one, _Wanted)]
+    trouble: StageflowError | None = None
+    for seconds in (*PATIENCE, None):
+        waiting, trouble = _tried(waiting, start, ended)
+        if not isinstance(trouble, Retryable) or seconds is None:
+            break
+        pause(seconds)
+    yield [ended[number] for number in sorted(ended)]
+    if waiting:
+        raise Stopped(waiting[0].number, str(trouble)) from trouble
+
+
+def _tried(waiting: list[_Wanted], start: Start, ended: dict[int, Line]) -> tuple[list[_Wanted], StageflowError | None]:
+    """Start what waits. Returns what still does, and why; what started, or is to blame itself, goes to ``ended``."""
     try:
-        return Line(number, _patiently(lambda: start(value, key), pause))
-    except OF_THE_LINE as error:
-        return Line(number, error=str(error))
-
-
-def _patiently(attempt: Callable[[], Handle], pause: Callable[[float], object]) -> Handle:
-    for seconds in PATIENCE:
-        try:
-            return attempt()
-        except Retryable:
-            pause(seconds)
-    return attempt()
+        answers = start([(one.value, one.key) for one in waiting]) if waiting else []
+    except StageflowError as error:
+        return waiting, error
+    left: list[_Wanted] = []
+    trouble: StageflowError | None = None
+    for one, answer in zip(waiting, answers, strict=True):
+        if not isinstance(answer, StageflowError):
+            ended[one.number] = Line(one.number, answer)
+        elif isinstance(answer, OF_THE_LINE):
+            ended[one.number] = Line(one.number, error=str(answer))
+        else:
+            left.append(one)
+            trouble = trouble or answer
+    return left, trouble
 
 
 def key_of(value: Any, path: str | None) -> str | None:

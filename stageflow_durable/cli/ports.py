@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from stageflow_durable.engine.accept import Submission
+from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import RunStatus
 
@@ -97,3 +99,8 @@ class Application(Operations, Protocol):
 
     def enqueue(self, pipeline: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None) -> Handle:
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""
+
+    def enqueue_many(
+        self, pipeline: str, submissions: Iterable[Submission], *, on_error: Literal["raise", "collect"] = "raise"
+    ) -> Sequence[Handle | StageflowError]:
+        """Start runs; with ``collect`` a refusal stands in the place of what it refuses. Raises UnknownPipeline."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
+from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import (
     IdempotencyParamMismatch,
     InvalidInput,
@@ -303,6 +304,7 @@ class FakeApplication(FakeOperations):
 
     started: list[tuple[Any, str | None, str]] = field(default_factory=list)
     outages: list[StageflowError] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
     celery_app: Any = None
     settings: Any = None
     pipelines: dict[str, Any] = field(default_factory=dict)
@@ -325,6 +327,24 @@ class FakeApplication(FakeOperations):
         run_id = self._id(len(self.started) - 1)
         failed = RunFailed(run_id, "failed", "failed", "charge", "card declined")
         return FakeHandle(run_id, outcome=failed if input["amount_cents"] < 0 else {"amount": input["amount_cents"]})
+
+    def enqueue_many(
+        self, pipeline: str, submissions: Iterable[Submission], *, on_error: Literal["raise", "collect"] = "raise"
+    ) -> Sequence[FakeHandle | StageflowError]:
+        """Without keys all or none, as one transaction would."""
+        if pipeline != "checkout":
+            raise UnknownPipeline(pipeline, ["checkout"])
+        if self.outages:
+            raise self.outages.pop(0)
+        self.batches.append(0)
+        return [self._answered(one) for one in submissions]
+
+    def _answered(self, one: Submission) -> FakeHandle | StageflowError:
+        self.batches[-1] += 1
+        try:
+            return self.enqueue("checkout", one.input, client_id=one.client_id, idempotency_key=one.idempotency_key)
+        except StageflowError as error:
+            return error
 
     @staticmethod
     def _id(number: int) -> str:

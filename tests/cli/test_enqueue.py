@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -211,16 +213,77 @@ def test_an_unknown_pipeline_is_told_once_not_for_every_line(invoke: Invoke) -> 
     assert result.stderr.count("no pipeline 'nope'") == 1
 
 
-def test_interrupted_it_says_where_to_go_on_and_ends_with_130(invoke: Invoke, engine: FakeApplication) -> None:
-    Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n{GOOD}\n")
+def test_lines_are_started_a_hundred_at_a_time(invoke: Invoke, engine: FakeApplication) -> None:
+    Path("orders.jsonl").write_text("".join(f'{{"order_id": {n}, "amount_cents": {n}}}\n' for n in range(250)))
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl", "--key-field", "order_id", "--client-id", "web")
+    assert (result.exit_code, result.stdout) == (0, "250 lines accepted\n")
+    assert engine.batches == [100, 100, 50]
+    assert [(value["order_id"], key, client) for value, key, client in engine.started] == [
+        (n, str(n), "web") for n in range(250)
+    ]
+
+
+def test_given_an_outage_in_a_batch_then_only_the_lines_that_still_wait_are_tried_again(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    Path("orders.jsonl").write_text('{"amount_cents": 1}\n{"amount_cents": "?"}\n{"amount_cents": 3}\n')
+    start, gone = engine.enqueue, [StoreUnavailable("gone")]
+
+    def gone_at_the_third(pipeline: str, value: Any, **given: Any) -> Any:
+        if value["amount_cents"] == 3 and gone:
+            raise gone.pop()
+        return start(pipeline, value, **given)
+
+    engine.enqueue = gone_at_the_third  # type: ignore[assignment]  # away for a moment, for one line
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl", "--json")
+    assert engine.batches == [3, 1]
+    assert [json.loads(line)["line"] for line in result.stdout.splitlines()] == [1, 2, 3]
+    assert "2 lines accepted, 1 refused" in result.stderr
+
+
+def interrupted_at(engine: FakeApplication, started: int) -> None:
+    """Ctrl-C while the line after so many started ones is being started."""
     start = engine.enqueue
 
-    def once(*given: Any, **named: Any) -> Any:
-        if engine.started:
-            raise KeyboardInterrupt
+    def interrupted(*given: Any, **named: Any) -> Any:
+        if len(engine.started) == started:
+            os.kill(os.getpid(), signal.SIGINT)
         return start(*given, **named)
 
-    engine.enqueue = once  # type: ignore[method-assign]  # Ctrl-C at the second line
+    engine.enqueue = interrupted  # type: ignore[method-assign]  # Ctrl-C in the middle of a batch
+
+
+def test_interrupted_in_a_batch_it_ends_after_the_batch_and_says_how_many_and_where_to_go_on(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    Path("orders.jsonl").write_text(f"{GOOD}\n" * 250)
+    interrupted_at(engine, 150)
     result = invoke("enqueue", "checkout", "--input", "@orders.jsonl")
-    assert (result.exit_code, result.stdout) == (130, "1 line accepted\n")
-    assert "interrupted after line 1; go on with --from-line 2" in result.stderr
+    assert (result.exit_code, result.stdout) == (130, "200 lines accepted\n")
+    assert len(engine.started) == 200
+    assert "interrupted after line 200; go on with --from-line 201" in result.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interrupted_twice_it_ends_at_once_and_says_that_more_may_be_recorded(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    Path("orders.jsonl").write_text(f"{GOOD}\n" * 250)
+    interrupted_at(engine, 150)
+    interrupted_at(engine, 150)
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl")
+    assert (result.exit_code, result.stdout) == (130, "100 lines accepted\n")
+    assert "interrupted after line 100; some after it may be recorded too; go on with --from-line 101" in result.stderr
+
+
+def test_interrupted_while_it_only_waits_it_says_that_the_runs_go_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: FakeHandle, timeout: float | None = None) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FakeHandle, "result", interrupted)
+    Path("orders.jsonl").write_text(f"{GOOD}\n" * 2)
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl", "--wait")
+    assert (result.exit_code, result.stdout) == (130, "2 lines accepted\n")
+    assert "no longer waiting; the runs go on" in result.stderr
