@@ -50,6 +50,18 @@ _LATE = (
     .where(and_(runs.c.phase == Phase.FORWARD, runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
 )
+_UNPUBLISH = (
+    update(strand_table)
+    .where(
+        and_(
+            strand_table.c.run == bindparam("run_id"),
+            strand_table.c.strand == bindparam("strand_id"),
+            strand_table.c.gen == bindparam("my_gen"),
+            strand_table.c.state == StrandState.READY,
+        )
+    )
+    .values(published_at=None)
+)
 
 
 def orphans(connection: Connection) -> list[Place]:
@@ -228,20 +240,16 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
-    """The broker did not take them: leave them to the next sweep."""
-    for nudge in nudges:
-        connection.execute(
-            update(strand_table)
-            .where(
-                and_(
-                    strand_table.c.run == nudge.run_id,
-                    strand_table.c.strand == nudge.strand,
-                    strand_table.c.gen == nudge.gen,
-                    strand_table.c.state == StrandState.READY,
-                )
-            )
-            .values(published_at=None)
-        )
+    """The broker did not take them: leave them to the next sweep. The one transaction that touches many runs: in the
+    order of their ids, against a deadlock with another of its kind.
+    """
+    ids = sorted({nudge.run_id for nudge in nudges})
+    for start in range(0, len(ids), BATCH):
+        some = runs.c.id.in_(ids[start : start + BATCH])
+        connection.execute(select(runs.c.id).where(some).order_by(runs.c.id).with_for_update())
+    given = [{"run_id": nudge.run_id, "strand_id": nudge.strand, "my_gen": nudge.gen} for nudge in nudges]
+    if given:
+        connection.execute(_UNPUBLISH, given)
 
 
 def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:

@@ -1,0 +1,58 @@
+"""Handing nudges back to the sweep touches many runs at once: two that do, in any order, both get through."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.state import recovery, schema
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.runs import NewRun
+from stageflow_durable.state.store import Store
+from stageflow_durable.state.tables import strands
+from tests.protocol.stepping import interleave, two_sessions
+
+PLAN = Pipeline("one").stage("a", lambda _ctx: None).plan
+
+
+def accepted(url: str, *names: str) -> tuple[Nudge, ...]:
+    database = Database(url)
+    store = Store(database, shortcut=False)
+    store.register([PLAN])
+    created = [store.create(NewRun(name, "c", PLAN, None, "f", "{}", "{}", "q")) for name in names]
+    database.dispose()
+    return tuple(nudge for run in created for nudge in run.nudges)
+
+
+def unpublished(store: Store) -> set[str]:
+    with store.database.read() as connection:
+        return set(connection.execute(select(strands.c.run).where(strands.c.published_at.is_(None))).scalars())
+
+
+@pytest.mark.parametrize("at", range(1, 4))
+def test_given_two_that_hand_back_the_same_runs_in_opposite_orders_then_neither_is_a_deadlocks_victim(
+    postgres_url: str, at: int
+) -> None:
+    schema.upgrade(postgres_url)
+    nudges = accepted(postgres_url, "A", "B")
+    with two_sessions(postgres_url, at) as (held, free):
+        answers = interleave(
+            held, lambda: held.store.unpublish(nudges), lambda: free.unpublish(tuple(reversed(nudges)))
+        )
+        assert answers[:2] == (None, None)
+        assert unpublished(free) == {"A", "B"}
+
+
+def test_given_more_than_one_batch_then_all_are_handed_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema.upgrade(database_url)
+    nudges = accepted(database_url, *(f"R{number}" for number in range(7)))
+    database = Database(database_url)
+    store = Store(database, shortcut=False)
+    monkeypatch.setattr(recovery, "BATCH", 3)
+    store.unpublish(())
+    assert unpublished(store) == set()
+    store.unpublish(nudges)
+    assert len(unpublished(store)) == 7
+    database.dispose()
