@@ -4,6 +4,7 @@ with.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ from stageflow_durable.settings import Settings, Urls, load_settings
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 
+log = logging.getLogger("stageflow.worker")
 OnError = Literal["raise", "collect"]
 
 
@@ -79,6 +81,9 @@ class Engine(EngineTwins):
             else own_application(name, lambda: own_settings(self.settings, self.urls.broker_url))
         )
         register(self.celery_app, self._working)
+        self._attach_to_worker()
+
+    def _attach_to_worker(self) -> None:
         attach(self.celery_app, self)
 
     @classmethod
@@ -310,7 +315,7 @@ class Engine(EngineTwins):
             return self._process
 
     def _start_working(self) -> Process:
-        self.store.register([pipeline.plan for pipeline in self.pipelines.values()], boot_id())
+        plans = [pipeline.plan for pipeline in self.pipelines.values()]
         process = Process(
             self.store,
             self.publisher,
@@ -320,16 +325,17 @@ class Engine(EngineTwins):
             redis_url=self.urls.redis_url,
             retry=self._retry,
             interceptors=self._interceptors,
+            register=lambda: self.store.register(plans, boot_id()),
         )
         process.start()
         return process
 
     def child_started(self) -> None:
-        """A pool's child begins: join as an owner before the first message."""
+        """A pool's child begins, or a worker without children: beat and sweep before the first message too."""
         try:
             self._working()
-        except StageflowError:  # the database is away: the first message tries again
-            self._process = None
+        except StageflowError as error:  # nothing is set, or wrongly: each message will say so as well
+            log.error("this process cannot work: %s", error)  # noqa: TRY400  # the text names the way out
 
     def child_ends(self) -> None:
         """This process ends by itself."""

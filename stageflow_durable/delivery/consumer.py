@@ -79,6 +79,11 @@ def _unless_gone(tell: Callable[..., object]) -> Callable[..., None]:
     return told
 
 
+def has_children(pool: Any) -> bool:
+    """Whether a pool's tasks run in processes of their own; in the others they run in the worker's."""
+    return hasattr(getattr(pool, "_pool", None), "_pool")  # nothing public tells
+
+
 class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Looks after the pool's children: one that is gone gives up its work at once, not when its lease runs out.
 
@@ -94,7 +99,7 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
 
     def start(self, consumer: Any) -> None:
         """Begin to look; called again after each reconnect."""
-        if consumer.timer is not None and hasattr(getattr(consumer.pool, "_pool", None), "_pool"):
+        if consumer.timer is not None and has_children(consumer.pool):
             self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, self._look, (consumer.pool,))
 
     def stop(self, consumer: Any) -> None:

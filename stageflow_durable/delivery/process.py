@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,7 @@ class Process:
         redis_url: str | None,
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
+        register: Callable[[], None],
     ) -> None:
         self.queue = settings.queue
         self.short_delay = settings.short_delay_seconds
@@ -51,7 +52,11 @@ class Process:
         self._token = f"{boot_id()}-{self.pid}"
         self._gate_ms = int(settings.lease_seconds * 1000)
         self._local = threading.local()
+        self._register = register
+        self._joining = threading.Lock()
+        self._joined = False
         self._owners: list[Owner] = []
+        self._riding: set[Owner] = set()
         self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock)
         self._sweep_seconds = settings.sweep_seconds
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
@@ -72,47 +77,65 @@ class Process:
             publish=self.publish,
         )
         self._pulses = (
-            Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat),
+            Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat, at_once=True),
             Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn),
         )
 
-    def _rider(self) -> Rider:
+    def _rider(self) -> tuple[Owner, Rider]:
         """This thread's: what one thread holds must not end with another's mishap. A prefork child has one."""
-        rider: Rider | None = getattr(self._local, "rider", None)
-        if rider is None:
+        mine: tuple[Owner, Rider] | None = getattr(self._local, "mine", None)
+        if mine is None:
             owner = self._make_owner()
             self._owners.append(owner)
-            rider = self._local.rider = self._make_rider(owner=owner)
-        return rider
+            mine = self._local.mine = owner, self._make_rider(owner=owner)
+        return mine
 
     def _beat(self) -> None:
+        self._join()
         for owner in tuple(self._owners):
             owner.beat()
 
     def start(self) -> None:
-        """Join as an owner (raises StoreUnavailable), begin to beat and to sweep."""
+        """Begin to beat and to sweep. The first beat joins as an owner, however long the database is away; here nobody
+        waits for it: Celery ends a child that is not up within seconds.
+        """
         self._rider()
-        self._owners[0].join()
         for pulse in self._pulses:
             pulse.ensure()
 
+    def _join(self) -> None:
+        """Register the definitions and join, once. Raises StoreUnavailable, SchemaBehind."""
+        if self._joined:
+            return
+        with self._joining:
+            if not self._joined:
+                self._register()
+                self._owners[0].join()
+                self._joined = True
+
     def stop(self) -> None:
-        """Tell the others that this process ends."""
-        for pulse in self._pulses:
+        """Tell the others that this process ends. A thread that still rides keeps its lease until it ends with it."""
+        riding = tuple(self._riding)
+        for pulse in self._pulses[bool(riding) :]:
             pulse.stop()
         for owner in self._owners:
-            owner.retire()
+            if owner not in riding:
+                owner.retire()
 
     def first(self, key: str) -> bool:
         """Whether this message is not a duplicate of one that was just taken."""
         return self._gate.claim(key, self._token, self._gate_ms)
 
     def ride(self, nudge: Nudge) -> Rode:
-        """Carry a nudge."""
+        """Carry a nudge. Raises StoreUnavailable, SchemaBehind."""
+        self._join()
+        owner, rider = self._rider()
         inside_stage.run = nudge.run_id
+        self._riding.add(owner)
         try:
-            return self._rider().ride(nudge)
+            return rider.ride(nudge)
         finally:
+            self._riding.discard(owner)
             inside_stage.run = None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
@@ -124,6 +147,8 @@ class Process:
         return self._sweeper.sweep()
 
     def _sweep_in_turn(self) -> None:
+        if not self._joined:
+            return  # the heartbeat tries, and says why it cannot
         # All workers share one rhythm: whoever comes first after the interval sweeps.
         if self._store.my_tick("sweep", self._sweep_seconds * 0.9):
             self._sweeper.sweep()

@@ -6,14 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from celery import Celery, Task
+from celery._state import connect_on_app_finalize
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
+from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.engine.ride import Rode
-from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Nudge, Waiting
 
+_SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
 """How long a nudge waits when the database is away, or not yet upgraded."""
+
+
+AWAY = (StoreUnavailable, SchemaBehind)
 
 
 def register(app: Celery, process: Callable[[], Any]) -> None:
@@ -21,17 +27,28 @@ def register(app: Celery, process: Callable[[], Any]) -> None:
     message.
     """
 
-    @app.task(name=ADVANCE, bind=True, **TASK_OPTIONS)  # type: ignore[untyped-decorator]  # Celery has no types
-    def advance(task: Task, run_id: str, strand: str, gen: int, mark: str) -> None:
-        try:
-            ready = process()
-        except StoreUnavailable as error:
-            raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-        carry(task, ready, run_id, strand, gen, mark)
+    def add(to: Celery) -> None:
+        # At once, not lazily: in a spawned child Celery would lay a lazy task into every application there is.
+        to.task(name=ADVANCE, bind=True, lazy=False, **TASK_OPTIONS)(advance)
+        to.task(name=SWEEP, lazy=False, **_SWEEP_OPTIONS)(sweep)
 
-    @app.task(name=SWEEP, **{**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False})  # type: ignore[untyped-decorator]  # as above
+    def advance(task: Task, run_id: str, strand: str, gen: int, mark: str) -> None:
+        carry(task, process(), run_id, strand, gen, mark)
+
     def sweep() -> None:
         process().sweep()
+
+    if app.finalized:
+        add(app)
+    else:  # reading its settings has to wait until somebody uses it
+        app.on_after_finalize.connect(lambda **_: add(app), weak=False)
+    if not isinstance(app, Application):
+        connect_on_app_finalize(lambda other: add(other) if _is_twin(other, app) else None)
+
+
+def _is_twin(other: Celery, app: Celery) -> bool:
+    """Whether ``other`` is what Celery rebuilt of ``app`` in a spawned child, from its settings."""
+    return is_spawned() and other is not app and other.main == app.main
 
 
 def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str) -> None:
@@ -46,7 +63,7 @@ def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str
     nudge = Nudge(run_id, strand, gen, (request.delivery_info or {}).get("routing_key") or process.queue)
     try:
         rode = process.ride(nudge)
-    except StoreUnavailable as error:
+    except AWAY as error:
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
     if rode.waiting is not None:
         _wait(task, process, rode, rode.waiting, tail)

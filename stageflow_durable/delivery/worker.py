@@ -6,10 +6,19 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery import Celery
-from celery.signals import worker_init, worker_process_init, worker_process_shutdown, worker_shutting_down
+from celery.signals import (
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
 from stageflow_durable.delivery import process as worker_process
-from stageflow_durable.delivery.consumer import ChildWatch, begin_boot
+from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
+from stageflow_durable.delivery.spawned import Application, make_importable, spawns
+from stageflow_durable.errors import ConfigurationError
 
 
 class WorkerLife(Protocol):
@@ -27,19 +36,39 @@ class WorkerLife(Protocol):
 
 def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Celery:
     """A Celery application whose settings are read at the worker's start or the first message, never at import."""
-    app = Celery(name, set_as_current=False)
+    app = Application(name, set_as_current=False)
     app.add_defaults(configured)
     return app
 
 
 def attach(app: Celery, life: WorkerLife) -> None:
     """Let ``life`` know of this worker's processes."""
+    if isinstance(app, Application):
+        app.stageflow = life
     app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
     worker_init.connect(begin_boot, weak=False, dispatch_uid="stageflow-boot")
     # weak=False: Celery's signals keep weak references, and these closures live nowhere else.
+    worker_init.connect(lambda sender, **_: _worker_begins(sender, app, life), weak=False)
     worker_process_init.connect(lambda **_: life.child_started(), weak=False)
+    worker_ready.connect(lambda sender, **_: _worker_ready(sender, app, life), weak=False)
     worker_process_shutdown.connect(lambda **_: life.child_ends(), weak=False)
+    worker_shutdown.connect(lambda **_: life.child_ends(), weak=False)
     worker_shutting_down.connect(_stopping, weak=False)
+
+
+def _worker_begins(worker: Any, app: Celery, life: WorkerLife) -> None:
+    if worker.app != app or not spawns(worker):
+        return
+    try:
+        make_importable(app, life)
+    except ConfigurationError as error:
+        # What else a receiver of a signal raises is logged, and the worker would go on without a child that works.
+        raise SystemExit(f"stageflow: {error}") from None
+
+
+def _worker_ready(consumer: Any, app: Celery, life: WorkerLife) -> None:
+    if consumer.app == app and not has_children(consumer.pool):
+        life.child_started()
 
 
 def _stopping(**_signal: Any) -> None:

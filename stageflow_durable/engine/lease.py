@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.errors import StageflowError
+from stageflow_durable.errors import Retryable, StageflowError
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 
@@ -101,14 +101,18 @@ class Owner:
 
 
 class Pulse:
-    """Daemon threads that call an action in a rhythm, restarted in each process that asks for them."""
+    """Daemon threads that call an action in a rhythm, restarted in each process that asks for them. ``at_once``: the
+    first time without waiting.
+    """
 
-    def __init__(self, name: str, every: float, action: Callable[[], object]) -> None:
+    def __init__(self, name: str, every: float, action: Callable[[], object], *, at_once: bool = False) -> None:
         self._name = name
         self._every = every
         self._action = action
+        self._at_once = at_once
         self._pid = 0
         self._stopped = threading.Event()
+        self._trouble: type[StageflowError] | None = None
 
     def ensure(self) -> None:
         """Run in this process, if it does not yet."""
@@ -122,10 +126,30 @@ class Pulse:
         self._pid = 0
 
     def _run(self, stopped: threading.Event) -> None:
+        if self._at_once:
+            self.once()
         while not stopped.wait(self._every):
-            try:
-                self._action()
-            except StageflowError as error:
-                log.warning("%s: %s", self._name, error)
-            except Exception:
-                log.exception("%s failed; it goes on", self._name)
+            self.once()
+
+    def once(self) -> None:
+        """Call the action. What keeps it from working is logged when it begins and when it is over, not every time."""
+        try:
+            self._action()
+        except StageflowError as error:
+            self._failed(error)
+        except Exception:
+            log.exception("%s failed; it goes on", self._name)
+        else:
+            self._worked()
+
+    def _failed(self, error: StageflowError) -> None:
+        if self._trouble is not type(error):
+            self._trouble = type(error)
+            # An outage ends by itself; a schema that is behind needs somebody.
+            level = logging.WARNING if isinstance(error, Retryable) else logging.ERROR
+            log.log(level, "%s: %s; tried again every %.1f s", self._name, error, self._every)
+
+    def _worked(self) -> None:
+        if self._trouble is not None:
+            self._trouble = None
+            log.warning("%s works again", self._name)

@@ -19,16 +19,11 @@ POOLS = {
     "threads": (LANES, "-P", "threads"),
     "a child a message": (LANES, "--max-tasks-per-child", "1"),
     "spawn": ("tests.integration.apps.spawned",),
+    "spawn-adopted": ("tests.integration.apps.adopted_spawned", "-Q", "spawn-adopted"),
 }
 
 
-SPAWN = pytest.param("spawn", marks=pytest.mark.xfail(strict=True, reason="a spawned child does not know our task"))
-THREADS = pytest.param(
-    "threads", marks=pytest.mark.xfail(strict=True, reason="without children nobody sweeps before the first message")
-)
-
-
-@pytest.mark.parametrize("pool", ["solo", "threads", "a child a message", SPAWN])
+@pytest.mark.parametrize("pool", ["solo", "threads", "a child a message", "spawn", "spawn-adopted"])
 def test_every_pool_carries_runs_and_their_retries_and_undos(bare_site: Site, pool: str) -> None:
     queue = pool.replace(" ", "-")
     worker = bare_site.worker(*POOLS[pool], queue=queue)
@@ -43,7 +38,15 @@ def test_every_pool_carries_runs_and_their_retries_and_undos(bare_site: Site, po
     bare_site.forget(worker)
 
 
-@pytest.mark.parametrize("pool", ["solo", THREADS])
+def test_a_worker_whose_spawned_children_could_not_import_the_engine_refuses_to_start(bare_site: Site) -> None:
+    worker = bare_site.worker("tests.integration.apps.hidden")
+    bare_site.until(lambda: not worker.lives, "it has ended")
+    assert "engine 'hidden': this worker spawns its children, and they cannot import the engine" in worker.log()
+    assert worker.process.wait() == 1
+    bare_site.forget(worker)
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_a_worker_without_children_that_dies_loses_nothing(bare_site: Site, pool: str) -> None:
     queue = f"dying-{pool}"
     worker = bare_site.worker(*POOLS[pool], queue=queue)
