@@ -272,12 +272,42 @@ class Engine(EngineTwins):
         return self.operations.cancel(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
 
     def compensate(
-        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+        self,
+        run_id: str,
+        *,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+        past_pivot: bool = False,
+        skip: Sequence[str] = (),
     ) -> RunSummary:
-        """Undo what a run did, or try failed undos again."""
+        """Undo what a run did, or try failed undos again; ``skip``: stages whose undo is given up instead."""
         return self.operations.compensate(
-            run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot
+            run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot, skip=skip
         )
+
+    def fork(
+        self,
+        run_id: str,
+        from_stage: str,
+        *,
+        reason: str = "forked by the application",
+        actor: str = "application",
+        idempotency_key: str | None = None,
+    ) -> RunHandle:
+        """A new run that begins at ``from_stage`` with the outputs that ``run_id`` has by now.
+
+        Outputs are copied, obligations are not: what the original did is undone, if ever, by the original. Raises
+        UnknownRun; NotAllowed where ``from_stage`` waits for work that is not done, or that was undone.
+        """
+        created = self.operations.fork(run_id, from_stage, reason=reason, actor=actor, idempotency_key=idempotency_key)
+        handle = self.handle(created.run_id)
+        handle.replayed = created.replayed
+        return handle
+
+    def check(self) -> list[tuple[RunSummary, str]]:
+        """Unfinished runs that this engine's definitions would park, and why; run it before a deploy."""
+        return self.operations.check([pipeline.plan for pipeline in self.pipelines.values()])
 
     def settle(
         self,

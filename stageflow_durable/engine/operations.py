@@ -4,21 +4,28 @@ going.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.codec import encode
+from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import InvalidInput
+from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model.keys import new_run_id
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import RunStatus
+from stageflow_durable.state.fork import Fork
 from stageflow_durable.state.operators import Order
+from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.verification import Checked
 from stageflow_durable.state.views import ATTENTION, Filter, summary_of
 
 UNSAID: Any = object()
@@ -95,10 +102,19 @@ class Operations:
         return self._order(run_id, "cancel", reason, actor, op_version, past_pivot)
 
     def compensate(
-        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+        self,
+        run_id: str,
+        *,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+        past_pivot: bool = False,
+        skip: Sequence[str] = (),
     ) -> RunSummary:
-        """Undo what a run did, or try failed undos again. Raises NotAllowed, OperatorConflict."""
-        return self._order(run_id, "compensate", reason, actor, op_version, past_pivot)
+        """Undo what a run did, or try failed undos again. ``skip``: stages whose undo is given up instead, for the
+        ``reason``. Raises NotAllowed, OperatorConflict.
+        """
+        return self._order(run_id, "compensate", reason, actor, op_version, past_pivot, tuple(skip))
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         """Let a parked, failed or cancelled run go forward from its last checkpoints. Raises NotAllowed,
@@ -129,10 +145,53 @@ class Operations:
         publish(self._store, self._publisher, self._store.settle(order, stage, delta))
         return self._summary(order.run_id)
 
+    def fork(
+        self, run_id: str, from_stage: str, *, reason: str, actor: str, idempotency_key: str | None = None
+    ) -> Created:
+        """A new run that begins at ``from_stage`` with the outputs that run has by now: outputs are copied, what is to
+        be undone stays with the original. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch.
+        """
+        full = self._checked(run_id, "fork", reason, actor, None, False).run_id
+        key = None if idempotency_key is None else valid_key(idempotency_key)
+        wanted = Fork(
+            full,
+            from_stage,
+            new_run_id(int(self._clock.time() * 1000)),
+            key,
+            fingerprint({"fork": full, "from": from_stage}),
+            reason,
+            actor,
+        )
+        created = self._store.fork(wanted)
+        publish(self._store, self._publisher, created.nudges)
+        return created
+
+    def check(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
+        """Unfinished runs that these definitions would park, and why; nothing is changed."""
+        return self._store.misfits(plans)
+
+    def audit(
+        self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
+    ) -> Iterator[Checked]:
+        """Check the chains of events, of all runs or of these, against ``heads`` from before as well."""
+        full = None if run_ids is None else [self._store.full_id(run_id) for run_id in run_ids]
+        return self._store.audit(full, heads or {})
+
+    def audit_heads(self) -> Iterator[tuple[str, int, str]]:
+        """Of each run its id, the number of its last event and that one's code: to be kept elsewhere."""
+        return self._store.heads()
+
     def _order(
-        self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool
+        self,
+        run_id: str,
+        verb: str,
+        reason: str,
+        actor: str,
+        op_version: int | None,
+        past_pivot: bool,
+        skip: tuple[str, ...] = (),
     ) -> RunSummary:
-        order = self._checked(run_id, verb, reason, actor, op_version, past_pivot)
+        order = replace(self._checked(run_id, verb, reason, actor, op_version, past_pivot), skip=skip)
         publish(self._store, self._publisher, self._store.order(order))
         return self._summary(order.run_id)
 

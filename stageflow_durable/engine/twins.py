@@ -56,6 +56,7 @@ class EngineTwins:
     resume: Callable[..., RunSummary]
     cancel: Callable[..., RunSummary]
     compensate: Callable[..., RunSummary]
+    fork: Callable[..., Any]
     settle: Callable[..., RunSummary]
     sweep: Callable[..., SweepReport]
 
@@ -98,6 +99,10 @@ class EngineTwins:
     async def acompensate(self, run_id: str, **options: Any) -> RunSummary:
         """:meth:`compensate`."""
         return await asyncio.to_thread(self.compensate, run_id, **options)
+
+    async def afork(self, run_id: str, from_stage: str, **options: Any) -> Any:
+        """:meth:`fork`."""
+        return await asyncio.to_thread(self.fork, run_id, from_stage, **options)
 
     async def asettle(self, run_id: str, stage: str, **options: Any) -> RunSummary:
         """:meth:`settle`."""

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model.plan import Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import OnFailure, OnUnknown, Runner, StageKind, StageSpec, Undo
+from stageflow_durable.model.stage import (
+    OnCompensationFailure,
+    OnFailure,
+    OnUnknown,
+    Runner,
+    StageKind,
+    StageSpec,
+    Undo,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as VariableWithDefault
@@ -33,8 +41,10 @@ class Pipeline(Generic[InputT, ResultT]):
 
     ``input_type``: a Pydantic model (or any type Pydantic can validate) for the input; without it the input is any
     JSON object. ``result_type``: how ``handle.result()`` reads the last stage's output. ``on_failure``:
-    ``"compensate"`` undoes completed work when a run cannot finish, ``"park"`` leaves it to a person. ``retry``:
-    policy of stages that have none of their own.
+    ``"compensate"`` undoes completed work when a run cannot finish, ``"park"`` leaves it to a person.
+    ``on_compensation_failure``: after an undo that failed for good ``"continue"`` still undoes what is older,
+    ``"halt"`` leaves the rest as it is until a person has looked. ``retry``: policy of stages that have none of their
+    own.
 
     Mistakes are found by :attr:`plan`, which an engine reads when the pipeline is registered: DefinitionError lists
     all.
@@ -45,6 +55,7 @@ class Pipeline(Generic[InputT, ResultT]):
     input_type: type[InputT] | None = None
     result_type: type[ResultT] | None = None
     on_failure: OnFailure = "compensate"
+    on_compensation_failure: OnCompensationFailure = "continue"
     retry: RetryPolicy | None = None
     stages: tuple[StageSpec, ...] = ()
 
@@ -103,7 +114,7 @@ class Pipeline(Generic[InputT, ResultT]):
             else ((), ())
         )
         problems = [*_mistakes(self, resolved), *([f"cycle through {', '.join(cyclic)}"] if cyclic else [])]
-        plan = Plan(self.name, self.version, placed, self.on_failure)
+        plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure)
         if not problems:
             problems.extend(_unordered_pivots(plan))
         if problems:
@@ -187,6 +198,8 @@ def _mistakes(pipeline: Pipeline[Any, Any], resolved: list[tuple[str, ...]]) -> 
     problems += _unknown(specs, resolved) + _implicit_after_branch(specs)
     if pipeline.on_failure not in ("compensate", "park"):
         problems.append(f"on_failure={pipeline.on_failure!r}: 'compensate' or 'park'")
+    if pipeline.on_compensation_failure not in ("continue", "halt"):
+        problems.append(f"on_compensation_failure={pipeline.on_compensation_failure!r}: 'continue' or 'halt'")
     return problems + [problem for spec in specs for problem in _bad_options(spec)]
 
 

@@ -34,6 +34,7 @@ class Plan:
     version: str
     stages: tuple[PlannedStage, ...]
     on_failure: str = "compensate"
+    on_compensation_failure: str = "continue"
 
     @cached_property
     def by_name(self) -> dict[str, PlannedStage]:
@@ -108,6 +109,7 @@ class Plan:
             "pipeline": self.pipeline,
             "version": self.version,
             "on_failure": self.on_failure,
+            "on_compensation_failure": self.on_compensation_failure,
             "stages": [_stage_to_dict(stage) for stage in self.stages],
         }
 
@@ -115,7 +117,13 @@ class Plan:
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that ``to_dict`` gave."""
         stages = tuple(PlannedStage(**{**stage, "after": tuple(stage.get("after", ()))}) for stage in data["stages"])
-        return cls(data["pipeline"], data["version"], stages, data["on_failure"])
+        return cls(
+            data["pipeline"],
+            data["version"],
+            stages,
+            data["on_failure"],
+            data.get("on_compensation_failure", "continue"),
+        )
 
     @classmethod
     def decode(cls, text: str) -> Plan:

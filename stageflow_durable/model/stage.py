@@ -14,6 +14,7 @@ Runner = Callable[[Any], Any]
 
 OnUnknown = Literal["retry", "park", "compensate"]
 OnFailure = Literal["compensate", "park"]
+OnCompensationFailure = Literal["continue", "halt"]
 
 
 class StageKind(StrEnum):

@@ -127,7 +127,7 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
     _R.FAILED: frozenset({_R.RUNNING, _R.COMPENSATING, _R.SUCCEEDED}),
     _R.CANCELLED: frozenset({_R.RUNNING, _R.COMPENSATING}),
-    _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING}),
+    _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING, _R.COMPENSATED}),
     _R.SUCCEEDED: frozenset(),
     _R.COMPENSATED: frozenset(),
 }
@@ -137,7 +137,7 @@ STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
     _S.INTENDED: frozenset({_S.RECORDED, _S.VOID, _S.COMPENSATING, _S.SKIPPED}),
     _S.RECORDED: frozenset({_S.COMPENSATING, _S.SKIPPED}),
     _S.VOID: frozenset({_S.INTENDED}),
-    _S.COMPENSATING: frozenset({_S.COMPENSATED, _S.COMPENSATION_FAILED}),
+    _S.COMPENSATING: frozenset({_S.COMPENSATED, _S.COMPENSATION_FAILED, _S.SKIPPED}),
     _S.COMPENSATION_FAILED: frozenset({_S.RECORDED, _S.INTENDED, _S.SKIPPED}),
     _S.COMPENSATED: frozenset(),
     _S.SKIPPED: frozenset(),

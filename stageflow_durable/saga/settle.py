@@ -36,9 +36,14 @@ def settlement(
     return Settlement(Phase.SETTLED, RunStatus.FAILED if cause is Cause.FAILED else RunStatus.CANCELLED)
 
 
-def undone(steps: Mapping[str, StepState]) -> Settlement | None:
-    """Settle a run that goes backward, or None while an undo is still owed."""
-    if OPEN_STEPS.intersection(steps.values()):
+def halted(on_compensation_failure: str, steps: Mapping[str, StepState]) -> bool:
+    """Whether an undo that failed for good keeps the older ones from beginning."""
+    return on_compensation_failure == "halt" and StepState.COMPENSATION_FAILED in steps.values()
+
+
+def undone(steps: Mapping[str, StepState], *, halt: bool = False) -> Settlement | None:
+    """Settle a run that goes backward, or None while an undo is still owed. ``halt``: what is owed stays owed."""
+    if OPEN_STEPS.intersection(steps.values()) and not halt:
         return None
     failed = StepState.COMPENSATION_FAILED in steps.values()
     return Settlement(Phase.SETTLED, RunStatus.COMPENSATION_FAILED if failed else RunStatus.COMPENSATED)

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection
 
-from stageflow_durable.model.plan import Plan, mismatch
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refusal, Refused, Work
 from stageflow_durable.state import definitions, strands
+from stageflow_durable.state.fitting import why_not
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain
 from stageflow_durable.state.strands import StrandRow
@@ -77,7 +78,7 @@ def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
         return None
     if plan is not None and row.direction == Phase.BACKWARD:
         return _fit_to_undo(run, row, plan)
-    why = "not registered here" if plan is None else _mismatch(run, plan)
+    why = "not registered here" if plan is None else why_not(run.connection, run.id, run.plan, plan)
     if plan is not None and why is None:
         run.change(definition=plan.digest, version=plan.version)
         run.emit("run.migrated", definition=plan.digest, version=plan.version)
@@ -97,13 +98,6 @@ def _fit_to_undo(run: LockedRun, row: StrandRow, plan: Plan) -> Refused | None:
     has_undo = known is not None and known.undo is not None
     newest = definitions.newest(run.connection, run.facts.pipeline) == plan.digest
     return None if has_undo or newest else _hand_back(run, row)
-
-
-def _mismatch(run: LockedRun, plan: Plan) -> str | None:
-    rows = strands.all_of(run.connection, run.id)
-    active = frozenset(row.stage for row in rows if row.state != StrandState.DONE and row.direction == Phase.FORWARD)
-    begun = frozenset(row.stage for row in rows if row.attempt > 0 and row.direction == Phase.FORWARD)
-    return mismatch(run.plan, plan, strands.finished(run.connection, run.id) | begun, active)
 
 
 def _hand_back(run: LockedRun, row: StrandRow) -> Refused:

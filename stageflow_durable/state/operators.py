@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import OPEN_STEPS, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.verbs import TURNING_BACK, VerbName, refusal, standing
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge
+from stageflow_durable.saga.settle import undone
 from stageflow_durable.state import idempotency_keys, strands, views
 from stageflow_durable.state.commit import advance
 from stageflow_durable.state.locked import LockedRun, lock
-from stageflow_durable.state.settlement import drain, go_backward, nudge_of, unpass
+from stageflow_durable.state.settlement import drain, end, go_backward, nudge_of, unpass
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who asks for what, why, and which version of the run they looked at (None: whatever it is now)."""
+    """Who asks for what, why, and which version of the run they looked at (None: whatever it is now). ``skip``: stages
+    whose undo is given up.
+    """
 
     run_id: str
     verb: str
@@ -31,6 +34,7 @@ class Order:
     actor: str
     op_version: int | None = None
     past_pivot: bool = False
+    skip: tuple[str, ...] = ()
 
 
 def _locked(connection: Connection, order: Order, audit_key: bytes) -> LockedRun:
@@ -66,13 +70,31 @@ def cancel(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudg
 
 
 def compensate(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudge, ...]:
-    """Undo what the run did, or try failed undos again."""
+    """Undo what the run did, or try failed undos again; ``order.skip`` gives undos up instead, visibly."""
     run = _locked(connection, order, audit_key)
     _permit(run, order)
+    _skip(run, order)
     failed = run.facts.status is RunStatus.COMPENSATION_FAILED
     nudges = _again(run) if failed else _turn(run, Cause.OPERATOR, order)
     run.flush()
     return nudges
+
+
+_SKIPPABLE = OPEN_STEPS | {StepState.COMPENSATION_FAILED}
+
+
+def _skip(run: LockedRun, order: Order) -> None:
+    if not order.skip:
+        return
+    steps = strands.steps(run.connection, run.id)
+    if run.facts.phase is not Phase.SETTLED:
+        raise NotAllowed(run.id, "skip", "it is not at rest; what is being done or undone cannot be given up")
+    for stage in order.skip:
+        if steps.get(stage) not in _SKIPPABLE:
+            owed = ", ".join(name for name, state in steps.items() if state in _SKIPPABLE) or "none"
+            raise NotAllowed(run.id, "skip", f"no undo of a stage {stage!r} is owed; owed are those of: {owed}")
+        strands.set_step(run.connection, run.id, stage, StepState.SKIPPED, reason=order.reason)
+        run.emit("undo.skipped", stage=stage, actor=order.actor, reason=order.reason)
 
 
 def _turn(run: LockedRun, cause: Cause, order: Order) -> tuple[Nudge, ...]:
@@ -93,9 +115,25 @@ def _again(run: LockedRun) -> tuple[Nudge, ...]:
     for stage in failed:
         recorded = stage in strands.finished(run.connection, run.id)
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED if recorded else StepState.INTENDED)
-    # Against owners and messages of the undos that failed; all at once, for the later ones open without a person.
-    strands.raise_fences(run.connection, run.id, [UNDO_PREFIX + stage for stage in failed])
-    return go_backward(run)
+    # Against owners and messages from before; all at once, for the later ones open without a person.
+    strands.raise_fences(run.connection, run.id, UNDO_PREFIX)
+    nudges = go_backward(run)
+    over = undone(strands.steps(run.connection, run.id))
+    if over is not None:  # what was left was given up
+        end(run, over.status)
+    return (*nudges, *(_revive(run, row) for row in _halted(run)))
+
+
+def _halted(run: LockedRun) -> list[strands.StrandRow]:
+    """Undos that had begun when another one's failure put a halt to them."""
+    steps = strands.steps(run.connection, run.id)
+    return [
+        row
+        for row in strands.all_of(run.connection, run.id)
+        if row.state == StrandState.REST
+        and row.direction == Phase.BACKWARD
+        and steps.get(row.stage) is StepState.COMPENSATING
+    ]
 
 
 def resume(connection: Connection, order: Order, audit_key: bytes) -> tuple[Nudge, ...]:

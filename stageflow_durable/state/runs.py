@@ -56,17 +56,22 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
     clock = float(connection.execute(_CLOCK).scalar_one())
     event = accepted(new, clock, audit_key)
-    statement = (
-        insert_for(connection, runs)
-        .values(**columns_of(new, clock, event))
-        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
-        .returning(runs.c.id)
-    )
-    if connection.execute(statement).first() is None:
-        return _existing(connection, new)
+    if not insert_run(connection, new, clock, event):
+        return existing(connection, new)
     connection.execute(_INSERT_STRANDS, _strands(new, clock))
     connection.execute(_INSERT_EVENT, {name: getattr(event, name) for name in EventRow.__slots__})
     return Created(new.id, False, first_nudges(new))
+
+
+def insert_run(connection: Connection, new: NewRun, clock: float, event: EventRow, **columns: Any) -> bool:
+    """Insert the row, with ``columns`` other than a fresh run's. False: its key is taken."""
+    statement = (
+        insert_for(connection, runs)
+        .values(**{**columns_of(new, clock, event), **columns})
+        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+        .returning(runs.c.id)
+    )
+    return connection.execute(statement).first() is not None
 
 
 def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
@@ -139,7 +144,8 @@ def queue_of(new: NewRun, stage: str) -> str:
     return new.plan.by_name[stage].queue or new.queue
 
 
-def _existing(connection: Connection, new: NewRun) -> Created:
+def existing(connection: Connection, new: NewRun) -> Created:
+    """The run that has the key. Raises IdempotencyParamMismatch for other parameters."""
     found = connection.execute(_BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).one()
     if found.fingerprint != new.fingerprint:
         fields = differing_fields(decode(found.input), decode(new.input))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge
 from stageflow_durable.saga.plan import ready_undos
-from stageflow_durable.saga.settle import settlement, undone
+from stageflow_durable.saga.settle import halted, settlement, undone
 from stageflow_durable.state import idempotency_keys, strands
 from stageflow_durable.state.locked import LockedRun
 
@@ -127,7 +127,12 @@ def unpass(run: LockedRun, pivot: str) -> None:
 
 def undo_ended(run: LockedRun) -> tuple[tuple[Nudge, ...], bool]:
     """After an undo reached its end: the next undos to publish, and whether the run is over."""
-    over = undone(strands.steps(run.connection, run.id))
+    steps = strands.steps(run.connection, run.id)
+    halt = halted(run.plan.on_compensation_failure, steps)
+    if halt and any(row.state == StrandState.RUNNING for row in strands.all_of(run.connection, run.id)):
+        strands.rest_idle(run.connection, run.id)  # an undo that has begun comes to its end
+        return (), False
+    over = undone(steps, halt=halt)
     if over is None:
         return open_undos(run), False
     end(run, over.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from stageflow_durable.state import begin as beginning
 from stageflow_durable.state import (
     commit,
     definitions,
+    fitting,
     idempotency_keys,
     operators,
     owners,
@@ -24,8 +25,10 @@ from stageflow_durable.state import (
     recovery,
     runs,
     strands,
+    verification,
     views,
 )
+from stageflow_durable.state import fork as forking
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
@@ -34,6 +37,7 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
+from stageflow_durable.state.verification import Checked
 from stageflow_durable.state.views import Filter
 
 T = TypeVar("T")
@@ -308,6 +312,22 @@ class Store:
     def settle(self, order: operators.Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
         """Record what a person found out."""
         return self._do(lambda c: operators.settle_unknown(c, order, self._audit, stage, delta))
+
+    def fork(self, wanted: forking.Fork) -> Created:
+        """A new run from the checkpoints of another."""
+        return self._do(lambda c: forking.fork(c, wanted, self._audit))
+
+    def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
+        """Unfinished runs that could not go on under these definitions, and why."""
+        return self._see(lambda c: fitting.misfits(c, plans))
+
+    def audit(self, run_ids: Sequence[str] | None, heads: Mapping[str, tuple[int, str]]) -> Iterator[Checked]:
+        """Check the chains of runs (None: of all), one after another."""
+        return verification.verify(self._see, self._audit, run_ids, heads)
+
+    def heads(self) -> Iterator[tuple[str, int, str]]:
+        """Of each run its id, the number of its last event, and that one's code."""
+        return verification.heads(self._see)
 
     def facts(self, run_id: str) -> RunFacts | None:
         """A run's row."""

@@ -5,7 +5,7 @@ sweep or an operator took the strand (``gen``), or when it comes from an attempt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
@@ -118,9 +118,9 @@ def add(connection: Connection, **columns: Any) -> None:
     )
 
 
-def raise_fences(connection: Connection, run_id: str, names: Sequence[str]) -> None:
-    """What was published or held before these strands' new beginning takes nothing any more."""
-    named = and_(strands.c.run == run_id, strands.c.strand.in_(names))
+def raise_fences(connection: Connection, run_id: str, prefix: str) -> None:
+    """What was published or held before takes nothing of the strands named ``prefix…`` any more."""
+    named = and_(strands.c.run == run_id, strands.c.strand.startswith(prefix, autoescape=True))
     connection.execute(update(strands).where(named).values(gen=strands.c.gen + 1))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, select
 
+from stageflow_durable.codec import decode
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import (
     OPEN_STEPS,
@@ -114,10 +115,15 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     """2: a stage's outcome is committed once, by one attempt or by a person."""
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
     ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
-    settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED}
+    settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED} | _copied(seen)
     yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
     yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
     yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
+
+
+def _copied(seen: Picture) -> set[str]:
+    """Stages whose outcome came from the run that this one was forked from."""
+    return {name for event in seen.events if event["type"] == "run.forked" for name in decode(event["data"])["copied"]}
 
 
 def begins_only_forward(seen: Picture) -> Iterator[str]:
@@ -162,7 +168,8 @@ def every_action_has_a_step(seen: Picture) -> Iterator[str]:
         if row["direction"] == Phase.FORWARD and planned and planned.undo and row["stage"] not in steps:
             yield f"5: {row['stage']} began without a step"
     status = RunStatus(seen.run["status"])
-    undone = status in (RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED)
+    halted = seen.plan.on_compensation_failure == "halt" and status is RunStatus.COMPENSATION_FAILED
+    undone = status in (RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED) and not halted
     stopped = status in (RunStatus.FAILED, RunStatus.CANCELLED) and not seen.run["pivot_passed"]
     left = [stage for stage, state in steps.items() if state in OPEN_STEPS]
     if left and (undone or stopped):

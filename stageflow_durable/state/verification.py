@@ -1,0 +1,90 @@
+"""Checking the chains of events: a changed, removed, reordered or cut-off event is found and named.
+
+The codes are HMACs (RFC 2104) whose key is not in the database. Whoever can write to the database and does not have
+the key cannot make a chain that verifies. Cutting off the newest events together with the run's own count shows only
+against heads that were exported before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, bindparam, select
+
+from stageflow_durable.state.audit import GENESIS, seal
+from stageflow_durable.state.tables import events, runs
+
+T = TypeVar("T")
+See = Callable[[Callable[[Connection], T]], T]
+
+BATCH = 500
+"""Runs whose ids are read at once."""
+
+_HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
+_HEAD = select(runs.c.seq, runs.c.head).where(runs.c.id == bindparam("run_id"))
+_EVENTS = select(events).where(events.c.run == bindparam("run_id")).order_by(events.c.seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found of one run: how many events it has, and each thing that is wrong with them."""
+
+    run_id: str
+    events: int
+    problems: tuple[str, ...] = ()
+
+
+def heads(see: See[Any]) -> Iterator[tuple[str, int, str]]:
+    """Of each run, in the order of ids: its id, the number of its last event, and that one's code."""
+    last = ""
+    while batch := see(lambda c, after=last: c.execute(_HEADS.where(runs.c.id > after)).all()):  # type: ignore[misc]
+        yield from ((row.id, int(row.seq), str(row.head)) for row in batch)
+        last = batch[-1].id
+
+
+def verify(
+    see: See[Any], key: bytes, run_ids: Sequence[str] | None, exported: Mapping[str, tuple[int, str]]
+) -> Iterator[Checked]:
+    """Check runs one after another; ``exported``: heads from before, by run, that must still be in the chains."""
+    wanted = [run for run, _seq, _head in heads(see)] if run_ids is None else list(run_ids)
+    gone = [] if run_ids is not None else sorted(exported.keys() - set(wanted))
+    for run in wanted:
+        yield see(lambda c, it=run: _checked(c, key, it, exported.get(it)))  # type: ignore[misc]
+    for run in gone:
+        yield Checked(run, 0, ("it was there when the heads were exported, and is gone",))
+
+
+def _checked(connection: Connection, key: bytes, run: str, exported: tuple[int, str] | None) -> Checked:
+    # The row first: what is committed in between adds events behind the head, which is no fault.
+    head = connection.execute(_HEAD, {"run_id": run}).one_or_none()
+    rows = connection.execute(_EVENTS, {"run_id": run}).all()
+    if head is None:
+        return Checked(run, len(rows), ("there is no such run",))
+    problems = [*_chain(rows, key), *_end(rows, int(head.seq), str(head.head), "the run's row")]
+    if exported is not None:
+        problems += _end(rows, *exported, "the exported head")
+    return Checked(run, len(rows), tuple(dict.fromkeys(problems)))
+
+
+def _chain(rows: Sequence[Any], key: bytes) -> Iterator[str]:
+    if rows and (rows[0].seq, rows[0].previous) != (1, GENESIS):
+        yield f"event {rows[0].seq} comes first and is not the beginning: what was before it is missing"
+    for before, row in pairwise(rows):
+        if row.seq != before.seq + 1:
+            yield f"events {before.seq + 1} to {row.seq - 1} are missing"
+        elif row.previous != before.mac:
+            yield f"event {row.seq} ({row.type}) does not follow event {before.seq}: one was changed, moved or replaced"
+    for row in rows:
+        if row.mac != seal(key, row.run, row.seq, row.type, row.at, row.data, row.previous).mac:
+            yield f"event {row.seq} ({row.type}) was changed: its code does not fit"
+
+
+def _end(rows: Sequence[Any], seq: int, head: str, of: str) -> Iterator[str]:
+    last = next((row for row in rows if row.seq == seq), None)
+    if last is None:
+        yield f"{of} says {seq} events, the last there is {rows[-1].seq if rows else 0}: the end was cut off"
+    elif last.mac != head:
+        yield f"event {seq} ({last.type}) is not the one that {of} names"
