@@ -11,6 +11,7 @@ from sqlalchemy import Connection, delete, select, update
 from stageflow_durable.state.tables import events, runs
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import Acts
+from tests.conformance.engine.conftest import AUDIT_KEY
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 Tamper = Callable[[Connection, str], object]
@@ -55,7 +56,7 @@ def rolled_back(connection: Connection, run: str) -> None:
 @pytest.fixture
 def engine(way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[InProcessEngine]:
     """An engine whose history may be falsified: nobody watches the invariants."""
-    options: dict[str, Any] = {"database_url": way[0], "shortcut": way[1], "clock": clock, "audit_key": "the audit key of these tests"}
+    options: dict[str, Any] = {"database_url": way[0], "shortcut": way[1], "clock": clock, "audit_key": AUDIT_KEY}
     with engine_for_tests([acts.line("a b c")], **options) as made:
         yield made
 
