@@ -12,7 +12,7 @@ from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.cli.failures import FAILED, one_line
 from stageflow_durable.cli.output import console, print_json
 from stageflow_durable.cli.session import Session, app_option, json_option
-from stageflow_durable.errors import StageflowError
+from stageflow_durable.errors import ConfigurationError, StageflowError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -100,7 +100,12 @@ def _runs(session: Session) -> Iterator[Check]:
 
 def _delivery(session: Session, timeout: float) -> Iterator[Check]:
     application = session.application() if session.has_application() else None
-    url = _broker_url(session, application)
+    settings = application.settings if application is not None else session.settings
+    if _stopped(session, settings):
+        yield Check("broker", Level.WARN, f"nothing runs in {settings.home}: runs wait", "stageflow up")
+        yield checks.skipped("application", "its Celery settings and timeouts are looked at while it runs")
+        return
+    url = _broker_url(settings)
     facts = None
     if url is None:
         yield checks.skipped("broker", "no broker is named; set STAGEFLOW_BROKER_URL")
@@ -117,8 +122,15 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
     yield from _application(application, facts)
 
 
-def _broker_url(session: Session, application: Any) -> str | None:
-    settings = application.settings if application is not None else session.settings
+def _stopped(session: Session, settings: Any) -> bool:
+    try:
+        settings.require()
+    except ConfigurationError:
+        return session.stopped(settings) is not None
+    return False
+
+
+def _broker_url(settings: Any) -> str | None:
     if settings.broker_url or settings.database_url:
         url: str | None = settings.broker_url
         return url

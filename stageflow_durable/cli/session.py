@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stageflow_durable.cli.failures import Misuse
+from stageflow_durable.cli.output import say
 from stageflow_durable.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Session:
         self._operations = operations
         self._application = application
         self._settings = settings
+        self._told = False
 
     @staticmethod
     def of(ctx: click.Context) -> Session:
@@ -89,26 +91,70 @@ class Session:
     def operations(self) -> Operations:
         """Operations on the database alone: no application is imported unless --app names one, or only it knows."""
         if self._operations is None:
-            self._operations = self.application() if self._application or self.reference else self._by_database()
+            self._operations = self._by_application() if self._application or self.reference else self._by_database()
         return self._operations
 
     def database_url(self) -> str:
-        """Where the database is: the named application's, else as set. Raises ConfigurationError."""
+        """Where the database is: the named application's, else as set, else the file of a stopped one-machine mode.
+
+        Raises ConfigurationError.
+        """
         settings = self.application().settings if self._application or self.reference else self.settings
-        url: str = settings.require_database()
+        try:
+            url: str = settings.require_database()
+        except ConfigurationError:
+            left = self.stopped(settings)
+            if left is None:
+                raise
+            url = left.require_database()
         return url
 
+    def stopped(self, settings: Settings) -> Settings | None:
+        """The settings with the database that a stopped one-machine mode left behind; None when there is none."""
+        from stageflow_durable.embedded.attachment import stopped
+
+        left: Settings | None = stopped(settings)
+        if left is not None and not self._told:
+            self._told = True
+            say(f"stageflow: nothing runs in {settings.home}; this is its database (to carry on: stageflow up)")
+        return left
+
+    def _by_application(self) -> Operations:
+        application = self.application()
+        try:
+            application.settings.require()
+        except ConfigurationError:
+            left = self.stopped(application.settings)
+            return application if left is None else self._opened(left)
+        return application
+
     def _by_database(self) -> Operations:
+        try:
+            return self._opened(self.settings)
+        except ConfigurationError:
+            if self.settings.app and (found := self._by_named_application()):
+                return found
+            left = self.stopped(self.settings)
+            if left is None:
+                raise
+            return self._opened(left)
+
+    def _by_named_application(self) -> Operations | None:
+        """By the application that the settings name, which may know a database; None where a file was left instead."""
+        try:
+            return self._by_application()
+        except click.ClickException:  # it cannot be imported here, which looking at a file does not need
+            if self.stopped(self.settings) is None:
+                raise
+            return None
+
+    @staticmethod
+    def _opened(settings: Settings) -> Operations:
         from stageflow_durable.cli.logs import without_broker
         from stageflow_durable.engine.connect import open_operations
 
         without_broker()
-        try:
-            found: Operations = open_operations(self.settings)
-        except ConfigurationError:
-            if self.settings.app:
-                return self.application()
-            raise
+        found: Operations = open_operations(settings)
         return found
 
 

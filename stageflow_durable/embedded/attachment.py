@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
 from stageflow_durable.embedded.home import Home
 from stageflow_durable.embedded.state import State, read_state
-from stageflow_durable.settings import Urls
+from stageflow_durable.settings import Settings, Urls
 
 
 class Answer(Enum):
@@ -36,6 +37,17 @@ def attach(home: Path | str, *, patience: float = 3.0) -> Urls | None:
     if _answer_in_time(place, state.port, patience) is Answer.REFUSED:
         return None
     return urls_of(place, state)
+
+
+def stopped(settings: Settings) -> Settings | None:
+    """``settings`` with the database file that a stopped one-machine mode left in their home; None when there is none.
+
+    For what needs the database alone: it can be looked at, and what is ordered is carried out by the next start.
+    """
+    place = Home(settings.home)
+    if settings.database_url or settings.broker_url or not place.database.exists():
+        return None
+    return replace(settings, database_url=place.database_url, audit_key=settings.audit_key or place.audit_key())
 
 
 def urls_of(home: Home, state: State) -> Urls:

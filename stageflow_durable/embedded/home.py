@@ -48,9 +48,14 @@ class Home:
         return self.root / "log"
 
     @property
+    def database(self) -> Path:
+        """The database's file."""
+        return self.root / "stageflow.db"
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the database."""
-        return f"sqlite:///{self.root / 'stageflow.db'}"
+        return f"sqlite:///{self.database}"
 
     def password(self) -> str:
         """The broker's password; made on first use."""
