@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
-from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Submission
+from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import UNSAID, Operations
@@ -183,12 +182,15 @@ class Engine(EngineTwins):
         *,
         client_id: str = DEFAULT_CLIENT,
         idempotency_key: str | None = None,
-        deadline: datetime | timedelta | None = None,
+        deadline: Deadline | None = None,
         priority: int | None = None,
         queue: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> RunHandle:
         """Start a run, or find the one that has the key (``handle.replayed``).
+
+        ``deadline``: seconds or a timedelta from now, or an aware datetime.
+
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable
         (nothing was accepted). With the broker away the run is recorded, and delivered once it is back.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import traceback
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -20,10 +22,13 @@ def load_application(reference: str) -> Application:
     module_name, colon, attribute = reference.partition(":")
     if not module_name or (colon and not attribute):
         raise Misuse(f"--app {reference!r} is not of the form module:attribute, e.g. --app shop:engine")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise Misuse(f"--app {reference!r}: {module_name} is not the name of a module; {_meant(reference)}")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     module = _module(module_name, reference)
-    return _engine(_attribute(module, attribute, reference) if attribute else _only_engine(module), reference)
+    found = _attribute(module, attribute, reference) if attribute else _only_engine(module)
+    return _engine(found, module, reference)
 
 
 def _module(name: str, reference: str) -> ModuleType:
@@ -43,11 +48,31 @@ def _module(name: str, reference: str) -> ModuleType:
 def _not_found(error: ModuleNotFoundError, name: str, reference: str) -> Failure:
     missing = error.name or name
     if name == missing or name.startswith(missing + "."):
-        return Misuse(
-            f"--app {reference}: no module {missing!r} in {Path.cwd()} or on PYTHONPATH; "
-            "run from the directory that holds it, or mend the name"
-        )
+        return Misuse(f"--app {reference}: no module {missing!r} in {Path.cwd()} or on PYTHONPATH; {_meant(reference)}")
     return Failure(f"--app {reference}: {name} needs module {missing!r}, which is not installed{_where(error)}")
+
+
+def _meant(reference: str) -> str:
+    """What somebody may have meant by the name of a module that is not there."""
+    name, colon, attribute = reference.partition(":")
+    module = re.sub(r"\.py$", "", name).strip("./").replace("/", ".")
+    if module != name:
+        return f"did you mean --app {module}:{attribute or 'engine'}?"
+    parent, dot, last = name.rpartition(".")
+    if dot and not colon and _is_there(parent):
+        return f"between module and attribute stands a colon: did you mean --app {parent}:{last}?"
+    if near := difflib.get_close_matches(name, [path.stem for path in Path.cwd().glob("*.py")], n=1):
+        return f"did you mean --app {near[0]}:{attribute or 'engine'}?"
+    if found := next(Path.cwd().glob(f"*/{name.replace('.', '/')}.py"), None):
+        return f"there is {found.relative_to(Path.cwd())}: run it from {found.parent.name}/, or set PYTHONPATH"
+    return "run from the directory that holds it, or mend the name"
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _where(error: BaseException) -> str:
@@ -90,12 +115,11 @@ def _instead(module: ModuleType, name: str) -> str:
     return f"; did you mean --app {module.__name__}:{close[0]}?" if close else "; name the Engine that it builds"
 
 
-def _engine(found: object, reference: str) -> Application:
+def _engine(found: object, module: ModuleType, reference: str) -> Application:
     if not _is_engine(found):
-        raise Misuse(
-            f"--app {reference} is of type {type(found).__name__}, not an Engine; "
-            "name what Engine(…) returned, e.g. engine = Engine('shop', pipelines=[…])"
-        )
+        engines = ", ".join(f"--app {module.__name__}:{name}" for name in _engines(module))
+        instead = f"did you mean {engines}?" if engines else "name what Engine(…) returned: engine = Engine('shop', …)"
+        raise Misuse(f"--app {reference} is of type {type(found).__name__}, not an Engine; {instead}")
     return cast("Application", found)
 
 

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, fingerprint, plain
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
-from stageflow_durable.errors import BrokerUnavailable, InvalidInput, StageflowError
+from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.model.pipeline import Pipeline
@@ -23,16 +23,23 @@ from stageflow_durable.state.store import Store
 log = logging.getLogger("stageflow.accept")
 DEFAULT_CLIENT = "default"
 PRIORITIES = range(10)
+LONGEST_DEADLINE = timedelta(days=3650).total_seconds()
+
+Deadline: TypeAlias = datetime | timedelta | float
+"""An aware point in time, or a timedelta or seconds from now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One run to start, for ``enqueue_many``. ``deadline``: an aware datetime, a timedelta from now, or None."""
+    """One run to start, for ``enqueue_many``.
+
+    ``deadline``: seconds or a timedelta from now, an aware datetime, or None.
+    """
 
     input: Any
     client_id: str = DEFAULT_CLIENT
     idempotency_key: str | None = None
-    deadline: datetime | timedelta | None = None
+    deadline: Deadline | None = None
     priority: int | None = None
     queue: str | None = None
     metadata: Mapping[str, Any] | None = None
@@ -103,10 +110,10 @@ class Acceptor:
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
         given = checked_input(pipeline, submission.input)
         metadata = _object(submission.metadata or {}, "metadata")
-        key = None if submission.idempotency_key is None else valid_key(submission.idempotency_key)
+        key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         return NewRun(
             id=new_run_id(int(self._clock.time() * 1000)),
-            client_id=valid_key(submission.client_id, what="client_id"),
+            client_id=_name(submission.client_id, "client_id"),
             plan=pipeline.plan,
             key=key,
             fingerprint=fingerprint(given),
@@ -117,16 +124,37 @@ class Acceptor:
             deadline=self._deadline(submission.deadline),
         )
 
-    def _deadline(self, deadline: datetime | timedelta | None) -> float | None:
+    def _deadline(self, deadline: Deadline | None) -> float | None:
         if deadline is None:
             return None
-        if isinstance(deadline, timedelta):
-            return self._store.clock() + deadline.total_seconds()
-        if deadline.tzinfo is None:
-            raise InvalidInput(
-                "enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"]
-            )
-        return deadline.timestamp()
+        if isinstance(deadline, datetime):
+            return _moment(deadline)
+        return self._store.clock() + _from_now(deadline)
+
+
+def _name(text: str, what: str) -> str:
+    if isinstance(text, str) and text and not text.strip():
+        raise InvalidKey(f"{what} is blank; give 1 to 255 characters that say something, or leave it out")
+    return valid_key(text, what)
+
+
+def _moment(deadline: datetime) -> float:
+    if deadline.tzinfo is None:
+        raise InvalidInput(
+            "enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"]
+        )
+    return deadline.timestamp()
+
+
+def _from_now(deadline: object) -> float:
+    seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidInput(
+            "enqueue", [f"deadline: {deadline!r} given; seconds or a timedelta from now, or an aware datetime"]
+        )
+    if not 0 < seconds <= LONGEST_DEADLINE:  # NaN fails every comparison
+        raise InvalidInput("enqueue", [f"deadline: {deadline!r} given; more than 0 and at most ten years from now"])
+    return float(seconds)
 
 
 def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: float = 0.0) -> bool:

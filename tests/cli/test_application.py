@@ -41,6 +41,8 @@ def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
     (tmp_path / "shop.py").write_text(SHOP)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "till.py").write_text(SHOP)
     yield
     for name in set(sys.modules) - before:
         if name.partition(".")[0] in ("shop", "broken", "needy", "two"):
@@ -67,7 +69,13 @@ def test_the_engine_is_found_in_the_working_directory(reference: str) -> None:
         ("shop:other", "--app shop:other is of type int, not an Engine"),
         ("shop:", "not of the form module:attribute"),
         (":engine", "not of the form module:attribute"),
-        ("shop:celery_app", "is of type Celery, not an Engine"),
+        ("shop:celery_app", "not an Engine; did you mean --app shop:engine?"),
+        ("shop.engine", "between module and attribute stands a colon: did you mean --app shop:engine?"),
+        ("shop.py:engine", "did you mean --app shop:engine?"),
+        ("./shop.py", "did you mean --app shop:engine?"),
+        ("shpo", "did you mean --app shop:engine?"),
+        ("till:engine", "there is src/till.py: run it from src/, or set PYTHONPATH"),
+        ("nowhere:engine", "run from the directory that holds it, or mend the name"),
     ],
 )
 def test_a_wrong_name_is_one_line_that_says_which_part_is_wrong_and_the_way_out(reference: str, says: str) -> None:
