@@ -133,9 +133,9 @@ class Acceptor:
 
 
 def _name(text: str, what: str) -> str:
-    if isinstance(text, str) and text and not text.strip():
+    if not valid_key(text, what).strip():
         raise InvalidKey(f"{what} is blank; give 1 to 255 characters that say something, or leave it out")
-    return valid_key(text, what)
+    return text
 
 
 def _moment(deadline: datetime) -> float:

@@ -26,8 +26,8 @@ def test_a_blank_name_is_refused_and_nothing_is_recorded(engine: InProcessEngine
     with pytest.raises(
         InvalidKey, match=rf"^{name.replace('_key', ' key')} is (blank|empty); give 1 to 255 characters"
     ):
-        engine.enqueue("checkout", {}, **{name: blank})
-    [refused] = engine.enqueue_many("checkout", [Submission({}, **{name: blank})], on_error="collect")
+        engine.enqueue("checkout", {}, **given)
+    [refused] = engine.enqueue_many("checkout", [Submission({}, **given)], on_error="collect")
     assert isinstance(refused, InvalidKey)
     assert engine.runs() == []
 
