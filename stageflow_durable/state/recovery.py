@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, case, literal, or_, select, update
+from sqlalchemy import Connection, Double, String, and_, bindparam, case, or_, select, update
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.dialect import insert_for
+from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
@@ -35,19 +35,23 @@ _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
 _ORPHANS = (
     select(*_PLACE)
     .join(owners, owners.c.id == strand_table.c.owner)
-    .where(and_(strand_table.c.state == StrandState.RUNNING, owners.c.dead_at.is_not(None)))
+    .where(and_(strand_table.c.state == constant(StrandState.RUNNING), owners.c.dead_at.is_not(None)))
     .limit(BATCH)
 )
 _DUE = (
     select(*_PLACE)
-    .where(and_(strand_table.c.state == StrandState.WAITING, strand_table.c.wake_at <= now() - bindparam("grace")))
+    .where(
+        and_(
+            strand_table.c.state == constant(StrandState.WAITING), strand_table.c.wake_at <= now() - bindparam("grace")
+        )
+    )
     .order_by(strand_table.c.wake_at)
     .limit(BATCH)
 )
 # Past its pivot a run only goes forward: its deadline has no say any more.
 _LATE = (
     select(runs.c.id)
-    .where(and_(runs.c.phase == Phase.FORWARD, runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
+    .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
 )
 _UNPUBLISH = (
@@ -61,6 +65,21 @@ _UNPUBLISH = (
         )
     )
     .values(published_at=None)
+)
+_QUEUES = select(strand_table.c.queue).where(strand_table.c.state == constant(StrandState.READY)).distinct()
+_SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
+_MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
+_SERVED = select(queues.c.served_at).where(queues.c.name == _OF_QUEUE).scalar_subquery()
+_LOST = or_(
+    _SENT.is_(None),
+    _SERVED - bindparam("patience", type_=Double) * _MORE > _SENT,
+    now() - _SENT > bindparam("alone", type_=Double) * _MORE,
+)
+_UNDELIVERED = (
+    select(*_PLACE)
+    .where(and_(strand_table.c.state == constant(StrandState.READY), strand_table.c.queue == _OF_QUEUE, _LOST))
+    .order_by(_SENT)
+    .limit(BATCH)
 )
 
 
@@ -81,8 +100,7 @@ def late(connection: Connection) -> list[str]:
 
 def queues_with_outbox(connection: Connection) -> list[str]:
     """Queues for which something is ready."""
-    ready = select(strand_table.c.queue).where(strand_table.c.state == StrandState.READY).distinct()
-    return list(connection.execute(ready).scalars())
+    return list(connection.execute(_QUEUES).scalars())
 
 
 def undelivered(
@@ -95,21 +113,9 @@ def undelivered(
     cannot say (``depth`` None), older than ``blind_patience``. Each publication doubles the patience, so that messages
     stay bounded under any backlog.
     """
-    age = now() - strand_table.c.published_at
-    more = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
-    overtaken = strand_table.c.published_at < (
-        select(queues.c.served_at).where(queues.c.name == queue).scalar_subquery() - literal(patience) * more
-    )
-    empty = age > literal(patience) * more if depth == 0 else literal(False)
-    blind = age > literal(blind_patience) * more
-    lost = or_(strand_table.c.published_at.is_(None), overtaken, empty, blind)
-    found = (
-        select(*_PLACE)
-        .where(and_(strand_table.c.state == StrandState.READY, strand_table.c.queue == queue, lost))
-        .order_by(strand_table.c.published_at)
-        .limit(BATCH)
-    )
-    return [Place(*row) for row in connection.execute(found)]
+    alone = patience if depth == 0 else blind_patience
+    given = {"of_queue": queue, "patience": patience, "alone": alone}
+    return [Place(*row) for row in connection.execute(_UNDELIVERED, given)]
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
