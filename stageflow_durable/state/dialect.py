@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import ColumnElement, Connection, String, Table, literal_column
 from sqlalchemy.dialects import postgresql, sqlite
 
 
@@ -16,6 +17,13 @@ def insert_for(connection: Connection, table: Table) -> Any:
 def insert_ignore(connection: Connection, table: Table) -> Any:
     """An INSERT that does nothing where the row is there."""
     return insert_for(connection, table).on_conflict_do_nothing()
+
+
+def constant(state: StrEnum) -> ColumnElement[str]:
+    """A state as a literal in the statement's text: a plan that is made once for all values of a parameter could not
+    use an index of the rows in that state.
+    """
+    return literal_column(f"'{state.value}'", String)
 
 
 def skip_locked(statement: Any) -> Any:
