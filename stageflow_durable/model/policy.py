@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stageflow_durable.errors import ConfigurationError
 
@@ -53,7 +53,7 @@ class RetryPolicy:
     retry_unknown    whether errors that no table knows are retried
     category_of      asked first about every error; returns a category's name, or None for "as usual"
 
-    Raises :class:`ConfigurationError` naming the field.
+    Raises :class:`ConfigurationError` naming every field that is wrong.
     """
 
     max_attempts: int
@@ -84,71 +84,91 @@ class RetryPolicy:
         category_of: Callable[[BaseException], str | None] | None = None,
     ) -> None:
         # Written by hand: it takes more types than the fields have, so that the rest of the engine meets only seconds.
+        read = _Reader()
         fields = {
-            "max_attempts": _count("max_attempts", max_attempts),
-            "base_delay": _seconds("base_delay", base_delay),
-            "max_delay": _seconds("max_delay", max_delay),
-            "backoff": _choice("backoff", Backoff, backoff),
-            "jitter": _choice("jitter", Jitter, jitter),
-            "retry_for": None if retry_for is None else _seconds("retry_for", retry_for),
-            "retry_on": _types("retry_on", retry_on),
-            "give_up_on": _types("give_up_on", give_up_on),
-            "retry_on_fail": _flag("retry_on_fail", retry_on_fail),
-            "retry_unknown": _flag("retry_unknown", retry_unknown),
-            "category_of": _function("category_of", category_of),
+            "max_attempts": read(_count, "max_attempts", max_attempts),
+            "base_delay": read(_seconds, "base_delay", base_delay),
+            "max_delay": read(_seconds, "max_delay", max_delay),
+            "backoff": read(_choice(Backoff), "backoff", backoff),
+            "jitter": read(_choice(Jitter), "jitter", jitter),
+            "retry_for": None if retry_for is None else read(_seconds, "retry_for", retry_for),
+            "retry_on": read(_types, "retry_on", retry_on),
+            "give_up_on": read(_types, "give_up_on", give_up_on),
+            "retry_on_fail": read(_flag, "retry_on_fail", retry_on_fail),
+            "retry_unknown": read(_flag, "retry_unknown", retry_unknown),
+            "category_of": read(_function, "category_of", category_of),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
-        self._require_agreement()
-
-    def _require_agreement(self) -> None:
-        if self.base_delay > self.max_delay:
-            raise _wrong("base_delay", f"{self.base_delay} s is above max_delay, {self.max_delay} s; raise max_delay")
-        if self.retry_for == 0:
-            raise _wrong("retry_for", "must be above 0; use max_attempts=1 for a stage that is never tried again")
-        both = [error.__name__ for error in self.retry_on if error in self.give_up_on]
-        if both:
-            raise _wrong("retry_on", f"{', '.join(both)} stands in give_up_on too")
+        problems = [*read.problems, *_disagreements(fields)]
+        if problems:
+            raise ConfigurationError("RetryPolicy " + "; ".join(problems))
 
 
-def _wrong(field: str, problem: str) -> ConfigurationError:
-    return ConfigurationError(f"RetryPolicy {field}: {problem}")
+class _Reader:
+    """Reads fields one by one and keeps what is wrong, so that all of it is told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def __call__(self, parse: Callable[[Any], Any], field: str, value: object) -> Any:
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.problems.append(f"{field}: {error}")
+            return None
 
 
-def _count(field: str, value: object) -> int:
+def _disagreements(fields: Mapping[str, Any]) -> list[str]:
+    """What is wrong with fields only together; a field that is wrong by itself is None here."""
+    base, most, problems = fields["base_delay"], fields["max_delay"], []
+    if base is not None and most is not None and base > most:
+        problems.append(f"base_delay: {base} s is above max_delay, {most} s; raise max_delay")
+    if fields["retry_for"] == 0:
+        problems.append("retry_for: must be above 0; use max_attempts=1 for a stage that is never tried again")
+    both = [error.__name__ for error in fields["retry_on"] or () if error in (fields["give_up_on"] or ())]
+    if both:
+        problems.append(f"retry_on: {', '.join(both)} stands in give_up_on too")
+    return problems
+
+
+def _count(value: object) -> int:
     if type(value) is not int or value < 1:
-        raise _wrong(field, f"must be a whole number from 1, not {value!r}")
+        raise ValueError(f"must be a whole number from 1, not {value!r}")
     return value
 
 
-def _seconds(field: str, value: object) -> float:
+def _seconds(value: object) -> float:
     seconds = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
-        raise _wrong(field, f"must be seconds or a timedelta, 0 to ten years, not {value!r}")
+        raise ValueError(f"must be seconds or a timedelta, 0 to ten years, not {value!r}")
     return float(seconds)
 
 
-def _choice(field: str, choices: type[_Choice], value: str) -> _Choice:
-    try:
-        return choices(value)
-    except ValueError:
-        raise _wrong(field, f"must be one of {', '.join(choices)}, not {value!r}") from None
+def _choice(choices: type[_Choice]) -> Callable[[Any], _Choice]:
+    def parse(value: Any) -> _Choice:
+        try:
+            return choices(value)
+        except ValueError:
+            raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}") from None
+
+    return parse
 
 
-def _types(field: str, value: object) -> tuple[type[BaseException], ...]:
+def _types(value: object) -> tuple[type[BaseException], ...]:
     listed = value if isinstance(value, tuple) else (value,)
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in listed):
-        raise _wrong(field, f"must be exception types, not {value!r}")
+        raise ValueError(f"must be exception types, not {value!r}")
     return listed
 
 
-def _flag(field: str, value: object) -> bool:
+def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise _wrong(field, f"must be True or False, not {value!r}")
+        raise ValueError(f"must be True or False, not {value!r}")
     return value
 
 
-def _function(field: str, value: Callable[..., str | None] | None) -> Callable[..., str | None] | None:
+def _function(value: object) -> object:
     if value is not None and not callable(value):
-        raise _wrong(field, f"must be a function, not {value!r}")
+        raise ValueError(f"must be a function, not {value!r}")
     return value

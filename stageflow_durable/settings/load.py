@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings.names import mistyped_keys, mistyped_variables
-from stageflow_durable.settings.values import PARSERS, Settings, claims_by, parse_all, variable
+from stageflow_durable.settings.values import PARSERS, Settings, claims_by, disagreements, parse_all, refuse, variable
 
 Given = dict[str, tuple[object, str]]
 
@@ -28,10 +28,10 @@ def load_settings(
     file, table = _pyproject(directory or Path.cwd())
     problems = mistyped_keys(keywords, "keyword ") + mistyped_variables(name for name in variables if variables[name])
     problems += mistyped_keys(table, f"{file} [tool.stageflow] ")
-    if problems:
-        raise ConfigurationError("; ".join(problems))
     given = _from_file(file, table) | _from_environment(variables) | _from_keywords(keywords)
-    parsed = cast("dict[str, Any]", parse_all(given))
+    found, mistakes = parse_all({name: pair for name, pair in given.items() if name in PARSERS})
+    refuse(problems + mistakes + disagreements(found))
+    parsed = cast("dict[str, Any]", found)
     parsed.setdefault("redis_url", claims_by(parsed.get("broker_url")))
     return Settings(**parsed)
 

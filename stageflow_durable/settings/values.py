@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import parsing
@@ -97,22 +98,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         given = {name: (getattr(self, name), name) for name in PARSERS}
-        parsed = parse_all({name: pair for name, pair in given.items() if pair[0] is not None})
+        parsed, problems = parse_all({name: pair for name, pair in given.items() if pair[0] is not None})
+        refuse(problems + disagreements(parsed))
         for name, value in parsed.items():
             object.__setattr__(self, name, value)
         if "sweep_seconds" not in parsed:
             object.__setattr__(self, "sweep_seconds", min(1.0, self.lease_seconds / 4))
         if self.redis_url == "off":
             object.__setattr__(self, "redis_url", None)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        longest = self.in_place_seconds + self.short_delay_seconds
-        if self.visibility_timeout <= longest:
-            raise ConfigurationError(
-                f"visibility_timeout ({self.visibility_timeout} s) must be more than in_place_seconds + "
-                f"short_delay_seconds ({longest:g} s): else messages are delivered again while they are worked on"
-            )
 
     def require(self) -> Urls:
         """Where database and broker are: as set, else those of the one-machine mode that runs in ``home``.
@@ -154,8 +147,8 @@ class Settings:
         return _redacted(self)
 
 
-def parse_all(given: dict[str, tuple[object, str]]) -> dict[str, object]:
-    """Parse ``name -> (value, where it was set)``; raises one :class:`ConfigurationError` that lists all mistakes."""
+def parse_all(given: Mapping[str, tuple[object, str]]) -> tuple[dict[str, object], list[str]]:
+    """Parse ``name -> (value, where it was set)``; returns what could be parsed, and a line for each mistake."""
     parsed: dict[str, object] = {}
     problems: list[str] = []
     for name, (value, where) in given.items():
@@ -163,9 +156,29 @@ def parse_all(given: dict[str, tuple[object, str]]) -> dict[str, object]:
             parsed[name] = PARSERS[name](value)
         except ValueError as error:
             problems.append(f"{where}{_shown(name, value)}: {error}")
+    return parsed, problems
+
+
+def disagreements(parsed: Mapping[str, object]) -> list[str]:
+    """A line for what is wrong with values only together; those that are not there have their defaults."""
+    visible, in_place, short = (
+        float(cast("float", parsed.get(name, DEFAULTS[name])))
+        for name in ("visibility_timeout", "in_place_seconds", "short_delay_seconds")
+    )
+    told = (
+        f"visibility_timeout ({visible:g} s) must be more than in_place_seconds + short_delay_seconds "
+        f"({in_place + short:g} s): else messages are delivered again while they are worked on"
+    )
+    return [] if visible > in_place + short else [told]
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise one :class:`ConfigurationError` that lists all mistakes, if there are any."""
     if problems:
         raise ConfigurationError("; ".join(problems))
-    return parsed
+
+
+DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Settings)}
 
 
 def variable(name: str) -> str:

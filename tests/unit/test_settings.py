@@ -94,9 +94,7 @@ def test_given_a_supported_database_then_its_url_has_one_form(tmp_path: Path, gi
     assert load(tmp_path, database_url=given).database_url == stored
 
 
-def test_given_a_relative_sqlite_file_then_it_is_made_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_given_a_relative_sqlite_file_then_it_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load(tmp_path, database_url="sqlite:///a.db").database_url == f"sqlite:///{tmp_path}/a.db"
 
@@ -164,11 +162,21 @@ def test_given_a_bad_value_then_the_message_names_it_and_the_way_out(
 
 
 def test_given_several_mistakes_then_all_are_listed_with_where_they_were_made(tmp_path: Path) -> None:
-    write_pyproject(tmp_path, "queue = 'a b'")
+    write_pyproject(tmp_path, "queue = 'a b'\nleese_seconds = 4")
+    variables = {"STAGEFLOW_LEASE_SECONDS": "1", "STAGEFLOW_DATABASE_ULR": "sqlite:///a.db"}
     with pytest.raises(ConfigurationError) as caught:
-        load(tmp_path, {"STAGEFLOW_LEASE_SECONDS": "1"}, max_recoveries=0)
-    for part in ("pyproject.toml [tool.stageflow] queue=", "STAGEFLOW_LEASE_SECONDS='1': ", "max_recoveries=0: "):
-        assert part in str(caught.value)
+        load(tmp_path, variables, max_recoveries=0, visibility_timeout=3)
+    told = str(caught.value).split("; ")
+    for part in (
+        "pyproject.toml [tool.stageflow] queue=",
+        "pyproject.toml [tool.stageflow] leese_seconds is not a setting",
+        "did you mean lease_seconds?",
+        "STAGEFLOW_LEASE_SECONDS='1': ",
+        "STAGEFLOW_DATABASE_ULR is not a setting",
+        "max_recoveries=0: ",
+        "visibility_timeout (3 s) must be more than",
+    ):
+        assert any(part in line for line in told), part
 
 
 def test_given_a_visibility_timeout_within_one_ride_then_it_is_refused(tmp_path: Path) -> None:

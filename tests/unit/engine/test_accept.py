@@ -23,6 +23,7 @@ def engine() -> Iterator[InProcessEngine]:
 @pytest.mark.parametrize("blank", ["", " ", "\u2003 "])
 @pytest.mark.parametrize("name", ["idempotency_key", "client_id"])
 def test_a_blank_name_is_refused_and_nothing_is_recorded(engine: InProcessEngine, name: str, blank: str) -> None:
+    given: dict[str, Any] = {name: blank}
     with pytest.raises(
         InvalidKey, match=rf"^{name.replace('_key', ' key')} is (blank|empty); give 1 to 255 characters"
     ):

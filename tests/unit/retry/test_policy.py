@@ -83,6 +83,15 @@ def test_given_a_type_on_both_lists_then_it_is_a_configuration_error() -> None:
         RetryPolicy(retry_on=(KeyError, OSError), give_up_on=KeyError)
 
 
+def test_given_several_mistakes_then_all_are_told_at_once() -> None:
+    wrong: dict[str, Any] = {"max_attempts": 0, "base_delay": "1", "jitter": "some", "retry_on": 7, "retry_for": 0}
+    with pytest.raises(ConfigurationError) as caught:
+        RetryPolicy(**wrong)
+    told = str(caught.value).removeprefix("RetryPolicy ").split("; ")
+    assert [line.partition(":")[0] for line in told if ":" in line] == [
+        "max_attempts", "base_delay", "jitter", "retry_on", "retry_for"]  # fmt: skip
+
+
 def test_given_a_policy_then_it_is_an_immutable_value() -> None:
     policy = RetryPolicy(max_attempts=5)
 
