@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, and_, case, func, literal, select, true, union_all
 
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.tables import owners, runs, strands
 
 
@@ -13,15 +14,16 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     lost; None: nothing is left to do. ``patience``: seconds after which an unanswered nudge counts as lost; None: none
     does.
     """
-    waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == StrandState.WAITING)
-    bound = and_(runs.c.phase == Phase.FORWARD, runs.c.pivot_passed.is_(False))
+    waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == constant(StrandState.WAITING))
+    bound = and_(runs.c.phase == constant(Phase.FORWARD), runs.c.pivot_passed.is_(False))
     late = select(func.min(runs.c.deadline)).where(bound)
     # A lease that ran out is due now; one of an owner who is known to be dead was due before.
     until = case((owners.c.dead_at.is_(None), owners.c.expires_at), else_=owners.c.dead_at)
     held = select(func.min(until)).select_from(strands.join(owners, owners.c.id == strands.c.owner))
+    held = held.where(strands.c.state == constant(StrandState.RUNNING))
     sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience or 0.0) * _doubled()
     counts = strands.c.published_at.is_(None) if patience is None else true()
-    lost = select(func.min(sent)).where(and_(strands.c.state == StrandState.READY, counts))
+    lost = select(func.min(sent)).where(and_(strands.c.state == constant(StrandState.READY), counts))
     moments = union_all(waiting, late, held, lost).subquery("moments")
     moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
     return None if moment is None else float(moment)

@@ -108,6 +108,7 @@ runs = Table(
         name="settled_is_at_rest",
     ),
     CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
+    Index("ix_stageflow_runs_created", "created_at", "id"),
     Index("ix_stageflow_runs_status", "status", "created_at"),
     Index(
         "ix_stageflow_runs_deadline",

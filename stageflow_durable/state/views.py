@@ -8,22 +8,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, desc, or_, select
+from sqlalchemy import Connection, and_, desc, select
 
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
-from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StageState, StepState, StrandState
+from stageflow_durable.model.status import AT_REST, AttemptState, Phase, RunStatus, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.definitions import plan_of
+from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands
 
 ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
 """Statuses that wait for a person."""
+
+BEYOND = "z" * 32
+"""After an id's beginning: what comes after all ids that begin so, however the database sorts."""
 
 
 def moment(seconds: float | None) -> datetime | None:
@@ -43,9 +47,10 @@ def facts(connection: Connection, run_id: str) -> RunFacts | None:
 
 def full_id(connection: Connection, prefix: str) -> str:
     """The id of the one run that ``prefix`` fits. Raises UnknownRun naming what is wrong with it."""
-    found = list(
-        connection.execute(select(runs.c.id).where(runs.c.id.startswith(prefix, autoescape=True)).limit(3)).scalars()
-    )
+    # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
+    near = and_(runs.c.id >= prefix, runs.c.id <= prefix + BEYOND)
+    fits = and_(near, runs.c.id.startswith(prefix, autoescape=True))
+    found = list(connection.execute(select(runs.c.id).where(fits).limit(3)).scalars())
     if prefix in found:
         return prefix
     if len(found) != 1 or len(prefix) < 4:
@@ -71,7 +76,7 @@ def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     equal = ((runs.c.pipeline, wanted.pipeline), (runs.c.client_id, wanted.client_id))
     where = [column == value for column, value in equal if value is not None]
     where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
-    where += [] if wanted.status is None else [runs.c.status.in_(wanted.status)]
+    where += [] if wanted.status is None else [runs.c.status.in_([constant(status) for status in wanted.status])]
     found = (
         select(runs).where(and_(True, *where)).order_by(desc(runs.c.created_at), desc(runs.c.id)).limit(wanted.limit)
     )
@@ -118,7 +123,9 @@ def history(connection: Connection, run_id: str) -> list[Event]:
 def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
     """Owners with what they run, the living first."""
     held: dict[str, list[str]] = {}
-    running = select(strands.c.owner, strands.c.run, strands.c.stage).where(strands.c.state == StrandState.RUNNING)
+    running = select(strands.c.owner, strands.c.run, strands.c.stage).where(
+        strands.c.state == constant(StrandState.RUNNING)
+    )
     for owner, run, stage in connection.execute(running):
         held.setdefault(owner, []).append(f"{run}/{stage}")
     return [
@@ -260,15 +267,12 @@ def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: U
 
 def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
     """Runs that should move and have not for ``older_than`` seconds: nothing runs, nothing is due later."""
-    idle = and_(
-        strands.c.run == runs.c.id, or_(strands.c.state == StrandState.RUNNING, strands.c.state == StrandState.WAITING)
-    )
-    active = runs.c.phase.in_((Phase.FORWARD, Phase.DRAINING, Phase.BACKWARD))
+    # Apart: each has its partial index.
+    busy = [
+        select(strands.c.run).where(and_(strands.c.run == runs.c.id, strands.c.state == constant(state))).exists()
+        for state in (StrandState.RUNNING, StrandState.WAITING)
+    ]
+    active = runs.c.status.in_([constant(status) for status in RunStatus if status not in AT_REST])
     quiet = runs.c.updated_at < older_than
-    found = (
-        select(runs)
-        .where(and_(active, quiet, ~select(strands.c.run).where(idle).exists()))
-        .order_by(runs.c.updated_at)
-        .limit(100)
-    )
+    found = select(runs).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
     return [summary_of(facts_of(row)) for row in connection.execute(found)]

@@ -177,6 +177,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("deadline IS NOT NULL AND phase = 'forward'"),
         sqlite_where=sa.text("deadline IS NOT NULL AND phase = 'forward'"),
     )
+    op.create_index("ix_stageflow_runs_created", "stageflow_runs", ["created_at", "id"], unique=False)
     op.create_index("ix_stageflow_runs_status", "stageflow_runs", ["status", "created_at"], unique=False)
     op.create_table(
         "stageflow_attempts",

@@ -1,0 +1,78 @@
+"""How PostgreSQL would run what a store asks: every statement of a call, and the tables it reads from end to end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import event
+
+from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.store import Store
+
+Asked = tuple[str, Mapping[str, Any]]
+MODES = ("force_custom_plan", "force_generic_plan")
+"""Planned for these values, and planned once for all: a statement that is asked often changes to the second."""
+
+
+@contextmanager
+def listening(store: Store) -> Iterator[list[Asked]]:
+    """What is asked meanwhile, on both ways to the database."""
+    asked: list[Asked] = []
+
+    def keep(_connection: Any, _cursor: Any, statement: str, given: Any, _context: Any, many: bool) -> None:
+        asked.append((statement, given[0] if many else given))
+
+    run = Driver.run
+
+    def kept(driver: Driver, statement: Statement, given: Mapping[str, Any]) -> Any:
+        asked.append((statement.sql, statement.values(given)))
+        return run(driver, statement, given)
+
+    engine = store.database.engine
+    event.listen(engine, "before_cursor_execute", keep)
+    Driver.run = kept  # type: ignore[assignment,method-assign]
+    try:
+        yield asked
+    finally:
+        Driver.run = run  # type: ignore[method-assign]
+        event.remove(engine, "before_cursor_execute", keep)
+
+
+def read_to_the_end(connection: psycopg.Connection[Any], asked: Asked, mode: str) -> set[str]:
+    """The tables that ``asked`` would read row by row."""
+    statement, given = asked
+    names: list[str] = []
+
+    def number(found: re.Match[str]) -> str:
+        if found.group(1) not in names:
+            names.append(found.group(1))
+        return f"${names.index(found.group(1)) + 1}"
+
+    numbered = re.sub(r"%\((\w+)\)s", number, statement).replace("%%", "%")
+    # As the driver tells the server: numbers with a point have a type, the rest is seen from where it stands.
+    kinds = ["double precision" if isinstance(given[name], float) else "unknown" for name in names]
+    types = f"({', '.join(kinds)})" if kinds else ""
+    connection.execute(f"SET plan_cache_mode = {mode}")
+    connection.execute(cast("Any", f"PREPARE asked {types} AS {numbered}"))
+    values = sql.SQL(", ").join(sql.Literal(given[name]) for name in names)
+    explain = sql.SQL("EXPLAIN (FORMAT JSON) EXECUTE asked{}").format(
+        sql.SQL("({})").format(values) if names else sql.SQL("")
+    )
+    try:
+        found = connection.execute(explain).fetchone()
+    finally:
+        connection.execute("DEALLOCATE asked")
+    assert found is not None
+    return set(_scanned(found[0][0]["Plan"]))
+
+
+def _scanned(node: Mapping[str, Any]) -> Iterator[str]:
+    if node["Node Type"] == "Seq Scan":
+        yield node["Relation Name"]
+    for child in node.get("Plans", ()):
+        yield from _scanned(child)

@@ -1,0 +1,149 @@
+"""In a database of many finished runs nothing that is asked all the time reads a table of runs from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.work import Nudge, Work
+from stageflow_durable.state import schema
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.horizon import next_due
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.runs import NewRun
+from stageflow_durable.state.store import Store
+from stageflow_durable.state.views import Filter
+from tests.protocol.plans import MODES, listening, read_to_the_end
+from tests.services.postgres import PostgresService
+
+pytestmark = pytest.mark.postgres
+
+PLAN = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).stage("b", lambda _ctx: None).plan
+FINISHED, LIVE, DEAD_OWNERS = 6000, 300, 50
+SMALL = {"stageflow_owners", "stageflow_queues", "stageflow_definitions", "stageflow_ticks"}
+"""Tables of a few rows."""
+
+# Of the finished runs a few failed, or are parked; of the live ones a third each is ready, runs and waits.
+FILLED = f"""
+INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expires_at, dead_at)
+    SELECT 'dead' || n, 'h', n, 'b', 0, 1, 2 FROM generate_series(1, {DEAD_OWNERS}) n;
+INSERT INTO stageflow_runs (id, client_id, pipeline, version, key, fingerprint, definition, input, metadata, queue,
+        phase, status, park_reason, seq, head, created_at, updated_at, finished_at, deadline)
+    SELECT 'D' || lpad(n::text, 25, '0'), 'c' || n % 10, 'line', '1', 'k' || n, 'f', :digest, '{{}}', '{{}}', 'q',
+        'settled', CASE n % 50 WHEN 0 THEN 'failed' WHEN 1 THEN 'parked' ELSE 'succeeded' END,
+        CASE n % 50 WHEN 1 THEN 'bug' END, 5, 'h', n, n, n, CASE n % 3 WHEN 0 THEN n END
+    FROM generate_series(1, {FINISHED}) n;
+INSERT INTO stageflow_runs (id, client_id, pipeline, version, fingerprint, definition, input, metadata, queue,
+        phase, status, seq, head, created_at, updated_at, deadline)
+    SELECT 'L' || lpad(n::text, 25, '0'), 'c1', 'line', '1', 'f', :digest, '{{}}', '{{}}', 'q',
+        'forward', 'running', 2, 'h', 100000 + n, 100000 + n, CASE n % 3 WHEN 0 THEN 4e9 END
+    FROM generate_series(1, {LIVE}) n;
+INSERT INTO stageflow_strands (run, strand, direction, stage, state, owner, wake_at, published_at, queue)
+    SELECT id, 'a', 'forward', 'b', CASE WHEN phase = 'settled' THEN 'done' WHEN seq_no % 3 = 0 THEN 'ready'
+            WHEN seq_no % 3 = 1 THEN 'running' ELSE 'waiting' END,
+        CASE WHEN phase = 'forward' AND seq_no % 3 = 1 THEN 'dead' || 1 + seq_no % {DEAD_OWNERS} END,
+        CASE WHEN phase = 'forward' AND seq_no % 3 = 2 THEN seq_no END, 1, 'q' || seq_no % 4
+    FROM (SELECT *, right(id, 6)::integer AS seq_no FROM stageflow_runs) r;
+INSERT INTO stageflow_attempts (run, stage, direction, n, owner, state, began_at, ended_at)
+    SELECT id, s, 'forward', 1, 'dead1', 'ok', 1, 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
+INSERT INTO stageflow_checkpoints (run, stage, delta, at)
+    SELECT id, s, '{{}}', 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
+INSERT INTO stageflow_saga_steps (run, stage, state) SELECT id, 'a', 'recorded' FROM stageflow_runs;
+INSERT INTO stageflow_events (run, seq, type, at, data, previous, mac)
+    SELECT id, n, 'x', 1, '{{}}', 'p', 'm' FROM stageflow_runs, generate_series(1, 5) n;
+INSERT INTO stageflow_idempotency_keys (client_id, operation, key, fingerprint, owner, fence,
+        state, result, expires_at)
+    SELECT 'c', 'line.a', 'k' || n, 'f', 'r', 1, 'done', '1', n + 4e9
+    FROM generate_series(1, {FINISHED}) n;
+"""
+OF_A_FINISHED = "D" + "42".zfill(25)
+TAKER = "taker"
+
+
+@pytest.fixture(scope="module")
+def store(postgres_service: PostgresService) -> Iterator[Store]:
+    """A store with a past."""
+    url = postgres_service.create_database()
+    schema.upgrade(url)
+    database = Database(url)
+    made = Store(database)
+    made.register([PLAN])
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in FILLED.split(";\n")[:-1]:
+            connection.execute(statement.replace(":digest", f"'{PLAN.digest}'").encode())
+        connection.execute("ANALYZE")
+    yield made
+    made._driver.drop()  # its connection is this thread's, who goes on with other tests
+    database.dispose()
+
+
+def fresh(store: Store, *, shortcut: bool) -> tuple[Store, Work]:
+    """A run whose first stage has just begun."""
+    ways = Store(store.database, shortcut=shortcut)
+    owner = ways.join(Identity("h", 1, "boot"), 60.0)
+    number = store.clock()
+    run_id = f"N{str(number).replace('.', ''):0<25}"[:26]
+    ways.create(NewRun(run_id, "c", PLAN, run_id, "f", "{}", "{}", "q"))
+    work = ways.begin(Nudge(run_id, "a", 0, "q"), Taker(owner, {"line": PLAN}, {}))
+    assert isinstance(work, Work)
+    return ways, work
+
+
+def carried(store: Store, *, shortcut: bool) -> None:
+    """One run from its enqueueing to its end."""
+    ways, work = fresh(store, shortcut=shortcut)
+    taker = Taker(work.owner, {"line": PLAN}, {})
+    done: Any = ways.succeed(work, taker, "1", go_on=True)
+    ways.outputs(work.run.id)
+    ways.succeed(done.granted, taker, "2")
+    ways._driver.drop()  # as above
+
+
+def horizon(store: Store) -> None:
+    with store.database.read() as connection:
+        next_due(connection, patience=1.0)
+
+
+ASKED: dict[str, Callable[[Store], object]] = {
+    "orphans": lambda store: store.orphans(),
+    "due": lambda store: store.due(1.0),
+    "late": lambda store: store.late(),
+    "queues": lambda store: store.queues(),
+    "undelivered, queue empty": lambda store: store.undelivered("q1", 0, 10.0, 60.0),
+    "undelivered, depth unknown": lambda store: store.undelivered("q1", None, 10.0, 60.0),
+    "expired leases": lambda store: store.mark_expired(0.0),
+    "killed": lambda store: store.mark_killed("b", 9),
+    "horizon": horizon,
+    "a run, the short way": lambda store: carried(store, shortcut=True),
+    "a run, the long way": lambda store: carried(store, shortcut=False),
+    "runs": lambda store: store.summaries(Filter()),
+    "runs of a status": lambda store: store.summaries(Filter(status=(RunStatus.FAILED,))),
+    "runs that need a person": lambda store: store.summaries(Filter(status=(RunStatus.FAILED, RunStatus.PARKED))),
+    "runs of a pipeline": lambda store: store.summaries(Filter(pipeline="line")),
+    "runs of late": lambda store: store.summaries(Filter(since=100_200.0)),
+    "stuck": lambda store: store.stuck(4e9),
+    "workers": lambda store: store.workers(),
+    "a run by a prefix": lambda store: store.full_id(OF_A_FINISHED),
+    "a run": lambda store: store.run(OF_A_FINISHED),
+    "its history": lambda store: store.history(OF_A_FINISHED),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("what", ASKED)
+def test_given_many_finished_runs_then_no_table_of_them_is_read_from_end_to_end(
+    store: Store, what: str, mode: str
+) -> None:
+    with listening(store) as asked:
+        ASKED[what](store)
+    assert asked
+    url = store.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = {one[0]: read_to_the_end(connection, one, mode) - SMALL for one in asked}
+    assert {statement: tables for statement, tables in found.items() if tables} == {}
