@@ -34,6 +34,7 @@ from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, Wor
 from stageflow_durable.settings import Settings, Urls, load_settings
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.verification import Checked
 
 log = logging.getLogger("stageflow.worker")
 OnError = Literal["raise", "collect"]
@@ -306,6 +307,21 @@ class Engine(EngineTwins):
         handle = self.handle(created.run_id)
         handle.replayed = created.replayed
         return handle
+
+    def audit(
+        self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
+    ) -> Iterator[Checked]:
+        """Check the chains of events of all runs, or of these; see :meth:`Operations.audit`."""
+        return self.operations.audit(run_ids, heads)
+
+    def audit_heads(self) -> Iterator[tuple[str, int, str]]:
+        """The end of each history, to be kept where whoever writes to the database cannot: run, number, code."""
+        return self.operations.audit_heads()
+
+    @property
+    def has_audit_key(self) -> bool:
+        """Whether histories are sealed with a key that the database does not know."""
+        return self.operations.has_audit_key
 
     def check(self) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that this engine's definitions would park, and why; run it before a deploy."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stageflow_durable.cli.failures import FAILED, one_line
+from stageflow_durable.cli.failures import FAILED, Misuse, one_line
 from stageflow_durable.cli.output import console, print_json, say
 from stageflow_durable.cli.parameters import accountable, park_reason_option, run_filters
 from stageflow_durable.cli.selection import Filter, chosen, confirmed
@@ -19,6 +19,7 @@ from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import counted, shown_length
 from stageflow_durable.errors import Retryable, StageflowError
 from stageflow_durable.model.run import Run, RunSummary
+from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.verbs import VerbName, refusal, standing
 
 if TYPE_CHECKING:
@@ -93,10 +94,19 @@ def cancel(ctx: click.Context, /, **given: Any) -> None:
 
 @click.command(short_help="Undo what runs have done, in reverse order.")
 @click.option("--past-pivot", is_flag=True, help="Undo even though the point of no return has begun.")
+@click.option("--retry-failed", is_flag=True, help="Only runs with undos that failed for good: try those again.")
+@click.option("--skip", multiple=True, metavar="STAGE", help="Give this stage's undo up, for the reason given.")
 @_bulk
 @click.pass_context
 def compensate(ctx: click.Context, /, **given: Any) -> None:
-    """Undo what runs have done, in reverse order; where undos have failed for good, try those again."""
+    """Undo what runs have done, in reverse order; where undos have failed for good, try those again.
+
+    An undo that is given up with --skip stays visible as skipped, with its reason; the others are done.
+    """
+    if given["retry_failed"] and not given["run_ids"]:
+        if given["status"] not in (None, RunStatus.COMPENSATION_FAILED):
+            raise Misuse(f"--retry-failed is about runs that are {RunStatus.COMPENSATION_FAILED}; leave --status out")
+        given["status"] = RunStatus.COMPENSATION_FAILED
     _perform(ctx, VerbName.COMPENSATE, given)
 
 
@@ -111,15 +121,12 @@ def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
     if runs and not how.dry_run:
         confirmed(verb, len(runs), by_filter=wanted.given, yes=how.yes)
     past = bool(given.get("past_pivot"))
-    act = partial(
-        getattr(operations, verb),
-        reason=given["reason"],
-        actor=given["actor"],
-        **({"past_pivot": past} if verb is VerbName.COMPENSATE else {}),
-    )
+    more = {"past_pivot": past, "skip": given["skip"]} if verb is VerbName.COMPENSATE else {}
+    act = partial(getattr(operations, verb), reason=given["reason"], actor=given["actor"], **more)
+    ask = partial(_refused, verb, past=past, only_failed=bool(given.get("retry_failed")))
     outcomes: list[Outcome] = []
     try:
-        outcomes.extend(_each(operations, verb, runs, None if how.dry_run else act, how, past))
+        outcomes.extend(_each(operations, verb, runs, None if how.dry_run else act, how, ask))
     finally:  # interrupted, or the database went away: what was done is told all the same
         _report(verb, outcomes, how)
     if not all(outcome.ok for outcome in outcomes):
@@ -132,23 +139,33 @@ def _each(
     runs: Sequence[RunSummary],
     act: Callable[..., RunSummary] | None,
     how: How,
-    past: bool,
+    ask: Callable[[Run], str | None],
 ) -> Iterator[Outcome]:
     with _progress(verb, len(runs)) as advance:
         for position, run in enumerate(runs):
             if position and how.rate and act:
                 threading.Event().wait(1 / how.rate)
-            yield _one(operations, verb, run, act, past)
+            yield _one(operations, verb, run, act, ask)
             advance()
 
 
+def _refused(verb: VerbName, run: Run, *, past: bool, only_failed: bool) -> str | None:
+    if only_failed and run.status is not RunStatus.COMPENSATION_FAILED:
+        return f"it is {run.status}: none of its undos has failed; leave --retry-failed out"
+    return refusal(verb, standing(run), past_pivot=past)
+
+
 def _one(
-    operations: Operations, verb: VerbName, listed: RunSummary, act: Callable[..., RunSummary] | None, past: bool
+    operations: Operations,
+    verb: VerbName,
+    listed: RunSummary,
+    act: Callable[..., RunSummary] | None,
+    ask: Callable[[Run], str | None],
 ) -> Outcome:
     """Look at the run, decide by the rules, then act on exactly what was seen (``op_version``)."""
     try:
         run = listed if isinstance(listed, Run) else operations.run(listed.run_id)
-        if why := refusal(verb, standing(run), past_pivot=past):
+        if why := ask(run):
             return Outcome(run.run_id, False, run.status, error=f"{verb} refused: {why}")
         undoes = standing(run).owed if verb is not VerbName.RESUME else ()
         after = act(run.run_id, op_version=run.op_version).status if act else None

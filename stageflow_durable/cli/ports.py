@@ -43,9 +43,33 @@ class Operations(Protocol):
         """Carry on with a run at rest."""
 
     def compensate(
-        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+        self,
+        run_id: str,
+        *,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+        past_pivot: bool = False,
+        skip: Sequence[str] = (),
     ) -> RunSummary:
         """Undo what a run has done."""
+
+    def fork(
+        self, run_id: str, from_stage: str, *, reason: str, actor: str, idempotency_key: str | None = None
+    ) -> Made:
+        """A new run from the checkpoints of another. Raises NotAllowed."""
+
+    def audit(
+        self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
+    ) -> Iterable[Any]:
+        """Check histories: for each run its ``run_id``, ``events`` and ``problems``."""
+
+    @property
+    def has_audit_key(self) -> bool:
+        """Whether histories are sealed with a key."""
+
+    def audit_heads(self) -> Iterable[tuple[str, int, str]]:
+        """The end of each history: run, number, code."""
 
     def settle(
         self,
@@ -62,6 +86,18 @@ class Operations(Protocol):
 
     def sweep(self) -> SweepReport:
         """One recovery sweep."""
+
+
+class Made(Protocol):
+    """A run that was made, or found under its key."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def replayed(self) -> bool:
+        """Whether it was there already."""
 
 
 class Handle(Protocol):
@@ -96,6 +132,9 @@ class Application(Operations, Protocol):
     @property
     def pipelines(self) -> Mapping[str, Any]:
         """Its pipelines by name."""
+
+    def check(self) -> Sequence[tuple[RunSummary, str]]:
+        """Unfinished runs that its definitions would park, and why."""
 
     def enqueue(self, pipeline: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None) -> Handle:
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""

@@ -177,6 +177,11 @@ class Operations:
         full = None if run_ids is None else [self._store.full_id(run_id) for run_id in run_ids]
         return self._store.audit(full, heads or {})
 
+    @property
+    def has_audit_key(self) -> bool:
+        """Whether histories are sealed with a key that the database does not know."""
+        return self._store.has_audit_key
+
     def audit_heads(self) -> Iterator[tuple[str, int, str]]:
         """Of each run its id, the number of its last event and that one's code: to be kept elsewhere."""
         return self._store.heads()

@@ -325,6 +325,11 @@ class Store:
         """Check the chains of runs (None: of all), one after another."""
         return verification.verify(self._see, self._audit, run_ids, heads)
 
+    @property
+    def has_audit_key(self) -> bool:
+        """Whether histories are sealed with a key that the database does not know."""
+        return bool(self._audit)
+
     def heads(self) -> Iterator[tuple[str, int, str]]:
         """Of each run its id, the number of its last event, and that one's code."""
         return verification.heads(self._see)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -40,6 +40,8 @@ from stageflow_durable.model.status import (
     StepState,
 )
 from stageflow_durable.model.verbs import VerbName, refusal, standing
+from stageflow_durable.state.runs import Created
+from stageflow_durable.state.verification import Checked
 
 NOW = datetime(2026, 3, 1, 3, 16, 20, tzinfo=UTC)
 RUN_ID = "01J9F2QZ7KXV3M5N8P0R2T4W6Y"
@@ -173,6 +175,9 @@ class FakeOperations:
     fails: StageflowError | None = None
     asked: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
+    replays: bool = False
+    has_audit_key: bool = True
 
     def run(self, run_id: str) -> Run:
         if self.fails:
@@ -230,7 +235,14 @@ class FakeOperations:
         return self._act(VerbName.RESUME, run_id, RunStatus.RUNNING, reason=reason, actor=actor, op_version=op_version)
 
     def compensate(
-        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+        self,
+        run_id: str,
+        *,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+        past_pivot: bool = False,
+        skip: Sequence[str] = (),
     ) -> RunSummary:
         return self._act(
             VerbName.COMPENSATE,
@@ -240,7 +252,26 @@ class FakeOperations:
             actor=actor,
             op_version=op_version,
             past_pivot=past_pivot,
+            **({"skip": tuple(skip)} if skip else {}),
         )
+
+    def fork(
+        self, run_id: str, from_stage: str, *, reason: str, actor: str, idempotency_key: str | None = None
+    ) -> Created:
+        given = {"from_stage": from_stage, "reason": reason, "actor": actor, "idempotency_key": idempotency_key}
+        self.calls.append(Call("fork", run_id, given))
+        if self.fails:
+            raise self.fails
+        return Created(f"{RUN_ID[:-1]}F", self.replays)
+
+    def audit(
+        self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
+    ) -> Iterable[Checked]:
+        self.calls.append(Call("audit", "", {"run_ids": run_ids, "heads": heads}))
+        return self.checked
+
+    def audit_heads(self) -> Iterable[tuple[str, int, str]]:
+        return [(RUN_ID, 7, "ab" * 32)]
 
     def settle(
         self,
@@ -308,6 +339,10 @@ class FakeApplication(FakeOperations):
     celery_app: Any = None
     settings: Any = None
     pipelines: dict[str, Any] = field(default_factory=dict)
+    misfits: list[tuple[RunSummary, str]] = field(default_factory=list)
+
+    def check(self) -> Sequence[tuple[RunSummary, str]]:
+        return self.misfits
 
     def enqueue(
         self, pipeline: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None

@@ -1,0 +1,88 @@
+"""``stageflow audit``: whether the histories are what the engine wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stageflow_durable.cli.failures import FAILED, Misuse
+from stageflow_durable.cli.output import print_json, say
+from stageflow_durable.cli.session import Session, json_option
+from stageflow_durable.cli.words import counted
+
+if TYPE_CHECKING:
+    from stageflow_durable.cli.ports import Operations
+
+
+@click.group(short_help="Whether the histories are what the engine wrote.")
+def audit() -> None:
+    """Every event of a run is chained to the one before by an HMAC whose key (STAGEFLOW_AUDIT_KEY) is not in the
+    database.
+    """
+
+
+@audit.command(short_help="Find changed, removed, reordered or cut-off events.")
+@click.argument("run_ids", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--heads", "heads_file", type=click.Path(path_type=Path), metavar="FILE", help="Also against heads from before."
+)
+@json_option
+@click.pass_context
+def verify(ctx: click.Context, run_ids: tuple[str, ...], heads_file: Path | None, as_json: bool) -> None:
+    """Check the histories of all runs, or of those named; exit 1 when one is not whole.
+
+    Whoever can write to the database can cut off the newest events together with the run's own count, or delete a
+    whole run: that shows only against a file of heads (stageflow audit heads) that is kept elsewhere.
+    """
+    operations = Session.of(ctx).operations()
+    heads = {} if heads_file is None else _read(heads_file)
+    runs = events = 0
+    broken = []
+    for checked in operations.audit(run_ids or None, heads):
+        runs, events = runs + 1, events + checked.events
+        if checked.problems:
+            broken.append(checked)
+            if not as_json:
+                for problem in checked.problems:
+                    click.echo(f"{checked.run_id}  {problem}")
+    if as_json:
+        print_json({"runs": runs, "events": events, "broken": broken})
+    else:
+        result = f"{counted(len(broken), 'run')} not whole" if broken else "all whole"
+        say(f"{counted(runs, 'run')}, {counted(events, 'event')}: {result}{_keyless(operations)}")
+    if broken:
+        ctx.exit(FAILED)
+
+
+@audit.command(short_help="Print the end of each history, to be kept elsewhere.")
+@click.pass_context
+def heads(ctx: click.Context) -> None:
+    """One line of JSON a run: its id, the number of its last event and that one's code. Keep them where whoever writes
+    to the database cannot.
+    """
+    for run_id, seq, mac in Session.of(ctx).operations().audit_heads():
+        click.echo(json.dumps({"run_id": run_id, "seq": seq, "head": mac}))
+
+
+def _keyless(operations: Operations) -> str:
+    if operations.has_audit_key:
+        return ""
+    return "; no audit key is set (STAGEFLOW_AUDIT_KEY): this shows accidents, not attackers"
+
+
+def _read(path: Path) -> dict[str, tuple[int, str]]:
+    found: dict[str, tuple[int, str]] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misuse(f"--heads {path}: {getattr(error, 'strerror', None) or error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            read = json.loads(line)
+            found[str(read["run_id"])] = (int(read["seq"]), str(read["head"]))
+        except (ValueError, KeyError, TypeError):
+            raise Misuse(f"--heads {path}: line {number} is not a line of stageflow audit heads") from None
+    return found
