@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -10,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stageflow_durable.errors import DefinitionError
+from stageflow_durable.model import mistakes
 from stageflow_durable.model.plan import Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 else:  # defaults of type variables came with Python 3.13
     InputT = TypeVar("InputT")
     ResultT = TypeVar("ResultT")
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
 
 
 @dataclass(frozen=True)
@@ -83,42 +80,49 @@ class Pipeline(Generic[InputT, ResultT]):
         ``"park"`` or ``"compensate"``. ``key``: a business key that dedups the stage across runs for ``key_ttl``
         seconds. ``queue``: a Celery queue of its own.
         """
-        options: dict[str, Any] = {
-            "retry": retry,
-            "compensate": compensate,
-            **_adapter_options(runner, retry, compensate),
-        }
+        brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
+        given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}
+        options = brought | given
         spec = StageSpec(
             name=name,
             runner=_callable(runner),
             kind=_kind(kind, runner),
             after=_names(after),
-            compensate=_undo(options["compensate"]),
-            retry=options["retry"],
+            compensate=_undo(options.get("compensate")),
+            retry=options.get("retry"),
             timeout=_seconds(timeout),
             pivot=pivot,
             on_unknown=on_unknown,
             key=key,
-            key_ttl=_seconds(key_ttl) or 0.0,
+            key_ttl=_seconds(key_ttl),
             queue=queue,
+            misfits=tuple(
+                f"{name}= is given twice: by the stage object and beside it" for name in brought.keys() & given
+            ),
         )
         return replace(self, stages=(*self.stages, spec))
 
     @cached_property
     def plan(self) -> Plan:
         """The graph of this pipeline. Raises DefinitionError with every mistake."""
-        resolved = _resolve_after(self.stages)
-        placed, cyclic = (
-            ordered(_planned(spec, after) for spec, after in zip(self.stages, resolved, strict=True))
-            if not _unknown(self.stages, resolved)
-            else ((), ())
-        )
-        problems = [*_mistakes(self, resolved), *([f"cycle through {', '.join(cyclic)}"] if cyclic else [])]
+        problems = [
+            *mistakes.options_of_pipeline(
+                name=self.name,
+                version=self.version,
+                retry=self.retry,
+                on_failure=self.on_failure,
+                on_compensation_failure=self.on_compensation_failure,
+            ),
+            *(problem for spec in self.stages for problem in mistakes.options_of_stage(spec)),
+        ]
+        unreadable = list(mistakes.names_of_stages(self.stages))
+        placed, graph = _placed(self.stages) if not unreadable else ((), [])
+        problems += unreadable + graph
         plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure)
         if not problems:
-            problems.extend(_unordered_pivots(plan))
+            problems += mistakes.unordered_pivots(plan)
         if problems:
-            raise DefinitionError(self.name, problems)
+            raise DefinitionError(str(self.name), problems)
         return plan
 
     @cached_property
@@ -137,112 +141,35 @@ def _kind(given: StageKind | None, runner: Any) -> StageKind:
     return kind
 
 
-def _adapter_options(runner: Any, *given: Any) -> dict[str, Any]:
-    """Options that an adapter (RetryStage, CompensatingActionStage) brings along; what was given beside it is kept."""
-    brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
-    clash = [
-        name
-        for name, value in zip(("retry", "compensate"), given, strict=True)
-        if value is not None and name in brought
-    ]
-    if clash:
-        raise DefinitionError(
-            getattr(runner, "name", "?"),
-            [f"{name}= is given twice: by the stage object and beside it" for name in clash],
-        )
-    return brought
-
-
 def _undo(compensate: Runner | Undo | None) -> Undo | None:
     return compensate if compensate is None or isinstance(compensate, Undo) else Undo(compensate)
 
 
-def _names(after: str | Iterable[str] | None) -> tuple[str, ...] | None:
+def _names(after: Any) -> tuple[str, ...] | None:
     if after is None:
         return None
-    return (after,) if isinstance(after, str) else tuple(after)
+    return tuple(after) if isinstance(after, Iterable) and not isinstance(after, str) else (after,)
 
 
-def _seconds(duration: float | timedelta | None) -> float | None:
+def _seconds(duration: Any) -> Any:
+    """Seconds where it is a duration; what is none is kept for the list of mistakes."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
 
 
-def _resolve_after(specs: tuple[StageSpec, ...]) -> list[tuple[str, ...]]:
+def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], list[str]]:
+    """The stages in the order of the graph, and what is wrong with the graph."""
     previous = ((), *((spec.name,) for spec in specs))
-    return [before if spec.after is None else spec.after for spec, before in zip(specs, previous, strict=False)]
+    resolved = [before if spec.after is None else spec.after for spec, before in zip(specs, previous, strict=False)]
+    problems = mistakes.unknown_names(specs, resolved)
+    placed, cyclic = (
+        ordered(_planned(spec, after) for spec, after in zip(specs, resolved, strict=True))
+        if not problems
+        else ((), ())
+    )
+    problems += mistakes.implicit_after_branch(specs)
+    return placed, [*problems, *([f"cycle through {', '.join(cyclic)}"] if cyclic else [])]
 
 
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
     return PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
-
-
-def _unknown(specs: tuple[StageSpec, ...], resolved: list[tuple[str, ...]]) -> list[str]:
-    known = {spec.name for spec in specs}
-    return [
-        f"stage {spec.name!r} waits for unknown stage {name!r}"
-        for spec, after in zip(specs, resolved, strict=True)
-        for name in after
-        if name not in known
-    ]
-
-
-def _mistakes(pipeline: Pipeline[Any, Any], resolved: list[tuple[str, ...]]) -> list[str]:
-    specs = pipeline.stages
-    names = [spec.name for spec in specs]
-    problems = (
-        [] if _NAME.fullmatch(pipeline.name) else [f"name {pipeline.name!r}: letters, digits, '_', '.', '-' (1 to 100)"]
-    )
-    problems += [] if specs else ["it has no stages"]
-    problems += [f"duplicate stage name {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
-    problems += _unknown(specs, resolved) + _implicit_after_branch(specs)
-    if pipeline.on_failure not in ("compensate", "park"):
-        problems.append(f"on_failure={pipeline.on_failure!r}: 'compensate' or 'park'")
-    if pipeline.on_compensation_failure not in ("continue", "halt"):
-        problems.append(f"on_compensation_failure={pipeline.on_compensation_failure!r}: 'continue' or 'halt'")
-    return problems + [problem for spec in specs for problem in _bad_options(spec)]
-
-
-def _implicit_after_branch(specs: tuple[StageSpec, ...]) -> list[str]:
-    previous: tuple[str, ...] = ()
-    branched, problems = False, []
-    for spec in specs:
-        if spec.after is None and branched:
-            problems.append(f"stage {spec.name!r}: say after=… ; once there is a branch 'the one before' is ambiguous")
-        branched = branched or (spec.after is not None and spec.after != previous)
-        previous = (spec.name,)
-    return problems
-
-
-def _bad_options(spec: StageSpec) -> list[str]:
-    where = f"stage {spec.name!r}"
-    checks = (
-        (not _NAME.fullmatch(spec.name), "name: letters, digits, '_', '.', '-' (1 to 100)"),
-        (not callable(spec.runner), f"runner {spec.runner!r} is not a function and has no execute(ctx)"),
-        (
-            spec.compensate is not None and not callable(spec.compensate.action),
-            "compensate is not a function of one context",
-        ),
-        (not isinstance(spec.kind, StageKind), f"kind {spec.kind!r} is not a StageKind"),
-        (spec.timeout is not None and spec.timeout <= 0, f"timeout {spec.timeout!r} has to be positive"),
-        (spec.key_ttl <= 0, f"key_ttl {spec.key_ttl!r} has to be positive"),
-        (
-            spec.on_unknown not in ("retry", "park", "compensate"),
-            f"on_unknown={spec.on_unknown!r}: 'retry', 'park' or 'compensate'",
-        ),
-        (spec.key is not None and not callable(spec.key), "key is not a function of one context"),
-    )
-    return [f"{where}: {text}" for wrong, text in checks if wrong]
-
-
-def _unordered_pivots(plan: Plan) -> list[str]:
-    """A pivot beside unordered work could pass while that work still fails: nobody could say what to undo."""
-    return [
-        f"pivot {pivot.name!r} is unordered with {other.name!r}, which may have effects; order them with after="
-        for pivot in plan.stages
-        if pivot.pivot
-        for other in plan.stages
-        if other.kind in _ORDERED_KINDS
-        and other.name != pivot.name
-        and other.name not in plan.ancestors[pivot.name] | plan.descendants[pivot.name]
-    ]

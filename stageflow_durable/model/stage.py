@@ -49,7 +49,10 @@ class Undo:
 
 @dataclass(frozen=True, slots=True)
 class StageSpec:
-    """One stage as the application declared it; ``after`` is None where it follows the stage before."""
+    """One stage as the application declared it; ``after`` is None where it follows the stage before.
+
+    ``misfits``: what could not be kept of its options, told together with all other mistakes.
+    """
 
     name: str
     runner: Runner
@@ -63,3 +66,4 @@ class StageSpec:
     key: Callable[[Any], str] | None = None
     key_ttl: float = 86400.0
     queue: str | None = None
+    misfits: tuple[str, ...] = ()

@@ -1,0 +1,129 @@
+"""What is wrong with a pipeline as it was declared: every mistake, one line each, naming stage and field. Pure.
+
+What is looked at may be anything, whatever its annotation says: that is what is to be found out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.stage import StageKind, StageSpec
+
+After = Sequence[tuple[str, ...]]
+"""What each stage waits for, in their order."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAMED = "letters, digits, '_', '.', '-' (1 to 100)"
+_ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
+
+
+def is_name(given: object) -> bool:
+    """Whether a pipeline or a stage may be called so."""
+    return isinstance(given, str) and bool(_NAME.fullmatch(given))
+
+
+def options_of_pipeline(
+    *, name: object, version: object, retry: object, on_failure: object, on_compensation_failure: object
+) -> Iterator[str]:
+    """Mistakes in what a pipeline itself was given."""
+    if not is_name(name):
+        yield f"name {name!r}: {_NAMED}"
+    if not isinstance(version, str) or not version.strip():
+        yield f'version {version!r} has to be text, as in version="2"'
+    if not isinstance(retry, RetryPolicy | None):
+        yield f"retry {retry!r} is not a RetryPolicy"
+    if on_failure not in ("compensate", "park"):
+        yield f"on_failure={on_failure!r}: 'compensate' or 'park'"
+    if on_compensation_failure not in ("continue", "halt"):
+        yield f"on_compensation_failure={on_compensation_failure!r}: 'continue' or 'halt'"
+
+
+def names_of_stages(specs: Sequence[Any]) -> Iterator[str]:
+    """Mistakes in what stages are called, and in how ``after`` is written; without them the graph can be read."""
+    if not specs:
+        yield "it has no stages"
+    for spec in specs:
+        if not is_name(spec.name):
+            yield f"stage {spec.name!r}: name: {_NAMED}"
+        if not all(isinstance(name, str) for name in spec.after or ()):
+            yield f"stage {spec.name!r}: after {spec.after!r} is not the name of a stage, or several"
+    names = [spec.name for spec in specs if isinstance(spec.name, str)]
+    yield from (f"duplicate stage name {name!r}" for name in sorted({n for n in names if names.count(n) > 1}))
+
+
+def unknown_names(specs: Sequence[StageSpec], resolved: After) -> list[str]:
+    """Names in ``after`` that no stage has."""
+    known = {spec.name for spec in specs}
+    return [
+        f"stage {spec.name!r} waits for unknown stage {name!r}"
+        for spec, after in zip(specs, resolved, strict=True)
+        for name in after
+        if name not in known
+    ]
+
+
+def implicit_after_branch(specs: Sequence[StageSpec]) -> Iterator[str]:
+    """Stages that leave ``after`` out although there is a branch before them."""
+    previous: tuple[str, ...] = ()
+    branched = False
+    for spec in specs:
+        if spec.after is None and branched:
+            yield f"stage {spec.name!r}: say after=… ; once there is a branch 'the one before' is ambiguous"
+        branched = branched or (spec.after is not None and spec.after != previous)
+        previous = (spec.name,)
+
+
+def options_of_stage(spec: Any) -> list[str]:
+    """Mistakes in a stage's options."""
+    queue_is_fine = spec.queue is None or (isinstance(spec.queue, str) and bool(spec.queue.strip()))
+    checks = (
+        (not callable(spec.runner), f"runner {spec.runner!r} is not a function and has no execute(ctx)"),
+        (not isinstance(spec.kind, StageKind), f"kind {spec.kind!r} is not a StageKind"),
+        (not isinstance(spec.retry, RetryPolicy | None), f"retry {spec.retry!r} is not a RetryPolicy"),
+        (spec.timeout is not None and not _is_duration(spec.timeout), f"timeout {_duration(spec.timeout)}"),
+        (not isinstance(spec.pivot, bool), f"pivot {spec.pivot!r} is not True or False"),
+        (
+            spec.on_unknown not in ("retry", "park", "compensate"),
+            f"on_unknown={spec.on_unknown!r}: 'retry', 'park' or 'compensate'",
+        ),
+        (spec.key is not None and not callable(spec.key), "key is not a function of one context"),
+        (not _is_duration(spec.key_ttl), f"key_ttl {_duration(spec.key_ttl)}"),
+        (not queue_is_fine, f"queue {spec.queue!r} is not the name of a queue"),
+    )
+    wrong = [text for is_wrong, text in checks if is_wrong]
+    return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *_undo(spec.compensate))]
+
+
+def _undo(undo: Any) -> Iterator[str]:
+    if undo is not None and not callable(undo.action):
+        yield "compensate is not a function of one context"
+    if undo is not None and not isinstance(undo.retry, RetryPolicy | None):
+        yield f"compensate: retry {undo.retry!r} is not a RetryPolicy"
+
+
+def _is_duration(seconds: object) -> bool:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        return False
+    return math.isfinite(seconds) and seconds > 0
+
+
+def _duration(given: object) -> str:
+    return f"{given!r} has to be seconds or a timedelta, and positive"
+
+
+def unordered_pivots(plan: Plan) -> list[str]:
+    """A pivot beside unordered work could pass while that work still fails: nobody could say what to undo."""
+    return [
+        f"pivot {pivot.name!r} is unordered with {other.name!r}, which may have effects; order them with after="
+        for pivot in plan.stages
+        if pivot.pivot
+        for other in plan.stages
+        if other.kind in _ORDERED_KINDS
+        and other.name != pivot.name
+        and other.name not in plan.ancestors[pivot.name] | plan.descendants[pivot.name]
+    ]
