@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.errors import RunBusy, StageflowError, StoreUnavailable
+from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.messages import is_sql, message_of
@@ -51,6 +51,7 @@ class Sweeper:
         self._publisher = publisher
         self._patience = patience
         self._may_judge = may_judge
+        self._broker_away = False
 
     def sweep(self) -> SweepReport:
         """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the
@@ -61,7 +62,7 @@ class Sweeper:
         taken = self._take(problems)
         late = sum(self._each(self._store.late(), self._expire, problems))
         woken = self._wake(self._store.due(self._patience.grace), problems)
-        nudged = sum(self._wake(self._lost(queue), problems) for queue in self._store.queues())
+        nudged = self._nudge(problems)
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
 
     def _bury(self) -> tuple[str, ...]:
@@ -89,17 +90,41 @@ class Sweeper:
         publish(self._store, self._publisher, self._store.expire(run_id))
         return 1
 
+    def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
+        nudges = tuple(nudge for nudge in self._each(places, self._store.wake, problems) if nudge is not None)
+        publish(self._store, self._publisher, nudges)
+        return len(nudges)
+
+    def _nudge(self, problems: list[str]) -> int:
+        """Publish what was never delivered, and note it only then."""
+        count = 0
+        for queue in self._store.queues():
+            found = self._each(self._lost(queue), self._store.missed, problems)
+            missed = [one for one in found if one is not None]
+            if not self._taken_by_broker(tuple(one.nudge for one in missed)):
+                break
+            count += len(missed)
+            for _noted in self._each(missed, self._store.nudged, problems):
+                pass
+        return count
+
     def _lost(self, queue: str) -> list[Place]:
         patience = self._patience
         depth = self._publisher.depth(queue)
         return self._store.undelivered(queue, depth, patience.lost, BLIND_SECONDS if depth is None else BACKLOG_SECONDS)
 
-    def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
-        nudges: list[Nudge] = []
-        for nudge in self._each(places, self._store.wake, problems):
-            nudges += [] if nudge is None else [nudge]
-        publish(self._store, self._publisher, tuple(nudges))
-        return len(nudges)
+    def _taken_by_broker(self, nudges: tuple[Nudge, ...]) -> bool:
+        try:
+            if nudges:
+                self._publisher.publish(nudges)
+        except BrokerUnavailable as error:
+            if not self._broker_away:  # once an outage, not at every sweep
+                log.warning("%s; %d nudge(s) wait for a later sweep", error, len(nudges))
+            self._broker_away = True
+            return False
+        if nudges:
+            self._broker_away = False
+        return True
 
     def _each(self, found: Iterable[T], act: Callable[[T], R], problems: list[str]) -> Iterable[R]:
         for item in found:

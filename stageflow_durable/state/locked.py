@@ -21,7 +21,8 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.tables import events, runs
 
-_LOCK = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id")).with_for_update()
+_SEE = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id"))
+_LOCK = _SEE.with_for_update()
 _INSERT_EVENTS = insert(events)
 
 
@@ -80,6 +81,12 @@ def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | N
     """Lock a run, or None where there is no such run."""
     row = connection.execute(_LOCK, {"run_id": run_id}).one_or_none()
     return None if row is None else LockedRun(connection, facts_of(row), row.clock, audit_key)
+
+
+def seen(connection: Connection, run_id: str) -> LockedRun:
+    """A run as it stands, not locked: to look at, never to change."""
+    row = connection.execute(_SEE, {"run_id": run_id}).one()
+    return LockedRun(connection, facts_of(row), row.clock, b"")
 
 
 def facts_of(row: Any) -> RunFacts:

@@ -5,6 +5,7 @@ once, and one that dies half-way leaves nothing half done. Scans read in bounded
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Double, String, and_, bindparam, case, or_, select, update
@@ -14,13 +15,21 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant, insert_for
-from stageflow_durable.state.locked import LockedRun, lock
+from stageflow_durable.state.locked import LockedRun, lock, seen
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
 
 BATCH = 500
 """How many strands one scan looks at."""
+
+
+class Missed(NamedTuple):
+    """A nudge to publish anew, and when and how often that was done before."""
+
+    nudge: Nudge
+    published_at: float | None
+    nudges: int
 
 
 class Place(NamedTuple):
@@ -227,22 +236,46 @@ def _ready_again(run: LockedRun, row: strands.StrandRow) -> Nudge:
 
 
 def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None:
-    """Make a due strand ready and publish it; the same transaction serves one that a nudge never reached."""
-    found = _at(connection, place, audit_key, StrandState.WAITING, StrandState.READY)
+    """Make a due strand ready, to be published now."""
+    found = _at(connection, place, audit_key, StrandState.WAITING)
     if found is None:
         return None
     run, row = found
-    if row.state == StrandState.WAITING and (row.wake_at or 0.0) > run.clock:
+    if (row.wake_at or 0.0) > run.clock:
         return None  # somebody woke it since the scan, and it waits again
-    again = row.nudges + 1 if row.state == StrandState.READY else 0
-    # The event makes the nudge a new publication, which the gate in Redis tells from a doubled message.
-    run.emit("stage.woken" if row.state == StrandState.WAITING else "stage.nudged", stage=row.stage, strand=row.strand)
+    run.emit("stage.woken", stage=row.stage, strand=row.strand)
     strands.change(
-        connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=again
+        connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=0
     )
     nudge = nudge_of(run, row)
     run.flush()
     return nudge
+
+
+def missed(connection: Connection, place: Place) -> Missed | None:
+    """The message for a ready strand that none reached. Nothing is written before the broker took it (then
+    :func:`nudged`): while the broker is away a history does not grow.
+    """
+    row = strands.one(connection, place.run, place.strand)
+    if row is None or row.gen != place.gen or row.state != StrandState.READY:
+        return None
+    run = seen(connection, place.run)
+    # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
+    nudge = replace(nudge_of(run, row), mark=run.facts.seq + 1)
+    return Missed(nudge, row.published_at, row.nudges)
+
+
+def nudged(connection: Connection, missed: Missed, audit_key: bytes) -> bool:
+    """Note that the broker took it; False when somebody took the strand meanwhile, or published it too."""
+    nudge = missed.nudge
+    found = _at(connection, Place(nudge.run_id, nudge.strand, nudge.gen), audit_key, StrandState.READY)
+    if found is None or (found[1].published_at, found[1].nudges) != missed[1:]:
+        return False
+    run, row = found
+    run.emit("stage.nudged", stage=row.stage, strand=row.strand)
+    strands.change(connection, run.id, row.strand, published_at=run.clock, nudges=row.nudges + 1)
+    run.flush()
+    return True
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:

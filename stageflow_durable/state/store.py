@@ -34,7 +34,7 @@ from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import Missed, Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
 from stageflow_durable.state.verification import Checked
@@ -291,8 +291,16 @@ class Store:
         return self._do(lambda c: recovery.take(c, place, self._audit, max_lost=max_lost, grace=grace))
 
     def wake(self, place: Place) -> Nudge | None:
-        """Publish a strand anew."""
+        """Make a due strand ready."""
         return self._do(lambda c: recovery.wake(c, place, self._audit))
+
+    def missed(self, place: Place) -> Missed | None:
+        """The message for a ready strand that none reached."""
+        return self._see(lambda c: recovery.missed(c, place))
+
+    def nudged(self, missed: Missed) -> bool:
+        """Note that the broker took it."""
+        return self._do(lambda c: recovery.nudged(c, missed, self._audit))
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """The broker refused them."""

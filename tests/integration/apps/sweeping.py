@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tests.integration.apps.lanes import engine
@@ -13,4 +14,5 @@ if __name__ == "__main__":
         report = engine.sweep()
         assert not report.problems, report.problems
         sweeps += 1
+        Ledger.here().open(f"sweeping-{os.getpid()}")
     print(sweeps)

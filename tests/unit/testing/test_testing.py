@@ -206,7 +206,7 @@ class TestCrashes:
         engine = stageflow_engine(_two_stages([]))
         handle = engine.enqueue("two", {})
         engine.messages.lose_all()
-        engine.faults.at("after", "wake")
+        engine.faults.at("after", "nudged")
         engine.drain()
         assert engine.crashes == 1
         assert handle.status() is RunStatus.SUCCEEDED
