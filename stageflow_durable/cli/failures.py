@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -39,12 +39,15 @@ def one_line(message: str) -> str:
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
-    """Turn what goes wrong on purpose into one line and an exit code; a bug of ours keeps its traceback."""
+def plainly(explained: Callable[[StageflowError], str] = str) -> Iterator[None]:
+    """Turn what goes wrong on purpose into one line and an exit code; a bug of ours keeps its traceback.
+
+    ``explained``: what to say of an error of ours.
+    """
     try:
         yield
     except StageflowError as error:
-        raise Failure(str(error) or type(error).__name__) from error
+        raise Failure(explained(error) or type(error).__name__) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stageflow_durable.cli.failures import Failure
+from stageflow_durable.cli.failures import Failure, one_line
+from stageflow_durable.cli.output import say
 from stageflow_durable.cli.session import Session, app_option
+from stageflow_durable.errors import Retryable, SchemaAhead
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Application
@@ -74,11 +76,24 @@ def chooses_queues(celery_arguments: Sequence[str]) -> bool:
     return any(given.startswith(("-Q", "--queues", "-X", "--exclude-queues")) for given in celery_arguments)
 
 
+def usable_schema(session: Session) -> None:
+    """Raise SchemaBehind where every stage would fail; a newer schema, or a database that is away, is only told."""
+    from stageflow_durable.state import schema
+
+    try:
+        schema.require_current(session.application().settings.require_database())
+    except (SchemaAhead, Retryable) as error:
+        say(f"stageflow: {one_line(str(error))}")
+
+
 def _become(ctx: click.Context, role: str, extra: Sequence[str]) -> None:
     """Replace this process by Celery's: signals, exit code and process id are its own."""
     session = Session.of(ctx)
     reference = session.application_reference()
-    session.application()  # a wrong name is one line here, and a traceback in Celery
+    # What is wrong with the name or the settings is one line here, and a traceback in Celery.
+    session.application().settings.require()
+    if role != "flower":
+        usable_schema(session)
     os.environ["STAGEFLOW_APP"] = reference
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", SHIM, role, *extra])  # noqa: S606  # no shell meant

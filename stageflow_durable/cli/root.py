@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong on purpose becomes one line."""
-        with plainly():
+        with plainly(Session.of(ctx).explained):
             return super().invoke(ctx)
 
 

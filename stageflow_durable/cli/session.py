@@ -11,7 +11,7 @@ import click
 
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import say
-from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.errors import ConfigurationError, SchemaAhead, SchemaBehind, StageflowError
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Application, Operations
@@ -108,6 +108,23 @@ class Session:
                 raise
             url = left.require_database()
         return url
+
+    def explained(self, error: StageflowError) -> str:
+        """What to say of ``error``: where a table or column is missing, which schema is there and which is needed."""
+        if isinstance(error, SchemaBehind):
+            try:
+                self.require_schema()
+            except (SchemaBehind, SchemaAhead) as known:
+                return str(known)
+            except (StageflowError, click.ClickException):
+                pass  # it cannot be found out; what is known is said
+        return str(error)
+
+    def require_schema(self) -> None:
+        """Raise SchemaBehind or SchemaAhead, naming both versions, unless the database is as this release needs it."""
+        from stageflow_durable.state import schema
+
+        schema.require_current(self.database_url())
 
     def stopped(self, settings: Settings) -> Settings | None:
         """The settings with the database that a stopped one-machine mode left behind; None when there is none."""

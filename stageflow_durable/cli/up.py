@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import click
 
-from stageflow_durable.cli.roles import PASSED_ON, SHIM, chooses_queues, passed_on, queues
+from stageflow_durable.cli.roles import PASSED_ON, SHIM, chooses_queues, passed_on, queues, usable_schema
 from stageflow_durable.cli.session import Session, app_option
 
 
@@ -38,6 +38,8 @@ def up(
     reference = session.application_reference()
     application = session.application()
     settings = replace(application.settings, app=reference)
+    if settings.database_url and settings.broker_url:
+        usable_schema(session)
     from stageflow_durable.embedded.up import run_up
     from stageflow_durable.state import schema
 

@@ -75,6 +75,7 @@ def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow:
     for arguments in (["runs"], ["--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}']):
         result = stageflow(*arguments)
         assert (result.returncode, result.stdout) == (1, "")
+        assert "has no schema of stageflow, this release needs 0" in result.stderr
         assert "stageflow db upgrade" in result.stderr
         assert result.stderr.count("\n") == 1
     assert stageflow("db", "current").returncode == 1

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from stageflow_durable.cli.roles import SHIM
+from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.settings import Settings
+from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeApplication
 
@@ -19,7 +21,8 @@ from tests.cli.fakes import FakeApplication
 @pytest.fixture(autouse=True)
 def _application(engine: FakeApplication, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGEFLOW_APP", "shop:engine")
-    engine.settings = Settings(queue="sf")
+    engine.settings = Settings(queue="sf", database_url="sqlite:///shop.db", broker_url="memory://")
+    monkeypatch.setattr("stageflow_durable.state.schema.current", lambda url: schema.head())
     stages = [SimpleNamespace(queue=name) for name in (None, "gpu", "sf")]
     engine.pipelines = {"checkout": SimpleNamespace(stages=stages)}
 
@@ -117,3 +120,44 @@ def _recording(seen: dict[str, Any], answer: int) -> Callable[..., int]:
         return answer
 
     return record
+
+
+@pytest.mark.parametrize("role", ["worker", "beat", "up"])
+def test_without_a_schema_no_worker_starts_and_the_way_out_is_told(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
+    monkeypatch.setattr("stageflow_durable.state.schema.current", lambda url: None)
+    result = invoke(role)
+    assert (result.exit_code, became) == (1, [])
+    assert f"has no schema of stageflow, this release needs {schema.head()}; run: stageflow db upgrade" in result.stderr
+
+
+def test_before_a_newer_schema_a_worker_starts_as_in_a_rolling_deploy_and_says_so(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stageflow_durable.state.schema.current", lambda url: "9999")
+    result = invoke("worker")
+    assert (result.exit_code, len(became)) == (0, 1)
+    assert f"at schema 9999, which a newer release made; this one knows {schema.head()}" in result.stderr
+
+
+def test_while_the_database_is_away_a_worker_starts_and_waits_for_it(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(url: str) -> str:
+        raise StoreUnavailable("the database did not answer")
+
+    monkeypatch.setattr("stageflow_durable.state.schema.current", away)
+    result = invoke("worker")
+    assert (result.exit_code, len(became), result.stderr) == (0, 1, "stageflow: the database did not answer\n")
+
+
+@pytest.mark.parametrize("role", ["worker", "beat", "flower"])
+def test_with_nothing_set_and_nothing_running_a_role_tells_both_ways_out(
+    invoke: Invoke, engine: FakeApplication, became: list[list[str]], role: str
+) -> None:
+    engine.settings = Settings(queue="sf")
+    result = invoke(role)
+    assert (result.exit_code, became) == (1, [])
+    assert "STAGEFLOW_BROKER_URL" in result.stderr
+    assert "stageflow up" in result.stderr
