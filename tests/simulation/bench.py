@@ -1,0 +1,43 @@
+"""What seeds have in common: one database, the threads, and ids that count."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from stageflow_durable.model import keys
+from stageflow_durable.state import owners
+from stageflow_durable.state.store import Store
+from stageflow_durable.testing.clock import START
+from tests.simulation.lines import Stage
+from tests.simulation.sql import MemoryDatabase
+
+AUDIT_KEY = b"the audit key of the simulation"
+
+
+class Bench:
+    """The database with a store of either way, and the threads."""
+
+    def __init__(self) -> None:
+        self.stage = Stage()
+        self.database = MemoryDatabase(lambda: START)
+        self.ways = {short: self._store(short) for short in (True, False)}
+
+    def _store(self, shortcut: bool) -> Store:
+        store = Store(self.database, AUDIT_KEY, shortcut=shortcut)
+        store._driver._connection = lambda: self.database.raw  # type: ignore[method-assign]  # every line uses the one
+        return store
+
+
+@contextmanager
+def known_ids() -> Iterator[None]:
+    """Ids that count instead of being drawn: the same seed gives the same."""
+    count = iter(range(1, 1 << 40))
+    known = SimpleNamespace(token_hex=lambda size: f"{next(count):0{2 * size}x}", randbits=lambda _bits: next(count))
+    owners.secrets = keys.secrets = known  # type: ignore[attr-defined, assignment]  # put back below
+    try:
+        yield
+    finally:
+        owners.secrets = keys.secrets = secrets  # type: ignore[attr-defined]

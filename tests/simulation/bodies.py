@@ -1,0 +1,190 @@
+"""What the stages and undos of a simulated pipeline do, and what they look at: each is a witness as well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stageflow_durable import PermanentError, StageOutput, TransientError
+from stageflow_durable.codec import decode, plain
+from stageflow_durable.engine.ride import MARGIN_SECONDS
+from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
+from stageflow_durable.model.keys import stage_key
+from stageflow_durable.model.work import UNDO_PREFIX
+from tests.simulation.ledger import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.process import Worker
+    from tests.simulation.simulation import Simulation
+
+ACTED = {"transient", "permanent", "fail", "bug", "cancel", "unsavable"}
+"""Endings that say nothing about whether the effect happened."""
+
+ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "reject", "skip", "bug", "cancel", "cancelled", "unsavable"]
+LIKELY = [0, 8, 4, 3, 2, 3, 3, 1, 1, 1, 1]
+UNDO_ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "bug"]
+FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
+
+
+class Bodies:
+    """The bodies of one simulation."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self.inside: dict[object, tuple[str, str, str | None]] = {}
+        self._count = 0
+
+    # --- a stage ------------------------------------------------------------------------------------------------------
+
+    def stage(self, ctx: Any) -> Any:
+        sim, worker = self._sim, self._sim.worker()
+        run, stage, since = ctx.run_id, ctx.stage, sim.passed
+        sim.note(worker, "body", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}")
+        held = self._holds(worker, run, stage, "forward")
+        self._witness(ctx, held)
+        spec = sim.pipelines[ctx.pipeline].by_name[stage]
+        mark = object()
+        self.inside[mark] = run, stage, worker.owner._id
+        try:
+            return self._act(ctx, worker, since, spec.timeout)
+        finally:
+            del self.inside[mark]
+
+    def _began(self, run: str, stage: str, owner: str | None) -> float:
+        """When the attempt began that is called now."""
+        sql = "SELECT max(began_at) FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND owner=?"
+        return float(self._sim.database.see(sql, run, stage, owner)[0][0] or 0.0) - self._sim.now() + self._sim.passed
+
+    def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
+        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        began = self._began(run, stage, worker.owner._id) if timeout is not None and not sim.jumped else -1e9
+        trouble = sim.setup.rates["trouble"]
+        weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
+        ending = sim.chance.pick(f"{run} {stage} ends", ENDINGS, weights)
+        if ending == "cancelled":
+            ctx.raise_if_cancelled()
+            ending = "ok"
+        acts = ending == "ok" or (ending in ACTED and sim.chance.flip(f"{run} {stage} acts", 0.5))
+        sim.fates.in_body(f"{run} {stage} before its effect")
+        self._timely(since, timeout)
+        if acts:
+            applied = sim.ledger.act(run, stage, ctx.idempotency_key, since)
+            if not applied and timeout is not None and began + MARGIN_SECONDS >= since:
+                raise Violation(f"{stage} was undone while a process could still act for it")
+            sim.note(worker, "effect", f"{stage}: {'applied' if applied else 'refused'}")
+        sim.fates.in_body(f"{run} {stage} after its effect")
+        self._timely(since, timeout)
+        return self._end(ending, ctx)
+
+    def _timely(self, since: float, timeout: float | None) -> None:
+        """What the alarm does, seen from within the body."""
+        late = 0.0 if timeout is None else self._sim.passed - since - timeout
+        if late > GRACE_SECONDS:
+            self._sim.fates.die("its stage did not end in time")
+        if late > 0:
+            raise StageTimeout("it took too long")
+
+    def _end(self, ending: str, ctx: Any) -> Any:
+        if ending in _ENDS:
+            return _ENDS[ending]()
+        self._count += 1
+        kind = self._sim.chance.pick(f"{ctx.run_id} {ctx.stage} output", ["plain", "falsy", "with event"], [8, 1, 1])
+        if kind == "with event":
+            ctx.emit("sim.event", number=self._count)
+        return FALSY[self._count % len(FALSY)] if kind == "falsy" else {"of": ctx.stage, "number": self._count}
+
+    def _holds(self, worker: Worker, run: str, stage: str, direction: str) -> bool:
+        """Whether the caller is the one that the tables know; else it is a zombie, whom only the remote can refuse."""
+        sql = "SELECT 1 FROM stageflow_strands WHERE run=? AND stage=? AND direction=? AND state='running' AND owner=?"
+        return bool(self._sim.database.see(sql, run, stage, direction, worker.owner._id))
+
+    def _witness(self, ctx: Any, held: bool) -> None:
+        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        rows = sim.database.see("SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?", run)
+        saved = {name: (skipped, delta) for name, skipped, delta in rows}
+        if held and stage in saved:
+            raise Violation(f"stage {stage} runs again, though its outcome is committed")
+        pipeline = sim.pipelines[ctx.pipeline]
+        ancestors = pipeline.plan.ancestors[stage]
+        if missing := ancestors - saved.keys():
+            raise Violation(f"stage {stage} began before {', '.join(sorted(missing))} was committed")
+        seen = {name: plain(value) for name, value in ctx.outputs.items()}
+        due = {name: decode(saved[name][1]) for name in ancestors if not saved[name][0]}
+        if seen != due:
+            raise Violation(f"stage {stage} sees {seen}, saved was {due}")
+        policy = pipeline.by_name[stage].retry
+        if policy is not None and ctx.attempt > policy.max_attempts:
+            raise Violation(f"stage {stage} is at attempt {ctx.attempt} of {policy.max_attempts}")
+        if ctx.idempotency_key != stage_key(run, stage):
+            raise Violation(f"stage {stage} got the key {ctx.idempotency_key}")
+
+    # --- an undo ------------------------------------------------------------------------------------------------------
+
+    def undo(self, ctx: Any) -> Any:
+        sim, worker = self._sim, self._sim.worker()
+        run, stage = ctx.run_id, ctx.stage
+        sim.note(worker, "undo", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
+        held = self._holds(worker, run, stage, "backward")
+        if held:
+            self._witness_undo(ctx)
+        mark = object()
+        self.inside[mark] = run, UNDO_PREFIX + stage, worker.owner._id
+        try:
+            return self._act_undo(ctx, worker)
+        finally:
+            del self.inside[mark]
+
+    def _act_undo(self, ctx: Any, worker: Worker) -> Any:
+        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        trouble = sim.setup.rates["trouble"]
+        weights = [5 * (1 - trouble) / max(trouble, 0.01), 4, 2, 1, 1, 1]
+        ending = sim.chance.pick(f"{run} undo {stage} ends", UNDO_ENDINGS, weights)
+        acts = ending == "ok" or sim.chance.flip(f"{run} undo {stage} acts", 0.5)
+        sim.fates.in_body(f"{run} undo {stage} before its effect")
+        if acts:
+            sim.ledger.undo(run, stage, ctx.action_key, ctx.idempotency_key)
+            sim.note(worker, "undone", stage)
+        sim.fates.in_body(f"{run} undo {stage} after its effect")
+        return None if ending == "ok" else _ENDS[ending]()
+
+    def _witness_undo(self, ctx: Any) -> None:
+        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        steps = dict(sim.database.see("SELECT stage, state FROM stageflow_saga_steps WHERE run=?", run))
+        plan = sim.pipelines[ctx.pipeline].plan
+        if steps.get(stage) != "compensating":
+            raise Violation(f"the undo of {stage} runs, though its step is {steps.get(stage)}")
+        owed = {"intended", "recorded", "compensating"}
+        behind = sorted(name for name in plan.descendants[stage] if steps.get(name) in owed)
+        if behind:
+            raise Violation(f"{stage} is undone before {', '.join(behind)}")
+        alive = {row[0] for row in sim.database.see("SELECT id FROM stageflow_owners WHERE dead_at IS NULL")}
+        for other, where, owner in self.inside.values():
+            if other == run and where in plan.descendants[stage] | {stage} and owner in alive:
+                raise Violation(f"{stage} is undone while {owner}, which lives, is in {where}")
+        if ctx.action_key != stage_key(run, stage):
+            raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")
+        rows = sim.database.see("SELECT delta FROM stageflow_checkpoints WHERE run=? AND stage=?", run, stage)
+        if ctx.outcome == "ok" and not rows:
+            raise Violation(f"the undo of {stage} was told that it is ok, and nothing was saved")
+        saved = decode(rows[0][0]) if rows and rows[0][0] is not None else None
+        if plain(ctx.output) != saved:
+            raise Violation(f"the undo of {stage} was told the output {ctx.output}, saved was {saved}")
+
+
+def _raise(error: BaseException) -> Any:
+    def end() -> Any:
+        raise type(error)(*error.args)
+
+    return end
+
+
+_ENDS: dict[str, Any] = {
+    "transient": _raise(TransientError("busy")),
+    "permanent": _raise(PermanentError("no")),
+    "bug": _raise(TypeError("a slip")),
+    "retry": lambda: StageOutput.retry("not yet"),
+    "fail": lambda: StageOutput.fail("no"),
+    "reject": lambda: StageOutput.reject("declined"),
+    "skip": lambda: StageOutput.skip("nothing to do"),
+    "cancel": lambda: StageOutput.cancel("not wanted any more"),
+    "unsavable": object,
+}

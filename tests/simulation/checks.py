@@ -1,0 +1,244 @@
+"""The invariants: cheap ones after every transaction, all of them at rest, against the tables and the ledger."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from stageflow_durable.state.begin import EARLY_SECONDS
+from tests.protocol import invariants
+from tests.simulation.bench import AUDIT_KEY
+from tests.simulation.ledger import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+MAY_STAND = {
+    ("forward", "forward"): {"ready", "running", "waiting"},
+    ("draining", "forward"): {"running"},
+    ("backward", "backward"): {"ready", "running", "waiting"},
+}
+ACTIVE = {"ready", "running", "waiting"}
+RAISES_FENCES = {"take", "order", "settle"}
+MESSAGES = 30
+MESSAGES_AN_ATTEMPT = 8
+Key = tuple[str, str]
+
+
+class Checks:
+    """Looks at the tables past the engine."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._see = sim.database.see
+        self._changes = -1
+        self._gens: dict[Key, int] = {}
+        self._saved: dict[Key, Any] = {}
+        self._heads: dict[str, tuple[int, str]] = {}
+        self._watch = invariants.Watch(sim.database, AUDIT_KEY)
+
+    # --- after every transaction --------------------------------------------------------------------------------------
+
+    def step(self, call: str) -> None:
+        """What can be seen cheaply; raises nothing, tells the simulation."""
+        if self._sim.database.raw.total_changes == self._changes:
+            return  # nothing was written since the last look
+        try:
+            phases = self._runs()
+            strands = self._see(
+                "SELECT run, strand, state, direction, gen, stage, attempt, owner FROM stageflow_strands"
+            )
+            self._strands(call, phases, strands)
+            self._attempts(strands)
+            self._checkpoints(phases, strands)
+            if call in ("mark_expired", "take"):
+                self._the_living_are_let_live()
+            if self._sim.setup.watched:
+                self._watched()
+        except Violation as violation:
+            self._sim.broken(violation)
+        self._changes = self._sim.database.raw.total_changes
+
+    def _watched(self) -> None:
+        try:
+            self._watch.check()
+        except AssertionError as error:
+            raise Violation(str(error)) from error
+
+    def _runs(self) -> dict[str, tuple[str, str]]:
+        rows = self._see(
+            "SELECT r.id, r.pipeline, r.phase, r.status, r.park_reason, r.finished_at IS NULL, r.seq, r.head,"
+            " (SELECT count(*) FROM stageflow_events e WHERE e.run = r.id) FROM stageflow_runs r"
+        )
+        for run, _pipeline, phase, status, park, unfinished, seq, head, events in rows:
+            if seq != events:
+                raise Violation(f"10: run {run} says {seq} events, there are {events}")
+            if (status == "parked") != (phase == "settled" and park is not None):
+                raise Violation(f"11: run {run} is {status} with park reason {park}")
+            if (phase == "settled") == bool(unfinished):
+                raise Violation(f"11: run {run} is {status}, and {'not ' if unfinished else ''}finished")
+            before = self._heads.get(run)
+            if before is not None and (seq < before[0] or (seq == before[0] and head != before[1])):
+                raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
+            self._heads[run] = seq, head
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def _strands(self, call: str, phases: dict[str, tuple[str, str]], rows: list[Any]) -> None:
+        moving = set()
+        for run, strand, state, direction, gen, _stage, _attempt, _owner in rows:
+            phase = phases[run][1]
+            if state in ACTIVE:
+                moving.add(run)
+                if state not in MAY_STAND.get((phase, direction), ()):
+                    raise Violation(f"4: strand {strand} of {run} is {state} in a run that goes {phase}")
+            before = self._gens.get((run, strand), gen)
+            if gen < before or (gen > before and call not in RAISES_FENCES):
+                raise Violation(f"7: {call} changed the fence of {strand} of {run} from {before} to {gen}")
+            self._gens[run, strand] = gen
+        for run, (_pipeline, phase) in phases.items():
+            if phase != "settled" and run not in moving:
+                raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
+
+    def _attempts(self, strands: list[Any]) -> None:
+        held = sorted((row[0], row[5], row[3], row[6], row[7]) for row in strands if row[2] == "running")
+        running = self._see("SELECT run, stage, direction, n, owner FROM stageflow_attempts WHERE state='running'")
+        if held != sorted(running):
+            raise Violation(f"1: strands run {held}, attempts {sorted(running)}")
+
+    def _the_living_are_let_live(self) -> None:
+        dead = {
+            row[0] for row in self._see("SELECT id FROM stageflow_owners WHERE dead_at IS NOT NULL AND confirmed=0")
+        }
+        for worker in self._sim.workers:
+            if worker.owner._id in dead and worker.is_renewed():
+                raise Violation(f"{worker.name} was declared dead, though it had renewed its lease")
+
+    def _checkpoints(self, phases: dict[str, tuple[str, str]], strands: list[Any]) -> None:
+        rows = self._see("SELECT run, stage, skipped, delta FROM stageflow_checkpoints")
+        finished: dict[str, set[str]] = {}
+        for run, stage, skipped, delta in rows:
+            finished.setdefault(run, set()).add(stage)
+            if self._saved.setdefault((run, stage), (skipped, delta)) != (skipped, delta):
+                raise Violation(f"2: the output of {stage} of {run} changed")
+        if len(rows) != len(self._saved):
+            raise Violation(f"2: outputs are lost: {len(self._saved)} were there, now {len(rows)}")
+        standing: dict[str, list[str]] = {}
+        for row in strands:
+            if row[3] == "forward" and row[2] != "done":
+                standing.setdefault(row[0], []).append(row[5])
+        for run, (name, _phase) in phases.items():
+            done = finished.get(run, set())
+            stages = self._sim.pipelines[name].plan.stages
+            ready = sorted(one.name for one in stages if one.name not in done and done.issuperset(one.after))
+            if sorted(standing.get(run, [])) != ready:
+                raise Violation(f"6: on strands of {run} stand {standing.get(run)}, ready are {ready}")
+
+    # --- at rest ------------------------------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Everything; raises Violation."""
+        with self._sim.database.read() as connection:
+            found = invariants.pictures(connection)
+        keys = [row[0] for row in self._see("SELECT key FROM stageflow_runs WHERE key IS NOT NULL")]
+        if len(keys) != len(set(keys)):
+            raise Violation(f"8: a key has two runs: {sorted(keys)}")
+        for run, seen in found.items():
+            broken = [what for holds in invariants.OF_A_MOMENT for what in holds(seen)]
+            broken += invariants.the_chain_is_unbroken(seen, AUDIT_KEY)
+            broken += self._against_the_ledger(run, seen)
+            broken += _unknown_is_heeded(seen)
+            broken += _the_pivot_is_heeded(seen)
+            broken += _poison_is_bounded(seen, self._sim.setup.max_lost)
+            broken += [] if self._sim.jumped else _delays_are_kept(seen)
+            broken += self._versions_are_heeded(run, seen)
+            broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0))
+            if broken:
+                raise Violation(f"run {self._sim.short(run)}, {seen.run['status']}: {'; '.join(broken)}")
+
+    def _versions_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
+        """A person's word counts for the run that they looked at: nobody else had a say in between."""
+        said = [json.loads(event["data"]) for event in seen.events if event["type"].startswith("operator.")]
+        return [
+            f"{data['actor']} looked at version {version}, and acted on version {number}"
+            for number, data in enumerate(said)
+            for version in [self._sim.operator.looked.get((run, data["actor"]))]
+            if version not in (None, number)
+        ]
+
+    def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
+        ledger, status = self._sim.ledger, str(seen.run["status"])
+        broken = []
+        undoable = [stage.name for stage in seen.plan.stages if stage.undo is not None]
+        if status == "succeeded":
+            done = [row["stage"] for row in seen.checkpoints if not row["skipped"]]
+            broken += [
+                f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
+            ]
+        steps = {stage: str(state) for stage, state in seen.step_states().items()}
+        ended = status in ("compensated", "compensation_failed") or (
+            status in ("failed", "cancelled") and not seen.run["pivot_passed"]
+        )
+        if ended:
+            left = [stage for stage in ledger.standing(run, undoable) if steps.get(stage) != "compensation_failed"]
+            broken += [f"the effect of {stage} was left, its step is {steps.get(stage)}" for stage in left]
+        if status == "compensated" and "compensation_failed" in steps.values():
+            broken.append("compensated, with an undo that failed")
+        for stage in undoable:
+            key = ledger.undo_keys.get((run, stage))
+            if key is None and steps.get(stage) == "compensated":
+                broken.append(f"{stage} counts as undone, and its undo never acted")
+            if key is not None and status == "succeeded":
+                broken.append(f"{stage} was undone in a run that succeeded")
+        return broken
+
+
+def _the_pivot_is_heeded(seen: invariants.Picture) -> list[str]:
+    """Past its pivot a run only goes forward, unless a person says otherwise."""
+    undone = str(seen.run["status"]) in ("compensated", "compensation_failed")
+    wrong = undone and seen.run["pivot_passed"] and not seen.run["past_pivot"]
+    return ["it was undone past its pivot, and nobody said so"] if wrong else []
+
+
+def _poison_is_bounded(seen: invariants.Picture, most: int) -> list[str]:
+    return [
+        f"{row['stage']} lost {row['lost']} processes, {most} is the limit"
+        for row in seen.strands
+        if row["lost"] > most
+    ]
+
+
+def _delays_are_kept(seen: invariants.Picture) -> list[str]:
+    """No attempt begins before the delay of the one before is over."""
+    ended = {(row["stage"], row["direction"], row["n"]): row for row in seen.attempts}
+    asked = any(row["type"].startswith("operator.") for row in seen.events)
+    return [
+        f"attempt {row['n']} of {row['stage']} began too early"
+        for row in seen.attempts
+        for before in [ended.get((row["stage"], row["direction"], row["n"] - 1))]
+        if not asked
+        and before is not None
+        and before["state"] == "retry"
+        and row["began_at"] < before["ended_at"] + (before["delay"] or 0.0) - EARLY_SECONDS - 0.001
+    ]
+
+
+def _unknown_is_heeded(seen: invariants.Picture) -> list[str]:
+    """A stage that must not be tried again when nobody knows how it ended is not, unless a person says so."""
+    lost: dict[str, int] = {}
+    broken = []
+    for event in seen.events:
+        data = json.loads(event["data"])
+        if event["type"].startswith("operator."):
+            lost.clear()
+        elif event["type"] == "stage.lost" and not data.get("undo"):
+            lost[data["stage"]] = event["seq"]
+        elif event["type"] == "stage.begun" and data["stage"] in lost:
+            guarded = seen.plan.by_name[data["stage"]].on_unknown != "retry"
+            if guarded:
+                broken.append(f"{data['stage']} was lost (event {lost[data['stage']]}) and began again all the same")
+    return broken
+
+
+def _messages_are_bounded(seen: invariants.Picture, published: int) -> list[str]:
+    bound = MESSAGES + MESSAGES_AN_ATTEMPT * len(seen.attempts)
+    return [] if published <= bound else [f"13: {published} messages were published for it, {bound} would be many"]

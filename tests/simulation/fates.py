@@ -1,0 +1,132 @@
+"""What goes wrong, where and how badly, by chance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from stageflow_durable.errors import BrokerUnavailable, StoreUnavailable
+from stageflow_durable.testing import Crash
+from tests.simulation.broker import Message, due_at
+from tests.simulation.process import TOUCH_NO_RUN, Job, Process
+from tests.simulation.scenario import LEASE
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+PAUSES = [0.5, 3.0, LEASE * 0.8, LEASE * 1.3, LEASE * 2.5, LEASE * 6]
+JUMPS = [1.0, -1.0, 15.0, -8.0, 120.0]
+BODY_SECONDS = [0.2, 3.0, 12.0, 30.0]
+AT_A_POINT = ("switch", "crash", "pause", "away")
+
+
+class Fates:
+    """Decides at each point, for each message, and now and then for the whole site."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._rates = sim.setup.rates
+        self._weights = [self._rates[kind] for kind in AT_A_POINT]
+
+    # --- at a point ---------------------------------------------------------------------------------------------------
+
+    def reached(self, process: Process, when: str, call: str) -> None:
+        """A point: check, and perhaps something happens here."""
+        self._sim.trace.append((self._sim.passed, process.name, when, call))
+        if when == "after" and call not in TOUCH_NO_RUN:
+            self._sim.checks.step(call)
+            if self._sim.violation is not None:
+                raise self._sim.violation
+        if self._sim.healing:
+            return
+        if self._sim.current is None or self._sim.current.process is not process:
+            if self._sim.chance.flip(f"{process.name} {when} {call}", self._rates["away"]):
+                raise StoreUnavailable("the database did not answer")
+            return
+        self._fate(self._sim.current, process, f"{process.name} {when} {call}", call)
+
+    def _fate(self, job: Job, process: Process, name: str, call: str) -> None:
+        if not self._sim.chance.flip(name, sum(self._weights)):
+            return
+        kind = self._sim.chance.pick(f"{name}: what", AT_A_POINT, self._weights)
+        if kind == "switch":
+            self._sim.note(process, "lets others go on")
+            job.stop()
+        elif kind == "crash":
+            self.die("")
+        elif kind == "pause":
+            seconds = self._sim.chance.one_of(f"{name}: pause", PAUSES)
+            self._sim.note(process, "stands still", f"{seconds:g} s")
+            process.stopped_until = self._sim.passed + seconds
+            job.stop()
+        elif call in ("publish", "chain", "retry"):
+            self._sim.note(process, "broker away")
+            if call == "publish":
+                raise BrokerUnavailable("the connection is gone")
+        elif call not in ("gate", "body"):
+            self._sim.note(process, "database away")
+            raise StoreUnavailable("the connection is gone")
+
+    def in_body(self, where: str) -> None:
+        """A point inside a body."""
+        assert self._sim.current is not None
+        process = self._sim.current.process
+        if not process.alive:
+            raise Crash("the dead do nothing")
+        if self._sim.healing:
+            return
+        if self._sim.chance.flip(f"{where}: takes", 0.1):
+            seconds = self._sim.chance.one_of(f"{where}: seconds", BODY_SECONDS)
+            self._sim.note(process, "body takes", f"{seconds:g} s")
+            self._sim.sleep(seconds)
+        self._fate(self._sim.current, process, where, "body")
+
+    def die(self, why: str) -> NoReturn:
+        """The process of the current job is dead."""
+        assert self._sim.current is not None
+        process = self._sim.current.process
+        process.alive = False
+        self._sim.note(process, "dies", why)
+        raise Crash(why)
+
+    # --- to a message, and to the site --------------------------------------------------------------------------------
+
+    def mishap(self, message: Message) -> None:
+        """What the broker does to a message that it took."""
+        if self._sim.healing:
+            return
+        rates = self._rates
+        about = f"{self._sim.short(message.run)} {message.strand}"
+        if self._sim.chance.flip(f"{about} lost", rates["lose"] * 0.3):
+            self._sim.broker.waiting.remove(message)
+            self._sim.note(None, "lost", str(message))
+        elif self._sim.chance.flip(f"{about} doubled", rates["double"] * 0.5):
+            self._sim.broker.put(message)
+            self._sim.note(None, "doubled", str(message))
+        elif self._sim.chance.flip(f"{about} late", rates["late"] * 0.5):
+            late = self._sim.chance.one_of(f"{about} late by", [0.5, 5.0, 40.0])
+            self._sim.broker.waiting.remove(message)
+            self._sim.broker.put(due_at(message, message.due + late))
+            self._sim.note(None, "late", f"{message} by {late:g} s")
+
+    def trouble(self) -> None:
+        what = self._sim.chance.pick(
+            "mishap", ["nothing", "all messages lost", "broker away", "redis flushed", "redis away", "clock", "silence"]
+        )
+        if what == "all messages lost":
+            self._sim.broker.waiting.clear()
+        elif what == "broker away":
+            self._sim.broker.away_until = self._sim.passed + self._sim.chance.one_of("away for", [1.0, 8.0, 70.0])
+        elif what == "redis flushed":
+            self._sim.gate.flush()
+        elif what == "redis away":
+            self._sim.gate.away_until = self._sim.passed + 20.0
+        elif what == "clock":
+            jump = self._sim.chance.one_of("jump", JUMPS)
+            self._sim.jumped += jump
+            self._sim.jumped_at = self._sim.passed
+            what = f"database clock jumps by {jump:g} s"
+        elif what == "silence" and self._sim.able():
+            worker = self._sim.able()[self._sim.chance.number("whose heartbeat", 0, len(self._sim.able()) - 1)]
+            worker.silent_until = self._sim.passed + LEASE * 2
+            what = f"{worker.name} does not beat for {LEASE * 2:g} s"
+        self._sim.note(None, what)

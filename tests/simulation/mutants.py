@@ -1,0 +1,298 @@
+"""Mistakes planted in the engine, one at a time: the simulation has to find each, or it is worth nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from stageflow_durable.engine import accept, body
+from stageflow_durable.engine import outcome as _outcome
+from stageflow_durable.engine import ride as _ride
+from stageflow_durable.engine.outcome import Succeeded
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, RunStatus
+from stageflow_durable.saga.settle import Settlement
+from stageflow_durable.state import begin, operators, owners, runs, strands
+from stageflow_durable.state import commit as _commit
+from stageflow_durable.state import locked as _locked
+from stageflow_durable.state import recovery as _recovery
+from stageflow_durable.state import settlement as _settlement
+from stageflow_durable.state.shortcut import Shortcut
+from stageflow_durable.state.store import Store
+
+# Names that these modules import are patched there, where no type checker expects them.
+outcomes: Any = _outcome
+ride: Any = _ride
+commit: Any = _commit
+locked: Any = _locked
+recovery: Any = _recovery
+settlement: Any = _settlement
+Plant = Callable[[ExitStack], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One planted mistake. ``quick``: it shows within the first seeds."""
+
+    name: str
+    plant: Plant
+    quick: bool = False
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        """While the mistake is there."""
+        with ExitStack() as stack:
+            self.plant(stack)
+            yield
+
+
+def _put(*places: tuple[Any, str, Any]) -> Plant:
+    """Put something else in these places."""
+
+    def plant(stack: ExitStack) -> None:
+        for where, name, what in places:
+            stack.enter_context(patch.object(where, name, what))
+
+    return plant
+
+
+def _long_way(*places: tuple[Any, str, Any]) -> Plant:
+    """The same, with the short way closed: a mistake in the long way alone would show only where it is taken."""
+    nothing = lambda *_given, **_options: None  # noqa: E731  # three names for one thing
+    return _put((Shortcut, "begin", nothing), (Shortcut, "save", nothing), *places)
+
+
+# --- the mistakes -----------------------------------------------------------------------------------------------------
+
+
+def _always(answer: Any) -> Callable[..., Any]:
+    return lambda *_given, **_options: answer
+
+
+def _effect_after_commit() -> Plant:
+    save, run_stage = ride.Rider._save, body.run_stage
+
+    def early(runner: Any, ctx: Any, services: Any, interceptors: Any, timeout: Any) -> Any:
+        return body.Called(lambda: run_stage(runner, ctx, services, interceptors, timeout))
+
+    def late(self: Any, work: Any, memory: Any, outcome: Any, services: Any, key: Any, go_on: bool) -> Any:
+        if not isinstance(outcome, Promise):
+            return save(self, work, memory, outcome, services, key, go_on)
+        ending = save(self, work, memory, Succeeded("null"), services, key, go_on)
+        outcome.call()
+        return ending
+
+    def promised(value: Any, *_given: Any) -> Any:
+        return Promise(value) if callable(value) else returned(value, *_given)
+
+    returned = ride.returned
+    return _put((body, "run_stage", early), (ride, "returned", promised), (ride.Rider, "_save", late))
+
+
+class Promise(Succeeded):
+    """An outcome whose body has yet to run."""
+
+    __slots__ = ("call",)
+    call: Any
+
+    def __init__(self, call: Any) -> None:
+        object.__setattr__(self, "delta", "null")
+        object.__setattr__(self, "skipped", False)
+        object.__setattr__(self, "replayed", False)
+        object.__setattr__(self, "call", call)
+
+
+def _any_dependency(self: Plan, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
+    onward = self.next_on_strand.get(stage)
+    return tuple(
+        name for name in self.successors[stage] if name != onward and not finished.isdisjoint(self.by_name[name].after)
+    )
+
+
+def _a_join_too_few(self: Plan, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
+    onward = self.next_on_strand.get(stage)
+    return tuple(
+        name
+        for name in self.successors[stage]
+        if name != onward and finished.issuperset(self.by_name[name].after) and len(self.by_name[name].after) < 2
+    )
+
+
+def _in_order(plan: Plan, steps: Any) -> tuple[str, ...]:
+    owed = [stage.name for stage in plan.stages if str(steps.get(stage.name)) in ("intended", "recorded")]
+    going = any(str(state) == "compensating" for state in steps.values())
+    return () if going else tuple(owed[:1])
+
+
+def _all_at_once(plan: Plan, steps: Any) -> tuple[str, ...]:
+    return tuple(stage.name for stage in plan.stages if str(steps.get(stage.name)) in ("intended", "recorded"))
+
+
+def _no_intent() -> Plant:
+    apply = Shortcut._apply
+    return _put(
+        (strands, "intend", _always(None)),
+        (Shortcut, "_apply", lambda self, shape, given: apply(self, replace(shape, intends=False), given)),
+    )
+
+
+def _retried_all_the_same(run: Any, row: Any, _why: str, _most: int) -> Any:
+    return (recovery._ready_again(run, row),)
+
+
+def _never_undone(cause: Any, park: Any, *_given: Any, **_options: Any) -> Settlement:
+    if park is not None:
+        return Settlement(Phase.SETTLED, RunStatus.PARKED)
+    return Settlement(Phase.SETTLED, RunStatus.FAILED if str(cause) == "failed" else RunStatus.CANCELLED)
+
+
+def _past_every_pivot() -> Plant:
+    decide = settlement.settlement
+
+    def blind(*given: Any, **options: Any) -> Settlement:
+        decided: Settlement = decide(*given, **{**options, "pivot_passed": False})
+        return decided
+
+    return _put((settlement, "settlement", blind))
+
+
+def _other_keys() -> Plant:
+    numbers = itertools.count()
+    return _put((body, "stage_key", lambda run, stage: f"sf_{run}_{stage}_{next(numbers)}"))
+
+
+def _no_wait() -> Plant:
+    wait = commit.wait
+
+    def at_once(connection: Any, work: Any, key: bytes, failure: Any, delay: float, drawn: float, *rest: Any) -> Any:
+        waiting = wait(connection, work, key, failure, delay, drawn, *rest)
+        change = {"wake_at": 0.0} if isinstance(waiting, ride.Waiting) else {}
+        if change:
+            strands.change(connection, work.run.id, work.strand, **change)
+        return waiting
+
+    return _put((commit, "wait", at_once))
+
+
+def _one_attempt_more() -> Plant:
+    decide = outcomes.decide
+    return _put((outcomes, "decide", lambda policy, *, n, **rest: decide(policy, n=n - 1, **rest)))
+
+
+def _any_version() -> Plant:
+    look = operators._locked
+    return _put(
+        (operators, "_locked", lambda connection, order, key: look(connection, replace(order, op_version=None), key))
+    )
+
+
+def _any_parameters(connection: Any, new: Any) -> Any:
+    found = connection.execute(
+        runs._BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}
+    ).one()
+    return runs.Created(found.id, True)
+
+
+def _from_the_living() -> Plant:
+    return _put((Store, "mark_expired", lambda self, slack=0.0: self._do(lambda c: owners.mark_expired(c, -9.0))))
+
+
+def _undo_from_the_living() -> Plant:
+    """A sweep takes what waits, whoever holds it."""
+    change = strands.rest_idle
+
+    def all_rest(connection: Any, run_id: str) -> None:
+        change(connection, run_id)
+        for row in strands.all_of(connection, run_id):
+            if row.state == "running":
+                strands.change(connection, run_id, row.strand, state="rest", owner=None)
+
+    return _put((settlement.strands, "rest_idle", all_rest))
+
+
+def _unsealed() -> Plant:
+    seal = locked.seal
+    return _put(
+        (locked, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
+    )
+
+
+def _no_outbox() -> Plant:
+    return _put((Store, "undelivered", _always([])))
+
+
+def _swapped() -> Plant:
+    """The message goes out before the row that it speaks of is there, and nobody looks for what was lost."""
+
+    def accepted(self: Any, pipeline: Any, submission: Any) -> Any:
+        new = self._new(pipeline, submission)
+        accept.publish(self._store, self._publisher, runs.first_nudges(new))
+        return self._store.create(new)
+
+    return _put((accept.Acceptor, "accept", accepted), (Store, "undelivered", _always([])))
+
+
+def _fence_dropped() -> Plant:
+    return _long_way((strands, "is_mine", _always(True)), (commit.strands, "is_mine", _always(True)))
+
+
+def _fence_of_gen_only() -> Plant:
+    """The strand's fence without the attempt's: a zombie of the same generation passes."""
+
+    def mine(connection: Any, work: Any) -> bool:
+        row = strands.one(connection, work.run.id, work.strand)
+        return row is not None and row.state == "running"
+
+    return _long_way((strands, "is_mine", mine))
+
+
+def _take_without_fence() -> Plant:
+    change = strands.change
+
+    def same_gen(connection: Any, run_id: str, strand: str, **columns: Any) -> None:
+        columns.pop("gen", None)
+        if columns:
+            change(connection, run_id, strand, **columns)
+
+    return _put((recovery.strands, "change", same_gen))
+
+
+MUTANTS = (
+    Mutant("drop the fence check", _fence_dropped(), quick=True),
+    Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
+    Mutant("commit before the effect", _effect_after_commit(), quick=True),
+    Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
+    Mutant(
+        "never publish after enqueue, and no sweep of the outbox",
+        _put((accept.Acceptor, "deliver", _always(None)), (Store, "undelivered", _always([]))),
+    ),
+    Mutant("no sweep of the outbox", _no_outbox(), quick=True),
+    Mutant("forget the lease renewal", _put((owners, "renew", _always(True))), quick=True),
+    Mutant("take from a live owner", _from_the_living(), quick=True),
+    Mutant("undo while a branch still runs", _undo_from_the_living()),
+    Mutant("undo in order", _put((settlement, "ready_undos", _in_order)), quick=True),
+    Mutant("undo everything at once", _put((settlement, "ready_undos", _all_at_once)), quick=True),
+    Mutant("undo before a lost stage is over", _put((settlement.strands, "acts_until", _always(0.0)))),
+    Mutant("drop the intent to undo", _no_intent(), quick=True),
+    Mutant("finish without undoing", _put((settlement, "settlement", _never_undone)), quick=True),
+    Mutant("undo past the pivot", _past_every_pivot(), quick=True),
+    Mutant(
+        "begin without looking at the phase",
+        _long_way((begin, "_refusal", _always(None)), (settlement.strands, "rest_idle", _always(None))),
+    ),
+    Mutant("a join begins after any of its branches", _put((Plan, "heads_after", _any_dependency)), quick=True),
+    Mutant("a join never begins", _put((Plan, "heads_after", _a_join_too_few))),
+    Mutant("ignore on_unknown, and poison", _put((recovery, "_redo", _retried_all_the_same)), quick=True),
+    Mutant("a key of its own for each attempt", _other_keys(), quick=True),
+    Mutant("retry at once", _no_wait(), quick=True),
+    Mutant("one attempt too many", _one_attempt_more(), quick=True),
+    Mutant("an operator's word counts for any version", _any_version()),
+    Mutant("a key is enough, whatever the parameters", _put((runs, "existing", _any_parameters))),
+    Mutant("do not look up a commit whose answer was lost", _put((Store, "recall", _always(False)))),
+    Mutant("an event does not seal the one before", _unsealed()),
+    Mutant("outputs of before are not read", _put((Store, "outputs", _always({})))),
+)

@@ -1,0 +1,162 @@
+"""Those who submit runs and those who steer them: processes that can die between two steps like any other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stageflow_durable.engine.accept import Acceptor, Submission
+from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.recover import Sweeper
+from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, StageflowError
+from stageflow_durable.model.status import StageState
+from stageflow_durable.model.verbs import VerbName, refusal, standing
+from tests.simulation.ledger import Violation
+from tests.simulation.process import Process, sweep
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+DEADLINES = [None, 5.0, 60.0]
+
+
+class Client:
+    """Submits runs; one that does not know whether it was heard submits again, under the same key."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._submissions: list[tuple[str, str, str | None]] = []
+        self._processes = 0
+        self.waits = 0
+        self.runs: dict[str, set[str]] = {}
+
+    def submit(self) -> None:
+        """What the seed begins with."""
+        for _number in range(self._sim.chance.number("runs", 1, 3)):
+            self._new()
+
+    def _new(self) -> None:
+        pipeline = self._sim.chance.pick("of pipeline", list(self._sim.pipelines))
+        keyed = self._sim.chance.flip("without key", 0.2)
+        number = len(self._submissions)
+        self._submissions.append((pipeline, f"order {number}", None if keyed else f"key {number}"))
+        self._start(number)
+
+    def again(self) -> None:
+        """One more run, or one of them once more."""
+        number = self._sim.chance.number("submission", 0, len(self._submissions))
+        if number == len(self._submissions) and len(self._submissions) < 4:
+            self._new()
+        elif number < len(self._submissions) and self._submissions[number][2] is not None:
+            self._start(number)
+
+    def _start(self, number: int) -> None:
+        self._processes += 1
+        process = Process(self._sim, f"c{self._processes}")
+        self.waits += 1
+        process.start(f"submits {number}", lambda: self._submit(process, number))
+
+    def _submit(self, process: Process, number: int) -> None:
+        sim = self._sim
+        pipeline, text, key = self._submissions[number]
+        acceptor = Acceptor(process.store, process.publisher, process.clock, "stageflow")
+        seconds = sim.chance.one_of(f"deadline of {number}", DEADLINES, [8, 1, 1])
+        heard = False
+        try:
+            deadline = None if seconds is None else _from(sim.now(), seconds)
+            created = acceptor.accept(
+                sim.pipelines[pipeline], Submission({"text": text}, idempotency_key=key, deadline=deadline)
+            )
+            heard = True
+            sim.note(process, "submitted", f"{sim.short(created.run_id)}{', again' if created.replayed else ''}")
+            if key is not None:
+                self.runs.setdefault(key, set()).add(created.run_id)
+                if len(self.runs[key]) > 1:
+                    raise Violation(f"{key} has the runs {', '.join(sorted(self.runs[key]))}")
+            if key is not None and sim.chance.flip("with other parameters", 0.1):
+                self._mismatch(acceptor, sim.pipelines[pipeline], key)
+        except StageflowError as error:
+            sim.note(process, "failed", f"{type(error).__name__}: {error}")
+        finally:
+            self.waits -= 1
+            if not heard and key is not None and self._sim.violation is None:
+                self._start(number)
+
+    def _mismatch(self, acceptor: Acceptor, pipeline: Any, key: str) -> None:
+        try:
+            acceptor.accept(pipeline, Submission({"text": "something else"}, idempotency_key=key))
+        except IdempotencyParamMismatch:
+            return
+        raise Violation(f"{key} was accepted with other parameters")
+
+
+def _from(now: float, seconds: float) -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(now + seconds, UTC)
+
+
+class Operator:
+    """Somebody looks at a run, and a while later does what was legal then."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._processes = 0
+        self.looked: dict[tuple[str, str], int] = {}
+
+    def begin(self) -> None:
+        """Somebody sits down."""
+        self._processes += 1
+        process = Process(self._sim, f"o{self._processes}")
+        process.start("looks", lambda: self._look(process))
+
+    def _look(self, process: Process) -> None:
+        sim = self._sim
+        runs = [row[0] for row in sim.database.see("SELECT id FROM stageflow_runs ORDER BY id")]
+        if not runs:
+            return
+        sweeper = Sweeper(process.store, process.publisher, process.patience())
+        if sim.chance.flip("sweeps by hand", 0.1):
+            sweep(sim, process, sweeper)
+            return
+        run_id = runs[sim.chance.number("which run", 0, len(runs) - 1)]
+        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        try:
+            self._act(process, operations, run_id)
+        except (NotAllowed, OperatorConflict) as error:
+            sim.note(process, "refused", str(error))
+        except StageflowError as error:
+            sim.note(process, "failed", f"{type(error).__name__}: {error}")
+
+    def _act(self, process: Process, operations: Operations, run_id: str) -> None:
+        sim = self._sim
+        run = operations.run(run_id)
+        facts = standing(run)
+        past = sim.chance.flip("past the pivot", 0.3)
+        legal = [verb for verb in VerbName if refusal(verb, facts, past_pivot=past) is None]
+        if not legal:
+            return
+        verb = sim.chance.pick("verb", [str(one) for one in legal])
+        version = run.op_version if sim.chance.flip("as seen", 0.6) else None
+        if version is not None:
+            self.looked[run_id, process.name] = version
+        given = {"reason": "because", "actor": process.name, "op_version": version}
+        sim.note(process, verb, f"{sim.short(run_id)}, {run.status}{', past the pivot' if past else ''}")
+        if verb == VerbName.SETTLE:
+            doubtful = [stage.name for stage in run.stages if stage.state in (StageState.UNKNOWN, StageState.FAILED)]
+            if doubtful:
+                self._settle(process, operations, run_id, sim.chance.pick("stage", doubtful), given)
+        elif verb == VerbName.RESUME:
+            operations.resume(run_id, **given)  # type: ignore[arg-type]  # their types are as named
+        else:
+            getattr(operations, str(verb))(run_id, past_pivot=past, **given)
+
+    def _settle(self, process: Process, operations: Operations, run_id: str, stage: str, given: dict[str, Any]) -> None:
+        """Tell the truth: what stands in the ledger, and only while nobody is in that stage any more."""
+        sim = self._sim
+        if any((run, where) == (run_id, stage) for run, where, _owner in sim.bodies.inside.values()):
+            return
+        if sim.ledger.stands(run_id, stage):
+            operations.settle(run_id, stage, done={"found": stage}, **given)
+        else:
+            operations.settle(run_id, stage, not_done=True, **given)
+            sim.ledger.found_not_done(run_id, stage, sim.passed)

@@ -1,0 +1,96 @@
+"""Playing seeds: one, many, in parallel; and making a failing one small."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from tests.simulation.bench import Bench
+from tests.simulation.chance import Answers
+from tests.simulation.ledger import Violation
+from tests.simulation.simulation import Simulation, Trace
+
+CHUNK = 50
+
+
+@cache
+def bench() -> Bench:
+    """This process's."""
+    logging.disable(logging.CRITICAL)  # what the engine warns of is what we do to it
+    return Bench()
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """How one seed went."""
+
+    seed: int | None
+    violation: str | None
+    trace: Trace = field(repr=False)
+    answers: Answers = field(repr=False)
+    hash: str
+
+    def lines(self) -> Iterator[str]:
+        """The trace as text: seconds, process, what happened there."""
+        for passed, who, what, about in self.trace:
+            yield f"{passed:10.3f}  {who:<6} {what:<10} {about}".rstrip()
+
+
+def play(seed: int | None, answers: Answers | None = None) -> Played:
+    """One seed, or a list of answers."""
+    simulation = Simulation(bench(), seed, answers)
+    try:
+        violation = simulation.run()
+    except Violation as found:  # from before the first chapter
+        violation = found
+    told = None if violation is None else str(violation)
+    return Played(seed, told, simulation.trace, simulation.chance.made, simulation.hash())
+
+
+def failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
+    """Those seeds that break something, with what."""
+    found = []
+    for seed in seeds:
+        violation = Simulation(bench(), seed).run()
+        if violation is not None:
+            found.append((seed, str(violation)))
+    return found
+
+
+def _chunk(first_and_last: tuple[int, int]) -> tuple[int, list[tuple[int, str]]]:
+    first, last = first_and_last
+    return last - first, failing(range(first, last))
+
+
+def play_many(
+    first: int, count: int, jobs: int, progress: Callable[[int, list[tuple[int, str]]], None]
+) -> list[tuple[int, str]]:
+    """Many seeds in ``jobs`` processes; ``progress`` is told how many are done, and what was found so far."""
+    chunks = [(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
+    found: list[tuple[int, str]] = []
+    done = 0
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for size, broken in pool.imap_unordered(_chunk, chunks):
+            done += size
+            found += broken
+            progress(done, found)
+    return sorted(found)
+
+
+def minimised(answers: Answers, *, tries: int = 2000) -> Answers:
+    """Fewer answers that still break something: whatever can be left out is (Zeller's delta debugging)."""
+    kept, size = list(answers), max(1, len(answers) // 2)
+    while size:
+        at, smaller = 0, False
+        while at < len(kept) and tries > 0:
+            left = kept[:at] + kept[at + size :]
+            tries -= 1
+            if play(None, {name: answers[name] for name in left}).violation is None:
+                at += size
+            else:
+                kept, smaller = left, True
+        size = size if smaller and size == 1 and tries > 0 else size // 2
+    return {name: answers[name] for name in kept}

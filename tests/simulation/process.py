@@ -1,0 +1,280 @@
+"""Simulated processes: the engine's own parts behind points at which a process may stop, die or lose its connection."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from stageflow_durable.clock import World
+from stageflow_durable.delivery.tasks import carry
+from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.lease import Owner
+from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.errors import StageflowError
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.state.store import Store
+from stageflow_durable.testing import Crash
+from stageflow_durable.testing.faults import READS, _transactions
+from tests.simulation.broker import Again, Message, Publisher
+from tests.simulation.broker import Task as CeleryTask
+from tests.simulation.ledger import Violation
+from tests.simulation.lines import Line
+from tests.simulation.scenario import LEASE
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+BEAT_SECONDS = LEASE / 4
+QUIET = frozenset({"my_tick", "renew", "clock"})
+TOUCH_NO_RUN = frozenset({"register", "join", "renew", "retire", "mark_killed", "my_tick"})
+
+
+class SimulatedStore(Store):
+    """The engine's store as one process reaches it: a point before and after each transaction, one before each read."""
+
+    def __init__(self, store: Store, process: Process) -> None:
+        self.__dict__.update(store.__dict__)
+        self._process = process
+
+
+def _with_points(name: str) -> Any:
+    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
+        self._process.reach("before", name)
+        answer = getattr(Store, name)(self, *given, **options)
+        self._process.reach("after", name)
+        return answer
+
+    return call
+
+
+def _with_point(name: str) -> Any:
+    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
+        self._process.reach("before", name)
+        return getattr(Store, name)(self, *given, **options)
+
+    return call
+
+
+for _name in _transactions():
+    setattr(SimulatedStore, _name, _with_points(_name))
+for _name in READS - {"phase"}:  # asks ``facts``, which has a point
+    setattr(SimulatedStore, _name, _with_point(_name))
+
+
+class Clock:
+    """A process's clock: it may be wrong about the time of day; sleeping lets the others go on."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.wrong_by = 0.0
+
+    def time(self) -> float:
+        return self._process.sim.now() + self.wrong_by
+
+    def monotonic(self) -> float:
+        return self._process.sim.passed
+
+    def sleep(self, seconds: float) -> None:
+        self._process.sim.sleep(seconds)
+
+
+class Job:
+    """Something that a process does, on a line of its own."""
+
+    def __init__(self, process: Process, name: str, action: Callable[[], None]) -> None:
+        self.process = process
+        self.name = f"{process.name} {name}"
+        self.until = 0.0
+        self.done = False
+        self.went_on_at = 0.0
+        self._action = action
+        self._line: Line = process.sim.stage.line(self._work)
+
+    def _work(self) -> None:
+        sim = self.process.sim
+        try:
+            self._action()
+        except Crash:
+            pass
+        except Violation as violation:
+            sim.broken(violation)
+        except Exception as error:  # noqa: BLE001  # an error that nothing handles is what we look for
+            sim.broken(Violation(f"{self.name}: {type(error).__name__}: {error}"), error)
+        finally:
+            self.done = True
+
+    def go(self) -> None:
+        """Go on until the next stop."""
+        self.process.sim.current = self
+        self._line.go()
+        self.process.sim.current = None
+
+    def stop(self, until: float = 0.0) -> None:
+        """Let others go on; this one not before ``until`` (seconds that have passed)."""
+        self.until = until
+        self._line.stop()
+        if not self.process.alive:
+            raise Crash("the process died meanwhile")
+
+    def may_go(self, passed: float) -> bool:
+        process = self.process
+        return not self.done and (not process.alive or (self.until <= passed and process.stopped_until <= passed))
+
+
+class Process:
+    """A process: a store and a publisher of its own, and whether it lives."""
+
+    def __init__(self, sim: Simulation, name: str) -> None:
+        self.sim = sim
+        self.name = name
+        self.alive = True
+        self.stopped_until = 0.0
+        self.store = SimulatedStore(sim.store, self)
+        self.publisher = Publisher(sim.broker, self.reach, self._mishap)
+        self.clock = Clock(self)
+        self.jobs: list[Job] = []
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stands still (SIGSTOP)."""
+        return self.stopped_until > self.sim.passed
+
+    def reach(self, when: str, call: str) -> None:
+        """A point of the engine's code is reached."""
+        if not self.alive:
+            raise Crash("the dead do nothing")
+        self.sim.fates.reached(self, when, call)
+
+    def _mishap(self, message: Message) -> None:
+        self.sim.fates.mishap(message)
+
+    def start(self, name: str, action: Callable[[], None]) -> Job:
+        """Begin a job; it does nothing yet."""
+        job = Job(self, name, action)
+        self.jobs.append(job)
+        self.sim.jobs.append(job)
+        return job
+
+    def patience(self) -> Patience:
+        return Patience(LEASE, max_lost=self.sim.setup.max_lost)
+
+
+class Worker(Process):
+    """A worker of one process: what ``delivery.process.Process`` is, with its pulses beaten by the simulation."""
+
+    queue = "stageflow"
+    short_delay = 60.0
+
+    def __init__(self, sim: Simulation, name: str) -> None:
+        super().__init__(sim, name)
+        self.boot = name
+        self.beaten_at = sim.passed
+        self.silent_until = 0.0
+        self._joined = self._joining = False
+        self._renewed_at = float("-inf")
+        self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
+        self.owner = Owner(self.store, self.boot, LEASE, self.clock)
+        # Heartbeats come while a transaction of the same process waits: one baton is all the guard there is.
+        self.owner._guard = contextlib.nullcontext()  # type: ignore[assignment]
+        self._rider = Rider(
+            self.store,
+            self.owner,
+            sim.pipelines,
+            world=World(self.clock, sim.draw),
+            limits=Limits(sim.setup.in_place, 5.0),
+            publish=self.publish,
+        )
+        self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.may_judge)
+        self.carrying: Job | None = None
+        self.sweeping: Job | None = None
+
+    # --- what ``carry`` calls -----------------------------------------------------------------------------------------
+
+    def first(self, key: str) -> bool:
+        self.reach("before", "gate")
+        passes = self.sim.gate.claim(key, self.name, LEASE)
+        self.reach("after", "gate")
+        return passes
+
+    def ride(self, nudge: Nudge) -> Rode:
+        self._join()
+        return self._rider.ride(nudge)
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        publish(self.store, self.publisher, nudges, delay)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        """Once, by the first beat or the first message, whichever comes first."""
+        if self._joined or self._joining:
+            return
+        self._joining = True
+        try:
+            self.owner.join()
+            self._joined = True
+        finally:
+            self._joining = False
+
+    def beat(self, *, due: bool) -> None:
+        """The heartbeats that came while the clock went on. Only the last one is made, as if the others had been."""
+        if not self.alive or self.stopped or self.silent_until > self.sim.passed:
+            return
+        if not due and self._joined and self.sim.passed - self.beaten_at < BEAT_SECONDS:
+            return
+        if self.beaten_at >= self.sim.passed - LEASE / 2 or not due:
+            self.owner._renewed_at = max(self.owner._renewed_at, self.sim.passed - BEAT_SECONDS)
+        self.beaten_at = self.sim.passed
+        with contextlib.suppress(StageflowError, Crash):
+            self._join()
+            self.owner.beat()
+            self._renewed_at = self.sim.passed
+
+    def is_renewed(self) -> bool:
+        """Whether its lease holds, as far as it can know."""
+        sound = self.alive and not self.stopped and self.sim.passed - self.sim.jumped_at > LEASE
+        return sound and self.sim.passed - self._renewed_at < LEASE * 0.9
+
+    def carry(self, message: Message) -> Job:
+        """Take a message."""
+        self.carrying = self.start(f"carry {message}", lambda: self._carry(message))
+        return self.carrying
+
+    def _carry(self, message: Message) -> None:
+        task = CeleryTask(message)
+        try:
+            carry(task, self, message.run, message.strand, message.gen, message.mark)
+        except Again as again:
+            self.reach("before", "retry")
+            self.sim.retried(message, task.request.chain, again.countdown)
+            self.reach("after", "retry")
+        except StageflowError as error:
+            self.sim.note(self, "failed", f"{type(error).__name__}: {error}")
+        else:
+            if task.request.chain:
+                self.reach("before", "chain")
+                self.sim.chained(task.request.chain)
+                self.reach("after", "chain")
+        self.sim.acknowledged(message)
+
+    def may_sweep(self) -> bool:
+        return self._joined and (self.sweeping is None or self.sweeping.done)
+
+    def sweep(self) -> Job:
+        """Sweep, as the process's pulse does."""
+        self.sweeping = self.start("sweep", lambda: sweep(self.sim, self, self.sweeper))
+        return self.sweeping
+
+
+def sweep(sim: Simulation, process: Process, sweeper: Sweeper) -> None:
+    """One sweep; what it reports as a problem is one."""
+    try:
+        report = sweeper.sweep()
+    except StageflowError as error:
+        sim.note(process, "failed", f"sweep: {type(error).__name__}: {error}")
+        return
+    if report.problems:
+        raise Violation(f"a sweep reported: {'; '.join(report.problems)}")
+    sim.swept(report)

@@ -1,0 +1,358 @@
+"""One seed: who goes on next, and what goes wrong, decided by chance alone; the invariants after every transaction."""
+
+from __future__ import annotations
+
+import os
+from hashlib import blake2b
+from typing import Any
+
+from stageflow_durable.engine.recover import Sweeper
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.run import SweepReport
+from stageflow_durable.state import definitions
+from stageflow_durable.testing.clock import START
+from tests.simulation import scenario
+from tests.simulation.bench import Bench, known_ids
+from tests.simulation.bodies import Bodies
+from tests.simulation.broker import Broker, Gate, Message, due_at
+from tests.simulation.chance import Answers, Chance
+from tests.simulation.checks import Checks
+from tests.simulation.fates import Fates
+from tests.simulation.ledger import Ledger, Violation
+from tests.simulation.people import Client, Operator
+from tests.simulation.process import Job, Process, Worker
+
+FOREVER = 3 * 3600.0
+"""Seconds of the simulated clock within which everything has to be at rest once nothing goes wrong any more."""
+
+STEPS = ["next", "0.01", "0.3", "1.1", "2.6", "5.1", "10.1", "26", "61", "700"]
+ORDINARY = [10, 2, 3, 4, 3, 3, 3, 2, 1, 0.3]
+Trace = list[tuple[float, str, str, str]]
+
+
+class Simulation:
+    """One seed on a bench."""
+
+    def __init__(self, bench: Bench, seed: int | None, answers: Answers | None = None) -> None:
+        self.chance = Chance(seed, answers)
+        self.stage = bench.stage
+        self.database = bench.database
+        self.passed = 0.0
+        self.jumped = 0.0
+        self.jumped_at = float("-inf")
+        self.database.use(self.now)
+        self.trace: Trace = []
+        self.violation: Violation | None = None
+        self.healing = True
+        self.current: Job | None = None
+        self.jobs: list[Job] = []
+        self.setup = scenario.setup(self.chance)
+        self.store = bench.ways[self.setup.shortcut]
+        self.ledger = Ledger()
+        self.broker = Broker(lambda: self.passed, self.setup.in_place)
+        self.gate = Gate(lambda: self.passed)
+        self.bodies = Bodies(self)
+        self.checks = Checks(self)
+        self.found = 0
+        self._hired = self._turns = 0
+        self._names: dict[str, str] = {}
+        self._unacknowledged: dict[int, tuple[Message, Process]] = {}
+        self.fates = Fates(self)
+        names = [f"p{number}" for number in range(self.chance.number("pipelines", 1, 2))]
+        self.pipelines = {
+            name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
+        }
+        self.client = Client(self)
+        self.operator = Operator(self)
+        self.parent = Process(self, "parent")
+        self.workers: list[Worker] = []
+
+    # --- time ---------------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The database's clock."""
+        return START + self.passed + self.jumped
+
+    def draw(self, low: float, high: float) -> float:
+        return low + (high - low) * self.chance.one_of("draw", [0.5, 0.0, 1.0, 0.1])
+
+    def sleep(self, seconds: float) -> None:
+        """Somebody waits."""
+        if self.current is None:
+            self.passed += seconds
+        else:
+            self.current.stop(self.passed + seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; whoever lives and does not stand still renews its lease."""
+        still = {worker for worker in self.workers if worker.stopped}
+        self.passed += seconds
+        for worker in self.workers:
+            worker.beat(due=worker in still)
+        self._hire()
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    def note(self, who: Process | None, what: str, about: str = "") -> None:
+        self.trace.append((self.passed, "" if who is None else who.name, what, about))
+
+    def short(self, run: str) -> str:
+        return self._names.setdefault(run, f"r{len(self._names) + 1}")
+
+    def broken(self, violation: Violation, cause: BaseException | None = None) -> None:
+        """Remember the first violation."""
+        if self.violation is None:
+            violation.__cause__ = cause
+            self.violation = violation
+            self.note(None, "VIOLATION", str(violation))
+
+    def worker(self) -> Worker:
+        """The one whose job goes on now."""
+        assert self.current is not None and isinstance(self.current.process, Worker)
+        return self.current.process
+
+    def retried(self, message: Message, chain: Any, countdown: float) -> None:
+        """Celery's retry publishes the message anew."""
+        again = Message(
+            message.run,
+            message.strand,
+            message.gen,
+            message.mark,
+            message.queue,
+            self.passed + countdown,
+            tuple(chain or ()),
+            message.retries + 1,
+        )
+        self.fates.mishap(self.broker.put(again))
+
+    def chained(self, chain: tuple[Message, ...]) -> None:
+        """Celery publishes the next link."""
+        head = chain[0]
+        self.fates.mishap(
+            self.broker.put(
+                Message(head.run, head.strand, head.gen, head.mark, head.queue, self.passed, tuple(chain[1:]))
+            )
+        )
+
+    def acknowledged(self, message: Message) -> None:
+        """The message is done with."""
+        self._unacknowledged.pop(message.number, None)
+
+    def swept(self, report: SweepReport) -> None:
+        """A sweep found this many things to do."""
+        found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines
+        self.found += found
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def _hire(self) -> None:
+        """Workers that died are replaced, and their messages come again."""
+        for worker in [worker for worker in self.workers if not worker.alive and self._quiet(worker)]:
+            self.workers.remove(worker)
+            self._return_messages(worker)
+            self._hire_one()
+            if not self.healing and self.chance.flip(f"{worker.name} was seen to die", 0.4):
+                self.note(self.parent, "saw it die", worker.name)
+                self.parent.start(
+                    f"burial of {worker.name}",
+                    lambda dead=worker: self._bury(dead),  # type: ignore[misc]  # bound now
+                )
+
+    def _quiet(self, worker: Worker) -> bool:
+        return all(job.done for job in worker.jobs)
+
+    def _bury(self, worker: Worker) -> None:
+        """What the pool's parent does when a child is gone."""
+        sweeper = Sweeper(self.parent.store, self.parent.publisher, self.parent.patience())
+        try:
+            sweeper.process_killed(worker.boot, os.getpid())
+        except StoreUnavailable:
+            self.note(self.parent, "failed", "burial")
+
+    def _return_messages(self, worker: Worker) -> None:
+        for number, (message, holder) in list(self._unacknowledged.items()):
+            if holder is not worker:
+                continue
+            del self._unacknowledged[number]
+            fate = self.chance.pick(f"message of {worker.name}", ["at once", "lost", "after 5 s", "after 700 s"])
+            delay = {"at once": 0.0, "after 5 s": 5.0, "after 700 s": 700.0}.get(fate)
+            self.note(worker, "its message", f"{message}: {fate}")
+            if delay is not None:
+                self.broker.put(due_at(message, self.passed + delay, redelivered=True))
+
+    def _hire_one(self) -> None:
+        self._hired += 1
+        worker = Worker(self, f"w{self._hired}")
+        self.workers.append(worker)
+        worker.beat(due=True)
+
+    def able(self) -> list[Worker]:
+        return [worker for worker in self.workers if worker.alive and not worker.stopped]
+
+    def idle(self) -> list[Worker]:
+        return [worker for worker in self.able() if worker.carrying is None or worker.carrying.done]
+
+    def runnable(self) -> list[Job]:
+        return [job for job in self.jobs if job.may_go(self.passed)]
+
+    # --- the course of things -----------------------------------------------------------------------------------------
+
+    def run(self) -> Violation | None:
+        """Play the seed; returns what was broken."""
+        with known_ids():
+            definitions._CACHE.clear()
+            self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
+            for _worker in range(self.setup.workers):
+                self._hire_one()
+            self.client.submit()
+            for chapter in range(self.setup.chapters):
+                if chapter:
+                    self.operator.begin()
+                self._chapter()
+                if self.violation is not None:
+                    break
+            self._clear()
+        return self.violation
+
+    def _chapter(self) -> None:
+        try:
+            self.healing = False
+            for _move in range(self.setup.moves):
+                self._move()
+                if self.violation is not None:
+                    return
+            self._heal()
+            if self.violation is None:
+                self.checks.rest()
+        except Violation as violation:
+            self.broken(violation)
+
+    def _clear(self) -> None:
+        """End what is left on its lines."""
+        for process in {job.process for job in self.jobs}:
+            process.alive = False
+        for job in self.jobs:
+            while not job.done:
+                job.go()
+
+    def _move(self) -> None:
+        going = self.runnable()
+        self.jobs = [job for job in self.jobs if not job.done]
+        moves, weights = [], []
+        for job in going:
+            moves.append(f"go on: {job.name}")
+            weights.append(6.0)
+        if self.broker.due() and self.idle():
+            moves.append("deliver")
+            weights.append(6.0)
+        moves.append("pass time")
+        weights.append(3.0)
+        free = [worker for worker in self.able() if worker.may_sweep()]
+        if free:
+            moves.append("sweep")
+            weights.append(3.0)
+        moves += ["ask", "submit", "mishap"]
+        weights += [0.5, 0.4, self.setup.rates["mishap"]]
+        move = self.chance.pick("move", moves, weights)
+        if move.startswith("go on: "):
+            next(job for job in going if move == f"go on: {job.name}").go()
+        elif move == "deliver":
+            self._deliver(in_order=False)
+        elif move == "pass time":
+            self._pass()
+        elif move == "sweep":
+            sweeper = self.chance.pick("who sweeps", [worker.name for worker in free])
+            next(worker for worker in free if worker.name == sweeper).sweep().go()
+        elif move == "ask":
+            self.operator.begin()
+        elif move == "submit":
+            self.client.again()
+        else:
+            self.fates.trouble()
+
+    def _deliver(self, *, in_order: bool) -> None:
+        waiting, idle = self.broker.due(), self.idle()
+        message, worker = waiting[0], idle[0]
+        if not in_order:
+            message = waiting[self.chance.number("which message", 0, len(waiting) - 1)]
+            worker = idle[self.chance.number("which worker", 0, len(idle) - 1)]
+        self.broker.waiting.remove(message)
+        if not in_order and self.chance.flip("delivered twice", self.setup.rates["double"] * 0.3):
+            self.broker.put(due_at(message, message.due, redelivered=True))
+        self._unacknowledged[message.number] = message, worker
+        self.note(worker, "takes", f"{self.short(message.run)} {message}")
+        worker.carry(message).go()
+
+    def _pass(self) -> None:
+        still = any(worker.stopped for worker in self.workers)
+        step = self.chance.pick("time", STEPS, [4, 1, 1, 1, 2, 3, 8, 8, 4, 0.3] if still else ORDINARY)
+        seconds = self._until_next() if step == "next" else float(step)
+        self.note(None, "time", f"{seconds:g} s")
+        self.advance(seconds)
+
+    def _until_next(self) -> float:
+        moments = [moment for moment in (self.broker.next_due(),) if moment is not None]
+        moments += [job.until for job in self.jobs if not job.done]
+        moments += [worker.stopped_until for worker in self.workers]
+        rows = self.database.see("SELECT min(wake_at) FROM stageflow_strands WHERE state='waiting'")
+        moments += [] if rows[0][0] is None else [rows[0][0] - START - self.jumped + 0.26]
+        later = [moment for moment in moments if moment > self.passed]
+        return min(later) - self.passed + 0.001 if later else 1.1
+
+    # --- nothing goes wrong any more ----------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        self.healing = True
+        self.note(None, "from here on nothing goes wrong")
+        self.broker.away_until = self.gate.away_until = float("-inf")
+        for worker in self.workers:
+            worker.silent_until = 0.0
+        until = self.passed + FOREVER
+        pause = 0.3
+        while self.violation is None:
+            if self._work():
+                pause = 0.3
+                continue
+            if self._at_rest():
+                return
+            if self.passed > until:
+                raise Violation(f"not at rest after {FOREVER:g} s in which nothing went wrong: {self._active()}")
+            self.advance(pause)
+            self.note(None, "time", f"{pause:g} s")
+            longer = min(60.0, max(pause * 1.5, min(self._until_next(), 60.0)))
+            pause = 0.3 if self._swept() else longer
+
+    def _work(self) -> bool:
+        going = self.runnable()
+        if going:
+            going[0].go()
+            self.jobs = [job for job in self.jobs if not job.done]
+            return True
+        if self.broker.due() and self.idle():
+            self._deliver(in_order=True)
+            return True
+        return False
+
+    def _swept(self) -> bool:
+        before = self.found
+        able = [worker for worker in self.able() if worker.may_sweep()]
+        if able:
+            self._turns += 1
+            able[self._turns % len(able)].sweep().go()
+        return self.found > before
+
+    def _at_rest(self) -> bool:
+        if any(not job.done for job in self.jobs) or self.client.waits:
+            return False
+        return not self.database.see("SELECT 1 FROM stageflow_runs WHERE phase != 'settled'")
+
+    def _active(self) -> str:
+        rows = self.database.see("SELECT id, phase, status FROM stageflow_runs WHERE phase != 'settled'")
+        return "; ".join(f"{self.short(run)} is {status}" for run, _phase, status in rows) or "a job goes on"
+
+    def hash(self) -> str:
+        """The whole trace in one number."""
+        digest = blake2b(digest_size=16)
+        for line in self.trace:
+            digest.update(repr(line).encode())
+        return digest.hexdigest()

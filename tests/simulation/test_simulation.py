@@ -1,0 +1,49 @@
+"""The engine under chance: nothing is broken in a fixed set of seeds, and the same seed is the same story."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.mutants import MUTANTS, Mutant
+from tests.simulation.play import failing, minimised, play
+
+SEEDS = 400
+CHUNKS = 8
+QUICK = 25
+"""Seeds within which the quick mutants show."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_seed_breaks_a_promise(chunk: int) -> None:
+    size = SEEDS // CHUNKS
+    assert failing(range(chunk * size, (chunk + 1) * size)) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_seed_is_the_same_story_each_time(seed: int) -> None:
+    first, again = play(seed), play(seed)
+    assert first.hash == again.hash
+    assert play(seed + 1).hash != first.hash
+
+
+def test_what_a_seed_decided_written_down_is_the_same_story_without_the_seed() -> None:
+    played = play(3)
+    assert play(None, played.answers).trace == played.trace
+
+
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.quick], ids=lambda mutant: mutant.name)
+def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
+    with mutant.planted():
+        assert failing(range(QUICK)) != []
+
+
+def test_a_failing_seed_can_be_made_small() -> None:
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "undo in order")
+    with mutant.planted():
+        seed = next(seed for seed in range(QUICK) if failing([seed]))
+        played = play(seed)
+        small = minimised(played.answers)
+        assert play(None, small).violation is not None
+    assert len(small) < len(played.answers) / 2
+    assert play(None, small).violation is None, "without the mistake the same story ends well"
