@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stageflow_durable.clock import Draw
@@ -34,21 +34,25 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again in ``delay`` seconds."""
+    """Try again in ``delay`` seconds. For the log: ``error``, and ``most``, how many attempts are made at the most."""
 
     failure: Failure
     delay: float
     drawn: float
+    error: BaseException | None = field(default=None, compare=False)
+    most: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Over:
-    """The stage has failed for good."""
+    """The stage has failed for good. ``error`` and ``most`` as of :class:`Again`."""
 
     failure: Failure
     cause: Cause = Cause.FAILED
     park: ParkReason | None = None
     exhausted: bool = False
+    error: BaseException | None = field(default=None, compare=False)
+    most: int | None = field(default=None, compare=False)
 
 
 Outcome = Succeeded | Again | Over
@@ -72,9 +76,14 @@ def text_of(error: BaseException | str | None) -> str:
     return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()[:MAX_ERROR]
 
 
+def as_output(value: Any) -> StageOutput:
+    """What a body returned, as an output."""
+    return value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
+
+
 def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
     """What follows from a body's return value."""
-    output = value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
+    output = as_output(value)
     return _ENDINGS[output.kind](output, policy, history, draw)
 
 
@@ -93,6 +102,18 @@ def fitting(outcome: Outcome, limit: int) -> Outcome:
     return Over(Failure(why, Category.BUG, doubt=True), park=ParkReason.BUG)
 
 
+def misfit(outcome: Outcome) -> Outcome:
+    """A slip of a deploy must not refund every customer: what no retry mends before the body, a person looks at."""
+    if isinstance(outcome, Over) and not outcome.exhausted:
+        return replace(outcome, park=ParkReason.BUG)
+    return outcome
+
+
+def refusal(error: Exception) -> Over:
+    """What follows when the stage's key is not to be had."""
+    return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True))
+
+
 def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
     """What follows when the stage said what to do about an outcome that nobody knows: a body that raised, timed out or
     returned ``fail`` may have acted, just as one whose process died.
@@ -103,7 +124,7 @@ def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
     if on_unknown == "park":
         park = park or ParkReason.UNKNOWN
     cause = outcome.cause if isinstance(outcome, Over) else Cause.FAILED
-    return Over(outcome.failure, cause=cause, park=park)
+    return Over(outcome.failure, cause=cause, park=park, error=outcome.error, most=outcome.most)
 
 
 def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -167,7 +188,8 @@ def _decided(
         draw=draw,
     )
     failure = Failure(text_of(error), category, doubt=doubt, called=called)
+    thrown = error if isinstance(error, BaseException) else None
     if not isinstance(decision, GiveUp):
-        return Again(failure, decision.delay, decision.drawn)
+        return Again(failure, decision.delay, decision.drawn, error=thrown, most=policy.max_attempts)
     park = ParkReason.BUG if decision.reason is GiveUpReason.BUG else None
-    return Over(failure, park=park, exhausted=decision.exhausted)
+    return Over(failure, park=park, exhausted=decision.exhausted, error=thrown, most=policy.max_attempts)

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.tell import buried, taken_over
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
@@ -67,13 +68,19 @@ class Sweeper:
 
     def _bury(self) -> tuple[str, ...]:
         """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
+        dead: tuple[str, ...] = ()
         if self._may_judge is None:
-            return self._store.mark_expired(self._patience.lease)
-        return self._store.mark_expired() if self._may_judge() else ()
+            dead = self._store.mark_expired(self._patience.lease)
+        elif self._may_judge():
+            dead = self._store.mark_expired()
+        buried(dead, "its lease ran out")
+        return dead
 
     def process_killed(self, boot: str, pid: int) -> int:
         """A process was seen to end: take its work at once. Returns how many strands were taken."""
-        return self._take([]) if self._store.mark_killed(boot, pid) else 0
+        dead = self._store.mark_killed(boot, pid)
+        buried(dead, f"its process {pid} has ended")
+        return self._take([]) if dead else 0
 
     def _take(self, problems: list[str]) -> int:
         return sum(self._each(self._store.orphans(), self._take_one, problems))
@@ -83,6 +90,7 @@ class Sweeper:
         nudges = self._store.take(place, self._patience.max_lost, self._patience.lease / 2)
         if nudges is None:
             return 0
+        taken_over(place, self._store.facts(place.run))
         publish(self._store, self._publisher, nudges)
         return 1
 

@@ -18,29 +18,28 @@ from stageflow_durable.engine.outcome import (
     Outcome,
     Over,
     Succeeded,
+    as_output,
     fitting,
     heeded,
+    misfit,
     raised,
+    refusal,
     returned,
     text_of,
 )
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.tell import fenced, refused, told
 from stageflow_durable.engine.timeout import GRACE_SECONDS
-from stageflow_durable.errors import (
-    IdempotencyConflict,
-    IdempotencyParamMismatch,
-    StageCancelled,
-    StoreUnavailable,
-)
+from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch, StageCancelled, StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, valid_key
 from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress, Mismatch
 from stageflow_durable.idempotency.store import Done as Answered
-from stageflow_durable.model.output import OutputKind, StageOutput
+from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import StageSpec
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason
+from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.state.begin import Taker
@@ -126,6 +125,7 @@ class Rider:
         try:
             begun = self._store.begin(nudge, self._taker())
             if isinstance(begun, Refused):
+                refused(nudge, begun)
                 return Rode(begun.nudges, refused=begun)
             if begun.sent_at is not None:
                 self._owner.served(nudge.queue, begun.sent_at)
@@ -151,11 +151,7 @@ class Rider:
             )
             ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
             if isinstance(ending, Fenced):
-                log.warning(
-                    "run %s: stage %s was taken over while it ran here; its outcome is dropped",
-                    current.run.id,
-                    current.stage,
-                )
+                fenced(current)
                 return Rode(tuple(left), None, stages)
             if isinstance(ending, Waiting):
                 return Rode(tuple(left), ending, stages)
@@ -181,7 +177,7 @@ class Rider:
             raise
         except Exception as error:  # noqa: BLE001  # what is wrong before the body is the application's, not ours
             before = raised(error, policy, self._history(work, began), self._world.draw, called=False)
-            return self._save(work, memory, _misfit(before), services, None, go_on)
+            return self._save(work, memory, misfit(before), services, None, go_on)
         found = None if key is None else self._claim(work, key, services)
         if isinstance(found, Waiting | Done | Fenced):
             return found
@@ -201,7 +197,7 @@ class Rider:
                 work, memory, error, services, key, raised(error, policy, history, self._world.draw)
             )
         if self._interceptors and not isinstance(ending, Fenced):
-            body.observe(self._interceptors, ctx, called, _as_output(called.value), self._store)
+            body.observe(self._interceptors, ctx, called, as_output(called.value), self._store)
         return ending
 
     def _history(self, work: Work, began: float) -> History:
@@ -261,11 +257,12 @@ class Rider:
             return done
         services.abandon()
         if isinstance(outcome, Again):
-            return self._commit(
-                work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
+            return self._tell(
+                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
             )
-        return self._commit(
+        return self._tell(
             work,
+            outcome,
             lambda: self._store.fail(
                 work,
                 outcome.failure,
@@ -302,7 +299,7 @@ class Rider:
         held_by = None if isinstance(answer, InProgress) else answer.run_id
         if isinstance(answer, Mismatch):
             services.emit("work.idempotency_mismatch", {"key": key.key, "fields": list(answer.fields)})
-            return _refusal(IdempotencyParamMismatch(key.key, answer.fields, run_id=held_by))
+            return refusal(IdempotencyParamMismatch(key.key, answer.fields, run_id=held_by))
         services.emit("work.idempotency_conflict", {"key": key.key, "run": held_by})
         held = isinstance(answer, InProgress | HeldByRun)
         if held and not self._settled(held_by):
@@ -310,7 +307,7 @@ class Rider:
         why = "its work was undone; start over with a new key"
         if held:
             why = f"run {held_by} failed in doubt; settle it first"
-        return _refusal(IdempotencyConflict(key.key, why, run_id=held_by))
+        return refusal(IdempotencyConflict(key.key, why, run_id=held_by))
 
     def _settled(self, run_id: str | None) -> bool:
         facts = None if run_id is None else self._store.facts(run_id)
@@ -357,8 +354,15 @@ class Rider:
         if isinstance(outcome, Succeeded):
             return self._commit(work, lambda: self._store.undo_done(work, self._taker(), go_on=go_on, key=key))
         if isinstance(outcome, Again):
-            return self._commit(work, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn))
-        return self._commit(work, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on))
+            return self._tell(
+                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
+            )
+        return self._tell(
+            work, outcome, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on)
+        )
+
+    def _tell(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:
+        return told(work, outcome, self._commit(work, save))
 
     # --- committing ---------------------------------------------------------------------------------------------------
 
@@ -391,18 +395,3 @@ class Rider:
 
 class SessionLost(StoreUnavailable):
     """A stage's own transaction was lost with its connection."""
-
-
-def _misfit(outcome: Outcome) -> Outcome:
-    """A slip of a deploy must not refund every customer: what no retry mends before the body, a person looks at."""
-    if isinstance(outcome, Over) and not outcome.exhausted:
-        return replace(outcome, park=ParkReason.BUG)
-    return outcome
-
-
-def _as_output(value: Any) -> StageOutput:
-    return value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
-
-
-def _refusal(error: Exception) -> Over:
-    return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True))

@@ -1,0 +1,93 @@
+"""What a worker's log says of runs: nothing of what succeeds, one line of what does not. Errors in the words of the
+history, so that no secret gets here which is kept from there.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from stageflow_durable.engine.outcome import Again, Over
+from stageflow_durable.model.status import Cause
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, RunFacts, Waiting, Work
+from stageflow_durable.state.messages import is_sql
+from stageflow_durable.state.recovery import Place
+
+log = logging.getLogger("stageflow.run")
+Ending = Done | Waiting | Fenced
+
+
+def told(work: Work, outcome: Again | Over, ending: Ending) -> Ending:
+    """Log an attempt that did not succeed, once that is saved; returns ``ending``."""
+    if isinstance(ending, Fenced):
+        return ending  # it was taken over meanwhile: who took it tells of it
+    if isinstance(outcome, Over):
+        _over(work, outcome)
+    elif isinstance(ending, Waiting):
+        log.warning("%s failed: %s; next try in %.1f s", _attempt(work, outcome), _error(outcome), ending.delay)
+    else:
+        log.warning("%s failed: %s; no other try, its run stops", _attempt(work, outcome), _error(outcome))
+    return ending
+
+
+def _over(work: Work, outcome: Over) -> None:
+    if outcome.failure.vouched or outcome.cause is not Cause.FAILED:  # the application's own decision, not an accident
+        ended = "cancelled its run" if outcome.cause is Cause.STAGE else "ended"
+        log.warning("%s %s: %s", _attempt(work, outcome), ended, _error(outcome))
+        return
+    parked = f"; parked ({outcome.park})" if outcome.park else ""
+    log.error(
+        "%s failed for good: %s%s; look: stageflow show %s",
+        _attempt(work, outcome),
+        _error(outcome),
+        parked,
+        work.run.id,
+        exc_info=None if is_sql(outcome.error) else outcome.error,
+    )
+
+
+def _attempt(work: Work, outcome: Again | Over) -> str:
+    what = f"undo of {work.stage}" if work.undoing else work.stage
+    most = f" of {outcome.most}" if outcome.most else ""
+    return f"run {work.run.id} {work.run.pipeline}/{what} attempt {work.tries + 1}{most}"
+
+
+def _error(outcome: Again | Over) -> str:
+    return one_line(outcome.failure.error)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, for what a remote side said must not pass for lines of this log."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def fenced(work: Work) -> None:
+    """Log an outcome that came too late."""
+    stage = f"{work.run.pipeline}/{work.stage}"
+    log.warning("run %s %s was taken over while it ran here; its outcome is dropped", work.run.id, stage)
+
+
+def refused(nudge: Nudge, answer: Refused) -> None:
+    """Log a nudge whose run was parked for it."""
+    if answer.why is Refusal.PARKED:
+        log.error(
+            "run %s parked: this definition of its pipeline cannot carry it; look: stageflow show %s",
+            nudge.run_id,
+            nudge.run_id,
+        )
+
+
+def buried(owners: tuple[str, ...], why: str) -> None:
+    """Log owners that were declared dead."""
+    for owner in owners:
+        log.warning("owner %s was declared dead: %s; its work is taken over", owner, why)
+
+
+def taken_over(place: Place, run: RunFacts | None) -> None:
+    """Log work that was taken from a dead owner, and what became of its run if that does not go on."""
+    log.warning("run %s: %s was taken over from a dead owner", place.run, place.strand)
+    if run is not None and run.park_reason is not None:
+        log.error("run %s parked (%s): %s; look: stageflow show %s", run.id, run.park_reason, _why(run), run.id)
+
+
+def _why(run: RunFacts) -> str:
+    return one_line(run.error or "its outcome is unknown")
