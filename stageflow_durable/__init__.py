@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.model.policy import RetryPolicy
     from stageflow_durable.model.snapshot import ContextSnapshot
-    from stageflow_durable.model.stage import Stage, StageKind, Undo
+    from stageflow_durable.model.stage import SchemaMigration, Stage, StageKind, Undo
     from stageflow_durable.model.status import RunStatus
 
 _WHERE = {
@@ -58,6 +58,7 @@ _WHERE = {
     "Pipeline": "model.pipeline",
     "RetryPolicy": "model.policy",
     "ContextSnapshot": "model.snapshot",
+    "SchemaMigration": "model.stage",
     "Stage": "model.stage",
     "StageKind": "model.stage",
     "Undo": "model.stage",
@@ -83,6 +84,7 @@ __all__ = [
     "RunHandle",
     "RunParked",
     "RunStatus",
+    "SchemaMigration",
     "Stage",
     "StageContext",
     "StageKind",

@@ -230,7 +230,7 @@ class Engine(EngineTwins):
             self.operations,
             self._world.clock,
             replayed=created.replayed,
-            result_type=pipeline.result_type,
+            pipeline=pipeline,
         )
 
     # --- runs -------------------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Engine(EngineTwins):
             self.store,
             self.operations,
             self._world.clock,
-            result_type=None if pipeline is None else pipeline.result_type,
+            pipeline=pipeline,
         )
 
     def run(self, run_id: str) -> Run:
@@ -395,7 +395,7 @@ class Engine(EngineTwins):
         try:
             self._sweeper.process_killed(boot_id(), pid)
         finally:
-            self.store.database.dispose()  # no connection of the parent may be open when the next child is forked
+            self.store.close()  # no connection of the parent may be open when the next child is forked
 
     def close(self) -> None:
         """Give back connections; for scripts and tests."""
@@ -403,7 +403,7 @@ class Engine(EngineTwins):
             self._process.stop()
             self._process = None
         if "store" in self.__dict__:
-            self.store.database.dispose()
+            self.store.close()
 
 
 def _by_name(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:

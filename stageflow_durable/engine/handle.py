@@ -21,6 +21,8 @@ from stageflow_durable.errors import (
     RunParked,
     UnknownRun,
 )
+from stageflow_durable.model.migrate import migrated_output
+from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts
@@ -49,14 +51,14 @@ class RunHandle(HandleTwins):
         clock: Clock,
         *,
         replayed: bool = False,
-        result_type: Any = None,
+        pipeline: Pipeline[Any, Any] | None = None,
     ) -> None:
         self.run_id = run_id
         self.replayed = replayed
         self._store = store
         self._operations = operations
         self._clock = clock
-        self._result_type = result_type
+        self._pipeline = pipeline
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id}>"
@@ -75,7 +77,12 @@ class RunHandle(HandleTwins):
 
     def outputs(self) -> dict[str, Any]:
         """What each stage saved so far, by name."""
-        return {stage: decode(delta) for stage, delta in self._store.outputs(self.run_id).items() if delta is not None}
+        saved = self._store.outputs(self.run_id)
+        return {stage: self._read(stage, *found) for stage, found in saved.items() if found.delta is not None}
+
+    def _read(self, stage: str, delta: str | None, schema: int) -> Any:
+        value = decode(delta or "null")
+        return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
@@ -95,10 +102,11 @@ class RunHandle(HandleTwins):
         if facts.status is not RunStatus.SUCCEEDED:
             self._raise(facts)
         outputs = self.outputs()
-        if self._result_type is None:
+        result_type = None if self._pipeline is None else self._pipeline.result_type
+        if result_type is None:
             return outputs
         last = self._operations.run(self.run_id).stages[-1].name
-        return validated(outputs.get(last), self._result_type, f"result of run {self.run_id}")
+        return validated(outputs.get(last), result_type, f"result of run {self.run_id}")
 
     def _at_rest(self, timeout: float | None) -> RunFacts:
         started, pause = self._clock.monotonic(), 0.01

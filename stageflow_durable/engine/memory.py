@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from stageflow_durable.codec import FrozenDict, decode, freeze
+from stageflow_durable.model.migrate import migrated_input, migrated_output
+from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.snapshot import ContextSnapshot
 from stageflow_durable.model.work import Work
@@ -17,8 +19,9 @@ class Memory:
     crash.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pipeline: Pipeline[Any, Any]) -> None:
         self._store = store
+        self._pipeline = pipeline
         self._run: str | None = None
         self._outputs: dict[str, Any] = {}
         self._skipped: set[str] = set()
@@ -63,14 +66,15 @@ class Memory:
 
     def _open(self, work: Work) -> None:
         self._run, self._outputs, self._skipped = work.run.id, {}, set()
-        self._input, self._metadata = freeze(decode(work.run.input)), freeze(decode(work.run.metadata))
+        given = migrated_input(self._pipeline, decode(work.run.input), work.run.input_schema)
+        self._input, self._metadata = freeze(given), freeze(decode(work.run.metadata))
 
     def _read(self, run_id: str) -> None:
-        for stage, delta in self._store.outputs(run_id).items():
-            if delta is None:
+        for stage, saved in self._store.outputs(run_id).items():
+            if saved.delta is None:
                 self._skipped.add(stage)
             elif stage not in self._outputs:
-                self._outputs[stage] = freeze(decode(delta))
+                self._outputs[stage] = freeze(migrated_output(self._pipeline, stage, decode(saved.delta), saved.schema))
 
 
 def _in_order(plan: Plan, names: frozenset[str]) -> list[str]:

@@ -139,7 +139,7 @@ class Rider:
         return Taker(self._owner.id, self._plans, self._timeouts)
 
     def _carry(self, work: Work) -> Rode:
-        memory, stages = Memory(self._store), 0
+        memory, stages = Memory(self._store, self._pipelines[work.run.pipeline]), 0
         until = self._world.clock.monotonic() + self._limits.in_place_seconds
         current: Work | None = work
         left: list[Nudge] = []

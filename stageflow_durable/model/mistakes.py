@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import StageKind, StageSpec
+from stageflow_durable.model.stage import SchemaMigration, StageKind, StageSpec
 
 After = Sequence[tuple[str, ...]]
 """What each stage waits for, in their order."""
@@ -41,6 +41,33 @@ def options_of_pipeline(
         yield f"on_failure={on_failure!r}: 'compensate' or 'park'"
     if on_compensation_failure not in ("continue", "halt"):
         yield f"on_compensation_failure={on_compensation_failure!r}: 'continue' or 'halt'"
+
+
+def schemas(schema: object, migrations: Any, stages: frozenset[object]) -> Iterator[str]:
+    """Mistakes in a pipeline's schema and its migrations."""
+    if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
+        yield f"schema {schema!r} has to be a number from 1"
+        return
+    if not isinstance(migrations, Mapping) or not all(isinstance(number, int) for number in migrations):
+        yield f"migrations {migrations!r}: a dict from the number of an older schema to a SchemaMigration"
+        return
+    missing = sorted(set(range(min(migrations, default=schema), schema)) - set(migrations))
+    if missing:
+        yield f"migrations from schema {', '.join(map(str, missing))} are missing: schema is {schema}"
+    yield from (f"migrations[{number}]: schema is {schema}" for number in migrations if not 1 <= number < schema)
+    for number, step in migrations.items():
+        if not isinstance(step, SchemaMigration):
+            yield f"migrations[{number}] {step!r} is not a SchemaMigration"
+            continue
+        named = {"input": step.input, **{f"outputs[{name!r}]": move for name, move in step.outputs.items()}}
+        yield from (
+            f"migrations[{number}].{what} {move!r} is not a function of one value"
+            for what, move in named.items()
+            if not callable(move) and not (what == "input" and move is None)
+        )
+        yield from (
+            f"migrations[{number}].outputs[{name!r}]: no such stage" for name in step.outputs if name not in stages
+        )
 
 
 def names_of_stages(specs: Sequence[Any]) -> Iterator[str]:

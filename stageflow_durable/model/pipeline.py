@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,6 +17,7 @@ from stageflow_durable.model.stage import (
     OnFailure,
     OnUnknown,
     Runner,
+    SchemaMigration,
     StageKind,
     StageSpec,
     Undo,
@@ -41,7 +42,8 @@ class Pipeline(Generic[InputT, ResultT]):
     ``"compensate"`` undoes completed work when a run cannot finish, ``"park"`` leaves it to a person.
     ``on_compensation_failure``: after an undo that failed for good ``"continue"`` still undoes what is older,
     ``"halt"`` leaves the rest as it is until a person has looked. ``retry``: policy of stages that have none of their
-    own.
+    own. ``schema``: the number of the shape that input and outputs have now; ``migrations``: by older number, the way
+    to the next one, for runs in flight.
 
     Mistakes are found by :attr:`plan`, which an engine reads when the pipeline is registered: DefinitionError lists
     all.
@@ -54,6 +56,8 @@ class Pipeline(Generic[InputT, ResultT]):
     on_failure: OnFailure = "compensate"
     on_compensation_failure: OnCompensationFailure = "continue"
     retry: RetryPolicy | None = None
+    schema: int = 1
+    migrations: Mapping[int, SchemaMigration] = field(default_factory=dict, hash=False)
     stages: tuple[StageSpec, ...] = ()
 
     def stage(
@@ -117,8 +121,10 @@ class Pipeline(Generic[InputT, ResultT]):
         ]
         unreadable = list(mistakes.names_of_stages(self.stages))
         placed, graph = _placed(self.stages) if not unreadable else ((), [])
-        problems += unreadable + graph
-        plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure)
+        unmovable = list(mistakes.schemas(self.schema, self.migrations, frozenset(spec.name for spec in self.stages)))
+        problems += unreadable + graph + unmovable
+        reads = self.schema if unmovable else min([*self.migrations, self.schema])
+        plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure, self.schema, reads)
         if not problems:
             problems += mistakes.unordered_pivots(plan)
         if problems:

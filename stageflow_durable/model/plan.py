@@ -35,6 +35,9 @@ class Plan:
     stages: tuple[PlannedStage, ...]
     on_failure: str = "compensate"
     on_compensation_failure: str = "continue"
+    schema: int = 1
+    reads: int = 1
+    """The oldest schema whose outputs can be read."""
 
     @cached_property
     def by_name(self) -> dict[str, PlannedStage]:
@@ -110,6 +113,8 @@ class Plan:
             "version": self.version,
             "on_failure": self.on_failure,
             "on_compensation_failure": self.on_compensation_failure,
+            "schema": self.schema,
+            "reads": self.reads,
             "stages": [_stage_to_dict(stage) for stage in self.stages],
         }
 
@@ -123,6 +128,8 @@ class Plan:
             stages,
             data["on_failure"],
             data.get("on_compensation_failure", "continue"),
+            data.get("schema", 1),
+            data.get("reads", 1),
         )
 
     @classmethod
@@ -163,6 +170,8 @@ def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[st
     ``touched``: stages that finished or began; ``active``: stages at which a strand stands. What was touched must wait
     for the same stages as before, and nothing new may have slipped in behind it, where no strand would ever reach it.
     """
+    if not new.reads <= old.schema <= new.schema:
+        return f"its outputs have schema {old.schema}, this definition reads {new.reads} to {new.schema}"
     for name in sorted(touched | active):
         if name not in new.by_name:
             return f"stage {name!r} is gone"

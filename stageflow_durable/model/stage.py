@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -45,6 +45,16 @@ class Undo:
 
     action: Runner
     retry: RetryPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaMigration:
+    """From one schema of a pipeline's data to the next: the ``input``, and ``outputs`` by stage; each a function from
+    the old value to the new one. What is not named stays as it is.
+    """
+
+    input: Callable[[Any], Any] | None = None
+    outputs: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

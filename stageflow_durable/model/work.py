@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
@@ -40,6 +41,7 @@ class RunFacts:
     fingerprint: str
     definition: str
     input: str
+    input_schema: int
     metadata: str
     queue: str
     priority: int | None
@@ -63,6 +65,13 @@ class RunFacts:
         """Whether its deadline (seconds since the epoch, as ``clock``) stops it: past the pivot none does."""
         bound = self.phase is Phase.FORWARD and not self.pivot_passed
         return bound and self.deadline is not None and self.deadline <= clock
+
+
+class Saved(NamedTuple):
+    """An output as stored: encoded text (None for a skipped stage), and the schema it was saved under."""
+
+    delta: str | None
+    schema: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def succeed(
         return Fenced()
     state = AttemptState.SKIPPED if skipped else AttemptState.OK
     strands.end_attempt(connection, work, state, run.clock)
-    strands.checkpoint(connection, run.id, work.stage, delta, run.clock, skipped=skipped)
+    strands.checkpoint(connection, run.id, work.stage, delta, run.clock, schema=run.plan.schema, skipped=skipped)
     _record(run, work.stage, acted=not (skipped or replayed))
     _keep(run, work, events)
     run.emit("stage.skipped" if skipped else "stage.ok", stage=work.stage, attempt=work.attempt)

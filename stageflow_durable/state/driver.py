@@ -47,6 +47,7 @@ class Driver:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._local = threading.local()
+        self._held: dict[int, tuple[int, Any]] = {}
 
     @property
     def is_sqlite(self) -> bool:
@@ -68,6 +69,7 @@ class Driver:
             if not self.is_sqlite:
                 connection.autocommit = True
             held = self._local.held = (os.getpid(), connection)
+            self._held[threading.get_ident()] = held
         return held[1]
 
     def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
@@ -113,8 +115,17 @@ class Driver:
         """Close this thread's connection."""
         held = getattr(self._local, "held", None)
         self._local.held = None
+        self._held.pop(threading.get_ident(), None)
         if held is not None and held[0] == os.getpid():
             held[1].close()
+
+
+    def close(self) -> None:
+        """Close what this process's threads hold; a thread that goes on gets a new connection."""
+        held, self._held, self._local = self._held, {}, threading.local()
+        for pid, connection in held.values():
+            if pid == os.getpid():  # a parent's connection is the parent's to close
+                connection.close()
 
 
 class _Errors:

@@ -200,7 +200,16 @@ def _record() -> Any:
 
 def _checkpoint(source: Any) -> Any:
     return _insert(
-        checkpoints, {"run": _RUN, "stage": _p("my_stage"), "skipped": false(), "delta": _p("delta"), "at": _AT}, source
+        checkpoints,
+        {
+            "run": _RUN,
+            "stage": _p("my_stage"),
+            "skipped": false(),
+            "delta": _p("delta"),
+            "saved_schema": cast(_p("saved_schema", Integer), Integer),
+            "at": _AT,
+        },
+        source,
     )
 
 
@@ -260,8 +269,9 @@ def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
 
 @lru_cache(maxsize=2)
 def outputs(is_sqlite: bool) -> Statement:
-    """What the stages of a run saved: name and encoded text, in the order of their commits."""
-    found = select(checkpoints.c.stage, checkpoints.c.delta).where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
+    """What the stages of a run saved: name, encoded text and schema, in the order of their commits."""
+    saved = select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
+    found = saved.where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
     return Statement(found, is_sqlite=is_sqlite)
 
 
@@ -301,6 +311,7 @@ _GIVEN = (
     "fingerprint",
     "definition",
     "input",
+    "input_schema",
     "metadata",
     "queue",
     "priority",

@@ -50,6 +50,7 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
     )
     sealed = _events(run, wanted, sorted(copied), audit_key)
     columns: dict[str, Any] = {
+        "input_schema": run.facts.input_schema,
         "pivot_passed": any(run.plan.by_name[name].pivot for name in copied),
         "seq": sealed[-1].seq,
         "head": sealed[-1].mac,

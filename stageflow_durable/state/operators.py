@@ -233,7 +233,7 @@ def _not_done(run: LockedRun, stage: str) -> None:
 
 
 def _found_done(run: LockedRun, stage: str, delta: str) -> None:
-    strands.checkpoint(run.connection, run.id, stage, delta, run.clock)
+    strands.checkpoint(run.connection, run.id, stage, delta, run.clock, schema=run.plan.schema)
     for scope, key, holder, ttl in idempotency_keys.held_by_run(run.connection, run.id):
         if holder == stage:
             idempotency_keys.finish_for_run(run.connection, scope, key, run.id, stage, delta, ttl_seconds=ttl)

@@ -103,6 +103,7 @@ def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
         "fingerprint": new.fingerprint,
         "definition": new.plan.digest,
         "input": new.input,
+        "input_schema": new.plan.schema,
         "metadata": new.metadata,
         "queue": new.queue,
         "priority": new.priority,

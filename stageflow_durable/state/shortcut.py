@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from stageflow_durable.codec import encode
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
-from stageflow_durable.model.work import Done, Nudge, RunFacts, Work
+from stageflow_durable.model.work import Done, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import fast
 from stageflow_durable.state.audit import EventRow, seal
 from stageflow_durable.state.begin import EARLY_SECONDS, Taker
@@ -69,9 +69,10 @@ class Shortcut:
             made = bool(self._driver.run(fast.create_on_postgresql(), given).rowcount)
         return Created(new.id, False, first_nudges(new)) if made else None
 
-    def outputs(self, run_id: str) -> dict[str, str | None]:
-        """Encoded outputs by stage; None for a skipped one."""
-        return dict(self._driver.run(fast.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall())
+    def outputs(self, run_id: str) -> dict[str, Saved]:
+        """Encoded outputs by stage."""
+        found = self._driver.run(fast.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall()
+        return {stage: Saved(delta, schema) for stage, delta, schema in found}
 
     # --- begin --------------------------------------------------------------------------------------------------------
 
@@ -150,6 +151,7 @@ class Shortcut:
             "at": at,
             "seen_seq": work.seq,
             "delta": saving.delta,
+            "saved_schema": work.plan.schema,
             **_event_values(sealed),
             **({} if onward is None else _next(work.plan, work.run, onward, 1, taker, at)),
         }

@@ -12,7 +12,7 @@ from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, Phase
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Waiting, Work
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Saved, Waiting, Work
 from stageflow_durable.state import begin as beginning
 from stageflow_durable.state import (
     commit,
@@ -62,6 +62,11 @@ class Store:
         self._audit = audit_key
         self._driver = Driver(database)
         self._shortcut = Shortcut(self._driver, audit_key) if shortcut else None
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        self._driver.close()
+        self.database.dispose()
 
     def _do(self, action: Callable[[Connection], T]) -> T:
         with self.database.transaction() as connection:
@@ -222,7 +227,7 @@ class Store:
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
 
-    def outputs(self, run_id: str) -> dict[str, str | None]:
+    def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
         if self._shortcut is not None:
             return self._shortcut.outputs(run_id)

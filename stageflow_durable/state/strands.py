@@ -225,11 +225,12 @@ def _attempts_of(run_id: str, stage: str, direction: str) -> Any:
 
 
 def checkpoint(
-    connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, skipped: bool = False
+    connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, schema: int, skipped: bool = False
 ) -> None:
     """Save what a stage added. Unique by run and stage: a second one is refused by the key."""
     connection.execute(
-        insert(checkpoints), {"run": run_id, "stage": stage, "delta": delta, "skipped": skipped, "at": at}
+        insert(checkpoints),
+        {"run": run_id, "stage": stage, "delta": delta, "saved_schema": schema, "skipped": skipped, "at": at},
     )
 
 

@@ -78,6 +78,8 @@ runs = Table(
     Column("fingerprint", String(64), nullable=False),
     Column("definition", ID, ForeignKey("stageflow_definitions.digest"), nullable=False),
     Column("input", Text, nullable=False),
+    # Under which schema of its pipeline the input, and each checkpoint, was saved: see Pipeline.migrations.
+    Column("input_schema", Integer, nullable=False, server_default=text("1")),
     Column("metadata", Text, nullable=False),
     Column("queue", NAME, nullable=False),
     Column("priority", Integer),
@@ -194,6 +196,7 @@ checkpoints = Table(
     Column("stage", NAME, primary_key=True),
     Column("skipped", Boolean, nullable=False, server_default=text("false")),
     Column("delta", Text),
+    Column("saved_schema", Integer, nullable=False, server_default=text("1")),
     Column("at", Double, nullable=False),
 )
 

@@ -16,7 +16,7 @@ from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
 from stageflow_durable.model.status import AT_REST, AttemptState, Phase, RunStatus, StageState, StepState, StrandState
-from stageflow_durable.model.work import RunFacts
+from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
@@ -106,12 +106,10 @@ def summary_of(run: RunFacts) -> RunSummary:
     )
 
 
-def outputs(connection: Connection, run_id: str) -> dict[str, str | None]:
-    """Encoded outputs by stage; None for a skipped one."""
-    found = (
-        select(checkpoints.c.stage, checkpoints.c.delta).where(checkpoints.c.run == run_id).order_by(checkpoints.c.at)
-    )
-    return {row.stage: row.delta for row in connection.execute(found)}
+def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
+    """Encoded outputs by stage."""
+    found = select(checkpoints).where(checkpoints.c.run == run_id).order_by(checkpoints.c.at)
+    return {row.stage: Saved(row.delta, row.saved_schema) for row in connection.execute(found)}
 
 
 def history(connection: Connection, run_id: str) -> list[Event]:

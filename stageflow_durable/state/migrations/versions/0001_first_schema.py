@@ -117,6 +117,7 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
         sa.Column("definition", sa.String(length=32), nullable=False),
         sa.Column("input", sa.Text(), nullable=False),
+        sa.Column("input_schema", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("metadata", sa.Text(), nullable=False),
         sa.Column("queue", sa.String(length=255), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=True),
@@ -212,6 +213,7 @@ def upgrade() -> None:
         sa.Column("stage", sa.String(length=255), nullable=False),
         sa.Column("skipped", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("delta", sa.Text(), nullable=True),
+        sa.Column("saved_schema", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(
             ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_checkpoints_run"), ondelete="CASCADE"
