@@ -6,6 +6,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -163,3 +164,15 @@ def test_the_reference_of_settings_lists_each_with_its_variable() -> None:
 def test_the_reference_of_commands_lists_each() -> None:
     listed = re.findall(r"^\| `stageflow (\w+)", _text("docs/reference/command.md"), flags=re.MULTILINE)
     assert set(listed) == set(COMMANDS)
+
+
+def test_the_readme_names_extras_that_there_are() -> None:
+    extras = tomllib.loads(_text("pyproject.toml"))["project"]["optional-dependencies"]
+    named = set(
+        re.findall(r"^\| `(\w+)` \| ", _text("README.md").partition("| extra |")[2].partition("##")[0], re.MULTILINE)
+    )
+    in_commands = {
+        one for found in re.findall(r"pip install '[^']*\[([\w,]+)\]", _text("README.md")) for one in found.split(",")
+    }
+    assert named >= in_commands
+    assert named <= set(extras)
