@@ -42,7 +42,9 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             log.warning("closing the lost broker connection failed (%s); reconnecting", error)
-            self.connection = None
+        # Gossip and the like still close channels of theirs and ask it which errors to pass over; without it each of
+        # them ends in a traceback.
+        self.connection: Any = _Lost(self)
 
     def call_soon_ack(self, p: Callable[..., object], *args: Any, **kwargs: Any) -> Any:
         """Acknowledge or reject; for a message whose connection was lost meanwhile there is nobody to tell."""
@@ -67,6 +69,17 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         except NO_MESSAGE as error:
             log.exception("what came from the broker is no message; reading on over a new connection")
             raise ConnectionResetError(f"unreadable: {type(error).__name__}: {error}") from error
+
+
+class _Lost:
+    """In the place of a connection that is lost: false, and knows the errors that its end may raise."""
+
+    def __init__(self, consumer: Any) -> None:
+        self.connection_errors = consumer.connection_errors
+        self.channel_errors = consumer.channel_errors
+
+    def __bool__(self) -> bool:
+        return False
 
 
 def _unless_gone(tell: Callable[..., object]) -> Callable[..., None]:

@@ -127,7 +127,9 @@ class Site:
             "PYTHONWARNINGS": "default",
         }
 
-    def worker(self, app: str = LANES, *options: str, children: int = 2, **settings: Any) -> Worker:
+    def worker(
+        self, app: str = LANES, *options: str, children: int = 2, flags: Sequence[str] = QUIET, **settings: Any
+    ) -> Worker:
         """Start a worker."""
         name = f"w{next(self._names)}"
         argv = [
@@ -141,7 +143,7 @@ class Site:
             str(children),
             "-n",
             f"{name}@test",
-            *QUIET,
+            *flags,
             *options,
         ]
         self.workers.append(Worker(name, argv, self.environment(**settings), self.directory / f"{name}.log"))

@@ -1,0 +1,42 @@
+"""Our consumer, at the moment in which its connection is lost."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+from celery import Celery
+from kombu import common
+from redis.exceptions import ConnectionError as RedisLost
+
+from stageflow_durable.delivery.consumer import SturdyConsumer
+
+
+def lose(connection: Any) -> Any:
+    """A consumer after the loss of its connection."""
+    app = Celery("lost", set_as_current=False)
+    app.conf.update(
+        worker_cancel_long_running_tasks_on_connection_loss=True, worker_enable_prefetch_count_reduction=False
+    )
+    consumer: Any = object.__new__(SturdyConsumer)
+    vars(consumer).update(app=app, connection=connection, connection_errors=(RedisLost,), channel_errors=(KeyError,))
+    consumer.on_connection_error_after_connected(RedisLost("closed by server"))
+    return consumer
+
+
+def test_steps_that_close_channels_of_the_lost_connection_are_not_told_by_a_traceback() -> None:
+    consumer = lose(SimpleNamespace(collect=Mock(), close=Mock(), connection_errors=(RedisLost,), channel_errors=()))
+    gossips_channel = SimpleNamespace(close=Mock(side_effect=RedisLost("connection refused")))
+    kombu: Any = common  # it has no types
+    kombu.ignore_errors(consumer.connection, gossips_channel.close)
+    gossips_channel.close.assert_called_once()
+    assert not consumer.connection  # so that Celery makes a new one
+
+
+def test_a_close_that_fails_does_not_end_the_worker() -> None:
+    close = Mock(side_effect=AttributeError("'NoneType' object has no attribute 'hostname'"))
+    assert not lose(
+        SimpleNamespace(collect=Mock(), close=close, connection_errors=(RedisLost,), channel_errors=())
+    ).connection
+    close.assert_called_once()
