@@ -37,6 +37,7 @@ class Owner:
         self._joined_at = float("inf")
         self._lapsed_at = float("-inf")
         self._served: dict[str, float] = {}
+        self._ended = False
 
     @property
     def id(self) -> str:
@@ -60,10 +61,14 @@ class Owner:
             self._served[queue] = max(self._served.get(queue, 0.0), published_at)
 
     def beat(self) -> None:
-        """Renew once. A database that does not answer is asked again at the next beat."""
+        """Renew once; who lost the id joins anew. A database that does not answer is asked again at the next beat."""
         with self._guard:
             owner, served = self._id, dict(self._served)
         if owner is None:
+            # Declared dead, or given up, and idle since: whoever holds no lease judges nobody, and if all are so, what
+            # a dead process held stays with it for ever.
+            if self._joined_at < float("inf") and not self._ended:
+                self.join()
             return
         alive = self._store.renew(owner, self._lease, served)
         now = self._clock.monotonic()
@@ -89,10 +94,14 @@ class Owner:
 
     def abandon(self) -> None:
         """Give up this id: what it holds has to be taken over. The process goes on under a new one."""
-        self.retire()  # an owner belongs to one thread, and what that ran is over
+        self._give_up()  # an owner belongs to one thread, and what that ran is over
 
     def retire(self) -> None:
         """Tell the others that this process ends by itself."""
+        self._ended = True
+        self._give_up()
+
+    def _give_up(self) -> None:
         with self._guard:
             owner, self._id = self._id, None
         if owner is not None:
