@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,7 +92,8 @@ def _runs(session: Session) -> Iterator[Check]:
     attention = operations.runs(attention=True, limit=1000)
     recent = operations.runs(limit=1000)
     active = sum(run.status in checks.GOING for run in recent)
-    yield checks.live_workers(operations.workers(), active)
+    alive = checks.live_workers(operations.workers(), active)
+    yield replace(alive, mend="stageflow up") if session.at_rest and alive.mend else alive
     yield checks.overdue(attention, session.now())
 
 

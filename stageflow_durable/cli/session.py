@@ -126,6 +126,11 @@ class Session:
 
         schema.require_current(self.database_url())
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the database that was opened is that of a stopped one-machine mode."""
+        return self._told
+
     def stopped(self, settings: Settings) -> Settings | None:
         """The settings with the database that a stopped one-machine mode left behind; None when there is none."""
         from stageflow_durable.embedded.attachment import stopped

@@ -41,7 +41,7 @@ def workers(ctx: click.Context, everybody: bool, as_json: bool) -> None:
     listed = [worker for worker in found if everybody or _matters(worker, now)]
     if listed:
         print_lines(_drawn(for_people(listed), now, console().width))
-    _conclude(found, listed, now)
+    _conclude(found, listed, now, start="stageflow up" if session.at_rest else "stageflow worker")
 
 
 def _matters(worker: WorkerView, now: datetime) -> bool:
@@ -50,11 +50,11 @@ def _matters(worker: WorkerView, now: datetime) -> bool:
     return not worker.confirmed and now - worker.ended_at < RECENT
 
 
-def _conclude(found: Sequence[WorkerView], listed: Sequence[WorkerView], now: datetime) -> None:
+def _conclude(found: Sequence[WorkerView], listed: Sequence[WorkerView], now: datetime, *, start: str) -> None:
     """What the list leaves out, and the way out when nobody is there to work."""
     if not any(worker.alive for worker in found):
         were = f" (--all: {len(found)} that were)" if len(found) > len(listed) else ""
-        say(f"no worker is alive; start one: stageflow worker{were}")
+        say(f"no worker is alive; start one: {start}{were}")
         return
     ended = sum(worker not in listed and now - (worker.ended_at or now) < RECENT for worker in found)
     if ended:

@@ -71,7 +71,7 @@ def roles_of(
     worker = ["worker", f"--concurrency={concurrency}", f"--hostname=worker-{os.getpid()}@%h", *worker_options]
     roles = [Role("worker", celery(app, *worker), environment, rank=0)]
     if beat:
-        schedule = ["beat", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
+        schedule = ["beat", "--quiet", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
         roles.append(Role("beat", celery(app, *schedule), environment, rank=1, stop_seconds=5.0))
     return roles
 
@@ -130,5 +130,6 @@ def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}
     out(f"monitor  http://127.0.0.1:{port} (user stageflow, password in {file})")
-    argv = celery(app, "flower", "--address=127.0.0.1", f"--port={port}")
+    # Below an error it tells its list of tasks, and that workers which only just start do not answer it yet.
+    argv = celery(app, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error")
     return Role("flower", argv, environment, rank=1, stop_seconds=5.0)

@@ -59,7 +59,7 @@ def test_runs_are_seen_and_steered_while_it_is_stopped(run_id: str, app: list[st
     assert "nothing runs in" in listed.stderr
     assert "to carry on: stageflow up" in listed.stderr
     assert "not started" in stageflow(*app, "show", run_id).stdout
-    assert "stageflow worker" in stageflow(*app, "workers").stderr
+    assert "no worker is alive; start one: stageflow up" in stageflow(*app, "workers").stderr
     assert stageflow(*app, "db", "current").exit_code == 0
     cancelled = stageflow(*app, "cancel", run_id, "--reason", "duplicate")
     assert cancelled.stdout == f"{run_id[:12]}  pending → cancelled\n"
@@ -78,7 +78,7 @@ def test_doctor_says_that_it_is_stopped_and_looks_at_the_rest(run_id: str) -> No
         "database": "ok", "schema": "ok", "workers": "fail", "overdue runs": "ok", "broker": "warn",
         "application": "skip",
     }  # fmt: skip
-    assert found["broker"]["mend"] == "stageflow up"
+    assert found["broker"]["mend"] == found["workers"]["mend"] == "stageflow up"
 
 
 def test_a_run_cannot_be_started_while_it_is_stopped_and_both_ways_out_are_told(run_id: str) -> None:
