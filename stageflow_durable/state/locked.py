@@ -24,6 +24,7 @@ from stageflow_durable.state.tables import events, runs
 _SEE = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id"))
 _LOCK = _SEE.with_for_update()
 _INSERT_EVENTS = insert(events)
+_UPDATE = update(runs).where(runs.c.id == bindparam("run_id"))
 
 
 class LockedRun:
@@ -71,8 +72,14 @@ class LockedRun:
             self.connection.execute(_INSERT_EVENTS, [_columns(event) for event in self._events])
         if self._events or self._changes:
             self.connection.execute(
-                update(runs).where(runs.c.id == self.id),
-                {**self._changes, "seq": self.facts.seq, "head": self.facts.head, "updated_at": self.clock},
+                _UPDATE,
+                {
+                    "run_id": self.id,
+                    **self._changes,
+                    "seq": self.facts.seq,
+                    "head": self.facts.head,
+                    "updated_at": self.clock,
+                },
             )
         self._events, self._changes = [], {}
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, update
 
-from stageflow_durable.model.status import AttemptState, StepState, StrandState
+from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import insert_for
@@ -58,6 +58,40 @@ _ALIVE = select(owners.c.id).where(
 )
 _FINISHED = select(checkpoints.c.stage).where(checkpoints.c.run == bindparam("run_id"))
 _STEPS = select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == bindparam("run_id"))
+_SET_STEP = update(saga_steps).where(
+    and_(saga_steps.c.run == bindparam("run_id"), saga_steps.c.stage == bindparam("of_stage"))
+)
+_CHANGE = update(strands).where(and_(strands.c.run == bindparam("run_id"), strands.c.strand == bindparam("strand_id")))
+_REST_IDLE = update(strands).where(
+    and_(strands.c.run == bindparam("run_id"), strands.c.state.in_([StrandState.READY, StrandState.WAITING]))
+)
+# Attempts of one stage in one direction, and one of them.
+_OF = and_(
+    attempts.c.run == bindparam("run_id"),
+    attempts.c.stage == bindparam("of_stage"),
+    attempts.c.direction == bindparam("heading"),
+)
+_ATTEMPT = and_(_OF, attempts.c.n == bindparam("number"))
+_HIGHEST = select(func.max(attempts.c.n)).where(_OF)
+_END_ATTEMPT = update(attempts).where(_ATTEMPT)
+_KILL_BY = select(attempts.c.kill_by).where(_ATTEMPT)
+_BEGAN_AT = select(attempts.c.began_at).where(_ATTEMPT)
+_ENDED_AT = select(attempts.c.state, attempts.c.ended_at).where(_ATTEMPT)
+_DOUBTFUL = and_(_OF, attempts.c.doubt.is_(True))
+_IN_DOUBT = select(attempts.c.n).where(_DOUBTFUL).limit(1)
+_CLEAR_DOUBT = update(attempts).where(_DOUBTFUL)
+_CALLED_BEFORE = (
+    select(attempts.c.n)
+    .where(
+        and_(
+            _OF,
+            attempts.c.n < bindparam("number"),
+            attempts.c.state.not_in([AttemptState.VOID, AttemptState.SETTLED]),
+        )
+    )
+    .limit(1)
+)
+_ACTS_UNTIL = select(func.max(attempts.c.kill_by)).where(and_(_OF, attempts.c.state == AttemptState.UNKNOWN))
 
 
 def all_of(connection: Connection, run_id: str) -> list[StrandRow]:
@@ -95,7 +129,7 @@ def is_alive(connection: Connection, owner: str) -> bool:
 
 def change(connection: Connection, run_id: str, strand: str, **columns: Any) -> None:
     """Set columns of a strand."""
-    connection.execute(update(strands).where(and_(strands.c.run == run_id, strands.c.strand == strand)), columns)
+    connection.execute(_CHANGE, {"run_id": run_id, "strand_id": strand, **columns})
 
 
 def add(connection: Connection, **columns: Any) -> None:
@@ -126,8 +160,8 @@ def raise_fences(connection: Connection, run_id: str, prefix: str) -> None:
 
 def rest_idle(connection: Connection, run_id: str) -> None:
     """Bring every strand that waits for work to rest."""
-    idle = and_(strands.c.run == run_id, strands.c.state.in_([StrandState.READY, StrandState.WAITING]))
-    connection.execute(update(strands).where(idle), {"state": StrandState.REST, "wake_at": None, "published_at": None})
+    resting = {"state": StrandState.REST, "wake_at": None, "published_at": None}
+    connection.execute(_REST_IDLE, {"run_id": run_id, **resting})
 
 
 def begin_attempt(connection: Connection, **columns: Any) -> None:
@@ -137,8 +171,8 @@ def begin_attempt(connection: Connection, **columns: Any) -> None:
 
 def next_attempt(connection: Connection, run_id: str, stage: str, direction: str) -> int:
     """The number of a stage's next attempt; earlier strands of it (before a resume) count on."""
-    highest = select(func.max(attempts.c.n)).where(_attempts_of(run_id, stage, direction))
-    return int(connection.execute(highest).scalar_one_or_none() or 0) + 1
+    highest = connection.execute(_HIGHEST, _of(run_id, stage, direction)).scalar_one_or_none()
+    return int(highest or 0) + 1
 
 
 def end_attempt(
@@ -153,43 +187,36 @@ def end_attempt(
     delay: float | None = None,
 ) -> None:
     """Close the attempt in hand. ``doubt``: it may have acted."""
-    mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
-    connection.execute(
-        update(attempts).where(mine),
-        {"state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay},
-    )
+    ended = {"state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay}
+    connection.execute(_END_ATTEMPT, {**_in_hand(work), **ended})
 
 
 def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for: float | None, error: str) -> None:
     """Close the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still act,
     where its process was not seen to end.
     """
-    until = at if acts_for is None else func.coalesce(attempts.c.kill_by, at + acts_for)
-    lost = and_(_attempts_of(strand.run, strand.stage, strand.direction), attempts.c.n == strand.attempt)
-    connection.execute(
-        update(attempts)
-        .where(lost)
-        .values(
-            state=AttemptState.UNKNOWN,
-            ended_at=at,
-            doubt=True,
-            error=error,
-            kill_by=until,
-        )
-    )
+    which = {**_of(strand.run, strand.stage, strand.direction), "number": strand.attempt}
+    until = at if acts_for is None else connection.execute(_KILL_BY, which).scalar_one_or_none()
+    lost = {
+        "state": AttemptState.UNKNOWN,
+        "ended_at": at,
+        "doubt": True,
+        "error": error,
+        "kill_by": at + (acts_for or 0.0) if until is None else until,
+    }
+    connection.execute(_END_ATTEMPT, {**which, **lost})
 
 
 def began_at(connection: Connection, row: StrandRow) -> float | None:
     """When the attempt that runs on a strand began."""
-    mine = and_(_attempts_of(row.run, row.stage, row.direction), attempts.c.n == row.attempt)
-    found: float | None = connection.execute(select(attempts.c.began_at).where(mine)).scalar_one_or_none()
+    which = {**_of(row.run, row.stage, row.direction), "number": row.attempt}
+    found: float | None = connection.execute(_BEGAN_AT, which).scalar_one_or_none()
     return found
 
 
 def ended_at(connection: Connection, work: Work) -> float | None:
     """When this attempt was ended by its owner; None when it was not: a sweep would have left it unknown."""
-    mine = and_(_attempts_of(work.run.id, work.stage, work.direction.value), attempts.c.n == work.attempt)
-    found = connection.execute(select(attempts.c.state, attempts.c.ended_at).where(mine)).one_or_none()
+    found = connection.execute(_ENDED_AT, _in_hand(work)).one_or_none()
     return (
         None if found is None or found.state in (AttemptState.RUNNING, AttemptState.UNKNOWN) else float(found.ended_at)
     )
@@ -197,31 +224,31 @@ def ended_at(connection: Connection, work: Work) -> float | None:
 
 def in_doubt(connection: Connection, run_id: str, stage: str) -> bool:
     """Whether some attempt of the action may have acted without our knowing."""
-    doubtful = and_(_attempts_of(run_id, stage, "forward"), attempts.c.doubt.is_(True))
-    return connection.execute(select(attempts.c.n).where(doubtful).limit(1)).first() is not None
+    return connection.execute(_IN_DOUBT, _of(run_id, stage, Phase.FORWARD)).first() is not None
 
 
 def called_before(connection: Connection, work: Work) -> bool:
     """Whether an attempt of the stage before this one came as far as its body."""
-    earlier = and_(_attempts_of(work.run.id, work.stage, work.direction), attempts.c.n < work.attempt)
-    called = attempts.c.state.not_in([AttemptState.VOID, AttemptState.SETTLED])
-    return connection.execute(select(attempts.c.n).where(and_(earlier, called)).limit(1)).first() is not None
+    return connection.execute(_CALLED_BEFORE, _in_hand(work)).first() is not None
 
 
 def acts_until(connection: Connection, run_id: str, stage: str) -> float:
     """Until when a lost attempt of the action may still act; 0.0 when none can."""
-    lost = and_(_attempts_of(run_id, stage, "forward"), attempts.c.state == AttemptState.UNKNOWN)
-    return float(connection.execute(select(func.max(attempts.c.kill_by)).where(lost)).scalar_one_or_none() or 0.0)
+    return float(connection.execute(_ACTS_UNTIL, _of(run_id, stage, Phase.FORWARD)).scalar_one_or_none() or 0.0)
 
 
 def clear_doubt(connection: Connection, run_id: str, stage: str) -> None:
     """A person found out how the attempts in doubt ended."""
-    doubtful = and_(_attempts_of(run_id, stage, "forward"), attempts.c.doubt.is_(True))
-    connection.execute(update(attempts).where(doubtful), {"doubt": False, "state": AttemptState.SETTLED})
+    settled = {"doubt": False, "state": AttemptState.SETTLED}
+    connection.execute(_CLEAR_DOUBT, {**_of(run_id, stage, Phase.FORWARD), **settled})
 
 
-def _attempts_of(run_id: str, stage: str, direction: str) -> Any:
-    return and_(attempts.c.run == run_id, attempts.c.stage == stage, attempts.c.direction == direction)
+def _of(run_id: str, stage: str, direction: str) -> dict[str, Any]:
+    return {"run_id": run_id, "of_stage": stage, "heading": direction}
+
+
+def _in_hand(work: Work) -> dict[str, Any]:
+    return {**_of(work.run.id, work.stage, work.direction), "number": work.attempt}
 
 
 def checkpoint(
@@ -258,5 +285,4 @@ def intend(connection: Connection, run_id: str, stage: str) -> None:
 
 def set_step(connection: Connection, run_id: str, stage: str, state: StepState, **columns: Any) -> None:
     """Move a saga step."""
-    where = and_(saga_steps.c.run == run_id, saga_steps.c.stage == stage)
-    connection.execute(update(saga_steps).where(where), {"state": state, **columns})
+    connection.execute(_SET_STEP, {"run_id": run_id, "of_stage": stage, "state": state, **columns})
