@@ -198,6 +198,7 @@ def legal_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
         found.append(Verb(VerbName.CANCEL, ("cancel", ref, *_REASON), _cancel_effect(facts)))
     if facts.status not in GOING_FORWARD and refusal(VerbName.COMPENSATE, facts, past_pivot=True) is None:
         found.append(_compensate(ref, facts))
+        found += [_skip(ref, stage, facts) for stage in failed_undo_stages(run)]
     return tuple(found)
 
 
@@ -217,6 +218,17 @@ def _compensate(ref: str, facts: Standing) -> Verb:
     again = "tries again: " if facts.status is RunStatus.COMPENSATION_FAILED else ""
     past = ("--past-pivot",) if facts.pivot_passed else ()
     return Verb(VerbName.COMPENSATE, ("compensate", ref, *past, *_REASON), again + undone)
+
+
+def failed_undo_stages(run: Run) -> tuple[str, ...]:
+    """Stages whose undo failed for good."""
+    return tuple(stage.name for stage in run.stages if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED)
+
+
+def _skip(ref: str, stage: str, facts: Standing) -> Verb:
+    past = ("--past-pivot",) if facts.pivot_passed else ()
+    line = ("compensate", ref, "--skip", stage, *past, *_REASON)
+    return Verb(VerbName.COMPENSATE, line, f"gives the undo of {stage} up, with your reason", stage)
 
 
 def _cancel_effect(facts: Standing) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -40,9 +41,13 @@ class Checked:
 def heads(see: See[Any]) -> Iterator[tuple[str, int, str]]:
     """Of each run, in the order of ids: its id, the number of its last event, and that one's code."""
     last = ""
-    while batch := see(lambda c, after=last: c.execute(_HEADS.where(runs.c.id > after)).all()):  # type: ignore[misc]
+    while batch := see(partial(_batch, after=last)):
         yield from ((row.id, int(row.seq), str(row.head)) for row in batch)
         last = batch[-1].id
+
+
+def _batch(connection: Connection, after: str) -> Sequence[Any]:
+    return connection.execute(_HEADS.where(runs.c.id > after)).all()
 
 
 def verify(
@@ -52,7 +57,7 @@ def verify(
     wanted = [run for run, _seq, _head in heads(see)] if run_ids is None else list(run_ids)
     gone = [] if run_ids is not None else sorted(exported.keys() - set(wanted))
     for run in wanted:
-        yield see(lambda c, it=run: _checked(c, key, it, exported.get(it)))  # type: ignore[misc]
+        yield see(partial(_checked, key=key, run=run, exported=exported.get(run)))
     for run in gone:
         yield Checked(run, 0, ("it was there when the heads were exported, and is gone",))
 

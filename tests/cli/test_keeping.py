@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stageflow_durable.errors import NotAllowed
+from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import RunStatus, StageState, StepState
 from stageflow_durable.state.verification import Checked
 from tests.cli.conftest import Invoke
@@ -16,7 +17,7 @@ from tests.cli.fakes import RUN_ID, FakeApplication, attempt, run, stage, summar
 OTHER = "01J9F3QZ7KXV3M5N8P0R2T4W6Z"
 
 
-def failed(run_id: str = RUN_ID) -> object:
+def failed(run_id: str = RUN_ID) -> Run:
     stuck = undo("release", StepState.COMPENSATION_FAILED, attempt(), error="stuck")
     return run(RunStatus.COMPENSATION_FAILED, stage("reserve", StageState.OK, attempt(), undo=stuck), run_id=run_id)
 
@@ -105,7 +106,7 @@ class TestAudit:
 
 class TestCompensateAgain:
     def test_retry_failed_finds_the_runs_whose_undos_failed(self, invoke: Invoke, engine: FakeApplication) -> None:
-        engine.held = [failed(), run(RunStatus.FAILED, run_id=OTHER)]  # type: ignore[list-item]
+        engine.held = [failed(), run(RunStatus.FAILED, run_id=OTHER)]
         result = invoke("compensate", "--retry-failed", "--yes", "--reason", "bank is back")
         assert result.exit_code == 0
         assert [call.run_id for call in engine.calls] == [RUN_ID]
@@ -117,13 +118,13 @@ class TestCompensateAgain:
         assert "leave --retry-failed out" in result.stderr
 
     def test_skip_names_the_undos_to_give_up(self, invoke: Invoke, engine: FakeApplication) -> None:
-        engine.held = [failed()]  # type: ignore[list-item]
+        engine.held = [failed()]
         result = invoke("compensate", RUN_ID, "--skip", "reserve", "--reason", "refunded by hand")
         assert result.exit_code == 0
         assert engine.calls[0].given["skip"] == ("reserve",)
 
     def test_dry_run_changes_nothing(self, invoke: Invoke, engine: FakeApplication) -> None:
-        engine.held = [failed()]  # type: ignore[list-item]
+        engine.held = [failed()]
         result = invoke("compensate", "--retry-failed", "--dry-run", "--reason", "x")
         assert (result.exit_code, engine.calls) == (0, [])
         assert "would compensate" in result.stdout

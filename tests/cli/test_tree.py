@@ -138,7 +138,8 @@ checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund of 
 │     undo #1 410 gone
 │     undo key sf_{RUN_ID}_undo_refund: look this up at the remote system
 └─ ship     FAILED  1/1  10 ms  no stock
-Decide: stageflow compensate 01J9F2QZ7KXV --reason …   (tries again: refund)"""
+Decide: stageflow compensate 01J9F2QZ7KXV --reason …                 (tries again: refund)
+        stageflow compensate 01J9F2QZ7KXV --skip charge --reason …   (gives the undo of charge up, with your reason)"""
     )
 
 

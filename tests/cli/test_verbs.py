@@ -77,9 +77,11 @@ def test_parked_with_nothing_to_undo_one_resumes_or_cancels() -> None:
     ]
 
 
-def test_an_undo_that_failed_can_be_tried_again() -> None:
-    [verb] = legal_verbs(charged(RunStatus.COMPENSATION_FAILED, StepState.COMPENSATION_FAILED))
-    assert (verb.name, verb.effect) == (VerbName.COMPENSATE, "tries again: refund, release")
+def test_an_undo_that_failed_can_be_tried_again_or_given_up() -> None:
+    again, *given_up = legal_verbs(charged(RunStatus.COMPENSATION_FAILED, StepState.COMPENSATION_FAILED))
+    assert (again.name, again.effect) == (VerbName.COMPENSATE, "tries again: refund, release")
+    assert [verb.arguments[2:4] for verb in given_up] == [("--skip", "reserve"), ("--skip", "charge")]
+    assert given_up[1].effect == "gives the undo of charge up, with your reason"
 
 
 @pytest.mark.parametrize("status", sorted(FINAL | {RunStatus.STOPPING, RunStatus.COMPENSATING}))

@@ -70,7 +70,7 @@ class TestCompensatingAction:
 
     def test_what_cannot_be_called_and_two_undos_are_refused(self, acts: Acts) -> None:
         with pytest.raises(ConfigurationError, match="compensation 5 cannot be called"):
-            CompensatingActionStage(acts.stage, 5, name="a")  # type: ignore[arg-type]
+            CompensatingActionStage(acts.stage, 5, name="a")  # type: ignore[arg-type]  # that is the mistake
         with pytest.raises(ConfigurationError, match="give name="):
             CompensatingActionStage(partial(acts.stage), acts.undo)
         with pytest.raises(ConfigurationError, match="an undo already"):
@@ -99,4 +99,4 @@ class TestCheckpoint:
 
     def test_a_capture_that_cannot_be_called_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="capture 5"):
-            CheckpointStage("x", 5)  # type: ignore[arg-type]
+            CheckpointStage("x", 5)  # type: ignore[arg-type]  # that is the mistake

@@ -109,10 +109,10 @@ def test_it_is_checked_before_the_deploy(make_engine: MakeEngine, acts: Acts) ->
         ({"schema": 2, "migrations": {2: TO_THREE, 1: TO_THREE}}, r"migrations\[2\]: schema is 2"),
         ({"schema": 2, "migrations": {1: len}}, r"migrations\[1\] .* is not a SchemaMigration"),
         ({"schema": 2, "migrations": {1: SchemaMigration(outputs={"z": str})}}, r"outputs\['z'\]: no such stage"),
-        ({"schema": 2, "migrations": {1: SchemaMigration(outputs={"a": 5})}}, "5 is not a function of one value"),  # type: ignore[dict-item]
+        ({"schema": 2, "migrations": {1: SchemaMigration(outputs={"a": 5})}}, "5 is not a function of one value"),  # type: ignore[dict-item]  # that is the mistake
     ],
     ids=["zero", "gap", "too new", "no migration", "no stage", "no function"],
 )
 def test_mistakes_are_found_at_the_definition(acts: Acts, given: dict[str, Any], named: str) -> None:
     with pytest.raises(DefinitionError, match=named):
-        replace(acts.line("a b"), **given).plan  # noqa: B018
+        replace(acts.line("a b"), **given).plan  # noqa: B018  # reading it finds the mistakes
