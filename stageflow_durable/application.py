@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -346,6 +347,12 @@ class Engine(EngineTwins):
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""
         return self.operations.sweep()
+
+    def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
+        """Delete runs that ended for good more than ``older_than`` ago, ``limit`` at the most; returns how many (with
+        ``dry_run``: would go). Parked runs and failed undos stay; idempotency keys stay taken for 400 days.
+        """
+        return self.operations.prune(older_than, limit=limit, dry_run=dry_run)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 

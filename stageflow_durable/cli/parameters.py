@@ -24,13 +24,19 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+def age_of(text: str) -> timedelta | None:
+    """``30m``, ``2h``, ``7d``; None: it is no age. Raises OverflowError."""
+    match = _AGO.fullmatch(text.strip())
+    return timedelta(**{_UNIT[match[2]]: float(match[1])}) if match else None
+
+
 def _since(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
     """``2h``, ``30m``, ``7d``, or an ISO 8601 time with its zone, as an aware datetime."""
     if value is None:
         return None
     try:
-        if match := _AGO.fullmatch(value.strip()):
-            return Session.of(ctx).now() - timedelta(**{_UNIT[match[2]]: float(match[1])})
+        if (age := age_of(value)) is not None:
+            return Session.of(ctx).now() - age
         at = datetime.fromisoformat(value)
     except (ValueError, OverflowError):
         raise Misuse(f"--since {value!r} is neither an age (30m, 2h, 7d) nor a time (2026-01-31T08:00:00Z)") from None

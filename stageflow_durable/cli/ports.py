@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
 
 from stageflow_durable.engine.accept import Submission
@@ -86,6 +86,9 @@ class Operations(Protocol):
 
     def sweep(self) -> SweepReport:
         """One recovery sweep."""
+
+    def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
+        """Delete runs that ended for good long ago."""
 
 
 class Made(Protocol):

@@ -23,6 +23,7 @@ from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, Wor
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.state.fork import Fork
 from stageflow_durable.state.operators import Order
+from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.verification import Checked
@@ -94,6 +95,27 @@ class Operations:
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""
         return self._sweeper.sweep()
+
+    def prune(
+        self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False, batch: int = PRUNE_BATCH
+    ) -> int:
+        """Delete runs that succeeded, failed, were cancelled or compensated more than ``older_than`` ago, ``batch``
+        in a transaction, ``limit`` at the most; returns how many. Their idempotency keys stay taken.
+        """
+        seconds = older_than.total_seconds()
+        if seconds <= 0 or batch < 1:
+            raise InvalidInput("prune", ["older_than: more than 0 is needed, e.g. timedelta(days=30); batch: from 1"])
+        most = float("inf") if limit is None else limit
+        if dry_run:
+            return int(min(self._store.prunable(seconds), most))
+        count = 0
+        while count < most:
+            here = int(min(batch, most - count))
+            pruned = self._store.prune(seconds, batch=here, sleep=self._clock.sleep)
+            count += pruned
+            if pruned < here:
+                break
+        return count
 
     def cancel(
         self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False

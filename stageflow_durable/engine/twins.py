@@ -59,6 +59,7 @@ class EngineTwins:
     fork: Callable[..., Any]
     settle: Callable[..., RunSummary]
     sweep: Callable[..., SweepReport]
+    prune: Callable[..., int]
 
     async def aenqueue(self, *given: Any, **options: Any) -> Any:
         """:meth:`enqueue`."""
@@ -111,3 +112,7 @@ class EngineTwins:
     async def asweep(self) -> SweepReport:
         """:meth:`sweep`."""
         return await asyncio.to_thread(self.sweep)
+
+    async def aprune(self, older_than: Any, **options: Any) -> int:
+        """:meth:`prune`."""
+        return await asyncio.to_thread(self.prune, older_than, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Double
+from sqlalchemy import Double, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -17,6 +17,13 @@ class now(FunctionElement[float]):  # noqa: N801  # named like the SQL function 
 
     type = Double()
     inherit_cache = True
+
+
+def ago(seconds: Any) -> Any:
+    """That many seconds before :class:`now`, told once a statement: a clock that moves on within a statement has to be
+    asked for every row, which no index helps with.
+    """
+    return select(now() - seconds).scalar_subquery()
 
 
 @compiles(now, "postgresql")

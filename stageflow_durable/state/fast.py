@@ -40,7 +40,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Statement
-from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 
 MAX_EVENTS = 6
 """Runs of more events in one transaction go the long way: each number is a statement of its own."""
@@ -320,7 +320,7 @@ _GIVEN = (
 
 
 def _new_run(dialect: Any) -> Any:
-    values = {name: _p(name, runs.c[name].type) for name in _GIVEN}
+    values = {name: _given(name) for name in _GIVEN}
     fixed = {
         "id": _RUN,
         "phase": _is(Phase.FORWARD),
@@ -333,11 +333,21 @@ def _new_run(dialect: Any) -> Any:
         "created_at": _AT,
         "updated_at": _AT,
     }
+    rows = {**values, **fixed}
+    mine = [tombstones.c[name] == _p(name, String) for name in ("client_id", "pipeline", "key")]
+    new = select(*rows.values()).where(~exists(select(tombstones.c.run).where(and_(*mine))))
     return (
         dialect.insert(runs)
-        .values(**values, **fixed)
+        .from_select(list(rows), new)
         .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
     )
+
+
+def _given(name: str) -> Any:
+    kind = runs.c[name].type
+    if isinstance(kind, String):
+        return _p(name)
+    return cast(_p(name, kind), kind)  # it may be NULL, whose type PostgreSQL has to be told in a SELECT
 
 
 @lru_cache(maxsize=1)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Double, String, and_, bindparam, case, or_, s
 from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
-from stageflow_durable.state.clock import now
+from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.locked import LockedRun, lock, seen
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
@@ -51,7 +51,8 @@ _DUE = (
     select(*_PLACE)
     .where(
         and_(
-            strand_table.c.state == constant(StrandState.WAITING), strand_table.c.wake_at <= now() - bindparam("grace")
+            strand_table.c.state == constant(StrandState.WAITING),
+            strand_table.c.wake_at <= ago(bindparam("grace", type_=Double)),
         )
     )
     .order_by(strand_table.c.wake_at)
@@ -60,7 +61,7 @@ _DUE = (
 # Past its pivot a run only goes forward: its deadline has no say any more.
 _LATE = (
     select(runs.c.id)
-    .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= now(), runs.c.pivot_passed.is_(False)))
+    .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
 )
 _UNPUBLISH = (

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, insert, select
+from sqlalchemy import Connection, and_, bindparam, delete, insert, select
 
 from stageflow_durable.codec import decode, differing_fields, encode
-from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.audit import GENESIS, EventRow, seal
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import insert_for
-from stageflow_durable.state.tables import events, runs, strands
+from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,13 @@ class Created:
 _BY_KEY = select(runs.c.id, runs.c.fingerprint, runs.c.input).where(
     and_(runs.c.client_id == bindparam("client"), runs.c.pipeline == bindparam("of"), runs.c.key == bindparam("by_key"))
 )
+_BURIED = select(tombstones.c.run, tombstones.c.fingerprint).where(
+    and_(
+        tombstones.c.client_id == bindparam("client"),
+        tombstones.c.pipeline == bindparam("of"),
+        tombstones.c.key == bindparam("by_key"),
+    )
+)
 _INSERT_STRANDS = insert(strands)
 _INSERT_EVENT = insert(events)
 _CLOCK = select(now())
@@ -64,14 +71,26 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
 
 
 def insert_run(connection: Connection, new: NewRun, clock: float, event: EventRow, **columns: Any) -> bool:
-    """Insert the row, with ``columns`` other than a fresh run's. False: its key is taken."""
+    """Insert the row, with ``columns`` other than a fresh run's. False: its key is taken, by a run or by what pruning
+    left of one.
+    """
     statement = (
         insert_for(connection, runs)
         .values(**{**columns_of(new, clock, event), **columns})
         .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
         .returning(runs.c.id)
     )
-    return connection.execute(statement).first() is not None
+    if connection.execute(statement).first() is None:
+        return False
+    if new.key is None or _tombstone(connection, new) is None:
+        return True
+    # Looked up afterwards: while the insertion waited for a deletion of the same key, the tombstone came.
+    connection.execute(delete(runs).where(runs.c.id == new.id))
+    return False
+
+
+def _tombstone(connection: Connection, new: NewRun) -> Any:
+    return connection.execute(_BURIED, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).first()
 
 
 def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
@@ -147,8 +166,20 @@ def queue_of(new: NewRun, stage: str) -> str:
 
 def existing(connection: Connection, new: NewRun) -> Created:
     """The run that has the key. Raises IdempotencyParamMismatch for other parameters."""
-    found = connection.execute(_BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).one()
+    found = connection.execute(_BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).first()
+    if found is None:
+        return _buried(connection, new)
     if found.fingerprint != new.fingerprint:
         fields = differing_fields(decode(found.input), decode(new.input))
         raise IdempotencyParamMismatch(str(new.key), fields, run_id=found.id)
     return Created(found.id, True)
+
+
+def _buried(connection: Connection, new: NewRun) -> Created:
+    """The run that had the key and was pruned; what differs cannot be told any more."""
+    found = _tombstone(connection, new)
+    if found is None:
+        raise RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
+    if found.fingerprint != new.fingerprint:
+        raise IdempotencyParamMismatch(str(new.key), (), run_id=found.run)
+    return Created(found.run, True)

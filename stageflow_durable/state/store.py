@@ -23,6 +23,7 @@ from stageflow_durable.state import (
     owners,
     progress,
     recovery,
+    retention,
     runs,
     strands,
     verification,
@@ -314,6 +315,21 @@ class Store:
     def expire(self, run_id: str) -> tuple[Nudge, ...]:
         """Stop a late run."""
         return self._do(lambda c: recovery.expire(c, run_id, self._audit))
+
+    def prune(
+        self,
+        older_than_seconds: float,
+        *,
+        batch: int = retention.BATCH,
+        key_seconds: float = retention.KEY_SECONDS,
+        sleep: Callable[[float], None],
+    ) -> int:
+        """Delete at most ``batch`` runs that ended before; their keys stay taken for ``key_seconds``."""
+        return retention.prune(self.database, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds)
+
+    def prunable(self, older_than_seconds: float) -> int:
+        """How many runs there are to prune."""
+        return self._see(lambda c: retention.prunable(c, older_than_seconds))
 
     # --- people -------------------------------------------------------------------------------------------------------
 

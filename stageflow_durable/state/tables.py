@@ -234,6 +234,24 @@ queues = Table(
     Column("served_at", Double, nullable=False),
 )
 
+tombstones = Table(
+    "stageflow_tombstones",
+    metadata,
+    # What is left of a pruned run: its key, so that it is not run again, and the head of its history.
+    Column("run", ID, primary_key=True),
+    Column("client_id", NAME, nullable=False),
+    Column("pipeline", NAME, nullable=False),
+    Column("key", NAME),
+    Column("fingerprint", String(64), nullable=False),
+    Column("status", String(24), nullable=False),
+    Column("seq", Integer, nullable=False),
+    Column("head", String(64), nullable=False),
+    Column("finished_at", Double, nullable=False),
+    Column("pruned_at", Double, nullable=False),
+    UniqueConstraint("client_id", "pipeline", "key"),
+    Index("ix_stageflow_tombstones_pruned", "pruned_at"),
+)
+
 ticks = Table(
     "stageflow_ticks",
     metadata,

@@ -223,6 +223,10 @@ class FakeOperations:
     def workers(self) -> Sequence[WorkerView]:
         return self.known_workers
 
+    def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
+        self.calls.append(Call("prune", "", {"older_than": older_than, "limit": limit, "dry_run": dry_run}))
+        return 3
+
     def sweep(self) -> SweepReport:
         return self.report
 

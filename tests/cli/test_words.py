@@ -122,3 +122,27 @@ def test_now_is_aware() -> None:
     from stageflow_durable.cli.session import utc_now
 
     assert utc_now().tzinfo is UTC
+
+
+# --- prune ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "dry"),
+    [((), "3 runs pruned\n", False), (("--dry-run", "--limit", "5"), "3 runs would be pruned\n", True)],
+)
+def test_prune_takes_an_age_and_says_how_many(
+    invoke: Invoke, engine: FakeApplication, more: tuple[str, ...], said: str, dry: bool
+) -> None:
+    result = invoke("prune", "--older-than", "30d", *more)
+    assert (result.exit_code, result.stdout) == (0, said)
+    assert engine.calls[0].given == {"older_than": timedelta(days=30), "limit": 5 if dry else None, "dry_run": dry}
+
+
+@pytest.mark.parametrize(
+    "age", [(), ("--older-than", "soon"), ("--older-than", "0d"), ("--older-than", "9" * 30 + "d")]
+)
+def test_prune_without_an_age_deletes_nothing(invoke: Invoke, engine: FakeApplication, age: tuple[str, ...]) -> None:
+    result = invoke("prune", *age)
+    assert (result.exit_code, engine.calls) == (2, [])
+    assert "--older-than" in result.stderr

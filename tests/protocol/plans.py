@@ -12,6 +12,7 @@ from psycopg import sql
 from sqlalchemy import event
 
 from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.metadata import PREFIX
 from stageflow_durable.state.store import Store
 
 Asked = tuple[str, Mapping[str, Any]]
@@ -45,6 +46,11 @@ def listening(store: Store) -> Iterator[list[Asked]]:
 
 def read_to_the_end(connection: psycopg.Connection[Any], asked: Asked, mode: str) -> set[str]:
     """The tables that ``asked`` would read row by row."""
+    return set(_scanned(plan_of(connection, asked, mode)))
+
+
+def plan_of(connection: psycopg.Connection[Any], asked: Asked, mode: str) -> Mapping[str, Any]:
+    """What PostgreSQL would do."""
     statement, given = asked
     names: list[str] = []
 
@@ -68,11 +74,24 @@ def read_to_the_end(connection: psycopg.Connection[Any], asked: Asked, mode: str
     finally:
         connection.execute("DEALLOCATE asked")
     assert found is not None
-    return set(_scanned(found[0][0]["Plan"]))
+    plan: Mapping[str, Any] = found[0][0]["Plan"]
+    return plan
+
+
+def ranges(connection: psycopg.Connection[Any], asked: Asked) -> set[str]:
+    """The indexes of which ``asked`` would read no more than a range."""
+    return {index for index, condition in _indexes(plan_of(connection, asked, MODES[0])) if condition}
+
+
+def _indexes(node: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    if "Index Name" in node:
+        yield node["Index Name"], "Index Cond" in node
+    for child in node.get("Plans", ()):
+        yield from _indexes(child)
 
 
 def _scanned(node: Mapping[str, Any]) -> Iterator[str]:
-    if node["Node Type"] == "Seq Scan":
+    if node["Node Type"] == "Seq Scan" and node["Relation Name"].startswith(PREFIX):
         yield node["Relation Name"]
     for child in node.get("Plans", ()):
         yield from _scanned(child)

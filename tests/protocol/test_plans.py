@@ -19,7 +19,7 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import Filter
-from tests.protocol.plans import MODES, listening, read_to_the_end
+from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
@@ -61,8 +61,11 @@ INSERT INTO stageflow_idempotency_keys (client_id, operation, key, fingerprint, 
         state, result, expires_at)
     SELECT 'c', 'line.a', 'k' || n, 'f', 'r', 1, 'done', '1', n + 4e9
     FROM generate_series(1, {FINISHED}) n;
+INSERT INTO stageflow_tombstones (run, client_id, pipeline, key, fingerprint, status, seq, head, finished_at, pruned_at)
+    SELECT 'T' || n, 'c1', 'line', 'old' || n, 'f', 'succeeded', 5, 'h', 1, 4e9 + n
+    FROM generate_series(1, {FINISHED}) n;
 """
-OF_A_FINISHED = "D" + "42".zfill(25)
+OF_A_FINISHED = "D" + "5042".zfill(25)
 TAKER = "taker"
 
 
@@ -122,6 +125,7 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "horizon": horizon,
     "a run, the short way": lambda store: carried(store, shortcut=True),
     "a run, the long way": lambda store: carried(store, shortcut=False),
+    "prune": lambda store: store.prune(1e9, batch=20, sleep=lambda _seconds: None),
     "runs": lambda store: store.summaries(Filter()),
     "runs of a status": lambda store: store.summaries(Filter(status=(RunStatus.FAILED,))),
     "runs that need a person": lambda store: store.summaries(Filter(status=(RunStatus.FAILED, RunStatus.PARKED))),
@@ -133,6 +137,26 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "a run": lambda store: store.run(OF_A_FINISHED),
     "its history": lambda store: store.history(OF_A_FINISHED),
 }
+
+
+@pytest.mark.parametrize(
+    ("what", "index"),
+    [
+        ("due", "ix_stageflow_strands_due"),
+        ("late", "ix_stageflow_runs_deadline"),
+        ("prune", "ix_stageflow_runs_status"),
+        ("prune", "ix_stageflow_tombstones_pruned"),
+        ("runs of late", "ix_stageflow_runs_created"),
+    ],
+)
+def test_given_a_question_about_a_moment_then_no_more_than_its_range_of_the_index_is_read(
+    store: Store, what: str, index: str
+) -> None:
+    with listening(store) as asked:
+        ASKED[what](store)
+    url = store.database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert index in {name for one in asked for name in ranges(connection, one)}
 
 
 @pytest.mark.parametrize("mode", MODES)

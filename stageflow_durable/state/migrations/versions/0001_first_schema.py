@@ -108,6 +108,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_stageflow_ticks")),
     )
     op.create_table(
+        "stageflow_tombstones",
+        sa.Column("run", sa.String(length=32), nullable=False),
+        sa.Column("client_id", sa.String(length=255), nullable=False),
+        sa.Column("pipeline", sa.String(length=255), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=True),
+        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("status", sa.String(length=24), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("head", sa.String(length=64), nullable=False),
+        sa.Column("finished_at", sa.Double(), nullable=False),
+        sa.Column("pruned_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("run", name=op.f("pk_stageflow_tombstones")),
+        sa.UniqueConstraint(
+            "client_id", "pipeline", "key", name=op.f("uq_stageflow_tombstones_client_id_pipeline_key")
+        ),
+    )
+    op.create_index("ix_stageflow_tombstones_pruned", "stageflow_tombstones", ["pruned_at"], unique=False)
+    op.create_table(
         "stageflow_runs",
         sa.Column("id", sa.String(length=32), nullable=False),
         sa.Column("client_id", sa.String(length=255), nullable=False),

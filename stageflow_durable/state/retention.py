@@ -1,0 +1,119 @@
+"""Retention: runs that ended long ago are deleted. What stays is a tombstone: their key, and the head of their history.
+
+A key that comes again finds its run's row or the tombstone, never neither: the tombstone is committed before the row
+is deleted, and no statement that began before that is still under way then::
+
+    prune     | entomb, commit |  wait until all older statements ended  | delete, commit |
+    enqueue   ... sees the row ...|... sees the tombstone, or meets the row ...|... sees the tombstone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, select, text
+
+from stageflow_durable.model.status import RunStatus
+from stageflow_durable.state.clock import ago, now
+from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
+from stageflow_durable.state.dialect import constant, insert_for
+from stageflow_durable.state.idempotency_keys import idempotency_keys
+from stageflow_durable.state.tables import owners, runs, strands, tombstones
+
+PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
+"""What may go. A person has to look first at what is parked, and at an undo that failed."""
+
+BATCH = 500
+"""Runs deleted in one transaction."""
+
+KEY_SECONDS = 400 * 86_400.0
+"""How long a tombstone keeps its key."""
+
+PAUSE_SECONDS = 0.05
+_OLD_STATEMENTS = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
+    "AND backend_type = 'client backend' AND (state IS NULL OR state = 'active') "
+    "AND (query_start IS NULL OR query_start < to_timestamp(:moment))"
+)
+# Each must be the other's equal: the names of the columns that a tombstone takes over.
+_KEPT = ("client_id", "pipeline", "key", "fingerprint", "status", "seq", "head", "finished_at")
+
+
+def prune(
+    database: Database, older_than: float, sleep: Callable[[float], None], *, batch: int = BATCH, key_seconds: float
+) -> int:
+    """Delete at most ``batch`` runs that ended more than ``older_than`` seconds ago; returns how many."""
+    with database.transaction() as connection:
+        ids = _entomb(connection, older_than, batch)
+        _forget(connection, older_than, key_seconds)
+    if not ids:
+        return 0
+    _let_older_statements_end(database, sleep)
+    with database.transaction() as connection:
+        # Asked again: somebody may have resumed one meanwhile.
+        return connection.execute(delete(runs).where(and_(runs.c.id.in_(ids), _over(older_than)))).rowcount
+
+
+def prunable(connection: Connection, older_than: float) -> int:
+    """How many runs :func:`prune` would delete, batch after batch."""
+    counts = [
+        select(func.count()).select_from(runs).where(_ended(status, older_than)).scalar_subquery() for status in PRUNED
+    ]
+    return sum(int(count) for count in connection.execute(select(*counts)).one())
+
+
+def _over(older_than: float) -> ColumnElement[bool]:
+    """Ended for good and long ago, whichever way."""
+    return and_(runs.c.status.in_([constant(status) for status in PRUNED]), *_long_ago(older_than))
+
+
+def _ended(status: RunStatus, older_than: float) -> ColumnElement[bool]:
+    return and_(runs.c.status == constant(status), *_long_ago(older_than))
+
+
+def _long_ago(older_than: float) -> tuple[ColumnElement[bool], ...]:
+    # What ended then was created before: that column is the one with an index. A key that the run still holds is in
+    # doubt, and only the run can settle it.
+    holds = and_(idempotency_keys.c.owner_run == runs.c.id, idempotency_keys.c.state == literal_column("'held'"))
+    then = ago(older_than)
+    return runs.c.created_at < then, runs.c.finished_at < then, ~exists(select(idempotency_keys.c.key).where(holds))
+
+
+def _entomb(connection: Connection, older_than: float, batch: int) -> list[str]:
+    ids: list[str] = []
+    for status in PRUNED:
+        found = select(runs.c.id).where(_ended(status, older_than)).order_by(runs.c.created_at)
+        locked = found.limit(batch - len(ids)).with_for_update(skip_locked=True, of=runs)
+        ids += connection.execute(locked).scalars()
+    if ids:
+        _bury(connection, ids)
+    return ids
+
+
+def _bury(connection: Connection, ids: Sequence[str]) -> None:
+    columns = [runs.c[name] for name in _KEPT]
+    rows = select(runs.c.id, *columns, now()).where(runs.c.id.in_(ids))
+    laid = insert_for(connection, tombstones).from_select(["run", *_KEPT, "pruned_at"], rows)
+    again = {name: laid.excluded[name] for name in ("status", "seq", "head", "finished_at", "pruned_at")}
+    connection.execute(laid.on_conflict_do_update(index_elements=["run"], set_=again))
+
+
+def _forget(connection: Connection, older_than: float, key_seconds: float) -> None:
+    """Tombstones that outlived their time, and owners who died long ago and left nothing behind."""
+    connection.execute(delete(tombstones).where(tombstones.c.pruned_at < ago(key_seconds)))
+    busy = and_(strands.c.owner == owners.c.id, strands.c.state == literal_column("'running'"))
+    gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)))
+    connection.execute(delete(owners).where(gone))
+
+
+def _let_older_statements_end(database: Database, sleep: Callable[[float], None]) -> None:
+    if database.is_sqlite:  # one writer: nothing was under way
+        return
+    with database.read() as connection:
+        read = connection.execution_options(isolation_level="AUTOCOMMIT")
+        moment = read.execute(text("SELECT extract(epoch FROM statement_timestamp())::double precision")).scalar_one()
+        # No statement lives longer than this; one of another role, which we may not see into, is waited out.
+        for _look in range(int(STATEMENT_MILLISECONDS / 1000 / PAUSE_SECONDS) + 20):
+            if not read.execute(_OLD_STATEMENTS, {"moment": moment}).scalar_one():
+                return
+            sleep(PAUSE_SECONDS)

@@ -1,0 +1,201 @@
+"""Retention: what ended long ago goes, what a person or an obligation needs stays, and no key is ever free again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.status import ParkReason, Phase, RunStatus
+from stageflow_durable.model.work import Done, Nudge, Work
+from stageflow_durable.state import idempotency_keys, retention, schema
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.runs import NewRun
+from stageflow_durable.state.store import Store
+from stageflow_durable.state.tables import owners, runs, strands, tombstones
+
+PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
+LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0
+OF_A_RUN = ("runs", "strands", "attempts", "checkpoints", "saga_steps", "events")
+
+
+class Past:
+    """A database with a past."""
+
+    def __init__(self, url: str, *, shortcut: bool) -> None:
+        self.database = Database(url)
+        self.store = Store(self.database, shortcut=shortcut)
+        self.store.register([PLAN])
+        self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
+        self.slept: list[float] = []
+
+    def new(self, run_id: str, key: str | None = None, fingerprint: str = "f") -> NewRun:
+        return NewRun(run_id, "c", PLAN, key, fingerprint, "{}", "{}", "q")
+
+    def ended(self, run_id: str, ago: float = LONG_AGO, key: str | None = None, **columns: Any) -> str:
+        """A run that succeeded ``ago`` seconds ago; ``columns`` say otherwise."""
+        self.store.create(self.new(run_id, key))
+        taker = Taker(self.owner, {"one": PLAN}, {})
+        work = self.store.begin(Nudge(run_id, "a", 0, "q"), taker)
+        assert isinstance(work, Work)
+        assert isinstance(self.store.succeed(work, taker, "1"), Done)
+        then = self.store.clock() - ago
+        with self.database.transaction() as connection:
+            values = {"created_at": then - 60, "finished_at": then, **columns}
+            connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+        return run_id
+
+    def prune(self, batch: int = retention.BATCH, **options: Any) -> int:
+        return self.store.prune(OLDER_THAN, batch=batch, sleep=self.slept.append, **options)
+
+    def left(self) -> set[str]:
+        with self.database.read() as connection:
+            return set(connection.execute(select(runs.c.id)).scalars())
+
+    def rows(self) -> dict[str, int]:
+        with self.database.read() as connection:
+            return {
+                name: connection.execute(
+                    select(func.count()).select_from(metadata.tables[f"stageflow_{name}"])
+                ).scalar_one()
+                for name in OF_A_RUN
+            }
+
+
+@pytest.fixture(params=[True, False], ids=["short", "long"])
+def past(request: pytest.FixtureRequest, database_url: str) -> Iterator[Past]:
+    """Once for each way to the database."""
+    schema.upgrade(database_url)
+    made = Past(database_url, shortcut=request.param)
+    yield made
+    made.store.close()
+
+
+STATUSES: dict[RunStatus, dict[str, Any]] = {
+    RunStatus.SUCCEEDED: {},
+    RunStatus.FAILED: {},
+    RunStatus.CANCELLED: {},
+    RunStatus.COMPENSATED: {},
+    RunStatus.COMPENSATION_FAILED: {},
+    RunStatus.PARKED: {"park_reason": ParkReason.BUG},
+    RunStatus.RUNNING: {"phase": Phase.FORWARD, "finished_at": None},
+    RunStatus.COMPENSATING: {"phase": Phase.BACKWARD, "finished_at": None},
+}
+
+
+def test_given_runs_of_every_kind_when_pruned_then_only_those_that_ended_for_good_go(past: Past) -> None:
+    for status, columns in STATUSES.items():
+        past.ended(f"old-{status}", status=status, **columns)
+    past.ended("fresh", RECENTLY)
+    assert past.store.prunable(OLDER_THAN) == 4
+    assert past.prune() == 4
+    assert past.left() == {"old-parked", "old-compensation_failed", "old-running", "old-compensating", "fresh"}
+    assert past.store.prunable(OLDER_THAN) == past.prune() == 0
+
+
+def test_given_a_pruned_run_then_nothing_of_it_is_left_but_its_tombstone(past: Past) -> None:
+    facts = past.store.facts(past.ended("gone", key="k"))
+    assert facts is not None
+    assert past.prune() == 1
+    assert past.rows() == dict.fromkeys(OF_A_RUN, 0)
+    with past.database.read() as connection:
+        [stone] = connection.execute(select(tombstones)).all()
+    assert (stone.run, stone.key, stone.status, stone.seq, stone.head) == (
+        "gone",
+        "k",
+        "succeeded",
+        facts.seq,
+        facts.head,
+    )
+
+
+def test_given_more_than_a_batch_then_the_oldest_go_first_and_each_call_is_bounded(past: Past) -> None:
+    for number in range(5):
+        past.ended(f"R{number}", LONG_AGO + number)
+    assert past.prune(batch=2) == 2
+    assert past.left() == {"R0", "R1", "R2"}
+    assert (past.prune(batch=2), past.prune(batch=2)) == (2, 1)
+
+
+def test_given_a_pruned_runs_key_when_it_comes_again_then_it_is_answered_and_not_run_again(past: Past) -> None:
+    past.ended("gone", key="k")
+    past.prune()
+    again = past.store.create(past.new("new", "k"))
+    assert (again.run_id, again.replayed, again.nudges) == ("gone", True, ())
+    with pytest.raises(IdempotencyParamMismatch, match="gone"):
+        past.store.create(past.new("new", "k", fingerprint="other"))
+    assert past.left() == set()
+    assert not past.store.create(past.new("new", "another key")).replayed
+
+
+def test_given_a_tombstone_that_outlived_its_time_then_the_key_is_free(past: Past) -> None:
+    past.ended("gone", key="k")
+    past.prune()
+    past.prune(key_seconds=-1.0)
+    assert not past.store.create(past.new("new", "k")).replayed
+
+
+def test_given_a_run_that_holds_a_business_key_in_doubt_then_it_stays_for_it_alone_can_settle_it(past: Past) -> None:
+    past.ended("doubtful", status=RunStatus.FAILED)
+    with past.database.transaction() as connection:
+        idempotency_keys.claim_for_run(
+            connection, Scope("c", "one.a"), "card", "f", "{}", "doubtful", "a", ttl_seconds=60.0
+        )
+    assert past.store.prunable(OLDER_THAN) == past.prune() == 0
+
+
+def test_given_owners_that_died_long_ago_then_those_that_hold_nothing_go(past: Past) -> None:
+    past.ended("running", status=RunStatus.RUNNING, phase=Phase.FORWARD, finished_at=None)
+    ids = [past.store.join(Identity("host", pid, "boot"), 60.0) for pid in (2, 3)]
+    with past.database.transaction() as connection:
+        connection.execute(update(owners).where(owners.c.id.in_(ids)).values(dead_at=1.0))
+        connection.execute(update(strands).where(strands.c.run == "running").values(state="running", owner=ids[0]))
+    past.prune()
+    with past.database.read() as connection:
+        assert set(connection.execute(select(owners.c.id)).scalars()) == {past.owner, ids[0]}
+
+
+@pytest.mark.postgres
+def test_given_a_statement_that_began_before_the_tombstone_then_the_deletion_waits_for_its_end(
+    postgres_url: str,
+) -> None:
+    schema.upgrade(postgres_url)
+    past = Past(postgres_url, shortcut=False)
+    past.ended("gone", key="k")
+    waited, may_end = threading.Event(), threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        waited.set()
+        assert past.left() == {"gone"}
+        may_end.wait(0.05)
+
+    def enqueue_that_is_slow() -> None:
+        with past.database.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(1)")
+
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(enqueue_that_is_slow)
+        while not past_active(past):
+            may_end.wait(0.01)
+        pruned = pool.submit(past.store.prune, OLDER_THAN, sleep=sleep)
+        assert (pruned.result(20), slow.result(20)) == (1, None)
+    assert waited.is_set()
+    past.store.close()
+
+
+def past_active(past: Past) -> bool:
+    with past.database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(1)' AND state = 'active'"
+        )
+        return bool(found.scalar_one())
