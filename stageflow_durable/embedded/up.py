@@ -71,7 +71,7 @@ def roles_of(
     worker = ["worker", f"--concurrency={concurrency}", f"--hostname=worker-{os.getpid()}@%h", *worker_options]
     roles = [Role("worker", celery(app, *worker), environment, rank=0)]
     if beat:
-        schedule = ["beat", "--quiet", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
+        schedule = ["--quiet", "beat", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
         roles.append(Role("beat", celery(app, *schedule), environment, rank=1, stop_seconds=5.0))
     return roles
 

@@ -122,6 +122,8 @@ def test_given_up_then_schema_broker_worker_and_beat_are_there_and_ctrl_c_ends_a
     eventually(lambda: "beat" in up.pids(), what="the beat is up")
     up.send(up.urls.broker_url, "one")
     eventually(lambda: "ended one" in up.notes, what="the task ran")
+    eventually(lambda: any(up.home.root.glob("celerybeat-schedule*")), what="the beat keeps its schedule")
+    assert "starting it again" not in up.shown
     pids = up.pids()
     assert sorted(pids) == ["beat", "broker", "worker"]
     process.send_signal(signal.SIGINT)
