@@ -67,6 +67,7 @@ class Bodies:
         sim.fates.in_body(f"{run} {stage} before its effect")
         self._timely(since, timeout)
         if acts:
+            self._alone(ctx)
             applied = sim.ledger.act(run, stage, ctx.idempotency_key, since)
             if not applied and timeout is not None and began + MARGIN_SECONDS >= since:
                 raise Violation(f"{stage} was undone while a process could still act for it")
@@ -82,6 +83,19 @@ class Bodies:
             self._sim.fates.die("its stage did not end in time")
         if late > 0:
             raise StageTimeout("it took too long")
+
+    def _alone(self, ctx: Any) -> None:
+        """Under one business key one run's effect stands."""
+        if self._sim.pipelines[ctx.pipeline].by_name[ctx.stage].key is None:
+            return
+        for effect in self._sim.ledger.effects.values():
+            same = effect.net and (effect.stage, effect.run) != (ctx.stage, ctx.run_id) and effect.stage == ctx.stage
+            if same and self._order(effect.run) == (ctx.pipeline, ctx.input["text"]):
+                raise Violation(f"{ctx.stage} acts under a business key under which another run's effect stands")
+
+    def _order(self, run: str) -> tuple[str, str]:
+        name, given = self._sim.database.see("SELECT pipeline, input FROM stageflow_runs WHERE id=?", run)[0]
+        return name, decode(given)["text"]
 
     def _end(self, ending: str, ctx: Any) -> Any:
         if ending in _ENDS:

@@ -170,7 +170,8 @@ class Checks:
         broken = []
         undoable = [stage.name for stage in seen.plan.stages if stage.undo is not None]
         if status == "succeeded":
-            done = [row["stage"] for row in seen.checkpoints if not row["skipped"]]
+            keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
+            done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in keyed]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
             ]
@@ -179,7 +180,10 @@ class Checks:
             status in ("failed", "cancelled") and not seen.run["pivot_passed"]
         )
         if ended:
-            left = [stage for stage in ledger.standing(run, undoable) if steps.get(stage) != "compensation_failed"]
+            excused = {"compensation_failed", "skipped"}
+            if status == "compensation_failed" and seen.plan.on_compensation_failure == "halt":
+                excused |= {"intended", "recorded"}
+            left = [stage for stage in ledger.standing(run, undoable) if steps.get(stage) not in excused]
             broken += [f"the effect of {stage} was left, its step is {steps.get(stage)}" for stage in left]
         if status == "compensated" and "compensation_failed" in steps.values():
             broken.append("compensated, with an undo that failed")

@@ -8,7 +8,8 @@ from stageflow_durable.engine.accept import Acceptor, Submission
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, StageflowError
-from stageflow_durable.model.status import StageState
+from stageflow_durable.model.run import Run
+from stageflow_durable.model.status import StageState, StepState
 from stageflow_durable.model.verbs import VerbName, refusal, standing
 from tests.simulation.ledger import Violation
 from tests.simulation.process import Process, sweep
@@ -38,7 +39,8 @@ class Client:
         pipeline = self._sim.chance.pick("of pipeline", list(self._sim.pipelines))
         keyed = self._sim.chance.flip("without key", 0.2)
         number = len(self._submissions)
-        self._submissions.append((pipeline, f"order {number}", None if keyed else f"key {number}"))
+        text = self._sim.chance.pick("order", ["order A", "order B", "order C"])
+        self._submissions.append((pipeline, text, None if keyed else f"key {number}"))
         self._start(number)
 
     def again(self) -> None:
@@ -89,6 +91,10 @@ class Client:
         raise Violation(f"{key} was accepted with other parameters")
 
 
+def _failed_undos(run: Run) -> list[str]:
+    return [one.name for one in run.stages if one.undo and one.undo.state is StepState.COMPENSATION_FAILED]
+
+
 def _from(now: float, seconds: float) -> Any:
     from datetime import UTC, datetime
 
@@ -101,6 +107,7 @@ class Operator:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._processes = 0
+        self.gave_up = False
         self.looked: dict[tuple[str, str], int] = {}
 
     def begin(self) -> None:
@@ -108,6 +115,19 @@ class Operator:
         self._processes += 1
         process = Process(self._sim, f"o{self._processes}")
         process.start("looks", lambda: self._look(process))
+
+    def give_up(self) -> None:
+        """Somebody ends the parked runs that others wait for."""
+        self.gave_up = True
+        self._processes += 1
+        process = Process(self._sim, f"o{self._processes}")
+        process.start("gives up", lambda: self._give_up(process))
+
+    def _give_up(self, process: Process) -> None:
+        sweeper = Sweeper(process.store, process.publisher, process.patience())
+        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        for (run_id,) in self._sim.database.see("SELECT id FROM stageflow_runs WHERE status='parked' ORDER BY id"):
+            operations.cancel(run_id, past_pivot=True, reason="others wait for it", actor=process.name)
 
     def _look(self, process: Process) -> None:
         sim = self._sim
@@ -147,8 +167,11 @@ class Operator:
                 self._settle(process, operations, run_id, sim.chance.pick("stage", doubtful), given)
         elif verb == VerbName.RESUME:
             operations.resume(run_id, **given)  # type: ignore[arg-type]  # their types are as named
+        elif verb == VerbName.COMPENSATE:
+            skip = _failed_undos(run) if sim.chance.flip("skip what failed", 0.2) else ()
+            operations.compensate(run_id, past_pivot=past, skip=skip, **given)  # type: ignore[arg-type]  # as above
         else:
-            getattr(operations, str(verb))(run_id, past_pivot=past, **given)
+            operations.cancel(run_id, past_pivot=past, **given)  # type: ignore[arg-type]  # as above
 
     def _settle(self, process: Process, operations: Operations, run_id: str, stage: str, given: dict[str, Any]) -> None:
         """Tell the truth: what stands in the ledger, and only while nobody is in that stage any more."""

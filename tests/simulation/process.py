@@ -178,10 +178,12 @@ class Worker(Process):
         self.owner = Owner(self.store, self.boot, LEASE, self.clock)
         # Heartbeats come while a transaction of the same process waits: one baton is all the guard there is.
         self.owner._guard = contextlib.nullcontext()  # type: ignore[assignment]
+        unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", 0.05)]
+        self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
         self._rider = Rider(
             self.store,
             self.owner,
-            sim.pipelines,
+            self.knows,
             world=World(self.clock, sim.draw),
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
@@ -229,8 +231,10 @@ class Worker(Process):
         self.beaten_at = self.sim.passed
         with contextlib.suppress(StageflowError, Crash):
             self._join()
+            held = self.owner._id
             self.owner.beat()
-            self._renewed_at = self.sim.passed
+            if held is not None and self.owner._id == held:
+                self._renewed_at = self.sim.passed
 
     def is_renewed(self) -> bool:
         """Whether its lease holds, as far as it can know."""

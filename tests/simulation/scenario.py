@@ -64,6 +64,11 @@ def setup(chance: Chance) -> Setup:
     )
 
 
+def business_key(ctx: Any) -> str:
+    """The same for each run of the same order."""
+    return f"business {ctx.input['text']}"
+
+
 def pipeline(chance: Chance, name: str, stage: Body, undo: Body) -> Pipeline[Any, Any]:
     """A random graph of stages with random options; a pivot only where a definition allows it."""
     count = chance.number(f"{name}: stages", 1, 6)
@@ -79,7 +84,8 @@ def pipeline(chance: Chance, name: str, stage: Body, undo: Body) -> Pipeline[Any
 
 def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape: str, pivot: int) -> Pipeline[Any, Any]:
     on_failure: Any = chance.pick(f"{name}: on failure", ["compensate", "park"], [5, 1])
-    made = Pipeline[Any, Any](name, on_failure=on_failure)
+    on_undo_failure: Any = chance.pick(f"{name}: on compensation failure", ["continue", "halt"], [4, 1])
+    made = Pipeline[Any, Any](name, on_failure=on_failure, on_compensation_failure=on_undo_failure)
     for number in range(count):
         this = f"{name}.{number}"
         options: dict[str, Any] = {
@@ -89,6 +95,7 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
             "queue": chance.one_of(f"{this}: queue", [None, "other"], [9, 1]),
             "kind": chance.one_of(f"{this}: kind", [StageKind.WORK, StageKind.GUARD], [7, 1]),
             "pivot": number == pivot,
+            "key": business_key if chance.flip(f"{this}: business key", 0.07) else None,
         }
         if chance.pick(f"{this}: undo", ["undo", "none"], [4, 1]) == "undo":
             options["compensate"] = Undo(undo, POLICIES[chance.number(f"{this}: undo attempts", 1, 4)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from hashlib import blake2b
 from typing import Any
@@ -24,6 +25,9 @@ from tests.simulation.process import Job, Process, Worker
 
 FOREVER = 3 * 3600.0
 """Seconds of the simulated clock within which everything has to be at rest once nothing goes wrong any more."""
+
+PATIENCE = 200.0
+"""Seconds after which somebody ends the parked runs: others may wait for a business key that one of them holds."""
 
 STEPS = ["next", "0.01", "0.3", "1.1", "2.6", "5.1", "10.1", "26", "61", "700"]
 ORDINARY = [10, 2, 3, 4, 3, 3, 3, 2, 1, 0.3]
@@ -54,7 +58,7 @@ class Simulation:
         self.bodies = Bodies(self)
         self.checks = Checks(self)
         self.found = 0
-        self._hired = self._turns = 0
+        self._hired = self._turns = self._deliveries = 0
         self._names: dict[str, str] = {}
         self._unacknowledged: dict[int, tuple[Message, Process]] = {}
         self.fates = Fates(self)
@@ -150,7 +154,8 @@ class Simulation:
         for worker in [worker for worker in self.workers if not worker.alive and self._quiet(worker)]:
             self.workers.remove(worker)
             self._return_messages(worker)
-            self._hire_one()
+            if not self.able() or not self.chance.flip(f"{worker.name} is not replaced", 0.3):
+                self._hire_one()
             if not self.healing and self.chance.flip(f"{worker.name} was seen to die", 0.4):
                 self.note(self.parent, "saw it die", worker.name)
                 self.parent.start(
@@ -200,6 +205,7 @@ class Simulation:
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
         with known_ids():
+            gc.disable()  # one seed makes little garbage, and looking for it costs a tenth
             definitions._CACHE.clear()
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
@@ -212,6 +218,7 @@ class Simulation:
                 if self.violation is not None:
                     break
             self._clear()
+            gc.enable()
         return self.violation
 
     def _chapter(self) -> None:
@@ -272,7 +279,8 @@ class Simulation:
 
     def _deliver(self, *, in_order: bool) -> None:
         waiting, idle = self.broker.due(), self.idle()
-        message, worker = waiting[0], idle[0]
+        self._deliveries += 1
+        message, worker = waiting[0], idle[self._deliveries % len(idle)]
         if not in_order:
             message = waiting[self.chance.number("which message", 0, len(waiting) - 1)]
             worker = idle[self.chance.number("which worker", 0, len(idle) - 1)]
@@ -307,6 +315,9 @@ class Simulation:
         self.broker.away_until = self.gate.away_until = float("-inf")
         for worker in self.workers:
             worker.silent_until = 0.0
+        self.operator.gave_up = False
+        while not any(len(worker.knows) == len(self.pipelines) for worker in self.workers if worker.alive):
+            self._hire_one()
         until = self.passed + FOREVER
         pause = 0.3
         while self.violation is None:
@@ -315,6 +326,9 @@ class Simulation:
                 continue
             if self._at_rest():
                 return
+            if self.passed > until - FOREVER + PATIENCE and not self.operator.gave_up:
+                self.operator.give_up()
+                continue
             if self.passed > until:
                 raise Violation(f"not at rest after {FOREVER:g} s in which nothing went wrong: {self._active()}")
             self.advance(pause)
