@@ -11,12 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
 from stageflow_durable.errors import ConfigurationError, RunBusy, SchemaBehind, StoreUnavailable
 from stageflow_durable.state.clock import SQLITE_CLOCK
+from stageflow_durable.state.line import Line
 from stageflow_durable.state.metadata import PREFIX
 
 CONNECT_SECONDS = 5
@@ -66,7 +67,7 @@ class Database:
 
     def _create(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(
+            engine = create_engine(
                 self.url,
                 pool_size=5,
                 max_overflow=20,
@@ -76,6 +77,8 @@ class Database:
                 connect_args=_postgresql_arguments(),
                 hide_parameters=True,  # they may be secrets, and tracebacks get logged
             )
+            event.listen(engine, "checkout", _refuse_dead)
+            return engine
         engine = create_engine(
             self.url,
             connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
@@ -145,6 +148,12 @@ def _postgresql_arguments() -> dict[str, Any]:
         "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
         f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
     }
+
+
+def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
+    # The pool answers with a new connection; nothing was sent over the old one.
+    if connection.closed or Line(connection.fileno()).closed:
+        raise DisconnectionError("the server has closed this connection")
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Engine
@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import Database, translated
+from stageflow_durable.state.line import Line
 
 CLOCK_SECONDS = 30.0
 """How long the offset between this machine's clock and the database's is believed."""
@@ -41,13 +42,34 @@ class Statement:
         return {**self._defaults, **given}
 
 
+class _Held:
+    """One thread's connection, closed once that thread has ended, or the driver has let go and no statement runs."""
+
+    def __init__(self, connection: Any, *, is_sqlite: bool) -> None:
+        self.connection = connection
+        self._pid = os.getpid()
+        self._line = None if is_sqlite else Line(connection.fileno())
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is this process's, and its server has not closed it since it was used last."""
+        return self._pid == os.getpid() and not (self._line and self._line.closed)
+
+    def close(self, this_process: Callable[[], int] = os.getpid) -> None:
+        """Close it. Idempotent."""
+        if self._pid == this_process():  # a parent's connection is the parent's to close
+            self.connection.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Driver:
     """A database's driver-level connections, one for each thread that asks, all autocommitting."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._local = threading.local()
-        self._held: dict[int, tuple[int, Any]] = {}
 
     @property
     def is_sqlite(self) -> bool:
@@ -60,26 +82,26 @@ class Driver:
         return self._database.engine
 
     def _connection(self) -> Any:
-        held = getattr(self._local, "held", None)
-        if held is None or held[0] != os.getpid():
+        held: _Held | None = getattr(self._local, "held", None)
+        if held is None or not held.usable:
             raw = self.engine.raw_connection()
-            connection = raw.driver_connection
+            connection: Any = raw.driver_connection
             raw.detach()  # it is this thread's from now on, and closed with it
-            assert connection is not None
             if not self.is_sqlite:
                 connection.autocommit = True
-            held = self._local.held = (os.getpid(), connection)
-            self._held[threading.get_ident()] = held
-        return held[1]
+            held = self._local.held = _Held(connection, is_sqlite=self.is_sqlite)
+        return held.connection
 
     def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
         """Run one statement in a transaction of its own; returns the cursor."""
         with translated(), self._errors():
+            _held = self._local  # a close() by another thread waits for the statement
             return self._connection().execute(statement.sql, statement.values(given))
 
     def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
         """On SQLite: one transaction that goes on with ``rest`` only when ``first`` touched a row."""
         with translated(), self._errors():
+            _held = self._local  # as above
             connection: sqlite3.Connection = self._connection()
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -113,19 +135,14 @@ class Driver:
 
     def drop(self) -> None:
         """Close this thread's connection."""
-        held = getattr(self._local, "held", None)
+        held: _Held | None = getattr(self._local, "held", None)
         self._local.held = None
-        self._held.pop(threading.get_ident(), None)
-        if held is not None and held[0] == os.getpid():
-            held[1].close()
-
+        if held is not None:
+            held.close()
 
     def close(self) -> None:
-        """Close what this process's threads hold; a thread that goes on gets a new connection."""
-        held, self._held, self._local = self._held, {}, threading.local()
-        for pid, connection in held.values():
-            if pid == os.getpid():  # a parent's connection is the parent's to close
-                connection.close()
+        """Close what all threads hold; one that goes on gets a new connection."""
+        self._local = threading.local()
 
 
 class _Errors:
