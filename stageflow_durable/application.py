@@ -358,9 +358,15 @@ class Engine(EngineTwins):
 
     def worker_settings(self) -> dict[str, Any]:
         """Celery settings that make a whole worker safe; for adopted applications that want them:
-        ``app.conf.update(…)``.
+        ``app.conf.update(engine.worker_settings())``. What such a one has set besides stays: its own
+        ``beat_schedule`` (every worker sweeps, no beat is needed), and its other ``broker_transport_options``.
         """
-        return worker_settings(self.settings)
+        ours = worker_settings(self.settings)
+        if self._adopted is not None:
+            del ours["beat_schedule"]
+            theirs = self._adopted.conf.broker_transport_options or {}
+            ours["broker_transport_options"] = {**theirs, **ours["broker_transport_options"]}
+        return ours
 
     def _working(self) -> Process:
         """This process as a worker, made at its first message (or at the start of a pool's child)."""

@@ -15,9 +15,6 @@ from stageflow_durable.model.status import AT_REST, RunStatus
 if TYPE_CHECKING:
     from stageflow_durable.delivery.probes import BrokerFacts, CeleryFacts, RedisFacts, TaskFacts
 
-OUR_SETTINGS = "celery_app.conf.update(engine.worker_settings())"
-"""What brings an adopted Celery application's worker settings to what the engine wants."""
-
 GOING = frozenset(RunStatus) - AT_REST
 """Statuses of runs that somebody has to work on."""
 
@@ -67,24 +64,36 @@ def schema(current: str | None, head: str, *, ahead: bool = False) -> Check:
     if ahead:  # as in the middle of a roll-out, when old and new run side by side
         bad = f"at {current}, made by a newer release; this one knows {head} at the most"
         return Check("schema", Level.WARN, bad, "deploy the newer release here too")
-    return judged("schema", current == head, f"at {head}", f"at {current or 'nothing'}, needed is {head}",
-                  "stageflow db upgrade")
+    return judged(
+        "schema", current == head, f"at {head}", f"at {current or 'nothing'}, needed is {head}", "stageflow db upgrade"
+    )
 
 
 def live_workers(workers: Sequence[WorkerView], active: int) -> Check:
     """Somebody is there to do the work; without work nobody has to be."""
     alive = sum(worker.alive for worker in workers)
     to_do = f", and {counted(active, 'run')} to do" if active else ""
-    return judged("workers", bool(alive), f"{alive} alive", f"none alive{to_do}", "stageflow worker",
-                  level=Level.FAIL if active else Level.WARN)
+    return judged(
+        "workers",
+        bool(alive),
+        f"{alive} alive",
+        f"none alive{to_do}",
+        "stageflow worker",
+        level=Level.FAIL if active else Level.WARN,
+    )
 
 
 def overdue(attention: Iterable[RunSummary], now: datetime) -> Check:
     """No run stands still that should go on by itself."""
     stuck = [run for run in attention if run.status not in AT_REST]
     since = min((run.updated_at for run in stuck), default=now)
-    return judged("overdue runs", not stuck, "none", f"{counted(len(stuck), 'run')} should have gone on, "
-                  f"since {age(since, now)}", "stageflow sweep")
+    return judged(
+        "overdue runs",
+        not stuck,
+        "none",
+        f"{counted(len(stuck), 'run')} should have gone on, since {age(since, now)}",
+        "stageflow sweep",
+    )
 
 
 # --- broker -----------------------------------------------------------------------------------------------------------
@@ -93,8 +102,12 @@ def overdue(attention: Iterable[RunSummary], now: datetime) -> Check:
 def broker(facts: BrokerFacts) -> Iterator[Check]:
     """The broker answers, and loses nothing that it was given."""
     if facts.error:
-        yield Check("broker", Level.FAIL, f"{facts.transport} does not answer: {facts.error}",
-                    "start it, or set STAGEFLOW_BROKER_URL to one that answers")
+        yield Check(
+            "broker",
+            Level.FAIL,
+            f"{facts.transport} does not answer: {facts.error}",
+            "start it, or set STAGEFLOW_BROKER_URL to one that answers",
+        )
         return
     yield ok("broker", f"{facts.transport} answers")
     if facts.redis:
@@ -105,15 +118,25 @@ def redis(facts: RedisFacts) -> Iterator[Check]:
     """A Redis or Valkey server keeps what it was given."""
     shown = ".".join(map(str, facts.version))
     new_enough = facts.server == "valkey" or facts.version >= (6, 2)
-    yield judged("redis version", new_enough, f"{facts.server} {shown}", f"{facts.server} {shown} is older than 6.2",
-                 "upgrade the server to Redis 6.2 or Valkey")
+    yield judged(
+        "redis version",
+        new_enough,
+        f"{facts.server} {shown}",
+        f"{facts.server} {shown} is older than 6.2",
+        "upgrade the server to Redis 6.2 or Valkey",
+    )
     yield _eviction(facts)
     if facts.append_only is None:
         yield skipped("redis append-only file", "the server does not tell")
     else:
-        yield judged("redis append-only file", facts.append_only, "on",
-                     "off: a restart forgets queued messages; runs survive it, by the sweep, later",
-                     "redis-cli CONFIG SET appendonly yes && redis-cli CONFIG REWRITE", level=Level.WARN)
+        yield judged(
+            "redis append-only file",
+            facts.append_only,
+            "on",
+            "off: a restart forgets queued messages; runs survive it, by the sweep, later",
+            "redis-cli CONFIG SET appendonly yes && redis-cli CONFIG REWRITE",
+            level=Level.WARN,
+        )
 
 
 def _eviction(facts: RedisFacts) -> Check:
@@ -121,10 +144,14 @@ def _eviction(facts: RedisFacts) -> Check:
     if facts.policy is None:
         return skipped(name, "the server does not tell its maxmemory-policy")
     unlimited = " (maxmemory is not set now)" if facts.maxmemory == 0 else ""
-    return judged(name, facts.policy == "noeviction", "noeviction",
-                  f"maxmemory-policy {facts.policy} throws messages away when memory is short{unlimited}",
-                  "redis-cli CONFIG SET maxmemory-policy noeviction && redis-cli CONFIG REWRITE",
-                  level=Level.WARN if facts.maxmemory == 0 else Level.FAIL)
+    return judged(
+        name,
+        facts.policy == "noeviction",
+        "noeviction",
+        f"maxmemory-policy {facts.policy} throws messages away when memory is short{unlimited}",
+        "redis-cli CONFIG SET maxmemory-policy noeviction && redis-cli CONFIG REWRITE",
+        level=Level.WARN if facts.maxmemory == 0 else Level.FAIL,
+    )
 
 
 # --- the Celery application -------------------------------------------------------------------------------------------
@@ -133,58 +160,111 @@ def _eviction(facts: RedisFacts) -> Check:
 def application(facts: CeleryFacts) -> Iterator[Check]:
     """The Celery application's settings keep what a crash would lose."""
     if facts.task is None:
-        yield Check("task", Level.FAIL, "the engine's task is not registered with its Celery application",
-                    "Engine(…, celery_app=app) has to be built before the worker starts")
+        yield Check(
+            "task",
+            Level.FAIL,
+            "the engine's task is not registered with its Celery application",
+            "Engine(…, celery_app=app) has to be built before the worker starts",
+        )
     else:
         yield _task(facts.task)
     yield _consumer(facts)
-    yield judged("prefetch", facts.prefetch_multiplier == 1, "1",
-                 f"{facts.prefetch_multiplier}: messages wait behind a busy process while others are idle",
-                 OUR_SETTINGS, level=Level.WARN)
+    yield judged(
+        "prefetch",
+        facts.prefetch_multiplier == 1,
+        "1",
+        f"{facts.prefetch_multiplier}: messages wait behind a busy process while others are idle",
+        _set("worker_prefetch_multiplier", 1),
+        level=Level.WARN,
+    )
+    yield judged(
+        "broker loss",
+        not facts.cancels,
+        "stages that run go on",
+        "stages that run are ended when the broker goes away: nobody knows what they did",
+        _set("worker_cancel_long_running_tasks_on_connection_loss", False),
+    )
     yield _content(facts)
     yield _results(facts)
 
 
+def _set(name: str, value: object) -> str:
+    """One setting, and no other: what else an adopted application has set is its own."""
+    return f"celery_app.conf.{name} = {value!r}".replace("'", '"')
+
+
 def _task(task: TaskFacts) -> Check:
-    wrong = [text for text, is_wrong in (("acks_late is off", not task.acks_late),
-                                         ("reject_on_worker_lost is off", not task.reject_on_worker_lost)) if is_wrong]
-    return judged("task", not wrong, "acknowledged late, given back when its process dies",
-                  f"{', '.join(wrong)}: a killed process loses its message",
-                  "remove task_annotations and task_routes that override it")
+    wrong = [
+        text
+        for text, is_wrong in (
+            ("acks_late is off", not task.acks_late),
+            ("reject_on_worker_lost is off", not task.reject_on_worker_lost),
+        )
+        if is_wrong
+    ]
+    return judged(
+        "task",
+        not wrong,
+        "acknowledged late, given back when its process dies",
+        f"{', '.join(wrong)}: a killed process loses its message",
+        "remove task_annotations and task_routes that override it",
+    )
 
 
 def _consumer(facts: CeleryFacts) -> Check:
     shown = ".".join(map(str, facts.version))
     needed = facts.version >= (5, 7)
     ours = "stageflow_durable" in facts.worker_consumer
-    return judged("celery", ours or not needed, f"{shown}{', with our consumer' if ours else ''}",
-                  f"{shown} crashes when Redis goes away while a message is unacknowledged", OUR_SETTINGS)
+    return judged(
+        "celery",
+        ours or not needed,
+        f"{shown}{', with our consumer' if ours else ''}",
+        f"{shown} crashes when Redis goes away while a message is unacknowledged",
+        _set("worker_consumer", "stageflow_durable.delivery.consumer:SturdyConsumer"),
+    )
 
 
 def _content(facts: CeleryFacts) -> Check:
     unsafe = [kind for kind in facts.accept_content if "json" not in kind]
-    return judged("accepted content", not unsafe, "JSON only",
-                  f"accepts {', '.join(unsafe)}: whoever can write to the broker can run code in the workers",
-                  'celery_app.conf.accept_content = ["json"]',
-                  level=Level.FAIL if any("pickle" in kind for kind in unsafe) else Level.WARN)
+    return judged(
+        "accepted content",
+        not unsafe,
+        "JSON only",
+        f"accepts {', '.join(unsafe)}: whoever can write to the broker can run code in the workers",
+        _set("accept_content", ["json"]),
+        level=Level.FAIL if any("pickle" in kind for kind in unsafe) else Level.WARN,
+    )
 
 
 def _results(facts: CeleryFacts) -> Check:
     keeping = facts.task is not None and not facts.task.ignore_result
     stored = bool(facts.result_backend) and facts.result_backend != "disabled://"
-    return judged("result backend", not (stored and keeping), "not used by the engine; results are in its database",
-                  "the engine's task writes results to it: when it is down, children block", OUR_SETTINGS,
-                  level=Level.WARN)
+    return judged(
+        "result backend",
+        not (stored and keeping),
+        "not used by the engine; results are in its database",
+        "the engine's task writes results to it: when it is down, children block",
+        "remove task_annotations that override its ignore_result",
+        level=Level.WARN,
+    )
 
 
-def visibility(timeout: float | None, transport: str, in_place: float, longest: float | None) -> Check:
-    """No message is delivered again while it is worked on."""
+def visibility(
+    timeout: float | None, transport: str, in_place: float, longest: float | None, *, adopted: bool = False
+) -> Check:
+    """No message is delivered again while it is worked on. ``adopted``: the application's own setting decides."""
     name = "visibility timeout"
     if transport not in ("redis", "rediss", "sentinel"):
         return skipped(name, f"{transport} has none")
     needed = in_place + (longest or 0) + MARGIN_SECONDS
     seconds = 3600.0 if timeout is None else timeout
     unbounded = "" if longest is not None else "; no stage has a timeout=, a longer one is delivered twice and fenced"
-    return judged(name, seconds >= needed, f"{seconds:g} s{unbounded}",
-                  f"{seconds:g} s, the longest message's work takes {needed:g} s: it is delivered again meanwhile",
-                  f"STAGEFLOW_VISIBILITY_TIMEOUT={needed:.0f}")
+    return judged(
+        name,
+        seconds >= needed,
+        f"{seconds:g} s{unbounded}",
+        f"{seconds:g} s, the longest message's work takes {needed:g} s: it is delivered again meanwhile",
+        f'celery_app.conf.broker_transport_options["visibility_timeout"] = {needed:.0f}'
+        if adopted
+        else f"STAGEFLOW_VISIBILITY_TIMEOUT={needed:.0f}",
+    )

@@ -151,6 +151,7 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
             facts.transport,
             settings.in_place_seconds + settings.short_delay_seconds,
             _longest_timeout(application),
+            adopted=found.adopted,
         )
 
 

@@ -31,8 +31,20 @@ class FrozenDict(dict[Any, Any]):
         return dict, (dict(self),)
 
 
-@_without("__setitem__", "__delitem__", "__iadd__", "__imul__", "append", "clear", "extend", "insert", "pop", "remove",
-          "reverse", "sort")
+@_without(
+    "__setitem__",
+    "__delitem__",
+    "__iadd__",
+    "__imul__",
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "remove",
+    "reverse",
+    "sort",
+)
 class FrozenList(list[Any]):
     """A ``list`` that refuses changes with ``TypeError``; equal to the plain one. Copies and pickles are plain."""
 
@@ -42,8 +54,21 @@ class FrozenList(list[Any]):
         return list, (list(self),)
 
 
-@_without("__iand__", "__ior__", "__isub__", "__ixor__", "add", "clear", "difference_update", "discard",
-          "intersection_update", "pop", "remove", "symmetric_difference_update", "update")
+@_without(
+    "__iand__",
+    "__ior__",
+    "__isub__",
+    "__ixor__",
+    "add",
+    "clear",
+    "difference_update",
+    "discard",
+    "intersection_update",
+    "pop",
+    "remove",
+    "symmetric_difference_update",
+    "update",
+)
 class FrozenSet(set[Any]):
     """A ``set`` that refuses changes with ``TypeError``; equal to the plain one, and saved as a ``set``."""
 

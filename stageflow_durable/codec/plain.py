@@ -225,10 +225,18 @@ _TEXT = frozenset({str})
 _ATOMS = frozenset({str, bool, type(None), datetime, date, timedelta, UUID, bytes, type(Path())})
 _RULES: dict[type, _Rule] = {int: _int, float: _float, dict: _dict, list: _list, tuple: _tuple}
 _BASES: tuple[tuple[type, _Rule], ...] = (
-    (dict, _dict), (list, _list), (tuple, _tuple), (set, _set), (frozenset, _set),
-    (int, _int), (float, _float), (Decimal, _decimal), (time, _time),
+    (dict, _dict),
+    (list, _list),
+    (tuple, _tuple),
+    (set, _set),
+    (frozenset, _set),
+    (int, _int),
+    (float, _float),
+    (Decimal, _decimal),
+    (time, _time),
     (str, _copied(str.__str__)),
-    (bytes, _copied(bytes)), (bytearray, _copied(bytes)),
+    (bytes, _copied(bytes)),
+    (bytearray, _copied(bytes)),
     (datetime, _copied(lambda value: datetime.combine(datetime.date(value), datetime.timetz(value)))),
     (date, _copied(lambda value: date(value.year, value.month, value.day))),
     (timedelta, _copied(lambda value: timedelta(value.days, value.seconds, value.microseconds))),

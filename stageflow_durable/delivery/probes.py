@@ -10,6 +10,7 @@ from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 
 from stageflow_durable.delivery.configure import ADVANCE
+from stageflow_durable.delivery.spawned import Application
 
 _connect: Callable[..., Any] = Connection  # kombu's own signature is untyped
 
@@ -45,7 +46,9 @@ class TaskFacts:
 
 @dataclass(frozen=True, slots=True)
 class CeleryFacts:
-    """Settings of a Celery application that decide what a crash loses."""
+    """Settings of a Celery application that decide what a crash loses. ``cancels``: whether a worker that loses its
+    broker ends the stages that run; ``adopted``: whether the application was there before the engine.
+    """
 
     version: tuple[int, ...]
     task: TaskFacts | None
@@ -55,6 +58,8 @@ class CeleryFacts:
     result_backend: str | None
     visibility_timeout: float | None
     broker_url: str | None
+    cancels: bool = False
+    adopted: bool = False
 
 
 def probe_broker(url: str, *, timeout: float = 3.0) -> BrokerFacts:
@@ -109,6 +114,8 @@ def celery_facts(app: Any) -> CeleryFacts:
         result_backend=conf.result_backend,
         visibility_timeout=options.get("visibility_timeout"),
         broker_url=conf.broker_url,
+        cancels=bool(conf.worker_cancel_long_running_tasks_on_connection_loss),
+        adopted=not isinstance(app, Application),
     )
 
 

@@ -76,6 +76,7 @@ def test_valkey_counts_its_versions_anew() -> None:
         (replace(CELERY, worker_consumer=THEIRS), "celery", Level.FAIL, "5.7.0 crashes"),
         (replace(CELERY, worker_consumer=THEIRS, version=(5, 6, 3)), "celery", Level.OK, "5.6.3"),
         (replace(CELERY, prefetch_multiplier=4), "prefetch", Level.WARN, "4: messages wait"),
+        (replace(CELERY, cancels=True), "broker loss", Level.FAIL, "are ended"),
         (replace(CELERY, accept_content=("json", "pickle")), "accepted content", Level.FAIL, "accepts pickle"),
         (replace(CELERY, accept_content=("json", "yaml")), "accepted content", Level.WARN, "accepts yaml"),
         (replace(CELERY, result_backend="redis://h"), "result backend", Level.OK, "not used"),
@@ -92,6 +93,18 @@ def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Lev
     assert check.level is level
     assert says in check.message
     assert (check.mend is None) == (level is Level.OK)
+
+
+def test_each_line_for_an_adopted_application_names_the_one_setting_that_is_unsafe() -> None:
+    facts = replace(CELERY, worker_consumer=THEIRS, prefetch_multiplier=4, cancels=True, accept_content=("yaml",))
+    assert [check.mend for check in checks.application(facts) if check.mend] == [
+        'celery_app.conf.worker_consumer = "stageflow_durable.delivery.consumer:SturdyConsumer"',
+        "celery_app.conf.worker_prefetch_multiplier = 1",
+        "celery_app.conf.worker_cancel_long_running_tasks_on_connection_loss = False",
+        'celery_app.conf.accept_content = ["json"]',
+    ]
+    mend = checks.visibility(60.0, "redis", 10.0, 30.0, adopted=True).mend
+    assert mend == 'celery_app.conf.broker_transport_options["visibility_timeout"] = 100'
 
 
 @pytest.mark.parametrize(
