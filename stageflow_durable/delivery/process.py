@@ -24,6 +24,9 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.store import Store
 
+START_SECONDS = 2.0
+"""How long a process waits at its start for the database: Celery ends a child that is not up within 4 seconds."""
+
 stopping = False
 
 
@@ -55,6 +58,7 @@ class Process:
         self._register = register
         self._joining = threading.Lock()
         self._joined = False
+        self._tried = threading.Event()
         self._owners: list[Owner] = []
         self._riding: set[Owner] = set()
         self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock)
@@ -91,17 +95,21 @@ class Process:
         return mine
 
     def _beat(self) -> None:
-        self._join()
+        try:
+            self._join()
+        finally:
+            self._tried.set()
         for owner in tuple(self._owners):
             owner.beat()
 
     def start(self) -> None:
-        """Begin to beat and to sweep. The first beat joins as an owner, however long the database is away; here nobody
-        waits for it: Celery ends a child that is not up within seconds.
+        """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database
+        answers; however long it is away, nobody waits longer here than Celery does for a child to come up.
         """
         self._rider()
         for pulse in self._pulses:
             pulse.ensure()
+        self._tried.wait(START_SECONDS)
 
     def _join(self) -> None:
         """Register the definitions and join, once. Raises StoreUnavailable, SchemaBehind."""
