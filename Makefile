@@ -14,6 +14,7 @@ STAMP := .venv/.installed
 EXTRAS := all,dev
 ARGS ?=
 JOBS ?= 2
+SEEDS ?= 100000
 # Compose: the plugin, or the older program of its own.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 SOURCES = $(wildcard stageflow_durable workers tests)
@@ -46,6 +47,14 @@ test: $(STAMP) ## Every test, in one go
 .PHONY: chaos
 chaos: $(STAMP) ## Only the tests that kill processes and services
 	@$(BIN)/python -m pytest -m chaos $(ARGS)
+
+.PHONY: simulate
+simulate: $(STAMP) ## The engine under chance: SEEDS=100000 stories, each checked step by step
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(or $(JOBS),1) $(ARGS)
+
+.PHONY: mutants
+mutants: $(STAMP) ## Mistakes planted in the engine: the simulation has to find each
+	@$(BIN)/python -m tests.simulation --mutants $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Style, types and the direction of imports

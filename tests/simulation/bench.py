@@ -40,4 +40,4 @@ def known_ids() -> Iterator[None]:
     try:
         yield
     finally:
-        owners.secrets = keys.secrets = secrets  # type: ignore[attr-defined]
+        owners.secrets = keys.secrets = secrets  # type: ignore[attr-defined]  # as above

@@ -177,8 +177,9 @@ class Worker(Process):
         self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
         self.owner = Owner(self.store, self.boot, LEASE, self.clock)
         # Heartbeats come while a transaction of the same process waits: one baton is all the guard there is.
-        self.owner._guard = contextlib.nullcontext()  # type: ignore[assignment]
-        unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", 0.05)]
+        self.owner._guard = contextlib.nullcontext()  # type: ignore[assignment]  # as said
+        unsure = 0.0 if sim.passed and sim.healing else 0.05
+        unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", unsure)]
         self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
         self._rider = Rider(
             self.store,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 from hashlib import blake2b
 from typing import Any
 
@@ -58,7 +59,8 @@ class Simulation:
         self.bodies = Bodies(self)
         self.checks = Checks(self)
         self.found = 0
-        self._hired = self._turns = self._deliveries = 0
+        self._hired = self._turns = 0
+        self._dice = random.Random(1)  # who gets a message is nobody's fault
         self._names: dict[str, str] = {}
         self._unacknowledged: dict[int, tuple[Message, Process]] = {}
         self.fates = Fates(self)
@@ -279,8 +281,7 @@ class Simulation:
 
     def _deliver(self, *, in_order: bool) -> None:
         waiting, idle = self.broker.due(), self.idle()
-        self._deliveries += 1
-        message, worker = waiting[0], idle[self._deliveries % len(idle)]
+        message, worker = waiting[0], idle[self._dice.randrange(len(idle))]
         if not in_order:
             message = waiting[self.chance.number("which message", 0, len(waiting) - 1)]
             worker = idle[self.chance.number("which worker", 0, len(idle) - 1)]

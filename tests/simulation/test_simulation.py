@@ -7,8 +7,8 @@ import pytest
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import failing, minimised, play
 
-SEEDS = 400
-CHUNKS = 8
+SEEDS = 1000
+CHUNKS = 4
 QUICK = 25
 """Seeds within which the quick mutants show."""
 
