@@ -18,7 +18,16 @@ from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
-from stageflow_durable.state.tables import owners, runs, strands, tombstones
+from stageflow_durable.state.tables import (
+    attempts,
+    checkpoints,
+    events,
+    owners,
+    runs,
+    saga_steps,
+    strands,
+    tombstones,
+)
 
 PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
 """What may go. A person has to look first at what is parked, and at an undo that failed."""
@@ -50,8 +59,18 @@ def prune(
         return 0
     _let_older_statements_end(database, sleep)
     with database.transaction() as connection:
-        # Asked again: somebody may have resumed one meanwhile.
-        return connection.execute(delete(runs).where(and_(runs.c.id.in_(ids), _over(older_than)))).rowcount
+        return _delete(connection, ids, older_than)
+
+
+def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> int:
+    # Asked again, under their locks: somebody may have resumed one meanwhile.
+    still = and_(runs.c.id.in_(ids), _over(older_than))
+    over = (
+        connection.execute(select(runs.c.id).where(still).order_by(runs.c.id).with_for_update(of=runs)).scalars().all()
+    )
+    for table in (events, saga_steps, checkpoints, attempts, strands):
+        connection.execute(delete(table).where(table.c.run.in_(over)))
+    return connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
 
 
 def prunable(connection: Connection, older_than: float) -> int:

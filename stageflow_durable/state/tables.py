@@ -1,6 +1,8 @@
 """The tables. Times are seconds since the epoch by the database's clock; JSON is stored as text, as it was encoded.
 
 Every write follows ``docs/explanation/how-it-works.md``: the run row is locked first, an owner's write names its fence.
+Rows of a run have no foreign key to it: what is written under the run's lock cannot miss it, and the database would
+look it up for each row again (ADR 0017). ``retention`` deletes them with their run.
 """
 
 from __future__ import annotations
@@ -123,7 +125,7 @@ runs = Table(
 strands = Table(
     "stageflow_strands",
     metadata,
-    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, primary_key=True),
     # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
     Column("strand", NAME, primary_key=True),
     # The phase in which this strand may begin: its direction.
@@ -170,7 +172,7 @@ strands = Table(
 attempts = Table(
     "stageflow_attempts",
     metadata,
-    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("direction", String(16), primary_key=True),
     Column("n", Integer, primary_key=True),
@@ -192,7 +194,7 @@ attempts = Table(
 checkpoints = Table(
     "stageflow_checkpoints",
     metadata,
-    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("skipped", Boolean, nullable=False, server_default=text("false")),
     Column("delta", Text),
@@ -203,7 +205,7 @@ checkpoints = Table(
 saga_steps = Table(
     "stageflow_saga_steps",
     metadata,
-    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
     Column("state", String(24), nullable=False),
     # How the action stood when its undo began: "ok" or "unknown".
@@ -217,7 +219,7 @@ saga_steps = Table(
 events = Table(
     "stageflow_events",
     metadata,
-    Column("run", ID, ForeignKey("stageflow_runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("run", ID, primary_key=True),
     Column("seq", Integer, primary_key=True),
     Column("type", NAME, nullable=False),
     Column("at", Double, nullable=False),

@@ -89,6 +89,15 @@ def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
     return [dict(row) for row in connection.execute(statement).mappings()]
 
 
+def rows_of_no_run(connection: Connection) -> Iterator[str]:
+    """No foreign key says it: what belongs to a run has one."""
+    for table in _PARTS:
+        lost = select(table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))).distinct()
+        yield from (
+            f"{table.name} has rows of run {run}, which is not there" for run in connection.execute(lost).scalars()
+        )
+
+
 # --- of a moment ------------------------------------------------------------------------------------------------------
 
 
@@ -315,8 +324,10 @@ class Watch:
         """Raise AssertionError listing every invariant that does not hold."""
         with self._database.read() as connection:
             now = pictures(connection)
+            orphaned = list(rows_of_no_run(connection))
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys()]
+        broken += orphaned
         self._before = now
         assert broken == [], "\n".join(broken)
 

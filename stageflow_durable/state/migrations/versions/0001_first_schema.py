@@ -220,9 +220,6 @@ def upgrade() -> None:
             "state IN ('running', 'ok', 'skipped', 'retry', 'failed', 'rejected', 'unknown', 'void', 'settled')",
             name=op.f("ck_stageflow_attempts_state_known"),
         ),
-        sa.ForeignKeyConstraint(
-            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_attempts_run"), ondelete="CASCADE"
-        ),
         sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_stageflow_attempts")),
     )
     op.create_table(
@@ -233,9 +230,6 @@ def upgrade() -> None:
         sa.Column("delta", sa.Text(), nullable=True),
         sa.Column("saved_schema", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_checkpoints_run"), ondelete="CASCADE"
-        ),
         sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_stageflow_checkpoints")),
     )
     op.create_table(
@@ -247,9 +241,6 @@ def upgrade() -> None:
         sa.Column("data", sa.Text(), nullable=False),
         sa.Column("previous", sa.String(length=64), nullable=False),
         sa.Column("mac", sa.String(length=64), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_events_run"), ondelete="CASCADE"
-        ),
         sa.PrimaryKeyConstraint("run", "seq", name=op.f("pk_stageflow_events")),
     )
     op.create_table(
@@ -264,9 +255,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('intended', 'recorded', 'void', 'compensating', 'compensated', 'skipped', 'compensation_failed')",
             name=op.f("ck_stageflow_saga_steps_state_known"),
-        ),
-        sa.ForeignKeyConstraint(
-            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_saga_steps_run"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_stageflow_saga_steps")),
     )
@@ -298,9 +286,6 @@ def upgrade() -> None:
         sa.CheckConstraint("direction IN ('forward', 'backward')", name=op.f("ck_stageflow_strands_direction_known")),
         sa.CheckConstraint(
             "state IN ('ready', 'running', 'waiting', 'rest', 'done')", name=op.f("ck_stageflow_strands_state_known")
-        ),
-        sa.ForeignKeyConstraint(
-            ["run"], ["stageflow_runs.id"], name=op.f("fk_stageflow_strands_run"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("run", "strand", name=op.f("pk_stageflow_strands")),
     )
