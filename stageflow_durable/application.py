@@ -4,9 +4,7 @@ with.
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stageflow_durable.clock import World, system_world
-from stageflow_durable.delivery.configure import own_settings, worker_settings
+from stageflow_durable.delivery.configure import own_settings, settings_beside, worker_settings
 from stageflow_durable.delivery.consumer import boot_id
+from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.tasks import register
@@ -37,7 +36,6 @@ from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.verification import Checked
 
-log = logging.getLogger("stageflow.worker")
 OnError = Literal["raise", "collect"]
 
 
@@ -73,19 +71,18 @@ class Engine(EngineTwins):
         self._retry = retry
         self._interceptors = in_order(get_default_interceptors() if interceptors is None else interceptors)
         self._world = world or system_world()
-        self._process: Process | None = None
-        self._starting = threading.Lock()
+        self._life = Life(self._make_process, self._bury)
         self._registered_in = 0
         self.celery_app = (
             celery_app
             if celery_app is not None
             else own_application(name, lambda: own_settings(self.settings, self.urls.broker_url))
         )
-        register(self.celery_app, self._working)
+        register(self.celery_app, self._life.working)
         self._attach_to_worker()
 
     def _attach_to_worker(self) -> None:
-        attach(self.celery_app, self)
+        attach(self.celery_app, self._life, self)
 
     @classmethod
     @contextmanager
@@ -361,23 +358,13 @@ class Engine(EngineTwins):
         ``app.conf.update(engine.worker_settings())``. What such a one has set besides stays: its own
         ``beat_schedule`` (every worker sweeps, no beat is needed), and its other ``broker_transport_options``.
         """
-        ours = worker_settings(self.settings)
-        if self._adopted is not None:
-            del ours["beat_schedule"]
-            theirs = self._adopted.conf.broker_transport_options or {}
-            ours["broker_transport_options"] = {**theirs, **ours["broker_transport_options"]}
-        return ours
+        if self._adopted is None:
+            return worker_settings(self.settings)
+        return settings_beside(self._adopted.conf, self.settings)
 
-    def _working(self) -> Process:
-        """This process as a worker, made at its first message (or at the start of a pool's child)."""
-        with self._starting:
-            if self._process is None or self._process.pid != os.getpid():
-                self._process = self._start_working()
-            return self._process
-
-    def _start_working(self) -> Process:
+    def _make_process(self) -> Process:
         plans = [pipeline.plan for pipeline in self.pipelines.values()]
-        process = Process(
+        return Process(
             self.store,
             self.publisher,
             self.pipelines,
@@ -388,23 +375,8 @@ class Engine(EngineTwins):
             interceptors=self._interceptors,
             register=lambda: self.store.register(plans, boot_id()),
         )
-        process.start()
-        return process
 
-    def child_started(self) -> None:
-        """A pool's child begins, or a worker without children: beat and sweep before the first message too."""
-        try:
-            self._working()
-        except StageflowError as error:  # nothing is set, or wrongly: each message will say so as well
-            log.error("this process cannot work: %s", error)  # noqa: TRY400  # the text names the way out
-
-    def child_ends(self) -> None:
-        """This process ends by itself."""
-        if self._process is not None and self._process.pid == os.getpid():
-            self._process.stop()
-
-    def child_lost(self, pid: int) -> None:
-        """The parent saw a child gone: take its work at once."""
+    def _bury(self, pid: int) -> None:
         try:
             self._sweeper.process_killed(boot_id(), pid)
         finally:
@@ -412,9 +384,7 @@ class Engine(EngineTwins):
 
     def close(self) -> None:
         """Give back connections; for scripts and tests."""
-        if self._process is not None:
-            self._process.stop()
-            self._process = None
+        self._life.close()
         if "store" in self.__dict__:
             self.store.close()
 

@@ -67,6 +67,14 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+def settings_beside(theirs: Any, settings: Settings) -> dict[str, Any]:
+    """Worker-wide settings to lay over an adopted application's: its schedule and its other transport options stay."""
+    ours = worker_settings(settings)
+    del ours["beat_schedule"]
+    options = {**(theirs.broker_transport_options or {}), **ours["broker_transport_options"]}
+    return {**ours, "broker_transport_options": options}
+
+
 def transport_options(settings: Settings) -> dict[str, Any]:
     """For Redis: half-open connections show within seconds, unacknowledged messages come back only when nobody can
     still work on them.

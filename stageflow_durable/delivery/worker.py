@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from celery import Celery
 from celery.signals import (
@@ -17,21 +17,9 @@ from celery.signals import (
 
 from stageflow_durable.delivery import process as worker_process
 from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
+from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.spawned import Application, make_importable, spawns
 from stageflow_durable.errors import ConfigurationError
-
-
-class WorkerLife(Protocol):
-    """What an engine does as a worker's processes come and go."""
-
-    def child_started(self) -> None:
-        """A pool's child (or the only process) begins."""
-
-    def child_ends(self) -> None:
-        """It ends by itself."""
-
-    def child_lost(self, pid: int) -> None:
-        """The parent saw a child gone."""
 
 
 def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Celery:
@@ -41,14 +29,14 @@ def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Cele
     return app
 
 
-def attach(app: Celery, life: WorkerLife) -> None:
-    """Let ``life`` know of this worker's processes."""
+def attach(app: Celery, life: Life, engine: object) -> None:
+    """Let ``life`` know of this worker's processes; spawned ones import ``engine``."""
     if isinstance(app, Application):
-        app.stageflow = life
+        app.stageflow = engine
     app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
     worker_init.connect(begin_boot, weak=False, dispatch_uid="stageflow-boot")
     # weak=False: Celery's signals keep weak references, and these closures live nowhere else.
-    worker_init.connect(lambda sender, **_: _worker_begins(sender, app, life), weak=False)
+    worker_init.connect(lambda sender, **_: _worker_begins(sender, app, engine), weak=False)
     worker_process_init.connect(lambda **_: life.child_started(), weak=False)
     worker_ready.connect(lambda sender, **_: _worker_ready(sender, app, life), weak=False)
     worker_process_shutdown.connect(lambda **_: life.child_ends(), weak=False)
@@ -56,17 +44,17 @@ def attach(app: Celery, life: WorkerLife) -> None:
     worker_shutting_down.connect(_stopping, weak=False)
 
 
-def _worker_begins(worker: Any, app: Celery, life: WorkerLife) -> None:
+def _worker_begins(worker: Any, app: Celery, engine: object) -> None:
     if worker.app != app or not spawns(worker):
         return
     try:
-        make_importable(app, life)
+        make_importable(app, engine)
     except ConfigurationError as error:
         # What else a receiver of a signal raises is logged, and the worker would go on without a child that works.
         raise SystemExit(f"stageflow: {error}") from None
 
 
-def _worker_ready(consumer: Any, app: Celery, life: WorkerLife) -> None:
+def _worker_ready(consumer: Any, app: Celery, life: Life) -> None:
     if consumer.app == app and not has_children(consumer.pool):
         life.child_started()
 
