@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,23 +22,22 @@ from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
-from stageflow_durable.engine.operations import UNSAID, Operations
+from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.twins import EngineTwins
+from stageflow_durable.engine.steering import Steering
 from stageflow_durable.errors import ConfigurationError, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.model.run import RunSummary
 from stageflow_durable.settings import Settings, Urls, load_settings
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
-from stageflow_durable.state.verification import Checked
 
 OnError = Literal["raise", "collect"]
 
 
-class Engine(EngineTwins):
+class Engine(Steering):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application
@@ -246,47 +244,6 @@ class Engine(EngineTwins):
             pipeline=pipeline,
         )
 
-    def run(self, run_id: str) -> Run:
-        """A run in full."""
-        return self.operations.run(run_id)
-
-    def runs(self, **filters: Any) -> list[RunSummary]:
-        """Runs, the newest first; see :meth:`Operations.runs`."""
-        return self.operations.runs(**filters)
-
-    def history(self, run_id: str) -> list[Event]:
-        """A run's events."""
-        return self.operations.history(run_id)
-
-    def workers(self) -> list[WorkerView]:
-        """Processes that own, or owned, work."""
-        return self.operations.workers()
-
-    def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
-        """Let a parked, failed or cancelled run go on."""
-        return self.operations.resume(run_id, reason=reason, actor=actor, op_version=op_version)
-
-    def cancel(
-        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
-    ) -> RunSummary:
-        """Stop a run and undo what it did."""
-        return self.operations.cancel(run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot)
-
-    def compensate(
-        self,
-        run_id: str,
-        *,
-        reason: str,
-        actor: str,
-        op_version: int | None = None,
-        past_pivot: bool = False,
-        skip: Sequence[str] = (),
-    ) -> RunSummary:
-        """Undo what a run did, or try failed undos again; ``skip``: stages whose undo is given up instead."""
-        return self.operations.compensate(
-            run_id, reason=reason, actor=actor, op_version=op_version, past_pivot=past_pivot, skip=skip
-        )
-
     def fork(
         self,
         run_id: str,
@@ -306,50 +263,9 @@ class Engine(EngineTwins):
         handle.replayed = created.replayed
         return handle
 
-    def audit(
-        self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
-    ) -> Iterator[Checked]:
-        """Check the chains of events of all runs, or of these; see :meth:`Operations.audit`."""
-        return self.operations.audit(run_ids, heads)
-
-    def audit_heads(self) -> Iterator[tuple[str, int, str]]:
-        """The end of each history, to be kept where whoever writes to the database cannot: run, number, code."""
-        return self.operations.audit_heads()
-
-    @property
-    def has_audit_key(self) -> bool:
-        """Whether histories are sealed with a key that the database does not know."""
-        return self.operations.has_audit_key
-
     def check(self) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that this engine's definitions would park, and why; run it before a deploy."""
         return self.operations.check([pipeline.plan for pipeline in self.pipelines.values()])
-
-    def settle(
-        self,
-        run_id: str,
-        stage: str,
-        *,
-        done: Any = UNSAID,
-        not_done: bool = False,
-        reason: str,
-        actor: str,
-        op_version: int | None = None,
-    ) -> RunSummary:
-        """Record what a person found out about a stage in doubt."""
-        return self.operations.settle(
-            run_id, stage, done=done, not_done=not_done, reason=reason, actor=actor, op_version=op_version
-        )
-
-    def sweep(self) -> SweepReport:
-        """One recovery sweep; what the beat task calls."""
-        return self.operations.sweep()
-
-    def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
-        """Delete runs that ended for good more than ``older_than`` ago, ``limit`` at the most; returns how many (with
-        ``dry_run``: would go). Parked runs and failed undos stay; idempotency keys stay taken for 400 days.
-        """
-        return self.operations.prune(older_than, limit=limit, dry_run=dry_run)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 

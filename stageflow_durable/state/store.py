@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,14 +10,12 @@ from sqlalchemy import Connection
 
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
-from stageflow_durable.model.status import Cause, ParkReason, Phase
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Saved, Waiting, Work
+from stageflow_durable.model.status import Cause, ParkReason
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.state import begin as beginning
 from stageflow_durable.state import (
     commit,
     definitions,
-    fitting,
     idempotency_keys,
     operators,
     owners,
@@ -26,8 +24,6 @@ from stageflow_durable.state import (
     retention,
     runs,
     strands,
-    verification,
-    views,
 )
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state.begin import Taker
@@ -35,11 +31,10 @@ from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.recovery import Missed, Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
-from stageflow_durable.state.verification import Checked
-from stageflow_durable.state.views import Filter
 
 T = TypeVar("T")
 
@@ -55,7 +50,7 @@ class BusinessKey:
     ttl_seconds: float
 
 
-class Store:
+class Store(Reading):
     """Runs and everything about them, in one database."""
 
     def __init__(self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True) -> None:
@@ -72,10 +67,6 @@ class Store:
     def _do(self, action: Callable[[Connection], T]) -> T:
         with self.database.transaction() as connection:
             return action(connection)
-
-    def _see(self, look: Callable[[Connection], T]) -> T:
-        with self.database.read() as connection:
-            return look(connection)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
@@ -141,10 +132,8 @@ class Store:
                 events=events,
                 go_on=go_on,
             )
-            if key is not None and delta is not None and isinstance(done, Done):
-                idempotency_keys.finish_for_run(
-                    connection, key.scope, key.key, work.run.id, work.stage, delta, ttl_seconds=key.ttl_seconds
-                )
+            if key is not None and isinstance(done, Done):
+                _end_key(connection, work, key, delta)
             return done
 
         return self._do(save) if session is None else session.commit_with(save)
@@ -228,21 +217,6 @@ class Store:
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
 
-    def outputs(self, run_id: str) -> dict[str, Saved]:
-        """Encoded outputs by stage."""
-        if self._shortcut is not None:
-            return self._shortcut.outputs(run_id)
-        return self._see(lambda c: views.outputs(c, run_id))
-
-    def phase(self, run_id: str) -> Phase | None:
-        """Which way the run goes now."""
-        facts = self.facts(run_id)
-        return None if facts is None else facts.phase
-
-    def outcome_of(self, run_id: str, stage: str) -> str:
-        """How the action stood when its undo began."""
-        return self._see(lambda c: progress.outcome_of(c, run_id, stage))
-
     # --- owners and recovery ------------------------------------------------------------------------------------------
 
     def join(self, identity: Identity, lease_seconds: float) -> str:
@@ -272,26 +246,6 @@ class Store:
         """Whether it is this process's turn."""
         return self._do(lambda c: recovery.my_tick(c, name, every))
 
-    def orphans(self) -> list[Place]:
-        """Strands of dead owners."""
-        return self._see(recovery.orphans)
-
-    def due(self, grace: float) -> list[Place]:
-        """Waiting strands whose time has come."""
-        return self._see(lambda c: recovery.due(c, grace))
-
-    def late(self) -> list[str]:
-        """Runs past their deadline."""
-        return self._see(recovery.late)
-
-    def queues(self) -> list[str]:
-        """Queues with something ready."""
-        return self._see(recovery.queues_with_outbox)
-
-    def undelivered(self, queue: str, depth: int | None, patience: float, blind: float) -> list[Place]:
-        """Ready strands whose nudge was lost."""
-        return self._see(lambda c: recovery.undelivered(c, queue, depth=depth, patience=patience, blind_patience=blind))
-
     def take(self, place: Place, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
         """Take a strand from the dead."""
         return self._do(lambda c: recovery.take(c, place, self._audit, max_lost=max_lost, grace=grace))
@@ -299,10 +253,6 @@ class Store:
     def wake(self, place: Place) -> Nudge | None:
         """Make a due strand ready."""
         return self._do(lambda c: recovery.wake(c, place, self._audit))
-
-    def missed(self, place: Place) -> Missed | None:
-        """The message for a ready strand that none reached."""
-        return self._see(lambda c: recovery.missed(c, place))
 
     def nudged(self, missed: Missed) -> bool:
         """Note that the broker took it."""
@@ -327,10 +277,6 @@ class Store:
         """Delete at most ``batch`` runs that ended before; their keys stay taken for ``key_seconds``."""
         return retention.prune(self.database, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds)
 
-    def prunable(self, older_than_seconds: float) -> int:
-        """How many runs there are to prune."""
-        return self._see(lambda c: retention.prunable(c, older_than_seconds))
-
     # --- people -------------------------------------------------------------------------------------------------------
 
     def order(self, order: operators.Order) -> tuple[Nudge, ...]:
@@ -346,50 +292,14 @@ class Store:
         """A new run from the checkpoints of another."""
         return self._do(lambda c: forking.fork(c, wanted, self._audit))
 
-    def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
-        """Unfinished runs that could not go on under these definitions, and why."""
-        return self._see(lambda c: fitting.misfits(c, plans))
 
-    def audit(self, run_ids: Sequence[str] | None, heads: Mapping[str, tuple[int, str]]) -> Iterator[Checked]:
-        """Check the chains of runs (None: of all), one after another."""
-        return verification.verify(self._see, self._audit, run_ids, heads)
-
-    @property
-    def has_audit_key(self) -> bool:
-        """Whether histories are sealed with a key that the database does not know."""
-        return bool(self._audit)
-
-    def heads(self) -> Iterator[tuple[str, int, str]]:
-        """Of each run its id, the number of its last event, and that one's code."""
-        return verification.heads(self._see)
-
-    def facts(self, run_id: str) -> RunFacts | None:
-        """A run's row."""
-        return self._see(lambda c: views.facts(c, run_id))
-
-    def full_id(self, prefix: str) -> str:
-        """The run that a prefix names."""
-        return self._see(lambda c: views.full_id(c, prefix))
-
-    def run(self, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
-        """A run in full."""
-        return self._see(lambda c: views.run(c, run_id, max_attempts))
-
-    def summaries(self, wanted: Filter) -> list[RunSummary]:
-        """Runs as lines."""
-        return self._see(lambda c: views.summaries(c, wanted))
-
-    def stuck(self, older_than: float) -> list[RunSummary]:
-        """Runs that should move and do not."""
-        return self._see(lambda c: views.stuck(c, older_than))
-
-    def history(self, run_id: str) -> list[Event]:
-        """A run's events."""
-        return self._see(lambda c: views.history(c, run_id))
-
-    def workers(self) -> list[WorkerView]:
-        """Owners."""
-        return self._see(views.workers)
+def _end_key(connection: Connection, work: Work, key: BusinessKey, delta: str | None) -> None:
+    if delta is None:  # skipped: nothing that another run could be answered with
+        _let_go(connection, work, key, doubt=False)
+    else:
+        idempotency_keys.finish_for_run(
+            connection, key.scope, key.key, work.run.id, work.stage, delta, ttl_seconds=key.ttl_seconds
+        )
 
 
 def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:

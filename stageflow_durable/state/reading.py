@@ -1,0 +1,121 @@
+"""What can be asked of the store: each method looks, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
+from stageflow_durable.model.status import Phase
+from stageflow_durable.model.work import RunFacts, Saved
+from stageflow_durable.state import fitting, progress, recovery, retention, verification, views
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.recovery import Missed, Place
+from stageflow_durable.state.shortcut import Shortcut
+from stageflow_durable.state.verification import Checked
+from stageflow_durable.state.views import Filter
+
+T = TypeVar("T")
+
+
+class Reading:
+    """The store's questions."""
+
+    database: Database
+    _audit: bytes
+    _shortcut: Shortcut | None
+
+    def _see(self, look: Callable[[Connection], T]) -> T:
+        with self.database.read() as connection:
+            return look(connection)
+
+    def outputs(self, run_id: str) -> dict[str, Saved]:
+        """Encoded outputs by stage."""
+        if self._shortcut is not None:
+            return self._shortcut.outputs(run_id)
+        return self._see(lambda c: views.outputs(c, run_id))
+
+    def phase(self, run_id: str) -> Phase | None:
+        """Which way the run goes now."""
+        facts = self.facts(run_id)
+        return None if facts is None else facts.phase
+
+    def outcome_of(self, run_id: str, stage: str) -> str:
+        """How the action stood when its undo began."""
+        return self._see(lambda c: progress.outcome_of(c, run_id, stage))
+
+    def orphans(self) -> list[Place]:
+        """Strands of dead owners."""
+        return self._see(recovery.orphans)
+
+    def due(self, grace: float) -> list[Place]:
+        """Waiting strands whose time has come."""
+        return self._see(lambda c: recovery.due(c, grace))
+
+    def late(self) -> list[str]:
+        """Runs past their deadline."""
+        return self._see(recovery.late)
+
+    def queues(self) -> list[str]:
+        """Queues with something ready."""
+        return self._see(recovery.queues_with_outbox)
+
+    def undelivered(self, queue: str, depth: int | None, patience: float, blind: float) -> list[Place]:
+        """Ready strands whose nudge was lost."""
+        return self._see(lambda c: recovery.undelivered(c, queue, depth=depth, patience=patience, blind_patience=blind))
+
+    def missed(self, place: Place) -> Missed | None:
+        """The message for a ready strand that none reached."""
+        return self._see(lambda c: recovery.missed(c, place))
+
+    def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
+        """Unfinished runs that could not go on under these definitions, and why."""
+        return self._see(lambda c: fitting.misfits(c, plans))
+
+    def audit(self, run_ids: Sequence[str] | None, heads: Mapping[str, tuple[int, str]]) -> Iterator[Checked]:
+        """Check the chains of runs (None: of all), one after another."""
+        return verification.verify(self._see, self._audit, run_ids, heads)
+
+    @property
+    def has_audit_key(self) -> bool:
+        """Whether histories are sealed with a key that the database does not know."""
+        return bool(self._audit)
+
+    def heads(self) -> Iterator[tuple[str, int, str]]:
+        """Of each run its id, the number of its last event, and that one's code."""
+        return verification.heads(self._see)
+
+    def facts(self, run_id: str) -> RunFacts | None:
+        """A run's row."""
+        return self._see(lambda c: views.facts(c, run_id))
+
+    def full_id(self, prefix: str) -> str:
+        """The run that a prefix names."""
+        return self._see(lambda c: views.full_id(c, prefix))
+
+    def run(self, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
+        """A run in full."""
+        return self._see(lambda c: views.run(c, run_id, max_attempts))
+
+    def summaries(self, wanted: Filter) -> list[RunSummary]:
+        """Runs as lines."""
+        return self._see(lambda c: views.summaries(c, wanted))
+
+    def stuck(self, older_than: float) -> list[RunSummary]:
+        """Runs that should move and do not."""
+        return self._see(lambda c: views.stuck(c, older_than))
+
+    def history(self, run_id: str) -> list[Event]:
+        """A run's events."""
+        return self._see(lambda c: views.history(c, run_id))
+
+    def workers(self) -> list[WorkerView]:
+        """Owners."""
+        return self._see(views.workers)
+
+    def prunable(self, older_than_seconds: float) -> int:
+        """How many runs there are to prune."""
+        return self._see(lambda c: retention.prunable(c, older_than_seconds))
