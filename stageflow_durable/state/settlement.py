@@ -73,7 +73,10 @@ def end(run: LockedRun, status: RunStatus) -> None:
 
 def _let_keys_go(run: LockedRun) -> None:
     """Business keys of stages that never finished: free where nothing can have happened, else held for their time."""
+    saved = strands.finished(run.connection, run.id)
     for scope, key, stage, ttl in idempotency_keys.held_by_run(run.connection, run.id):
+        if stage in saved:
+            continue  # it was the last to come to rest: its key ends with its result, later in this transaction
         if strands.in_doubt(run.connection, run.id, stage):
             idempotency_keys.abandon_for_run(run.connection, scope, key, run.id, stage, ttl_seconds=ttl)
         else:

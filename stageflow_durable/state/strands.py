@@ -65,6 +65,8 @@ _CHANGE = update(strands).where(and_(strands.c.run == bindparam("run_id"), stran
 _REST_IDLE = update(strands).where(
     and_(strands.c.run == bindparam("run_id"), strands.c.state.in_([StrandState.READY, StrandState.WAITING]))
 )
+_BEGIN_ATTEMPT = insert(attempts)
+_CHECKPOINT = insert(checkpoints)
 # Attempts of one stage in one direction, and one of them.
 _OF = and_(
     attempts.c.run == bindparam("run_id"),
@@ -166,7 +168,7 @@ def rest_idle(connection: Connection, run_id: str) -> None:
 
 def begin_attempt(connection: Connection, **columns: Any) -> None:
     """A new attempt, running."""
-    connection.execute(insert(attempts), {"state": AttemptState.RUNNING, **columns})
+    connection.execute(_BEGIN_ATTEMPT, {"state": AttemptState.RUNNING, **columns})
 
 
 def next_attempt(connection: Connection, run_id: str, stage: str, direction: str) -> int:
@@ -256,7 +258,7 @@ def checkpoint(
 ) -> None:
     """Save what a stage added. Unique by run and stage: a second one is refused by the key."""
     connection.execute(
-        insert(checkpoints),
+        _CHECKPOINT,
         {"run": run_id, "stage": stage, "delta": delta, "saved_schema": schema, "skipped": skipped, "at": at},
     )
 

@@ -215,3 +215,33 @@ class TestTheEndOfARunEndsWhatItHolds:
         second = engine.enqueue("line", {"order": 1})
         engine.drain()
         assert second.status() is RunStatus.SUCCEEDED
+
+
+def test_a_result_that_was_saved_while_the_run_was_stopping_is_kept_under_its_key(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(keyed(acts, "a b", compensate=None))
+
+    def cancelled_meanwhile(ctx: Any) -> dict[str, int]:
+        engine.cancel(ctx.run_id, **WHO)
+        return {"paid": 1}
+
+    acts.play("a", cancelled_meanwhile)
+    first = engine.enqueue("line", {"order": 1})
+    engine.drain()
+    second = engine.enqueue("line", {"order": 1})
+    engine.drain()
+    assert first.status() is RunStatus.CANCELLED
+    assert acts.log == ["a", "b"], "paid once"
+    assert second.outputs() == {"a": {"paid": 1}, "b": "b"}
+
+
+def test_a_skipped_stage_leaves_its_key_to_the_next_run(make_engine: MakeEngine, acts: Acts) -> None:
+    acts.play("a", StageOutput.skip("out of stock"))
+    engine = make_engine(keyed(acts))
+    engine.enqueue("line", {"order": 1})
+    engine.drain()
+    second = engine.enqueue("line", {"order": 1})
+    engine.drain()
+    assert acts.log == ["a", "a"]
+    assert second.status() is RunStatus.SUCCEEDED
