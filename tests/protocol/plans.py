@@ -36,11 +36,11 @@ def listening(store: Store) -> Iterator[list[Asked]]:
 
     engine = store.database.engine
     event.listen(engine, "before_cursor_execute", keep)
-    Driver.run = kept  # type: ignore[assignment,method-assign]
+    Driver.run = kept  # type: ignore[assignment,method-assign]  # to see what is asked
     try:
         yield asked
     finally:
-        Driver.run = run  # type: ignore[method-assign]
+        Driver.run = run  # type: ignore[method-assign]  # as it was
         event.remove(engine, "before_cursor_execute", keep)
 
 
