@@ -44,7 +44,7 @@ class Standing:
     ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
     those that failed for good. ``unknown``: stages whose outcome nobody knows. ``failed``: stages that failed: with an
     error that says nothing about what happened, they may have acted all the same. ``undecided``: of the unknown ones
-    those that must not be tried again before somebody found out.
+    those that must not be tried again before somebody found out. ``complete``: whether every stage is done.
     """
 
     run_id: str
@@ -56,6 +56,7 @@ class Standing:
     unknown: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
+    complete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def standing(run: Run) -> Standing:
         unknown_stages(run),
         tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED),
         undecided_stages(run),
+        all(stage.state in (StageState.OK, StageState.SKIPPED) for stage in run.stages),
     )
 
 
@@ -145,6 +147,8 @@ def _resume_refusal(facts: Standing) -> str | None:
         return f"it is {facts.status}, there is nothing to resume"
     if facts.status not in RESUMABLE:
         return f"it is {facts.status}: its work is being undone, or was; start over with a new run"
+    if facts.complete:
+        return "all its stages are done, there is nothing left to go forward to"
     undecided = facts.undecided or (facts.unknown if facts.park_reason is ParkReason.UNKNOWN else ())
     if not undecided:
         return None

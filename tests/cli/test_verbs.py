@@ -94,6 +94,7 @@ def test_nothing_is_legal_where_nothing_leaves_or_the_way_back_has_begun(status:
     [
         (VerbName.RESUME, Standing("r", RunStatus.RUNNING), "nothing to resume"),
         (VerbName.RESUME, Standing("r", RunStatus.COMPENSATION_FAILED), "being undone"),
+        (VerbName.RESUME, Standing("r", RunStatus.CANCELLED, complete=True), "all its stages are done"),
         (VerbName.RESUME, Standing("r", RunStatus.PARKED, ParkReason.UNKNOWN, unknown=("charge",)), "settle r charge"),
         (VerbName.CANCEL, Standing("r", RunStatus.FAILED), "it has ended: failed"),
         (VerbName.CANCEL, Standing("r", RunStatus.COMPENSATING), "it is compensating already"),

@@ -445,3 +445,19 @@ def test_steps_of_a_compensated_run_are_final(make_engine: MakeEngine, acts: Act
     for verb in ("cancel", "resume", "compensate"):
         with pytest.raises(NotAllowed, match="compensated"):
             getattr(engine, verb)(handle.run_id, **WHO)
+
+
+def test_a_run_that_was_stopped_when_all_was_done_has_nothing_to_resume(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("a"))
+
+    def stopped_meanwhile(ctx: Any) -> StageOutput:
+        engine.compensate(ctx.run_id, **WHO)
+        return StageOutput.skip("nothing to do")
+
+    acts.play("a", stopped_meanwhile)
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert handle.status() is RunStatus.CANCELLED
+    with pytest.raises(NotAllowed, match="all its stages are done"):
+        engine.resume(handle.run_id, **WHO)
+    assert handle.status() is RunStatus.CANCELLED
