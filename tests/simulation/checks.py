@@ -182,7 +182,7 @@ class Checks:
         if ended:
             excused = {"compensation_failed", "skipped"}
             if status == "compensation_failed" and seen.plan.on_compensation_failure == "halt":
-                excused |= {"intended", "recorded"}
+                excused |= {"intended", "recorded", "compensating"}  # its retry waits for a person too
             left = [stage for stage in ledger.standing(run, undoable) if steps.get(stage) not in excused]
             broken += [f"the effect of {stage} was left, its step is {steps.get(stage)}" for stage in left]
         if status == "compensated" and "compensation_failed" in steps.values():

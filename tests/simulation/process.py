@@ -80,6 +80,19 @@ class Clock:
         self._process.sim.sleep(seconds)
 
 
+class Guard:
+    """Stands for the owner's lock: a heartbeat that comes while it is held waits, and is not made here at all."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self.depth += 1
+
+    def __exit__(self, *_error: object) -> None:
+        self.depth -= 1
+
+
 class Job:
     """Something that a process does, on a line of its own."""
 
@@ -176,8 +189,8 @@ class Worker(Process):
         self._renewed_at = float("-inf")
         self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
         self.owner = Owner(self.store, self.boot, LEASE, self.clock)
-        # Heartbeats come while a transaction of the same process waits: one baton is all the guard there is.
-        self.owner._guard = contextlib.nullcontext()  # type: ignore[assignment]  # as said
+        self._guard = Guard()
+        self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
         unsure = 0.0 if sim.passed and sim.healing else 0.05
         unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", unsure)]
         self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
@@ -223,7 +236,7 @@ class Worker(Process):
 
     def beat(self, *, due: bool) -> None:
         """The heartbeats that came while the clock went on. Only the last one is made, as if the others had been."""
-        if not self.alive or self.stopped or self.silent_until > self.sim.passed:
+        if not self.alive or self.stopped or self.silent_until > self.sim.passed or self._guard.depth:
             return
         if not due and self._joined and self.sim.passed - self.beaten_at < BEAT_SECONDS:
             return

@@ -156,7 +156,7 @@ class Simulation:
         for worker in [worker for worker in self.workers if not worker.alive and self._quiet(worker)]:
             self.workers.remove(worker)
             self._return_messages(worker)
-            if not self.able() or not self.chance.flip(f"{worker.name} is not replaced", 0.3):
+            if self.healing or not self.able() or not self.chance.flip(f"{worker.name} is not replaced", 0.3):
                 self._hire_one()
             if not self.healing and self.chance.flip(f"{worker.name} was seen to die", 0.4):
                 self.note(self.parent, "saw it die", worker.name)
