@@ -262,7 +262,7 @@ def _take_without_fence() -> Plant:
 
 
 MUTANTS = (
-    Mutant("drop the fence check", _fence_dropped(), quick=True),
+    Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
     Mutant("commit before the effect", _effect_after_commit(), quick=True),
     Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
@@ -279,7 +279,7 @@ MUTANTS = (
     Mutant("undo before a lost stage is over", _put((settlement.strands, "acts_until", _always(0.0)))),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
     Mutant("finish without undoing", _put((settlement, "settlement", _never_undone)), quick=True),
-    Mutant("undo past the pivot", _past_every_pivot(), quick=True),
+    Mutant("undo past the pivot", _past_every_pivot()),
     Mutant(
         "begin without looking at the phase",
         _long_way((begin, "_refusal", _always(None)), (settlement.strands, "rest_idle", _always(None))),
