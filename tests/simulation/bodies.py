@@ -39,11 +39,12 @@ class Bodies:
         sim, worker = self._sim, self._sim.worker()
         run, stage, since = ctx.run_id, ctx.stage, sim.passed
         sim.note(worker, "body", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}")
-        held = self._holds(worker, run, stage, "forward")
+        owner = ctx.services._work.owner  # the process may have come back under another id since
+        held = self._holds(owner, run, stage, "forward")
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
         mark = object()
-        self.inside[mark] = run, stage, worker.owner._id
+        self.inside[mark] = run, stage, owner
         try:
             return self._act(ctx, worker, since, spec.timeout)
         finally:
@@ -56,7 +57,7 @@ class Bodies:
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        began = self._began(run, stage, worker.owner._id) if timeout is not None and not sim.jumped else -1e9
+        began = self._began(run, stage, ctx.services._work.owner) if timeout is not None and not sim.jumped else -1e9
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
         ending = sim.chance.pick(f"{run} {stage} ends", ENDINGS, weights)
@@ -106,10 +107,10 @@ class Bodies:
             ctx.emit("sim.event", number=self._count)
         return FALSY[self._count % len(FALSY)] if kind == "falsy" else {"of": ctx.stage, "number": self._count}
 
-    def _holds(self, worker: Worker, run: str, stage: str, direction: str) -> bool:
+    def _holds(self, owner: str | None, run: str, stage: str, direction: str) -> bool:
         """Whether the caller is the one that the tables know; else it is a zombie, whom only the remote can refuse."""
         sql = "SELECT 1 FROM stageflow_strands WHERE run=? AND stage=? AND direction=? AND state='running' AND owner=?"
-        return bool(self._sim.database.see(sql, run, stage, direction, worker.owner._id))
+        return bool(self._sim.database.see(sql, run, stage, direction, owner))
 
     def _witness(self, ctx: Any, held: bool) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
@@ -137,7 +138,7 @@ class Bodies:
         sim, worker = self._sim, self._sim.worker()
         run, stage = ctx.run_id, ctx.stage
         sim.note(worker, "undo", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
-        held = self._holds(worker, run, stage, "backward")
+        held = self._holds(worker.owner._id, run, stage, "backward")
         if held:
             self._witness_undo(ctx)
         mark = object()

@@ -91,7 +91,7 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
         options: dict[str, Any] = {
             "retry": POLICIES[chance.number(f"{this}: attempts", 1, 4)],
             "on_unknown": chance.pick(f"{this}: on unknown", ["retry", "park", "compensate"], [6, 1, 1]),
-            "timeout": chance.one_of(f"{this}: timeout", [None, 20.0], [4, 1]),
+            "timeout": chance.one_of(f"{this}: timeout", [None, 20.0, 60.0], [6, 1, 2]),
             "queue": chance.one_of(f"{this}: queue", [None, "other"], [9, 1]),
             "kind": chance.one_of(f"{this}: kind", [StageKind.WORK, StageKind.GUARD], [7, 1]),
             "pivot": number == pivot,
