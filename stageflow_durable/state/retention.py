@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, select, text
 
 from stageflow_durable.model.status import RunStatus
+from stageflow_durable.state.audit import seal_tombstone
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 from stageflow_durable.state.dialect import constant, insert_for
@@ -49,11 +50,17 @@ _KEPT = ("client_id", "pipeline", "key", "fingerprint", "status", "seq", "head",
 
 
 def prune(
-    database: Database, older_than: float, sleep: Callable[[float], None], *, batch: int = BATCH, key_seconds: float
+    database: Database,
+    audit_key: bytes,
+    older_than: float,
+    sleep: Callable[[float], None],
+    *,
+    batch: int = BATCH,
+    key_seconds: float,
 ) -> int:
     """Delete at most ``batch`` runs that ended more than ``older_than`` seconds ago; returns how many."""
     with database.transaction() as connection:
-        ids = _entomb(connection, older_than, batch)
+        ids = _entomb(connection, audit_key, older_than, batch)
         _forget(connection, older_than, key_seconds)
     if not ids:
         return 0
@@ -98,23 +105,29 @@ def _long_ago(older_than: float) -> tuple[ColumnElement[bool], ...]:
     return runs.c.created_at < then, runs.c.finished_at < then, ~exists(select(idempotency_keys.c.key).where(holds))
 
 
-def _entomb(connection: Connection, older_than: float, batch: int) -> list[str]:
+def _entomb(connection: Connection, audit_key: bytes, older_than: float, batch: int) -> list[str]:
     ids: list[str] = []
     for status in PRUNED:
         found = select(runs.c.id).where(_ended(status, older_than)).order_by(runs.c.created_at)
         locked = found.limit(batch - len(ids)).with_for_update(skip_locked=True, of=runs)
         ids += connection.execute(locked).scalars()
     if ids:
-        _bury(connection, ids)
+        _bury(connection, audit_key, ids)
     return ids
 
 
-def _bury(connection: Connection, ids: Sequence[str]) -> None:
+def _bury(connection: Connection, audit_key: bytes, ids: Sequence[str]) -> None:
     columns = [runs.c[name] for name in _KEPT]
-    rows = select(runs.c.id, *columns, now()).where(runs.c.id.in_(ids))
-    laid = insert_for(connection, tombstones).from_select(["run", *_KEPT, "pruned_at"], rows)
-    again = {name: laid.excluded[name] for name in ("status", "seq", "head", "finished_at", "pruned_at")}
-    connection.execute(laid.on_conflict_do_update(index_elements=["run"], set_=again))
+    found = connection.execute(
+        select(runs.c.id.label("run"), *columns, now().label("pruned_at")).where(runs.c.id.in_(ids))
+    )
+    rows = [
+        {**row, "mac": seal_tombstone(audit_key, row["run"], row["status"], row["seq"], row["head"])}
+        for row in found.mappings()
+    ]
+    laid = insert_for(connection, tombstones)
+    again = {name: laid.excluded[name] for name in ("status", "seq", "head", "finished_at", "pruned_at", "mac")}
+    connection.execute(laid.on_conflict_do_update(index_elements=["run"], set_=again), rows)
 
 
 def _forget(connection: Connection, older_than: float, key_seconds: float) -> None:

@@ -275,7 +275,9 @@ class Store(Reading):
         sleep: Callable[[float], None],
     ) -> int:
         """Delete at most ``batch`` runs that ended before; their keys stay taken for ``key_seconds``."""
-        return retention.prune(self.database, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds)
+        return retention.prune(
+            self.database, self._audit, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds
+        )
 
     # --- people -------------------------------------------------------------------------------------------------------
 

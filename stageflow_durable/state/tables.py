@@ -250,6 +250,7 @@ tombstones = Table(
     Column("head", String(64), nullable=False),
     Column("finished_at", Double, nullable=False),
     Column("pruned_at", Double, nullable=False),
+    Column("mac", String(64), nullable=False),
     UniqueConstraint("client_id", "pipeline", "key"),
     Index("ix_stageflow_tombstones_pruned", "pruned_at"),
 )

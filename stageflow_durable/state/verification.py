@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, bindparam, select
 
-from stageflow_durable.state.audit import GENESIS, seal
-from stageflow_durable.state.tables import events, runs
+from stageflow_durable.state.audit import GENESIS, seal, seal_tombstone
+from stageflow_durable.state.tables import events, runs, tombstones
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
@@ -58,8 +58,41 @@ def verify(
     gone = [] if run_ids is not None else sorted(exported.keys() - set(wanted))
     for run in wanted:
         yield see(partial(_checked, key=key, run=run, exported=exported.get(run)))
+    if run_ids is None:
+        yield from _tombs(see, key)
     for run in gone:
-        yield Checked(run, 0, ("it was there when the heads were exported, and is gone",))
+        yield see(partial(_gone, key=key, run=run, exported=exported[run]))
+
+
+def _tombs(see: See[Any], key: bytes) -> Iterator[Checked]:
+    """What is left of pruned runs has to be what ``prune`` left."""
+    last = ""
+    while batch := see(partial(_stones, after=last)):
+        yield from (Checked(row.run, 0, problems) for row in batch if (problems := tuple(_stone(row, key))))
+        last = batch[-1].run
+
+
+def _stones(connection: Connection, after: str) -> Sequence[Any]:
+    found = select(tombstones).where(tombstones.c.run > after).order_by(tombstones.c.run).limit(BATCH)
+    return connection.execute(found).all()
+
+
+def _stone(row: Any, key: bytes) -> Iterator[str]:
+    if row.mac != seal_tombstone(key, row.run, row.status, row.seq, row.head):
+        yield "its tombstone was changed, or not laid by prune: its code does not fit"
+
+
+def _gone(connection: Connection, key: bytes, run: str, exported: tuple[int, str]) -> Checked:
+    """A run of the exported heads that is not there: pruned, with a tombstone no shorter than the head, or deleted."""
+    row = connection.execute(select(tombstones).where(tombstones.c.run == run)).one_or_none()
+    if row is None:
+        return Checked(run, 0, ("it was there when the heads were exported, and is gone",))
+    problems = list(_stone(row, key))
+    if (row.seq, row.head) != exported and row.seq <= exported[0]:
+        problems.append(
+            f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off"
+        )
+    return Checked(run, 0, tuple(problems))
 
 
 def _checked(connection: Connection, key: bytes, run: str, exported: tuple[int, str] | None) -> Checked:
@@ -67,7 +100,8 @@ def _checked(connection: Connection, key: bytes, run: str, exported: tuple[int, 
     head = connection.execute(_HEAD, {"run_id": run}).one_or_none()
     rows = connection.execute(_EVENTS, {"run_id": run}).all()
     if head is None:
-        return Checked(run, len(rows), ("there is no such run",))
+        stone = connection.execute(select(tombstones).where(tombstones.c.run == run)).one_or_none()
+        return Checked(run, len(rows), ("there is no such run",) if stone is None else tuple(_stone(stone, key)))
     problems = [*_chain(rows, key), *_end(rows, int(head.seq), str(head.head), "the run's row")]
     if exported is not None:
         problems += _end(rows, *exported, "the exported head")

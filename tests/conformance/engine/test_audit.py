@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
-from stageflow_durable.state.tables import events, runs
+from stageflow_durable.state.tables import events, runs, tombstones
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
@@ -127,3 +128,40 @@ def test_what_went_on_since_the_export_is_no_fault(engine: InProcessEngine) -> N
     engine.drain()
     assert handle.status().value == "succeeded"
     assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
+
+
+class TestPruned:
+    """A pruned run leaves a sealed tombstone: a pruned run is told from a deleted one."""
+
+    @pytest.fixture
+    def heads(self, engine: InProcessEngine, run: str) -> dict[str, tuple[int, str]]:
+        found = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
+        engine.advance(86_400 * 31)
+        assert engine.prune(timedelta(days=30)) == 1
+        return found
+
+    def test_it_is_not_missed(self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]) -> None:
+        assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
+
+    @pytest.mark.parametrize("what", [{"seq": 3}, {"head": "0" * 64}, {"status": "failed"}], ids=str)
+    def test_its_tombstone_cannot_be_changed(
+        self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]], what: dict[str, Any]
+    ) -> None:
+        tampered(engine, lambda connection, it: connection.execute(update(tombstones).values(what)), run)
+        for against in ({}, heads):
+            found = [problem for checked in engine.operations.audit(None, against) for problem in checked.problems]
+            assert "its tombstone was changed, or not laid by prune: its code does not fit" in found
+
+    def test_one_that_is_deleted_is_missed(
+        self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]
+    ) -> None:
+        tampered(engine, lambda connection, it: connection.execute(delete(tombstones)), run)
+        (checked,) = engine.operations.audit(None, heads)
+        assert checked.problems == ("it was there when the heads were exported, and is gone",)
+
+    def test_one_of_a_shorter_history_is_told(
+        self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]
+    ) -> None:
+        longer = {run: (heads[run][0] + 1, "ab" * 32)}
+        (checked,) = engine.operations.audit(None, longer)
+        assert "the end was cut off" in checked.problems[0]

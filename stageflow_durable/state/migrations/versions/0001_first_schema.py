@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.Column("head", sa.String(length=64), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=False),
         sa.Column("pruned_at", sa.Double(), nullable=False),
+        sa.Column("mac", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("run", name=op.f("pk_stageflow_tombstones")),
         sa.UniqueConstraint(
             "client_id", "pipeline", "key", name=op.f("uq_stageflow_tombstones_client_id_pipeline_key")
