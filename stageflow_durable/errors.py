@@ -1,5 +1,6 @@
 """Every error that the engine raises on purpose, under one root.
- Three axes matter to a caller, and each is a type: :class:`Retryable` (the same call may succeed later),
+
+Three axes matter to a caller, and each is a type: :class:`Retryable` (the same call may succeed later),
 :class:`Terminal` (it will not, mend the input or the setting) and :class:`Conflict` (somebody else was first: read
 again, then decide). Messages name the run or the field and the way out, and carry no secrets. Every error survives
 pickling.

@@ -1,5 +1,6 @@
 """Publishing: a strand's remaining stages compile to a Celery chain whose links are equal nudges.
- Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever
+
+Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever
 carries the last link of one compiles the next from the rows. With stages continued in place, one link carries many
 stages and the chain is short.
 """

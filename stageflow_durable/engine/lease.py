@@ -1,5 +1,6 @@
 """The owner of a process and its heartbeat.
- One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work,
+
+One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work,
 after any fork.
 """
 

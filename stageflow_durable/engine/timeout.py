@@ -1,5 +1,6 @@
 """Bounding one attempt in time.
- At the limit :class:`StageTimeout` is raised in the body; it is no ``Exception``, so that ``except Exception`` does
+
+At the limit :class:`StageTimeout` is raised in the body; it is no ``Exception``, so that ``except Exception`` does
 not swallow it. A body that goes on all the same is ended with its process after a grace, from C code
 (``faulthandler``): a thread would not run while other C code holds the interpreter. An attempt is over only when its
 body returned or its process died.

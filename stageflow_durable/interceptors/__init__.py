@@ -1,5 +1,6 @@
 """Interceptors wrap a stage's body: before it, after its outcome is saved, and when it raised.
- They never swallow: an error in ``before`` is the stage's error; one in ``after`` or ``on_error`` is recorded in the
+
+They never swallow: an error in ``before`` is the stage's error; one in ``after`` or ``on_error`` is recorded in the
 run's history, since the outcome is saved by then and an observer's error must never turn a charge into a refund.
 """
 

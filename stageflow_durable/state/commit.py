@@ -1,6 +1,7 @@
 """Ending an attempt: one transaction for outcome, checkpoint, saga step, events and joins, and for the beginning of
 what follows.
- The begin half has no statement that can refuse the outcome: whether the next stage is granted depends on the run, the
+
+The begin half has no statement that can refuse the outcome: whether the next stage is granted depends on the run, the
 outcome is saved either way. Each function answers :class:`Fenced` when the strand is no longer this attempt's; then
 nothing was written.
 """

@@ -1,6 +1,7 @@
 """Statements on the driver itself: written in SQLAlchemy Core, compiled once, run on a connection that its thread
 holds.
- The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What
+
+The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What
 runs here is the same SQL, with the same parameters by name.
 """
 

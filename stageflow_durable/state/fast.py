@@ -1,6 +1,7 @@
 """The short way along a strand: begin, go on and finish in one statement each, where nothing but the expected can
 happen.
- These transactions do exactly what ``begin`` and ``commit`` do for the common case, and only that: their first
+
+These transactions do exactly what ``begin`` and ``commit`` do for the common case, and only that: their first
 condition is that the run's ``seq`` is still the one the owner saw. Every transaction that decides something about a
 run raises ``seq`` (what does not, ``hand_back``, ``report`` and ``unpublish``, changes only when a strand is published
 and what it shows of its progress), so a match means that nobody (no operator, no sweep, no other branch) decided

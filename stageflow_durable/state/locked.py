@@ -1,5 +1,6 @@
 """The lock on a run: the first statement of every transaction that changes one.
- Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two
+
+Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two
 branches cannot miss each other at a join, and a cancel and a begin cannot both win. What it decides is written by
 :meth:`LockedRun.flush`, once.
 """

@@ -1,5 +1,6 @@
 """Owners: pool children that hold work, and the lease by which the others know that they live.
- An owner is alive until somebody marks it dead; a sweep does so when the lease ran out, the pool's parent when it saw
+
+An owner is alive until somebody marks it dead; a sweep does so when the lease ran out, the pool's parent when it saw
 the process end. Renewal is one statement a process, and refused once marked: who was declared dead stays dead and
 comes back under a new id.
 """

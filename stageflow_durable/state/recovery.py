@@ -1,5 +1,6 @@
 """What a sweep does: take work from the dead, wake what is due, find what was never delivered, stop what is late.
- Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at
+
+Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at
 once, and one that dies half-way leaves nothing half done. Scans read in bounded batches along the partial indexes.
 """
 

@@ -1,5 +1,6 @@
 """Taking the short way where it is open: builds the parameters of ``fast``, and the work that comes of it.
- Each function answers None where the short way is not open or did not match; the caller then goes the long way, which
+
+Each function answers None where the short way is not open or did not match; the caller then goes the long way, which
 is always right.
 """
 

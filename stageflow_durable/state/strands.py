@@ -1,5 +1,6 @@
 """Rows of strands, attempts, checkpoints and saga steps: the small statements that the transactions are made of.
- All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a
+
+All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a
 sweep or an operator took the strand (``gen``), or when it comes from an attempt that is over.
 """
 
