@@ -1,0 +1,103 @@
+"""The worker application of the chaos tests: sagas against a world outside, which die where their input says.
+
+The input of a run, all of it optional; a moment is ``do:STAGE`` or ``undo:STAGE``::
+
+    {"die": {"do:s3": ["child", "after"]},   # SIGKILL to the process ("child") or to the whole worker ("group"), once,
+                                              # "before" or "after" the effect
+     "hold": {"undo:s3": "gate"},            # wait at a gate of the ledger, after the effect
+     "fail": {"do:s3": ["error", 2, "after"]}, # the first 2 attempts (-1: all; "gate": until it opens); see FAILURES
+     "nap": 0.05,                            # seconds that each body takes
+     "amount": 3}                            # of each effect
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from stageflow_durable import Engine, PermanentError, Pipeline, RetryPolicy, StageOutput, TransientError, Undo
+from tests.chaos.world import World
+from tests.integration.apps.lanes import PIPELINES as LANES
+from tests.integration.apps.ledger import Entry, Ledger
+
+SOON = RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=0.2, jitter="none")
+STUBBORN = RetryPolicy(max_attempts=8, base_delay=0.1, max_delay=0.5)
+HOLD_SECONDS = 60.0
+
+
+def act(ctx: Any) -> Any:
+    """Act on the world by the stage's key."""
+    return _moment(ctx, "do", lambda: World.here().act(ctx.idempotency_key, ctx.run_id, ctx.stage, _amount(ctx)))
+
+
+def undo(ctx: Any) -> None:
+    """Undo what the stage did, by a key of its own."""
+    _moment(ctx, "undo", lambda: World.here().undo(ctx.idempotency_key, ctx.action_key, f"undo {ctx.stage}"))
+
+
+def _moment(ctx: Any, kind: str, effect: Callable[[], None]) -> Any:
+    ledger, at, told = Ledger.here(), f"{kind}:{ctx.stage}", ctx.input
+    ledger.write(Entry(kind, ctx.run_id, ctx.stage, ctx.attempt, ctx.idempotency_key, "", os.getpid()))
+    whom, when = told.get("die", {}).get(at, ("", ""))
+    how, times, where = told.get("fail", {}).get(at, ("", 0, ""))
+    fails = not ledger.is_open(times) if isinstance(times, str) else times < 0 or ctx.attempt <= times
+    if when == "before":
+        _die(ledger, f"{ctx.run_id}-{at}", whom)
+    if fails and where == "before":
+        return FAILURES[how]()
+    effect()
+    if when == "after":
+        _die(ledger, f"{ctx.run_id}-{at}", whom)
+    _hold(ledger, told.get("hold", {}).get(at))
+    time.sleep(told.get("nap", 0.0))
+    return FAILURES[how]() if fails else {"stage": ctx.stage}
+
+
+def _amount(ctx: Any) -> int:
+    return int(ctx.input.get("amount", 1))
+
+
+def _die(ledger: Ledger, name: str, whom: str) -> None:
+    if not ledger.first(f"die-{name}"):
+        return
+    if whom == "group":
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hold(ledger: Ledger, gate: str | None) -> None:
+    until = time.monotonic() + HOLD_SECONDS
+    while gate is not None and not ledger.is_open(gate) and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def _raise(error: Exception) -> Any:
+    raise error
+
+
+FAILURES: dict[str, Callable[[], Any]] = {
+    "error": lambda: _raise(TransientError("the remote side is busy")),
+    "permanent": lambda: _raise(PermanentError("the card is stolen")),
+    "reject": lambda: StageOutput.reject("out of stock"),
+    "bug": lambda: _raise(TypeError("a slip")),
+}
+
+
+def saga(name: str, *stages: str) -> Pipeline[Any, Any]:
+    """Stages in a row, each with an undo."""
+    pipeline: Pipeline[Any, Any] = Pipeline(name, retry=SOON)
+    for stage in stages:
+        pipeline = pipeline.stage(stage, act, compensate=Undo(undo, retry=STUBBORN))
+    return pipeline
+
+
+FIVE = saga("five", "s1", "s2", "s3", "s4", "s5")
+ORDER = saga("order", "reserve", "charge", "ship")
+SAGAS = {"five": ("s1", "s2", "s3", "s4", "s5"), "order": ("reserve", "charge", "ship")}
+PIPELINES = (FIVE, ORDER, *LANES)
+
+engine = Engine("chaos", PIPELINES)
+celery_app = engine.celery_app

@@ -1,0 +1,49 @@
+"""A site whose workers run the sagas of :mod:`tests.chaos.app`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from stageflow_durable import Engine, RunHandle, RunStatus
+from tests.chaos.app import PIPELINES, SAGAS
+from tests.chaos.world import Trace, World
+from tests.integration.engine.site import QUIET, Site, Worker
+
+APP = "tests.chaos.app"
+
+
+class ChaosSite(Site):
+    """As :class:`Site`, with the world outside."""
+
+    @property
+    def world(self) -> World:
+        """What happened."""
+        return World.beside(self.ledger.path)
+
+    def client(self, **settings: Any) -> Engine:
+        """A further engine in this process, to enqueue with."""
+        return Engine("chaos", PIPELINES, **{**self.settings, **settings})
+
+    def worker(
+        self, app: str = APP, *options: str, children: int = 2, flags: Sequence[str] = QUIET, **settings: Any
+    ) -> Worker:
+        """Start a worker."""
+        return super().worker(app, *options, children=children, flags=flags, **settings)
+
+    def trace(self, run: RunHandle) -> Trace:
+        """What happened for a run."""
+        return self.world.of([run.run_id])[run.run_id]
+
+    def problems(self, runs: Iterable[RunHandle]) -> dict[str, list[str]]:
+        """Each run of a saga whose effects are not those of its status, and why."""
+        found = {run.run_id: run.describe() for run in runs}
+        traces = self.world.of(found)
+        told = {}
+        for run_id, run in found.items():
+            if run.status not in (RunStatus.SUCCEEDED, RunStatus.COMPENSATED):
+                told[run_id] = [f"is {run.status}: {run.error}"]
+                continue
+            succeeded = run.status is RunStatus.SUCCEEDED
+            told[run_id] = traces[run_id].problems(succeeded=succeeded, stages=SAGAS[run.pipeline])
+        return {run_id: why for run_id, why in told.items() if why}
