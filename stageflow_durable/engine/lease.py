@@ -50,6 +50,10 @@ class Owner:
                 self._joined_at = self._renewed_at
             return self._id
 
+    def is_still(self, owner: str) -> bool:
+        """Whether this thread is still that owner, as far as it knows; asks nobody."""
+        return self._id == owner
+
     def join(self) -> None:
         """Become an owner now, not with the first work: who never joined cannot judge others. Raises
         StoreUnavailable.

@@ -149,6 +149,8 @@ class Rider:
                 and self._world.clock.monotonic() < until
                 and not self._stopping()
             )
+            if not self._owner.is_still(current.owner):
+                return Rode(tuple(left), None, stages)  # declared dead since it began: who takes it over calls the body
             ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
             if isinstance(ending, Fenced):
                 fenced(current)

@@ -17,7 +17,11 @@ from stageflow_durable.state.settlement import DEADLINE_PASSED, drain
 from stageflow_durable.state.strands import StrandRow
 
 HAND_BACK_SECONDS = 5.0
-"""How long a strand waits for a worker that knows its definition, before it is offered again."""
+"""How long a strand waits for a worker that knows its definition, before it is offered again; twice as long each
+time that none did.
+"""
+
+LONGEST_HAND_BACK_SECONDS = 60.0
 
 EARLY_SECONDS = 0.05
 """How much too early a nudge with a countdown may come: timers of two machines differ by some milliseconds."""
@@ -106,7 +110,8 @@ def _hand_back(run: LockedRun, row: StrandRow) -> Refused:
         run.id,
         row.strand,
         state=StrandState.WAITING,
-        wake_at=run.clock + HAND_BACK_SECONDS,
+        wake_at=run.clock + min(LONGEST_HAND_BACK_SECONDS, HAND_BACK_SECONDS * 2.0 ** min(row.nudges, 10)),
+        nudges=row.nudges + 1,
         published_at=None,
     )
     return Refused(Refusal.HANDED_BACK)

@@ -246,9 +246,8 @@ def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None
     if (row.wake_at or 0.0) > run.clock:
         return None  # somebody woke it since the scan, and it waits again
     run.emit("stage.woken", stage=row.stage, strand=row.strand)
-    strands.change(
-        connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock, nudges=0
-    )
+    # ``nudges`` stays: what is handed back again and again is offered less and less often.
+    strands.change(connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock)
     nudge = nudge_of(run, row)
     run.flush()
     return nudge

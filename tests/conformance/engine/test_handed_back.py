@@ -1,0 +1,70 @@
+"""Runs that no worker here knows, and work whose owner learnt that it counts as dead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow_durable import Pipeline, RunStatus
+from stageflow_durable.testing import InProcessEngine
+from tests.conformance.engine.acts import Acts
+from tests.conformance.engine.conftest import MakeEngine
+
+
+def stranger(engine: InProcessEngine, acts: Acts) -> None:
+    """Only a worker that knows another pipeline is left."""
+    for worker in engine.crew:
+        worker.owner.retire()
+    engine.crew = [engine.hired(Pipeline[Any, Any]("other").stage("x", acts.stage))]
+
+
+def hours(engine: InProcessEngine, count: int) -> None:
+    """Sweeps every ten seconds; to look at everything after each would take minutes."""
+    looks, engine.faults.watch = engine.faults.watch, lambda _point: None
+    for _second in range(count * 360):
+        engine.advance(10)
+        engine.sweep()
+        engine.work()
+    engine.faults.watch = looks
+
+
+def test_a_run_that_nobody_knows_is_offered_less_and_less_often(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("a b"))
+    stranger(engine, acts)
+    handle = engine.enqueue("line", {})
+    hours(engine, 3)
+    assert handle.status() is RunStatus.PENDING
+    assert len(handle.history()) < 250
+
+
+def test_it_is_carried_soon_after_a_worker_that_knows_it_has_come(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("a b"))
+    stranger(engine, acts)
+    handle = engine.enqueue("line", {})
+    hours(engine, 1)
+    engine.crew = [engine.hired()]
+    came = engine.clock.time()
+    engine.drain()
+    assert handle.status() is RunStatus.SUCCEEDED
+    assert engine.clock.time() - came <= 70
+    assert handle.describe().stage("a").tries == 1
+
+
+def test_who_learnt_that_it_counts_as_dead_does_not_call_the_body(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("a b"), lease_seconds=10)
+    handle = engine.enqueue("line", {})
+    (paused,) = engine.crew
+    granted = engine.store.succeed
+
+    def and_is_paused(*given: Any, **more: Any) -> Any:
+        done = granted(*given, **more)
+        engine.store.__dict__["succeed"] = granted
+        engine.clock.advance(25)  # longer than a lease, and nobody beats
+        engine.sweep()
+        paused.beat()
+        return done
+
+    engine.store.__dict__["succeed"] = and_is_paused
+    engine.step()
+    assert acts.log == ["a"]
+    engine.drain()
+    assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
