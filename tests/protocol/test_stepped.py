@@ -22,7 +22,7 @@ from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from tests.protocol.invariants import Watch
-from tests.protocol.stepping import interleave, two_sessions
+from tests.protocol.stepping import Act, Stage
 from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
@@ -51,8 +51,8 @@ IDS = itertools.count()
 class World:
     """A migrated database with two owners."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, stage: Stage) -> None:
+        self.stage = stage
         self.database = Database(url)
         self.store = Store(self.database, shortcut=False)
         self.watch = Watch(self.database)
@@ -72,6 +72,11 @@ class World:
         assert isinstance(work, Work)
         return work
 
+    def play(self, at: int, first: Act, second: Act) -> tuple[Any, Any, bool]:
+        """The first held before its ``at``-th statement; their answers, and whether it was over before."""
+        played = self.stage.interleave((first, second), at)
+        return (*played.answers, not played.stopped)
+
     def holds(self) -> None:
         self.watch.check()
 
@@ -86,9 +91,16 @@ def migrated(postgres_service: PostgresService) -> str:
     return url
 
 
+@pytest.fixture(scope="module")
+def stage(migrated: str) -> Iterator[Stage]:
+    made = Stage(migrated, 2, shortcut=False)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def world(migrated: str) -> Iterator[World]:
-    made = World(migrated)
+def world(migrated: str, stage: Stage) -> Iterator[World]:
+    made = World(migrated, stage)
     yield made
     made.database.dispose()
 
@@ -113,10 +125,9 @@ def test_given_a_cancel_and_a_begin_at_once_then_one_of_them_is_first_and_the_ot
     def scene(at: int) -> bool:
         run_id = world.run(LINE)
         nudge = Nudge(run_id, "a", 0, "q")
-        with two_sessions(world.url, at) as (held, free):
-            begun, _cancelled, over = interleave(
-                held, lambda: held.store.begin(nudge, world.taker(0)), lambda: free.order(order(run_id, "cancel"))
-            )
+        begun, _cancelled, over = world.play(
+            at, lambda store: store.begin(nudge, world.taker(0)), lambda store: store.order(order(run_id, "cancel"))
+        )
         facts = world.store.facts(run_id)
         assert facts is not None
         if isinstance(begun, Refused):
@@ -131,12 +142,11 @@ def test_given_a_cancel_and_a_begin_at_once_then_one_of_them_is_first_and_the_ot
 def test_given_a_begin_while_a_cancel_is_held_then_one_of_them_is_first(world: World) -> None:
     def scene(at: int) -> bool:
         run_id = world.run(LINE)
-        with two_sessions(world.url, at) as (held, free):
-            _, begun, over = interleave(
-                held,
-                lambda: held.store.order(order(run_id, "cancel")),
-                lambda: free.begin(Nudge(run_id, "a", 0, "q"), world.taker(1)),
-            )
+        _, begun, over = world.play(
+            at,
+            lambda store: store.order(order(run_id, "cancel")),
+            lambda store: store.begin(Nudge(run_id, "a", 0, "q"), world.taker(1)),
+        )
         facts = world.store.facts(run_id)
         assert facts is not None
         assert (facts.status == "cancelled") == isinstance(begun, Refused)
@@ -149,12 +159,11 @@ def test_given_two_branches_that_end_at_once_then_exactly_one_of_them_begins_the
     def scene(at: int) -> bool:
         run_id = world.run(FORK)
         left, right = world.begun(run_id, "l", 0), world.begun(run_id, "r", 1)
-        with two_sessions(world.url, at) as (held, free):
-            one, two, over = interleave(
-                held,
-                lambda: held.store.succeed(left, world.taker(0), "1", go_on=True),
-                lambda: free.succeed(right, world.taker(1), "2", go_on=True),
-            )
+        one, two, over = world.play(
+            at,
+            lambda store: store.succeed(left, world.taker(0), "1", go_on=True),
+            lambda store: store.succeed(right, world.taker(1), "2", go_on=True),
+        )
         assert isinstance(one, Done)
         assert isinstance(two, Done)
         granted = [done.granted.stage for done in (one, two) if done.granted is not None]
@@ -169,12 +178,11 @@ def test_given_a_branch_that_fails_while_the_other_commits_then_what_was_done_is
         run_id = world.run(FORK)
         left, right = world.begun(run_id, "l", 0), world.begun(run_id, "r", 1)
         failure = Failure("no", "permanent", doubt=True)
-        with two_sessions(world.url, at) as (held, free):
-            _, done, over = interleave(
-                held,
-                lambda: held.store.succeed(right, world.taker(1), "2"),
-                lambda: free.fail(left, failure, cause=Cause.FAILED, park=None, exhausted=False),
-            )
+        _, done, over = world.play(
+            at,
+            lambda store: store.succeed(right, world.taker(1), "2"),
+            lambda store: store.fail(left, failure, cause=Cause.FAILED, park=None, exhausted=False),
+        )
         assert isinstance(done, Done)
         facts = world.store.facts(run_id)
         assert facts is not None
@@ -195,12 +203,11 @@ def test_given_a_zombie_that_commits_while_its_strand_is_taken_then_it_is_saved_
         assert isinstance(work, Work)
         world.store.mark_killed(f"boot{at}", 99)
         place = Place(run_id, "a", 0)
-        with two_sessions(world.url, at) as (held, free):
-            saved, taken, over = interleave(
-                held,
-                lambda: held.store.succeed(work, Taker(zombie, PLANS, {}), "1", go_on=True),
-                lambda: free.take(place, 5, 1.0),
-            )
+        saved, taken, over = world.play(
+            at,
+            lambda store: store.succeed(work, Taker(zombie, PLANS, {}), "1", go_on=True),
+            lambda store: store.take(place, 5, 1.0),
+        )
         assert isinstance(saved, Fenced) == (taken is not None)
         assert world.checkpoints(run_id) == (set() if isinstance(saved, Fenced) else {"a"})
         return over
@@ -215,8 +222,9 @@ def test_given_two_sweeps_that_take_at_once_then_the_fence_rises_once(world: Wor
         world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(dead, PLANS, {}))
         world.store.mark_killed(f"gone{at}", 98)
         place = Place(run_id, "a", 0)
-        with two_sessions(world.url, at) as (held, free):
-            one, two, over = interleave(held, lambda: held.store.take(place, 5, 1.0), lambda: free.take(place, 5, 1.0))
+        one, two, over = world.play(
+            at, lambda store: store.take(place, 5, 1.0), lambda store: store.take(place, 5, 1.0)
+        )
         assert [one, two].count(None) == 1
         (nudge,) = one or two
         assert nudge.gen == 1
@@ -228,8 +236,7 @@ def test_given_two_sweeps_that_take_at_once_then_the_fence_rises_once(world: Wor
 def test_given_one_key_submitted_twice_at_once_then_there_is_one_run(world: World) -> None:
     def scene(at: int) -> bool:
         new = [NewRun(f"K{at}{name}", "c", LINE.plan, f"key{at}", "f", "{}", "{}", "q") for name in "xy"]
-        with two_sessions(world.url, at) as (held, free):
-            one, two, over = interleave(held, lambda: held.store.create(new[0]), lambda: free.create(new[1]))
+        one, two, over = world.play(at, lambda store: store.create(new[0]), lambda store: store.create(new[1]))
         assert not isinstance(one, Exception), one
         assert not isinstance(two, Exception), two
         assert one.run_id == two.run_id
@@ -250,12 +257,11 @@ def test_given_resume_and_compensate_from_one_version_then_one_wins_and_the_othe
         facts = world.store.facts(run_id)
         assert facts is not None
         seen = facts.op_version
-        with two_sessions(world.url, at) as (held, free):
-            one, two, over = interleave(
-                held,
-                lambda: held.store.order(Order(run_id, "resume", "r", "a", seen)),
-                lambda: free.order(Order(run_id, "compensate", "r", "b", seen)),
-            )
+        one, two, over = world.play(
+            at,
+            lambda store: store.order(Order(run_id, "resume", "r", "a", seen)),
+            lambda store: store.order(Order(run_id, "compensate", "r", "b", seen)),
+        )
         conflicts = [answer for answer in (one, two) if isinstance(answer, OperatorConflict)]
         assert len(conflicts) == 1
         return over

@@ -12,7 +12,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import strands
-from tests.protocol.stepping import interleave, two_sessions
+from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None).plan
 
@@ -37,12 +37,12 @@ def test_given_two_that_hand_back_the_same_runs_in_opposite_orders_then_neither_
 ) -> None:
     schema.upgrade(postgres_url)
     nudges = accepted(postgres_url, "A", "B")
-    with two_sessions(postgres_url, at) as (held, free):
-        answers = interleave(
-            held, lambda: held.store.unpublish(nudges), lambda: free.unpublish(tuple(reversed(nudges)))
-        )
-        assert answers[:2] == (None, None)
-        assert unpublished(free) == {"A", "B"}
+    stage = Stage(postgres_url, 2, shortcut=False)
+    one, other = nudges, tuple(reversed(nudges))
+    played = stage.interleave((lambda store: store.unpublish(one), lambda store: store.unpublish(other)), at)
+    assert played.answers == [None, None]
+    assert unpublished(stage.sessions[0].store) == {"A", "B"}
+    stage.close()
 
 
 def test_given_more_than_one_batch_then_all_are_handed_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
