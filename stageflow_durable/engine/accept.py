@@ -15,7 +15,7 @@ from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
 from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
-from stageflow_durable.model.keys import new_run_id
+from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.store import Store
@@ -33,7 +33,9 @@ Deadline: TypeAlias = datetime | timedelta | float
 class Submission:
     """One run to start, for ``enqueue_many``.
 
-    ``deadline``: seconds or a timedelta from now, an aware datetime, or None.
+    ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
+    id that the caller made (26 characters, a ULID), so that the same submission can be given again after
+    StoreUnavailable and still starts one run.
     """
 
     input: Any
@@ -43,6 +45,7 @@ class Submission:
     priority: int | None = None
     queue: str | None = None
     metadata: Mapping[str, Any] | None = None
+    run_id: str | None = None
 
 
 class Acceptor:
@@ -58,8 +61,10 @@ class Acceptor:
         self._payload_bytes = payload_bytes
 
     def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
-        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it; with the
-        database away nothing happened (StoreUnavailable).
+        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it.
+
+        StoreUnavailable: nothing was recorded, unless the connection broke while it was being committed. With a key
+        the call can be repeated safely.
         """
         created = self._store.create(self._new(pipeline, submission))
         self.deliver(created)
@@ -70,7 +75,8 @@ class Acceptor:
     ) -> list[Created | StageflowError]:
         """Record many. ``collect``: refused ones are returned in their places. Else the first that does not validate is
         raised before anything is recorded; one whose key has other parameters is raised when it is met, and those
-        recorded before it are delivered.
+        recorded before it are delivered. StoreUnavailable: as in :meth:`accept`; submissions with a key or a
+        ``run_id`` can be given again safely.
         """
         prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
         answers: dict[int, Created | StageflowError] = {}
@@ -112,7 +118,7 @@ class Acceptor:
         metadata = _object(submission.metadata or {}, "metadata")
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         return NewRun(
-            id=new_run_id(int(self._clock.time() * 1000)),
+            id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
             client_id=_name(submission.client_id, "client_id"),
             plan=pipeline.plan,
             key=key,
@@ -136,6 +142,13 @@ def _name(text: str, what: str) -> str:
     if not valid_key(text, what).strip():
         raise InvalidKey(f"{what} is blank; give 1 to 255 characters that say something, or leave it out")
     return text
+
+
+def _run_id(submission: Submission) -> str | None:
+    given = submission.run_id
+    if given is not None and (submission.idempotency_key is not None or not is_run_id(given)):
+        raise InvalidInput("enqueue", ["run_id: 26 characters of a ULID, and no idempotency_key beside it"])
+    return given
 
 
 def _moment(deadline: datetime) -> float:

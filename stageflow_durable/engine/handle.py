@@ -123,6 +123,7 @@ class RunHandle(HandleTwins):
     def _facts(self) -> RunFacts:
         facts = self._store.facts(self.run_id)
         if facts is None:
+            self._store.full_id(self.run_id)  # says that it was pruned, where it was
             raise UnknownRun(f"no run {self.run_id}")
         return facts
 

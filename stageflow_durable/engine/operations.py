@@ -136,6 +136,8 @@ class Operations:
         """Undo what a run did, or try failed undos again. ``skip``: stages whose undo is given up instead, for the
         ``reason``. Raises NotAllowed, OperatorConflict.
         """
+        if isinstance(skip, str):
+            raise InvalidInput("compensate", [f'skip: a list of stages, as in skip=["{skip}"], not text'])
         return self._order(run_id, "compensate", reason, actor, op_version, past_pivot, tuple(skip))
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:

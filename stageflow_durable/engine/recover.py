@@ -107,13 +107,23 @@ class Sweeper:
         """Publish what was never delivered, and note it only then."""
         count = 0
         for queue in self._store.queues():
-            found = self._each(self._lost(queue), self._store.missed, problems)
-            missed = [one for one in found if one is not None]
-            if not self._taken_by_broker(tuple(one.nudge for one in missed)):
-                break
-            count += len(missed)
-            for _noted in self._each(missed, self._store.nudged, problems):
-                pass
+            try:
+                found = self._each(self._lost(queue), self._store.missed, problems)
+                missed = [one for one in found if one is not None]
+                # One by one after a failure: what a broker took before it failed again must not come at every sweep.
+                pieces = [missed] if not self._broker_away else [[one] for one in missed]
+                for piece in pieces:
+                    if not self._taken_by_broker(tuple(one.nudge for one in piece)):
+                        return count
+                    count += len(piece)
+                    for _noted in self._each(piece, self._store.nudged, problems):
+                        pass
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001  # one queue that the broker refuses must not keep the others
+                what = f"queue {queue}: {type(error).__name__}: {message_of(error)}"
+                log.warning("sweep: %s", what)
+                problems.append(what)
         return count
 
     def _lost(self, queue: str) -> list[Place]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from stageflow_durable.clock import World
 from stageflow_durable.codec import encode, fingerprint, plain
 from stageflow_durable.engine import body
+from stageflow_durable.engine.keyed import as_of_now, patience
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import (
@@ -53,9 +54,6 @@ Ending = Done | Waiting | Fenced
 
 MARGIN_SECONDS = 15.0
 """From the beginning of an attempt, as recorded, to the call of its body, at the most."""
-
-KEY_HELD_SECONDS = 2.0
-"""How long a stage waits, as a row, before it asks again for a business key that another run holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +173,12 @@ class Rider:
         try:
             ctx = body.stage_context(work, pipeline, memory, services)
             key = self._business_key(work, spec, ctx)
+            found = None if key is None else self._claim(work, key, services)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what is wrong before the body is the application's, not ours
             before = raised(error, policy, self._history(work, began), self._world.draw, called=False)
             return self._save(work, memory, misfit(before), services, None, go_on)
-        found = None if key is None else self._claim(work, key, services)
         if isinstance(found, Waiting | Done | Fenced):
             return found
         if isinstance(found, Succeeded | Over):
@@ -290,11 +288,11 @@ class Rider:
     def _claim(self, work: Work, key: BusinessKey, services: Services) -> Any:
         """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal."""
         answer = self._store.claim_key(work, key)
-        if isinstance(answer, Claimed):
-            return None
+        if isinstance(answer, Claimed | Fenced):
+            return None if isinstance(answer, Claimed) else answer
         if isinstance(answer, Answered):
             services.emit("work.idempotency_hit", {"key": key.key})
-            return Succeeded(answer.result_text, replayed=True)
+            return Succeeded(as_of_now(self._pipelines[work.run.pipeline], work.stage, answer), replayed=True)
         return self._refused_key(work, key, services, answer)
 
     def _refused_key(self, work: Work, key: BusinessKey, services: Services, answer: Any) -> Any:
@@ -305,10 +303,10 @@ class Rider:
         services.emit("work.idempotency_conflict", {"key": key.key, "run": held_by})
         held = isinstance(answer, InProgress | HeldByRun)
         if held and not self._settled(held_by):
-            return self._commit(work, lambda: self._store.postpone(work, KEY_HELD_SECONDS))
+            return self._commit(work, lambda: self._store.postpone(work, patience(work)))
         why = "its work was undone; start over with a new key"
         if held:
-            why = f"run {held_by} failed in doubt; settle it first"
+            why = f"run {held_by} ended in doubt about it; settle that run, or wait until its key runs out"
         return refusal(IdempotencyConflict(key.key, why, run_id=held_by))
 
     def _settled(self, run_id: str | None) -> bool:

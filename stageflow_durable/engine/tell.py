@@ -34,7 +34,7 @@ def _over(work: Work, outcome: Over) -> None:
         ended = "cancelled its run" if outcome.cause is Cause.STAGE else "ended"
         log.warning("%s %s: %s", _attempt(work, outcome), ended, _error(outcome))
         return
-    parked = f"; parked ({outcome.park})" if outcome.park else ""
+    parked = f"; parked ({outcome.park})" if outcome.park and not work.undoing else ""
     log.error(
         "%s failed for good: %s%s; look: stageflow show %s",
         _attempt(work, outcome),

@@ -66,6 +66,7 @@ class KeyRecord:
     result: str | None
     lease_until: float | None
     expires_at: float | None
+    result_schema: int | None = None
 
 
 def verdict(
@@ -159,7 +160,7 @@ def _held(record: KeyRecord, now: float, claimant: Claimant | None) -> Standing 
 
 def _settled(record: KeyRecord) -> Done | Undone:
     if record.state is KeyState.DONE and record.result is not None:
-        return Done(record.result)
+        return Done(record.result, record.result_schema or 1)
     return Undone(record.holder.run_id if record.holder else record.owner)
 
 

@@ -46,9 +46,12 @@ class InProgress:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The work was done; ``result_text`` is its result as encoded by :mod:`stageflow_durable.codec`."""
+    """The work was done; ``result_text`` is its result as encoded by :mod:`stageflow_durable.codec`. ``schema``: of the
+    pipeline, where a stage of a run did it.
+    """
 
     result_text: str
+    schema: int = 1
 
     @property
     def result(self) -> object:

@@ -15,6 +15,11 @@ def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
     return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
+def is_run_id(text: str) -> bool:
+    """Whether ``text`` has the form of an id that :func:`new_run_id` makes."""
+    return len(text) == 26 and text[0] <= "7" and set(text) <= set(_ALPHABET)
+
+
 def stage_key(run_id: str, stage: str) -> str:
     """The key of a stage's action: stable over attempts and recoveries of the run."""
     return f"sf_{run_id}_{stage}"

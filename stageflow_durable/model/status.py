@@ -140,5 +140,5 @@ STEP_TRANSITIONS: dict[StepState, frozenset[StepState]] = {
     _S.COMPENSATING: frozenset({_S.COMPENSATED, _S.COMPENSATION_FAILED, _S.SKIPPED}),
     _S.COMPENSATION_FAILED: frozenset({_S.RECORDED, _S.INTENDED, _S.SKIPPED}),
     _S.COMPENSATED: frozenset(),
-    _S.SKIPPED: frozenset(),
+    _S.SKIPPED: frozenset({_S.INTENDED}),
 }

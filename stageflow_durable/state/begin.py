@@ -11,7 +11,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refusal, Refused, Work
 from stageflow_durable.state import definitions, strands
-from stageflow_durable.state.fitting import why_not
+from stageflow_durable.state.fitting import unreadable, why_not
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain
 from stageflow_durable.state.strands import StrandRow
@@ -95,13 +95,13 @@ def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
 
 
 def _fit_to_undo(run: LockedRun, row: StrandRow, plan: Plan) -> Refused | None:
-    """An undo needs no more than its stage's undo; where the newest definition has none either, it fails for a
-    person.
+    """An undo needs its stage's undo, and what the run saved; where the newest definition has not got them either, it
+    fails for a person.
     """
     known = plan.by_name.get(row.stage)
-    has_undo = known is not None and known.undo is not None
+    can = known is not None and known.undo is not None and unreadable(run.connection, run.id, plan) is None
     newest = definitions.newest(run.connection, run.facts.pipeline) == plan.digest
-    return None if has_undo or newest else _hand_back(run, row)
+    return None if can or newest else _hand_back(run, row)
 
 
 def _hand_back(run: LockedRun, row: StrandRow) -> Refused:

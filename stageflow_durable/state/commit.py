@@ -45,6 +45,11 @@ def _mine(connection: Connection, work: Work, audit_key: bytes) -> LockedRun | N
     return run if run is not None and strands.is_mine(connection, work) else None
 
 
+def is_mine(connection: Connection, work: Work, audit_key: bytes) -> bool:
+    """Whether the attempt is still its owner's, under the run's lock."""
+    return _mine(connection, work, audit_key) is not None
+
+
 def _keep(run: LockedRun, work: Work, events: Kept) -> None:
     for kind, data in events:
         run.emit(kind, **{**data, "stage": work.stage})
@@ -199,6 +204,8 @@ def wait(
         category=failure.category,
         undo=work.undoing,
     )
+    if not (failure.called or work.undoing or strands.called_before(connection, work)):
+        _void_step(run, work.stage)
     if run.facts.phase is not work.direction:
         return _come_to_rest(run, work)
     strands.change(
@@ -316,7 +323,10 @@ def fail(
     clean = failure.vouched or not (failure.called or strands.called_before(connection, work))
     if clean:
         _void_step(run, work.stage)
-    nudges = drain(run, cause, error=failure.error, stage=work.stage, park=park or _park_reason(run, work, clean))
+    reason = park or _park_reason(run, work, clean)
+    if run.facts.phase is not Phase.FORWARD and not run.plan.by_name[work.stage].pivot:
+        reason = None  # it was stopped before: what else was asked for stands, as for a stage that is lost
+    nudges = drain(run, cause, error=failure.error, stage=work.stage, park=reason)
     run.flush()
     return Done(nudges=nudges, ended=run.facts.phase is Phase.SETTLED)
 

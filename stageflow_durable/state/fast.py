@@ -186,7 +186,7 @@ def _intent(source: Any, dialect: Any) -> Any:
         .on_conflict_do_update(
             index_elements=["run", "stage"],
             set_={"state": _is(StepState.INTENDED)},
-            where=saga_steps.c.state == _is(StepState.VOID),
+            where=or_(saga_steps.c.state == _is(StepState.VOID), saga_steps.c.state == _is(StepState.SKIPPED)),
         )
     )
 

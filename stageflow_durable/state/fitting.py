@@ -4,20 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, or_, select
+from sqlalchemy import Connection, and_, bindparam, or_, select, union
 
 from stageflow_durable.model.plan import Plan, mismatch
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StrandState
+from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.state import strands
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.locked import facts_of
-from stageflow_durable.state.tables import runs
+from stageflow_durable.state.tables import checkpoints, runs
 from stageflow_durable.state.views import summary_of
+
+_SCHEMAS = union(
+    select(runs.c.input_schema).where(runs.c.id == bindparam("run_id")),
+    select(checkpoints.c.saved_schema).where(
+        and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.skipped.is_(False))
+    ),
+)
+
+
+def unreadable(connection: Connection, run_id: str, new: Plan) -> str | None:
+    """Why ``new`` cannot read what the run saved; None: it can."""
+    saved = set(connection.execute(_SCHEMAS, {"run_id": run_id}).scalars())
+    wrong = sorted(schema for schema in saved if not new.reads <= schema <= new.schema)
+    if not wrong:
+        return None
+    return f"its outputs have schema {wrong[0]}, this definition reads {new.reads} to {new.schema}"
 
 
 def why_not(connection: Connection, run_id: str, old: Plan, new: Plan) -> str | None:
     """Why the run cannot go forward under ``new``; None: it can."""
+    cannot_read = unreadable(connection, run_id, new)
+    if cannot_read is not None:
+        return cannot_read
     rows = strands.all_of(connection, run_id)
     active = frozenset(row.stage for row in rows if row.state != StrandState.DONE and row.direction == Phase.FORWARD)
     begun = frozenset(row.stage for row in rows if row.attempt > 0 and row.direction == Phase.FORWARD)
@@ -44,6 +63,7 @@ def misfits(connection: Connection, plans: Sequence[Plan]) -> list[tuple[RunSumm
 
 
 def _undo_gone(connection: Connection, run_id: str, new: Plan) -> str | None:
-    owed = [stage for stage, state in strands.steps(connection, run_id).items() if state in OPEN_STEPS]
+    due = OPEN_STEPS | {StepState.COMPENSATION_FAILED}
+    owed = [stage for stage, state in strands.steps(connection, run_id).items() if state in due]
     gone = [stage for stage in owed if stage not in new.by_name or new.by_name[stage].undo is None]
     return f"the undo of {', '.join(gone)} is owed, and gone" if gone else None

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select
 from stageflow_durable.codec import encode
 from stageflow_durable.errors import NotAllowed, UnknownRun
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.status import Phase, StepState, StrandState
+from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.audit import EventRow, seal
@@ -89,9 +89,12 @@ def _copied(run: LockedRun, from_stage: str) -> frozenset[str]:
         )
     copied = done - {from_stage} - run.plan.descendants[from_stage]
     steps = strands.steps(run.connection, run.id)
-    undone = [stage.name for stage in run.plan.stages if stage.name in copied and steps.get(stage.name) in _TAKEN_BACK]
+    turning = run.facts.phase in (Phase.DRAINING, Phase.BACKWARD) or run.facts.status is RunStatus.COMPENSATION_FAILED
+    void = _TAKEN_BACK | OPEN_STEPS if turning else _TAKEN_BACK  # what is owed now is undone next
+    undone = [stage.name for stage in run.plan.stages if stage.name in copied and steps.get(stage.name) in void]
     if undone:
-        why = f"what {', '.join(undone)} did was undone, its output is true no more; fork from {undone[0]} or before"
+        how = "is being undone" if turning else "was undone"
+        why = f"what {', '.join(undone)} did {how}, its output is true no more; fork from {undone[0]} or before"
         raise NotAllowed(run.id, "fork", why)
     return copied
 

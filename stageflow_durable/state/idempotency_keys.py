@@ -24,6 +24,7 @@ from sqlalchemy import (
     Connection,
     Double,
     Index,
+    Integer,
     Row,
     String,
     Table,
@@ -72,6 +73,8 @@ idempotency_keys = Table(
     Column("expires_at", Double),
     # How long what a stage of a run found is remembered, for whoever ends the run without the stage.
     Column("keep_seconds", Double),
+    # Under which schema of its pipeline a run's result was saved.
+    Column("result_schema", Integer),
     CheckConstraint("state IN ('free', 'held', 'done', 'undone')", name="state_known"),
     CheckConstraint("(owner_run IS NULL) = (owner_stage IS NULL)", name="run_with_stage"),
     CheckConstraint("state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)", name="held_by_lease_or_run"),
@@ -205,18 +208,8 @@ def _larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement
     return case((one > other, one), else_=other)
 
 
-_TAKEN = (
-    "fingerprint",
-    "params",
-    "owner",
-    "owner_run",
-    "owner_stage",
-    "state",
-    "result",
-    "lease_until",
-    "expires_at",
-    "keep_seconds",
-)
+_KEPT = frozenset({"client_id", "operation", "key", "fence"})
+_TAKEN = tuple(column.name for column in idempotency_keys.columns if column.name not in _KEPT)
 _FIND = select(idempotency_keys, _NOW.label("now")).where(_THIS)
 
 
@@ -232,6 +225,7 @@ def _record(row: Row[Any]) -> KeyRecord:
         row.result,
         row.lease_until,
         row.expires_at,
+        row.result_schema,
     )
 
 
@@ -291,7 +285,11 @@ def release_lease(
 # Against another run or stage; a zombie of this stage was refused by the run's own fence before.
 _OURS = and_(_THIS, _T.owner_run == bindparam("at_run"), _T.owner_stage == bindparam("at_stage"))
 _OPEN = and_(_OURS, _T.state == _HELD)
-_FINISH = update(idempotency_keys).where(_OPEN).values(state=_DONE, result=_TEXT, expires_at=_EXPIRY)
+_FINISH = (
+    update(idempotency_keys)
+    .where(_OPEN)
+    .values(state=_DONE, result=_TEXT, expires_at=_EXPIRY, result_schema=bindparam("schema", type_=Integer()))
+)
 _RELEASE = update(idempotency_keys).where(_OPEN).values(state=_FREE, params=null(), expires_at=_NOW)
 _ABANDON = update(idempotency_keys).where(_OPEN).values(expires_at=_EXPIRY)
 _UNDO = (
@@ -310,12 +308,14 @@ def finish_for_run(
     result_text: str,
     *,
     ttl_seconds: float,
+    schema: int = 1,
     now: float | None = None,
 ) -> bool:
-    """The stage is ok: remember its encoded result for ``ttl_seconds``. False: this stage does not hold the key."""
-    return _write(
-        connection, _FINISH, scope, key, at_run=run_id, at_stage=stage, text=result_text, ttl=ttl_seconds, now=now
-    )
+    """The stage is ok: remember its encoded result, saved under ``schema``, for ``ttl_seconds``. False: this stage does
+    not hold the key.
+    """
+    terms = {"text": result_text, "ttl": ttl_seconds, "schema": schema, "now": now}
+    return _write(connection, _FINISH, scope, key, at_run=run_id, at_stage=stage, **terms)
 
 
 def release_for_run(

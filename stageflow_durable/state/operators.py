@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import OPEN_STEPS, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.verbs import TURNING_BACK, VerbName, refusal, standing
 from stageflow_durable.model.work import UNDO_PREFIX, Nudge
 from stageflow_durable.saga.settle import undone
-from stageflow_durable.state import idempotency_keys, strands, views
+from stageflow_durable.state import definitions, idempotency_keys, strands, views
 from stageflow_durable.state.commit import advance
 from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.settlement import drain, end, go_backward, nudge_of, unpass
@@ -233,12 +234,20 @@ def _not_done(run: LockedRun, stage: str) -> None:
 
 
 def _found_done(run: LockedRun, stage: str, delta: str) -> None:
-    strands.checkpoint(run.connection, run.id, stage, delta, run.clock, schema=run.plan.schema)
+    schema = _newest(run).schema  # people say it as the code of today has it
+    strands.checkpoint(run.connection, run.id, stage, delta, run.clock, schema=schema)
     for scope, key, holder, ttl in idempotency_keys.held_by_run(run.connection, run.id):
         if holder == stage:
-            idempotency_keys.finish_for_run(run.connection, scope, key, run.id, stage, delta, ttl_seconds=ttl)
+            idempotency_keys.finish_for_run(
+                run.connection, scope, key, run.id, stage, delta, ttl_seconds=ttl, schema=schema
+            )
     if run.plan.by_name[stage].undo is not None:
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
+
+
+def _newest(run: LockedRun) -> Plan:
+    digest = definitions.newest(run.connection, run.facts.pipeline)
+    return run.plan if digest is None else definitions.plan_of(run.connection, digest)
 
 
 def _carry_on(run: LockedRun, row: strands.StrandRow, stage: str, *, done: bool) -> tuple[Nudge, ...]:

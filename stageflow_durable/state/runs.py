@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select
 
 from stageflow_durable.codec import decode, differing_fields, encode
-from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
+from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
@@ -94,13 +94,36 @@ def _tombstone(connection: Connection, new: NewRun) -> Any:
 
 
 def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
-    """Record many runs without keys in one go; runs with keys go one by one through :func:`create`."""
+    """Record many runs without keys in one go; runs with keys go one by one through :func:`create`.
+
+    Those that are there already, from a call whose answer was lost, are answered as if they were new: nobody has
+    published them. Raises InvalidInput where another run has the id.
+    """
     clock = float(connection.execute(_CLOCK).scalar_one())
-    sealed = [accepted(new, clock, audit_key) for new in batch]
-    connection.execute(insert(runs), [columns_of(new, clock, event) for new, event in zip(batch, sealed, strict=True)])
-    connection.execute(_INSERT_STRANDS, [row for new in batch for row in _strands(new, clock)])
-    connection.execute(_INSERT_EVENT, [{name: getattr(event, name) for name in EventRow.__slots__} for event in sealed])
+    sealed = {new.id: (new, accepted(new, clock, audit_key)) for new in batch}
+    inserting = insert_for(connection, runs).on_conflict_do_nothing(index_elements=["id"]).returning(runs.c.id)
+    rows = [columns_of(new, clock, event) for new, event in sealed.values()]
+    made = set(connection.execute(inserting, rows).scalars())
+    _refuse_others(connection, [new for new in batch if new.id not in made])
+    fresh = [sealed[run] for run in sealed if run in made]
+    if fresh:
+        connection.execute(_INSERT_STRANDS, [row for new, _event in fresh for row in _strands(new, clock)])
+        connection.execute(
+            _INSERT_EVENT, [{name: getattr(event, name) for name in EventRow.__slots__} for _new, event in fresh]
+        )
     return [Created(new.id, False, first_nudges(new)) for new in batch]
+
+
+def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
+    """Of runs whose ids are taken, each has to be the one that has its id."""
+    if not repeated:
+        return
+    named = select(runs.c.id, runs.c.client_id, runs.c.pipeline, runs.c.fingerprint)
+    found = connection.execute(named.where(runs.c.id.in_([new.id for new in repeated]))).all()
+    there = {(row.id, row.client_id, row.pipeline, row.fingerprint) for row in found}
+    other = [new.id for new in repeated if (new.id, new.client_id, new.plan.pipeline, new.fingerprint) not in there]
+    if other:
+        raise InvalidInput("enqueue", [f"run_id: {other[0]} is another run; leave it out, or make a new one"])
 
 
 def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:

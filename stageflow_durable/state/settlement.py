@@ -133,7 +133,7 @@ def undo_ended(run: LockedRun) -> tuple[tuple[Nudge, ...], bool]:
     steps = strands.steps(run.connection, run.id)
     halt = halted(run.plan.on_compensation_failure, steps)
     if halt and any(row.state == StrandState.RUNNING for row in strands.all_of(run.connection, run.id)):
-        strands.rest_idle(run.connection, run.id)  # an undo that has begun comes to its end
+        strands.rest_idle(run.connection, run.id)  # one that runs comes to its end, one that waits rests
         return (), False
     over = undone(steps, halt=halt)
     if over is None:

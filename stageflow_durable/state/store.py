@@ -195,10 +195,15 @@ class Store(Reading):
         return self._do(lambda c: beginning.recall(c, work, owner))
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
-        """Take a business key for the stage, or what stands in the way."""
-        return self._do(
-            lambda c: idempotency_keys.claim_for_run(
-                c,
+        """Take a business key for the stage, or what stands in the way; Fenced when the stage is no longer the owner's:
+        against one that was paused, and would hold the key of a run that is over for ever.
+        """
+
+        def claim(connection: Connection) -> Any:
+            if not commit.is_mine(connection, work, self._audit):
+                return Fenced()
+            return idempotency_keys.claim_for_run(
+                connection,
                 key.scope,
                 key.key,
                 key.fingerprint,
@@ -207,7 +212,8 @@ class Store(Reading):
                 work.stage,
                 ttl_seconds=key.ttl_seconds,
             )
-        )
+
+        return self._do(claim)
 
     def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a run's history."""
@@ -298,10 +304,20 @@ class Store(Reading):
 def _end_key(connection: Connection, work: Work, key: BusinessKey, delta: str | None) -> None:
     if delta is None:  # skipped: nothing that another run could be answered with
         _let_go(connection, work, key, doubt=False)
-    else:
-        idempotency_keys.finish_for_run(
-            connection, key.scope, key.key, work.run.id, work.stage, delta, ttl_seconds=key.ttl_seconds
-        )
+        return
+    idempotency_keys.finish_for_run(
+        connection,
+        key.scope,
+        key.key,
+        work.run.id,
+        work.stage,
+        delta,
+        ttl_seconds=key.ttl_seconds,
+        schema=work.plan.schema,
+    )
+    for other in idempotency_keys.held_by_run(connection, work.run.id):
+        if other.stage == work.stage:  # an earlier attempt named another key: nobody else would let it go
+            _let_go(connection, work, BusinessKey(other.scope, other.key, "", "", other.ttl_seconds), doubt=False)
 
 
 def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:

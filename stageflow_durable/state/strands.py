@@ -275,13 +275,15 @@ def steps(connection: Connection, run_id: str) -> Mapping[str, StepState]:
 
 
 def intend(connection: Connection, run_id: str, stage: str) -> None:
-    """Write the intent before the action; a step that an earlier, vouched attempt left void is owed again."""
+    """Write the intent before the action. What an earlier, vouched attempt left void, or a person gave up before the
+    run was resumed, is owed again.
+    """
     statement = insert_for(connection, saga_steps).values(run=run_id, stage=stage, state=StepState.INTENDED)
     connection.execute(
         statement.on_conflict_do_update(
             index_elements=["run", "stage"],
             set_={"state": StepState.INTENDED},
-            where=saga_steps.c.state == StepState.VOID.value,
+            where=saga_steps.c.state.in_([StepState.VOID.value, StepState.SKIPPED.value]),
         )
     )
 

@@ -21,7 +21,7 @@ from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.owners import alive_and_dead
-from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 
 ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
 """Statuses that wait for a person."""
@@ -53,11 +53,23 @@ def full_id(connection: Connection, prefix: str) -> str:
     found = list(connection.execute(select(runs.c.id).where(fits).limit(3)).scalars())
     if prefix in found:
         return prefix
+    pruned = None if found else _pruned(connection, prefix)
+    if pruned is not None:
+        raise UnknownRun(pruned)
     if len(found) != 1 or len(prefix) < 4:
         raise UnknownRun(
             f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run; give more of the id"
         )
     return str(found[0])
+
+
+def _pruned(connection: Connection, run_id: str) -> str | None:
+    row = connection.execute(select(tombstones).where(tombstones.c.run == run_id)).one_or_none()
+    if row is None:
+        return None
+    return (
+        f"run {run_id} {row.status} at {_when(row.finished_at):%Y-%m-%d %H:%M} UTC and was pruned; its key stays taken"
+    )
 
 
 @dataclass(frozen=True, slots=True)

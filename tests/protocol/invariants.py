@@ -325,8 +325,9 @@ class Watch:
         with self._database.read() as connection:
             now = pictures(connection)
             orphaned = list(rows_of_no_run(connection))
+            pruned = set(connection.execute(select(tables.tombstones.c.run)).scalars())
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
-        broken += [f"run {run} is gone" for run in self._before.keys() - now.keys()]
+        broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned
         self._before = now
         assert broken == [], "\n".join(broken)

@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("expires_at", sa.Double(), nullable=True),
         sa.Column("keep_seconds", sa.Double(), nullable=True),
+        sa.Column("result_schema", sa.Integer(), nullable=True),
         sa.CheckConstraint(
             "(owner_run IS NULL) = (keep_seconds IS NULL)", name=op.f("ck_stageflow_idempotency_keys_run_keeps")
         ),
