@@ -189,8 +189,11 @@ class Engine(Steering):
         ``deadline``: seconds or a timedelta from now, or an aware datetime.
 
 
-        Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable
-        (nothing was accepted). With the broker away the run is recorded, and delivered once it is back.
+        Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
+        With the broker away the run is recorded, and delivered once it is back.
+
+        After StoreUnavailable nothing was accepted, unless the connection broke while the run was being committed:
+        with a key, calling again is safe and finds out.
         """
         found = self.pipeline(pipeline)
         self._ready()

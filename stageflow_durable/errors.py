@@ -170,7 +170,9 @@ class NotAllowed(Terminal):
 
 
 class StoreUnavailable(Retryable):
-    """The database did not answer in bounded time; nothing was accepted."""
+    """The database did not answer in bounded time. Nothing was accepted, unless the answer to a commit was lost: with
+    an idempotency key the same call can be made again safely.
+    """
 
 
 class RunBusy(StoreUnavailable):

@@ -15,13 +15,14 @@ import click
 
 from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, one_line
 from stageflow_durable.cli.interrupts import Steps
-from stageflow_durable.cli.lines import BATCH, Answer, Line, Start, key_of, numbered, started
+from stageflow_durable.cli.lines import BATCH, Answer, Line, Start, Wanted, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_json_line, say
 from stageflow_durable.cli.parameters import json_value, strict_json
-from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
 from stageflow_durable.cli.words import counted
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import ResultTimeout, RunError
+from stageflow_durable.model.keys import new_run_id
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Handle
@@ -82,8 +83,8 @@ def enqueue(
     def start(value: Any, key: str | None) -> Handle:
         return application.enqueue(pipeline, value, idempotency_key=key, **given)
 
-    def start_many(wanted: Sequence[tuple[Any, str | None]]) -> Sequence[Answer]:
-        submissions = [Submission(value, idempotency_key=key, **given) for value, key in wanted]
+    def start_many(wanted: Sequence[Wanted]) -> Sequence[Answer]:
+        submissions = [Submission(one.value, idempotency_key=one.key, run_id=one.run_id, **given) for one in wanted]
         return application.enqueue_many(pipeline, submissions, on_error="collect")
 
     many = _stream_of_lines(source, lines)
@@ -199,7 +200,7 @@ def _start_many(start: Start, stream: IO[bytes], name: str, wish: Wish) -> int:
 
 
 def _start_all(start: Start, stream: IO[bytes], tally: Tally, steps: Steps, wish: Wish) -> None:
-    def whole(wanted: Sequence[tuple[Any, str | None]]) -> Sequence[Answer]:
+    def whole(wanted: Sequence[Wanted]) -> Sequence[Answer]:
         steps.hold()
         return start(wanted)
 
@@ -208,12 +209,16 @@ def _start_all(start: Start, stream: IO[bytes], tally: Tally, steps: Steps, wish
     batch = BATCH if total is not None else 1
     lines = numbered(stream, wish.from_line)
     with steps.held_back(), _progress("starting", total) as (advance, tell):
-        for told in started(lines, whole, wish.key_field, batch=batch, pause=steps.pause):
+        for told in started(lines, whole, wish.key_field, batch=batch, pause=steps.pause, new_id=_new_id):
             for line in told:
                 tally.add(line, tell)
                 advance()
             steps.release()
     tally.complete = True
+
+
+def _new_id() -> str:
+    return new_run_id(int(utc_now().timestamp() * 1000))
 
 
 def _await_all(tally: Tally) -> None:

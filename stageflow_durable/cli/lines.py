@@ -14,18 +14,32 @@ from stageflow_durable.errors import (
     InvalidInput,
     InvalidKey,
     Retryable,
+    RunBusy,
     StageflowError,
+    StoreUnavailable,
     UnsavableValue,
 )
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Handle
 
-Answer = Union["Handle", StageflowError]
-Start = Callable[[Sequence[tuple[Any, str | None]]], Sequence[Answer]]
-"""Starts a run for each input and idempotency key; a refusal stands in the place of what it refuses.
 
-Without keys it starts all that are not refused, or none of them.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A line that can be read, and waits to be started: under its ``key``, or as the run ``run_id``."""
+
+    number: int
+    value: Any
+    key: str | None
+    run_id: str | None
+
+
+Answer = Union["Handle", StageflowError]
+Start = Callable[[Sequence[Wanted]], Sequence[Answer]]
+"""Starts a run for each line; a refusal stands in the place of what it refuses.
+
+Without keys it starts all that are not refused, or none of them; which of both is not known after StoreUnavailable,
+when the answer to a commit was lost. Given the same lines again it starts none twice: they have a key or a run's id.
 """
 
 BATCH = 100
@@ -39,12 +53,20 @@ PATIENCE = (0.5, 1.0, 2.0, 4.0)
 
 
 class Stopped(StageflowError):
-    """The work ended before the file did; ``line`` is the first that was not started."""
+    """The work ended before the file did; ``line`` is the first that was not started. ``doubtful``: the last that may
+    be recorded nevertheless, because an answer was lost.
+    """
 
-    def __init__(self, line: int, why: str) -> None:
+    def __init__(self, line: int, why: str, doubtful: int | None = None) -> None:
         self.line = line
+        lines = f"lines {line} to {doubtful}" if doubtful != line else f"line {line}"
+        look = (
+            f"; {lines} may be recorded too, if only the database's answer was lost: look first, "
+            "stageflow runs --since 10m"
+        )
         super().__init__(
             f"stopped at line {line}: {why}; the lines before it are recorded, go on with --from-line {line}"
+            f"{look if doubtful is not None else ''}"
         )
 
 
@@ -72,55 +94,52 @@ def started(
     *,
     batch: int = BATCH,
     pause: Callable[[float], object],
+    new_id: Callable[[], str],
 ) -> Iterator[list[Line]]:
-    """Start the lines, ``batch`` at a time, and say what became of each. Raises Stopped when the engine can take no
-    further line at all.
+    """Start the lines, ``batch`` at a time, and say what became of each. ``new_id`` makes the ids of runs without keys.
+    Raises Stopped when the engine can take no further line at all.
     """
     numbered_lines = iter(lines)
     while taken := list(islice(numbered_lines, batch)):
-        yield from _batch([_read(number, raw, key_field) for number, raw in taken], start, pause)
+        yield from _batch([_read(number, raw, key_field, new_id) for number, raw in taken], start, pause)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A line that can be read, and waits to be started."""
-
-    number: int
-    value: Any
-    key: str | None
-
-
-def _read(number: int, raw: bytes, key_field: str | None) -> _Wanted | Line:
+def _read(number: int, raw: bytes, key_field: str | None, new_id: Callable[[], str]) -> Wanted | Line:
     try:
         value = strict_json(raw.decode())
-        return _Wanted(number, value, key_of(value, key_field))
+        key = key_of(value, key_field)
+        # Made once a line, whatever the number of tries: a try that was recorded without our knowing is found again.
+        return Wanted(number, value, key, new_id() if key is None else None)
     except UnicodeDecodeError as error:
         return Line(number, error=f"not UTF-8 at byte {error.start + 1}")
     except (ValueError, RecursionError) as error:
         return Line(number, error=json_mistake(error) if isinstance(error, ValueError) else "nested too deep")
 
 
-def _batch(taken: Sequence[_Wanted | Line], start: Start, pause: Callable[[float], object]) -> Iterator[list[Line]]:
+def _batch(taken: Sequence[Wanted | Line], start: Start, pause: Callable[[float], object]) -> Iterator[list[Line]]:
     ended = {one.number: one for one in taken if isinstance(one, Line)}
-    waiting = [one for one in taken if isinstance(one, _Wanted)]
+    waiting = [one for one in taken if isinstance(one, Wanted)]
     trouble: StageflowError | None = None
+    lost = False
     for seconds in (*PATIENCE, None):
         waiting, trouble = _tried(waiting, start, ended)
+        lost = lost or (isinstance(trouble, StoreUnavailable) and not isinstance(trouble, RunBusy))
         if not isinstance(trouble, Retryable) or seconds is None:
             break
         pause(seconds)
     yield [ended[number] for number in sorted(ended)]
     if waiting:
-        raise Stopped(waiting[0].number, str(trouble)) from trouble
+        doubtful = max((one.number for one in waiting if lost and one.key is None), default=None)
+        raise Stopped(waiting[0].number, str(trouble), doubtful) from trouble
 
 
-def _tried(waiting: list[_Wanted], start: Start, ended: dict[int, Line]) -> tuple[list[_Wanted], StageflowError | None]:
+def _tried(waiting: list[Wanted], start: Start, ended: dict[int, Line]) -> tuple[list[Wanted], StageflowError | None]:
     """Start what waits. Returns what still does, and why; what started, or is to blame itself, goes to ``ended``."""
     try:
-        answers = start([(one.value, one.key) for one in waiting]) if waiting else []
+        answers = start(waiting) if waiting else []
     except StageflowError as error:
         return waiting, error
-    left: list[_Wanted] = []
+    left: list[Wanted] = []
     trouble: StageflowError | None = None
     for one, answer in zip(waiting, answers, strict=True):
         if not isinstance(answer, StageflowError):

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeApplication, FakeHandle
@@ -182,6 +184,38 @@ def test_a_database_that_is_away_for_a_moment_loses_no_line(invoke: Invoke, engi
     Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n")
     result = invoke("enqueue", "checkout", "--input", "@orders.jsonl")
     assert (result.exit_code, len(engine.started)) == (0, 2)
+
+
+def test_given_lines_that_are_tried_again_then_each_keeps_the_id_of_its_run(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n")
+    tries: list[list[str | None]] = []
+    start = engine.enqueue_many
+
+    def answer_lost_once(pipeline: str, submissions: Sequence[Submission], **given: Any) -> Any:
+        tries.append([one.run_id for one in submissions])
+        answers = start(pipeline, submissions, **given)
+        if len(tries) == 1:
+            raise StoreUnavailable("the database did not answer")
+        return answers
+
+    monkeypatch.setattr(engine, "enqueue_many", answer_lost_once)
+    assert invoke("enqueue", "checkout", "--input", "@orders.jsonl").exit_code == 0
+    assert tries[0] == tries[1]
+    assert len({*tries[0]} - {None}) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "doubt"), [((), True), (("--key-field", "order_id"), False)], ids=["without keys", "with keys"]
+)
+def test_when_the_answer_may_have_been_lost_it_says_which_lines_may_be_recorded(
+    invoke: Invoke, engine: FakeApplication, keys: tuple[str, ...], doubt: bool
+) -> None:
+    Path("orders.jsonl").write_text(f"{GOOD}\n{GOOD}\n")
+    engine.outages = [StoreUnavailable("the database did not answer")] * 9
+    result = invoke("enqueue", "checkout", "--input", "@orders.jsonl", *keys)
+    assert ("lines 1 to 2 may be recorded too" in result.stderr) is doubt
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("the database did not answer"), SchemaBehind("run: db upgrade")])
