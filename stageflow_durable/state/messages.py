@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 
 from sqlalchemy.exc import StatementError
 
+LONGEST = 8_000
+"""Characters of an error's text that are looked at: more than is ever kept of it."""
+
 _DRIVERS = frozenset({"psycopg", "psycopg2", "sqlite3", "asyncpg"})
-_ASKED = re.compile(r"\s*(\[SQL: |\[parameters: |\nDETAIL:  ).*", re.DOTALL)
+# What follows the first line of a database's message repeats the statement, its parameters or the row.
+_ASKED = re.compile(r"\[SQL: |\[parameters: |\n(?:DETAIL:  |CONTEXT:  |LINE \d)")
+_NAMED = re.compile(r"\((?:psycopg|psycopg2)\.(?:errors\.)?(\w+)\) ")
 _QUOTED = re.compile(r'".*"', re.DOTALL)
 _DATA_EXCEPTION = "22"
 """SQLSTATE class of a value that does not fit its column; its message quotes the value."""
+_OF_A_VALUE = re.compile(
+    r"invalid input (?:syntax for type|value for enum) |malformed \w+ literal: |date/time field value out of range: "
+    r'|value "[^"]*" is out of range for type '
+)
+"""How such messages begin, for texts that name neither the error nor its class."""
 
 
 def message_of(error: BaseException) -> str:
@@ -21,24 +33,67 @@ def message_of(error: BaseException) -> str:
     one loses the quoted part as well.
     """
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
-    if not _of_driver(cause):
-        return _ASKED.sub("", str(cause))
     text = str(cause)
-    if str(getattr(cause, "sqlstate", None) or "").startswith(_DATA_EXCEPTION):
+    if not _of_driver(cause):
+        return _without_values(text, error)
+    if _of_data(cause):
         text = _QUOTED.sub('"…"', text)
     return text.partition("\n")[0]
 
 
+def _without_values(text: str, error: BaseException) -> str:
+    """An application's text, up to where it repeats a statement, or a value that a database refused."""
+    text = text[:LONGEST]
+    quoted = _quoted_value(text, error)
+    if quoted is not None:  # the value may hold anything, so that its end cannot be told
+        text = f'{text[:quoted]}"…"'
+    asked = _ASKED.search(text)
+    return text if asked is None else text[: asked.start()].rstrip()
+
+
+def _quoted_value(text: str, error: BaseException) -> int | None:
+    """Where a value stands that a database quotes as not fitting its column; None: nowhere."""
+    places = [match.start() for match in _OF_A_VALUE.finditer(text)]
+    places += [match.end() for match in _NAMED.finditer(text) if _names_data(match[1])]
+    for behind in _chain(error):
+        if _of_data(behind):
+            places.append(max(text.find(str(behind).partition('"')[0]), 0))
+    quote = text.find('"', min(places)) if places else -1
+    return None if quote < 0 else quote
+
+
 def is_sql(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, is a database's: its traceback would show what ``message_of`` leaves out."""
+    """Whether an error, one behind it or one in its group is a database's: its traceback would show what
+    ``message_of`` leaves out.
+    """
+    return error is not None and any(isinstance(one, StatementError) or _of_driver(one) for one in _chain(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and all that a traceback may show with it."""
     seen: set[int] = set()  # an application may have tied a chain to itself
-    while error is not None and id(error) not in seen:
-        if isinstance(error, StatementError) or _of_driver(error):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return False
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        waiting += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
+        if isinstance(one, StatementError):
+            waiting.append(one.orig)
 
 
 def _of_driver(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
+
+
+def _of_data(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
+    return _of_driver(error) and str(state).startswith(_DATA_EXCEPTION)
+
+
+def _names_data(name: str) -> bool:
+    """Whether this is how the driver calls an error of that class; what never was imported raised none."""
+    kind = getattr(sys.modules.get("psycopg.errors"), name, None)
+    return str(getattr(kind, "sqlstate", None) or "").startswith(_DATA_EXCEPTION) or name == "DataError"

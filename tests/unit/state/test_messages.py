@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 
 import psycopg
@@ -77,6 +78,59 @@ def test_given_an_error_that_quotes_a_databases_error_then_the_quoted_statement_
 ) -> None:
     quoting = kind(f"not booked: {wrapped(sqlite3.IntegrityError('UNIQUE constraint failed: cards.number'))}")
     assert message_of(quoting) == "not booked: (sqlite3.IntegrityError) UNIQUE constraint failed: cards.number"
+
+
+REFUSED = psycopg.errors.InvalidTextRepresentation(
+    f'invalid input syntax for type integer: "{SECRET}" [SQL: 2"\nLINE 1: SELECT {SECRET}\nCONTEXT:  parameter $1'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (f"not saved: {REFUSED}", 'not saved: invalid input syntax for type integer: "…"'),
+        (
+            f'order "A-17": {wrapped(REFUSED)}',
+            'order "A-17": (psycopg.errors.InvalidTextRepresentation) invalid input syntax for type integer: "…"',
+        ),
+        (
+            f'(psycopg.errors.NumericValueOutOfRange) value "{SECRET}" is out of range for type integer',
+            '(psycopg.errors.NumericValueOutOfRange) value "…"',
+        ),
+        (f'out of range: value "{SECRET}" is out of range for type integer', 'out of range: value "…"'),
+        (f'(psycopg.DataError) cannot adapt "{SECRET}"', '(psycopg.DataError) cannot adapt "…"'),
+        (
+            '(psycopg.errors.UniqueViolation) violates unique constraint "cards"',
+            '(psycopg.errors.UniqueViolation) violates unique constraint "cards"',
+        ),
+    ],
+    ids=["raw", "wrapped", "out of range", "in words", "of the driver", "no value"],
+)
+@pytest.mark.parametrize("kind", [PendingRollbackError, RuntimeError])
+def test_given_an_error_that_quotes_a_refused_value_then_the_value_is_left_out(
+    kind: type[Exception], text: str, kept: str
+) -> None:
+    assert message_of(kind(text)) == kept
+
+
+def test_given_an_error_that_came_of_a_refused_value_then_what_it_quotes_is_left_out() -> None:
+    error = RuntimeError(f'the database said: year "{SECRET}" is strange')
+    error.__context__ = psycopg.errors.DatetimeFieldOverflow(f'year "{SECRET}" is strange')
+    assert message_of(error) == 'the database said: year "…"'
+
+
+def test_given_a_text_full_of_blanks_then_it_is_read_in_no_time() -> None:
+    began = time.process_time()
+    assert message_of(RuntimeError("x" + " " * 200_000 + "y")).startswith("x ")
+    assert time.process_time() - began < 0.5
+
+
+def test_given_a_group_in_which_there_is_a_databases_error_then_its_traceback_is_known_to_show_it() -> None:
+    inner = ExceptionGroup("b", [ValueError("x"), wrapped(sqlite3.IntegrityError("z"))])
+    outer = RuntimeError("y")
+    outer.__cause__ = ExceptionGroup("a", [ValueError("x"), inner])
+    assert is_sql(outer)
+    assert not is_sql(ExceptionGroup("a", [ValueError("x")]))
 
 
 def test_given_any_other_error_then_its_text_is_as_it_was() -> None:
