@@ -112,8 +112,8 @@ class Operations:
         while count < most:
             here = int(min(batch, most - count))
             pruned = self._store.prune(seconds, batch=here, sleep=self._clock.sleep)
-            count += pruned
-            if pruned < here:
+            count += pruned.deleted
+            if pruned.found < here:  # not what was deleted: another prune may have met the same runs
                 break
         return count
 

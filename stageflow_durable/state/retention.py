@@ -10,15 +10,17 @@ is deleted, and no statement that began before that is still under way then::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, select, text
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, or_, select, text
 
+from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.state.audit import seal_tombstone
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 from stageflow_durable.state.dialect import constant, insert_for
-from stageflow_durable.state.idempotency_keys import idempotency_keys
+from stageflow_durable.state.idempotency_keys import idempotency_keys, prune_keys
 from stageflow_durable.state.tables import (
     attempts,
     checkpoints,
@@ -36,17 +38,27 @@ PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.
 BATCH = 500
 """Runs deleted in one transaction."""
 
+KEYS = 1000
+"""Expired business keys deleted in one transaction."""
+
 KEY_SECONDS = 400 * 86_400.0
 """How long a tombstone keeps its key."""
 
 PAUSE_SECONDS = 0.05
 _OLD_STATEMENTS = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
-    "AND backend_type = 'client backend' AND (state IS NULL OR state = 'active') "
+    "AND (backend_type IS NULL OR backend_type = 'client backend') AND (state IS NULL OR state = 'active') "
     "AND (query_start IS NULL OR query_start < to_timestamp(:moment))"
 )
 # Each must be the other's equal: the names of the columns that a tombstone takes over.
 _KEPT = ("client_id", "pipeline", "key", "fingerprint", "status", "seq", "head", "finished_at")
+
+
+class Pruned(NamedTuple):
+    """How many runs one batch found, and how many of them it deleted: another prune, or a person, may meet the same."""
+
+    found: int
+    deleted: int
 
 
 def prune(
@@ -57,16 +69,38 @@ def prune(
     *,
     batch: int = BATCH,
     key_seconds: float,
-) -> int:
-    """Delete at most ``batch`` runs that ended more than ``older_than`` seconds ago; returns how many."""
+) -> Pruned:
+    """Delete at most ``batch`` runs that ended more than ``older_than`` seconds ago, and business keys that expired.
+    Raises RunBusy for what cannot be deleted in time, after the others.
+    """
+    _forget_keys(database)
     with database.transaction() as connection:
         ids = _entomb(connection, audit_key, older_than, batch)
         _forget(connection, older_than, key_seconds)
     if not ids:
-        return 0
+        return Pruned(0, 0)
     _let_older_statements_end(database, sleep)
-    with database.transaction() as connection:
-        return _delete(connection, ids, older_than)
+    return Pruned(len(ids), _delete_all(database, ids, older_than))
+
+
+def _delete_all(database: Database, ids: Sequence[str], older_than: float) -> int:
+    """Delete runs: where a statement takes too long for all of them, half of them, down to one."""
+    deleted, waiting = 0, [ids]
+    late: RunBusy | None = None
+    while waiting:
+        some = waiting.pop()
+        try:
+            with database.transaction() as connection:
+                now_deleted = _delete(connection, some, older_than)
+        except RunBusy as error:
+            half = len(some) // 2
+            waiting += [some[half:], some[:half]] if half else []
+            late = late if half else RunBusy(f"run {some[0]} could not be deleted, others were: {error}")
+        else:
+            deleted += now_deleted
+    if late is not None:
+        raise late
+    return deleted
 
 
 def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> int:
@@ -77,7 +111,18 @@ def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> in
     )
     for table in (events, saga_steps, checkpoints, attempts, strands):
         connection.execute(delete(table).where(table.c.run.in_(over)))
-    return connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
+    deleted = connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
+    _disinter(connection, sorted(set(ids) - set(over)), older_than)
+    return deleted
+
+
+def _disinter(connection: Connection, ids: Sequence[str], older_than: float) -> None:
+    """Take the tombstones of runs that live on: they would pass a later deletion by hand for a pruning."""
+    # Under their locks, against another prune: of what that one deletes the tombstone is needed.
+    alive = select(runs.c.id).where(runs.c.id.in_(ids), ~_over(older_than)).order_by(runs.c.id)
+    found = connection.execute(alive.with_for_update(of=runs)).scalars().all() if ids else ()
+    if found:
+        connection.execute(delete(tombstones).where(tombstones.c.run.in_(found)))
 
 
 def prunable(connection: Connection, older_than: float) -> int:
@@ -100,7 +145,8 @@ def _ended(status: RunStatus, older_than: float) -> ColumnElement[bool]:
 def _long_ago(older_than: float) -> tuple[ColumnElement[bool], ...]:
     # What ended then was created before: that column is the one with an index. A key that the run still holds is in
     # doubt, and only the run can settle it.
-    holds = and_(idempotency_keys.c.owner_run == runs.c.id, idempotency_keys.c.state == literal_column("'held'"))
+    lasts = or_(idempotency_keys.c.expires_at.is_(None), idempotency_keys.c.expires_at > now())
+    holds = and_(idempotency_keys.c.owner_run == runs.c.id, idempotency_keys.c.state == literal_column("'held'"), lasts)
     then = ago(older_than)
     return runs.c.created_at < then, runs.c.finished_at < then, ~exists(select(idempotency_keys.c.key).where(holds))
 
@@ -136,6 +182,13 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
     busy = and_(strands.c.owner == owners.c.id, strands.c.state == literal_column("'running'"))
     gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)))
     connection.execute(delete(owners).where(gone))
+
+
+def _forget_keys(database: Database) -> None:
+    more = True
+    while more:
+        with database.transaction() as connection:
+            more = prune_keys(connection, limit=KEYS) >= KEYS
 
 
 def _let_older_statements_end(database: Database, sleep: Callable[[float], None]) -> None:

@@ -279,8 +279,10 @@ class Store(Reading):
         batch: int = retention.BATCH,
         key_seconds: float = retention.KEY_SECONDS,
         sleep: Callable[[float], None],
-    ) -> int:
-        """Delete at most ``batch`` runs that ended before; their keys stay taken for ``key_seconds``."""
+    ) -> retention.Pruned:
+        """Delete at most ``batch`` runs that ended before, and expired business keys; the runs' own keys stay taken for
+        ``key_seconds``.
+        """
         return retention.prune(
             self.database, self._audit, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, make_url, select, update
 
-from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
@@ -26,6 +26,7 @@ from stageflow_durable.state.tables import owners, runs, strands, tombstones
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0
+KEYS = idempotency_keys.idempotency_keys
 OF_A_RUN = ("runs", "strands", "attempts", "checkpoints", "saga_steps", "events")
 
 
@@ -56,11 +57,15 @@ class Past:
         return run_id
 
     def prune(self, batch: int = retention.BATCH, **options: Any) -> int:
-        return self.store.prune(OLDER_THAN, batch=batch, sleep=self.slept.append, **options)
+        return self.store.prune(OLDER_THAN, batch=batch, sleep=self.slept.append, **options).deleted
 
     def left(self) -> set[str]:
         with self.database.read() as connection:
             return set(connection.execute(select(runs.c.id)).scalars())
+
+    def keys(self) -> int:
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(KEYS)).scalar_one()
 
     def rows(self) -> dict[str, int]:
         with self.database.read() as connection:
@@ -154,6 +159,37 @@ def test_given_a_run_that_holds_a_business_key_in_doubt_then_it_stays_for_it_alo
     assert past.store.prunable(OLDER_THAN) == past.prune() == 0
 
 
+def test_given_a_run_whose_abandoned_key_has_expired_then_both_go(past: Past) -> None:
+    past.ended("doubtful", status=RunStatus.FAILED)
+    scope = Scope("c", "one.a")
+    long_ago = past.store.clock() - LONG_AGO
+    with past.database.transaction() as connection:
+        idempotency_keys.claim_for_run(connection, scope, "card", "f", "{}", "doubtful", "a", ttl_seconds=60.0)
+        idempotency_keys.abandon_for_run(
+            connection, scope, "card", "doubtful", "a", ttl_seconds=60.0, now=past.store.clock()
+        )
+    assert past.store.prunable(OLDER_THAN) == past.prune() == 0
+    with past.database.transaction() as connection:
+        connection.execute(update(KEYS).values(expires_at=long_ago))
+    assert past.store.prunable(OLDER_THAN) == 1
+    assert past.prune() == 1
+    assert past.keys() == 0
+
+
+def test_given_more_expired_keys_than_one_statement_deletes_then_all_go_and_the_others_stay(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "KEYS", 2)
+    with past.database.transaction() as connection:
+        for number in range(6):
+            ends = past.store.clock() + (60.0 if number == 5 else -3600.0)
+            idempotency_keys.claim_for_lease(
+                connection, Scope("c", "o"), f"k{number}", "f", None, owner="me", lease=1.0, ttl=1.0, now=ends - 1.0
+            )
+    past.prune()
+    assert past.keys() == 1
+
+
 def test_given_owners_that_died_long_ago_then_those_that_hold_nothing_go(past: Past) -> None:
     past.ended("running", status=RunStatus.RUNNING, phase=Phase.FORWARD, finished_at=None)
     ids = [past.store.join(Identity("host", pid, "boot"), 60.0) for pid in (2, 3)]
@@ -188,8 +224,122 @@ def test_given_a_statement_that_began_before_the_tombstone_then_the_deletion_wai
         while not past_active(past):
             may_end.wait(0.01)
         pruned = pool.submit(past.store.prune, OLDER_THAN, sleep=sleep)
-        assert (pruned.result(20), slow.result(20)) == (1, None)
+        assert (pruned.result(20).deleted, slow.result(20)) == (1, None)
     assert waited.is_set()
+    past.store.close()
+
+
+@pytest.fixture
+def roles(postgres_url: str) -> Iterator[list[Database]]:
+    """The database as two roles see it, neither of which may see what the other does."""
+    schema.upgrade(postgres_url)
+    url, owner = make_url(postgres_url), Database(postgres_url)
+    names = [f"{url.database}_{number}" for number in (1, 2)]
+    with owner.transaction() as connection:
+        for name in names:
+            connection.exec_driver_sql(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'x'")
+    made = [Database(url.set(username=name, password="x").render_as_string(hide_password=False)) for name in names]
+    yield made
+    for database in made:
+        database.dispose()
+    with owner.transaction() as connection:
+        for name in names:
+            connection.exec_driver_sql(f'DROP ROLE "{name}"')
+    owner.dispose()
+
+
+@pytest.mark.postgres
+def test_given_a_statement_of_another_role_then_the_deletion_waits_for_its_end_too(
+    postgres_url: str, roles: list[Database]
+) -> None:
+    pruner, other = roles
+    past, slept = Past(postgres_url, shortcut=False), threading.Event()
+    pause = threading.Event()
+
+    def sleep(_seconds: float) -> None:
+        slept.set()
+        pause.wait(0.05)
+
+    def slow() -> None:
+        with other.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT pg_sleep(1)")
+        other.dispose()  # whether a connection of theirs is idle we may not see either
+
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(slow)
+        while not past_active(past):
+            pause.wait(0.01)
+        retention._let_older_statements_end(pruner, sleep)
+        assert slept.is_set()
+        assert not past_active(past)
+        under_way.result(20)
+    past.store.close()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
+    """What happens once, between a prune's entombing and its deletion."""
+    left = [happens]
+
+    def between(_database: Database, _sleep: Callable[[float], None]) -> None:
+        while left:
+            left.pop()()
+
+    monkeypatch.setattr(retention, "_let_older_statements_end", between)
+
+
+def stones(past: Past) -> set[str]:
+    with past.database.read() as connection:
+        return set(connection.execute(select(tombstones.c.run)).scalars())
+
+
+def test_given_a_run_that_is_resumed_while_it_is_pruned_then_it_stays_and_has_no_tombstone(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    past.ended("resumed", status=RunStatus.FAILED)
+    past.ended("gone")
+
+    def resume() -> None:
+        values = {"status": RunStatus.RUNNING, "phase": Phase.FORWARD, "finished_at": None}
+        with past.database.transaction() as connection:
+            connection.execute(update(runs).where(runs.c.id == "resumed").values(**values))
+
+    meanwhile(monkeypatch, resume)
+    assert past.prune() == 1
+    assert (past.left(), stones(past)) == ({"resumed"}, {"gone"})
+
+
+def test_given_two_prunes_of_the_same_runs_then_the_tombstones_stay_and_the_later_one_knows_what_it_found(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        past.ended(f"R{number}")
+    meanwhile(monkeypatch, past.prune)
+    assert past.store.prune(OLDER_THAN, sleep=past.slept.append) == (3, 0)
+    assert (past.left(), stones(past)) == (set(), {"R0", "R1", "R2"})
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+def test_given_histories_that_cannot_be_deleted_in_time_together_then_smaller_batches_are(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema.upgrade(postgres_url)
+    monkeypatch.setattr("stageflow_durable.state.database.STATEMENT_MILLISECONDS", 800)
+    past = Past(postgres_url, shortcut=False)
+    for number in range(4):
+        past.ended(f"R{number}")
+    past.ended("huge", LONG_AGO + 1)
+    with past.database.transaction() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN PERFORM pg_sleep(CASE OLD.id WHEN 'huge' THEN 1 ELSE 0.3 END); RETURN OLD; END$$"
+        )
+        connection.exec_driver_sql(
+            "CREATE TRIGGER slow BEFORE DELETE ON stageflow_runs FOR EACH ROW EXECUTE FUNCTION slow()"
+        )
+    with pytest.raises(RunBusy, match="run huge could not be deleted"):
+        past.prune()
+    assert past.left() == {"huge"}
     past.store.close()
 
 
