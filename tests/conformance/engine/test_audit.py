@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, delete, select, update
 
+from stageflow_durable.state import verification
 from stageflow_durable.state.tables import events, runs, tombstones
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import Acts
@@ -128,6 +129,44 @@ def test_what_went_on_since_the_export_is_no_fault(engine: InProcessEngine) -> N
     engine.drain()
     assert handle.status().value == "succeeded"
     assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
+
+
+def test_a_run_that_is_pruned_while_it_is_looked_at_is_whole(
+    engine: InProcessEngine, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.advance(86_400 * 31)
+    left = [lambda: engine.prune(timedelta(days=30))]
+    chain = verification._chain
+
+    def pruned_before(rows: Sequence[Any], key: bytes) -> Iterator[str]:
+        # What the second of two statements sees when a prune was committed after the first.
+        while left:
+            left.pop()()
+            rows = []
+        yield from chain(rows, key)
+        yield from verification._end(rows, 1, "", "the run's row") if not rows else ()
+
+    monkeypatch.setattr(verification, "_chain", pruned_before)
+    assert [checked.problems for checked in engine.operations.audit()] == [()]
+
+
+def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
+    engine: InProcessEngine, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [run, *(engine.enqueue("line", {}).run_id for _number in range(4))]
+    monkeypatch.setattr(verification, "_HEADS", verification._HEADS.limit(2))
+    read: list[str] = []
+    batch = verification._batch
+
+    def counted(connection: Connection, after: str) -> Sequence[Any]:
+        read.append(after)
+        return batch(connection, after)
+
+    monkeypatch.setattr(verification, "_batch", counted)
+    checking = engine.operations.audit(None, {"gone": (1, "head")})
+    assert next(iter(checking)).run_id in ids
+    assert len(read) == 1
+    assert {checked.run_id for checked in checking} | {min(ids)} == {*ids, "gone"}
 
 
 class TestPruned:
