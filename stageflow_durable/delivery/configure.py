@@ -52,6 +52,9 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 10.0,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A broker that refuses writes for a while (its memory is full, it is a replica) is one to come back to, not
+        # one to end over.
+        "broker_channel_error_retry": True,
         "broker_connection_timeout": 4.0,
         "broker_transport_options": transport_options(settings),
         # A stage that runs while the broker is away goes on: its commit needs the database alone, and the message that

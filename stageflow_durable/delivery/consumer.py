@@ -88,6 +88,11 @@ def _unless_gone(tell: Callable[..., object]) -> Callable[..., None]:
             tell(*args, **kwargs)
         except AttributeError as error:
             log.info("a task outlived the connection that its message came over (%s)", error)
+            return
+        # kombu logs the failure and goes on, with the message's place in the prefetch window taken for ever: a worker
+        # whose window is full of such places waits on a connection that it never looks at again.
+        if not getattr(getattr(tell, "__self__", None), "acknowledged", True):
+            raise ConnectionResetError("a message could not be acknowledged; it comes again over a new connection")
 
     return told
 

@@ -2,8 +2,8 @@
 
 The input of a run, all of it optional; a moment is ``do:STAGE`` or ``undo:STAGE``::
 
-    {"die": {"do:s3": ["child", "after"]},   # SIGKILL to the process ("child") or to the whole worker ("group"), once,
-                                              # "before" or "after" the effect
+    {"die": {"do:s3": ["child", "after"]},   # SIGKILL to the process ("child"; "children": at every attempt) or to the
+                                              # whole worker ("group"), once, "before" or "after" the effect
      "hold": {"undo:s3": "gate"},            # wait at a gate of the ledger, after the effect
      "fail": {"do:s3": ["error", 2, "after"]}, # the first 2 attempts (-1: all; "gate": until it opens); see FAILURES
      "nap": 0.05,                            # seconds that each body takes
@@ -12,6 +12,7 @@ The input of a run, all of it optional; a moment is ``do:STAGE`` or ``undo:STAGE
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -61,7 +62,7 @@ def _amount(ctx: Any) -> int:
 
 
 def _die(ledger: Ledger, name: str, whom: str) -> None:
-    if not ledger.first(f"die-{name}"):
+    if whom != "children" and not ledger.first(f"die-{name}"):
         return
     if whom == "group":
         os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -78,11 +79,22 @@ def _raise(error: Exception) -> Any:
     raise error
 
 
+def _ring() -> Any:
+    ring: dict[str, Any] = {}
+    ring["again"] = ring
+    return ring
+
+
 FAILURES: dict[str, Callable[[], Any]] = {
     "error": lambda: _raise(TransientError("the remote side is busy")),
     "permanent": lambda: _raise(PermanentError("the card is stolen")),
     "reject": lambda: StageOutput.reject("out of stock"),
     "bug": lambda: _raise(TypeError("a slip")),
+    "object": lambda: {"deep": [object()]},
+    "nan": lambda: {"ratio": [float("nan")]},
+    "ring": _ring,
+    "nest": lambda: {"nest": functools.reduce(lambda inner, _: [inner], range(5000), 1)},
+    "50 MB": lambda: {"blob": "x" * 50_000_000},
 }
 
 

@@ -35,6 +35,19 @@ class ChaosSite(Site):
         """What happened for a run."""
         return self.world.of([run.run_id])[run.run_id]
 
+    def load(self, count: int = 12, nap: float = 0.1, **settings: Any) -> list[RunHandle]:
+        """Sagas under way: they take a while, and each third one has to be undone."""
+        client = self.client(**settings) if settings else self.engine
+        bad = {"fail": {"do:s4": ["permanent", -1, "after"]}}
+        return [client.enqueue("five", {"nap": nap, **(bad if number % 3 == 2 else {})}) for number in range(count)]
+
+    def survived(self, runs: list[RunHandle], *, within: float = 60.0, revive: bool = False) -> None:
+        """Each run comes to rest where its input sends it, and its effects are those of its end."""
+        ends = self.at_rest(runs, within=within, revive=revive)
+        bad = sum(1 for run in runs if "fail" in run.describe().input)
+        assert (ends[RunStatus.SUCCEEDED], ends[RunStatus.COMPENSATED]) == (len(runs) - bad, bad), self.report()
+        assert self.problems(runs) == {}
+
     def problems(self, runs: Iterable[RunHandle]) -> dict[str, list[str]]:
         """Each run of a saga whose effects are not those of its status, and why."""
         found = {run.run_id: run.describe() for run in runs}

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
+import pytest
 from celery import Celery
 from kombu import common
+from kombu.message import Message
 from redis.exceptions import ConnectionError as RedisLost
 
 from stageflow_durable.delivery.consumer import SturdyConsumer
@@ -40,3 +42,14 @@ def test_a_close_that_fails_does_not_end_the_worker() -> None:
         SimpleNamespace(collect=Mock(), close=close, connection_errors=(RedisLost,), channel_errors=())
     ).connection
     close.assert_called_once()
+
+
+def test_a_message_that_cannot_be_acknowledged_is_a_lost_connection() -> None:
+    consumer: Any = object.__new__(SturdyConsumer)
+    vars(consumer).update(hub=SimpleNamespace(call_soon=lambda told: told()))
+    lost = RedisLost("refused")
+    message = Message(channel=Mock(no_ack_consumers=None, basic_ack=Mock(side_effect=[lost, None])), delivery_tag="1")
+    with pytest.raises(ConnectionResetError, match="could not be acknowledged"):
+        consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
+    consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
+    assert message.acknowledged
