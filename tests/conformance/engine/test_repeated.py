@@ -90,7 +90,9 @@ def test_given_an_id_that_another_run_has_then_it_is_refused(engine: InProcessEn
     assert len(engine.runs()) == 1
 
 
-@pytest.mark.parametrize("given", [{"run_id": "mine"}, {"run_id": RUN, "idempotency_key": "k"}], ids=["no id", "beside a key"])
+@pytest.mark.parametrize(
+    "given", [{"run_id": "mine"}, {"run_id": RUN, "idempotency_key": "k"}], ids=["no id", "beside a key"]
+)
 def test_given_an_id_that_is_none_or_stands_beside_a_key_then_it_is_refused(
     engine: InProcessEngine, given: dict[str, Any]
 ) -> None:
