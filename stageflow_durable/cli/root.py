@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "check": ("check", "Runs that these definitions would break; before a deploy."),
         "db": ("db", "The database's schema: upgrade, current."),
         "doctor": ("doctor", "Unsafe settings, each with the line that mends it."),
+        "chaos": ("chaos", "Your own pipeline under SIGKILL, and a verdict."),
         "demo": ("demo", "The product in a minute: killed workers, balanced books."),
     },
 }

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,14 +53,24 @@ class ServiceProcess:
 class WorkerProcess:
     """``celery worker`` with a prefork pool, in a session of its own so that all of it can be killed at once."""
 
-    def __init__(self, name: str, home: Path, environment: Mapping[str, str], concurrency: int = 2) -> None:
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        environment: Mapping[str, str],
+        concurrency: int = 2,
+        *,
+        app: str = APP_MODULE,
+        options: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self._log = home / f"{name}.log"
         self._environment = environment
         self._command = [
-            *(sys.executable, "-m", "celery", "-A", APP_MODULE, "worker"),
+            *(sys.executable, "-m", "celery", "-A", app, "worker"),
             *("-n", f"{name}@%h", "-c", str(concurrency), "--loglevel", "INFO"),
             *("--without-gossip", "--without-mingle"),
+            *options,
         ]
         self._killed = False
         self._unasked_deaths = 0

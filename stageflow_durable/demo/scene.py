@@ -6,19 +6,43 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
-from stageflow_durable.demo.backstage import Backstage
+from stageflow_durable import Engine, embedded
 from stageflow_durable.demo.chaos import Target
 from stageflow_durable.demo.mischief import Fault
-from stageflow_durable.model.run import WorkerView
+from stageflow_durable.demo.processes import WorkerProcess
+from stageflow_durable.model.run import RunSummary, WorkerView
+
+
+class Stage(Protocol):
+    """What runs behind a scene."""
+
+    @property
+    def broker(self) -> embedded.Embedded:
+        """The one-machine mode."""
+
+    @property
+    def workers(self) -> Sequence[WorkerProcess]:
+        """Those that can be hit."""
+
+    @property
+    def engine(self) -> Engine:
+        """What is asked about runs and owners."""
+
+    def runs(self) -> Sequence[RunSummary]:
+        """The runs that are watched."""
+
+    def served(self) -> Mapping[str, int]:
+        """Requests at outside services, by fate."""
 
 
 class LiveScene:
     """Real processes; ``chance`` chooses who is hit."""
 
-    def __init__(self, stage: Backstage, chance: random.Random) -> None:
+    def __init__(self, stage: Stage, chance: random.Random) -> None:
         self._stage = stage
         self._chance = chance
         self._blows = {
