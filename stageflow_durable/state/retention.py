@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, or_, select, text
+from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, or_, select, text, tuple_
 
 from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
@@ -20,7 +20,7 @@ from stageflow_durable.state.audit import seal_tombstone
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 from stageflow_durable.state.dialect import constant, insert_for
-from stageflow_durable.state.idempotency_keys import idempotency_keys, prune_keys
+from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     attempts,
     checkpoints,
@@ -185,10 +185,15 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
 
 
 def _forget_keys(database: Database) -> None:
+    # As ``prune_keys`` does, but with the moment as ``ago`` says it: a range of the index of ``expires_at``.
+    key = (idempotency_keys.c.client_id, idempotency_keys.c.operation, idempotency_keys.c.key)
+    expired = idempotency_keys.c.expires_at < ago(0.0)
+    some = select(*key).where(expired).limit(KEYS)
     more = True
     while more:
         with database.transaction() as connection:
-            more = prune_keys(connection, limit=KEYS) >= KEYS
+            # Asked outside as well: against a key that is claimed anew while this waits for its row.
+            more = connection.execute(delete(idempotency_keys).where(tuple_(*key).in_(some), expired)).rowcount >= KEYS
 
 
 def _let_older_statements_end(database: Database, sleep: Callable[[float], None]) -> None:

@@ -61,8 +61,9 @@ INSERT INTO stageflow_idempotency_keys (client_id, operation, key, fingerprint, 
         state, result, expires_at)
     SELECT 'c', 'line.a', 'k' || n, 'f', 'r', 1, 'done', '1', n + 4e9
     FROM generate_series(1, {FINISHED}) n;
-INSERT INTO stageflow_tombstones (run, client_id, pipeline, key, fingerprint, status, seq, head, finished_at, pruned_at)
-    SELECT 'T' || n, 'c1', 'line', 'old' || n, 'f', 'succeeded', 5, 'h', 1, 4e9 + n
+INSERT INTO stageflow_tombstones
+        (run, client_id, pipeline, key, fingerprint, status, seq, head, finished_at, pruned_at, mac)
+    SELECT 'T' || n, 'c1', 'line', 'old' || n, 'f', 'succeeded', 5, 'h', 1, 4e9 + n, 'm'
     FROM generate_series(1, {FINISHED}) n;
 """
 OF_A_FINISHED = "D" + "5042".zfill(25)
