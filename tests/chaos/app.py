@@ -12,7 +12,6 @@ The input of a run, all of it optional; a moment is ``do:STAGE`` or ``undo:STAGE
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import time
@@ -85,6 +84,13 @@ def _ring() -> Any:
     return ring
 
 
+def _nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 FAILURES: dict[str, Callable[[], Any]] = {
     "error": lambda: _raise(TransientError("the remote side is busy")),
     "permanent": lambda: _raise(PermanentError("the card is stolen")),
@@ -93,7 +99,7 @@ FAILURES: dict[str, Callable[[], Any]] = {
     "object": lambda: {"deep": [object()]},
     "nan": lambda: {"ratio": [float("nan")]},
     "ring": _ring,
-    "nest": lambda: {"nest": functools.reduce(lambda inner, _: [inner], range(5000), 1)},
+    "nest": lambda: {"nest": _nested(5000)},
     "50 MB": lambda: {"blob": "x" * 50_000_000},
 }
 

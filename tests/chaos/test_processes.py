@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ pytestmark = [pytest.mark.process, pytest.mark.chaos, on(POSTGRES_VALKEY)]
 VARIANTS = "tests.chaos.variants"
 
 
-def worker(site: ChaosSite, queue: str, app: str = "tests.chaos.app", **settings: object) -> Worker:
+def worker(site: ChaosSite, queue: str, app: str = "tests.chaos.app", **settings: Any) -> Worker:
     started = site.worker(app, queue=queue, **settings)
     site.ready(started)
     return started

@@ -48,7 +48,8 @@ def test_a_message_that_cannot_be_acknowledged_is_a_lost_connection() -> None:
     consumer: Any = object.__new__(SturdyConsumer)
     vars(consumer).update(hub=SimpleNamespace(call_soon=lambda told: told()))
     lost = RedisLost("refused")
-    message = Message(channel=Mock(no_ack_consumers=None, basic_ack=Mock(side_effect=[lost, None])), delivery_tag="1")
+    untyped: Any = Message
+    message = untyped(channel=Mock(no_ack_consumers=None, basic_ack=Mock(side_effect=[lost, None])), delivery_tag="1")
     with pytest.raises(ConnectionResetError, match="could not be acknowledged"):
         consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
     consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
