@@ -113,5 +113,5 @@ class Trace:
 
 
 def _act(rows: object, key: str, run: str, kind: str, amount: int) -> Answer:
-    record(rows, Effect(key, kind, run, amount, PIECES))  # type: ignore[arg-type]
+    record(rows, Effect(key, kind, run, amount, PIECES))  # type: ignore[arg-type]  # rows of a service
     return Answer(200, {})

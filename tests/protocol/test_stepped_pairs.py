@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from stageflow_durable.state import schema
-from tests.protocol.scenes import SITUATIONS, Scene, Situation, brought_about, has_short_way, told, won
+from tests.protocol.moves import has_short_way
+from tests.protocol.scenes import Scene, brought_about, told, won
+from tests.protocol.situations import SITUATIONS, Situation
 from tests.protocol.stepping import Played, Stage
 from tests.services.postgres import PostgresService
 

@@ -1,0 +1,210 @@
+"""A run's world, and the protocol's transactions by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.status import Cause, ParkReason
+from stageflow_durable.model.work import Done, Nudge, Work
+from stageflow_durable.state.begin import Taker
+from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.fork import Fork
+from stageflow_durable.state.operators import Order
+from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.recovery import Missed, Place
+from stageflow_durable.state.runs import NewRun
+from stageflow_durable.state.store import Store
+from tests.protocol.invariants import Watch
+from tests.protocol.stepping import Act
+
+RUN, KEY = "R", "key"
+LEASE = 3600.0
+PAST = 1.0
+OWNERS = {"me": 1, "other": 2, "gone": 3}
+
+
+def nothing(_ctx: Any) -> None:
+    return None
+
+
+Line = Pipeline[Any, Any]
+LINE = Line("line").stage("a", nothing, compensate=nothing).stage("b", nothing, compensate=nothing)
+BARE = Line("bare").stage("a", nothing).stage("b", nothing)
+PIVOT = Line("pivot").stage("a", nothing, compensate=nothing).stage("b", nothing, pivot=True).stage("c", nothing)
+GUARDED = Line("guarded").stage("a", nothing, compensate=nothing).stage("b", nothing, on_unknown="park")
+
+
+def _branches(name: str, **options: Any) -> Line:
+    both = Line(name, **options).stage("l", nothing, after=(), compensate=nothing)
+    return both.stage("r", nothing, after=(), compensate=nothing).stage("join", nothing, after=("l", "r"))
+
+
+FORK, HALT = _branches("fork"), _branches("halt", on_compensation_failure="halt")
+PLANS = {pipeline.name: pipeline.plan for pipeline in (LINE, BARE, PIVOT, GUARDED, FORK, HALT)}
+NO = Failure("no", "permanent", doubt=True)
+
+
+class World:
+    """A database with one run, and what its owners have in hand."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.database = Database(url)
+        self.store = Store(self.database, shortcut=False)
+        self.watch = Watch(self.database)
+        self.works: dict[str, Work] = {}
+        self.missed: Missed | None = None
+        self.op_version = 0
+        self.store.register(list(PLANS.values()))
+        self.owners = {name: self.store.join(Identity("host", pid, "boot"), LEASE) for name, pid in OWNERS.items()}
+
+    def taker(self, owner: str) -> Taker:
+        """An owner that knows every pipeline."""
+        return Taker(self.owners[owner], PLANS, {})
+
+    def accept(self, pipeline: Line, **options: Any) -> None:
+        """The run."""
+        self.store.create(NewRun(RUN, "c", pipeline.plan, KEY, "f", "{}", "{}", "q", **options))
+
+    def begin(self, strand: str, owner: str = "me", gen: int = 0) -> None:
+        """Somebody has it in hand."""
+        work = self.store.begin(Nudge(RUN, strand, gen, "q"), self.taker(owner))
+        assert isinstance(work, Work), work
+        self.works[strand] = work
+
+    def succeed(self, strand: str) -> None:
+        """It is done."""
+        assert isinstance(self.store.succeed(self.works[strand], self.taker("me"), "1"), Done)
+
+    def fail(self, strand: str, park: ParkReason | None = None) -> None:
+        """It has failed for good."""
+        done = self.store.fail(self.works[strand], NO, cause=Cause.FAILED, park=park, exhausted=False)
+        assert isinstance(done, Done)
+
+    def kill(self, owner: str = "gone") -> None:
+        """Its process was seen to end."""
+        assert self.store.mark_killed("boot", OWNERS[owner])
+
+    def take(self, strand: str) -> None:
+        """From the dead."""
+        assert self.store.take(Place(RUN, strand, 0), 5, 1.0) is not None
+
+    def sql(self, statement: str) -> None:
+        """What no transaction brings about at once: time that has passed."""
+        with self.database.transaction() as connection:
+            connection.exec_driver_sql(statement)
+
+    def close(self) -> None:
+        """Close its connections."""
+        self.store.close()
+
+
+# --- transactions -----------------------------------------------------------------------------------------------------
+
+
+def _order(world: World, verb: str, *skip: str) -> Act:
+    order = Order(RUN, verb, "because", "somebody", world.op_version, skip=skip)
+    return lambda store: store.order(order)
+
+
+def _stop_anyway(_world: World) -> Act:
+    return lambda store: store.order(Order(RUN, "cancel", "because", "somebody"))
+
+
+def _begin(world: World, strand: str, owner: str, gen: str = "0") -> Act:
+    return lambda store: store.begin(Nudge(RUN, strand, int(gen), "q"), world.taker(owner))
+
+
+def _succeed(world: World, strand: str, on: str = "") -> Act:
+    work = world.works[strand]
+    return lambda store: store.succeed(work, _its(work), "1", go_on=bool(on))
+
+
+def _its(work: Work) -> Taker:
+    return Taker(work.owner, PLANS, {})
+
+
+def _fail(world: World, strand: str, how: str = "") -> Act:
+    work = world.works[strand]
+    failure = Failure("no", "permanent", doubt=False, vouched=True) if how == "vouched" else NO
+    return lambda store: store.fail(work, failure, cause=Cause.FAILED, park=None, exhausted=False)
+
+
+def _wait(world: World, strand: str) -> Act:
+    return lambda store: store.wait(world.works[strand], NO, 0.0, 0.0)
+
+
+def _postpone(world: World, strand: str) -> Act:
+    return lambda store: store.postpone(world.works[strand], 0.0)
+
+
+def _undo_done(world: World, strand: str, on: str = "") -> Act:
+    work = world.works[strand]
+    return lambda store: store.undo_done(work, _its(work), go_on=bool(on))
+
+
+def _undo_failed(world: World, strand: str, on: str = "") -> Act:
+    work = world.works[strand]
+    return lambda store: store.undo_failed(work, _its(work), NO, go_on=bool(on))
+
+
+def _settle(world: World, stage: str, how: str) -> Act:
+    order = Order(RUN, "settle", "because", "somebody", world.op_version)
+    return lambda store: store.settle(order, stage, "1" if how == "done" else None)
+
+
+def _fork(_world: World, stage: str, key: str | None = None) -> Act:
+    return lambda store: store.fork(Fork(RUN, stage, "F", key, "f", "because", "somebody"))
+
+
+def _again(_world: World, new_id: str) -> Act:
+    new = NewRun(new_id, "c", LINE.plan, KEY, "f", "{}", "{}", "q")
+    return lambda store: store.create(new)
+
+
+def _nudged(world: World) -> Act:
+    missed = world.missed
+    assert missed is not None
+    return lambda store: store.nudged(missed)
+
+
+TRANSACTIONS: dict[str, Callable[..., Act]] = {
+    "enqueue": _again,
+    "begin": _begin,
+    "succeed": _succeed,
+    "wait": _wait,
+    "postpone": _postpone,
+    "fail": _fail,
+    "recall": lambda world, strand: lambda store: store.recall(world.works[strand], world.works[strand].owner),
+    "report": lambda world, strand: lambda store: store.report(world.works[strand], '"half"'),
+    "note": lambda _world: lambda store: store.note(RUN, "work.note", {}),
+    "undo_done": _undo_done,
+    "undo_failed": _undo_failed,
+    "take": lambda _world, strand, most="5": lambda store: store.take(Place(RUN, strand, 0), int(most), 1.0),
+    "wake": lambda _world, strand: lambda store: store.wake(Place(RUN, strand, 0)),
+    "expire": lambda _world: lambda store: store.expire(RUN),
+    "nudged": _nudged,
+    "unpublish": lambda _world, strand: lambda store: store.unpublish((Nudge(RUN, strand, 0, "q"),)),
+    "renew": lambda world, owner: lambda store: store.renew(world.owners[owner], LEASE, {"q": 5.0}),
+    "retire": lambda world, owner: lambda store: store.retire(world.owners[owner]),
+    "mark_killed": lambda _world, owner: lambda store: store.mark_killed("boot", OWNERS[owner]),
+    "mark_expired": lambda _world: lambda store: store.mark_expired(),
+    "cancel": lambda world: _order(world, "cancel"),
+    "cancel_anyway": _stop_anyway,
+    "resume": lambda world: _order(world, "resume"),
+    "compensate": lambda world: _order(world, "compensate"),
+    "skip": lambda world, stage: _order(world, "compensate", stage),
+    "settle": _settle,
+    "fork": _fork,
+}
+
+_WITH_SHORT_WAY = re.compile(r"enqueue|begin (?!undo)|succeed a")
+
+
+def has_short_way(name: str) -> bool:
+    """Whether the transaction may be one statement."""
+    return _WITH_SHORT_WAY.match(name) is not None

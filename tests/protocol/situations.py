@@ -1,0 +1,281 @@
+"""How a run may stand, each with the transactions that may meet there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from stageflow_durable.model.status import ParkReason
+from stageflow_durable.model.work import Waiting
+from stageflow_durable.state.operators import Order
+from stageflow_durable.state.recovery import Place
+from tests.protocol.moves import BARE, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
+
+RUN, KEY = "R", "key"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How a run stands, and what may happen to it now.
+
+    ``rivals``: groups of transactions that contradict each other: of any two, exactly one wins. ``core``: what is
+    played in triples.
+    """
+
+    name: str
+    make: Callable[[World], None]
+    acts: tuple[str, ...]
+    rivals: tuple[frozenset[str], ...]
+    core: tuple[str, ...]
+
+    def contradict(self, *names: str) -> bool:
+        """Whether only one of them can win."""
+        return any(group.issuperset(names) for group in self.rivals)
+
+
+SITUATIONS: dict[str, Situation] = {}
+
+
+def situation(acts: str, *, rivals: str = "", core: str = "") -> Callable[[Callable[[World], None]], None]:
+    """Lists are written with commas, groups with a bar between them."""
+
+    def add(make: Callable[[World], None]) -> None:
+        name = make.__name__
+        groups = tuple(frozenset(_names(group)) for group in rivals.split("|"))
+        SITUATIONS[name] = Situation(name, make, _names(acts), groups, _names(core))
+
+    return add
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@situation("enqueue A, enqueue B, fork b key", rivals="")
+def nothing_yet(world: World) -> None:
+    """A key that nobody has used; its fork takes the same one."""
+    world.accept(LINE)
+    world.begin("a")
+    world.succeed("a")
+    world.sql("UPDATE stageflow_runs SET key = NULL")
+
+
+@situation(
+    "begin a me, begin a other, cancel, cancel_anyway, expire, fork a, nudged, unpublish a, mark_killed me, note,"
+    " enqueue A",
+    rivals="begin a me, begin a other",
+    core="begin a me, begin a other, cancel_anyway, nudged",
+)
+def ready(world: World) -> None:
+    world.accept(LINE)
+    world.sql("UPDATE stageflow_strands SET published_at = NULL")
+    world.missed = world.store.missed(Place(RUN, "a", 0))
+
+
+@situation("begin a me, begin a other, cancel_anyway, expire, note", core="begin a me, cancel_anyway, expire")
+def late(world: World) -> None:
+    world.accept(LINE, deadline=PAST)
+
+
+@situation(
+    "succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched, cancel, expire, fork a, recall a, report a,"
+    " note, renew me, mark_killed me, begin a other",
+    rivals="succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched",
+    core="succeed a on, fail a, cancel",
+)
+def running(world: World) -> None:
+    world.accept(LINE)
+    world.begin("a")
+    world.sql(f"UPDATE stageflow_runs SET deadline = {PAST}")
+
+
+@situation(
+    "succeed a, succeed a on, wait a, fail a, take a, take a 1, cancel, expire, begin a other 1, retire me",
+    rivals="succeed a, succeed a on, wait a, fail a, take a, take a 1",
+    core="succeed a on, take a, cancel, begin a other 1",
+)
+def orphaned(world: World) -> None:
+    world.accept(LINE)
+    world.begin("a", "gone")
+    world.kill()
+
+
+@situation(
+    "succeed a on, renew me, mark_expired, take a, begin a other 1, wait a",
+    core="succeed a on, renew me, mark_expired, take a",
+)
+def lease_over(world: World) -> None:
+    world.accept(LINE)
+    world.begin("a")
+    world.sql("UPDATE stageflow_owners SET expires_at = 2 WHERE pid = 1")
+
+
+@situation(
+    "wake a, begin a me, begin a other, cancel, expire, fork a, mark_killed me",
+    rivals="begin a me, begin a other",
+    core="wake a, begin a me, cancel",
+)
+def waiting(world: World) -> None:
+    world.accept(LINE)
+    world.begin("a")
+    assert isinstance(world.store.wait(world.works["a"], NO, 0.0, 0.0), Waiting)
+
+
+@situation(
+    "succeed l, succeed l on, succeed r, succeed r on, fail l, fail r, wait l, postpone r, cancel, fork l, note,"
+    " mark_killed me",
+    rivals="succeed l, succeed l on, fail l, wait l | succeed r, succeed r on, fail r, postpone r",
+    core="succeed l on, succeed r on, cancel, fail r",
+)
+def branches(world: World) -> None:
+    world.accept(FORK)
+    world.begin("l")
+    world.begin("r", "other")
+
+
+@situation(
+    "take l, succeed l, succeed r on, fail r, cancel, begin l other 1",
+    rivals="take l, succeed l | succeed r on, fail r",
+    core="take l, succeed r on, cancel",
+)
+def one_branch_orphaned(world: World) -> None:
+    world.accept(FORK)
+    world.begin("l", "gone")
+    world.begin("r")
+    world.kill()
+
+
+@situation(
+    "succeed l on, succeed r on, fail l, wait l, postpone r, take r, cancel, cancel_anyway, begin l other",
+    rivals="succeed l on, fail l, wait l | succeed r on, postpone r, take r",
+    core="succeed l on, take r, succeed r on",
+)
+def stopping(world: World) -> None:
+    world.accept(FORK)
+    world.begin("l")
+    world.begin("r", "gone")
+    world.kill()
+    world.store.order(Order(RUN, "cancel", "because", "somebody"))
+
+
+@situation(
+    "succeed a on, begin a me, cancel_anyway, expire, compensate, wait a, fail a",
+    core="succeed a on, cancel_anyway, expire",
+)
+def before_the_pivot(world: World) -> None:
+    world.accept(PIVOT)
+    world.begin("a")
+
+
+@situation("succeed a on, take a, cancel_anyway, fail a, fail a vouched, succeed a", core="")
+def in_the_pivot(world: World) -> None:
+    world.accept(PIVOT)
+    world.begin("a")
+    world.succeed("a")
+    world.begin("a", "gone")
+    world.kill()
+
+
+def _undoing(world: World, pipeline: Line) -> None:
+    world.accept(pipeline)
+    for name in ("l", "r"):
+        world.begin(name)
+        world.succeed(name)
+    world.begin("join")
+    world.fail("join")
+
+
+@situation(
+    "begin undo:l me, begin undo:l other, begin undo:r other, cancel, note, fork l",
+    rivals="begin undo:l me, begin undo:l other",
+    core="begin undo:l me, begin undo:l other, begin undo:r other",
+)
+def undos_ready(world: World) -> None:
+    _undoing(world, FORK)
+
+
+def _both_undone_by(world: World, pipeline: Line, left: str) -> None:
+    _undoing(world, pipeline)
+    world.begin("undo:l", left)
+    world.begin("undo:r", "other")
+
+
+@situation(
+    "undo_done undo:l on, undo_done undo:r on, undo_failed undo:l, undo_failed undo:r on, wait undo:l, postpone undo:r,"
+    " cancel, note, compensate",
+    rivals="undo_done undo:l on, undo_failed undo:l, wait undo:l |"
+    " undo_done undo:r on, undo_failed undo:r on, postpone undo:r",
+    core="undo_done undo:l on, undo_done undo:r on, undo_failed undo:r on",
+)
+def undos_running(world: World) -> None:
+    _both_undone_by(world, FORK, "me")
+
+
+@situation(
+    "undo_done undo:l, undo_failed undo:l, undo_done undo:r, undo_failed undo:r, take undo:l, take undo:l 1,"
+    " wait undo:r",
+    rivals="undo_done undo:l, undo_failed undo:l, take undo:l, take undo:l 1 |"
+    " undo_done undo:r, undo_failed undo:r, wait undo:r",
+    core="undo_done undo:l, take undo:l 1, undo_failed undo:r",
+)
+def one_undo_orphaned(world: World) -> None:
+    _both_undone_by(world, HALT, "gone")
+    world.kill()
+
+
+def _parked(world: World, reason: ParkReason) -> None:
+    world.accept(LINE)
+    world.begin("a")
+    world.succeed("a")
+    world.begin("a")
+    world.fail("a", reason)
+
+
+@situation(
+    "resume, compensate, cancel, cancel_anyway, skip a, fork b, begin a me, begin a me 1, note, expire",
+    rivals="resume, compensate, cancel, skip a",
+    core="resume, compensate, begin a me 1, skip a",
+)
+def parked(world: World) -> None:
+    _parked(world, ParkReason.BUG)
+
+
+@situation(
+    "settle b done, settle b not, compensate, cancel, resume, fork b, begin a me 2",
+    rivals="settle b done, settle b not, compensate, cancel",
+    core="settle b done, settle b not, compensate",
+)
+def in_doubt(world: World) -> None:
+    world.accept(GUARDED)
+    world.begin("a")
+    world.succeed("a")
+    world.begin("a", "gone")
+    world.kill()
+    world.take("a")
+
+
+@situation(
+    "resume, settle b done, settle b not, fork b, compensate, cancel, begin a me 1",
+    rivals="resume, settle b done, settle b not",
+    core="resume, settle b done, fork b",
+)
+def failed(world: World) -> None:
+    world.accept(BARE)
+    world.begin("a")
+    world.succeed("a")
+    world.begin("a")
+    world.fail("a")
+
+
+@situation(
+    "compensate, skip b, resume, fork a, begin undo:b me 1, note",
+    rivals="compensate, skip b",
+    core="compensate, skip b, begin undo:b me 1",
+)
+def undo_failed(world: World) -> None:
+    _parked(world, ParkReason.BUG)
+    world.store.order(Order(RUN, "compensate", "because", "somebody"))
+    world.begin("undo:b")
+    world.store.undo_failed(world.works["undo:b"], world.taker("me"), NO, go_on=False)
+    world.begin("undo:a")
+    world.store.undo_done(world.works["undo:a"], world.taker("me"), go_on=False)
