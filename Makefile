@@ -15,6 +15,7 @@ EXTRAS := all,dev
 ARGS ?=
 JOBS ?= 2
 SEEDS ?= 100000
+MINUTES ?= 30
 # Compose: the plugin, or the older program of its own.
 COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
 SOURCES = $(wildcard stageflow_durable workers tests)
@@ -45,8 +46,12 @@ test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup) $(ARGS)
 
 .PHONY: chaos
-chaos: $(STAMP) ## Only the tests that kill processes and services
-	@$(BIN)/python -m pytest -m chaos $(ARGS)
+chaos: $(STAMP) ## Only the tests that kill processes and services; two minutes of the mix
+	@STAGEFLOW_TEST_CHAOS=1 SOAK_SECONDS=$${SOAK_SECONDS:-120} $(BIN)/python -m pytest -m chaos $(ARGS)
+
+.PHONY: soak
+soak: $(STAMP) ## MINUTES=30 of faults at random against a stream of sagas, and a verdict
+	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 .PHONY: simulate
 simulate: $(STAMP) ## The engine under chance: SEEDS=100000 stories, each checked step by step

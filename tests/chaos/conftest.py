@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,15 @@ from tests.chaos.site import ChaosSite
 from tests.integration.engine.conftest import _database
 from tests.integration.engine.pairs import Pair
 from tests.services.broker import BrokerService
+
+QUICK = {"test_faults.py", "test_operators.py", "test_command.py"}
+"""What every run of the tests has. The rest kills for minutes: ``make chaos``."""
+
+collect_ignore = [
+    path.name
+    for path in sorted(Path(__file__).parent.glob("test_*.py"))
+    if path.name not in QUICK and "STAGEFLOW_TEST_CHAOS" not in os.environ
+]
 
 
 @pytest.fixture(scope="module")
