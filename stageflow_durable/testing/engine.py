@@ -114,9 +114,12 @@ class InProcessEngine(Engine):
         )
 
     def deploy(self, *pipelines: Pipeline[Any, Any]) -> None:
-        """Replace the pipelines, register them, and replace the crew by workers that know them."""
+        """Replace the pipelines, register them, and replace the crew by workers that know them; what was known before
+        is the newest again.
+        """
         self.pipelines = {pipeline.name: pipeline for pipeline in pipelines}
-        self.store.register([pipeline.plan for pipeline in pipelines])
+        self.clock.advance(TICK)  # the newest is told by its time
+        self.store.register([pipeline.plan for pipeline in pipelines], boot=os.urandom(6).hex())
         for worker in self.crew:
             worker.owner.retire()
         self.crew = [self.hired() for _worker in self.crew]

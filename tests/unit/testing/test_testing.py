@@ -11,6 +11,7 @@ import pytest
 import stageflow_durable.testing.engine as room
 from stageflow_durable import PermanentError, Pipeline, ResultTimeout, RetryPolicy, RunFailed, RunStatus, StageOutput
 from stageflow_durable.errors import ConfigurationError, StoreUnavailable
+from stageflow_durable.model.status import ParkReason
 from stageflow_durable.testing import Crash, FakeClock, Point, StillGoing, engine_for_tests
 from stageflow_durable.testing.plugin import MakeEngine
 
@@ -152,6 +153,18 @@ class TestWork:
         engine.deploy(old.stage("third", lambda _ctx: "new"))
         engine.drain()
         assert handle.outputs() == {"first": "first", "second": "second", "third": "new"}
+
+    def test_after_a_roll_back_the_old_pipelines_are_the_newest_again(self, stageflow_engine: MakeEngine) -> None:
+        old = _two_stages([])
+        engine = stageflow_engine(old, in_place_stages=1)
+        engine.enqueue("two", {})
+        engine.drain()
+        engine.deploy(Pipeline[Any, Any]("two").stage("other", lambda _ctx: None).stage("end", lambda _ctx: None))
+        handle = engine.enqueue("two", {})
+        engine.step()
+        engine.deploy(old)
+        engine.drain()
+        assert handle.describe().park_reason is ParkReason.DEFINITION, "the newest definition may judge"
 
     def test_settings_are_checked_as_ever(self) -> None:
         with pytest.raises(ConfigurationError, match="lease_seconds"), engine_for_tests([], lease_seconds=1):
