@@ -147,9 +147,9 @@ class Rider:
                 and self._world.clock.monotonic() < until
                 and not self._stopping()
             )
-            if not self._owner.is_still(current.owner):
-                return Rode(tuple(left), None, stages)  # declared dead since it began: who takes it over calls the body
-            ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
+            ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
+            if self._owner.is_still(current.owner):
+                ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
             if isinstance(ending, Fenced):
                 fenced(current)
                 return Rode(tuple(left), None, stages)

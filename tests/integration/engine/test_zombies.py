@@ -74,5 +74,5 @@ def worked(site: Site) -> list[WorkerView]:
 
 def refusals(site: Site, run: RunHandle) -> int:
     """How often a worker said that it was overtaken in s2 of the run."""
-    said = f"run {run.run_id}: stage s2 was taken over"
+    said = f"run {run.run_id} three/s2 was taken over"
     return sum(worker.log().count(said) for worker in site.workers)
