@@ -81,6 +81,9 @@ def settings_beside(theirs: Any, settings: Settings) -> dict[str, Any]:
 def transport_options(settings: Settings) -> dict[str, Any]:
     """For Redis: half-open connections show within seconds, unacknowledged messages come back only when nobody can
     still work on them.
+
+    Not among them: ``retry_on_timeout``. With it redis-py connects a lost subscription again behind kombu's back and
+    reads on, without a limit, in the worker's event loop, which stands still from then on.
     """
     return {
         "visibility_timeout": settings.visibility_timeout,
@@ -88,7 +91,6 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "socket_connect_timeout": 4.0,
         "socket_keepalive": True,
         "health_check_interval": 25,
-        "retry_on_timeout": True,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
     }
