@@ -79,7 +79,6 @@ TROUBLES: dict[str, tuple[Callable[[ChaosSite], None], Callable[[ChaosSite], Non
     "full": (full, not_full),
     "a replica that refuses writes": (replica, primary),
     "another password": (other_password, same_password),
-    "stopped": (lambda site: site.broker.pause(), lambda site: site.broker.resume()),
 }
 
 
@@ -98,6 +97,18 @@ def test_given_runs_under_way_when_the_broker_refuses_for_seconds_then_every_run
         time.sleep(max(0.0, 5.0 - (time.monotonic() - began)))
     finally:
         end(tamed)
+    tamed.survived(runs)
+    assert [worker.process.pid for worker in tamed.workers if worker.lives] == before
+
+
+def test_given_runs_under_way_when_the_broker_stands_still_for_eight_seconds_then_every_run_comes_to_its_end(
+    tamed: ChaosSite,
+) -> None:
+    before = [worker.process.pid for worker in tamed.workers]
+    runs = under_way(tamed)
+    tamed.broker.pause()
+    time.sleep(8)
+    tamed.broker.resume()
     tamed.survived(runs)
     assert [worker.process.pid for worker in tamed.workers if worker.lives] == before
 
