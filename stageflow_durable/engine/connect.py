@@ -32,8 +32,16 @@ def open_operations(settings: Settings) -> Operations:
 
 
 def _store(settings: Settings, database_url: str, audit_key: str | None) -> Store:
-    database = Database(database_url, synchronous=settings.sqlite_synchronous)
-    return Store(database, (audit_key or settings.audit_key or "").encode())
+    database = Database(
+        database_url, synchronous=settings.sqlite_synchronous, prepares=settings.prepared_statements
+    )
+    return store_on(database, settings, audit_key)
+
+
+def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> Store:
+    """A store as the settings want it."""
+    key = (audit_key or settings.audit_key or "").encode()
+    return Store(database, key, shortcut=settings.short_way, prepares=settings.prepared_statements)
 
 
 class NoPublisher:

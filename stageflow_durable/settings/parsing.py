@@ -144,6 +144,17 @@ def one_of(*choices: str) -> Parser:
     return parse
 
 
+_SWITCHED = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
+
+
+def switch(value: object) -> bool:
+    """``on`` or ``off``, or what is usual for them in environments."""
+    known = value if isinstance(value, bool) else _SWITCHED.get(_text(value).lower())
+    if known is None:
+        raise ValueError("must be on or off")
+    return known
+
+
 def secret(value: object) -> str:
     """A key of at least 16 characters."""
     text = _text(value)

@@ -28,6 +28,8 @@ PARSERS: dict[str, parsing.Parser] = {
     "max_payload_bytes": parsing.whole(1024, 256 * 1024 * 1024),
     "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
     "visibility_timeout": parsing.whole(1, 43_200),
+    "short_way": parsing.switch,
+    "prepared_statements": parsing.switch,
     "audit_key": parsing.secret,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
@@ -74,6 +76,8 @@ class Settings:
     ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
     ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
+    ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
+    ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
@@ -93,6 +97,8 @@ class Settings:
     max_payload_bytes: int = 1_048_576
     sqlite_synchronous: str = "FULL"
     visibility_timeout: int = 3600
+    short_way: bool = True
+    prepared_statements: bool = True
     audit_key: str | None = None
     app: str | None = None
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import StaticPool
 
 from stageflow_durable.errors import ConfigurationError, RunBusy, SchemaBehind, StoreUnavailable
+from stageflow_durable.state.bounded import ANSWER_SECONDS, connection_class
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.line import Line
 from stageflow_durable.state.metadata import PREFIX
@@ -34,11 +35,20 @@ class Database:
     """A database, reached lazily and by each process through connections of its own.
 
     ``clock``: seconds since the epoch for SQLite (PostgreSQL has its own). ``synchronous``: SQLite's durability,
-    ``"FULL"`` or ``"NORMAL"`` (NORMAL survives a killed process, not a power cut).
+    ``"FULL"`` or ``"NORMAL"`` (NORMAL survives a killed process, not a power cut). ``prepares``: whether psycopg may
+    prepare statements.
     """
 
-    def __init__(self, url: str, *, synchronous: str = "FULL", clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        synchronous: str = "FULL",
+        clock: Callable[[], float] = time.time,
+        prepares: bool = True,
+    ) -> None:
         self.url = _parsed(url)
+        self._prepares = prepares
         self._synchronous = synchronous
         self._clock = clock
         self._engine: Engine | None = None
@@ -74,9 +84,10 @@ class Database:
                 pool_timeout=CONNECT_SECONDS,
                 pool_pre_ping=False,
                 isolation_level="READ COMMITTED",
-                connect_args=_postgresql_arguments(),
+                connect_args=_postgresql_arguments(self._prepares),
                 hide_parameters=True,  # they may be secrets, and tracebacks get logged
             )
+            event.listen(engine, "do_connect", _connect_bounded)
             event.listen(engine, "checkout", _refuse_dead)
             return engine
         engine = create_engine(
@@ -135,11 +146,11 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _postgresql_arguments() -> dict[str, Any]:
+def _postgresql_arguments(prepares: bool) -> dict[str, Any]:
     # A half-open connection or a stopped server has to show within bounded time, never hang a worker.
     return {
         "connect_timeout": CONNECT_SECONDS,
-        "prepare_threshold": 2,
+        "prepare_threshold": 2 if prepares else None,
         "tcp_user_timeout": STATEMENT_MILLISECONDS,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
@@ -150,10 +161,20 @@ def _postgresql_arguments() -> dict[str, Any]:
     }
 
 
+def _connect_bounded(_dialect: object, _record: object, given: Any, options: Any) -> Any:
+    return connection_class().connect(*given, **options)
+
+
 def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
     # The pool answers with a new connection; nothing was sent over the old one.
     if connection.closed or Line(connection.fileno()).closed:
         raise DisconnectionError("the server has closed this connection")
+    connection.answer_seconds = ANSWER_SECONDS  # whoever had it before may have been more patient
+
+
+def be_patient(connection: Connection, seconds: float | None) -> None:
+    """Wait that long for each answer on this connection until it is given back; None: for ever."""
+    connection.connection.driver_connection.answer_seconds = seconds  # type: ignore[union-attr]  # it is open
 
 
 def _begin_immediate(connection: Connection) -> None:

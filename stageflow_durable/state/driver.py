@@ -12,7 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
+from weakref import WeakSet
 
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import Database, translated
 from stageflow_durable.state.line import Line
+from stageflow_durable.state.wire import Prepared, Wire
 
 CLOCK_SECONDS = 30.0
 """How long the offset between this machine's clock and the database's is believed."""
@@ -29,14 +32,18 @@ CLOCK_SECONDS = 30.0
 class Statement:
     """One compiled statement. Parameters that the caller does not give keep the values they were written with."""
 
-    __slots__ = ("_defaults", "sql")
-
     def __init__(self, element: Any, *, is_sqlite: bool) -> None:
         made: Any = sqlite.dialect if is_sqlite else postgresql.dialect  # their constructors have no types
         dialect = made(paramstyle="named" if is_sqlite else "pyformat")
         compiled = element.compile(dialect=dialect)
         self.sql = str(compiled)
         self._defaults = dict(compiled.params)
+        self._element = element
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The same for PostgreSQL, below psycopg's cursors."""
+        return Prepared(self._element)
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters."""
@@ -50,11 +57,34 @@ class _Held:
         self.connection = connection
         self._pid = os.getpid()
         self._line = None if is_sqlite else Line(connection.fileno())
+        self._let_go = False
+        self._in_use = threading.Lock()
+
+    @cached_property
+    def wire(self) -> Wire:
+        """The same connection, below psycopg's cursors."""
+        return Wire(self.connection)
 
     @property
     def usable(self) -> bool:
         """Whether it is this process's, and its server has not closed it since it was used last."""
-        return self._pid == os.getpid() and not (self._line and self._line.closed)
+        return not self._let_go and self._pid == os.getpid() and not (self._line and self._line.closed)
+
+    def __enter__(self) -> Self:
+        self._in_use.acquire()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._in_use.release()
+        if self._let_go:
+            self.close()
+
+    def let_go(self) -> None:
+        """Close it, or leave that to the thread whose statement runs."""
+        self._let_go = True
+        if self._in_use.acquire(blocking=False):
+            self._in_use.release()
+            self.close()
 
     def close(self, this_process: Callable[[], int] = os.getpid) -> None:
         """Close it. Idempotent."""
@@ -66,11 +96,15 @@ class _Held:
 
 
 class Driver:
-    """A database's driver-level connections, one for each thread that asks, all autocommitting."""
+    """A database's driver-level connections, one for each thread that asks, all autocommitting. ``prepares``: whether
+    statements on PostgreSQL go below psycopg's cursors.
+    """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, prepares: bool = True) -> None:
         self._database = database
+        self._prepares = prepares and not database.is_sqlite
         self._local = threading.local()
+        self._all: WeakSet[_Held] = WeakSet()
 
     @property
     def is_sqlite(self) -> bool:
@@ -82,7 +116,7 @@ class Driver:
         """SQLAlchemy's engine of this process."""
         return self._database.engine
 
-    def _connection(self) -> Any:
+    def _held(self) -> _Held:
         held: _Held | None = getattr(self._local, "held", None)
         if held is None or not held.usable:
             raw = self.engine.raw_connection()
@@ -90,20 +124,27 @@ class Driver:
             raw.detach()  # it is this thread's from now on, and closed with it
             if not self.is_sqlite:
                 connection.autocommit = True
+            self.drop()
             held = self._local.held = _Held(connection, is_sqlite=self.is_sqlite)
-        return held.connection
+            self._all.add(held)
+        return held
 
     def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
         """Run one statement in a transaction of its own; returns the cursor."""
-        with translated(), self._errors():
-            _held = self._local  # a close() by another thread waits for the statement
-            return self._connection().execute(statement.sql, statement.values(given))
+        with translated(), self._errors(), self._held() as held:
+            return held.connection.execute(statement.sql, statement.values(given))
+
+    def touched(self, statement: Statement, given: Mapping[str, Any]) -> bool:
+        """Run one statement in a transaction of its own; returns whether it touched a row."""
+        if not self._prepares:
+            return bool(self.run(statement, given).rowcount)
+        with translated(), self._errors(), self._held() as held:
+            return held.wire.run(statement.prepared, given) > 0
 
     def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
         """On SQLite: one transaction that goes on with ``rest`` only when ``first`` touched a row."""
-        with translated(), self._errors():
-            _held = self._local  # as above
-            connection: sqlite3.Connection = self._connection()
+        with translated(), self._errors(), self._held() as held:
+            connection: sqlite3.Connection = held.connection
             connection.execute("BEGIN IMMEDIATE")
             try:
                 touched = connection.execute(first.sql, first.values(given)).rowcount > 0
@@ -139,11 +180,12 @@ class Driver:
         held: _Held | None = getattr(self._local, "held", None)
         self._local.held = None
         if held is not None:
-            held.close()
+            held.let_go()
 
     def close(self) -> None:
         """Close what all threads hold; one that goes on gets a new connection."""
-        self._local = threading.local()
+        for held in tuple(self._all):
+            held.let_go()
 
 
 class _Errors:

@@ -80,6 +80,10 @@ def _number(name: str) -> Any:
     return cast(_p(name, Double), Double)
 
 
+def _seq(further: int) -> Any:
+    return _p("seen_seq", Integer) + literal_column(str(further), Integer)
+
+
 _RUN, _AT, _ME = _p("run_id"), _p("at", Double), _p("me")
 _ALIVE = exists(
     select(owners.c.id).where(and_(owners.c.id == _ME, owners.c.dead_at.is_(None), owners.c.expires_at > now()))
@@ -106,7 +110,8 @@ def _run_part(shape: Shape) -> Any:
     held = _READY if shape.move is Move.BEGIN else _MINE
     unchanged = and_(runs.c.id == _RUN, runs.c.seq == _p("seen_seq", Integer), runs.c.phase == _is(Phase.FORWARD))
     conditions = [unchanged, exists(select(strands.c.run).where(held))]
-    values: dict[str, Any] = {"seq": _p("new_seq", Integer), "head": _p("new_head"), "updated_at": _AT}
+    head = _p(f"e{shape.events - 1}_mac")
+    values: dict[str, Any] = {"seq": _seq(shape.events), "head": head, "updated_at": _AT}
     if shape.move in (Move.BEGIN, Move.GRANT):
         conditions.append(_ALIVE)
         values |= {"status": _is(RunStatus.RUNNING), "pivot_passed": runs.c.pivot_passed | _p("pivot", Boolean)}
@@ -214,14 +219,13 @@ def _checkpoint(source: Any) -> Any:
     )
 
 
-_EVENT = ("seq", "type", "data", "previous", "mac")
-
-
 def _events(count: int, source: Any) -> Any:
+    """``e0_mac``, …: the code of each; an event's predecessor is the one before it, or the head that was seen."""
     selects = []
     for number in range(count):
-        columns = [_p(f"e{number}_{name}", Integer if name == "seq" else String) for name in _EVENT]
-        picked = select(_RUN, columns[0], columns[1], _AT, *columns[2:])
+        previous = _p("seen_head" if number == 0 else f"e{number - 1}_mac")
+        event = [_p(f"e{number}_{name}") for name in ("type", "data", "mac")]
+        picked = select(_RUN, _seq(number + 1), event[0], _AT, event[1], previous, event[2])
         selects.append(picked if source is None else picked.select_from(source))
     return insert(events).from_select(
         ["run", "seq", "type", "at", "data", "previous", "mac"], union_all(*selects) if count > 1 else selects[0]
@@ -329,8 +333,8 @@ def _new_run(dialect: Any) -> Any:
         "op_version": _ZERO,
         "pivot_passed": false(),
         "past_pivot": false(),
-        "seq": _p("new_seq", Integer),
-        "head": _p("new_head"),
+        "seq": _seq(1),
+        "head": _p("e0_mac"),
         "created_at": _AT,
         "updated_at": _AT,
     }

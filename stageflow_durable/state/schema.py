@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import SchemaAhead, SchemaBehind
-from stageflow_durable.state.database import Database, translated
+from stageflow_durable.state.database import Database, be_patient, translated
 from stageflow_durable.state.metadata import VERSION_TABLE
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -62,6 +62,9 @@ def upgrade(url: str) -> str:
     try:
         with translated(), database.engine.connect() as connection, connection.begin():
             if not database.is_sqlite:
+                be_patient(connection, None)  # rewriting a large table takes what it takes
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236501)")  # one upgrade at a time
             _refuse_ahead(_found(connection))
             made = config()

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from stageflow_durable.errors import ConfigurationError
-from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, translated
+from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_patient, translated
 
 T = TypeVar("T")
 
@@ -31,6 +31,7 @@ class SessionHolder:
             self._connection = database.engine.connect()
             self._transaction = self._connection.begin()
             if not database.is_sqlite:
+                be_patient(self._connection, SESSION_MILLISECONDS / 1000)
                 self._connection.exec_driver_sql(
                     f"SET LOCAL idle_in_transaction_session_timeout = {SESSION_MILLISECONDS}"
                 )

@@ -7,6 +7,7 @@ is always right.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -26,6 +27,9 @@ from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, 
 from stageflow_durable.state.strands import StrandRow
 
 _RUN_COLUMNS = len(RunFacts.__slots__)
+
+Encoded = tuple[tuple[str, str], ...]
+"""Events: type and encoded data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Shortcut:
             first, rest = fast.create_on_sqlite()
             made = self._driver.run_if(first, rest, given)
         else:
-            made = bool(self._driver.run(fast.create_on_postgresql(), given).rowcount)
+            made = self._driver.touched(fast.create_on_postgresql(), given)
         return Created(new.id, False, first_nudges(new)) if made else None
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
@@ -100,7 +104,6 @@ class Shortcut:
             "me": taker.owner,
             "at": clock,
             "first_at": first_at,
-            "seen_seq": run.seq,
             **_next(plan, run, row.stage, number, taker, clock),
             **_event_values(sealed),
         }
@@ -150,7 +153,6 @@ class Shortcut:
             "my_stage": work.stage,
             "my_attempt": work.attempt,
             "at": at,
-            "seen_seq": work.seq,
             "delta": saving.delta,
             "saved_schema": work.plan.schema,
             **_event_values(sealed),
@@ -167,10 +169,10 @@ class Shortcut:
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
-    def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Kept) -> list[EventRow]:
+    def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Encoded) -> list[EventRow]:
         sealed: list[EventRow] = []
         for kind, data in events:
-            event = seal(self._audit, run_id, seq + 1, kind, at, encode(data), head)
+            event = seal(self._audit, run_id, seq + 1, kind, at, data, head)
             sealed.append(event)
             seq, head = event.seq, event.mac
         return sealed
@@ -180,7 +182,7 @@ class Shortcut:
             if self._driver.is_sqlite:
                 first, rest = fast.for_sqlite(shape)
                 return self._driver.run_if(first, rest, given)
-            return bool(self._driver.run(fast.for_postgresql(shape), given).rowcount)
+            return self._driver.touched(fast.for_postgresql(shape), given)
         except IntegrityError:
             return False  # e.g. a stage that began before, on another strand: nothing was written
 
@@ -211,18 +213,26 @@ def _move(saving: Saving) -> Move | None:
     return Move.GRANT if saving.go_on else Move.HAND_ON
 
 
-def _begun(stage: str, number: int, owner: str) -> tuple[str, dict[str, object]]:
-    return "stage.begun", {"stage": stage, "attempt": number, "owner": owner}
+@lru_cache(maxsize=4096)
+def _begun(stage: str, number: int, owner: str) -> tuple[str, str]:
+    return "stage.begun", encode({"stage": stage, "attempt": number, "owner": owner})
 
 
-def _saved(saving: Saving, move: Move, onward: str | None) -> Kept:
+@lru_cache(maxsize=4096)
+def _ok(stage: str, number: int) -> tuple[str, str]:
+    return "stage.ok", encode({"stage": stage, "attempt": number})
+
+
+_SUCCEEDED = "run.succeeded", encode({"cause": None, "stage": None, "error": None, "park_reason": None})
+
+
+def _saved(saving: Saving, move: Move, onward: str | None) -> Encoded:
     work = saving.work
-    kept = tuple((kind, {**data, "stage": work.stage}) for kind, data in saving.events)
-    ok = ("stage.ok", {"stage": work.stage, "attempt": work.attempt})
+    kept = tuple((kind, encode({**data, "stage": work.stage})) for kind, data in saving.events)
+    ok = _ok(work.stage, work.attempt)
     if move is Move.GRANT and onward is not None:
         return (*kept, ok, _begun(onward, 1, work.owner))
-    ended: dict[str, object] = {"cause": None, "stage": None, "error": None, "park_reason": None}
-    return (*kept, ok, ("run.succeeded", ended)) if move is Move.FINISH else (*kept, ok)
+    return (*kept, ok, _SUCCEEDED) if move is Move.FINISH else (*kept, ok)
 
 
 def _next(plan: Plan, run: RunFacts, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:
@@ -236,15 +246,11 @@ def _next(plan: Plan, run: RunFacts, stage: str, number: int, taker: Taker, at: 
 
 
 def _event_values(sealed: list[EventRow]) -> dict[str, Any]:
-    values: dict[str, Any] = {"new_seq": sealed[-1].seq, "new_head": sealed[-1].mac}
+    values: dict[str, Any] = {"seen_seq": sealed[0].seq - 1, "seen_head": sealed[0].previous}
     for number, event in enumerate(sealed):
-        values |= {
-            f"e{number}_seq": event.seq,
-            f"e{number}_type": event.type,
-            f"e{number}_data": event.data,
-            f"e{number}_previous": event.previous,
-            f"e{number}_mac": event.mac,
-        }
+        values[f"e{number}_type"] = event.type
+        values[f"e{number}_data"] = event.data
+        values[f"e{number}_mac"] = event.mac
     return values
 
 

@@ -53,10 +53,12 @@ class BusinessKey:
 class Store(Reading):
     """Runs and everything about them, in one database."""
 
-    def __init__(self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True) -> None:
+    def __init__(
+        self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True, prepares: bool = True
+    ) -> None:
         self.database = database
         self._audit = audit_key
-        self._driver = Driver(database)
+        self._driver = Driver(database, prepares=prepares)
         self._shortcut = Shortcut(self._driver, audit_key) if shortcut else None
 
     def close(self) -> None:

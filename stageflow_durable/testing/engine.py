@@ -14,6 +14,7 @@ from typing import Any
 
 from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
+from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -23,7 +24,6 @@ from stageflow_durable.settings import Settings
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.schema import upgrade
-from stageflow_durable.state.store import Store
 from stageflow_durable.testing.clock import FakeClock
 from stageflow_durable.testing.faults import Crash, Faults, FaultyStore, bury
 from stageflow_durable.testing.messages import Messages
@@ -74,7 +74,6 @@ class InProcessEngine(Engine):
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] | None = None,
         workers: int = 1,
-        shortcut: bool = True,
     ) -> None:
         super().__init__(
             name, pipelines, retry=retry, interceptors=interceptors, settings=settings, world=World(clock, draw)
@@ -86,7 +85,7 @@ class InProcessEngine(Engine):
         self.watched = False
         self.problems: list[str] = []
         database = Database(self.urls.database_url, synchronous="NORMAL", clock=clock.time)
-        store = FaultyStore(Store(database, (settings.audit_key or "").encode(), shortcut=shortcut), self.faults)
+        store = FaultyStore(store_on(database, settings), self.faults)
         patience = Patience(settings.lease_seconds, grace=0.0, max_lost=settings.max_recoveries)
         self._patience = patience.lost
         self._riding = 0
@@ -243,7 +242,6 @@ def engine_for_tests(
     retry: RetryPolicy | None = None,
     interceptors: Sequence[Any] | None = None,
     workers: int = 1,
-    shortcut: bool = True,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
     """A context manager: an engine on a new SQLite file, with ``workers`` workers in this process and nothing
@@ -258,9 +256,8 @@ def engine_for_tests(
     {'greet': 'hello Ada'}
 
     ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
-    it). ``draw``: chance, the middle unless said otherwise. ``shortcut``: False makes every transaction go the long
-    way. ``settings``: as of :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or
-    ``in_place_stages=1``.
+    it). ``draw``: chance, the middle unless said otherwise. ``settings``: as of
+    :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
     with TemporaryDirectory(prefix="stageflow-test-") as directory:
         url = database_url or _new_database(Path(directory))
@@ -274,7 +271,6 @@ def engine_for_tests(
             retry=retry,
             interceptors=interceptors,
             workers=workers,
-            shortcut=shortcut,
         )
         try:
             yield engine

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 from stageflow_durable.model import keys
 from stageflow_durable.state import owners
+from stageflow_durable.state.driver import _Held
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing.clock import START
 from tests.simulation.lines import Stage
@@ -27,7 +28,8 @@ class Bench:
 
     def _store(self, shortcut: bool) -> Store:
         store = Store(self.database, AUDIT_KEY, shortcut=shortcut)
-        store._driver._connection = lambda: self.database.raw  # type: ignore[method-assign]  # every line uses the one
+        held = _Held(self.database.raw, is_sqlite=True)
+        store._driver._held = lambda: held  # type: ignore[method-assign]  # every line uses the one
         return store
 
 

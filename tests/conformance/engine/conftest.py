@@ -138,7 +138,7 @@ def make_engine(way: tuple[str, bool], clock: FakeClock, watch: Watch) -> Iterat
         def make(*pipelines: Pipeline[Any, Any], **options: Any) -> InProcessEngine:
             given: dict[str, Any] = {
                 "database_url": way[0],
-                "shortcut": way[1],
+                "short_way": way[1],
                 "clock": clock,
                 "audit_key": AUDIT_KEY,
             } | options

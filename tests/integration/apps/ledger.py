@@ -34,6 +34,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._read: list[Entry] = []
+        self._offset = 0
 
     @classmethod
     def here(cls) -> Ledger:
@@ -51,10 +53,20 @@ class Ledger:
 
     def entries(self, runs: Iterable[str] | None = None) -> list[Entry]:
         """Every line, or those of some runs, oldest first."""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self._read_on()
         wanted = None if runs is None else set(runs)
-        found = [Entry(**json.loads(line)) for line in lines]
-        return [entry for entry in found if wanted is None or entry.run in wanted]
+        return [entry for entry in self._read if wanted is None or entry.run in wanted]
+
+    def _read_on(self) -> None:
+        """Lines are only appended, so that each is read once."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._read += [Entry(**json.loads(line)) for line in whole.splitlines()]
 
     def bodies(self, runs: Iterable[str] | None = None, kind: str = "do") -> Counter[tuple[str, str]]:
         """How often each (run, stage) was called."""

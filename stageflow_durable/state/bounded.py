@@ -1,0 +1,56 @@
+"""Connections to PostgreSQL that wait a bounded time for an answer.
+
+A server that was stopped, or a network that swallows packets behind a live socket, answers nothing and closes nothing;
+the server's own timeouts end there too. The time is above them, so that a server which is only slow says so itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from functools import cache
+from typing import Any
+
+ANSWER_SECONDS = 20.0
+"""How long an answer is waited for; the server gives up a statement after 15 s."""
+
+
+@cache
+def connection_class() -> Any:
+    """A connection of psycopg, bounded by its ``answer_seconds`` (None: for ever) for each statement."""
+    import psycopg
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        answer_seconds: float | None = ANSWER_SECONDS
+
+        def wait(self, gen: Any, *given: Any, **options: Any) -> Any:
+            return super().wait(_bounded(self, gen), *given, **options)
+
+    return BoundedConnection
+
+
+def _bounded(connection: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """The same steps; psycopg resumes them with nothing (0) ten times a second while the socket is silent."""
+    began = time.monotonic()
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready:
+                _check(connection, time.monotonic() - began)
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def _check(connection: Any, waited: float) -> None:
+    if connection.answer_seconds is not None and waited > connection.answer_seconds:
+        connection.close()  # whatever it answers later answers another question
+        raise silence(waited)
+
+
+def silence(seconds: float) -> Exception:
+    """The error of a server that says nothing."""
+    from psycopg import OperationalError
+
+    return OperationalError(f"the server said nothing for {seconds:.0f} s")

@@ -1,0 +1,114 @@
+"""Prepared statements sent to PostgreSQL with nothing in between but libpq, by psycopg's own binding of it.
+
+A stage is one statement, and psycopg's cursor costs more CPU around it than the engine does: each call makes a cursor,
+looks up how to write each parameter and reads what comes back. What is sent here is known when it is compiled: names,
+order and types of the parameters; and of the answer only how many rows were touched. See
+https://www.psycopg.org/psycopg3/docs/api/pq.html.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Boolean, Double, Integer
+from sqlalchemy.dialects import postgresql
+
+from stageflow_durable.state.bounded import ANSWER_SECONDS, silence
+
+_TEXT = 25
+
+
+_names = count()
+
+
+class Prepared:
+    """One statement, compiled, under a name of its own on every connection. Parameters that the caller does not give
+    keep the values they were written with.
+    """
+
+    __slots__ = ("_order", "name", "sql", "types")
+
+    def __init__(self, element: Any) -> None:
+        made: Any = postgresql.dialect  # its constructor has no types
+        compiled = element.compile(dialect=made(paramstyle="numeric_dollar"))
+        self.name = b"stageflow_%d" % next(_names)
+        self.sql = str(compiled).encode()
+        kinds = [_kind(compiled.binds[name].type) for name in compiled.positiontup]
+        self.types = [oid for oid, _written in kinds]
+        self._order = [
+            (name, compiled.params[name], written)
+            for name, (_oid, written) in zip(compiled.positiontup, kinds, strict=True)
+        ]
+
+    def values(self, given: Mapping[str, Any]) -> list[bytes | None]:
+        """The parameters as they are sent: text, in their order. Raises psycopg's DataError."""
+        values = [
+            None if (value := given.get(name, default)) is None else written(value)
+            for name, default, written in self._order
+        ]
+        if b"\0" in b"".join(filter(None, values)):  # libpq would send what comes before it
+            from psycopg import DataError
+
+            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return values
+
+
+class Wire:
+    """One connection of psycopg, used below its cursors; it has to be in autocommit mode."""
+
+    def __init__(self, connection: Any) -> None:
+        self._pg = connection.pgconn
+        self._encoding = connection.info.encoding
+        self._known: set[bytes] = set()
+        self._reading, self._writing = select.poll(), select.poll()
+        self._reading.register(connection.fileno(), select.POLLIN)
+        self._writing.register(connection.fileno(), select.POLLIN | select.POLLOUT)
+
+    def run(self, statement: Prepared, given: Mapping[str, Any]) -> int:
+        """Run it in a transaction of its own; returns how many rows it touched. Raises psycopg's errors."""
+        values = statement.values(given)
+        if statement.name not in self._known:
+            self._ask(lambda: self._pg.send_prepare(statement.name, statement.sql, statement.types))
+            self._known.add(statement.name)
+        touched = self._ask(lambda: self._pg.send_query_prepared(statement.name, values)).command_tuples
+        return touched or 0
+
+    def _ask(self, send: Callable[[], None]) -> Any:
+        from psycopg import errors, pq
+
+        send()
+        while self._pg.flush():  # more than the socket takes at once
+            self._wait(self._writing)
+            self._pg.consume_input()
+        while self._pg.is_busy():
+            self._wait(self._reading)
+            self._pg.consume_input()
+        answer = self._pg.get_result()
+        while self._pg.get_result() is not None:  # the end of the answer is an answer too
+            pass
+        if answer.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+            raise errors.error_from_result(answer, encoding=self._encoding)
+        return answer
+
+    @staticmethod
+    def _wait(line: select.poll) -> None:
+        if not line.poll(ANSWER_SECONDS * 1000):
+            raise silence(ANSWER_SECONDS)
+
+
+def _kind(kind: Any) -> tuple[int, Callable[[Any], bytes]]:
+    for known, oid, written in _WRITTEN:
+        if isinstance(kind, known):
+            return oid, written
+    return _TEXT, str.encode
+
+
+_WRITTEN: tuple[tuple[type, int, Callable[[Any], bytes]], ...] = (
+    (Boolean, 16, lambda value: b"t" if value else b"f"),
+    (Integer, 23, lambda value: b"%d" % value),
+    (Double, 701, lambda value: b"%r" % value),
+)
+"""Types, what PostgreSQL calls them (pg_type.oid), and how their values are written."""

@@ -1,0 +1,223 @@
+"""Statements below psycopg's cursors, and servers that say nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    insert,
+    select,
+    text,
+    update,
+)
+
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.state import bounded, wire
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.wire import Prepared
+
+pytestmark = pytest.mark.postgres
+
+THINGS = Table(
+    "things",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255)),
+    Column("weight", Double),
+    Column("good", Boolean),
+)
+COLUMNS = ("id", "name", "weight", "good")
+ADD = insert(THINGS).from_select(list(COLUMNS), select(*(bindparam(n, type_=THINGS.c[n].type) for n in COLUMNS)))
+RENAME = update(THINGS).where(THINGS.c.id == bindparam("which", type_=Integer)).values(name=bindparam("new", "untold"))
+
+
+@pytest.fixture
+def database(postgres_url: str) -> Iterator[Database]:
+    made = Database(postgres_url)
+    with made.transaction() as connection:
+        THINGS.create(connection)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture(params=[True, False], ids=["prepared", "by cursors"])
+def driver(database: Database, request: pytest.FixtureRequest) -> Iterator[Driver]:
+    made = Driver(database, prepares=request.param)
+    yield made
+    made.close()
+
+
+def stored(database: Database) -> list[tuple[object, ...]]:
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(select(THINGS).order_by(THINGS.c.id))]
+
+
+def test_given_values_of_every_type_when_sent_then_the_database_has_them_exactly(
+    driver: Driver, database: Database
+) -> None:
+    add = Statement(ADD, is_sqlite=False)
+    things = [
+        (1, "plain", 0.1, True),
+        (-2147483648, "ünïcode 🎉 'quoted' \\ %s $1", 1764026692.123456, False),
+        (3, "", -0.0, True),
+        (4, None, None, None),
+        (2147483647, "x" * 100, 1e300, False),
+    ]
+    for thing in things:
+        assert driver.touched(add, dict(zip(COLUMNS, thing, strict=True)))
+    assert stored(database) == sorted(things, key=lambda thing: thing[0])
+
+
+def test_given_an_update_when_no_row_matches_then_nothing_was_touched(driver: Driver, database: Database) -> None:
+    driver.touched(Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True)))
+    rename = Statement(RENAME, is_sqlite=False)
+    assert not driver.touched(rename, {"which": 2, "new": "b"})
+    assert driver.touched(rename, {"which": 1, "new": "b"})
+    assert driver.touched(rename, {"which": 1}), "a parameter that is not given keeps the value it was written with"
+    assert stored(database) == [(1, "untold", 1.0, True)]
+
+
+def test_given_a_megabyte_when_sent_then_it_arrives_whole(driver: Driver, database: Database) -> None:
+    with database.transaction() as connection:
+        connection.execute(text("ALTER TABLE things ALTER COLUMN name TYPE text"))
+    huge = "0123456789abcdef" * 1_000_000  # more than a socket takes at once
+    assert driver.touched(Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, huge, 1.0, True), strict=True)))
+    assert stored(database)[0][1] == huge
+
+
+def test_given_a_nul_when_sent_then_it_is_refused_and_not_cut_off(driver: Driver, database: Database) -> None:
+    with pytest.raises(Exception, match="NUL"):
+        driver.touched(Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a\0b", 1.0, True), strict=True)))
+    assert stored(database) == []
+
+
+def test_given_an_error_of_the_database_then_it_has_its_type_and_the_next_statement_works(
+    driver: Driver, database: Database
+) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    add, thing = Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True))
+    driver.touched(add, thing)
+    with pytest.raises(IntegrityError):
+        driver.touched(add, thing)
+    assert driver.touched(add, {**thing, "id": 2})
+
+
+def test_given_a_connection_that_the_server_ended_when_a_statement_follows_then_it_goes_over_a_new_one(
+    driver: Driver, database: Database
+) -> None:
+    add, thing = Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True))
+    driver.touched(add, thing)
+    end(driver)
+    assert driver.touched(add, {**thing, "id": 2})
+
+
+def end(driver: Driver) -> None:
+    """End the server's side of the driver's connection, and wait until its socket knows."""
+    held = driver._held()
+    with psycopg.connect(driver.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", (held.connection.info.backend_pid,))
+    until = time.monotonic() + 5
+    while held.usable and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def test_given_a_driver_that_is_closed_while_a_statement_runs_then_the_statement_ends_and_the_connection_is_closed(
+    database: Database,
+) -> None:
+    driver, seen = Driver(database), []
+    slow = Statement(select(text("pg_sleep(0.5)")), is_sqlite=False)
+
+    def work() -> None:
+        driver.touched(slow, {})
+        seen.append(driver._local.held.connection)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    time.sleep(0.2)
+    driver.close()
+    thread.join()
+    assert [connection.closed for connection in seen] == [True]
+
+
+# --- a server that says nothing --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A server process that stands still."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (bounded, wire):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.4)
+    monkeypatch.setattr(bounded.connection_class(), "answer_seconds", 0.4)
+    monkeypatch.setattr("stageflow_durable.state.database.ANSWER_SECONDS", 0.4)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_given_a_server_process_that_stands_still_when_a_statement_is_sent_then_it_fails_in_bounded_time(
+    driver: Driver,
+) -> None:
+    rename = Statement(RENAME, is_sqlite=False)
+    driver.touched(rename, {"which": 1})
+    began = time.monotonic()
+    with (
+        stopped(driver._held().connection.info.backend_pid),
+        pytest.raises(StoreUnavailable, match="the server said nothing"),
+    ):
+        driver.touched(rename, {"which": 1})
+    assert time.monotonic() - began < 5
+    assert not driver.touched(rename, {"which": 1}), "over a new connection, which answers"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_given_a_server_process_that_stands_still_when_a_transaction_goes_on_then_it_fails_in_bounded_time(
+    database: Database,
+) -> None:
+    def work() -> None:
+        with database.transaction() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            with stopped(pid):
+                connection.execute(text("SELECT 1"))
+
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="the server said nothing"):
+        work()
+    assert time.monotonic() - began < 5
+    assert stored(database) == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_given_a_server_that_is_only_slow_then_a_session_of_a_stage_waits_for_it(database: Database) -> None:
+    from stageflow_durable.state.session import SessionHolder
+
+    holder = SessionHolder(database, "a stage")
+    assert holder.session.execute(text("SELECT 1 FROM pg_sleep(1)")).scalar_one() == 1
+    holder.rollback()
+
+
+def test_equal_statements_have_names_of_their_own() -> None:
+    assert Prepared(RENAME).name != Prepared(RENAME).name
