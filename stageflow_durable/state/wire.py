@@ -2,8 +2,8 @@
 
 A stage is one statement, and psycopg's cursor costs more CPU around it than the engine does: each call makes a cursor,
 looks up how to write each parameter and reads what comes back. What is sent here is known when it is compiled: names,
-order and types of the parameters; and of the answer only how many rows were touched. See
-https://www.psycopg.org/psycopg3/docs/api/pq.html.
+order and types of the parameters; and of the answer only how many rows were touched. See "pq" in
+psycopg's documentation.
 """
 
 from __future__ import annotations

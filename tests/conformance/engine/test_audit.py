@@ -58,7 +58,7 @@ def rolled_back(connection: Connection, run: str) -> None:
 @pytest.fixture
 def engine(way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[InProcessEngine]:
     """An engine whose history may be falsified: nobody watches the invariants."""
-    options: dict[str, Any] = {"database_url": way[0], "shortcut": way[1], "clock": clock, "audit_key": AUDIT_KEY}
+    options: dict[str, Any] = {"database_url": way[0], "short_way": way[1], "clock": clock, "audit_key": AUDIT_KEY}
     with engine_for_tests([acts.line("a b c")], **options) as made:
         yield made
 
