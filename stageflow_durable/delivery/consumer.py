@@ -102,6 +102,11 @@ def has_children(pool: Any) -> bool:
     return hasattr(getattr(pool, "_pool", None), "_pool")  # nothing public tells
 
 
+def _children(pool: Any) -> list[Any]:
+    found: list[Any] = pool._pool._pool  # noqa: SLF001  # nothing public lists them
+    return found
+
+
 class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Looks after the pool's children: one that is gone gives up its work at once, not when its lease runs out.
 
@@ -127,7 +132,10 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
             self._timer = None
 
     def _look(self, pool: Any) -> None:
-        children = {process.pid for process in pool._pool._pool}  # noqa: SLF001  # nothing public lists the children
+        # Celery misses some ends, most often of a child that replaced another, and looks by itself only every 5 s.
+        if not all(process.is_alive() for process in _children(pool)):
+            pool.maintain_pool()
+        children = {process.pid for process in _children(pool)}
         for pid in self._seen - children:
             self._report(pid)
         self._seen = children

@@ -12,7 +12,7 @@ from kombu import common
 from kombu.message import Message
 from redis.exceptions import ConnectionError as RedisLost
 
-from stageflow_durable.delivery.consumer import SturdyConsumer
+from stageflow_durable.delivery.consumer import ChildWatch, SturdyConsumer
 
 
 def lose(connection: Any) -> Any:
@@ -54,3 +54,18 @@ def test_a_message_that_cannot_be_acknowledged_is_a_lost_connection() -> None:
         consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
     consumer.call_soon_ack(message.ack_log_error, Mock(), (RedisLost,))
     assert message.acknowledged
+
+
+def test_an_end_that_celery_missed_is_seen_at_the_next_look_and_reported() -> None:
+    alive, gone = (SimpleNamespace(pid=pid, is_alive=Mock(return_value=True)) for pid in (1, 2))
+    children = [alive, gone]
+    maintain = Mock(side_effect=lambda: children.remove(gone))
+    pool = SimpleNamespace(_pool=SimpleNamespace(_pool=children), maintain_pool=maintain)
+    watch: Any = ChildWatch(Mock())
+    watch._report = Mock()
+    watch._look(pool)
+    maintain.assert_not_called()
+    gone.is_alive.return_value = False
+    watch._look(pool)
+    maintain.assert_called_once()
+    watch._report.assert_called_once_with(2)
