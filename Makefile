@@ -11,6 +11,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCH := .bench/.installed
 EXTRAS := all,dev
 ARGS ?=
 JOBS ?= 2
@@ -22,7 +23,7 @@ SOURCES = $(wildcard stageflow_durable workers tests)
 
 .PHONY: help
 help: ## What there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv and install the library with every extra
@@ -68,8 +69,23 @@ check: $(STAMP) ## Style, types and the direction of imports
 	@$(BIN)/lint-imports --no-cache --no-logo || { echo "see [tool.importlinter] in pyproject.toml" >&2; exit 1; }
 
 .PHONY: bench
-bench: $(STAMP) ## Measure against a bare Celery chain; prints ratios
-	@$(BIN)/python -m tests.benchmarks $(ARGS)
+bench: $(STAMP) $(BENCH) ## Measure against bare Celery, DBOS, Restate, Temporal and the database itself; table, JSON, plots
+	@$(BIN)/python -m tests.benchmarks --json .bench/results.json --plots .bench/plots $(ARGS)
+
+.PHONY: bench-compare
+bench-compare: $(STAMP) $(BENCH) ## REF=…: the same rows on another commit's library, in turn, and what changed
+	@$(BIN)/python -m tests.benchmarks.compare $(or $(REF),$(error which commit? make bench-compare REF=main ARGS="--rows 1,6")) $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(STAMP) ## Install the other engines into .bench, to be measured beside
+	@$(BIN)/python -m tests.benchmarks.installed
+
+# Peers and plots are for benchmarks alone: nobody else waits for them.
+$(BENCH): $(STAMP) tests/benchmarks/installed.py
+	@echo "Installing the benchmark's peers into .bench (once, a minute or two) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/python -m tests.benchmarks.installed
+	@touch $@
 
 .PHONY: docs
 docs: $(STAMP) ## Run every snippet of the documentation and check its links
@@ -91,5 +107,5 @@ down: ## Stop the containers; the volumes stay
 
 .PHONY: clean
 clean: ## Remove .venv and everything that was built or cached
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	@rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build dist
 	@find stageflow_durable workers tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
+from stageflow_durable import Engine
 from stageflow_durable.state.schema import upgrade
+from tests.benchmarks.checks import Checks
+from tests.benchmarks.deaths import Deaths
+from tests.benchmarks.held_app import pipeline as held_pipeline
+from tests.benchmarks.history import LIVE, History
+from tests.benchmarks.installed import available
+from tests.benchmarks.limit import Limit
+from tests.benchmarks.peer import Peer, Peers
 from tests.benchmarks.sides import Bare, Durable, engine_of
 from tests.benchmarks.submission import Submissions
 from tests.benchmarks.worker import Worker
 from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
-DURABLE, MESSAGE, BARE, SUBMISSION = range(4)
+DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, DEATHS = range(12)
 """Numbers of the broker's databases: no side sees another's keys."""
 
-IN_PLACE = 50
-"""Stages that one message may carry, as by default."""
+
+
+class _Closes(Protocol):
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=_Closes)
 
 
 class Bench:
@@ -28,6 +42,8 @@ class Bench:
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack = stack
         self._directory = directory
+        self._peers = Peers(stack, directory)
+        self._old: History | None = None
 
     @cached_property
     def postgres(self) -> PostgresService:
@@ -54,34 +70,114 @@ class Bench:
     @cached_property
     def durable(self) -> Durable:
         """Our runs with default settings."""
-        return self._durable(DURABLE, IN_PLACE)
+        return self.side(self.database(), DURABLE)
 
     @cached_property
     def message(self) -> Durable:
         """Our runs with one message a stage."""
-        return self._durable(MESSAGE, 1)
+        return self.side(self.database(), MESSAGE, in_place_stages=1)
 
-    def _durable(self, number: int, in_place: int) -> Durable:
-        database, broker = self.database(), self.broker.url_of(number)
-        environment = {"STAGEFLOW_DATABASE_URL": database, "STAGEFLOW_BROKER_URL": broker,
-                       "STAGEFLOW_IN_PLACE_STAGES": str(in_place)}
-        engine = engine_of(database, broker, in_place_stages=in_place)
-        worker = Worker("tests.benchmarks.durable_app", environment, self._directory)
-        side = Durable(worker, self._servers(), engine, database)
-        self._stack.callback(side.close)
-        return side
+    @cached_property
+    def normal(self) -> Durable:
+        """Our runs on SQLite, which flushes at checkpoints of its log."""
+        return self._embedded(NORMAL, "NORMAL")
+
+    @cached_property
+    def full(self) -> Durable:
+        """Our runs on SQLite, which flushes at each commit."""
+        return self._embedded(FULL, "FULL")
+
+    def _embedded(self, number: int, synchronous: str) -> Durable:
+        url = f"sqlite:///{self._directory / synchronous.lower()}.sqlite"
+        upgrade(url)
+        return self.side(url, number, sqlite_synchronous=synchronous)
+
+    def side(self, database: str, number: int, **settings: Any) -> Durable:
+        """Our runs on a database, through a numbered database of the broker."""
+        broker = self.broker.url_of(number)
+        worker = Worker("tests.benchmarks.durable_app", _environment(database, broker, settings), self._directory)
+        made = Durable(worker, self._servers(database), engine_of(database, broker, **settings), database)
+        self._stack.callback(made.close)
+        return made
 
     @cached_property
     def bare(self) -> Bare:
         """Celery chains."""
         url = self.broker.url_of(BARE)
         worker = Worker("tests.benchmarks.bare_app", {"BENCH_BROKER_URL": url}, self._directory)
-        side = Bare(worker, self._servers(), self.broker.client(BARE), url)
+        side = Bare(worker, self._servers(""), self.broker.client(BARE), url)
         self._stack.callback(side.close)
         return side
 
-    def _servers(self) -> tuple[int, ...]:
-        return tuple(service.process.pid for service in (self.postgres, self.broker) if service.process is not None)
+    def _servers(self, database: str) -> tuple[int, ...]:
+        services = (self.broker,) if database.startswith("sqlite") else (self.postgres, self.broker)
+        return tuple(service.process.pid for service in services if service.process is not None)
+
+    @cached_property
+    def dbos(self) -> Peer:
+        """DBOS on this PostgreSQL."""
+        available("dbos")
+        assert self.postgres.process is not None
+        return self._peers.dbos(self.postgres.create_database(), self.postgres.process.pid)
+
+    @cached_property
+    def restate(self) -> Peer:
+        """Restate."""
+        available("restate")
+        return self._peers.restate()
+
+    @cached_property
+    def temporal(self) -> Peer:
+        """Temporal's development server."""
+        available("temporal")
+        return self._peers.temporal()
+
+    @cached_property
+    def limit(self) -> Limit:
+        """Raw statements."""
+        database = self.database()
+        return self._closing(Limit(engine_of(database, self.broker.url_of(LIMIT)), database))
+
+    @cached_property
+    def checks(self) -> Checks:
+        """Idempotency stores."""
+        return self._closing(Checks(self.database(), self.broker.url_of(CHECKS)))
+
+    @cached_property
+    def memory(self) -> Durable:
+        """Our runs by a worker that has done nothing yet."""
+        return self.side(self.database(), MEMORY)
+
+    def deaths(self, lease: int) -> AbstractContextManager[Deaths]:
+        """Workers to kill, with that lease."""
+        database, broker = self.database(), self.broker.url_of(DEATHS)
+        environment = _environment(database, broker, {"lease_seconds": lease})
+        engine = Engine("held", [held_pipeline], database_url=database, broker_url=broker, lease_seconds=lease)
+        return closing(Deaths(engine, self.broker.client(DEATHS), environment, self._directory))
+
+    @cached_property
+    def young(self) -> History:
+        """Live runs and no finished one."""
+        return self._history(self.database(), YOUNG)
+
+    def old(self, finished: int) -> History:
+        """Live runs and that many finished ones; made at the first use."""
+        if self._old is None:
+            database = self.database()
+            side = self.side(database, OLD)
+            side.pace(1, 2)
+            template = side.one_finished()
+            side.close()
+            self._old = self._history(database, OLD)
+            self._old.bury(template, finished)
+        return self._old
+
+    def _history(self, database: str, number: int) -> History:
+        return self._closing(History(engine_of(database, self.broker.url_of(number)), database, LIVE))
+
+    def _closing(self, made: T) -> T:
+        self._stack.callback(made.close)
+        return made
 
     @cached_property
     def submissions(self) -> Submissions:
@@ -97,3 +193,8 @@ def opened() -> Iterator[Bench]:
     """A bench; its processes end with the block, however that ends."""
     with tempfile.TemporaryDirectory(prefix="sf-bench-") as directory, ExitStack() as stack:
         yield Bench(stack, Path(directory))
+
+
+def _environment(database: str, broker: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    named = {"database_url": database, "broker_url": broker, **settings}
+    return {"BENCH_BROKER_URL": broker} | {f"STAGEFLOW_{name.upper()}": str(value) for name, value in named.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -13,11 +13,20 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 def seconds_of(root: int) -> float:
     """User and system time of a process and its descendants so far; 0.0 where there is no /proc."""
     table = dict(_processes())
+    return sum(table[pid][1] for pid in _family(root, table) if pid in table) / _TICKS
+
+
+def family_of(root: int) -> set[int]:
+    """A process and its descendants."""
+    return _family(root, dict(_processes()))
+
+
+def _family(root: int, table: Mapping[int, tuple[int, int]]) -> set[int]:
     family, more = set[int](), {root}
     while more:
         family |= more
         more = {pid for pid, (parent, _) in table.items() if parent in family} - family
-    return sum(table[pid][1] for pid in family if pid in table) / _TICKS
+    return family
 
 
 def seconds_of_all() -> float:

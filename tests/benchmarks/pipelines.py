@@ -6,7 +6,7 @@ from typing import Any
 
 from stageflow_durable import Pipeline, StageContext
 
-LENGTHS = (10, 100, 1000)
+LENGTHS = (1, 10, 100, 1000)
 PAD = 1000
 """Bytes of text in an output."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
 
 from tests.benchmarks.figures import Figure, Goal, Samples
-from tests.benchmarks.rows import ROWS
 
 QUIET = 0.1
 """Share of the CPU that others may have without spoiling the rates."""
@@ -17,11 +16,14 @@ QUIET = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """Everything a run found. ``context``: machine, services, seconds it took, share of the CPU that others had."""
+    """Everything a run found. ``context``: machine, services, seconds it took, share of the CPU that others had;
+    ``missing``: what could not be measured, and why.
+    """
 
     context: dict[str, Any]
     samples: Samples
     figures: list[Figure]
+    missing: dict[str, str] = field(default_factory=dict)
 
 
 def table(figures: Iterable[Figure], rounds: int) -> Table:
@@ -44,9 +46,12 @@ def shown(figure: Figure) -> str:
     return _number(figure.value, figure.unit)
 
 
+_DIGITS = {"ms": ".2f", "s": ".3f", "×": ".2f", "µs": ",.1f"}
+
+
 def _number(value: float, unit: str) -> str:
-    digits = {"/s": ",.0f", "ms": ".2f", "s": ".3f", "×": ".2f"}[unit]
-    return f"{value:{digits}} {unit}".replace(" /s", "/s")
+    digits = _DIGITS.get(unit, ",.0f") if unit != "ms" or value >= 1 else ".2g"
+    return f"{value:{digits}} {unit}".replace(" /s", "/s").strip()
 
 
 def _goal(figure: Figure, goal: Goal | None) -> str:
@@ -56,43 +61,29 @@ def _goal(figure: Figure, goal: Goal | None) -> str:
     return f"{goal.sign} {_number(goal.bound, figure.unit)} [{color}]{word}[/{color}]"
 
 
-def as_json(results: Results) -> dict[str, Any]:
-    """Machine, samples and figures."""
-    figures = [_figure(figure) for figure in results.figures]
-    return {**results.context, "samples": dict(results.samples), "figures": figures}
-
-
-def _figure(figure: Figure) -> dict[str, Any]:
-    return {"row": figure.row, "title": ROWS[figure.row].title, "what": figure.what, "unit": figure.unit,
-            "median": figure.value, "rounds": list(figure.values), "noise": figure.noise,
-            "goal": _bound(figure, figure.aim), "due": _bound(figure, figure.due)}
-
-
-def _bound(figure: Figure, goal: Goal | None) -> dict[str, Any] | None:
-    return None if goal is None else {"sign": goal.sign, "bound": goal.bound, "reached": goal.met_by(figure.value)}
-
-
 def named(context: dict[str, Any]) -> str:
     """The machine, what ran on it, and how busy it was."""
-    lines = [_machine(context["machine"])]
+    lines = [machine_line(context["machine"])]
     if context["services"] is not None:
-        lines.append(_services(**context["services"]))
-    return "\n".join([*lines, _quiet(context["others"], context["seconds"])])
+        lines.append(services_line(**context["services"]))
+    return "\n".join([*lines, quiet_line(context["others"], context["seconds"])])
 
 
-def _quiet(others: float, seconds: float) -> str:
+def quiet_line(others: float, seconds: float) -> str:
     """How far to trust the rates."""
     verdict = "" if others < QUIET else ": too much to trust rates and ratios, only CPU times hold"
     return f"took {seconds:.0f} s, of which other processes had {others:.0%} of the CPU{verdict}"
 
 
-def _machine(found: dict[str, Any]) -> str:
+def machine_line(found: dict[str, Any]) -> str:
+    """Processor, Python and libraries."""
     libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
     return (f"{found['cores']} cores {found['cpu']}, {found['memory_gb']} GB, {found['python']}; "
             f"{found['children']} prefork children; {libraries}")
 
 
-def _services(broker: dict[str, Any], database: dict[str, Any]) -> str:
+def services_line(broker: dict[str, Any], database: dict[str, Any]) -> str:
+    """What the services promise to keep."""
     return (f"{broker['server']} {broker['version']}, appendonly {broker['appendonly']}, "
             f"appendfsync {broker['appendfsync']}; PostgreSQL {database['server_version']}, fsync {database['fsync']}, "
             f"synchronous_commit {database['synchronous_commit']}")

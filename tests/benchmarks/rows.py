@@ -2,73 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from tests.benchmarks import start
-from tests.benchmarks.bench import Bench
-from tests.benchmarks.figures import Figure, Samples, at_least, at_most, plain, ratio
-from tests.benchmarks.sides import Side
-from tests.benchmarks.submission import Handed, Submissions
-
-Probe = Callable[[str, Bench, float], dict[str, float]]
-"""One measurement: samples by name, from the probe's own name and the share of its volume (``--quick``: a quarter)."""
-
-WORKER, SERVICES, CALLER = " worker ms", " services ms", " caller ms"
-"""What follows a probe's name in those of its CPU times."""
-
-
-def _pace(side: Callable[[Bench], Side], length: int, lines: int) -> Probe:
-    def probe(name: str, bench: Bench, share: float) -> dict[str, float]:
-        pace = side(bench).pace(length, _some(lines, share))
-        return {name: pace.rate, name + WORKER: pace.worker_ms, name + SERVICES: pace.services_ms}
-
-    return probe
-
-
-def _handed(submit: Callable[[Submissions, int], Handed], count: int) -> Probe:
-    def probe(name: str, bench: Bench, share: float) -> dict[str, float]:
-        handed = submit(bench.submissions, _some(count, share))
-        return {name: handed.rate, name + CALLER: handed.cpu_ms}
-
-    return probe
-
-
-def _start_of(command: Sequence[str]) -> Probe:
-    return lambda name, bench, share: {name: start.seconds(command)}
-
-
-def _some(volume: int, share: float) -> int:
-    return max(2, round(volume * share))
-
-
-def _bare(bench: Bench) -> Side:
-    return bench.bare.passing("number")
-
-
-def _bare_1k(bench: Bench) -> Side:
-    return bench.bare.passing("kilobyte")
-
-
-PROBES: Mapping[str, Probe] = {
-    "durable 10": _pace(lambda bench: bench.durable, 10, 150),
-    "bare 10": _pace(_bare, 10, 100),
-    "bare-1K 10": _pace(_bare_1k, 10, 100),
-    "message 10": _pace(lambda bench: bench.message, 10, 80),
-    "durable 100": _pace(lambda bench: bench.durable, 100, 15),
-    "durable 1000": _pace(lambda bench: bench.durable, 1000, 2),
-    "bare 100": _pace(_bare, 100, 10),
-    "bare 1000": _pace(_bare, 1000, 2),
-    "enqueue": _handed(Submissions.enqueue, 300),
-    "apply_async": _handed(Submissions.apply_async, 300),
-    "build and apply": _handed(Submissions.build_and_apply, 300),
-    "commit": _handed(Submissions.commit, 300),
-    "enqueue_many": _handed(Submissions.enqueue_many, 4),
-    "import": _start_of(start.IMPORT),
-    "import Engine": _start_of(start.IMPORT_ENGINE),
-    "help": _start_of(start.HELP),
-    "python": _start_of(start.NOTHING),
-}
+from tests.benchmarks.figures import Figure, Goal, Samples, at_least, at_most, plain, ratio
+from tests.benchmarks.probes import CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +32,36 @@ def _cpu(row: int, found: Samples, named: Mapping[str, str]) -> list[Figure]:
     parts = {"the worker": WORKER, "database and broker": SERVICES}
     return [plain(row, f"CPU of {who}, {what}", "ms", found[probe + part])
             for who, part in parts.items() for probe, what in named.items()]
+
+
+PEERS = {"dbos": ("DBOS", 5.0), "restate": ("Restate", 2.0), "temporal": ("Temporal's development server", 20.0)}
+"""Names and how many times as fast we want to be; those that were not available have no samples."""
+
+
+def _peers(found: Samples) -> list[Figure]:
+    there = {probe: named for probe, named in PEERS.items() if f"{probe} 10" in found}
+    rates = [plain(2, f"{name}, steps", "/s", found[f"{probe} 10"]) for probe, (name, _) in there.items()]
+    ratios = [ratio(2, f"durable over {name}", found["durable 10"], found[f"{probe} 10"], at_least(goal))
+              for probe, (name, goal) in there.items()]
+    spent = _cpu(2, found, {f"{probe} 10": f"a step of {name}" for probe, (name, _) in there.items()})
+    return [plain(2, "durable stages", "/s", found["durable 10"]), *rates, *ratios, *spent]
+
+
+def _limit(found: Samples) -> list[Figure]:
+    return [
+        *(plain(4, f"raw statements, {length} stages a run", "/s", found[f"raw {length}"]) for length in (100, 10)),
+        ratio(4, "share of it, 100 stages a run", found["durable 100"], found["raw 100"], at_least(0.55)),
+        ratio(4, "share of it, 10 stages a run", found["durable 10"], found["raw 10"], at_least(0.4))]
+
+
+def _embedded(found: Samples) -> list[Figure]:
+    bare = found["bare 10"]
+    return [
+        plain(5, "on SQLite, synchronous NORMAL", "/s", found["normal 10"]),
+        plain(5, "on SQLite, synchronous FULL", "/s", found["full 10"]),
+        ratio(5, "NORMAL over bare", found["normal 10"], bare, at_least(3.5)),
+        ratio(5, "FULL over bare", found["full 10"], bare, at_least(2.5)),
+        *_cpu(5, found, {"normal 10": "a stage with NORMAL", "full 10": "a stage with FULL"})]
 
 
 def _length(found: Samples) -> list[Figure]:
@@ -127,6 +95,62 @@ def _submission(found: Samples) -> list[Figure]:
         plain(7, "CPU of the caller, apply_async", "ms", found["apply_async" + CALLER])]
 
 
+def _checks(found: Samples) -> list[Figure]:
+    alone = {"memory hit": "memory, known key", "memory miss": "memory, new key"}
+    goals = {MEDIAN: at_most(20), P99: at_most(100)}
+    memory = [plain(8, what + point, "µs", found[probe + point], goal)
+              for probe, what in alone.items() for point, goal in goals.items()]
+    return memory + [figure for pair in _BESIDE for figure in _beside(found, *pair)]
+
+
+_BESIDE = (
+    ("redis hit", "Redis, known key", "redis bare", "a bare round trip", at_most(2)),
+    ("redis miss", "Redis, new key", "redis bare", "a bare round trip", at_most(2)),
+    ("sql hit", "SQL, known key", "sql bare hit", "a bare indexed read", at_most(2)),
+    ("sql miss", "SQL, new key", "sql bare miss", "a bare insert with commit", at_most(1.5)))
+
+
+def _beside(found: Samples, probe: str, what: str, bare: str, named: str, goal: Goal) -> list[Figure]:
+    return [
+        figure for point in (MEDIAN, P99) for figure in (
+            plain(8, what + point, "µs", found[probe + point]),
+            ratio(8, f"{what} over {named}{point}", found[probe + point], found[bare + point], goal))]
+
+
+def _snapshots(found: Samples) -> list[Figure]:
+    return [
+        plain(9, "encode the 1 KB that a stage adds", "ms", found["encode"], at_most(0.05)),
+        plain(9, "fold 20 outputs of 10 KB together", "ms", found["fold"], at_most(0.3))]
+
+
+def _deaths(found: Samples) -> list[Figure]:
+    named = {"child": ("a child", at_most(1.0))}
+    named |= {f"worker, lease {lease}": (f"a whole worker, lease {lease} s", at_most(lease + 2.0)) for lease in LEASES}
+    return [figure for probe, (what, goal) in named.items() for figure in (
+        plain(10, f"SIGKILL of {what}, median", "s", found[probe]),
+        plain(10, f"SIGKILL of {what}, 99 %", "s", found[probe + P99], goal),
+        plain(10, f"SIGKILL of {what}, most", "s", found[probe + MOST]))]
+
+
+def _scale(found: Samples) -> list[Figure]:
+    return [
+        plain(11, "finished runs in the way", "", found["finished"]),
+        plain(11, "sweep, 10,000 live runs", "ms", found["sweep"]),
+        plain(11, "sweep, with finished ones", "ms", found["sweep over finished"]),
+        ratio(11, "with finished ones over without", found["sweep over finished"], found["sweep"], at_most(2.0)),
+        plain(11, "what a run of 10 stages of 1 KB leaves", "B", found["growth"]),
+        *(plain(11, f"of it in {table}", "B", found[f"growth {table}"]) for table in TABLES)]
+
+
+def _memory(found: Samples) -> list[Figure]:
+    return [
+        plain(12, "stages at the first reading", "", found["stages early"]),
+        plain(12, "stages at the last reading", "", found["stages late"]),
+        plain(12, "resident, at the first", "MB", found["resident early"]),
+        plain(12, "resident, at the last", "MB", found["resident"]),
+        ratio(12, "last over first", found["resident"], found["resident early"], at_most(1.05))]
+
+
 def _start(found: Samples) -> list[Figure]:
     return [
         plain(13, "import stageflow_durable", "s", found["import"], at_most(0.25)),
@@ -137,9 +161,17 @@ def _start(found: Samples) -> list[Figure]:
 
 ROWS: Mapping[int, Row] = {
     1: Row("throughput of runs of 10 stages", ("durable 10", "bare 10", "bare-1K 10"), _throughput),
+    2: Row("against other engines", ("durable 10", "dbos 10", "restate 10", "temporal 10"), _peers),
     3: Row("length of runs", ("durable 10", "durable 100", "durable 1000", "bare 100", "bare 1000"), _length),
+    4: Row("share of the physical limit", ("durable 10", "raw 10", "durable 100", "raw 100"), _limit),
+    5: Row("embedded", ("normal 10", "full 10", "bare 10"), _embedded),
     6: Row("one message a stage", ("message 10", "bare 10", "bare-1K 10"), _message),
     7: Row("handing work in", ("enqueue", "apply_async", "build and apply", "enqueue_many", "commit"), _submission),
+    8: Row("idempotency checks", ("check in memory", "check in Redis", "check in SQL"), _checks),
+    9: Row("state in Python", ("encode", "fold"), _snapshots),
+    10: Row("from a death to the next call", ("child", *(f"worker, lease {lease}" for lease in LEASES)), _deaths),
+    11: Row("scale", ("sweep", "sweep over finished", "growth"), _scale),
+    12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
 }
 

@@ -6,9 +6,10 @@ renewed), stop it by SIGSTOP, enqueue everything, let it go on, and take the tim
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,10 @@ from redis import Redis
 from stageflow_durable import Engine
 from tests.benchmarks.bare_app import DONE, application, chain_of
 from tests.benchmarks.cpu import seconds_of
+from tests.benchmarks.history import sizes
+from tests.benchmarks.memory import resident_mb
 from tests.benchmarks.pipelines import PIPELINES, name_of
-from tests.benchmarks.worker import Worker
+from tests.benchmarks.worker import Group
 
 WARM_RUNS = 10
 PATIENCE = 90.0
@@ -40,7 +43,7 @@ class Pace:
 class Side(ABC):
     """One way to carry lines of stages. ``services``: process ids of the servers that it uses."""
 
-    def __init__(self, worker: Worker, services: tuple[int, ...]) -> None:
+    def __init__(self, worker: Group, services: tuple[int, ...]) -> None:
         self.worker = worker
         self._services = services
         worker.pause()
@@ -96,12 +99,13 @@ class Side(ABC):
 
 
 class Durable(Side):
-    """Our runs."""
+    """Our runs. ``url``: of their database, whichever it is."""
 
-    def __init__(self, worker: Worker, services: tuple[int, ...], engine: Engine, database_url: str) -> None:
+    def __init__(self, worker: Group, services: tuple[int, ...], engine: Engine, url: str) -> None:
         super().__init__(worker, services)
         self._engine = engine
-        self._look = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True, row_factory=tuple_row)
+        self.url = url
+        self._look, self._ask = _opened(url)
 
     def enqueue(self, length: int) -> None:
         """One run."""
@@ -109,9 +113,26 @@ class Durable(Side):
 
     def finished(self) -> int:
         """Runs that succeeded; there is nothing that could fail."""
-        found = self._look.execute("SELECT count(*) FROM stageflow_runs WHERE status = 'succeeded'").fetchone()
-        assert found is not None
+        found: Any = self._ask("SELECT count(*) FROM stageflow_runs WHERE status = 'succeeded'").fetchone()
         return int(found[0])
+
+    def one_finished(self) -> str:
+        """The id of a run that succeeded."""
+        found: Any = self._ask("SELECT id FROM stageflow_runs WHERE status = 'succeeded' LIMIT 1").fetchone()
+        return str(found[0])
+
+    def growth(self, length: int, lines: int) -> dict[str, float]:
+        """Bytes by table that a run leaves for good: what a vacuum gives back to the next ones is not counted."""
+        assert isinstance(self._look, psycopg.Connection)
+        self.pace(length, lines)
+        runs, before = self.finished(), sizes(self._look)
+        self.pace(length, lines)
+        runs, after = self.finished() - runs, sizes(self._look)
+        return {table: (size - before[table]) / runs for table, size in after.items()}
+
+    def resident_mb(self) -> float:
+        """What the worker and its children hold in memory."""
+        return resident_mb(self.worker.pid)
 
     def close(self) -> None:
         """End the worker, give back connections."""
@@ -120,10 +141,18 @@ class Durable(Side):
         self._engine.close()
 
 
+def _opened(url: str) -> tuple[psycopg.Connection[Any] | sqlite3.Connection, Callable[[str], Any]]:
+    if url.startswith("sqlite"):
+        lite = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        return lite, lite.execute
+    server = psycopg.connect(url.replace("+psycopg", ""), autocommit=True, row_factory=tuple_row)
+    return server, lambda statement: server.execute(statement.encode())
+
+
 class Bare(Side):
     """Chains of Celery; ``link`` names what is passed on: ``"number"`` or ``"kilobyte"``."""
 
-    def __init__(self, worker: Worker, services: tuple[int, ...], client: Redis, url: str) -> None:
+    def __init__(self, worker: Group, services: tuple[int, ...], client: Redis, url: str) -> None:
         super().__init__(worker, services)
         self.link = "number"
         self._client = client

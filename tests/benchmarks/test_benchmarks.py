@@ -8,21 +8,33 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from rich.console import Console
 
+from tests.benchmarks import installed
 from tests.benchmarks.__main__ import main
+from tests.benchmarks.bench import opened
+from tests.benchmarks.checks import share_of
+from tests.benchmarks.compare import changes
 from tests.benchmarks.cpu import PROC, seconds_of
 from tests.benchmarks.document import rewrite
 from tests.benchmarks.figures import Goal, at_least, at_most, plain, ratio
-from tests.benchmarks.report import Results, table
-from tests.benchmarks.rows import PROBES, ROWS, judge, probes_of
+from tests.benchmarks.plots import draw
+from tests.benchmarks.probes import ONCE, PROBES, SERVICES, WORKER
+from tests.benchmarks.report import Results, shown, table
+from tests.benchmarks.rows import ROWS, judge, probes_of
+from tests.benchmarks.sides import Side
+from tests.benchmarks.stored import as_json, figures_of, load, merged, save
 from tests.services.process import eventually
 
 CONTEXT = {
     "machine": {"cores": 2, "cpu": "Z80", "memory_gb": 1, "python": "CPython 3", "children": 2, "libraries": {}},
-    "services": None, "others": 0.5, "seconds": 3.0}
+    "services": None, "others": 0.5, "seconds": 3.0, "rounds": 3, "measured": "2026-01-31"}
+STARTS = Results(CONTEXT, {}, [plain(13, "import", "s", [0.1, 0.2, 0.1], at_most(0.25))])
+PEERS = Results({**CONTEXT, "rounds": 1}, {}, [plain(2, "durable stages", "/s", [100.0])], {"dbos 10": "no network"})
 
 
 def test_a_ratio_is_taken_within_each_round_and_then_the_median() -> None:
@@ -47,41 +59,105 @@ def test_a_missed_goal_is_named_in_the_table() -> None:
     assert "≥ 2.70 × not reached" in text and "≥ 0.50 × reached" in text
 
 
+class Anything(dict[str, list[float]]):
+    """Samples of whatever is asked for."""
+
+    def __missing__(self, key: str) -> list[float]:
+        return [1.0, 2.0]
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_judges_what_its_probes_give(row: int) -> None:
-    parts = ("", " worker ms", " services ms", " caller ms")
-    samples = {probe + part: [1.0, 2.0] for probe in probes_of([row]) for part in parts}
-    figures = judge([row], samples)
+    figures = judge([row], Anything())
     assert {figure.row for figure in figures} == {row}
     assert any(figure.aim for figure in figures)
+    assert all(shown(figure) for figure in figures)
+
+
+def test_all_thirteen_rows_are_there() -> None:
+    assert list(ROWS) == list(range(1, 14))
+
+
+def test_a_peer_without_samples_is_left_out_of_the_figures() -> None:
+    parts = ("", WORKER, SERVICES)
+    samples = {probe + part: [1.0] for probe in ("durable 10", "restate 10") for part in parts}
+    whats = [figure.what for figure in judge([2], samples)]
+    assert "durable over Restate" in whats and not any("DBOS" in what for what in whats)
 
 
 def test_a_probe_that_two_rows_need_is_measured_once() -> None:
     assert sorted(probes_of(ROWS)) == sorted(PROBES)
     assert probes_of([1, 6]).count("bare 10") == 1
+    assert set(PROBES) >= ONCE
+
+
+def test_rows_of_separate_runs_are_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "all.json"
+    for results in (STARTS, PEERS):
+        save(file, merged(load(file), as_json(results)))
+    assert [(figure.row, figure.what) for figure in figures_of(load(file))] == [(2, "durable stages"), (13, "import")]
+    assert figures_of(load(file))[1] == STARTS.figures[0]
 
 
 def test_results_replace_what_stood_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nstale\n<!-- end of results -->\nafter\n", encoding="utf-8")
-    rewrite(page, Results(CONTEXT, {}, [plain(13, "import", "s", [0.1], at_most(0.25))]), 1)
+    rewrite(page, merged(as_json(STARTS), as_json(PEERS)))
     text = page.read_text(encoding="utf-8")
     assert "stale" not in text and text.startswith("before\n") and text.endswith("after\n")
     assert "other processes had 50% of the CPU: too much to trust rates" in text
-    assert "| 13 | import | **0.100 s** | 0% | ≤ 0.25 reached |  |" in text
+    assert "| 13 | import | **0.100 s** | 50% | ≤ 0.25 reached |  |" in text
+    assert "row 2: dbos 10 was not available: no network" in text
+    assert text.count("Z80") == 1
 
 
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(ValueError, match="results"):
-        rewrite(page, Results(CONTEXT, {}, []), 1)
+        rewrite(page, as_json(STARTS))
+
+
+def test_plots_are_small_and_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    stored = merged(as_json(STARTS), as_json(Results(CONTEXT, {}, judge([1, 2], Anything()))))
+    first = {path.name: path.read_bytes() for path in draw(stored, tmp_path)}
+    assert first == {path.name: path.read_bytes() for path in draw(stored, tmp_path)}
+    assert set(first) == {"speed.svg", "goals.svg"} and all(len(drawn) < 50_000 for drawn in first.values())
+
+
+def test_what_a_change_did_is_shown_figure_by_figure() -> None:
+    before = as_json(Results(CONTEXT, {}, [plain(1, "durable stages", "/s", [100.0, 110.0, 90.0])]))
+    after = as_json(Results(CONTEXT, {}, [plain(1, "durable stages", "/s", [200.0, 210.0, 190.0])]))
+    console = Console(width=160, file=io.StringIO(), record=True)
+    console.print(changes(before, after))
+    text = console.export_text()
+    assert "durable stages" in text and "100/s" in text and "200/s" in text and "+100%" in text
+
+
+def test_what_is_missing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "HOME", tmp_path)
+    monkeypatch.setattr(installed, "PYTHON", tmp_path / "venv" / "bin" / "python")
+    monkeypatch.setattr(installed, "TEMPORAL", tmp_path / "venv" / "bin" / "temporal")
+    monkeypatch.setattr(installed, "REASONS", tmp_path / "missing.json")
+    (tmp_path / "missing.json").write_text('{"restate": "npm is not on the PATH"}', encoding="utf-8")
+    assert installed.missing()["restate"] == "npm is not on the PATH"
+    assert "make bench-peers" in installed.missing()["dbos"]
+    with pytest.raises(installed.NotAvailable, match="npm"):
+        installed.available("restate")
+
+
+def test_a_distribution_is_read_at_its_shares() -> None:
+    assert [share_of(range(100), share) for share in (0.5, 0.99, 1.0)] == [50, 99, 99]
 
 
 def test_an_unknown_row_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--rows", "1,99"])
-    assert "there are 1, 3, 6, 7, 13" in capsys.readouterr().err
+    assert "there are 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc")
@@ -102,6 +178,65 @@ def test_the_starts_of_a_process_are_measured_and_saved(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.benchmarks", "--rows", "13", "--rounds", "1", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
     found = json.loads(file.read_text(encoding="utf-8"))
-    assert found["machine"]["cores"] >= 1 and found["services"] is None
-    assert {"stageflow --help", "import stageflow_durable"} <= {figure["what"] for figure in found["figures"]}
+    row = found["rows"]["13"]
+    assert row["context"]["machine"]["cores"] >= 1 and row["context"]["services"] is None
+    assert {"stageflow --help", "import stageflow_durable"} <= {figure["what"] for figure in row["figures"]}
     assert "stageflow --help" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.postgres
+@pytest.mark.parametrize("name", ["dbos", "restate", "temporal"])
+def test_given_a_peer_when_it_carries_a_few_lines_then_all_of_them_end(name: str) -> None:
+    if reason := installed.missing().get(name):
+        pytest.skip(f"{name} is not available: {reason}")
+    with opened() as bench:
+        side: Side = getattr(bench, name)
+        assert side.pace(10, 2).rate > 0
+        assert side.finished() >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.postgres
+def test_given_a_run_of_ours_and_a_raw_one_when_both_are_through_then_they_left_the_same_rows() -> None:
+    with opened() as bench:
+        bench.durable.pace(10, 1)
+        bench.limit.rate(10, 2)
+        assert left(bench.durable.url) == left(bench.limit.url)
+
+
+def left(url: str) -> dict[str, Any]:
+    """Of one finished run: how many rows of each table, and the order of its events."""
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        run = connection.execute("SELECT id, seq FROM stageflow_runs WHERE status = 'succeeded' LIMIT 1").fetchone()
+        assert run is not None
+        events = "SELECT seq, type FROM stageflow_events WHERE run = %s ORDER BY seq"
+        counts = {
+            table: connection.execute(f"SELECT count(*) FROM stageflow_{table} WHERE run = %s", [run[0]]).fetchone()
+            for table in ("strands", "attempts", "checkpoints")}
+        return {"seq": run[1], "events": connection.execute(events, [run[0]]).fetchall(), **counts}
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.postgres
+def test_given_a_history_when_a_sweep_looks_then_copies_are_finished_runs_and_none_of_its_business() -> None:
+    with opened() as bench:
+        old = bench.old(50)
+        assert old.finished() >= 52
+        assert old.sweep_ms(2) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.postgres
+@pytest.mark.skipif(not PROC.exists(), reason="no /proc")
+def test_given_a_worker_when_it_does_four_times_as_much_then_it_holds_no_more_memory() -> None:
+    with opened() as bench:
+        bench.memory.pace(100, 15)
+        early = bench.memory.resident_mb()
+        for _ in range(3):
+            bench.memory.pace(100, 15)
+        assert bench.memory.resident_mb() < early * 1.05

@@ -1,28 +1,31 @@
-"""One Celery worker of two children as a process group of its own, stopped while it is not its turn."""
+"""Workers as process groups of their own, stopped while it is not their turn."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.services.process import end_group, signal_group, spawn
 
 ROOT = Path(__file__).parents[2]
 CHILDREN = 2
-OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
+OPTIONS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
-class Worker:
-    """A running worker; ``close`` ends its whole group, whatever state it is in."""
+class Group:
+    """A process with its children, which logs to a file; ``close`` ends them all, whatever state they are in."""
 
-    def __init__(self, app: str, environment: Mapping[str, str], directory: Path) -> None:
-        self._log = directory / f"{app}-{len(list(directory.iterdir()))}.log"
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", str(CHILDREN), *OPTIONS]
+    def __init__(
+        self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path
+    ) -> None:
+        self._log = directory / f"{name}-{len(list(directory.iterdir()))}.log"
         with self._log.open("ab") as log:
-            self._process = spawn(command, env=_clean(environment), cwd=ROOT, stdout=log)
+            self._process = spawn(command, env=clean(environment), cwd=ROOT, stdout=log)
 
     @property
     def pid(self) -> int:
@@ -33,6 +36,11 @@ class Worker:
     def running(self) -> bool:
         """Whether the parent lives, paused or not."""
         return self._process.poll() is None
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The parent."""
+        return self._process
 
     def log(self) -> str:
         """The end of what it printed."""
@@ -51,7 +59,22 @@ class Worker:
         end_group(self._process)
 
 
-def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+class Worker(Group):
+    """A Celery worker of two children; ``talks``: it says when it is ready."""
+
+    def __init__(self, app: str, environment: Mapping[str, str], directory: Path, *, talks: bool = False) -> None:
+        options = (*OPTIONS, "--loglevel", "INFO" if talks else "WARNING", "--hostname", f"{uuid.uuid4().hex}@bench")
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", str(CHILDREN), *options]
+        super().__init__(app, command, environment, directory)
+
+    def ready(self) -> bool:
+        """Whether it has said so. Raises RuntimeError when it has ended instead."""
+        if not self.running:
+            raise RuntimeError(self.log())
+        return "ready." in self.log()
+
+
+def clean(environment: Mapping[str, str]) -> dict[str, str]:
     """Our environment without the settings of the shell, and with those given."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("STAGEFLOW_")}
     return {**kept, **environment, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,147 @@
+"""What is measured: each probe gives samples by name, once a round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tests.benchmarks import snapshots, start
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.checks import share_of
+from tests.benchmarks.deaths import Deaths
+from tests.benchmarks.sides import Side
+from tests.benchmarks.submission import Handed, Submissions
+from tests.benchmarks.volume import Volume
+
+Probe = Callable[[str, Bench, Volume], dict[str, float]]
+"""One measurement: samples by name, from the probe's own name and how much is to be done."""
+
+WORKER, SERVICES, CALLER = " worker ms", " services ms", " caller ms"
+"""What follows a probe's name in those of its CPU times."""
+
+MEDIAN, P99, MOST = " p50", " p99", " max"
+"""What follows a probe's name in those of its distribution."""
+
+LEASES = (2, 5, 10)
+TABLES = ("runs", "strands", "attempts", "checkpoints", "events")
+SWEEPS = 15
+FEWER_STAGES = 10
+"""By what the first reading of memory comes before the last."""
+
+
+def _pace(side: Callable[[Bench], Side], length: int, lines: int) -> Probe:
+    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+        pace = side(bench).pace(length, volume.some(lines))
+        return {name: pace.rate, name + WORKER: pace.worker_ms, name + SERVICES: pace.services_ms}
+
+    return probe
+
+
+def _handed(submit: Callable[[Submissions, int], Handed], count: int) -> Probe:
+    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+        handed = submit(bench.submissions, volume.some(count))
+        return {name: handed.rate, name + CALLER: handed.cpu_ms}
+
+    return probe
+
+
+def _start_of(command: Sequence[str]) -> Probe:
+    return lambda name, bench, volume: {name: start.seconds(command)}
+
+
+def _raw(length: int, lines: int) -> Probe:
+    return lambda name, bench, volume: {name: bench.limit.rate(length, volume.some(lines))}
+
+
+def _check(store: str, times: int) -> Probe:
+    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+        found = bench.checks.of(store, volume.some(times))
+        points = {
+            f"{store} {call}{point}": value
+            for call, both in found.items()
+            for point, value in zip((MEDIAN, P99), both, strict=True)
+        }
+        return {name: found["hit"][0], **points}
+
+    return probe
+
+
+def _python(measure: Callable[[int], float], times: int) -> Probe:
+    return lambda name, bench, volume: {name: measure(volume.some(times))}
+
+
+def _deaths(kill: Callable[[Deaths], float], lease: int) -> Probe:
+    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+        with bench.deaths(lease) as deaths:
+            took = [kill(deaths) for _ in range(volume.kills)]
+        return {name: share_of(took, 0.5), name + P99: share_of(took, 0.99), name + MOST: max(took)}
+
+    return probe
+
+
+def _sweep_young(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    return {name: bench.young.sweep_ms(SWEEPS)}
+
+
+def _sweep_old(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    old = bench.old(volume.some(volume.finished))
+    return {name: old.sweep_ms(SWEEPS), "finished": old.finished()}
+
+
+def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    by_table = bench.durable.growth(10, volume.some(400))
+    return {name: sum(by_table.values()), **{f"{name} {table}": by_table[table] for table in TABLES}}
+
+
+def _memory(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    most = volume.some(volume.stages) // 1000 * 1000
+    first = _resident_after(bench, most // FEWER_STAGES)
+    last = _resident_after(bench, most - most // FEWER_STAGES)
+    return {name: last, "resident early": first, "stages early": most // FEWER_STAGES, "stages late": most}
+
+
+def _resident_after(bench: Bench, stages: int) -> float:
+    for _ in range(max(1, stages // 5000)):
+        bench.memory.pace(100, min(stages, 5000) // 100)
+    return bench.memory.resident_mb()
+
+
+PROBES: Mapping[str, Probe] = {
+    "durable 10": _pace(lambda bench: bench.durable, 10, 150),
+    "bare 10": _pace(lambda bench: bench.bare.passing("number"), 10, 100),
+    "bare-1K 10": _pace(lambda bench: bench.bare.passing("kilobyte"), 10, 100),
+    "dbos 10": _pace(lambda bench: bench.dbos, 10, 100),
+    "restate 10": _pace(lambda bench: bench.restate, 10, 100),
+    "temporal 10": _pace(lambda bench: bench.temporal, 10, 20),
+    "message 10": _pace(lambda bench: bench.message, 10, 80),
+    "raw 10": _raw(10, 300),
+    "normal 10": _pace(lambda bench: bench.normal, 10, 150),
+    "full 10": _pace(lambda bench: bench.full, 10, 100),
+    "durable 100": _pace(lambda bench: bench.durable, 100, 15),
+    "raw 100": _raw(100, 30),
+    "durable 1000": _pace(lambda bench: bench.durable, 1000, 2),
+    "bare 100": _pace(lambda bench: bench.bare.passing("number"), 100, 10),
+    "bare 1000": _pace(lambda bench: bench.bare.passing("number"), 1000, 2),
+    "enqueue": _handed(Submissions.enqueue, 300),
+    "apply_async": _handed(Submissions.apply_async, 300),
+    "build and apply": _handed(Submissions.build_and_apply, 300),
+    "commit": _handed(Submissions.commit, 300),
+    "enqueue_many": _handed(Submissions.enqueue_many, 4),
+    "check in memory": _check("memory", 5000),
+    "check in Redis": _check("redis", 2000),
+    "check in SQL": _check("sql", 1000),
+    "encode": _python(snapshots.encode_ms, 10_000),
+    "fold": _python(snapshots.fold_ms, 1000),
+    "child": _deaths(Deaths.of_child, 10),
+    **{f"worker, lease {lease}": _deaths(Deaths.of_worker, lease) for lease in LEASES},
+    "sweep": _sweep_young,
+    "sweep over finished": _sweep_old,
+    "growth": _growth,
+    "resident": _memory,
+    "import": _start_of(start.IMPORT),
+    "import Engine": _start_of(start.IMPORT_ENGINE),
+    "help": _start_of(start.HELP),
+    "python": _start_of(start.NOTHING),
+}
+
+ONCE = frozenset({"child", "growth", "resident", *(f"worker, lease {lease}" for lease in LEASES)})
+"""What is measured in the first round only: it is long, or it is a distribution of its own."""
