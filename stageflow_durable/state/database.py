@@ -165,9 +165,13 @@ def _connect_bounded(_dialect: object, _record: object, given: Any, options: Any
     return connection_class().connect(*given, **options)
 
 
-def _refuse_dead(connection: Any, _record: object, _proxy: object) -> None:
-    # The pool answers with a new connection; nothing was sent over the old one.
+def _refuse_dead(connection: Any, record: Any, _proxy: object) -> None:
+    fresh = record.info.setdefault("fresh", True)
+    record.info["fresh"] = False  # SQLAlchemy empties it when it connects again
     if connection.closed or Line(connection.fileno()).closed:
+        if fresh:  # SQLAlchemy would try once more, and then raise what nobody takes for a database that is away
+            raise StoreUnavailable("the database closed a connection that it had just opened")
+        # The pool answers with a new connection; nothing was sent over the old one.
         raise DisconnectionError("the server has closed this connection")
     connection.answer_seconds = ANSWER_SECONDS  # whoever had it before may have been more patient
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import event
 
 from stageflow_durable import Engine, RunStatus
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.state.database import Database
 from tests.integration.engine.pairs import POSTGRES_VALKEY, on
 from tests.integration.engine.site import Site
 from tests.services.postgres import PostgresService
@@ -54,6 +58,28 @@ def test_given_an_idle_application_when_its_database_restarts_then_no_call_fails
             postgres.start()
         list(threads.map(everything, [engine] * 6))
         everything(engine)
+
+
+def test_given_a_database_that_hangs_up_on_whom_it_let_in_when_it_is_asked_then_it_is_away_and_later_back(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    with database.read() as connection:
+        connection.exec_driver_sql("SELECT 1")
+    database.engine.pool.dispose()
+    event.listen(database.engine, "connect", hang_up)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="just opened"), database.read():
+            pass
+    event.remove(database.engine, "connect", hang_up)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    database.dispose()
+
+
+def hang_up(connection: psycopg.Connection[Any], _record: object) -> None:
+    with suppress(psycopg.OperationalError):
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
 
 def connected(site: Site) -> int:
