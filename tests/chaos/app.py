@@ -3,7 +3,9 @@
 The input of a run, all of it optional; a moment is ``do:STAGE`` or ``undo:STAGE``::
 
     {"die": {"do:s3": ["child", "after"]},   # SIGKILL to the process ("child"; "children": at every attempt) or to the
-                                              # whole worker ("group"), once, "before" or "after" the effect
+                                              # whole worker ("group"), memory without end ("hog"; "hogs": at every
+                                              # attempt) or deafness until its timeout ends it ("deaf"; "deaf ones");
+                                              # once, "before" or "after" the effect
      "hold": {"undo:s3": "gate"},            # wait at a gate of the ledger, after the effect
      "fail": {"do:s3": ["error", 2, "after"]}, # the first 2 attempts (-1: all; "gate": until it opens); see FAILURES
      "nap": 0.05,                            # seconds that each body takes
@@ -16,6 +18,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from stageflow_durable import Engine, PermanentError, Pipeline, RetryPolicy, StageOutput, TransientError, Undo
@@ -26,6 +30,12 @@ from tests.integration.apps.ledger import Entry, Ledger
 SOON = RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=0.2, jitter="none")
 STUBBORN = RetryPolicy(max_attempts=8, base_delay=0.1, max_delay=0.5)
 HOLD_SECONDS = 60.0
+HOGS = ("hog", "hogs")
+DEAF = ("deaf", "deaf ones")
+ALWAYS = ("children", "hogs", "deaf ones")
+PIECE = 16 << 20
+MOST = 1 << 30
+"""Where a hog gives up when nothing stops it."""
 
 
 def act(ctx: Any) -> Any:
@@ -61,11 +71,30 @@ def _amount(ctx: Any) -> int:
 
 
 def _die(ledger: Ledger, name: str, whom: str) -> None:
-    if whom != "children" and not ledger.first(f"die-{name}"):
+    if whom not in ALWAYS and not ledger.first(f"die-{name}"):
         return
+    if whom in HOGS:
+        _hog()
+    if whom in DEAF:
+        _ignore_all()
     if whom == "group":
         os.killpg(os.getpgid(0), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hog() -> None:
+    """Take memory until somebody puts an end to it; whom the kernel kills, the hog or its parent, is not left to it."""
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    held = [b"x" * PIECE for _ in range(MOST // PIECE)]
+    raise AssertionError(f"nobody minds {len(held) * PIECE} bytes")
+
+
+def _ignore_all() -> None:
+    """Go on, whatever is raised in here."""
+    until = time.monotonic() + HOLD_SECONDS
+    while time.monotonic() < until:
+        with suppress(BaseException):
+            time.sleep(1.0)
 
 
 def _hold(ledger: Ledger, gate: str | None) -> None:
@@ -95,6 +124,8 @@ FAILURES: dict[str, Callable[[], Any]] = {
     "error": lambda: _raise(TransientError("the remote side is busy")),
     "permanent": lambda: _raise(PermanentError("the card is stolen")),
     "reject": lambda: StageOutput.reject("out of stock"),
+    "later": lambda: StageOutput.retry("not yet", after=15.0),
+    "slow": lambda: time.sleep(HOLD_SECONDS),
     "bug": lambda: _raise(TypeError("a slip")),
     "object": lambda: {"deep": [object()]},
     "nan": lambda: {"ratio": [float("nan")]},
@@ -104,18 +135,23 @@ FAILURES: dict[str, Callable[[], Any]] = {
 }
 
 
-def saga(name: str, *stages: str) -> Pipeline[Any, Any]:
-    """Stages in a row, each with an undo."""
+def saga(name: str, *stages: str, timeout: float | None = None) -> Pipeline[Any, Any]:
+    """Stages in a row, each with an undo; ``timeout`` bounds both."""
     pipeline: Pipeline[Any, Any] = Pipeline(name, retry=SOON)
     for stage in stages:
-        pipeline = pipeline.stage(stage, act, compensate=Undo(undo, retry=STUBBORN))
+        pipeline = pipeline.stage(stage, act, compensate=Undo(undo, retry=STUBBORN), timeout=timeout)
     return pipeline
 
 
 FIVE = saga("five", "s1", "s2", "s3", "s4", "s5")
 ORDER = saga("order", "reserve", "charge", "ship")
-SAGAS = {"five": ("s1", "s2", "s3", "s4", "s5"), "order": ("reserve", "charge", "ship")}
-PIPELINES = (FIVE, ORDER, *LANES)
+BOUND = saga("bound", "s1", "s2", "s3", timeout=1.0)
+SAGAS = {
+    "five": ("s1", "s2", "s3", "s4", "s5"),
+    "order": ("reserve", "charge", "ship"),
+    "bound": ("s1", "s2", "s3"),
+}
+PIPELINES = (FIVE, ORDER, BOUND, *LANES)
 
 engine = Engine("chaos", PIPELINES)
 celery_app = engine.celery_app

@@ -37,6 +37,9 @@ _SIGNALLED = (
     "test_given_a_stage_that_runs_when_its_worker_is_asked_to_end_then_it_ends_after_the_stage"
 )
 _ODD = f"{CHAOS}test_processes.py::test_given_a_worker_that_is_odd_when_it_works_beside_another_then_it_harms_nothing"
+_PROMOTED = (
+    f"{CHAOS}test_failover.py::test_given_a_replica_that_lags_when_it_is_promoted_then_what_it_missed_is_delivered_and_what_is_old_dropped",
+)
 _AOF = f"{CHAOS}test_broker.py::test_given_an_append_only_file_when_the_broker_is_killed_then_runs_go_on_after_it"
 
 FAULTS = (
@@ -93,9 +96,9 @@ FAULTS = (
     Fault(
         13,
         "memory hog, OOM kill",
-        "",
-        (),
-        "The kernel's killer sends SIGKILL, which is fault 1; a limit on memory needs rights that tests do not have",
+        "a control group with a limit, where the kernel kills; RLIMIT_AS; worker_max_memory_per_child",
+        (f"{CHAOS}test_memory.py",),
+        "The kernel's kill is skipped where nobody may make a control group",
     ),
     Fault(
         14,
@@ -121,8 +124,21 @@ FAULTS = (
         "a delay beyond what Celery carries: no message waits at all",
         (f"{ENGINE}test_attempts.py::test_a_long_delay_holds_no_worker_and_no_message",),
     ),
-    Fault(18, "stage timeout, sync body that ignores it", "simulated", (SIMULATION,), "With real processes: not yet"),
-    Fault(19, "timeout inside an undo", "simulated", (SIMULATION,), "With real processes: not yet"),
+    Fault(
+        18,
+        "stage timeout, sync body that ignores it",
+        "a body that sleeps, and one that swallows whatever is raised in it; also simulated",
+        (f"{CHAOS}test_timeouts.py", SIMULATION),
+    ),
+    Fault(
+        19,
+        "timeout inside an undo",
+        "an undo that sleeps, and one that swallows; also simulated",
+        (
+            f"{CHAOS}test_timeouts.py::test_given_an_undo_that_takes_longer_than_its_timeout_then_it_is_called_again_and_each_effect_is_undone_once",
+            SIMULATION,
+        ),
+    ),
     Fault(
         20,
         "clock of one worker ±1 h",
@@ -137,7 +153,6 @@ FAULTS = (
         (
             f"{CHAOS}test_broker.py::test_given_a_broker_that_keeps_nothing_when_it_is_killed_then_the_sweep_delivers_its_messages",
         ),
-        "Down for 1 s; 30 s is simulated",
     ),
     Fault(22, "broker with AOF everysec, always", "CONFIG SET appendfsync", (_AOF,)),
     Fault(
@@ -148,7 +163,14 @@ FAULTS = (
             f"{CHAOS}test_broker.py::test_given_runs_under_way_when_connections_to_the_broker_are_killed_again_and_again_then_none_is_lost",
         ),
     ),
-    Fault(24, "broker SIGSTOP 8 s, 120 s", "SIGSTOP to the server", _REFUSES, "For 5 s and more; 120 s is not made"),
+    Fault(
+        24,
+        "broker SIGSTOP 8 s, 120 s",
+        "SIGSTOP to the server",
+        (
+            f"{CHAOS}test_broker.py::test_given_runs_under_way_when_the_broker_stands_still_then_they_are_recorded_and_every_run_comes_to_its_end",
+        ),
+    ),
     Fault(
         25,
         "FLUSHALL while queued, while running",
@@ -172,29 +194,36 @@ FAULTS = (
             f"{CHAOS}test_broker.py::test_given_a_broker_that_evicts_what_it_likes_when_it_is_full_then_the_sweep_delivers_what_it_forgot",
         ),
     ),
-    Fault(29, "READONLY replica", "REPLICAOF somebody who is not there", _REFUSES),
+    Fault(
+        29,
+        "READONLY replica",
+        "REPLICAOF somebody who is not there; a replica that everybody is led to before it is promoted",
+        (*_REFUSES, *_PROMOTED),
+    ),
     Fault(
         30,
         "promotion of a lagging replica",
-        "the append-only file of a moment before is put in the place of today's",
+        "a replica behind a network that loses what is sent, then REPLICAOF NO ONE; the append-only file of a moment "
+        "before in the place of today's",
         (
+            *_PROMOTED,
             f"{CHAOS}test_broker.py::test_given_a_replica_that_lagged_when_it_is_promoted_then_what_it_missed_is_delivered_and_what_is_old_dropped",
         ),
-        "Replication itself is not run",
     ),
     Fault(
         31,
         "half-open connection",
-        "",
-        (),
-        "Packets cannot be dropped without rights on the network; a stopped broker (24) is as silent",
+        "a forwarder between the workers and their broker loses every byte and closes nothing",
+        (
+            f"{CHAOS}test_failover.py::test_given_connections_that_are_half_open_when_nobody_closes_them_then_workers_find_out_and_go_on",
+            f"{CHAOS}test_failover.py::test_given_idle_workers_when_their_connections_are_half_open_then_the_next_runs_are_carried_all_the_same",
+        ),
     ),
     Fault(
         32,
         "password or ACL changed under way",
-        "CONFIG SET requirepass, and every connection killed",
+        "CONFIG SET requirepass, and every connection killed; ACL SETUSER -@write, off",
         _REFUSES,
-        "ACL users are not made",
     ),
     Fault(
         33,
@@ -220,11 +249,10 @@ FAULTS = (
     Fault(
         36,
         "database SIGSTOP 30 s",
-        "SIGSTOP for three leases",
+        "SIGSTOP for 6 s and 30 s",
         (
             f"{CHAOS}test_database.py::test_given_a_database_that_stands_still_beyond_the_lease_then_nobody_is_declared_dead_for_it_alone",
         ),
-        "For 6 s",
     ),
     Fault(
         37,
@@ -238,18 +266,21 @@ FAULTS = (
     Fault(
         39,
         "disk full",
-        "the free space that is reported",
-        ("tests/integration/embedded/test_keeping.py",),
-        "Only the one-machine mode's own check; no disk is filled",
+        "SQLite on a small disk that is filled; the free space that is reported",
+        (
+            f"{CHAOS}test_files.py::test_given_a_disk_that_fills_up_under_runs_when_there_is_space_again_then_every_run_comes_to_its_end",
+            "tests/integration/embedded/test_keeping.py",
+        ),
+        "PostgreSQL's disk is not filled; skipped where nobody may mount a disk",
     ),
     Fault(
         40,
         "SQLite busy, locked, read-only",
-        "another connection holds the write lock, twice for 3 s",
+        "another connection holds the write lock, twice for 3 s; a worker and a client that opened the file mode=ro",
         (
             f"{CHAOS}test_database.py::test_given_a_file_that_somebody_else_locks_for_seconds_then_workers_wait_and_go_on",
+            f"{CHAOS}test_files.py::test_given_a_worker_and_a_client_that_may_only_read_then_they_say_so_and_who_may_write_does_the_work",
         ),
-        "Read-only is not made",
     ),
     Fault(
         41,
@@ -286,7 +317,7 @@ FAULTS = (
         "one key submitted by 50, 100, 500 at once",
         "four processes of sixteen threads",
         (f"{ENGINE}test_keys.py",),
-        "With 50 and 300",
+        "With 50 and 500",
     ),
     Fault(
         47,
@@ -332,15 +363,19 @@ FAULTS = (
     Fault(
         54,
         "undo that crashes, fails N times, is delivered twice",
-        "undos that kill their process; undos that raise",
+        "undos that kill their process; undos that raise; every message is sent twice, with and without Redis",
         (f"{CHAOS}test_sagas.py", f"{MODEL}test_undo_failures.py"),
-        "Delivered twice: simulated",
     ),
-    Fault(55, "monitor killed, its database corrupted", "", (), "The monitor keeps no database yet"),
+    Fault(
+        55,
+        "monitor killed, its database corrupted",
+        "SIGKILL to Flower, and noise in the file that it keeps",
+        (f"{CHAOS}test_monitor.py",),
+    ),
     Fault(
         56,
         "thirty minutes of a random mix",
-        "make soak; 30 s of it in make test, 2 min in make chaos",
+        "make soak; two minutes of it in make chaos and in continuous integration",
         (f"{CHAOS}test_soak.py",),
     ),
 )

@@ -41,12 +41,20 @@ class ChaosSite(Site):
         bad = {"fail": {"do:s4": ["permanent", -1, "after"]}}
         return [client.enqueue("five", {"nap": nap, **(bad if number % 3 == 2 else {})}) for number in range(count)]
 
+    def under_way(self, **settings: Any) -> list[RunHandle]:
+        """The same, of which the first stages have run."""
+        runs = self.load(**settings)
+        ids = [run.run_id for run in runs]
+        self.until(lambda: len(self.ledger.entries(ids)) >= 6, "stages run")
+        return runs
+
     def survived(self, runs: list[RunHandle], *, within: float = 60.0, revive: bool = False) -> None:
         """Each run comes to rest where its input sends it, and its effects are those of its end."""
-        ends = self.at_rest(runs, within=within, revive=revive)
-        bad = sum(1 for run in runs if "fail" in run.describe().input)
-        assert (ends[RunStatus.SUCCEEDED], ends[RunStatus.COMPENSATED]) == (len(runs) - bad, bad), self.report()
-        assert self.problems(runs) == {}
+        self.at_rest(runs, within=within, revive=revive)
+        problems = self.problems(runs)
+        assert problems == {}, f"{problems}\n{self.report()}"
+        ends = {run.run_id: run.status() for run in runs}
+        assert ends == {run.run_id: _meant(run) for run in runs}
 
     def problems(self, runs: Iterable[RunHandle]) -> dict[str, list[str]]:
         """Each run of a saga whose effects are not those of its status, and why."""
@@ -60,3 +68,7 @@ class ChaosSite(Site):
             succeeded = run.status is RunStatus.SUCCEEDED
             told[run_id] = traces[run_id].problems(succeeded=succeeded, stages=SAGAS[run.pipeline])
         return {run_id: why for run_id, why in told.items() if why}
+
+
+def _meant(run: RunHandle) -> RunStatus:
+    return RunStatus.COMPENSATED if "fail" in run.describe().input else RunStatus.SUCCEEDED

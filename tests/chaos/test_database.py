@@ -44,7 +44,7 @@ def test_given_no_connection_left_when_workers_lose_theirs_then_they_wait_and_go
         holder = hoard.enter_context(psycopg.connect(plain(site), autocommit=True))
         until = time.monotonic() + 6
         refused = 0
-        while time.monotonic() < until:
+        while time.monotonic() < until or refused <= 3:  # taking them all takes its time, too
             holder.execute(f"SELECT pg_terminate_backend(pid) {OTHERS} AND application_name <> 'hoard'")
             try:
                 while True:
@@ -52,18 +52,19 @@ def test_given_no_connection_left_when_workers_lose_theirs_then_they_wait_and_go
             except psycopg.OperationalError:
                 refused += 1
                 time.sleep(0.2)
-        assert refused > 3
     site.reconnect()
     site.survived(runs, within=90)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [6, 30])
 @on(POSTGRES_VALKEY, max_recoveries=50)
 def test_given_a_database_that_stands_still_beyond_the_lease_then_nobody_is_declared_dead_for_it_alone(
-    site: ChaosSite, postgres_service: PostgresService
+    site: ChaosSite, postgres_service: PostgresService, seconds: int
 ) -> None:
     runs = site.load()
     postgres_service.pause()
-    time.sleep(6)
+    time.sleep(seconds)
     postgres_service.resume()
     site.reconnect()
     site.survived(runs, within=90)

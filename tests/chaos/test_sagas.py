@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,7 @@ pytestmark = [
 RUNS = 100
 FAILING = 30
 FIVE = SAGAS["five"]
+NOBODY = 1  # a port on which nothing answers
 
 
 def orders(site: ChaosSite, chance: random.Random) -> tuple[list[RunHandle], list[RunHandle]]:
@@ -132,3 +135,27 @@ def test_given_a_run_cancelled_while_every_worker_is_dead_when_they_start_again_
     site.at_rest([run], within=60, revive=True)
     assert run.status() is RunStatus.COMPENSATED
     assert site.trace(run).undone == ["s2", "s1"]
+
+
+@pytest.mark.parametrize("gate", [True, False], ids=["dropped by Redis", "dropped by the rows"])
+def test_given_messages_that_are_each_sent_twice_when_runs_are_undone_then_each_undo_is_called_once(
+    mended: ChaosSite, monkeypatch: pytest.MonkeyPatch, gate: bool
+) -> None:
+    monkeypatch.setenv("VARIANT", "sends everything twice")
+    settings: dict[str, Any] = {"queue": f"twice-{gate}", "in_place_stages": 1}
+    if not gate:
+        settings["redis_url"] = f"redis://127.0.0.1:{NOBODY}/0"
+    workers = [mended.worker("tests.chaos.variants", **settings) for _ in range(2)]
+    for worker in workers:
+        mended.ready(worker)
+    fail = {"do:s5": ["permanent", -1, "after"]}
+    runs = [mended.client(**settings).enqueue("five", {"fail": fail}) for _ in range(4)]
+    assert mended.at_rest(runs, within=60) == {RunStatus.COMPENSATED: len(runs)}
+    assert mended.problems(runs) == {}
+    ids = [run.run_id for run in runs]
+    for kind in ("do", "undo"):
+        assert mended.ledger.bodies(ids, kind) == {(run, stage): 1 for run in ids for stage in FIVE}
+    mended.until(lambda: mended.messages(settings["queue"]) == 0, "every message was taken")
+    taken = Counter(re.findall(r"stageflow\.advance\[(\S+)\] received", "".join(one.log() for one in workers)))
+    assert sum(times > 1 for times in taken.values()) >= len(runs) * 2 * (len(FIVE) - 1)  # all but the first of a run
+    mended.forget(*workers)

@@ -18,7 +18,7 @@ pytestmark = [
     on(POSTGRES_VALKEY, max_recoveries=200),
 ]
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "30"))
+SECONDS = float(os.environ.get("SOAK_SECONDS", "120"))
 
 
 def test_given_a_mix_of_faults_when_it_is_over_then_the_books_outside_agree_with_every_run(site: ChaosSite) -> None:

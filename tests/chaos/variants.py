@@ -74,3 +74,11 @@ if VARIANT == "dies before it publishes":
     before_task_publish.connect(lambda sender=None, **_: _die("before", sender), weak=False)
 if VARIANT == "dies after it published":
     after_task_publish.connect(lambda sender=None, **_: _die("after", sender), weak=False)
+if VARIANT == "sends everything twice":
+    _send = celery_app.amqp.send_task_message
+
+    def _twice(*arguments: Any, **named: Any) -> Any:
+        _send(*arguments, **named)
+        return _send(*arguments, **named)
+
+    celery_app.amqp.send_task_message = _twice

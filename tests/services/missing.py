@@ -12,8 +12,13 @@ class ServiceMissing(Exception):
     """A service cannot be started here; the message says what to install or to set."""
 
 
+def wanted(*names: str) -> bool:
+    """Whether one of these environment variables says yes."""
+    return any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in names)
+
+
 def missing(reason: object) -> NoReturn:
     """Skip the test, or fail it when ``STAGEFLOW_REQUIRE_SERVICES`` or ``CI`` is set."""
-    if any(os.environ.get(name, "").lower() not in ("", "0", "false") for name in ("STAGEFLOW_REQUIRE_SERVICES", "CI")):
+    if wanted("STAGEFLOW_REQUIRE_SERVICES", "CI"):
         pytest.fail(f"a required service is missing: {reason}", pytrace=False)
     pytest.skip(str(reason))

@@ -46,7 +46,7 @@ def runs_of(site: Site, answers: list[dict[str, Any]]) -> list[RunHandle]:
     return [site.engine.handle(run) for run in sorted({answer["run"] for answer in answers})]
 
 
-@pytest.mark.parametrize("times", [50, 300])
+@pytest.mark.parametrize("times", [50, 500])
 def test_one_key_submitted_at_once_is_one_run_with_one_effect_a_stage(site: Site, times: int) -> None:
     answers = submitted(site, times, key=f"order-{times}")
     assert len(answers) == times
