@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from functools import cache
+from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.orm import Session
 
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_patient, translated
@@ -14,12 +14,20 @@ from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_
 T = TypeVar("T")
 
 
-class _StageSession(Session):
-    """A session whose transaction belongs to the engine."""
+@cache
+def _stage_session() -> Any:
+    from sqlalchemy.orm import Session  # at its first use: few stages have one, and every command would wait for it
 
-    def commit(self) -> NoReturn:
-        """Refused: the engine commits, together with the checkpoint."""
-        raise ConfigurationError("ctx.session.commit(): leave it out; the engine commits with the stage's checkpoint")
+    class StageSession(Session):
+        """A session whose transaction belongs to the engine."""
+
+        def commit(self) -> NoReturn:
+            """Refused: the engine commits, together with the checkpoint."""
+            raise ConfigurationError(
+                "ctx.session.commit(): leave it out; the engine commits with the stage's checkpoint"
+            )
+
+    return StageSession
 
 
 class SessionHolder:
@@ -35,7 +43,7 @@ class SessionHolder:
                 self._connection.exec_driver_sql(
                     f"SET LOCAL idle_in_transaction_session_timeout = {SESSION_MILLISECONDS}"
                 )
-        self.session = _StageSession(bind=self._connection, join_transaction_mode="rollback_only")
+        self.session = _stage_session()(bind=self._connection, join_transaction_mode="rollback_only")
 
     def commit_with(self, save: Callable[[Connection], T]) -> T:
         """Flush the body's writes, save the outcome on the same connection, commit both; a fenced outcome rolls both

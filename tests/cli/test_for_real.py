@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from stageflow_durable.state.schema import upgrade
 from tests.cli.terminal import Terminal
 from tests.services.process import Processes
 
@@ -38,6 +39,7 @@ engine = Engine("shop", [checkout])
 """
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+on_postgres = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 COMMAND = [sys.executable, "-m", "stageflow_durable.cli"]
 Stageflow = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,6 +53,11 @@ def environment(database_url: str, valkey_url: str, tmp_path: Path) -> dict[str,
         "STAGEFLOW_LEASE_SECONDS": "2",
         "PYTHONPATH": str(Path.cwd()),
     }
+
+
+@pytest.fixture
+def upgraded(database_url: str) -> None:
+    upgrade(database_url)
 
 
 @pytest.fixture
@@ -71,6 +78,7 @@ def stageflow(environment: dict[str, str], tmp_path: Path) -> Stageflow:
     return call
 
 
+@on_postgres
 def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow: Stageflow) -> None:
     for arguments in (["runs"], ["--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}']):
         result = stageflow(*arguments)
@@ -85,8 +93,9 @@ def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow:
     assert stageflow("db", "current").returncode == 0
 
 
+@on_sqlite
+@pytest.mark.usefixtures("upgraded")
 def test_runs_are_seen_and_cancelled_with_the_database_alone(stageflow: Stageflow) -> None:
-    stageflow("db", "upgrade")
     run_id = stageflow(
         "--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}', "--idempotency-key", "A-1"
     ).stdout.strip()
@@ -111,8 +120,8 @@ def test_runs_are_seen_and_cancelled_with_the_database_alone(stageflow: Stageflo
 
 
 @on_sqlite
+@pytest.mark.usefixtures("upgraded")
 def test_with_the_broker_away_a_run_is_recorded_all_the_same(stageflow: Stageflow) -> None:
-    stageflow("db", "upgrade")
     result = stageflow(
         "--app",
         "shop:engine",
@@ -143,11 +152,12 @@ def test_with_the_database_away_nothing_is_started_and_one_line_says_so(stageflo
     assert result.stderr.count("\n") == 1
 
 
+@on_postgres
+@pytest.mark.usefixtures("upgraded")
 @pytest.mark.process
 def test_a_run_whose_worker_was_killed_is_parked_shown_settled_and_ends(
     stageflow: Stageflow, environment: dict[str, str], processes: Processes, tmp_path: Path
 ) -> None:
-    stageflow("db", "upgrade")
     processes.start("worker", [*COMMAND, "--app", "shop:engine", "worker", "-c", "1"], env=environment, cwd=tmp_path)
     app = ("--app", "shop:engine")
     ended = stageflow(*app, "enqueue", "checkout", "--input", '{"order_id": "A-1"}', "--wait", "--timeout", "50")
@@ -171,10 +181,10 @@ def test_a_run_whose_worker_was_killed_is_parked_shown_settled_and_ends(
 
 
 @on_sqlite
+@pytest.mark.usefixtures("upgraded")
 def test_on_a_terminal_it_asks_for_the_reason_and_before_many_runs_are_changed(
     stageflow: Stageflow, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    stageflow("db", "upgrade")
     (tmp_path / "orders.jsonl").write_text('{"order_id": "A-1"}\n' * 3)
     at_terminal = Terminal(
         [*COMMAND, "--app", "shop:engine", "enqueue", "checkout", "--input", "@orders.jsonl", "--client-id", "bulk"],
@@ -199,10 +209,10 @@ def test_on_a_terminal_it_asks_for_the_reason_and_before_many_runs_are_changed(
 
 
 @on_sqlite
+@pytest.mark.usefixtures("upgraded")
 def test_watching_on_a_terminal_draws_in_place_and_ctrl_c_ends_it(
     stageflow: Stageflow, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    stageflow("db", "upgrade")
     enqueued = stageflow("--app", "shop:engine", "enqueue", "checkout", "--input", '{"order_id": "A-1"}')
     assert enqueued.returncode == 0, enqueued.stderr
     run_id = enqueued.stdout.strip()

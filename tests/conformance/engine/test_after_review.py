@@ -121,8 +121,8 @@ def test_waiting_for_a_key_leaves_a_short_history(make_engine: MakeEngine, acts:
     engine.drain()
     second = engine.enqueue("line", {"order": 1})
     looks, engine.faults.watch = engine.faults.watch, lambda _point: None
-    for _ in range(720):
-        engine.advance(10)
+    for _ in range(120):
+        engine.advance(60)
         engine.sweep()
         engine.work()
     engine.faults.watch = looks
