@@ -50,7 +50,7 @@ from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, v
 from stageflow_durable.idempotency.store import Claimed, RunAnswer, Standing
 from stageflow_durable.state.clock import now as clock
 from stageflow_durable.state.dialect import insert_for
-from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.metadata import Condition, metadata
 
 NAME = String(255)
 
@@ -75,7 +75,7 @@ idempotency_keys = Table(
     Column("keep_seconds", Double),
     # Under which schema of its pipeline a run's result was saved.
     Column("result_schema", Integer),
-    CheckConstraint("state IN ('free', 'held', 'done', 'undone')", name="state_known"),
+    CheckConstraint(Condition("state IN ('free', 'held', 'done', 'undone')"), name="state_known"),
     CheckConstraint("(owner_run IS NULL) = (owner_stage IS NULL)", name="run_with_stage"),
     CheckConstraint("state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)", name="held_by_lease_or_run"),
     CheckConstraint("(owner_run IS NULL) = (keep_seconds IS NULL)", name="run_keeps"),

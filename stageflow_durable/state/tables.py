@@ -25,13 +25,13 @@ from sqlalchemy import (
 )
 
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.metadata import Condition, metadata
 
 
 def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
     """A CHECK that ``column`` holds one of ``states``; NULL passes where the column allows it."""
     listed = ", ".join(f"'{state.value}'" for state in states)
-    return CheckConstraint(f"{column} IN ({listed})", name=f"{column}_known")
+    return CheckConstraint(Condition(f"{column} IN ({listed})"), name=f"{column}_known")
 
 
 ID = String(32)
@@ -107,8 +107,10 @@ runs = Table(
     one_of("park_reason", ParkReason),
     CheckConstraint("(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')", name="parked_has_reason"),
     CheckConstraint(
-        "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
-        "'compensation_failed'))",
+        Condition(
+            "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
+            "'compensation_failed'))"
+        ),
         name="settled_is_at_rest",
     ),
     CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
@@ -145,7 +147,7 @@ strands = Table(
     Column("queue", NAME, nullable=False),
     Column("progress", Text),
     one_of("state", StrandState),
-    CheckConstraint("direction IN ('forward', 'backward')", name="direction_known"),
+    CheckConstraint(Condition("direction IN ('forward', 'backward')"), name="direction_known"),
     CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
     CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
     Index(
@@ -213,7 +215,7 @@ saga_steps = Table(
     Column("error", Text),
     Column("reason", Text),
     one_of("state", StepState),
-    CheckConstraint("outcome IN ('ok', 'unknown')", name="outcome_known"),
+    CheckConstraint(Condition("outcome IN ('ok', 'unknown')"), name="outcome_known"),
 )
 
 events = Table(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from stageflow_durable.state.metadata import Condition
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -57,7 +59,8 @@ def upgrade() -> None:
             name=op.f("ck_stageflow_idempotency_keys_held_by_lease_or_run"),
         ),
         sa.CheckConstraint(
-            "state IN ('free', 'held', 'done', 'undone')", name=op.f("ck_stageflow_idempotency_keys_state_known")
+            Condition("state IN ('free', 'held', 'done', 'undone')"),
+            name=op.f("ck_stageflow_idempotency_keys_state_known"),
         ),
         sa.CheckConstraint(
             "(owner_run IS NULL) = (owner_stage IS NULL)", name=op.f("ck_stageflow_idempotency_keys_run_with_stage")
@@ -160,7 +163,9 @@ def upgrade() -> None:
             "(phase = 'backward') = (status = 'compensating')", name=op.f("ck_stageflow_runs_backward_compensates")
         ),
         sa.CheckConstraint(
-            "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed'))",
+            Condition(
+                "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed'))"
+            ),
             name=op.f("ck_stageflow_runs_settled_is_at_rest"),
         ),
         sa.CheckConstraint(
@@ -168,18 +173,21 @@ def upgrade() -> None:
             name=op.f("ck_stageflow_runs_parked_has_reason"),
         ),
         sa.CheckConstraint(
-            "cause IN ('failed', 'cancelled', 'deadline', 'operator', 'stage')",
+            Condition("cause IN ('failed', 'cancelled', 'deadline', 'operator', 'stage')"),
             name=op.f("ck_stageflow_runs_cause_known"),
         ),
         sa.CheckConstraint(
-            "park_reason IN ('unknown', 'poison', 'definition', 'bug', 'operator')",
+            Condition("park_reason IN ('unknown', 'poison', 'definition', 'bug', 'operator')"),
             name=op.f("ck_stageflow_runs_park_reason_known"),
         ),
         sa.CheckConstraint(
-            "phase IN ('forward', 'draining', 'backward', 'settled')", name=op.f("ck_stageflow_runs_phase_known")
+            Condition("phase IN ('forward', 'draining', 'backward', 'settled')"),
+            name=op.f("ck_stageflow_runs_phase_known"),
         ),
         sa.CheckConstraint(
-            "status IN ('pending', 'running', 'waiting', 'stopping', 'compensating', 'parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed')",
+            Condition(
+                "status IN ('pending', 'running', 'waiting', 'stopping', 'compensating', 'parked', 'succeeded', 'failed', 'cancelled', 'compensated', 'compensation_failed')"
+            ),
             name=op.f("ck_stageflow_runs_status_known"),
         ),
         sa.ForeignKeyConstraint(
@@ -219,7 +227,9 @@ def upgrade() -> None:
             "(state = 'running') = (ended_at IS NULL)", name=op.f("ck_stageflow_attempts_ended_has_time")
         ),
         sa.CheckConstraint(
-            "state IN ('running', 'ok', 'skipped', 'retry', 'failed', 'rejected', 'unknown', 'void', 'settled')",
+            Condition(
+                "state IN ('running', 'ok', 'skipped', 'retry', 'failed', 'rejected', 'unknown', 'void', 'settled')"
+            ),
             name=op.f("ck_stageflow_attempts_state_known"),
         ),
         sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_stageflow_attempts")),
@@ -253,9 +263,13 @@ def upgrade() -> None:
         sa.Column("outcome", sa.String(length=8), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
-        sa.CheckConstraint("outcome IN ('ok', 'unknown')", name=op.f("ck_stageflow_saga_steps_outcome_known")),
         sa.CheckConstraint(
-            "state IN ('intended', 'recorded', 'void', 'compensating', 'compensated', 'skipped', 'compensation_failed')",
+            Condition("outcome IN ('ok', 'unknown')"), name=op.f("ck_stageflow_saga_steps_outcome_known")
+        ),
+        sa.CheckConstraint(
+            Condition(
+                "state IN ('intended', 'recorded', 'void', 'compensating', 'compensated', 'skipped', 'compensation_failed')"
+            ),
             name=op.f("ck_stageflow_saga_steps_state_known"),
         ),
         sa.PrimaryKeyConstraint("run", "stage", name=op.f("pk_stageflow_saga_steps")),
@@ -285,9 +299,12 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "(state = 'waiting') = (wake_at IS NOT NULL)", name=op.f("ck_stageflow_strands_waiting_has_due_time")
         ),
-        sa.CheckConstraint("direction IN ('forward', 'backward')", name=op.f("ck_stageflow_strands_direction_known")),
         sa.CheckConstraint(
-            "state IN ('ready', 'running', 'waiting', 'rest', 'done')", name=op.f("ck_stageflow_strands_state_known")
+            Condition("direction IN ('forward', 'backward')"), name=op.f("ck_stageflow_strands_direction_known")
+        ),
+        sa.CheckConstraint(
+            Condition("state IN ('ready', 'running', 'waiting', 'rest', 'done')"),
+            name=op.f("ck_stageflow_strands_state_known"),
         ),
         sa.PrimaryKeyConstraint("run", "strand", name=op.f("pk_stageflow_strands")),
     )
