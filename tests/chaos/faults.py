@@ -25,7 +25,7 @@ class Fault:
     rest: str = ""
 
 
-_KILLS = (f"{ENGINE}test_kills.py", f"{CHAOS}test_sagas.py")
+_KILLS = (f"{ENGINE}test_kills.py", f"{CHAOS}test_sagas.py", f"{CHAOS}test_takeover.py")
 _LINKS = (
     f"{CHAOS}test_processes.py::test_given_children_that_die_around_a_publish_when_the_next_link_is_missing_or_double_then_each_stage_ran_once",
 )

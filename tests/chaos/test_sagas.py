@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable import RunHandle, RunStatus
-from stageflow_durable.model.status import Cause
+from stageflow_durable.model.status import Cause, StepState
 from tests.chaos.app import SAGAS
 from tests.chaos.site import ChaosSite
 from tests.integration.engine.pairs import POSTGRES_VALKEY, on
@@ -99,6 +99,29 @@ def test_given_a_process_that_dies_in_each_undo_when_it_is_over_then_each_effect
         assert len([entry for entry in site.history(run, "work.compensation_executed") if entry["stage"] == stage]) == 1
         keys = {entry.key for entry in site.ledger.entries([run.run_id]) if entry.kind == "undo"}
         assert len(keys) == len(FIVE)
+
+
+@pytest.mark.parametrize("whom", ["child", "group"])
+def test_given_an_undo_that_fails_for_good_when_processes_die_too_then_older_ones_are_undone_and_a_person_finishes_it(
+    site: ChaosSite, whom: str
+) -> None:
+    gate = f"mended-{whom}"
+    fail = {"do:s4": ["permanent", -1, "after"], "undo:s2": ["permanent", gate, "before"]}
+    dies = {f"undo:{stage}": [whom, "after"] for stage in ("s3", "s1")}
+    runs = [site.engine.enqueue("five", {"fail": fail, "die": dies}) for _ in range(3)]
+    assert site.at_rest(runs, within=90, revive=True) == {RunStatus.COMPENSATION_FAILED: len(runs)}
+    for run in runs:
+        assert site.trace(run).undone == ["s4", "s3", "s1"]
+        owed = {stage.name: stage.undo.state for stage in run.describe().stages if stage.undo is not None}
+        assert [name for name, state in owed.items() if state is StepState.COMPENSATION_FAILED] == ["s2"]
+    site.ledger.open(gate)
+    for run in runs:
+        site.engine.compensate(run.run_id, reason="the remote side is mended", actor="ops")
+    assert site.at_rest(runs, within=60, revive=True) == {RunStatus.COMPENSATED: len(runs)}
+    for run in runs:
+        trace = site.trace(run)
+        assert trace.undone == ["s4", "s3", "s1", "s2"]
+        assert not any(trace.net.values())
 
 
 @pytest.mark.parametrize("whom", ["child", "group"])
