@@ -14,12 +14,12 @@ from typing import NoReturn
 from rich.console import Console
 
 from tests.benchmarks.bench import Bench, opened
-from tests.benchmarks.document import rewrite
 from tests.benchmarks.figures import Samples
 from tests.benchmarks.installed import NotAvailable
 from tests.benchmarks.machine import Others, machine, services
 from tests.benchmarks.plots import draw
 from tests.benchmarks.probes import ONCE, PROBES
+from tests.benchmarks.publish import publish
 from tests.benchmarks.report import Results, named, table
 from tests.benchmarks.rows import ROWS, judge, probes_of
 from tests.benchmarks.stored import as_json, load, merged, save
@@ -49,11 +49,7 @@ def _keep(results: Results, options: argparse.Namespace) -> None:
     if options.json is not None:
         save(options.json, merged(load(options.json), as_json(results)))
     if options.document is not None:
-        figures = options.document.with_suffix(".json")
-        found = merged(load(figures), as_json(results))
-        save(figures, found)
-        rewrite(options.document, found)
-        draw(found, options.document.parent / "plots")
+        publish(options.document, as_json(results))
     if options.plots is not None:
         draw(as_json(results) if options.json is None else load(options.json), options.plots)
 
@@ -69,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there as well, over the same rows")
     parser.add_argument("--plots", type=Path, metavar="DIRECTORY", help="draw the figures there")
-    parser.add_argument("--document", type=Path, metavar="FILE", help="rewrite these rows in this page, and its plots")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="rewrite them in this page, plots, scaling.md")
     parser.add_argument("--quick", action="store_true", help="a quarter of the volume: does it run, not how fast")
     usual = Volume()
     parser.add_argument("--kills", type=int, default=usual.kills, help=f"row 10: of each kind ({usual.kills})")

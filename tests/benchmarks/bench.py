@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import psycopg
+
 from stageflow_durable import Engine
 from stageflow_durable.state.schema import upgrade
 from tests.benchmarks.checks import Checks
@@ -61,9 +63,21 @@ class Bench:
         service.start()
         return service
 
-    def database(self) -> str:
+    @cached_property
+    def archive(self) -> PostgresService:
+        """PostgreSQL for millions of rows: what is measured there only reads, so loading them need not be safe."""
+        service = PostgresService()
+        self._stack.callback(service.close)
+        service.start()
+        with psycopg.connect(service.url().replace("+psycopg", ""), autocommit=True) as connection:
+            for setting in ("max_wal_size = '16GB'", "autovacuum = off"):
+                connection.execute(f"ALTER SYSTEM SET {setting}".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        return service
+
+    def database(self, service: PostgresService | None = None) -> str:
         """A new database with our schema."""
-        url = self.postgres.create_database()
+        url = (service or self.postgres).create_database()
         upgrade(url)
         return url
 
@@ -158,12 +172,12 @@ class Bench:
     @cached_property
     def young(self) -> History:
         """Live runs and no finished one."""
-        return self._history(self.database(), YOUNG)
+        return self._history(self.database(self.archive), YOUNG)
 
     def old(self, finished: int) -> History:
         """Live runs and that many finished ones; made at the first use."""
         if self._old is None:
-            database = self.database()
+            database = self.database(self.archive)
             side = self.side(database, OLD)
             side.pace(1, 2)
             template = side.one_finished()

@@ -13,12 +13,12 @@ from tests.benchmarks.stored import Stored, by_row, figures_of
 _BETWEEN = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
-def rewrite(page: Path, stored: Stored) -> None:
-    """Put the results into ``page``. Raises ValueError where the marks are missing."""
-    text = page.read_text(encoding="utf-8")
-    if not _BETWEEN.search(text):
+def rewrite(page: Path, text: str) -> None:
+    """Put a text into ``page``. Raises ValueError where the marks are missing."""
+    before = page.read_text(encoding="utf-8")
+    if not _BETWEEN.search(before):
         raise ValueError(f"{page} has no <!-- results --> … <!-- end of results -->")
-    page.write_text(_BETWEEN.sub(lambda found: found[1] + markdown(stored) + found[2], text), encoding="utf-8")
+    page.write_text(_BETWEEN.sub(lambda found: found[1] + text + found[2], before), encoding="utf-8")
 
 
 def markdown(stored: Stored) -> str:
@@ -50,7 +50,8 @@ def _runs(stored: Stored) -> list[str]:
 def _run(context: dict[str, Any]) -> str:
     rounds = context["rounds"]
     each = f"medians of {rounds} interleaved rounds" if rounds > 1 else "one round"
-    return f"{context['measured']}, {each}, {quiet_line(context['others'], context['seconds'])}"
+    volume = "" if context["volume"] == 1 else f" at {context['volume']:g} of the volume"
+    return f"{context['measured']}, {each}{volume}, {quiet_line(context['others'], context['seconds'])}"
 
 
 def _missing(stored: Stored) -> list[str]:

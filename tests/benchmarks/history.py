@@ -50,13 +50,13 @@ class History:
         self._settle()
 
     def _copy(self, table: str, template: str, start: int, end: int) -> None:
-        """Like for like; only the ids of runs are new, and their keys (none here) would be."""
+        """Like for like; only the ids of runs are new, and rise as real ones do."""
         id_column = "id" if table == "runs" else "run"
         name = f"stageflow_{table}"
         found = self._raw.execute("SELECT column_name FROM information_schema.columns WHERE table_name = %s", [name])
         others = [sql.Identifier(row[0]) for row in found if row[0] != id_column]
         statement = sql.SQL(
-            "INSERT INTO {name} ({id}, {others}) SELECT md5('bench' || copy), {others} "
+            "INSERT INTO {name} ({id}, {others}) SELECT 'B' || lpad(copy::text, 25, '0'), {others} "
             "FROM {name}, generate_series(%s::int, %s::int) AS copies (copy) WHERE {id} = %s"
         ).format(name=sql.Identifier(name), id=sql.Identifier(id_column), others=sql.SQL(", ").join(others))
         self._raw.execute(statement, [start, end - 1, template])
@@ -88,6 +88,16 @@ class History:
         """Give back connections."""
         self._raw.close()
         self._engine.close()
+
+
+WAL = "write-ahead log"
+
+
+def written(connection: psycopg.Connection[tuple[object, ...]]) -> int:
+    """Bytes of write-ahead log so far, of this server."""
+    found = connection.execute("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint").fetchone()
+    assert found is not None
+    return int(str(found[0]))
 
 
 def sizes(connection: psycopg.Connection[tuple[object, ...]]) -> dict[str, int]:

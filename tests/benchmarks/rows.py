@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tests.benchmarks.figures import Figure, Goal, Samples, at_least, at_most, plain, ratio
+from tests.benchmarks.history import WAL
 from tests.benchmarks.probes import CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER
 
 
@@ -139,7 +140,8 @@ def _scale(found: Samples) -> list[Figure]:
         plain(11, "sweep, with finished ones", "ms", found["sweep over finished"]),
         ratio(11, "with finished ones over without", found["sweep over finished"], found["sweep"], at_most(2.0)),
         plain(11, "what a run of 10 stages of 1 KB leaves", "B", found["growth"]),
-        *(plain(11, f"of it in {table}", "B", found[f"growth {table}"]) for table in TABLES)]
+        *(plain(11, f"of it in {table}", "B", found[f"growth {table}"]) for table in TABLES),
+        plain(11, "what such a run writes to the write-ahead log", "B", found[f"growth {WAL}"])]
 
 
 def _memory(found: Samples) -> list[Figure]:

@@ -21,7 +21,7 @@ from redis import Redis
 from stageflow_durable import Engine
 from tests.benchmarks.bare_app import DONE, application, chain_of
 from tests.benchmarks.cpu import seconds_of
-from tests.benchmarks.history import sizes
+from tests.benchmarks.history import WAL, sizes, written
 from tests.benchmarks.memory import resident_mb
 from tests.benchmarks.pipelines import PIPELINES, name_of
 from tests.benchmarks.worker import Group
@@ -122,13 +122,17 @@ class Durable(Side):
         return str(found[0])
 
     def growth(self, length: int, lines: int) -> dict[str, float]:
-        """Bytes by table that a run leaves for good: what a vacuum gives back to the next ones is not counted."""
+        """Bytes by table that a run leaves for good, and what it writes to the log; what a vacuum gives back to the
+        next runs is not counted.
+        """
         assert isinstance(self._look, psycopg.Connection)
         self.pace(length, lines)
-        runs, before = self.finished(), sizes(self._look)
+        before = sizes(self._look)
+        runs, log = self.finished(), written(self._look)
         self.pace(length, lines)
-        runs, after = self.finished() - runs, sizes(self._look)
-        return {table: (size - before[table]) / runs for table, size in after.items()}
+        runs, log = self.finished() - runs, written(self._look) - log
+        by_table = {table: (size - before[table]) / runs for table, size in sizes(self._look).items()}
+        return {**by_table, WAL: log / runs}
 
     def resident_mb(self) -> float:
         """What the worker and its children hold in memory."""

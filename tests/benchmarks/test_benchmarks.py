@@ -14,25 +14,26 @@ import psycopg
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import installed
+from tests.benchmarks import installed, scaling
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.bench import opened
 from tests.benchmarks.checks import share_of
 from tests.benchmarks.compare import changes
 from tests.benchmarks.cpu import PROC, seconds_of
-from tests.benchmarks.document import rewrite
+from tests.benchmarks.document import markdown, rewrite
 from tests.benchmarks.figures import Goal, at_least, at_most, plain, ratio
 from tests.benchmarks.plots import draw
 from tests.benchmarks.probes import ONCE, PROBES, SERVICES, WORKER
+from tests.benchmarks.publish import main as publish_main
 from tests.benchmarks.report import Results, shown, table
 from tests.benchmarks.rows import ROWS, judge, probes_of
 from tests.benchmarks.sides import Side
-from tests.benchmarks.stored import as_json, figures_of, load, merged, save
+from tests.benchmarks.stored import as_json, by_row, figures_of, load, merged, save
 from tests.services.process import eventually
 
 CONTEXT = {
     "machine": {"cores": 2, "cpu": "Z80", "memory_gb": 1, "python": "CPython 3", "children": 2, "libraries": {}},
-    "services": None, "others": 0.5, "seconds": 3.0, "rounds": 3, "measured": "2026-01-31"}
+    "services": None, "others": 0.5, "seconds": 3.0, "volume": 1.0, "rounds": 3, "measured": "2026-01-31"}
 STARTS = Results(CONTEXT, {}, [plain(13, "import", "s", [0.1, 0.2, 0.1], at_most(0.25))])
 PEERS = Results({**CONTEXT, "rounds": 1}, {}, [plain(2, "durable stages", "/s", [100.0])], {"dbos 10": "no network"})
 
@@ -105,7 +106,7 @@ def test_rows_of_separate_runs_are_one_file(tmp_path: Path) -> None:
 def test_results_replace_what_stood_between_the_marks_of_a_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- results -->\nstale\n<!-- end of results -->\nafter\n", encoding="utf-8")
-    rewrite(page, merged(as_json(STARTS), as_json(PEERS)))
+    rewrite(page, markdown(merged(as_json(STARTS), as_json(PEERS))))
     text = page.read_text(encoding="utf-8")
     assert "stale" not in text and text.startswith("before\n") and text.endswith("after\n")
     assert "other processes had 50% of the CPU: too much to trust rates" in text
@@ -114,11 +115,23 @@ def test_results_replace_what_stood_between_the_marks_of_a_page(tmp_path: Path) 
     assert text.count("Z80") == 1
 
 
+def test_results_of_two_runs_are_published_into_one_page(tmp_path: Path) -> None:
+    pages = [tmp_path / "performance.md", tmp_path / "scaling.md"]
+    for page in pages:
+        page.write_text("<!-- results -->\n<!-- end of results -->\n", encoding="utf-8")
+    for number, results in enumerate((STARTS, PEERS)):
+        save(tmp_path / f"{number}.json", as_json(results))
+        publish_main([str(pages[0]), str(tmp_path / f"{number}.json")])
+    text = pages[0].read_text(encoding="utf-8")
+    assert "| 2 | durable stages |" in text and "| 13 | import |" in text
+    assert [row for row, _ in by_row(load(tmp_path / "performance.json"))] == [2, 13]
+
+
 def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing", encoding="utf-8")
     with pytest.raises(ValueError, match="results"):
-        rewrite(page, as_json(STARTS))
+        rewrite(page, markdown(as_json(STARTS)))
 
 
 def test_plots_are_small_and_the_same_for_the_same_figures(tmp_path: Path) -> None:
@@ -136,6 +149,19 @@ def test_what_a_change_did_is_shown_figure_by_figure() -> None:
     console.print(changes(before, after))
     text = console.export_text()
     assert "durable stages" in text and "100/s" in text and "200/s" in text and "+100%" in text
+
+
+def test_the_arithmetic_follows_from_what_was_measured_and_waits_for_it() -> None:
+    stored = as_json(Results(CONTEXT, {}, [
+        plain(1, "CPU of the worker, a durable stage", "ms", [0.5]),
+        plain(1, "CPU of database and broker, a durable stage", "ms", [0.25]),
+        plain(11, "what a run of 10 stages of 1 KB leaves", "B", [20_000.0]),
+        plain(11, "what such a run writes to the write-ahead log", "B", [40_000.0])]))
+    found = {line.what: line.number for line in scaling.arithmetic(stored)}
+    assert found["stages a second, mean"] == "1,157"
+    assert found["cores of workers, busy hour"] == "1.7"
+    assert found["growth a day"] == "200 GB"
+    assert scaling.arithmetic(as_json(STARTS)) == []
 
 
 def test_what_is_missing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
