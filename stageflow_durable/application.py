@@ -138,7 +138,8 @@ class Engine(Steering):
     @cached_property
     def publisher(self) -> CeleryPublisher:
         """What delivers nudges."""
-        return CeleryPublisher(self.celery_app, self.settings.in_place_stages)
+        settings = self.settings
+        return CeleryPublisher(self.celery_app, settings.in_place_stages, templates=settings.message_templates)
 
     @cached_property
     def operations(self) -> Operations:
@@ -300,12 +301,15 @@ class Engine(Steering):
             self._sweeper.process_killed(boot_id(), pid)
         finally:
             self.store.close()  # no connection of the parent may be open when the next child is forked
+            self.publisher.close()
 
     def close(self) -> None:
         """Give back connections; for scripts and tests."""
         self._life.close()
         if "store" in self.__dict__:
             self.store.close()
+        if "publisher" in self.__dict__:
+            self.publisher.close()
 
 
 def _by_name(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:

@@ -15,8 +15,10 @@ from typing import Any
 from celery import Celery, chain
 from kombu import exceptions as kombu_exceptions
 from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.configure import ADVANCE
+from stageflow_durable.delivery.quick import BATCH, CONNECT_SECONDS, QuickPublisher
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
 
@@ -31,14 +33,10 @@ _RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "inter
 MANY = 20
 """Messages for which a connection of their own is worth its while."""
 
-BATCH = 500
-"""Messages that are sent to the broker at once."""
-
-CONNECT_SECONDS = 4.0
 _REPEATS = frozenset({"retry_on_timeout", "retry_on_error", "retry"})
 
 # What a batch raises came with kombu 5.7. Some of it may have been delivered; a nudge that comes twice takes nothing.
-_AWAY = (OperationalError, OSError, getattr(kombu_exceptions, "BatchPublishError", OperationalError))
+_AWAY = (OperationalError, OSError, RedisError, getattr(kombu_exceptions, "BatchPublishError", OperationalError))
 
 
 @contextmanager
@@ -55,15 +53,18 @@ def _bulk_producer(app: Celery) -> Iterator[Any]:
 
 
 class CeleryPublisher:
-    """Sends nudges through a Celery application."""
+    """Sends nudges through a Celery application. ``templates``: from templates, where that is the same."""
 
-    def __init__(self, app: Celery, in_place_stages: int) -> None:
+    def __init__(self, app: Celery, in_place_stages: int, *, templates: bool = False) -> None:
         self._app = app
         self._in_place = in_place_stages
+        self._quick = QuickPublisher(app) if templates else None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         """Send each nudge's chain. Raises BrokerUnavailable within seconds."""
         try:
+            if self._quick is not None and not delay and self._quick.publish(nudges):
+                return
             with self._producer(len(nudges)) as producer:
                 for nudge in nudges:
                     self._send(nudge, delay, producer)
@@ -82,6 +83,11 @@ class CeleryPublisher:
         options |= {"argsrepr": f"({nudge.run_id!r}, {nudge.strand!r})", "kwargsrepr": "{}"}
         links = self.compile(nudge)
         (links[0] if len(links) == 1 else chain(*links)).apply_async(**options)
+
+    def close(self) -> None:
+        """Close this process's connections that are its own; the next message opens new ones."""
+        if self._quick is not None:
+            self._quick.close()
 
     def compile(self, nudge: Nudge) -> list[Any]:
         """The links of the next segment of a strand."""

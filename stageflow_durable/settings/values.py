@@ -30,6 +30,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "visibility_timeout": parsing.whole(1, 43_200),
     "short_way": parsing.switch,
     "prepared_statements": parsing.switch,
+    "message_templates": parsing.switch,
     "audit_key": parsing.secret,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
@@ -78,6 +79,7 @@ class Settings:
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
     ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
+    ``message_templates``: messages are filled into what Celery made once, where that gives the same.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
@@ -99,6 +101,7 @@ class Settings:
     visibility_timeout: int = 3600
     short_way: bool = True
     prepared_statements: bool = True
+    message_templates: bool = True
     audit_key: str | None = None
     app: str | None = None
 

@@ -50,6 +50,9 @@ class Messages:
             for _copy in range(self.copies(nudge)):
                 heapq.heappush(self._waiting, (self._clock.time() + delay, next(self._numbers), nudge))
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue; None while the broker is away."""
         return None if self.away else sum(nudge.queue == queue for _due, _number, nudge in self._waiting)
@@ -69,3 +72,6 @@ class Messages:
         lost = len(self._waiting)
         self._waiting.clear()
         return lost
+
+    def close(self) -> None:
+        """Nothing is to be given back."""

@@ -53,6 +53,13 @@ def test_given_a_pyproject_above_then_it_counts_and_its_home_is_relative_to_it(t
     assert (settings.home, settings.app) == (tmp_path / "state", "shop:engine")
 
 
+@pytest.mark.parametrize(("word", "on"), [("off", False), (" Off ", False), ("0", False), ("TRUE", True), ("on", True)])
+def test_given_a_switch_then_words_for_on_and_off_are_read_and_passed_on(tmp_path: Path, word: str, on: bool) -> None:
+    settings = load(tmp_path, {"STAGEFLOW_MESSAGE_TEMPLATES": word})
+    assert settings.message_templates is on
+    assert load(tmp_path, settings.environment()) == settings
+
+
 def test_given_an_empty_variable_or_a_none_keyword_then_the_next_source_counts(tmp_path: Path) -> None:
     write_pyproject(tmp_path, "queue = 'from-file'")
     assert load(tmp_path, {"STAGEFLOW_QUEUE": " "}, queue=None).queue == "from-file"
@@ -147,6 +154,7 @@ def test_given_a_lease_then_sweeps_come_four_times_as_often_and_at_least_each_se
         ("max_recoveries", 0, "whole number from 1"),
         ("queue", "a b", "queue's name"),
         ("sqlite_synchronous", "off", "FULL, NORMAL, EXTRA"),
+        ("message_templates", "perhaps", "on or off"),
         ("audit_key", "s3cret", "at least 16"),
         ("app", "shop/engine.py", "module:attribute"),
     ],

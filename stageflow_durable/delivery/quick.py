@@ -1,0 +1,112 @@
+"""Publishing from templates: nudges filled in and pushed, where that is what Celery would have sent."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
+from celery._state import get_current_worker_task
+from kombu.exceptions import OperationalError
+from kombu.utils.uuid import uuid
+from redis.exceptions import RedisError
+
+from stageflow_durable.delivery.template import Blanks, Template, Unlike, fits, is_told, make
+from stageflow_durable.idempotency.wires import Wires, connector
+from stageflow_durable.model.work import Nudge
+
+log = logging.getLogger("stageflow.publish")
+
+CONNECT_SECONDS = 4.0
+BATCH = 500
+"""Messages that are sent to the broker at once."""
+
+_BOUNDS = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": 10.0}
+"""For an application that sets none: a broker that stands still has to show."""
+
+KINDS = 200
+"""Templates that are kept: one a queue and priority."""
+
+_AWAY = (OperationalError, RedisError, OSError)
+
+
+class QuickPublisher:
+    """Sends nudges as single links from templates: whoever carries one publishes the next from the rows."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._wires = Wires(self._connection)
+        self._templates: dict[tuple[str, int | None], Template] = {}
+        self._pid = os.getpid()
+        self._usual = False
+
+    def publish(self, nudges: tuple[Nudge, ...]) -> bool:
+        """Send all of them. False: nothing was sent, they have to go the usual way. Raises what redis-py and kombu
+        raise when the broker does not answer.
+        """
+        if self._usual or is_told():
+            return False
+        try:
+            self._push(self._filled(nudges))
+        except Unlike as unlike:
+            log.info("messages are published by Celery itself: %s", unlike)
+            self._usual = True
+            return False
+        return True
+
+    def _push(self, filled: Mapping[str, list[str]]) -> None:
+        for key, texts in filled.items():
+            for start in range(0, len(texts), BATCH):
+                self._wires.ask("LPUSH", key, *texts[start : start + BATCH])
+
+    def _filled(self, nudges: tuple[Nudge, ...]) -> dict[str, list[str]]:
+        parent, reply_to = get_current_worker_task(), self._app.thread_oid
+        filled = defaultdict(list)
+        for nudge in nudges:
+            template = self._template(nudge)
+            filled[template.key].append(template.fill(_blanks(nudge, parent, reply_to)))
+        return filled
+
+    def _template(self, nudge: Nudge) -> Template:
+        if self._pid != os.getpid():  # the parent's name is in each of them
+            self._templates, self._pid = {}, os.getpid()
+        kind = nudge.queue, nudge.priority
+        if kind not in self._templates:
+            if len(self._templates) >= KINDS:
+                self._templates.clear()
+            self._templates[kind] = self._made(*kind)
+        return self._templates[kind]
+
+    def _made(self, queue: str, priority: int | None) -> Template:
+        with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+            if not fits(self._app, connection):
+                raise Unlike("another transport, or settings of this application's own")
+            try:
+                options = {"queue": queue, "ignore_result": True, "kwargsrepr": "{}"}
+                given = {} if priority is None else {"priority": priority}
+                return make(self._app, connection.channel(), {**options, **given})
+            except (*_AWAY, Unlike):
+                raise
+            except Exception as error:
+                # What an application, a plug-in or another version adds is theirs; its own way of sending knows it.
+                log.debug("no template", exc_info=True)
+                raise Unlike(f"{type(error).__name__}: {error}") from error
+
+    def _connection(self) -> Any:
+        with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+            return connector(connection.channel().pool, _BOUNDS)()
+
+    def close(self) -> None:
+        """Close this process's connections."""
+        self._wires.close()
+
+
+def _blanks(nudge: Nudge, parent: Any, reply_to: str) -> Blanks:
+    task, tag = uuid(), uuid()
+    request = None if parent is None else parent.request
+    root, sender = (task, None) if request is None else (request.root_id or request.id, request.id)
+    # Marked as the first link of the chain that Celery would carry.
+    return Blanks(nudge.run_id, nudge.strand, nudge.gen, f"{nudge.mark}.0", task, root, sender, reply_to, tag)

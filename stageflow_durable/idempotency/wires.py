@@ -1,0 +1,86 @@
+"""Redis connections that are kept for one command at a time: one write, one read, and nothing around them.
+
+A client of redis-py looks whether its connection still is one before each command, and takes it from a pool and back.
+Where a command comes with every message that costs as much as the command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from redis import ConnectionPool
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+
+class Wires:
+    """Connections of this process, as many as there are threads that ask at the same time.
+
+    Safe to make before a fork. Commands must do no harm when they come twice: one that was sent over a connection which
+    turned out to be lost is sent again over a new one.
+
+    :param connect: makes a connection of redis-py's, with timeouts.
+    """
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        self._connect = connect
+        self._kept: list[Any] = []
+        self._pid = os.getpid()
+
+    def ask(self, *command: str | int) -> Any:
+        """What the server answers. Raises redis-py's errors."""
+        kept = self._take()
+        if kept is not None:
+            try:
+                return self._ask(kept, command)
+            except RedisTimeout:
+                raise  # who does not answer in time will not the second time
+            except RedisConnectionError:
+                pass  # it had gone stale
+        return self._ask(self._connect(), command)
+
+    def _ask(self, connection: Any, command: tuple[str | int, ...]) -> Any:
+        try:
+            connection.send_packed_command(connection.pack_command(*command))
+            answer = connection.read_response()
+        except ResponseError:
+            self._kept.append(connection)  # a refusal is an answer
+            raise
+        except BaseException:
+            connection.disconnect()  # an answer that was not read is not the next one's
+            raise
+        self._kept.append(connection)
+        return answer
+
+    def _take(self) -> Any:
+        if self._pid != os.getpid():  # the parent's connections are the parent's
+            self._kept, self._pid = [], os.getpid()
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return None
+
+    def close(self) -> None:
+        """Close this process's connections; the next command opens a new one."""
+        while (connection := self._take()) is not None:
+            connection.disconnect()
+
+
+def connector(pool: Any, bounds: Mapping[str, float] = MappingProxyType({})) -> Callable[[], Any]:
+    """Makes connections as this pool of redis-py's would, which do not count among its own; ``bounds``: timeouts where
+    it has none.
+    """
+    given = {**pool.connection_kwargs}
+    lacking = {name: value for name, value in bounds.items() if given.get(name) is None}
+    return lambda: pool.connection_class(**{**given, **lacking})
+
+
+def wires_to(url: str, timeout_seconds: float) -> Wires:
+    """To a server; ``timeout_seconds`` bounds each connecting and each answer."""
+    bounds = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
+    pool: Any = ConnectionPool.from_url(url, **bounds, socket_keepalive=True, client_name="stageflow")
+    return Wires(connector(pool))
