@@ -8,10 +8,12 @@ quite different ids, comes out of it letter by letter.
 from __future__ import annotations
 
 import json
-from base64 import b64decode, b64encode
+from base64 import b64decode
+from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from json.encoder import encode_basestring_ascii as _quoted
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -57,12 +59,15 @@ class Blanks:
 
     def inner(self) -> dict[str, str]:
         """Of the body, each as JSON text."""
-        return {name: json.dumps(getattr(self, name)) for name in ("run_id", "strand", "gen", "mark")}
+        return {"run_id": _quoted(self.run_id), "strand": _quoted(self.strand), "gen": str(self.gen),
+                "mark": _quoted(self.mark)}  # fmt: skip
 
     def outer(self) -> dict[str, str]:
         """Of what is around the body, each as JSON text."""
-        found = {name: json.dumps(getattr(self, name)) for name in ("task", "root", "parent", "reply_to", "tag")}
-        return {**found, "argsrepr": json.dumps(self.argsrepr())}
+        return {"task": _quoted(self.task), "root": _quoted(self.root),
+                "parent": "null" if self.parent is None else _quoted(self.parent),
+                "reply_to": _quoted(self.reply_to), "tag": _quoted(self.tag),
+                "argsrepr": _quoted(self.argsrepr())}  # fmt: skip
 
 
 class Template:
@@ -78,7 +83,7 @@ class Template:
 
     def fill(self, blanks: Blanks) -> str:
         """One message."""
-        body = b64encode((self._body % blanks.inner()).encode()).decode()
+        body = b2a_base64((self._body % blanks.inner()).encode(), newline=False).decode()
         return self._text % {**blanks.outer(), "body": f'"{body}"'}
 
 

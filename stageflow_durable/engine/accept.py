@@ -22,6 +22,7 @@ from stageflow_durable.state.store import Store
 
 log = logging.getLogger("stageflow.accept")
 DEFAULT_CLIENT = "default"
+_NOTHING: dict[str, Any] = {}
 PRIORITIES = range(10)
 LONGEST_DEADLINE = timedelta(days=3650).total_seconds()
 
@@ -79,31 +80,39 @@ class Acceptor:
         ``run_id`` can be given again safely.
         """
         prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
-        answers: dict[int, Created | StageflowError] = {}
+        news = {place: new for place, new in enumerate(prepared) if isinstance(new, NewRun)}
+        recorded = dict(zip(news, self._recorded(list(news.values()), collect), strict=True))
+        return [new if isinstance(new, StageflowError) else recorded[place] for place, new in enumerate(prepared)]
+
+    def _recorded(self, news: Sequence[NewRun], collect: bool) -> Sequence[Created | StageflowError]:
+        """All in one transaction; where one has to be raised, those with keys one by one up to it."""
+        if not news:
+            return []
+        answers = self._store.create_many(news, whole=not collect)
+        if not collect and any(isinstance(answer, StageflowError) for answer in answers):
+            return self._one_by_one(news)
+        self._publish(answers)
+        return answers
+
+    def _one_by_one(self, news: Sequence[NewRun]) -> Sequence[Created | StageflowError]:
+        found: dict[int, Created | StageflowError] = {}
         try:
-            for place, new in enumerate(prepared):
-                if isinstance(new, StageflowError):
-                    answers[place] = new
-                elif new.key is not None:
-                    answers[place] = self._one(new, collect)
-            free = {place: new for place, new in enumerate(prepared) if isinstance(new, NewRun) and new.key is None}
-            answers |= zip(free, self._store.create_many(list(free.values())) if free else [], strict=True)
+            for place, new in enumerate(news):
+                if new.key is not None:
+                    found[place] = self._store.create(new)
+            free = {place: new for place, new in enumerate(news) if new.key is None}
+            found |= zip(free, self._store.create_many(list(free.values()), whole=True) if free else [], strict=True)
         finally:
-            made = [answer for answer in answers.values() if isinstance(answer, Created)]
-            publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
-        return [answers[place] for place in range(len(prepared))]
+            self._publish(list(found.values()))
+        return [found[place] for place in range(len(news))]
+
+    def _publish(self, answers: Sequence[Created | StageflowError]) -> None:
+        made = [answer for answer in answers if isinstance(answer, Created)]
+        publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
 
     def _prepared(self, pipeline: Pipeline[Any, Any], submission: Submission, collect: bool) -> NewRun | StageflowError:
         try:
             return self._new(pipeline, submission)
-        except StageflowError as error:
-            if not collect:
-                raise
-            return error
-
-    def _one(self, new: NewRun, collect: bool) -> Created | StageflowError:
-        try:
-            return self._store.create(new)
         except StageflowError as error:
             if not collect:
                 raise
@@ -115,7 +124,7 @@ class Acceptor:
 
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
         given = checked_input(pipeline, submission.input)
-        metadata = _object(submission.metadata or {}, "metadata")
+        metadata = _object(submission.metadata, "metadata") if submission.metadata else _NOTHING
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         return NewRun(
             id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
@@ -187,8 +196,8 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: 
 
 
 def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:
-    """The input as it will be stored: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming
-    the fields.
+    """The input, to be encoded: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming the
+    fields.
     """
     what = f"input of {pipeline.name}"
     if pipeline.input_type is None:
@@ -199,8 +208,7 @@ def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:
 def _object(given: Any, what: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise InvalidInput(what, [f"value: {type(given).__name__} given, a JSON object (dict) is needed"])
-    stored: dict[str, Any] = plain(dict(given))
-    return stored
+    return dict(given)  # encoding checks what is in it
 
 
 def _priority(priority: int | None) -> int | None:

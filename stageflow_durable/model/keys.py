@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
@@ -12,7 +13,7 @@ def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
     follow.
     """
     number = (milliseconds << 80) | (secrets.randbits(80) if entropy is None else entropy)
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def is_run_id(text: str) -> bool:

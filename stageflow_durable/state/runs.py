@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, select
 
 from stageflow_durable.codec import decode, differing_fields, encode
-from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy
+from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
@@ -93,45 +93,15 @@ def _tombstone(connection: Connection, new: NewRun) -> Any:
     return connection.execute(_BURIED, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).first()
 
 
-def create_many(connection: Connection, batch: Sequence[NewRun], audit_key: bytes) -> list[Created]:
-    """Record many runs without keys in one go; runs with keys go one by one through :func:`create`.
-
-    Those that are there already, from a call whose answer was lost, are answered as if they were new: nobody has
-    published them. Raises InvalidInput where another run has the id.
-    """
-    clock = float(connection.execute(_CLOCK).scalar_one())
-    sealed = {new.id: (new, accepted(new, clock, audit_key)) for new in batch}
-    inserting = insert_for(connection, runs).on_conflict_do_nothing(index_elements=["id"]).returning(runs.c.id)
-    rows = [columns_of(new, clock, event) for new, event in sealed.values()]
-    made = set(connection.execute(inserting, rows).scalars())
-    _refuse_others(connection, [new for new in batch if new.id not in made])
-    fresh = [sealed[run] for run in sealed if run in made]
-    if fresh:
-        connection.execute(_INSERT_STRANDS, [row for new, _event in fresh for row in _strands(new, clock)])
-        connection.execute(
-            _INSERT_EVENT, [{name: getattr(event, name) for name in EventRow.__slots__} for _new, event in fresh]
-        )
-    return [Created(new.id, False, first_nudges(new)) for new in batch]
-
-
-def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
-    """Of runs whose ids are taken, each has to be the one that has its id."""
-    if not repeated:
-        return
-    named = select(runs.c.id, runs.c.client_id, runs.c.pipeline, runs.c.fingerprint)
-    found = connection.execute(named.where(runs.c.id.in_([new.id for new in repeated]))).all()
-    there = {(row.id, row.client_id, row.pipeline, row.fingerprint) for row in found}
-    other = [new.id for new in repeated if (new.id, new.client_id, new.plan.pipeline, new.fingerprint) not in there]
-    if other:
-        raise InvalidInput("enqueue", [f"run_id: {other[0]} is another run; leave it out, or make a new one"])
-
-
 def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
     """The first event of a run."""
-    data = encode(
-        {"pipeline": new.plan.pipeline, "version": new.plan.version, "client_id": new.client_id, "key": new.key}
-    )
+    data = _accepted(new.plan.pipeline, new.plan.version, new.client_id, new.key)
     return seal(audit_key, new.id, 1, "run.accepted", clock, data, GENESIS)
+
+
+@lru_cache(maxsize=64)
+def _accepted(pipeline: str, version: str, client_id: str, key: str | None) -> str:
+    return encode({"pipeline": pipeline, "version": version, "client_id": client_id, "key": key})
 
 
 def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:

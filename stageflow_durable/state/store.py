@@ -12,8 +12,8 @@ from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
-from stageflow_durable.state import begin as beginning
 from stageflow_durable.state import (
+    batch,
     commit,
     definitions,
     idempotency_keys,
@@ -25,7 +25,9 @@ from stageflow_durable.state import (
     runs,
     strands,
 )
+from stageflow_durable.state import begin as beginning
 from stageflow_durable.state import fork as forking
+from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
@@ -89,9 +91,14 @@ class Store(Reading):
         """The database's time: deadlines are told by it."""
         return self._driver.clock()
 
-    def create_many(self, batch: Sequence[NewRun]) -> list[Created]:
-        """Record runs without keys, all or none."""
-        return self._do(lambda c: runs.create_many(c, batch, self._audit))
+    def create_many(self, news: Sequence[NewRun], *, whole: bool = False) -> list[Answer]:
+        """Record many runs, or find those that have their keys; each gets its answer. ``whole``: nothing is recorded
+        where one of them is refused.
+        """
+        try:
+            return self._do(lambda c: batch.create_many(c, news, self._audit, whole=whole))
+        except batch.Broken as broken:
+            return broken.answers
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 

@@ -50,9 +50,6 @@ class Messages:
             for _copy in range(self.copies(nudge)):
                 heapq.heappush(self._waiting, (self._clock.time() + delay, next(self._numbers), nudge))
 
-    def close(self) -> None:
-        """Nothing is open."""
-
     def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue; None while the broker is away."""
         return None if self.away else sum(nudge.queue == queue for _due, _number, nudge in self._waiting)

@@ -11,7 +11,8 @@ from stageflow_durable.cli.lines import Line, Stopped, Wanted, started
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import InvalidInput, StageflowError, StoreUnavailable
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.batch import Answer
+from stageflow_durable.state.runs import NewRun
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
@@ -29,8 +30,8 @@ def losing(engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, times: int)
     """The answer to COMMIT is lost, so many times."""
     record, losses = engine.store.create_many, [StoreUnavailable("the database did not answer")] * times
 
-    def lost(batch: Sequence[NewRun]) -> list[Created]:
-        created = record(batch)
+    def lost(batch: Sequence[NewRun], *, whole: bool) -> list[Answer]:
+        created = record(batch, whole=whole)
         if losses:
             raise losses.pop()
         return created
