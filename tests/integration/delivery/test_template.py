@@ -309,3 +309,27 @@ def test_given_no_broker_at_the_first_message_when_one_comes_then_templates_are_
     with pytest.raises(BrokerUnavailable):
         publisher.publish((nudge(),))
     assert not usual(publisher)
+
+
+def test_given_a_list_of_brokers_when_the_first_is_away_then_celery_finds_the_other(
+    make_app: Callable[..., Celery], valkey_url: str
+) -> None:
+    app = make_app(f"redis://127.0.0.1:{free_port()}/0;{valkey_url}")
+    CeleryPublisher(app, 50, templates=True).publish((nudge(),))
+    assert len(raw(valkey_url)["q"]) == 1
+
+
+def test_given_an_application_without_time_limits_when_the_broker_stands_still_then_it_is_said_so_in_bounded_time(
+    make_app: Callable[..., Celery], own_broker: BrokerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(quick._BOUNDS, "socket_timeout", 0.2)
+    app = make_app(own_broker.url)
+    app.conf.broker_transport_options = {}
+    publisher = CeleryPublisher(app, 50, templates=True)
+    publisher.publish((nudge(1),))
+    own_broker.pause()
+    try:
+        with pytest.raises(BrokerUnavailable):
+            publisher.publish((nudge(2),))
+    finally:
+        own_broker.resume()
