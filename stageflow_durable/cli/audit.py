@@ -10,6 +10,7 @@ import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse
 from stageflow_durable.cli.output import print_json, say
+from stageflow_durable.cli.parameters import strict_json
 from stageflow_durable.cli.session import Session, json_option
 from stageflow_durable.cli.words import counted
 
@@ -81,8 +82,8 @@ def _read(path: Path) -> dict[str, tuple[int, str]]:
         raise Misuse(f"--heads {path}: {getattr(error, 'strerror', None) or error}") from error
     for number, line in enumerate(lines, 1):
         try:
-            read = json.loads(line)
+            read = strict_json(line)
             found[str(read["run_id"])] = (int(read["seq"]), str(read["head"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise Misuse(f"--heads {path}: line {number} is not a line of stageflow audit heads") from None
     return found

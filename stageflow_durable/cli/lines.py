@@ -112,8 +112,8 @@ def _read(number: int, raw: bytes, key_field: str | None, new_id: Callable[[], s
         return Wanted(number, value, key, new_id() if key is None else None)
     except UnicodeDecodeError as error:
         return Line(number, error=f"not UTF-8 at byte {error.start + 1}")
-    except (ValueError, RecursionError) as error:
-        return Line(number, error=json_mistake(error) if isinstance(error, ValueError) else "nested too deep")
+    except ValueError as error:
+        return Line(number, error=json_mistake(error))
 
 
 def _batch(taken: Sequence[Wanted | Line], start: Start, pause: Callable[[float], object]) -> Iterator[list[Line]]:

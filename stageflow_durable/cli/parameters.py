@@ -140,4 +140,7 @@ def json_mistake(error: ValueError) -> str:
 
 def strict_json(text: str) -> Any:
     """JSON without NaN and Infinity. Raises ValueError."""
-    return json.loads(text, parse_constant=_no_constant)
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error

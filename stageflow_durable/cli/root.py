@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from stageflow_durable.cli.failures import plainly
+from stageflow_durable.cli.failures import Misuse, plainly
 from stageflow_durable.cli.session import Session, app_option
 
 _HERE = "stageflow_durable.cli."
@@ -82,12 +82,22 @@ class LazyGroup(click.Group):
     ) -> click.Context:
         """Parse our own options; what is wrong with them becomes one line."""
         with plainly():
+            _require_text(args)
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what goes wrong on purpose becomes one line."""
         with plainly(Session.of(ctx).explained):
             return super().invoke(ctx)
+
+
+def _require_text(args: list[str]) -> None:
+    """Bytes of a command line that are not UTF-8 come as lone surrogates, which no database takes."""
+    for number, arg in enumerate(args, 1):
+        try:
+            arg.encode()
+        except UnicodeEncodeError as error:
+            raise Misuse(f"argument {number} is not UTF-8 at character {error.start + 1}: {arg[:60]!r}") from None
 
 
 def _meant(name: str) -> str:

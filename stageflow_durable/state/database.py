@@ -156,6 +156,7 @@ def _postgresql_arguments(prepares: bool) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "application_name": "stageflow",
+        "client_encoding": "utf8",  # what goes below psycopg's cursors is, whatever PGCLIENTENCODING says
         "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
         f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
     }
@@ -201,6 +202,7 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
+_NO_DATABASE = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 _BUSY = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled (by our own timeout)
 _AWAY = frozenset(
     {"25006", "25P03", "57P01", "57P02", "57P03"}
@@ -217,8 +219,11 @@ def _ours(error: DBAPIError) -> Exception | None:
         or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn")
     ):
         return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
-    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_ERROR:
         return None  # the statement is wrong, which SQLite calls operational too
+    if code in _NO_DATABASE:
+        return StoreUnavailable(f"the database's file cannot be read: {text}")
     state = getattr(error.orig, "sqlstate", None)
     if state in _BUSY:
         return RunBusy(f"somebody else holds the row: {text.splitlines()[0]}")

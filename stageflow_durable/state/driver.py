@@ -199,9 +199,14 @@ class _Errors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         dbapi = self._driver.engine.dialect.dbapi
-        if error is None or not isinstance(error, dbapi.Error):  # type: ignore[union-attr]  # it is loaded once an engine is there
+        if error is None:
             return
-        self._driver.drop()
+        ours = isinstance(error, dbapi.Error)  # type: ignore[union-attr]  # it is loaded once an engine is there
+        # A timeout or Ctrl-C in the middle of a statement leaves PostgreSQL's answer still to come.
+        if ours or not self._driver.is_sqlite:
+            self._driver.drop()
+        if not ours:
+            return
         raise DBAPIError.instance("", {}, error, dbapi.Error) from error  # type: ignore[union-attr]  # as above
 
 

@@ -33,12 +33,20 @@ def message_of(error: BaseException) -> str:
     one loses the quoted part as well.
     """
     cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
-    text = str(cause)
+    text = _said(cause)
     if not _of_driver(cause):
         return _without_values(text, error)
     if _of_data(cause):
         text = _QUOTED.sub('"…"', text)
     return text.partition("\n")[0]
+
+
+def _said(error: BaseException) -> str:
+    """What an error says; one whose own ``__str__`` fails must not take the attempt, and then its process, with it."""
+    try:
+        return str(error)
+    except Exception as why:  # noqa: BLE001  # it is the application's code
+        return f"(its text cannot be had: {type(why).__name__})"
 
 
 def _without_values(text: str, error: BaseException) -> str:
@@ -57,7 +65,7 @@ def _quoted_value(text: str, error: BaseException) -> int | None:
     places += [match.end() for match in _NAMED.finditer(text) if _names_data(match[1])]
     for behind in _chain(error):
         if _of_data(behind):
-            places.append(max(text.find(str(behind).partition('"')[0]), 0))
+            places.append(max(text.find(_said(behind).partition('"')[0]), 0))
     quote = text.find('"', min(places)) if places else -1
     return None if quote < 0 else quote
 

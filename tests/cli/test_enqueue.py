@@ -57,6 +57,8 @@ def test_the_key_may_come_from_a_field_of_the_input(invoke: Invoke, engine: Fake
     ("arguments", "code", "says"),
     [
         (["checkout", "--input", "{"], 2, "--input is not JSON"),
+        (["checkout", "--input", "[" * 50_000], 2, "--input is not JSON: nested too deep"),
+        (["checkout", "--input", "\udcff"], 2, "argument 4 is not UTF-8 at character 1"),
         (["checkout", "--input", "@none.json"], 2, "@none.json: No such file"),
         (["checkout", "--input", "@none.jsonl"], 2, "@none.jsonl: No such file"),
         (["checkout"], 2, "--input"),

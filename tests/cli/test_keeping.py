@@ -95,9 +95,14 @@ class TestAudit:
         invoke("audit", "verify", "--heads", str(kept))
         assert engine.calls[0].given["heads"] == {RUN_ID: (7, "ab" * 32)}
 
-    def test_a_file_that_is_none_names_the_line(self, invoke: Invoke, engine: FakeApplication, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "line", ['{"run_id": "x"}', '{"run_id": "x", "seq": 1e999, "head": "y"}', "[" * 50_000, "[1]"]
+    )
+    def test_a_file_that_is_none_names_the_line(
+        self, invoke: Invoke, engine: FakeApplication, tmp_path: Path, line: str
+    ) -> None:
         kept = tmp_path / "heads.jsonl"
-        kept.write_text('{"run_id": "x"}\n')
+        kept.write_text(f"{line}\n")
         result = invoke("audit", "verify", "--heads", str(kept))
         assert (result.exit_code, engine.calls) == (2, [])
         assert "line 1" in result.stderr

@@ -260,3 +260,9 @@ def test_a_process_that_ended_long_ago_is_not_worth_a_line(invoke: Invoke, engin
 
 def test_without_workers_it_says_how_to_start_one(invoke: Invoke) -> None:
     assert "stageflow worker" in invoke("workers").stderr
+
+
+def test_given_a_filter_that_is_not_utf8_when_listing_then_it_is_one_line_and_no_traceback(invoke: Invoke) -> None:
+    result = invoke("runs", "--client-id", "web\udcff")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "argument 3 is not UTF-8 at character 4" in result.stderr

@@ -200,3 +200,19 @@ def test_what_fails_before_the_body_is_called_leaves_nothing_to_undo(make_engine
     engine.drain()
     assert acts.log == ["a", "undo a ok"]
     assert len(handle.describe().stage("b").attempts) == 3
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_given_an_error_whose_text_cannot_be_had_then_it_is_decided_upon_as_any_other(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    acts.play("a", Speechless(), Speechless(), Speechless())
+    engine = make_engine(acts.line("a b"), retry=EXACT)
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert acts.log == ["a", "a", "a", "undo a unknown"]
+    assert handle.describe().error == "Speechless: (its text cannot be had: RuntimeError)"

@@ -107,6 +107,43 @@ def test_given_a_nul_when_sent_then_it_is_refused_and_not_cut_off(driver: Driver
     assert stored(database) == []
 
 
+def test_given_text_beyond_ascii_when_the_environment_names_another_encoding_then_it_is_stored_as_it_was(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    database.dispose()
+    driver = Driver(database)
+    assert driver.touched(Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "é€", 1.0, True), strict=True)))
+    monkeypatch.delenv("PGCLIENTENCODING")
+    driver.close()
+    database.dispose()
+    assert stored(database)[0][1] == "é€"
+
+
+class Interrupted(BaseException):
+    """What a timeout or Ctrl-C raises in the middle of a statement."""
+
+
+def test_given_a_statement_that_was_interrupted_when_another_follows_then_it_goes_over_a_new_connection(
+    driver: Driver, database: Database
+) -> None:
+    add, thing = Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True))
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(Interrupted):
+            driver.touched(Statement(select(text("pg_sleep(5)")), is_sqlite=False), {})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert driver.touched(add, thing)
+    assert stored(database) == [(1, "a", 1.0, True)]
+
+
 def test_given_an_error_of_the_database_then_it_has_its_type_and_the_next_statement_works(
     driver: Driver, database: Database
 ) -> None:
