@@ -8,12 +8,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from rich.console import Console
 
 from tests.benchmarks.bench import Bench, opened
+from tests.benchmarks.ending import end
 from tests.benchmarks.figures import Samples
 from tests.benchmarks.installed import NotAvailable
 from tests.benchmarks.machine import Others, machine, services
@@ -34,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when it came to its end, whatever it found."""
     options = _parser().parse_args(words)
     console = Console(stderr=True)
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end)
     results = measure(options.rows, options.rounds, _volume(options), console)
     printed = Console(width=None if sys.stdout.isatty() else WIDE)
     printed.print(named(results.context), table(results.figures, options.rounds), sep="\n", highlight=False)
@@ -52,10 +51,6 @@ def _keep(results: Results, options: argparse.Namespace) -> None:
         publish(options.document, as_json(results))
     if options.plots is not None:
         draw(as_json(results) if options.json is None else load(options.json), options.plots)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # through every clean-up
 
 
 def _parser() -> argparse.ArgumentParser:

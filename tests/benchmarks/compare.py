@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,11 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.ending import end
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.report import shown
 from tests.benchmarks.stored import Stored, figures_of, load
 from tests.benchmarks.worker import ROOT
 
+WIDE = 120
 OURS = ("tests/benchmarks", "tests/services")
 """What both sides take from here: one way of measuring, two libraries."""
 
@@ -27,12 +30,14 @@ OURS = ("tests/benchmarks", "tests/services")
 def main(words: Sequence[str] | None = None) -> int:
     """Measure both round by round, forth and back, and print what changed."""
     options, others = _parser().parse_known_args(words)
+    signal.signal(signal.SIGTERM, end)
     with other(options.ref) as tree, tempfile.TemporaryDirectory(prefix="sf-compare-") as directory:
         found: dict[Path, list[Stored]] = {tree: [], ROOT: []}
         for number in range(options.rounds):
             for place in (tree, ROOT) if number % 2 == 0 else (ROOT, tree):
                 found[place].append(_round(place, Path(directory) / f"{number}.json", others))
-        Console().print(changes(together(found[tree]), together(found[ROOT])))
+        printed = Console(width=None if sys.stdout.isatty() else WIDE)
+        printed.print(changes(together(found[tree]), together(found[ROOT])))
     return 0
 
 
