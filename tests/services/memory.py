@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.process import eventually
+
 _ROOT = Path("/sys/fs/cgroup")
 
 
@@ -39,6 +41,10 @@ class MemoryLimit:
         return int(counts["oom_kill"])
 
     def close(self) -> None:
-        """Give up the group; its processes have to be over."""
-        with suppress(OSError):
+        """Give up the group; its processes have to be over, or about to be."""
+        eventually(self._is_gone, what=f"{self._path} is empty")
+
+    def _is_gone(self) -> bool:
+        with suppress(OSError):  # the last of its processes is not over yet
             self._path.rmdir()
+        return not self._path.exists()
