@@ -2,7 +2,7 @@
 
 Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever
 carries the last link of one compiles the next from the rows. With stages continued in place, one link carries many
-stages and the chain is short.
+stages and the chain is short. Where messages are made from templates (``quick``), each segment is its first link.
 """
 
 from __future__ import annotations
