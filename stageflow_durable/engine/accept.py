@@ -134,7 +134,7 @@ class Acceptor:
             fingerprint=fingerprint(given),
             input=within(encode(given), given, self._payload_bytes, f"input of {pipeline.name}"),
             metadata=within(encode(metadata), metadata, self._payload_bytes, "enqueue", "metadata"),
-            queue=submission.queue or self._queue,
+            queue=_name(submission.queue, "queue") if submission.queue else self._queue,
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
         )

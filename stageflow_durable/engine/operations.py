@@ -12,6 +12,7 @@ from typing import Any
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.outcome import storable
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
@@ -234,7 +235,7 @@ class Operations:
         ]
         if missing:
             raise InvalidInput(verb, missing)
-        return Order(self._store.full_id(run_id), verb, reason, actor, op_version, past_pivot)
+        return Order(self._store.full_id(run_id), verb, storable(reason), storable(actor), op_version, past_pivot)
 
     def _summary(self, run_id: str) -> RunSummary:
         facts = self._store.facts(run_id)

@@ -69,11 +69,16 @@ class History:
 
 
 def text_of(error: BaseException | str | None) -> str:
-    """An error as one short text; NUL, which no database's text column takes, is shown as an escape."""
+    """An error as one short text."""
     text = (
         error if isinstance(error, str) else f"{type(error).__name__}: {message_of(error)}" if error is not None else ""
     )
-    return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()[:MAX_ERROR]
+    return storable(text)[:MAX_ERROR]
+
+
+def storable(text: str) -> str:
+    """A text as every database's text column takes it: NUL is shown as an escape, a lone surrogate as ``?``."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()
 
 
 def as_output(value: Any) -> StageOutput:

@@ -47,6 +47,8 @@ def facts(connection: Connection, run_id: str) -> RunFacts | None:
 
 def full_id(connection: Connection, prefix: str) -> str:
     """The id of the one run that ``prefix`` fits. Raises UnknownRun naming what is wrong with it."""
+    if not (prefix.isascii() and prefix.isprintable()):
+        raise UnknownRun(f"no run {prefix!r}")  # a database refuses a NUL in its own words, which quote the statement
     # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
     near = and_(runs.c.id >= prefix, runs.c.id <= prefix + BEYOND)
     fits = and_(near, runs.c.id.startswith(prefix, autoescape=True))

@@ -461,3 +461,22 @@ def test_a_run_that_was_stopped_when_all_was_done_has_nothing_to_resume(make_eng
     with pytest.raises(NotAllowed, match="all its stages are done"):
         engine.resume(handle.run_id, **WHO)
     assert handle.status() is RunStatus.CANCELLED
+
+
+class TestOddText:
+    @pytest.mark.parametrize("odd", ["no\0pe", "no\ud800pe", "\u00e9\u00e9\u00e9\u00e9"])
+    def test_given_an_id_that_cannot_be_one_then_the_run_is_unknown(
+        self, make_engine: MakeEngine, acts: Acts, odd: str
+    ) -> None:
+        with pytest.raises(UnknownRun, match="no run"):
+            make_engine(acts.line("a")).handle(odd)
+
+    def test_given_a_reason_that_no_database_takes_then_the_run_is_cancelled_and_the_reason_is_legible(
+        self, make_engine: MakeEngine, acts: Acts
+    ) -> None:
+        engine = make_engine(acts.line("a"))
+        handle = engine.enqueue("line", {})
+        engine.cancel(handle.run_id, reason="a\0b\ud800", actor="me\0")
+        engine.drain()
+        run = handle.describe()
+        assert (run.status, run.error) == (RunStatus.CANCELLED, "a\\x00b?")

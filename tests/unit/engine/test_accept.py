@@ -61,3 +61,9 @@ def test_another_deadline_is_refused_by_name(engine: InProcessEngine, given: Any
     with pytest.raises(InvalidInput, match=f"enqueue: deadline: .*{says}"):
         engine.enqueue("checkout", {}, deadline=given)
     assert engine.runs() == []
+
+
+def test_given_a_queue_that_no_database_takes_then_it_is_refused_by_name(engine: InProcessEngine) -> None:
+    with pytest.raises(InvalidKey, match="^queue holds a control character"):
+        engine.enqueue("checkout", {}, queue="slow\0")
+    assert engine.runs() == []
