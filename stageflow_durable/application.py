@@ -206,8 +206,9 @@ class Engine(Steering):
     def enqueue_many(
         self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Submission], *, on_error: OnError = "raise"
     ) -> list[RunHandle | StageflowError]:
-        """Start many runs. ``on_error="raise"``: the first bad one is raised before anything is recorded;
-        ``"collect"``: errors are returned in the places of their submissions.
+        """Start many runs. ``on_error="raise"``: the first that does not validate is raised before anything is
+        recorded, one whose key has other parameters once those with keys before it are started; ``"collect"``: errors
+        are returned in the places of their submissions.
         """
         found = self.pipeline(pipeline)
         self._ready()

@@ -74,11 +74,13 @@ class QuickPublisher:
         if self._pid != os.getpid():  # the parent's name is in each of them
             self._templates, self._pid = {}, os.getpid()
         kind = nudge.queue, nudge.priority
-        if kind not in self._templates:
+        template = self._templates.get(kind)  # once: another thread may clear them
+        if template is None:
+            template = self._made(*kind)
             if len(self._templates) >= KINDS:
                 self._templates.clear()
-            self._templates[kind] = self._made(*kind)
-        return self._templates[kind]
+            self._templates[kind] = template
+        return template
 
     def _made(self, queue: str, priority: int | None) -> Template:
         with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:

@@ -24,6 +24,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import differing, in_progress, settled
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
+from stageflow_durable.idempotency.wires import keepalive
 
 TIMEOUT_SECONDS = 1.0
 """How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""
@@ -96,9 +97,9 @@ class RedisLink:
             timeout=self._timeout,
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
-            socket_keepalive=True,
             retry=Retry(NoBackoff(), 1),
             client_name="stageflow",
+            **keepalive(url),
         )
         return Redis.from_pool(pool)
 

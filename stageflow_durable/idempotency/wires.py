@@ -13,7 +13,7 @@ from typing import Any
 
 from redis import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 
@@ -47,6 +47,9 @@ class Wires:
         try:
             connection.send_packed_command(connection.pack_command(*command))
             answer = connection.read_response()
+        except ReadOnlyError:
+            connection.disconnect()  # a primary no longer: its name may lead to another by now
+            raise
         except ResponseError:
             self._kept.append(connection)  # a refusal is an answer
             raise
@@ -79,8 +82,13 @@ def connector(pool: Any, bounds: Mapping[str, float] = MappingProxyType({})) -> 
     return lambda: pool.connection_class(**{**given, **lacking})
 
 
+def keepalive(url: str) -> dict[str, Any]:
+    """What makes a half-open connection show; redis-py refuses it for a local socket, which needs none."""
+    return {} if url.startswith("unix:") else {"socket_keepalive": True}
+
+
 def wires_to(url: str, timeout_seconds: float) -> Wires:
     """To a server; ``timeout_seconds`` bounds each connecting and each answer."""
     bounds = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    pool: Any = ConnectionPool.from_url(url, **bounds, socket_keepalive=True, client_name="stageflow")
+    pool: Any = ConnectionPool.from_url(url, **bounds, **keepalive(url), client_name="stageflow")
     return Wires(connector(pool))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
-from weakref import WeakSet
+from weakref import ref
 
 from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
@@ -83,8 +83,9 @@ class _Held:
         """Close it, or leave that to the thread whose statement runs."""
         self._let_go = True
         if self._in_use.acquire(blocking=False):
-            self._in_use.release()
+            # Before the release: a thread that saw it usable may be about to send, over what libpq would be freeing.
             self.close()
+            self._in_use.release()
 
     def close(self, this_process: Callable[[], int] = os.getpid) -> None:
         """Close it. Idempotent."""
@@ -104,7 +105,7 @@ class Driver:
         self._database = database
         self._prepares = prepares and not database.is_sqlite
         self._local = threading.local()
-        self._all: WeakSet[_Held] = WeakSet()
+        self._all: set[ref[_Held]] = set()
 
     @property
     def is_sqlite(self) -> bool:
@@ -126,7 +127,7 @@ class Driver:
                 connection.autocommit = True
             self.drop()
             held = self._local.held = _Held(connection, is_sqlite=self.is_sqlite)
-            self._all.add(held)
+            self._all.add(ref(held, self._all.discard))
         return held
 
     def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
@@ -184,8 +185,9 @@ class Driver:
 
     def close(self) -> None:
         """Close what all threads hold; one that goes on gets a new connection."""
-        for held in tuple(self._all):
-            held.let_go()
+        for known in self._all.copy():  # in one step: other threads connect meanwhile
+            if (held := known()) is not None:
+                held.let_go()
 
 
 class _Errors:

@@ -35,7 +35,12 @@ class BrokerService:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix=f"sf-{name}-"))
         self.process: subprocess.Popen[bytes] | None = None
-        self._options = {"appendonly": "yes" if appendonly else "no", "maxmemory": maxmemory}
+        self.socket = self.directory / "socket"
+        self._options = {
+            "appendonly": "yes" if appendonly else "no",
+            "maxmemory": maxmemory,
+            "unixsocket": str(self.socket),
+        }
 
     @classmethod
     def valkey(cls, *, appendonly: bool = True, maxmemory: str = "0") -> BrokerService:

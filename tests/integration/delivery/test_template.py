@@ -269,6 +269,32 @@ def test_given_a_process_that_forks_when_the_child_publishes_then_connections_an
     assert origins[0] == origins[2] != origins[1]
 
 
+def test_given_a_broker_on_a_local_socket_when_nudges_are_published_then_templates_are_used(
+    make_app: Callable[..., Celery], own_broker: BrokerService
+) -> None:
+    app = make_app(f"redis+socket://:{own_broker.password}@{own_broker.socket}?virtual_host=0")
+    publisher = CeleryPublisher(app, 50, templates=True)
+    publisher.publish((nudge(1),))
+    publisher.publish((nudge(2),))
+    assert not usual(publisher)
+    assert len(raw(own_broker.url)["q"]) == 2
+
+
+def test_given_another_thread_that_forgets_the_templates_when_a_nudge_is_published_then_it_is_sent(
+    make_app: Callable[..., Celery], valkey_url: str
+) -> None:
+    class Forgotten(dict[Any, Any]):
+        def __setitem__(self, kind: Any, template: Any) -> None:
+            super().__setitem__(kind, template)
+            self.clear()
+
+    publisher = CeleryPublisher(make_app(), 50, templates=True)
+    assert publisher._quick is not None  # as said
+    publisher._quick._templates = Forgotten()
+    publisher.publish((nudge(),))
+    assert len(raw(valkey_url)["q"]) == 1
+
+
 def test_given_a_broker_that_went_away_and_came_back_when_nudges_are_published_then_they_are_refused_or_taken(
     make_app: Callable[..., Celery], own_broker: BrokerService
 ) -> None:

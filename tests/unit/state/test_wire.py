@@ -29,7 +29,7 @@ from sqlalchemy import (
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state import bounded, wire
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.driver import Driver, Statement, _Held
 from stageflow_durable.state.wire import Prepared
 
 pytestmark = pytest.mark.postgres
@@ -191,6 +191,18 @@ def test_given_a_driver_that_is_closed_while_a_statement_runs_then_the_statement
     driver.close()
     thread.join()
     assert [connection.closed for connection in seen] == [True]
+
+
+def test_given_a_connection_that_is_let_go_when_it_is_closed_then_no_statement_can_begin_on_it_meanwhile() -> None:
+    could_begin = []
+
+    class Connection:
+        def close(self) -> None:
+            could_begin.append(held._in_use.acquire(blocking=False))
+
+    held = _Held(Connection(), is_sqlite=True)
+    held.let_go()
+    assert could_begin == [False]
 
 
 # --- a server that says nothing --------------------------------------------------------------------------------------
