@@ -1,4 +1,4 @@
-"""Creating many runs: a statement for each table, whose rows are one JSON parameter.
+"""Creating many runs: for each thousand a statement a table, whose rows are one JSON parameter.
 
 A row as parameters of its own costs the caller more than it costs the database; as text of a list it costs neither.
 """
@@ -6,7 +6,7 @@ A row as parameters of its own costs the caller more than it costs the database;
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -42,6 +42,9 @@ from stageflow_durable.state.tables import events, runs, strands, tombstones
 Answer = Created | StageflowError
 Key = tuple[str, str, str]
 """Client, pipeline and key."""
+
+PART = 1000
+"""Runs of one statement: the database gives a statement a time, and a transaction may have many."""
 
 _CLOCK = select(now())
 _GIVEN = (
@@ -88,14 +91,21 @@ def create_many(connection: Connection, news: Sequence[NewRun], audit_key: bytes
     refused.
     """
     at = float(connection.execute(_CLOCK).scalar_one())
-    made = _insert(connection, _first_of_each_key(news), at, audit_key)
-    _refuse_others(connection, [new for new in news if new.key is None and new.id not in made])
-    missing = [new for new in news if new.key is not None and new.id not in made]
-    held = _holders(connection, missing) if missing else {}
+    made = {run for part in _parts(_first_of_each_key(news)) for run in _insert(connection, part, at, audit_key)}
+    missing = [new for new in news if new.id not in made]
+    for part in _parts([new for new in missing if new.key is None]):
+        _refuse_others(connection, part)
+    held: dict[Key, _Held] = {}
+    for part in _parts([new for new in missing if new.key is not None]):
+        held |= _holders(connection, part)
     answers = [_answer(new, made, held) for new in news]
     if whole and any(isinstance(answer, StageflowError) for answer in answers):
         raise Broken(answers)
     return answers
+
+
+def _parts(news: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
+    return (news[start : start + PART] for start in range(0, len(news), PART))
 
 
 def _key(new: NewRun) -> Key | None:
@@ -103,9 +113,10 @@ def _key(new: NewRun) -> Key | None:
 
 
 def _first_of_each_key(news: Sequence[NewRun]) -> list[NewRun]:
+    """In the order of their keys: two batches that share some wait for each other in one direction only."""
     keyed = {key: new for new in reversed(news) if (key := _key(new)) is not None}
     free = {new.id: new for new in news if new.key is None}
-    return [*keyed.values(), *free.values()]
+    return [*(keyed[key] for key in sorted(keyed)), *free.values()]
 
 
 def _answer(new: NewRun, made: set[str], held: Mapping[Key, _Held]) -> Answer:
@@ -175,8 +186,6 @@ def _by_key(connection: Connection, news: Sequence[NewRun], table: Table) -> dic
 
 def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
     """Of runs whose ids are taken, each has to be the one that has its id."""
-    if not repeated:
-        return
     named = select(runs.c.id, runs.c.client_id, runs.c.pipeline, runs.c.fingerprint)
     found = connection.execute(named.where(runs.c.id.in_([new.id for new in repeated]))).all()
     there = {(row.id, row.client_id, row.pipeline, row.fingerprint) for row in found}
@@ -210,8 +219,8 @@ def _insert_runs(is_sqlite: bool) -> Any:
     fixed = {"phase": Phase.FORWARD, "status": RunStatus.PENDING}
     values = rows | {name: literal(str(value)) for name, value in fixed.items()}
     values |= {"seq": literal(1), "created_at": _AT, "updated_at": _AT}
-    # In the order of their keys: two batches that share some wait for each other in one direction only.
-    picked = select(*values.values()).where(true()).order_by(rows["client_id"], rows["pipeline"], rows["key"])
+    order = [rows[name] if is_sqlite else rows[name].collate("C") for name in ("client_id", "pipeline", "key")]
+    picked = select(*values.values()).where(true()).order_by(*order)  # as Python sorts: over all parts it is one order
     inserted = (sqlite if is_sqlite else postgresql).insert(runs).from_select(list(values), picked)
     return inserted.on_conflict_do_nothing().returning(runs.c.id)
 

@@ -180,5 +180,36 @@ def test_given_two_batches_of_the_same_keys_at_once_then_each_key_is_one_run(eng
     assert {run.key for run in engine.runs() if run.run_id != accepted.run_id} == {key for key, _number in pairs}
 
 
+def test_given_more_runs_than_a_statement_takes_then_it_is_several_and_each_run_has_its_answer(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, text = [], batch._text
+
+    def counted(rows: Sequence[Any]) -> str:
+        sizes.append(len(rows))
+        return text(rows)
+
+    monkeypatch.setattr(batch, "PART", 3)
+    monkeypatch.setattr(batch, "_text", counted)
+    engine.enqueue_many("line", keyed(("c", 3), ("Z", 4)))
+    again = [*keyed(("d", 1), ("Z", 4), ("a", 1), ("c", 9), ("B", 1), ("d", 1), ("é", 1)), *keyed(*[(None, 0)] * 5)]
+    refused = IdempotencyParamMismatch
+    assert told(collected(engine, again)) == [False, True, False, refused, False, True, *[False] * 6]
+    assert max(sizes) == 3 * 2  # each has two strands
+    with pytest.raises(refused):
+        engine.enqueue_many("line", keyed(*[(None, 0)] * 4, ("c", 9)))
+    assert len(engine.runs()) == 11
+
+
+def test_given_run_ids_that_are_there_when_there_are_more_than_a_statement_takes_then_each_is_answered(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "PART", 2)
+    given = [Submission({"n": number}, run_id=new_run_id(1_700_000_000_000)) for number in range(5)]
+    first, second = (engine.enqueue_many("line", given) for _ in range(2))
+    assert told(first) == told(second) == [False] * 5
+    assert len(rows(engine, strands)) == 5 * len(engine.pipelines["line"].plan.roots)
+
+
 def test_given_an_empty_batch_then_nothing_happens(engine: InProcessEngine) -> None:
     assert engine.enqueue_many("line", []) == []
