@@ -111,13 +111,17 @@ class Database:
         """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is
         away.
         """
-        with translated(), self.engine.connect() as connection, connection.begin():
+        with translated(), self.engine.connect() as connection, connection.begin(), interruptible(connection):
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading, one snapshot a statement; on SQLite it takes no write lock."""
-        with translated(), self.engine.connect().execution_options(stageflow_read=True) as connection:
+        with (
+            translated(),
+            self.engine.connect().execution_options(stageflow_read=True) as connection,
+            interruptible(connection),
+        ):
             yield connection
 
     def dispose(self) -> None:
@@ -180,6 +184,28 @@ def _refuse_dead(connection: Any, record: Any, _proxy: object) -> None:
 def be_patient(connection: Connection, seconds: float | None) -> None:
     """Wait that long for each answer on this connection until it is given back; None: for ever."""
     connection.connection.driver_connection.answer_seconds = seconds  # type: ignore[union-attr]  # it is open
+
+
+@contextmanager
+def interruptible(connection: Connection) -> Iterator[None]:
+    """Give up a connection whose statement was interrupted (a time limit, a signal): its answer is still to come, and a
+    rollback over it would raise in the place of what interrupted.
+    """
+    try:
+        yield
+    except BaseException:
+        if _awaits_answer(connection):
+            connection.invalidate()
+        raise
+
+
+def _awaits_answer(connection: Connection) -> bool:
+    if connection.closed or connection.invalidated or connection.dialect.name != "postgresql":
+        return False
+    from psycopg.pq import TransactionStatus
+
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.pgconn.transaction_status == TransactionStatus.ACTIVE)
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import ConfigurationError
-from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_patient, translated
+from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_patient, interruptible, translated
 
 T = TypeVar("T")
 
@@ -53,8 +53,9 @@ class SessionHolder:
 
         with translated():
             try:
-                self.session.flush()
-                answer = save(self._connection)
+                with interruptible(self._connection):
+                    self.session.flush()
+                    answer = save(self._connection)
                 (self._transaction.rollback if isinstance(answer, Fenced) else self._transaction.commit)()
                 return answer
             finally:
@@ -62,7 +63,7 @@ class SessionHolder:
 
     def write(self, action: Callable[[Connection], T]) -> T:
         """Do something else within the body's transaction; on SQLite nobody else could write meanwhile."""
-        with translated():
+        with translated(), interruptible(self._connection):
             return action(self._connection)
 
     def rollback(self) -> None:

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 import pytest
 from sqlalchemy import (
     Boolean,
     Column,
+    Connection,
     Double,
     Integer,
     MetaData,
@@ -30,6 +32,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state import bounded, wire
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement, _Held
+from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.wire import Prepared
 
 pytestmark = pytest.mark.postgres
@@ -124,24 +127,58 @@ class Interrupted(BaseException):
     """What a timeout or Ctrl-C raises in the middle of a statement."""
 
 
-def test_given_a_statement_that_was_interrupted_when_another_follows_then_it_goes_over_a_new_connection(
-    driver: Driver, database: Database
-) -> None:
-    add, thing = Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True))
+class OutOfTime(Exception):
+    """What Celery's soft time limit raises in the middle of a statement."""
+
+
+@contextmanager
+def interrupted_by(error: type[BaseException]) -> Iterator[None]:
+    """In a fifth of a second."""
 
     def interrupt(_number: int, _frame: object) -> None:
-        raise Interrupted
+        raise error
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
-        with pytest.raises(Interrupted):
-            driver.touched(Statement(select(text("pg_sleep(5)")), is_sqlite=False), {})
+        with pytest.raises(error):
+            yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_given_a_statement_that_was_interrupted_when_another_follows_then_it_goes_over_a_new_connection(
+    driver: Driver, database: Database
+) -> None:
+    add, thing = Statement(ADD, is_sqlite=False), dict(zip(COLUMNS, (1, "a", 1.0, True), strict=True))
+    with interrupted_by(Interrupted):
+        driver.touched(Statement(select(text("pg_sleep(5)")), is_sqlite=False), {})
     assert driver.touched(add, thing)
     assert stored(database) == [(1, "a", 1.0, True)]
+
+
+@pytest.mark.parametrize("error", [Interrupted, OutOfTime])
+@pytest.mark.parametrize("beneath", [False, True], ids=["by SQLAlchemy", "beneath it"])
+def test_given_a_transaction_that_was_interrupted_then_what_interrupted_it_is_raised_and_the_next_goes_on(
+    database: Database, error: type[BaseException], beneath: bool
+) -> None:
+    def wait(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        if beneath:
+            driver.execute("SELECT pg_sleep(5)")
+        else:
+            connection.execute(text("SELECT pg_sleep(5)"))
+
+    with interrupted_by(error), database.transaction() as connection:
+        wait(connection)
+    with interrupted_by(error), database.read() as connection:
+        wait(connection)
+    holder = SessionHolder(database, "a stage")
+    with interrupted_by(error):
+        holder.write(wait)
+    holder.rollback()
+    assert stored(database) == []
 
 
 def test_given_an_error_of_the_database_then_it_has_its_type_and_the_next_statement_works(
