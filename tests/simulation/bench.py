@@ -1,4 +1,4 @@
-"""What seeds have in common: one database, the threads, and ids that count."""
+"""What seeds have in common: one database, and ids that count."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from stageflow_durable.state import owners
 from stageflow_durable.state.driver import _Held
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing.clock import START
-from tests.simulation.lines import Stage
 from tests.simulation.sql import MemoryDatabase
 
 AUDIT_KEY = b"the audit key of the simulation"
 
 
 class Bench:
-    """The database with a store of either way, and the threads."""
+    """The database, with a store of either way."""
 
     def __init__(self) -> None:
-        self.stage = Stage()
         self.database = MemoryDatabase(lambda: START)
         self.ways = {short: self._store(short) for short in (True, False)}
 

@@ -11,6 +11,7 @@ from functools import cache
 from tests.simulation.bench import Bench
 from tests.simulation.chance import Answers
 from tests.simulation.ledger import Violation
+from tests.simulation.lines import apart
 from tests.simulation.simulation import Simulation, Trace
 
 CHUNK = 50
@@ -41,6 +42,10 @@ class Played:
 
 def play(seed: int | None, answers: Answers | None = None) -> Played:
     """One seed, or a list of answers."""
+    return apart(lambda: _play(seed, answers))
+
+
+def _play(seed: int | None, answers: Answers | None) -> Played:
     simulation = Simulation(bench(), seed, answers)
     try:
         violation = simulation.run()
@@ -52,6 +57,10 @@ def play(seed: int | None, answers: Answers | None = None) -> Played:
 
 def failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
     """Those seeds that break something, with what."""
+    return apart(lambda: _failing(seeds))
+
+
+def _failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
     found = []
     for seed in seeds:
         violation = Simulation(bench(), seed).run()

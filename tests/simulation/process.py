@@ -103,7 +103,7 @@ class Job:
         self.done = False
         self.went_on_at = 0.0
         self._action = action
-        self._line: Line = process.sim.stage.line(self._work)
+        self._line = Line(self._work)
 
     def _work(self) -> None:
         sim = self.process.sim

@@ -40,7 +40,6 @@ class Simulation:
 
     def __init__(self, bench: Bench, seed: int | None, answers: Answers | None = None) -> None:
         self.chance = Chance(seed, answers)
-        self.stage = bench.stage
         self.database = bench.database
         self.passed = 0.0
         self.jumped = 0.0
