@@ -10,11 +10,12 @@ from sqlalchemy import Connection, bindparam, select, update
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.dialect import insert_ignore
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import definitions
 
-_BODY = select(definitions.c.body).where(definitions.c.digest == bindparam("digest"))
-_NEWEST = (
+_REGISTER = Prepared(lambda dialect: dialect.insert(definitions).values(registered_at=now()).on_conflict_do_nothing())
+_BODY = Prepared(select(definitions.c.body).where(definitions.c.digest == bindparam("digest")))
+_NEWEST = Prepared(
     select(definitions.c.digest)
     .where(definitions.c.pipeline == bindparam("pipeline"))
     .order_by(definitions.c.registered_at.desc())
@@ -24,8 +25,7 @@ _NEWEST = (
 
 def register(connection: Connection, plan: Plan) -> None:
     """Store a plan unless it is there already."""
-    values = {"digest": plan.digest, "pipeline": plan.pipeline, "version": plan.version, "body": plan.encoded}
-    connection.execute(insert_ignore(connection, definitions).values(registered_at=now(), **values))
+    _REGISTER.run(connection, digest=plan.digest, pipeline=plan.pipeline, version=plan.version, body=plan.encoded)
 
 
 def deployed(connection: Connection, plans: Sequence[Plan]) -> None:
@@ -38,7 +38,7 @@ def plan_of(connection: Connection, digest: str) -> Plan:
     """The stored plan; definitions never change, so each is read once a process."""
     cached = _CACHE.get(digest)
     if cached is None:
-        body = connection.execute(_BODY, {"digest": digest}).scalar_one_or_none()
+        body = _BODY.value(connection, digest=digest)
         if body is None:
             raise UnknownRun(f"definition {digest} is missing from the database")
         cached = _CACHE[digest] = _decode(body)
@@ -47,7 +47,7 @@ def plan_of(connection: Connection, digest: str) -> Plan:
 
 def newest(connection: Connection, pipeline: str) -> str | None:
     """Digest of the definition that was registered last for a pipeline."""
-    digest: str | None = connection.execute(_NEWEST, {"pipeline": pipeline}).scalar_one_or_none()
+    digest: str | None = _NEWEST.value(connection, pipeline=pipeline)
     return digest
 
 

@@ -14,11 +14,6 @@ def insert_for(connection: Connection, table: Table) -> Any:
     return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
 
 
-def insert_ignore(connection: Connection, table: Table) -> Any:
-    """An INSERT that does nothing where the row is there."""
-    return insert_for(connection, table).on_conflict_do_nothing()
-
-
 def constant(state: StrEnum) -> ColumnElement[str]:
     """A state as a literal in the statement's text: a plan that is made once for all values of a parameter could not
     use an index of the rows in that state.

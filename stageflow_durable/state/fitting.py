@@ -12,20 +12,23 @@ from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepSta
 from stageflow_durable.state import strands
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.locked import facts_of
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import checkpoints, runs
 from stageflow_durable.state.views import summary_of
 
-_SCHEMAS = union(
-    select(runs.c.input_schema).where(runs.c.id == bindparam("run_id")),
-    select(checkpoints.c.saved_schema).where(
-        and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.skipped.is_(False))
-    ),
+_SCHEMAS = Prepared(
+    union(
+        select(runs.c.input_schema).where(runs.c.id == bindparam("run_id")),
+        select(checkpoints.c.saved_schema).where(
+            and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.skipped.is_(False))
+        ),
+    )
 )
 
 
 def unreadable(connection: Connection, run_id: str, new: Plan) -> str | None:
     """Why ``new`` cannot read what the run saved; None: it can."""
-    saved = set(connection.execute(_SCHEMAS, {"run_id": run_id}).scalars())
+    saved = set(_SCHEMAS.column(connection, run_id=run_id))
     wrong = sorted(schema for schema in saved if not new.reads <= schema <= new.schema)
     if not wrong:
         return None

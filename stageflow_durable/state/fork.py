@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from stageflow_durable.codec import encode
 from stageflow_durable.errors import NotAllowed, UnknownRun
@@ -18,10 +18,14 @@ from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepSta
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.audit import EventRow, seal
-from stageflow_durable.state.locked import LockedRun, lock
+from stageflow_durable.state.locked import LockedRun, columns_of, lock
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.runs import Created, NewRun, accepted, existing, insert_run, queue_of
 from stageflow_durable.state.tables import checkpoints, events
 
+_INSERT_EVENTS = Prepared(insert(events))
+_CHECKPOINTS = Prepared(select(checkpoints).where(checkpoints.c.run == bindparam("run_id")))
+_COPY = Prepared(insert(checkpoints))
 _TAKEN_BACK = frozenset({StepState.COMPENSATING, StepState.COMPENSATED, StepState.COMPENSATION_FAILED})
 
 
@@ -69,9 +73,7 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
             published_at=run.clock,
             queue=queue_of(new, head),
         )
-    connection.execute(
-        insert(events), [{name: getattr(event, name) for name in EventRow.__slots__} for event in sealed]
-    )
+    _INSERT_EVENTS.many(connection, [columns_of(event) for event in sealed])
     run.emit("operator.fork", to=new.id, stage=wanted.from_stage, actor=wanted.actor, reason=wanted.reason)
     run.flush()
     return Created(new.id, False, tuple(_nudge(new, run.plan, head, sealed[-1].seq) for head in heads))
@@ -122,10 +124,8 @@ def _events(run: LockedRun, wanted: Fork, copied: list[str], audit_key: bytes) -
 
 
 def _copy(connection: Connection, run: LockedRun, new_id: str, copied: frozenset[str]) -> None:
-    found = select(checkpoints).where(checkpoints.c.run == run.id)
-    rows = [dict(row) for row in connection.execute(found).mappings() if row["stage"] in copied]
-    if rows:
-        connection.execute(insert(checkpoints), [{**row, "run": new_id} for row in rows])
+    rows = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
+    _COPY.many(connection, [{**row, "run": new_id} for row in rows])
 
 
 def _nudge(new: NewRun, plan: Plan, head: str, mark: int) -> Nudge:

@@ -25,11 +25,9 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
-    Row,
     String,
     Table,
     Text,
-    Update,
     and_,
     bindparam,
     case,
@@ -49,8 +47,8 @@ from stageflow_durable.idempotency.keys import Scope, address
 from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, verdict
 from stageflow_durable.idempotency.store import Claimed, RunAnswer, Standing
 from stageflow_durable.state.clock import now as clock
-from stageflow_durable.state.dialect import insert_for
 from stageflow_durable.state.metadata import Condition, metadata
+from stageflow_durable.state.prepared import Prepared
 
 NAME = String(255)
 
@@ -157,7 +155,7 @@ def standing_of(
     now: float | None = None,
 ) -> Standing | None:
     """What stands in the way of a claim just now, or None: nothing did. Reads only."""
-    row = connection.execute(_FIND, {**_at(scope, key), "now": now}).one_or_none()
+    row = next(iter(_FIND.rows(connection, **_at(scope, key), now=now)), None)
     return None if row is None else verdict(_record(row), row.now, fingerprint, params, claimant)
 
 
@@ -179,13 +177,13 @@ def _claim(
         standing = standing_of(connection, scope, key, fingerprint, params, claimant, terms["now"])
         if standing is not None:
             return standing
-        fence = connection.execute(_take(connection), values).scalar_one_or_none()
+        fence = _TAKE.value(connection, **values)
         if fence is not None:
             return Claimed(fence)
 
 
-def _take(connection: Connection) -> Any:
-    statement = insert_for(connection, idempotency_keys).values(
+def _take(dialect: Any) -> Any:
+    statement = dialect.insert(idempotency_keys).values(
         state=_HELD, fence=cast(_NOW * 1000, BigInteger), result=null(), lease_until=_LEASE_END, expires_at=_EXPIRY
     )
     new = statement.excluded
@@ -210,10 +208,11 @@ def _larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement
 
 _KEPT = frozenset({"client_id", "operation", "key", "fence"})
 _TAKEN = tuple(column.name for column in idempotency_keys.columns if column.name not in _KEPT)
-_FIND = select(idempotency_keys, _NOW.label("now")).where(_THIS)
+_FIND = Prepared(select(idempotency_keys, _NOW.label("now")).where(_THIS))
+_TAKE = Prepared(_take)
 
 
-def _record(row: Row[Any]) -> KeyRecord:
+def _record(row: Any) -> KeyRecord:
     holder = None if row.owner_run is None else Claimant(row.owner_run, row.owner_stage)
     return KeyRecord(
         row.fingerprint,
@@ -237,13 +236,13 @@ def _at(scope: Scope, key: str) -> dict[str, str]:
 
 # Against an owner that was silent until another took the key over, or until the record had expired.
 _FENCED = and_(_THIS, _T.owner_run.is_(None), _T.fence == bindparam("at_fence"), _T.expires_at > _NOW)
-_RENEW = (
+_RENEW = Prepared(
     update(idempotency_keys)
     .where(_FENCED, _T.state == _HELD)
     .values(lease_until=_LEASE_END, expires_at=_larger(_T.expires_at, _LEASE_END))
 )
 # A result that is said again, because the answer to the first time was lost, changes nothing.
-_COMPLETE = (
+_COMPLETE = Prepared(
     update(idempotency_keys)
     .where(_FENCED, or_(_T.state == _HELD, _T.state == _DONE))
     .values(
@@ -253,8 +252,8 @@ _COMPLETE = (
         expires_at=case((_T.state == _HELD, _EXPIRY), else_=_T.expires_at),
     )
 )
-_LAPSE = update(idempotency_keys).where(_FENCED, or_(_T.state == _HELD, _T.state == _FREE)).values(lease_until=_NOW)
-_FORGET = _LAPSE.values(state=_FREE, params=null())
+_LET = update(idempotency_keys).where(_FENCED, or_(_T.state == _HELD, _T.state == _FREE)).values(lease_until=_NOW)
+_LAPSE, _FORGET = Prepared(_LET), Prepared(_LET.values(state=_FREE, params=null()))
 
 
 def renew_lease(
@@ -285,14 +284,14 @@ def release_lease(
 # Against another run or stage; a zombie of this stage was refused by the run's own fence before.
 _OURS = and_(_THIS, _T.owner_run == bindparam("at_run"), _T.owner_stage == bindparam("at_stage"))
 _OPEN = and_(_OURS, _T.state == _HELD)
-_FINISH = (
+_FINISH = Prepared(
     update(idempotency_keys)
     .where(_OPEN)
     .values(state=_DONE, result=_TEXT, expires_at=_EXPIRY, result_schema=bindparam("schema", type_=Integer()))
 )
-_RELEASE = update(idempotency_keys).where(_OPEN).values(state=_FREE, params=null(), expires_at=_NOW)
-_ABANDON = update(idempotency_keys).where(_OPEN).values(expires_at=_EXPIRY)
-_UNDO = (
+_RELEASE = Prepared(update(idempotency_keys).where(_OPEN).values(state=_FREE, params=null(), expires_at=_NOW))
+_ABANDON = Prepared(update(idempotency_keys).where(_OPEN).values(expires_at=_EXPIRY))
+_UNDO = Prepared(
     update(idempotency_keys)
     .where(_OURS, or_(_T.state == _HELD, _T.state == _DONE))
     .values(state=_UNDONE, result=null(), expires_at=_EXPIRY)
@@ -361,8 +360,10 @@ def abandon_for_run(
     return _write(connection, _ABANDON, scope, key, at_run=run_id, at_stage=stage, ttl=ttl_seconds, now=now)
 
 
-_HELD_BY = select(_T.client_id, _T.operation, _T.key, _T.owner_stage, _T.keep_seconds).where(
-    _T.owner_run == bindparam("at_run"), _T.state == _HELD
+_HELD_BY = Prepared(
+    select(_T.client_id, _T.operation, _T.key, _T.owner_stage, _T.keep_seconds).where(
+        _T.owner_run == bindparam("at_run"), _T.state == _HELD
+    )
 )
 
 
@@ -377,14 +378,14 @@ class HeldKey(NamedTuple):
 
 def held_by_run(connection: Connection, run_id: str) -> list[HeldKey]:
     """The keys that stages of a run hold."""
-    found = connection.execute(_HELD_BY, {"at_run": run_id})
     return [
-        HeldKey(Scope(row.client_id, row.operation), row.key, row.owner_stage, float(row.keep_seconds)) for row in found
+        HeldKey(Scope(client, operation), key, stage, float(keep))
+        for client, operation, key, stage, keep in _HELD_BY.run(connection, at_run=run_id).fetchall()
     ]
 
 
-def _write(connection: Connection, statement: Update, scope: Scope, key: str, **values: object) -> bool:
-    return connection.execute(statement, {**_at(scope, key), **values}).rowcount == 1
+def _write(connection: Connection, statement: Prepared, scope: Scope, key: str, **values: object) -> bool:
+    return bool(statement.run(connection, **_at(scope, key), **values).rowcount == 1)
 
 
 # --- housekeeping -----------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ branches cannot miss each other at a join, and a cancel and a begin cannot both 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -20,12 +20,14 @@ from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.audit import EventRow, seal
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import plan_of
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import events, runs
 
-_SEE = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id"))
-_LOCK = _SEE.with_for_update()
-_INSERT_EVENTS = insert(events)
-_UPDATE = update(runs).where(runs.c.id == bindparam("run_id"))
+_LOOK = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id"))
+_SEE = Prepared(_LOOK)
+_LOCK = Prepared(_LOOK.with_for_update())
+_INSERT_EVENTS = Prepared(insert(events))
+_UPDATE = Prepared(update(runs).where(runs.c.id == bindparam("run_id")))
 
 
 class LockedRun:
@@ -33,16 +35,20 @@ class LockedRun:
 
     def __init__(self, connection: Connection, facts: RunFacts, clock: float, audit_key: bytes) -> None:
         self.connection = connection
-        self.facts = facts
+        self.id = facts.id
         self.clock = clock
+        self._facts = facts
+        self._news: dict[str, Any] = {}
         self._audit_key = audit_key
         self._events: list[EventRow] = []
         self._changes: dict[str, Any] = {}
 
     @property
-    def id(self) -> str:
-        """The run's id."""
-        return self.facts.id
+    def facts(self) -> RunFacts:
+        """The run's row with the changes so far."""
+        if self._news:
+            self._facts, self._news = _changed(self._facts, self._news), {}
+        return self._facts
 
     @property
     def plan(self) -> Plan:
@@ -56,45 +62,40 @@ class LockedRun:
 
     def emit(self, kind: str, /, **data: Any) -> None:
         """Append an event to the run's chain."""
-        event = seal(self._audit_key, self.id, self.facts.seq + 1, kind, self.clock, encode(data), self.facts.head)
+        seq, head = self._now("seq"), self._now("head")
+        event = seal(self._audit_key, self.id, seq + 1, kind, self.clock, encode(data), head)
         self._events.append(event)
-        self.facts = replace(self.facts, seq=event.seq, head=event.mac)
+        self._news.update(seq=event.seq, head=event.mac)
 
     def change(self, **columns: Any) -> None:
         """Set columns of the run's row."""
-        changed = {name: value for name, value in columns.items() if getattr(self.facts, name) != value}
-        if changed:
-            self._changes.update(changed)
-            self.facts = replace(self.facts, **changed)
+        changed = {name: value for name, value in columns.items() if self._now(name) != value}
+        self._changes.update(changed)
+        self._news.update(changed)
+
+    def _now(self, name: str) -> Any:
+        return self._news[name] if name in self._news else getattr(self._facts, name)
 
     def flush(self) -> None:
         """Write what was decided: the row and its events."""
         if self._events:
-            self.connection.execute(_INSERT_EVENTS, [_columns(event) for event in self._events])
+            _INSERT_EVENTS.many(self.connection, [columns_of(event) for event in self._events])
         if self._events or self._changes:
-            self.connection.execute(
-                _UPDATE,
-                {
-                    "run_id": self.id,
-                    **self._changes,
-                    "seq": self.facts.seq,
-                    "head": self.facts.head,
-                    "updated_at": self.clock,
-                },
-            )
+            chain = {"seq": self._now("seq"), "head": self._now("head")}
+            _UPDATE.run(self.connection, run_id=self.id, **self._changes, **chain, updated_at=self.clock)
         self._events, self._changes = [], {}
 
 
 def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | None:
     """Lock a run, or None where there is no such run."""
-    row = connection.execute(_LOCK, {"run_id": run_id}).one_or_none()
-    return None if row is None else LockedRun(connection, facts_of(row), row.clock, audit_key)
+    row = _LOCK.run(connection, run_id=run_id).fetchone()
+    return None if row is None else LockedRun(connection, facts_of(row), row[-1], audit_key)
 
 
 def seen(connection: Connection, run_id: str) -> LockedRun:
     """A run as it stands, not locked: to look at, never to change."""
-    row = connection.execute(_SEE, {"run_id": run_id}).one()
-    return LockedRun(connection, facts_of(row), row.clock, b"")
+    row = _SEE.run(connection, run_id=run_id).fetchone()
+    return LockedRun(connection, facts_of(row), row[-1], b"")
 
 
 def facts_of(row: Any) -> RunFacts:
@@ -104,11 +105,18 @@ def facts_of(row: Any) -> RunFacts:
 
 def facts_of_values(values: Sequence[Any]) -> RunFacts:
     """Values in the order of the table's columns as facts; drivers give booleans and states in their own ways."""
-    given = dict(zip(RunFacts.__slots__, values, strict=True))
-    for name, kind in _KINDS.items():
-        if given[name] is not None:
-            given[name] = kind(given[name])
-    return RunFacts(**given)
+    given = list(values)
+    for place, kind in _KIND_AT:
+        if given[place] is not None:
+            given[place] = kind(given[place])
+    return RunFacts(*given)
+
+
+_VALUES = attrgetter(*RunFacts.__slots__)
+
+
+def _changed(facts: RunFacts, news: Mapping[str, Any]) -> RunFacts:
+    return RunFacts(**{**dict(zip(RunFacts.__slots__, _VALUES(facts), strict=True)), **news})
 
 
 _KINDS: dict[str, Any] = {
@@ -119,7 +127,12 @@ _KINDS: dict[str, Any] = {
     "pivot_passed": bool,
     "past_pivot": bool,
 }
+_KIND_AT = [(RunFacts.__slots__.index(name), kind) for name, kind in _KINDS.items()]
 
 
-def _columns(event: EventRow) -> dict[str, Any]:
-    return {name: getattr(event, name) for name in EventRow.__slots__}
+def columns_of(event: EventRow) -> dict[str, Any]:
+    """An event as a row."""
+    return dict(zip(EventRow.__slots__, _COLUMNS(event), strict=True))
+
+
+_COLUMNS = attrgetter(*EventRow.__slots__)

@@ -15,7 +15,7 @@ from stageflow_durable.errors import NotAllowed, OperatorConflict, UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import OPEN_STEPS, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.verbs import TURNING_BACK, VerbName, refusal, standing
-from stageflow_durable.model.work import UNDO_PREFIX, Nudge
+from stageflow_durable.model.work import Nudge
 from stageflow_durable.saga.settle import undone
 from stageflow_durable.state import definitions, idempotency_keys, strands, views
 from stageflow_durable.state.commit import advance
@@ -117,7 +117,7 @@ def _again(run: LockedRun) -> tuple[Nudge, ...]:
         recorded = stage in strands.finished(run.connection, run.id)
         strands.set_step(run.connection, run.id, stage, StepState.RECORDED if recorded else StepState.INTENDED)
     # Against owners and messages from before; all at once, for the later ones open without a person.
-    strands.raise_fences(run.connection, run.id, UNDO_PREFIX)
+    strands.raise_undo_fences(run.connection, run.id)
     nudges = go_backward(run)
     over = undone(strands.steps(run.connection, run.id))
     if over is not None:  # what was left was given up

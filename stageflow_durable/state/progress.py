@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, bindparam, select, update
 
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.locked import lock
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.strands import MINE, fence_of
 from stageflow_durable.state.tables import saga_steps, strands
+
+_REPORT = Prepared(update(strands).where(MINE))
+_OUTCOME = Prepared(
+    select(saga_steps.c.outcome).where(
+        and_(saga_steps.c.run == bindparam("run_id"), saga_steps.c.stage == bindparam("of_stage"))
+    )
+)
 
 
 def note(connection: Connection, run_id: str, kind: str, data: Mapping[str, Any], audit_key: bytes) -> None:
@@ -23,10 +31,9 @@ def note(connection: Connection, run_id: str, kind: str, data: Mapping[str, Any]
 
 def report(connection: Connection, work: Work, text: str) -> None:
     """Show progress (JSON text) of the attempt in hand; refused, silently, once it is over."""
-    connection.execute(update(strands).where(MINE).values(progress=text), fence_of(work))
+    _REPORT.run(connection, progress=text, **fence_of(work))
 
 
 def outcome_of(connection: Connection, run_id: str, stage: str) -> str:
     """``"ok"`` or ``"unknown"``: how the action stood when its undo began."""
-    found = select(saga_steps.c.outcome).where(and_(saga_steps.c.run == run_id, saga_steps.c.stage == stage))
-    return str(connection.execute(found).scalar_one())
+    return str(_OUTCOME.value(connection, run_id=run_id, of_stage=stage))

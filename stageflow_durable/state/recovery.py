@@ -7,7 +7,7 @@ once, and one that dies half-way leaves nothing half done. Scans read in bounded
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Double, String, and_, bindparam, case, or_, select, update
 
@@ -15,8 +15,9 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, 
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.clock import ago, now
-from stageflow_durable.state.dialect import constant, insert_for
+from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import LockedRun, lock, seen
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
@@ -42,13 +43,16 @@ class Place(NamedTuple):
 
 
 _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
-_ORPHANS = (
+_ORPHANS = Prepared(
     select(*_PLACE)
     .join(owners, owners.c.id == strand_table.c.owner)
     .where(and_(strand_table.c.state == constant(StrandState.RUNNING), owners.c.dead_at.is_not(None)))
     .limit(BATCH)
 )
-_DUE = (
+_OWNER = Prepared(
+    select(owners.c.host, owners.c.pid, owners.c.dead_at, owners.c.confirmed).where(owners.c.id == bindparam("held_by"))
+)
+_DUE = Prepared(
     select(*_PLACE)
     .where(
         and_(
@@ -60,12 +64,12 @@ _DUE = (
     .limit(BATCH)
 )
 # Past its pivot a run only goes forward: its deadline has no say any more.
-_LATE = (
+_LATE = Prepared(
     select(runs.c.id)
     .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
 )
-_UNPUBLISH = (
+_UNPUBLISH = Prepared(
     update(strand_table)
     .where(
         and_(
@@ -77,7 +81,7 @@ _UNPUBLISH = (
     )
     .values(published_at=None)
 )
-_QUEUES = select(strand_table.c.queue).where(strand_table.c.state == constant(StrandState.READY)).distinct()
+_QUEUES = Prepared(select(strand_table.c.queue).where(strand_table.c.state == constant(StrandState.READY)).distinct())
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
 _MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
 _SERVED = select(queues.c.served_at).where(queues.c.name == _OF_QUEUE).scalar_subquery()
@@ -86,7 +90,7 @@ _LOST = or_(
     _SERVED - bindparam("patience", type_=Double) * _MORE > _SENT,
     now() - _SENT > bindparam("alone", type_=Double) * _MORE,
 )
-_UNDELIVERED = (
+_UNDELIVERED = Prepared(
     select(*_PLACE)
     .where(and_(strand_table.c.state == constant(StrandState.READY), strand_table.c.queue == _OF_QUEUE, _LOST))
     .order_by(_SENT)
@@ -94,24 +98,37 @@ _UNDELIVERED = (
 )
 
 
+def _turn(dialect: Any) -> Any:
+    last = now() - bindparam("every", type_=Double)
+    return (
+        dialect.insert(ticks)
+        .values(at=now())
+        .on_conflict_do_update(index_elements=["name"], set_={"at": now()}, where=ticks.c.at < last)
+        .returning(ticks.c.name)
+    )
+
+
+_TICK = Prepared(_turn)
+
+
 def orphans(connection: Connection) -> list[Place]:
     """Strands whose owner was declared dead."""
-    return [Place(*row) for row in connection.execute(_ORPHANS)]
+    return [Place._make(row) for row in _ORPHANS.run(connection).fetchall()]
 
 
 def due(connection: Connection, grace: float) -> list[Place]:
     """Waiting strands that should have been woken ``grace`` seconds ago."""
-    return [Place(*row) for row in connection.execute(_DUE, {"grace": grace})]
+    return [Place._make(row) for row in _DUE.run(connection, grace=grace).fetchall()]
 
 
 def late(connection: Connection) -> list[str]:
     """Runs past their deadline that still go forward."""
-    return list(connection.execute(_LATE).scalars())
+    return _LATE.column(connection)
 
 
 def queues_with_outbox(connection: Connection) -> list[str]:
     """Queues for which something is ready."""
-    return list(connection.execute(_QUEUES).scalars())
+    return _QUEUES.column(connection)
 
 
 def undelivered(
@@ -125,19 +142,13 @@ def undelivered(
     stay bounded under any backlog.
     """
     alone = patience if depth == 0 else blind_patience
-    given = {"of_queue": queue, "patience": patience, "alone": alone}
-    return [Place(*row) for row in connection.execute(_UNDELIVERED, given)]
+    found = _UNDELIVERED.run(connection, of_queue=queue, patience=patience, alone=alone)
+    return [Place._make(row) for row in found.fetchall()]
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
     """Whether it is this process's turn: at most one of all processes is told so in ``every_seconds``."""
-    statement = insert_for(connection, ticks).values(name=name, at=now())
-    won = connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=["name"], set_={"at": now()}, where=ticks.c.at < now() - every_seconds
-        ).returning(ticks.c.name)
-    )
-    return won.first() is not None
+    return _TICK.value(connection, name=name, every=every_seconds) is not None
 
 
 def _at(
@@ -161,7 +172,7 @@ def take(
     if found is None:
         return None
     run, row = found
-    owner = connection.execute(select(owners).where(owners.c.id == row.owner)).one_or_none()
+    owner = next(iter(_OWNER.rows(connection, held_by=row.owner)), None)
     if owner is None or owner.dead_at is None:
         return None
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
@@ -288,8 +299,7 @@ def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
         some = runs.c.id.in_(ids[start : start + BATCH])
         connection.execute(select(runs.c.id).where(some).order_by(runs.c.id).with_for_update())
     given = [{"run_id": nudge.run_id, "strand_id": nudge.strand, "my_gen": nudge.gen} for nudge in nudges]
-    if given:
-        connection.execute(_UNPUBLISH, given)
+    _UNPUBLISH.many(connection, given)
 
 
 def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, insert, select
 
 from stageflow_durable.codec import decode, differing_fields, encode
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
@@ -15,7 +15,7 @@ from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.audit import GENESIS, EventRow, seal
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.dialect import insert_for
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 
@@ -44,29 +44,35 @@ class Created:
     nudges: tuple[Nudge, ...] = ()
 
 
-_BY_KEY = select(runs.c.id, runs.c.fingerprint, runs.c.input).where(
-    and_(runs.c.client_id == bindparam("client"), runs.c.pipeline == bindparam("of"), runs.c.key == bindparam("by_key"))
-)
-_BURIED = select(tombstones.c.run, tombstones.c.fingerprint).where(
-    and_(
-        tombstones.c.client_id == bindparam("client"),
-        tombstones.c.pipeline == bindparam("of"),
-        tombstones.c.key == bindparam("by_key"),
+def _with_key(table: Table) -> ColumnElement[bool]:
+    return and_(
+        table.c.client_id == bindparam("client"),
+        table.c.pipeline == bindparam("of"),
+        table.c.key == bindparam("by_key"),
+    )
+
+
+_BY_KEY = Prepared(select(runs.c.id, runs.c.fingerprint, runs.c.input).where(_with_key(runs)))
+_BURIED = Prepared(select(tombstones.c.run, tombstones.c.fingerprint).where(_with_key(tombstones)))
+_INSERT_RUN = Prepared(
+    lambda dialect: (
+        dialect.insert(runs)
+        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
+        .returning(runs.c.id)
     )
 )
-_INSERT_STRANDS = insert(strands)
-_INSERT_EVENT = insert(events)
-_CLOCK = select(now())
+_DELETE_RUN = Prepared(delete(runs).where(runs.c.id == bindparam("run_id")))
+_INSERT_STRANDS, _INSERT_EVENT, _CLOCK = Prepared(insert(strands)), Prepared(insert(events)), Prepared(select(now()))
 
 
 def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
-    clock = float(connection.execute(_CLOCK).scalar_one())
+    clock = float(_CLOCK.value(connection))
     event = accepted(new, clock, audit_key)
     if not insert_run(connection, new, clock, event):
         return existing(connection, new)
-    connection.execute(_INSERT_STRANDS, _strands(new, clock))
-    connection.execute(_INSERT_EVENT, {name: getattr(event, name) for name in EventRow.__slots__})
+    _INSERT_STRANDS.many(connection, _strands(new, clock))
+    _INSERT_EVENT.run(connection, **{name: getattr(event, name) for name in EventRow.__slots__})
     return Created(new.id, False, first_nudges(new))
 
 
@@ -74,23 +80,21 @@ def insert_run(connection: Connection, new: NewRun, clock: float, event: EventRo
     """Insert the row, with ``columns`` other than a fresh run's. False: its key is taken, by a run or by what pruning
     left of one.
     """
-    statement = (
-        insert_for(connection, runs)
-        .values(**{**columns_of(new, clock, event), **columns})
-        .on_conflict_do_nothing(index_elements=["client_id", "pipeline", "key"])
-        .returning(runs.c.id)
-    )
-    if connection.execute(statement).first() is None:
+    if _INSERT_RUN.value(connection, **{**columns_of(new, clock, event), **columns}) is None:
         return False
     if new.key is None or _tombstone(connection, new) is None:
         return True
     # Looked up afterwards: while the insertion waited for a deletion of the same key, the tombstone came.
-    connection.execute(delete(runs).where(runs.c.id == new.id))
+    _DELETE_RUN.run(connection, run_id=new.id)
     return False
 
 
 def _tombstone(connection: Connection, new: NewRun) -> Any:
-    return connection.execute(_BURIED, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).first()
+    return next(iter(_BURIED.rows(connection, **_key_of(new))), None)
+
+
+def _key_of(new: NewRun) -> dict[str, str | None]:
+    return {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}
 
 
 def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
@@ -159,7 +163,7 @@ def queue_of(new: NewRun, stage: str) -> str:
 
 def existing(connection: Connection, new: NewRun) -> Created:
     """The run that has the key. Raises IdempotencyParamMismatch for other parameters."""
-    found = connection.execute(_BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}).first()
+    found = next(iter(_BY_KEY.rows(connection, **_key_of(new))), None)
     if found is None:
         return _buried(connection, new)
     if found.fingerprint != new.fingerprint:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, desc, select
+from sqlalchemy import Connection, String, and_, bindparam, desc, func, select
 
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
@@ -21,6 +21,7 @@ from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.owners import alive_and_dead
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 
 ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
@@ -28,6 +29,28 @@ ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
 
 BEYOND = "z" * 32
 """After an id's beginning: what comes after all ids that begin so, however the database sorts."""
+
+_FACTS = Prepared(select(runs).where(runs.c.id == bindparam("run_id")))
+_OUTPUTS = Prepared(
+    select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
+    .where(checkpoints.c.run == bindparam("run_id"))
+    .order_by(checkpoints.c.at)
+)
+# The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
+_FITS = func.substr(runs.c.id, 1, func.length(bindparam("prefix", type_=String))) == bindparam("prefix", type_=String)
+_FITTING = Prepared(
+    select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
+)
+_HISTORY = Prepared(select(events).where(events.c.run == bindparam("run_id")).order_by(events.c.seq))
+_ATTEMPTS = Prepared(
+    select(attempts, owners.c.host, owners.c.pid)
+    .join(owners, owners.c.id == attempts.c.owner, isouter=True)
+    .where(attempts.c.run == bindparam("run_id"))
+    .order_by(attempts.c.n)
+)
+_STRANDS, _CHECKPOINTS, _STEPS = (
+    Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (strands, checkpoints, saga_steps)
+)
 
 
 def moment(seconds: float | None) -> datetime | None:
@@ -41,7 +64,7 @@ def _when(seconds: float) -> datetime:
 
 def facts(connection: Connection, run_id: str) -> RunFacts | None:
     """A run's row as it is now, unlocked."""
-    row = connection.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+    row = _FACTS.run(connection, run_id=run_id).fetchone()
     return None if row is None else facts_of(row)
 
 
@@ -49,10 +72,7 @@ def full_id(connection: Connection, prefix: str) -> str:
     """The id of the one run that ``prefix`` fits. Raises UnknownRun naming what is wrong with it."""
     if not (prefix.isascii() and prefix.isprintable()):
         raise UnknownRun(f"no run {prefix!r}")  # a database refuses a NUL in its own words, which quote the statement
-    # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
-    near = and_(runs.c.id >= prefix, runs.c.id <= prefix + BEYOND)
-    fits = and_(near, runs.c.id.startswith(prefix, autoescape=True))
-    found = list(connection.execute(select(runs.c.id).where(fits).limit(3)).scalars())
+    found = _FITTING.column(connection, prefix=prefix, beyond=prefix + BEYOND)
     if prefix in found:
         return prefix
     pruned = None if found else _pruned(connection, prefix)
@@ -122,13 +142,13 @@ def summary_of(run: RunFacts) -> RunSummary:
 
 def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
     """Encoded outputs by stage."""
-    found = select(checkpoints).where(checkpoints.c.run == run_id).order_by(checkpoints.c.at)
-    return {row.stage: Saved(row.delta, row.saved_schema) for row in connection.execute(found)}
+    found = _OUTPUTS.run(connection, run_id=run_id).fetchall()
+    return {stage: Saved(delta, schema) for stage, delta, schema in found}
 
 
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
-    rows = connection.execute(select(events).where(events.c.run == run_id).order_by(events.c.seq))
+    rows = _HISTORY.rows(connection, run_id=run_id)
     return [Event(row.run, row.seq, row.type, _when(row.at), decode(row.data)) for row in rows]
 
 
@@ -182,26 +202,15 @@ class _Rows:
 
     @classmethod
     def read(cls, connection: Connection, run_id: str) -> _Rows:
-        joined = (
-            select(attempts, owners.c.host, owners.c.pid)
-            .join(owners, owners.c.id == attempts.c.owner, isouter=True)
-            .where(attempts.c.run == run_id)
-            .order_by(attempts.c.n)
-        )
         grouped: dict[tuple[str, str], list[Any]] = {}
-        for row in connection.execute(joined):
+        for row in _ATTEMPTS.rows(connection, run_id=run_id):
             grouped.setdefault((row.stage, row.direction), []).append(row)
-        at = {(row.stage, row.direction): row for row in _of(connection, strands, run_id)}
         return cls(
-            {row.stage: row for row in _of(connection, checkpoints, run_id)},
+            {row.stage: row for row in _CHECKPOINTS.rows(connection, run_id=run_id)},
             grouped,
-            at,
-            {row.stage: row for row in _of(connection, saga_steps, run_id)},
+            {(row.stage, row.direction): row for row in _STRANDS.rows(connection, run_id=run_id)},
+            {row.stage: row for row in _STEPS.rows(connection, run_id=run_id)},
         )
-
-
-def _of(connection: Connection, table: Any, run_id: str) -> Iterable[Any]:
-    return connection.execute(select(table).where(table.c.run == run_id)).all()
 
 
 def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | None) -> StageView:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, Table, select
@@ -65,22 +66,30 @@ class Picture:
 
 def pictures(connection: Connection) -> dict[str, Picture]:
     """A picture of each run, by id."""
-    plans = {row.digest: Plan.decode(row.body) for row in connection.execute(select(tables.definitions))}
-    owners = frozenset(connection.execute(select(tables.owners.c.id)).scalars())
+    plans = {row.digest: _plan(row.body) for row in connection.execute(_DEFINITIONS)}
+    owners = frozenset(connection.execute(_OWNERS).scalars())
     parts = [_by_run(connection, table) for table in _PARTS]
-    found = _rows(connection, select(tables.runs))
+    found = _rows(connection, _RUNS)
     return {
         run["id"]: Picture(run, plans[run["definition"]], owners, *(tuple(part.get(run["id"], ())) for part in parts))
         for run in found
     }
 
 
+_plan = lru_cache(Plan.decode)
 _PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events)
+# Made once: they are asked after every step.
+_DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
+_OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
+_OF_NO_RUN = {
+    table: select(table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))).distinct() for table in _PARTS
+}
+_PRUNED = select(tables.tombstones.c.run)
 
 
 def _by_run(connection: Connection, table: Table) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    for row in _rows(connection, select(table).order_by(*table.primary_key.columns)):
+    for row in _rows(connection, _OF_PART[table]):
         grouped.setdefault(row["run"], []).append(row)
     return grouped
 
@@ -91,8 +100,7 @@ def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
 
 def rows_of_no_run(connection: Connection) -> Iterator[str]:
     """No foreign key says it: what belongs to a run has one."""
-    for table in _PARTS:
-        lost = select(table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))).distinct()
+    for table, lost in _OF_NO_RUN.items():
         yield from (
             f"{table.name} has rows of run {run}, which is not there" for run in connection.execute(lost).scalars()
         )
@@ -325,7 +333,7 @@ class Watch:
         with self._database.read() as connection:
             now = pictures(connection)
             orphaned = list(rows_of_no_run(connection))
-            pruned = set(connection.execute(select(tables.tombstones.c.run)).scalars())
+            pruned = set(connection.execute(_PRUNED).scalars())
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned

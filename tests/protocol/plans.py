@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 
+from stageflow_durable.state import prepared
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.metadata import PREFIX
 from stageflow_durable.state.store import Store
@@ -22,7 +23,7 @@ MODES = ("force_custom_plan", "force_generic_plan")
 
 @contextmanager
 def listening(store: Store) -> Iterator[list[Asked]]:
-    """What is asked meanwhile, on both ways to the database."""
+    """What is asked meanwhile, on all ways to the database."""
     asked: list[Asked] = []
 
     def keep(_connection: Any, _cursor: Any, statement: str, given: Any, _context: Any, many: bool) -> None:
@@ -34,13 +35,23 @@ def listening(store: Store) -> Iterator[list[Asked]]:
         asked.append((statement.sql, statement.values(given)))
         return run(driver, statement, given)
 
-    engine = store.database.engine
+    def sent(connection: Connection, statement: str, given: Mapping[str, Any]) -> Any:
+        asked.append((statement, given))
+        return send(connection, statement, given)
+
+    def sent_many(connection: Connection, statement: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        asked.append((statement, rows[0]))
+        send_many(connection, statement, rows)
+
+    engine, send, send_many = store.database.engine, prepared.send, prepared.send_many
     event.listen(engine, "before_cursor_execute", keep)
     Driver.run = kept  # type: ignore[assignment,method-assign]  # to see what is asked
+    prepared.send, prepared.send_many = sent, sent_many  # type: ignore[assignment]  # as above
     try:
         yield asked
     finally:
         Driver.run = run  # type: ignore[method-assign]  # as it was
+        prepared.send, prepared.send_many = send, send_many
         event.remove(engine, "before_cursor_execute", keep)
 
 

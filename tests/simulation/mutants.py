@@ -191,9 +191,7 @@ def _any_version() -> Plant:
 
 
 def _any_parameters(connection: Any, new: Any) -> Any:
-    found = connection.execute(
-        runs._BY_KEY, {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}
-    ).one()
+    (found,) = runs._BY_KEY.rows(connection, **runs._key_of(new))
     return runs.Created(found.id, True)
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import Boolean
@@ -24,6 +24,7 @@ from stageflow_durable.state.metadata import metadata
 
 _make: Any = sqlite.dialect  # its constructor has no types
 DIALECT = _make(paramstyle="named")
+DIALECT.dbapi = sqlite3
 
 
 class Answer(list[Any]):
@@ -122,6 +123,11 @@ class Connection:
 
     def __init__(self, raw: sqlite3.Connection) -> None:
         self._raw = raw
+        self.connection = SimpleNamespace(dbapi_connection=raw)
+
+    @staticmethod
+    def in_transaction() -> bool:
+        return True
 
     def execute(self, element: Any, given: Any = None) -> Answer:
         if isinstance(given, list):
@@ -152,6 +158,38 @@ class Connection:
             prepared = _SHAPES[shape] = Prepared(element, None if names is None else list(names), key.bindparams)
         element.__dict__["_sim"] = (names, prepared, key.bindparams)
         return prepared, key.bindparams
+
+
+class _Reading:
+    """``Database.read``, without a generator's cost each time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> Connection:
+        return self._connection
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, DBAPIError):
+            with translated():
+                raise error
+
+
+class _Transaction(_Reading):
+    """``Database.transaction``."""
+
+    def __init__(self, connection: Connection, raw: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._raw = raw
+
+    def __enter__(self) -> Connection:
+        assert not self._raw.in_transaction, "a transaction within a transaction"
+        self._raw.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._raw.execute("COMMIT" if error is None else "ROLLBACK")
+        super().__exit__(kind, error, trace)
 
 
 class MemoryDatabase(Database):
@@ -186,24 +224,13 @@ class MemoryDatabase(Database):
         self._clock = clock
         self.raw.executescript(self._empty)
 
-    @contextmanager
-    def transaction(self) -> Iterator[Any]:
+    def transaction(self) -> Any:
         """One transaction."""
-        with translated():
-            assert not self.raw.in_transaction, "a transaction within a transaction"
-            self.raw.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._connection
-            except BaseException:
-                self.raw.execute("ROLLBACK")
-                raise
-            self.raw.execute("COMMIT")
+        return _Transaction(self._connection, self.raw)
 
-    @contextmanager
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Any:
         """Reading alone."""
-        with translated():
-            yield self._connection
+        return _Reading(self._connection)
 
     def see(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a checker reads, past the engine."""
