@@ -47,7 +47,7 @@ class Chance:
         elif weights is None:
             answer = options[int(self._random.random() * len(options))]
         else:
-            answer = self._random.choices(options, weights)[0]
+            answer = _weighed(self._random.random(), options, weights)
         if answer != options[0]:
             self.made[name] = answer
         return answer
@@ -67,3 +67,13 @@ class Chance:
         """One of any things, told apart by their text; the first is the boring one."""
         named = {str(option): option for option in options}
         return named[self.pick(about, list(named), weights)]
+
+
+def _weighed(drawn: float, options: Sequence[str], weights: Sequence[float]) -> str:
+    """``random.choices`` of one, at a third of its cost."""
+    left = drawn * sum(weights)
+    for option, weight in zip(options, weights, strict=True):
+        left -= weight
+        if left < 0:
+            return option
+    return options[-1]

@@ -107,7 +107,6 @@ class Operator:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._processes = 0
-        self.gave_up = False
         self.looked: dict[tuple[str, str], int] = {}
 
     def begin(self) -> None:
@@ -118,7 +117,6 @@ class Operator:
 
     def give_up(self) -> None:
         """Somebody ends the parked runs that others wait for."""
-        self.gave_up = True
         self._processes += 1
         process = Process(self._sim, f"o{self._processes}")
         process.start("gives up", lambda: self._give_up(process))

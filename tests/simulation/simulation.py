@@ -244,24 +244,17 @@ class Simulation:
                 job.go()
 
     def _move(self) -> None:
-        going = self.runnable()
         self.jobs = [job for job in self.jobs if not job.done]
-        moves, weights = [], []
-        for job in going:
-            moves.append(f"go on: {job.name}")
-            weights.append(6.0)
-        if self.broker.due() and self.idle():
-            moves.append("deliver")
-            weights.append(6.0)
-        moves.append("pass time")
-        weights.append(3.0)
+        going = self.runnable()
         free = [worker for worker in self.able() if worker.may_sweep()]
+        moves = {f"go on: {job.name}": 6.0 for job in going}
+        if self.idle() and self.broker.due():
+            moves["deliver"] = 6.0
+        moves["pass time"] = 3.0
         if free:
-            moves.append("sweep")
-            weights.append(3.0)
-        moves += ["ask", "submit", "mishap"]
-        weights += [0.5, 0.4, self.setup.rates["mishap"]]
-        move = self.chance.pick("move", moves, weights)
+            moves["sweep"] = 2.0
+        moves |= {"ask": 0.5, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
+        move = self.chance.pick("move", list(moves), list(moves.values()))
         if move.startswith("go on: "):
             next(job for job in going if move == f"go on: {job.name}").go()
         elif move == "deliver":
@@ -315,10 +308,9 @@ class Simulation:
         self.broker.away_until = self.gate.away_until = float("-inf")
         for worker in self.workers:
             worker.silent_until = 0.0
-        self.operator.gave_up = False
         while not any(len(worker.knows) == len(self.pipelines) for worker in self.workers if worker.alive):
             self._hire_one()
-        until = self.passed + FOREVER
+        until, patient_until = self.passed + FOREVER, self.passed + PATIENCE
         pause = 0.3
         while self.violation is None:
             if self._work():
@@ -326,7 +318,8 @@ class Simulation:
                 continue
             if self._at_rest():
                 return
-            if self.passed > until - FOREVER + PATIENCE and not self.operator.gave_up:
+            if self.passed > patient_until:
+                patient_until = self.passed + PATIENCE  # a run may be parked after others were given up
                 self.operator.give_up()
                 continue
             if self.passed > until:

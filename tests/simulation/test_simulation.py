@@ -7,9 +7,9 @@ import pytest
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import failing, minimised, play
 
-SEEDS = 600
-"""As many as a core plays in well under a minute; ``make simulate`` plays the others."""
-CHUNKS = 4
+SEEDS = 1200
+"""As many as a core plays in some 20 seconds; ``make simulate`` plays the others."""
+CHUNKS = 8
 QUICK = 60
 """Seeds within which the quick mutants show."""
 
