@@ -57,7 +57,7 @@ def setup(chance: Chance) -> Setup:
         shortcut=chance.pick("way", ["short", "long"]) == "short",
         max_lost=chance.number("poison", 2, 4),
         workers=chance.number("workers", 1, 3),
-        moves=chance.number("moves", 6, 32),
+        moves=chance.number("moves", 10, 60),
         chapters=chance.number("chapters", 1, 2),
         watched=chance.flip("watched", 0.04),
         rates={kind: rates[chance.number(f"rate of {kind}", 0, 2)] for kind, rates in FAULTS.items()},

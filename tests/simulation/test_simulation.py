@@ -7,9 +7,9 @@ import pytest
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import failing, minimised, play
 
-SEEDS = 1200
-"""As many as a core plays in some 20 seconds; ``make simulate`` plays the others."""
-CHUNKS = 8
+SEEDS = 2000
+"""As many as a core plays in a minute; ``make simulate`` plays the others."""
+CHUNKS = 10
 QUICK = 60
 """Seeds within which the quick mutants show."""
 
