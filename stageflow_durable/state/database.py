@@ -51,8 +51,7 @@ class Database:
         self._prepares = prepares
         self._synchronous = synchronous
         self._clock = clock
-        self._engine: Engine | None = None
-        self._pid = 0
+        self._engines: dict[int, Engine] = {}
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -69,11 +68,18 @@ class Database:
         """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones
         opened.
         """
-        if self._engine is None or self._pid != os.getpid():
-            if self._engine is not None:
-                self._engine.dispose(close=False)
-            self._engine, self._pid = self._create(), os.getpid()
-        return self._engine
+        made = self._engines.get(os.getpid())
+        if made is None:
+            for engine in self._of_parents():
+                engine.dispose(close=False)
+            # Two threads may come here at once. No lock, which a fork might leave held for ever: the second's engine,
+            # which has opened nothing yet, is forgotten.
+            made = self._engines.setdefault(os.getpid(), self._create())
+        return made
+
+    def _of_parents(self) -> list[Engine]:
+        there = [self._engines.pop(pid, None) for pid in tuple(self._engines) if pid != os.getpid()]
+        return [engine for engine in there if engine is not None]
 
     def _create(self) -> Engine:
         if not self.is_sqlite:
@@ -126,9 +132,9 @@ class Database:
 
     def dispose(self) -> None:
         """Close this process's connections."""
-        if self._engine is not None:
-            self._engine.dispose(close=self._pid == os.getpid())
-            self._engine = None
+        for pid, engine in tuple(self._engines.items()):
+            engine.dispose(close=pid == os.getpid())
+        self._engines.clear()
 
 
 def _parsed(url: str) -> URL:

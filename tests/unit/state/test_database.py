@@ -1,8 +1,11 @@
-"""Opening a database that is none."""
+"""Opening a database: one that is none, and one that many threads want at once."""
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,3 +24,20 @@ def test_given_a_file_that_is_no_database_when_it_is_opened_then_it_is_away_and_
     ):
         pass
     assert path.read_text().startswith("to do"), "it is left as it was"
+
+
+def test_given_threads_that_use_a_database_first_at_once_then_they_share_its_connections(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, together = Database(sqlite_url), threading.Barrier(8)
+    create = Database._create
+
+    def slowly(database: Database) -> Any:
+        together.wait(10)  # all of them have seen that there is none
+        return create(database)
+
+    monkeypatch.setattr(Database, "_create", slowly)
+    with ThreadPoolExecutor(8) as threads:
+        engines = list(threads.map(lambda _number: made.engine, range(8)))
+    assert len({id(engine) for engine in engines}) == 1
+    made.dispose()
