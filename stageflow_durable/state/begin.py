@@ -82,13 +82,15 @@ def _fit(run: LockedRun, row: StrandRow, taker: Taker) -> Refused | None:
         return None
     if plan is not None and row.direction == Phase.BACKWARD:
         return _fit_to_undo(run, row, plan)
-    why = "not registered here" if plan is None else why_not(run.connection, run.id, run.plan, plan)
-    if plan is not None and why is None:
+    if plan is None or definitions.is_older(run.connection, plan.digest, than=run.facts.definition):
+        return _hand_back(run, row)  # against an old worker that would drop stages which the run was accepted with
+    why = why_not(run.connection, run.id, run.plan, plan)
+    if why is None:
         run.change(definition=plan.digest, version=plan.version)
         run.emit("run.migrated", definition=plan.digest, version=plan.version)
         return None
     # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
-    if plan is None or definitions.newest(run.connection, run.facts.pipeline) != plan.digest:
+    if definitions.newest(run.connection, run.facts.pipeline) != plan.digest:
         return _hand_back(run, row)
     drain(run, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
     return Refused(Refusal.PARKED)

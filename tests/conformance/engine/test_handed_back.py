@@ -68,3 +68,22 @@ def test_who_learnt_that_it_counts_as_dead_does_not_call_the_body(make_engine: M
     assert acts.log == ["a"]
     engine.drain()
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
+def test_given_a_rolling_deploy_when_an_old_worker_meets_a_new_run_then_it_does_not_drop_the_stage_it_lacks(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    old, new = acts.line("a b"), acts.line("a b c")
+    engine = make_engine(old)
+    engine.deploy(old)
+    engine.deploy(new)
+    handle = engine.enqueue("line", {})
+    upgraded, engine.crew = engine.crew, [engine.hired(old)]
+    for _second in range(3):
+        engine.work()
+        engine.advance(1)
+    assert (handle.status(), acts.log) == (RunStatus.PENDING, [])
+    engine.crew = upgraded
+    engine.advance(120)
+    engine.drain()
+    assert (handle.status(), acts.log) == (RunStatus.SUCCEEDED, ["a", "b", "c"])
