@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import Celery
 from celery._state import get_current_worker_task
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from kombu.utils.uuid import uuid
 from redis.exceptions import RedisError
@@ -90,7 +91,7 @@ class QuickPublisher:
                 options = {"queue": queue, "ignore_result": True, "kwargsrepr": "{}"}
                 given = {} if priority is None else {"priority": priority}
                 return make(self._app, connection.channel(), {**options, **given})
-            except (*_AWAY, Unlike):
+            except (*_AWAY, Unlike, SoftTimeLimitExceeded):
                 raise
             except Exception as error:
                 # What an application, a plug-in or another version adds is theirs; its own way of sending knows it.
