@@ -183,6 +183,8 @@ class Rider:
             return found
         if isinstance(found, Succeeded | Over):
             return self._save(work, memory, found, services, None, go_on)
+        if not self._owner.is_still(work.owner):
+            return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
         called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
         history = self._history(work, began)
         outcome = heeded(self._outcome(called, policy, history), work.plan.by_name[work.stage].on_unknown)

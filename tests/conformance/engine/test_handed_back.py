@@ -70,6 +70,29 @@ def test_who_learnt_that_it_counts_as_dead_does_not_call_the_body(make_engine: M
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
 
 
+def test_who_learns_between_the_beginning_and_the_body_that_it_counts_as_dead_does_not_call_it(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(acts.line("a b"), lease_seconds=10, in_place_stages=1)
+    handle = engine.enqueue("line", {})
+    engine.step()
+    (paused,) = engine.crew
+    read = engine.store.outputs
+
+    def and_is_paused(run_id: str) -> Any:
+        engine.store.__dict__["outputs"] = read
+        engine.clock.advance(25)  # longer than a lease, and nobody beats
+        engine.sweep()
+        paused.beat()
+        return read(run_id)
+
+    engine.store.__dict__["outputs"] = and_is_paused
+    engine.step()
+    assert acts.log == ["a"], "b has begun, and its body was not called"
+    engine.drain()
+    assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
 def test_given_a_rolling_deploy_when_an_old_worker_meets_a_new_run_then_it_does_not_drop_the_stage_it_lacks(
     make_engine: MakeEngine, acts: Acts
 ) -> None:
