@@ -36,6 +36,7 @@ from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, Run
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.state.audit import GENESIS
 from stageflow_durable.state.clock import now
+from stageflow_durable.state.fast import GIVEN
 from stageflow_durable.state.runs import Created, NewRun, accepted, first_nudges, queue_of
 from stageflow_durable.state.tables import events, runs, strands, tombstones
 
@@ -47,22 +48,7 @@ PART = 1000
 """Runs of one statement: the database gives a statement a time, and a transaction may have many."""
 
 _CLOCK = select(now())
-_GIVEN = (
-    "id",
-    "client_id",
-    "pipeline",
-    "version",
-    "key",
-    "fingerprint",
-    "definition",
-    "input",
-    "input_schema",
-    "metadata",
-    "queue",
-    "priority",
-    "deadline",
-    "head",
-)
+_GIVEN = ("id", *GIVEN, "head")
 _AT = bindparam("at", type_=Double)  # apart: SQLite reads a number in JSON to the last but one digit only
 
 

@@ -308,7 +308,7 @@ _NEW_STRAND = {
     "published_at": _AT,
     "queue": _p("root_queue"),
 }
-_GIVEN = (
+GIVEN = (
     "client_id",
     "pipeline",
     "version",
@@ -325,7 +325,7 @@ _GIVEN = (
 
 
 def _new_run(dialect: Any) -> Any:
-    values = {name: _given(name) for name in _GIVEN}
+    values = {name: _given(name) for name in GIVEN}
     fixed = {
         "id": _RUN,
         "phase": _is(Phase.FORWARD),
