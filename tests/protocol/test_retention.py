@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, make_url, select, update
+from sqlalchemy import func, make_url, select, text, update
 
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.idempotency.keys import Scope
@@ -201,32 +201,63 @@ def test_given_owners_that_died_long_ago_then_those_that_hold_nothing_go(past: P
         assert set(connection.execute(select(owners.c.id)).scalars()) == {past.owner, ids[0]}
 
 
+SLOW = "SELECT pg_advisory_lock_shared(1)"
+
+
+class Hold:
+    """What keeps ``SLOW`` waiting until it is let go."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection = database.engine.connect()
+        self._connection.exec_driver_sql("SELECT pg_advisory_lock(1)")
+        self._connection.commit()
+        self.held = True
+
+    def let_go(self) -> None:
+        if self.held:
+            self._connection.exec_driver_sql("SELECT pg_advisory_unlock(1)")
+            self._connection.close()
+        self.held = False
+
+
+@pytest.fixture
+def old(postgres_url: str) -> Iterator[Past]:
+    """A past on PostgreSQL."""
+    schema.upgrade(postgres_url)
+    made = Past(postgres_url, shortcut=False)
+    yield made
+    made.store.close()
+
+
+@pytest.fixture
+def hold(old: Past) -> Iterator[Hold]:
+    made = Hold(old.database)
+    yield made
+    made.let_go()
+
+
 @pytest.mark.postgres
 def test_given_a_statement_that_began_before_the_tombstone_then_the_deletion_waits_for_its_end(
-    postgres_url: str,
+    old: Past, hold: Hold
 ) -> None:
-    schema.upgrade(postgres_url)
-    past = Past(postgres_url, shortcut=False)
-    past.ended("gone", key="k")
-    waited, may_end = threading.Event(), threading.Event()
+    old.ended("gone", key="k")
+    pause = threading.Event()
 
     def sleep(_seconds: float) -> None:
-        waited.set()
-        assert past.left() == {"gone"}
-        may_end.wait(0.05)
+        assert old.left() == {"gone"}
+        hold.let_go()
+        pause.wait(0.01)
 
     def enqueue_that_is_slow() -> None:
-        with past.database.engine.connect() as connection:
-            connection.exec_driver_sql("SELECT pg_sleep(1)")
+        with old.database.engine.connect() as connection:
+            connection.exec_driver_sql(SLOW)
 
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(enqueue_that_is_slow)
-        while not past_active(past):
-            may_end.wait(0.01)
-        pruned = pool.submit(past.store.prune, OLDER_THAN, sleep=sleep)
-        assert (pruned.result(20).deleted, slow.result(20)) == (1, None)
-    assert waited.is_set()
-    past.store.close()
+        while not is_under_way(old):
+            pause.wait(0.01)
+        assert old.store.prune(OLDER_THAN, sleep=sleep).deleted == 1
+        assert (hold.held, slow.result(20)) == (False, None)
 
 
 @pytest.fixture
@@ -250,30 +281,28 @@ def roles(postgres_url: str) -> Iterator[list[Database]]:
 
 @pytest.mark.postgres
 def test_given_a_statement_of_another_role_then_the_deletion_waits_for_its_end_too(
-    postgres_url: str, roles: list[Database]
+    old: Past, roles: list[Database], hold: Hold
 ) -> None:
     pruner, other = roles
-    past, slept = Past(postgres_url, shortcut=False), threading.Event()
     pause = threading.Event()
 
     def sleep(_seconds: float) -> None:
-        slept.set()
-        pause.wait(0.05)
+        hold.let_go()
+        pause.wait(0.01)
 
     def slow() -> None:
         with other.engine.connect() as connection:
-            connection.exec_driver_sql("SELECT pg_sleep(1)")
+            connection.exec_driver_sql(SLOW)
         other.dispose()  # whether a connection of theirs is idle we may not see either
 
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(slow)
-        while not past_active(past):
+        while not is_under_way(old):
             pause.wait(0.01)
         retention._let_older_statements_end(pruner, sleep)
-        assert slept.is_set()
-        assert not past_active(past)
+        assert not hold.held
+        assert not is_under_way(old)
         under_way.result(20)
-    past.store.close()
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
@@ -343,9 +372,10 @@ def test_given_histories_that_cannot_be_deleted_in_time_together_then_smaller_ba
     past.store.close()
 
 
-def past_active(past: Past) -> bool:
+def is_under_way(past: Past) -> bool:
+    """Whether ``SLOW`` waits."""
     with past.database.read() as connection:
-        found = connection.exec_driver_sql(
-            "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(1)' AND state = 'active'"
+        found = connection.execute(
+            text("SELECT count(*) FROM pg_stat_activity WHERE query = :slow AND state = 'active'"), {"slow": SLOW}
         )
         return bool(found.scalar_one())
