@@ -21,6 +21,11 @@ class ChaosSite(Site):
         """What happened."""
         return World.beside(self.ledger.path)
 
+    @property
+    def plain_url(self) -> str:
+        """The database's URL for psycopg itself."""
+        return str(self.settings["database_url"]).replace("+psycopg", "")
+
     def client(self, **settings: Any) -> Engine:
         """A further engine in this process, to enqueue with."""
         return Engine("chaos", PIPELINES, **{**self.settings, **settings})

@@ -18,17 +18,13 @@ pytestmark = [pytest.mark.process, pytest.mark.chaos]
 OTHERS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
-def plain(site: ChaosSite) -> str:
-    return str(site.settings["database_url"]).replace("+psycopg", "")
-
-
 @on(POSTGRES_VALKEY, max_recoveries=50)
 def test_given_sagas_under_way_when_backends_are_ended_again_and_again_then_no_outcome_is_lost_or_doubled(
     site: ChaosSite,
 ) -> None:
     runs = site.load(18, nap=0.05)
     ended = 0
-    with psycopg.connect(plain(site), autocommit=True) as connection:
+    with psycopg.connect(site.plain_url, autocommit=True) as connection:
         for _ in range(40):
             ended += len(connection.execute(f"SELECT pg_terminate_backend(pid) {OTHERS}").fetchall())
             time.sleep(0.05)
@@ -41,14 +37,14 @@ def test_given_sagas_under_way_when_backends_are_ended_again_and_again_then_no_o
 def test_given_no_connection_left_when_workers_lose_theirs_then_they_wait_and_go_on(site: ChaosSite) -> None:
     runs = site.load()
     with ExitStack() as hoard:
-        holder = hoard.enter_context(psycopg.connect(plain(site), autocommit=True))
+        holder = hoard.enter_context(psycopg.connect(site.plain_url, autocommit=True))
         until = time.monotonic() + 6
         refused = 0
         while time.monotonic() < until or refused <= 3:  # taking them all takes its time, too
             holder.execute(f"SELECT pg_terminate_backend(pid) {OTHERS} AND application_name <> 'hoard'")
             try:
                 while True:
-                    hoard.enter_context(psycopg.connect(plain(site), application_name="hoard", connect_timeout=2))
+                    hoard.enter_context(psycopg.connect(site.plain_url, application_name="hoard", connect_timeout=2))
             except psycopg.OperationalError:
                 refused += 1
                 time.sleep(0.2)

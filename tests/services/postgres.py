@@ -38,14 +38,15 @@ SETTINGS = {
 class PostgresService:
     """One server on 127.0.0.1 with a password; ``create_database()`` gives each test a database of its own.
 
-    ``durable=True`` flushes to disk as in production (for benchmarks). Databases and port outlive a ``kill``.
+    ``durable=True`` flushes to disk as in production (for benchmarks); ``within``: where its files are. Databases and
+    port outlive a ``kill``.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, within: Path | None = None) -> None:
         self.durable = durable
         self.password = secrets.token_hex(16)
         self.port = free_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="sf-postgres-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="sf-postgres-", dir=within))
         self.process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._user = _server_user()
