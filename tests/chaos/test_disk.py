@@ -72,7 +72,7 @@ def test_given_a_database_whose_disk_fills_up_when_there_is_space_and_it_runs_ag
     disk.fill()
     if log:
         use_up_the_log(on_disk)
-    refused = []
+    refused: list[str] = []
     while len(refused) < 5:
         try:
             runs.append(on_disk.engine.enqueue("five", {"note": "x" * 200_000}))
