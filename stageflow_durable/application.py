@@ -80,7 +80,7 @@ class Engine(Steering):
         self._attach_to_worker()
 
     def _attach_to_worker(self) -> None:
-        attach(self.celery_app, self._life, self)
+        attach(self.celery_app, self._life, self, lambda: self.settings.quick_acks)
 
     @classmethod
     @contextmanager

@@ -25,7 +25,7 @@ CONNECT_SECONDS = 4.0
 BATCH = 500
 """Messages that are sent to the broker at once."""
 
-_BOUNDS = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": 10.0}
+BOUNDS = {"socket_connect_timeout": CONNECT_SECONDS, "socket_timeout": 10.0}
 """For an application that sets none: a broker that stands still has to show."""
 
 KINDS = 200
@@ -100,7 +100,7 @@ class QuickPublisher:
 
     def _connection(self) -> Any:
         with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
-            return connector(connection.channel().pool, _BOUNDS)()
+            return connector(connection.channel().pool, BOUNDS)()
 
     def close(self) -> None:
         """Close this process's connections."""

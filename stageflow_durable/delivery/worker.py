@@ -19,6 +19,7 @@ from stageflow_durable.delivery import process as worker_process
 from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
 from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.spawned import Application, make_importable, spawns
+from stageflow_durable.delivery.unacked import QuickAcks
 from stageflow_durable.errors import ConfigurationError
 
 
@@ -29,11 +30,12 @@ def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Cele
     return app
 
 
-def attach(app: Celery, life: Life, engine: object) -> None:
-    """Let ``life`` know of this worker's processes; spawned ones import ``engine``."""
+def attach(app: Celery, life: Life, engine: object, quick_acks: Callable[[], bool]) -> None:
+    """Let ``life`` know of this worker's processes; spawned ones import ``engine``. ``quick_acks``: see ``unacked``."""
     if isinstance(app, Application):
         app.stageflow = engine
     app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
+    app.steps["consumer"].add(type("QuickAcks", (QuickAcks,), {"wanted": staticmethod(quick_acks)}))
     worker_init.connect(begin_boot, weak=False, dispatch_uid="stageflow-boot")
     # weak=False: Celery's signals keep weak references, and these closures live nowhere else.
     worker_init.connect(lambda sender, **_: _worker_begins(sender, app, engine), weak=False)

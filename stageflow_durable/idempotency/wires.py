@@ -1,4 +1,4 @@
-"""Redis connections that are kept for one command at a time: one write, one read, and nothing around them.
+"""Redis connections that are kept for what comes with every message: one write, one read, and nothing around them.
 
 A client of redis-py looks whether its connection still is one before each command, and takes it from a pool and back.
 Where a command comes with every message that costs as much as the command.
@@ -7,14 +7,16 @@ Where a command comes with every message that costs as much as the command.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
+
+Command: TypeAlias = tuple[str | int | float, ...]
 
 
 class Wires:
@@ -33,20 +35,26 @@ class Wires:
 
     def ask(self, *command: str | int) -> Any:
         """What the server answers. Raises redis-py's errors."""
+        return self._ask(lambda connection: _one(connection, command))
+
+    def together(self, commands: Sequence[Command]) -> Any:
+        """What the server answers to commands that it carries out together, or not at all (``MULTI``)."""
+        return self._ask(lambda connection: _together(connection, commands))
+
+    def _ask(self, ask: Callable[[Any], Any]) -> Any:
         kept = self._take()
         if kept is not None:
             try:
-                return self._ask(kept, command)
+                return self._over(kept, ask)
             except RedisTimeout:
                 raise  # who does not answer in time will not the second time
             except RedisConnectionError:
                 pass  # it had gone stale
-        return self._ask(self._connect(), command)
+        return self._over(self._connect(), ask)
 
-    def _ask(self, connection: Any, command: tuple[str | int, ...]) -> Any:
+    def _over(self, connection: Any, ask: Callable[[Any], Any]) -> Any:
         try:
-            connection.send_packed_command(connection.pack_command(*command))
-            answer = connection.read_response()
+            answer = ask(connection)
         except ReadOnlyError:
             connection.disconnect()  # a primary no longer: its name may lead to another by now
             raise
@@ -71,6 +79,32 @@ class Wires:
         """Close this process's connections; the next command opens a new one."""
         while (connection := self._take()) is not None:
             connection.disconnect()
+
+
+def _one(connection: Any, command: Command) -> Any:
+    connection.send_packed_command(connection.pack_command(*command))
+    return connection.read_response()
+
+
+def _together(connection: Any, commands: Sequence[Command]) -> Any:
+    connection.send_packed_command(connection.pack_commands([("MULTI",), *commands, ("EXEC",)]))
+    told = [_answer(connection) for _ in range(len(commands) + 2)]  # "OK", "QUEUED" for each, what came of them
+    answers = told[-1]
+    refusals = [answer for answer in (*told, *(answers if isinstance(answers, list) else ())) if _refuses(answer)]
+    if refusals:
+        raise refusals[0]  # the one that led to the others
+    return answers
+
+
+def _answer(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except ResponseError as refusal:
+        return refusal
+
+
+def _refuses(answer: Any) -> bool:
+    return isinstance(answer, ResponseError)
 
 
 def connector(pool: Any, bounds: Mapping[str, float] = MappingProxyType({})) -> Callable[[], Any]:

@@ -31,6 +31,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "short_way": parsing.switch,
     "prepared_statements": parsing.switch,
     "message_templates": parsing.switch,
+    "quick_acks": parsing.switch,
     "audit_key": parsing.secret,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
@@ -80,6 +81,7 @@ class Settings:
     ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``message_templates``: messages are filled into what Celery made once, where that gives the same.
+    ``quick_acks``: whether a worker acknowledges messages on Redis over a connection that is kept for it.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
@@ -102,6 +104,7 @@ class Settings:
     short_way: bool = True
     prepared_statements: bool = True
     message_templates: bool = True
+    quick_acks: bool = True
     audit_key: str | None = None
     app: str | None = None
 

@@ -7,7 +7,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from stageflow_durable.idempotency.nudges import NudgeGate
 from stageflow_durable.idempotency.redis import RedisLink, Script
-from stageflow_durable.idempotency.wires import Wires
+from stageflow_durable.idempotency.wires import Wires, wires_to
 from tests.services.broker import BrokerService
 
 
@@ -21,6 +21,9 @@ class Refusing:
     def pack_command(self, *command: str | int) -> tuple[str | int, ...]:
         return command
 
+    def pack_commands(self, commands: object) -> object:
+        return commands
+
     def send_packed_command(self, command: object) -> None:
         assert self.open
 
@@ -31,9 +34,10 @@ class Refusing:
         self.open = False
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize(("refusal", "connections"), [(ReadOnlyError("a replica"), 2), (ResponseError("full"), 1)])
 def test_given_a_primary_that_became_a_replica_when_it_refuses_then_the_next_command_goes_over_a_new_connection(
-    refusal: ResponseError, connections: int
+    refusal: ResponseError, connections: int, together: bool
 ) -> None:
     made: list[Refusing] = []
 
@@ -44,9 +48,22 @@ def test_given_a_primary_that_became_a_replica_when_it_refuses_then_the_next_com
     wires = Wires(connect)
     for _ in range(2):
         with pytest.raises(type(refusal)):
-            wires.ask("LPUSH", "q", "m")
+            wires.together([("LPUSH", "q", "m")]) if together else wires.ask("LPUSH", "q", "m")
     assert len(made) == connections
     assert [connection.open for connection in made] == [connections == 1] * connections
+
+
+@pytest.mark.redis
+def test_given_commands_sent_together_when_one_fails_then_it_is_raised_and_nothing_is_left_to_read(
+    valkey_url: str,
+) -> None:
+    wires = wires_to(valkey_url, 2.0)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        wires.together([("SET", "a", "1"), ("HSET", "a", "b", "c"), ("SET", "d", "2")])
+    with pytest.raises(ResponseError, match="wrong number of arguments"):
+        wires.together([("SET", "e", "3"), ("HSET", "a")])
+    assert wires.together([("GET", "a"), ("GET", "d"), ("GET", "e")]) == [b"1", b"2", None]
+    wires.close()
 
 
 @pytest.mark.redis

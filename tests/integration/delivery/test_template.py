@@ -348,7 +348,7 @@ def test_given_a_list_of_brokers_when_the_first_is_away_then_celery_finds_the_ot
 def test_given_an_application_without_time_limits_when_the_broker_stands_still_then_it_is_said_so_in_bounded_time(
     make_app: Callable[..., Celery], own_broker: BrokerService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(quick._BOUNDS, "socket_timeout", 0.2)
+    monkeypatch.setitem(quick.BOUNDS, "socket_timeout", 0.2)
     app = make_app(own_broker.url)
     app.conf.broker_transport_options = {}
     publisher = CeleryPublisher(app, 50, templates=True)

@@ -1,0 +1,153 @@
+"""What a worker notes of a message, and takes off again, is what kombu would; or kombu does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu.transport import redis as transport
+from redis import Redis
+from redis.exceptions import ResponseError
+
+from stageflow_durable.delivery.unacked import QuickAcks, quicken
+from stageflow_durable.errors import ConfigurationError
+from tests.services.broker import BrokerService
+
+pytestmark = pytest.mark.redis
+
+MESSAGE: Any = SimpleNamespace(
+    delivery_info={"exchange": "", "routing_key": "lane"},
+    _raw={"body": 'é"\\', "headers": {}, "properties": {"priority": 0, "delivery_info": {}}},
+)
+
+
+@pytest.fixture
+def make_channel(valkey_url: str) -> Iterator[Callable[..., Any]]:
+    """Channels to a broker of this test's."""
+    connections: list[Any] = []
+
+    def make(url: str = valkey_url, **options: Any) -> Any:
+        app = Celery("unacked", broker=url, set_as_current=False)
+        connections.append(app.connection_for_read(transport_options=options))
+        return connections[-1].channel()
+
+    yield make
+    for connection in connections:
+        connection.release()
+
+
+def kept(url: str) -> dict[str, Any]:
+    """Everything in the broker; of a sorted set its members, since scores are times."""
+    with Redis.from_url(url, protocol=2, decode_responses=True) as client:
+        untyped: Any = client
+        read = {"hash": untyped.hgetall, "zset": lambda key: untyped.zrange(key, 0, -1)}
+        read |= {"list": lambda key: untyped.lrange(key, 0, -1), "set": untyped.smembers}
+        return {key: read[untyped.type(key)](key) for key in sorted(untyped.keys("*"))}
+
+
+def empty(url: str) -> None:
+    with Redis.from_url(url) as client:
+        client.flushdb()
+
+
+@pytest.mark.parametrize("prefix", ["", "theirs:"])
+def test_given_a_message_when_it_is_noted_then_the_broker_keeps_what_kombu_would_have_written(
+    make_channel: Callable[..., Any], valkey_url: str, prefix: str
+) -> None:
+    options = {"global_keyprefix": prefix} if prefix else {}
+    make_channel(**options).qos.append(MESSAGE, "tag")
+    usual = kept(valkey_url)
+    empty(valkey_url)
+    channel = make_channel(**options)
+    assert quicken(channel)
+    channel.qos.append(MESSAGE, "tag")
+    assert usual
+    assert kept(valkey_url) == usual
+    channel.qos.ack("tag")
+    assert kept(valkey_url) == {}
+    assert channel.qos.can_consume()
+
+
+def test_given_a_noted_message_when_it_is_given_back_then_kombu_puts_it_into_its_queue(
+    make_channel: Callable[..., Any], valkey_url: str
+) -> None:
+    channel = make_channel()
+    channel.queue_declare("lane")
+    assert quicken(channel)
+    channel.qos.append(MESSAGE, "tag")
+    channel.qos.reject("tag", requeue=True)
+    assert len(kept(valkey_url)["lane"]) == 1
+    assert "unacked" not in kept(valkey_url)
+
+
+def test_given_connections_that_were_cut_when_a_message_is_acknowledged_then_it_goes_over_a_new_one(
+    make_channel: Callable[..., Any], valkey_url: str
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    channel.qos.append(MESSAGE, "tag")
+    with Redis.from_url(valkey_url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    channel.qos.ack("tag")
+    assert "unacked" not in kept(valkey_url)
+
+
+def test_given_a_broker_that_refuses_when_a_message_is_noted_then_it_says_why_and_is_asked_again() -> None:
+    service = BrokerService.valkey()
+    service.start()
+    try:
+        url = service.url_of(0)
+        with Redis.from_url(url) as client, Celery("full", broker=url).connection_for_read() as connection:
+            channel = connection.channel()
+            assert quicken(channel)
+            client.config_set("maxmemory", "1")
+            with pytest.raises(ResponseError, match="OOM|maxmemory"):
+                channel.qos.append(MESSAGE, "tag")
+            assert kept(url) == {}
+            client.config_set("maxmemory", "0")
+            channel.qos.append(MESSAGE, "tag")
+            assert "unacked" in kept(url)
+    finally:
+        service.close()
+
+
+class _OtherChannel(transport.Channel):
+    """Of an application that has its own."""
+
+
+class _OtherBooks(transport.QoS):
+    """Of a kombu that writes something else."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        with self.pipe_or_acquire() as pipe:
+            pipe.zadd(self.unacked_index_key, {delivery_tag: 1.0}, nx=True).execute()
+
+
+def test_given_another_transport_or_a_kombu_that_writes_otherwise_then_it_is_left_alone(
+    make_channel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not quicken(make_channel("memory://"))
+    channel = make_channel()
+    other = make_channel()
+    other.__class__ = _OtherChannel
+    assert not quicken(other)
+    monkeypatch.setattr(transport.QoS, "append", _OtherBooks.append)
+    assert not quicken(channel)
+    assert "pipe_or_acquire" not in vars(channel.qos)
+
+
+def _misset() -> bool:
+    raise ConfigurationError("a setting is wrong")
+
+
+@pytest.mark.parametrize(("wanted", "quick"), [(lambda: True, True), (lambda: False, False), (_misset, False)])
+def test_given_a_worker_that_connects_then_its_channel_is_quick_where_the_settings_say_so(
+    make_channel: Callable[..., Any], wanted: Callable[[], bool], quick: bool
+) -> None:
+    step = type("Step", (QuickAcks,), {"wanted": staticmethod(wanted)})
+    channel = make_channel()
+    step(None).start(SimpleNamespace(task_consumer=SimpleNamespace(channel=channel)))
+    assert ("pipe_or_acquire" in vars(channel.qos)) is quick
