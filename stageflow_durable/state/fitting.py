@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, and_, bindparam, or_, select, union
+from sqlalchemy import Connection, and_, bindparam, select, union
 
 from stageflow_durable.model.plan import Plan, mismatch
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import AT_REST, OPEN_STEPS, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.state import strands
 from stageflow_durable.state.definitions import plan_of
+from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import checkpoints, runs
 from stageflow_durable.state.views import summary_of
+
+_GONE = {*AT_REST} - {RunStatus.PARKED, RunStatus.COMPENSATION_FAILED}
+UNFINISHED = tuple(status for status in RunStatus if status not in _GONE)
+"""Statuses of runs that go on, or that a person may let go on."""
 
 _SCHEMAS = Prepared(
     union(
@@ -49,9 +54,7 @@ def why_not(connection: Connection, run_id: str, old: Plan, new: Plan) -> str | 
 def misfits(connection: Connection, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
     """Unfinished runs that these definitions would park, or whose undo they have no more, and why; oldest first."""
     by_name = {plan.pipeline: plan for plan in plans}
-    unfinished = or_(
-        runs.c.phase != Phase.SETTLED, runs.c.status.in_([RunStatus.PARKED, RunStatus.COMPENSATION_FAILED])
-    )
+    unfinished = runs.c.status.in_([constant(status) for status in UNFINISHED])
     digests = [plan.digest for plan in plans]
     other = and_(runs.c.pipeline.in_(by_name), runs.c.definition.not_in(digests), unfinished)
     found: list[tuple[RunSummary, str]] = []

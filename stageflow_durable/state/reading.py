@@ -11,12 +11,12 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.state import fitting, progress, recovery, retention, verification, views
+from stageflow_durable.state import fitting, listing, progress, recovery, retention, verification, views
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.listing import Filter
 from stageflow_durable.state.recovery import Missed, Place
 from stageflow_durable.state.shortcut import Shortcut
 from stageflow_durable.state.verification import Checked
-from stageflow_durable.state.views import Filter
 
 T = TypeVar("T")
 
@@ -102,11 +102,11 @@ class Reading:
 
     def summaries(self, wanted: Filter) -> list[RunSummary]:
         """Runs as lines."""
-        return self._see(lambda c: views.summaries(c, wanted))
+        return self._see(lambda c: listing.summaries(c, wanted))
 
     def stuck(self, older_than: float) -> list[RunSummary]:
         """Runs that should move and do not."""
-        return self._see(lambda c: views.stuck(c, older_than))
+        return self._see(lambda c: listing.stuck(c, older_than))
 
     def history(self, run_id: str) -> list[Event]:
         """A run's events."""

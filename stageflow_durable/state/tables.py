@@ -116,6 +116,7 @@ runs = Table(
     CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
     Index("ix_stageflow_runs_created", "created_at", "id"),
     Index("ix_stageflow_runs_status", "status", "created_at"),
+    Index("ix_stageflow_runs_pipeline", "pipeline", "created_at"),
     Index(
         "ix_stageflow_runs_deadline",
         "deadline",

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, String, and_, bindparam, desc, func, select
+from sqlalchemy import Connection, String, and_, bindparam, func, select
 
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
-from stageflow_durable.model.status import AT_REST, AttemptState, Phase, RunStatus, StageState, StepState, StrandState
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
@@ -23,9 +23,6 @@ from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
-
-ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
-"""Statuses that wait for a person."""
 
 BEYOND = "z" * 32
 """After an id's beginning: what comes after all ids that begin so, however the database sorts."""
@@ -92,29 +89,6 @@ def _pruned(connection: Connection, run_id: str) -> str | None:
     return (
         f"run {run_id} {row.status} at {_when(row.finished_at):%Y-%m-%d %H:%M} UTC and was pruned; its key stays taken"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which runs to list; None: any. ``since`` in seconds since the epoch."""
-
-    status: tuple[RunStatus, ...] | None = None
-    pipeline: str | None = None
-    client_id: str | None = None
-    since: float | None = None
-    limit: int = 100
-
-
-def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
-    """Runs, the newest first."""
-    equal = ((runs.c.pipeline, wanted.pipeline), (runs.c.client_id, wanted.client_id))
-    where = [column == value for column, value in equal if value is not None]
-    where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
-    where += [] if wanted.status is None else [runs.c.status.in_([constant(status) for status in wanted.status])]
-    found = (
-        select(runs).where(and_(True, *where)).order_by(desc(runs.c.created_at), desc(runs.c.id)).limit(wanted.limit)
-    )
-    return [summary_of(facts_of(row)) for row in connection.execute(found)]
 
 
 def summary_of(run: RunFacts) -> RunSummary:
@@ -284,16 +258,3 @@ def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: U
         return _BY_ATTEMPT.get(AttemptState(tried[-1].state), StageState.CANCELLED)
     over = run.phase is not Phase.FORWARD and run.status is not RunStatus.PARKED
     return StageState.CANCELLED if over else StageState.PENDING
-
-
-def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
-    """Runs that should move and have not for ``older_than`` seconds: nothing runs, nothing is due later."""
-    # Apart: each has its partial index.
-    busy = [
-        select(strands.c.run).where(and_(strands.c.run == runs.c.id, strands.c.state == constant(state))).exists()
-        for state in (StrandState.RUNNING, StrandState.WAITING)
-    ]
-    active = runs.c.status.in_([constant(status) for status in RunStatus if status not in AT_REST])
-    quiet = runs.c.updated_at < older_than
-    found = select(runs).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
-    return [summary_of(facts_of(row)) for row in connection.execute(found)]

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import psycopg
+from psycopg import sql
 
 from stageflow_durable import Engine
 from stageflow_durable.state.schema import upgrade
 from tests.benchmarks.checks import Checks
 from tests.benchmarks.deaths import Deaths
 from tests.benchmarks.held_app import pipeline as held_pipeline
-from tests.benchmarks.history import LIVE, History
+from tests.benchmarks.history import History
 from tests.benchmarks.installed import available
 from tests.benchmarks.limit import Limit
 from tests.benchmarks.peer import Peer, Peers
@@ -29,6 +30,14 @@ from tests.services.postgres import PostgresService
 DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, DEATHS = range(12)
 """Numbers of the broker's databases: no side sees another's keys."""
 
+LOADING = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "16GB", "autovacuum": "off"}
+
+
+class Histories(NamedTuple):
+    """A database without a past, and one with."""
+
+    young: History
+    old: History
 
 
 class _Closes(Protocol):
@@ -45,7 +54,7 @@ class Bench:
         self._stack = stack
         self._directory = directory
         self._peers = Peers(stack, directory)
-        self._old: History | None = None
+        self._histories: Histories | None = None
 
     @cached_property
     def postgres(self) -> PostgresService:
@@ -65,14 +74,10 @@ class Bench:
 
     @cached_property
     def archive(self) -> PostgresService:
-        """PostgreSQL for millions of rows: what is measured there only reads, so loading them need not be safe."""
-        service = PostgresService()
+        """PostgreSQL for millions of rows."""
+        service = PostgresService(durable=True)
         self._stack.callback(service.close)
         service.start()
-        with psycopg.connect(service.url().replace("+psycopg", ""), autocommit=True) as connection:
-            for setting in ("max_wal_size = '16GB'", "autovacuum = off"):
-                connection.execute(f"ALTER SYSTEM SET {setting}".encode())
-            connection.execute("SELECT pg_reload_conf()")
         return service
 
     def database(self, service: PostgresService | None = None) -> str:
@@ -169,25 +174,22 @@ class Bench:
         engine = Engine("held", [held_pipeline], database_url=database, broker_url=broker, lease_seconds=lease)
         return closing(Deaths(engine, self.broker.client(DEATHS), environment, self._directory))
 
-    @cached_property
-    def young(self) -> History:
-        """Live runs and no finished one."""
-        return self._history(self.database(self.archive), YOUNG)
+    def histories(self, finished: int) -> Histories:
+        """Live runs, without and with that many finished ones; made at the first use."""
+        if self._histories is None:
+            # Until all is loaded it need not be safe: it can be made anew.
+            _set(self.archive, **LOADING)
+            self._histories = Histories(self._history(YOUNG, 0), self._history(OLD, finished))
+            _set(self.archive, **dict.fromkeys(LOADING))
+        return self._histories
 
-    def old(self, finished: int) -> History:
-        """Live runs and that many finished ones; made at the first use."""
-        if self._old is None:
-            database = self.database(self.archive)
-            side = self.side(database, OLD)
-            side.pace(1, 2)
-            template = side.one_finished()
-            side.close()
-            self._old = self._history(database, OLD)
-            self._old.bury(template, finished)
-        return self._old
-
-    def _history(self, database: str, number: int) -> History:
-        return self._closing(History(engine_of(database, self.broker.url_of(number)), database, LIVE))
+    def _history(self, number: int, finished: int) -> History:
+        database = self.database(self.archive)
+        side = self.side(database, number)
+        templates = side.one_of_each()
+        side.close()
+        engine = engine_of(database, self.broker.url_of(number))
+        return self._closing(History(engine, database, templates, finished))
 
     def _closing(self, made: T) -> T:
         self._stack.callback(made.close)
@@ -212,3 +214,12 @@ def opened() -> Iterator[Bench]:
 def _environment(database: str, broker: str, settings: Mapping[str, Any]) -> dict[str, str]:
     named = {"database_url": database, "broker_url": broker, **settings}
     return {"BENCH_BROKER_URL": broker} | {f"STAGEFLOW_{name.upper()}": str(value) for name, value in named.items()}
+
+
+def _set(service: PostgresService, **settings: str | None) -> None:
+    """Settings of a server that runs; None: its own again."""
+    with psycopg.connect(service.url().replace("+psycopg", ""), autocommit=True) as connection:
+        for name, value in settings.items():
+            change = "ALTER SYSTEM RESET {}" if value is None else "ALTER SYSTEM SET {} = {}"
+            connection.execute(sql.SQL(change).format(sql.Identifier(name), sql.Literal(value)))
+        connection.execute("SELECT pg_reload_conf()")

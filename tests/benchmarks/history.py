@@ -1,36 +1,52 @@
-"""A database with a past: finished runs by the million, as copies of one that was really carried out."""
+"""A database with a past, and what looks at it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from statistics import median
 
 import psycopg
-from psycopg import sql
 
 from stageflow_durable import Engine, Submission
-from tests.benchmarks.pipelines import name_of
+from stageflow_durable.engine.operations import Operations
+from stageflow_durable.state.retention import BATCH
+from tests.benchmarks.past import FIRST, bury
+from tests.benchmarks.pipelines import FAILED, PIPELINES, name_of
 
 LIVE = 10_000
-TABLES = ("runs", "strands", "attempts", "checkpoints", "events")
-PIECE = 50_000
-# A third runs, a third waits for its hour, a third is ready and published: nothing of it is the sweep's business.
+# A third runs, a third waits for its hour, a third is ready and published: nothing of it is the sweep's today.
 _RUNNING = """UPDATE stageflow_strands SET state = 'running', owner = 'bench', attempt = 1, published_at = NULL
     WHERE state = 'ready' AND run IN (SELECT id FROM stageflow_runs WHERE phase = 'forward' ORDER BY id LIMIT %s)"""
 _WAITING = """UPDATE stageflow_strands
     SET state = 'waiting', wake_at = extract(epoch FROM now()) + 86400, published_at = NULL
     WHERE state = 'ready' AND run IN (SELECT run FROM stageflow_strands WHERE state = 'ready' ORDER BY run LIMIT %s)"""
+_READY = """UPDATE stageflow_strands SET published_at = extract(epoch FROM now()) + 86400 WHERE state = 'ready'"""
 _OWNER = """INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expires_at)
     VALUES ('bench', 'bench', 1, 'bench', 0, extract(epoch FROM now()) + 86400)"""
 
+TIMES = 5
+MONTH = timedelta(days=30)
+QUESTIONS: Mapping[str, Callable[[Operations], object]] = {
+    "runs": lambda operations: operations.runs(),
+    "runs --pipeline": lambda operations: operations.runs(pipeline=FAILED.name),
+    "runs --attention": lambda operations: operations.runs(attention=True, limit=1000),
+    "show": lambda operations: operations.run(FIRST),
+    "workers": lambda operations: operations.workers(),
+    "check": lambda operations: operations.check([pipeline.plan for pipeline in PIPELINES]),
+}
+"""What people ask, by the command that asks it."""
+
 
 class History:
-    """Ten thousand live runs, and as many finished ones as :meth:`bury` was told."""
+    """Ten thousand live runs, and before them finished ones: ``templates`` and so many copies of them."""
 
-    def __init__(self, engine: Engine, database_url: str, live: int) -> None:
+    def __init__(self, engine: Engine, database_url: str, templates: Mapping[str, str], copies: int) -> None:
         self._engine = engine
         self._raw = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
-        self._live(live)
+        bury(self._raw, templates, copies)
+        self._live(LIVE)
 
     def _live(self, count: int) -> None:
         for start in range(0, count, 1000):
@@ -39,29 +55,7 @@ class History:
         self._raw.execute(_OWNER)
         self._raw.execute(_RUNNING, [count // 3])
         self._raw.execute(_WAITING, [count // 3])
-        self._settle()
-
-    def bury(self, template: str, count: int) -> None:
-        """Put ``count`` copies of a finished run beside it, in all tables."""
-        self._raw.execute("SET synchronous_commit = off")
-        for start in range(0, count, PIECE):
-            for table in TABLES:
-                self._copy(table, template, start, min(start + PIECE, count))
-        self._settle()
-
-    def _copy(self, table: str, template: str, start: int, end: int) -> None:
-        """Like for like; only the ids of runs are new, and rise as real ones do."""
-        id_column = "id" if table == "runs" else "run"
-        name = f"stageflow_{table}"
-        found = self._raw.execute("SELECT column_name FROM information_schema.columns WHERE table_name = %s", [name])
-        others = [sql.Identifier(row[0]) for row in found if row[0] != id_column]
-        statement = sql.SQL(
-            "INSERT INTO {name} ({id}, {others}) SELECT 'B' || lpad(copy::text, 25, '0'), {others} "
-            "FROM {name}, generate_series(%s::int, %s::int) AS copies (copy) WHERE {id} = %s"
-        ).format(name=sql.Identifier(name), id=sql.Identifier(id_column), others=sql.SQL(", ").join(others))
-        self._raw.execute(statement, [start, end - 1, template])
-
-    def _settle(self) -> None:
+        self._raw.execute(_READY)
         self._raw.execute("VACUUM ANALYZE")
         self._raw.execute("CHECKPOINT")
 
@@ -71,18 +65,35 @@ class History:
         assert found is not None
         return int(found[0])
 
-    def sweep_ms(self, times: int) -> float:
-        """Milliseconds of one sweep, the median of some."""
-        self._engine.operations.sweep()
-        return 1000 * median(self._sweep() for _ in range(times))
+    def ask_ms(self) -> dict[str, float]:
+        """Milliseconds of each of :data:`QUESTIONS`, the median of some."""
+        return {what: 1000 * median(map(self._ask, [ask] * TIMES)) for what, ask in QUESTIONS.items()}
 
-    def _sweep(self) -> float:
+    def _ask(self, ask: Callable[[Operations], object]) -> float:
         began = time.perf_counter()
-        report = self._engine.operations.sweep()
+        ask(self.operations)
+        return time.perf_counter() - began
+
+    def prune_ms(self, batches: int) -> float:
+        """Milliseconds in which a batch of :meth:`Operations.prune` is deleted, the oldest first."""
+        began = time.perf_counter()
+        deleted = self.operations.prune(MONTH, limit=batches * BATCH)
+        took = time.perf_counter() - began
+        return 1000 * took * BATCH / deleted
+
+    def sweep_s(self) -> float:
+        """Seconds of one sweep."""
+        began = time.perf_counter()
+        report = self.operations.sweep()
         took = time.perf_counter() - began
         if report.nudged or report.woken or report.taken or report.problems:
             raise RuntimeError(f"the sweep found work where there was none: {report}")
         return took
+
+    @property
+    def operations(self) -> Operations:
+        """What may be asked of it."""
+        return self._engine.operations
 
     def close(self) -> None:
         """Give back connections."""

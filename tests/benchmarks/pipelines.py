@@ -1,10 +1,10 @@
-"""What is measured: lines of stages that do nothing and leave 1 KB each."""
+"""What is measured: lines of stages that do nothing and leave 1 KB each. And what ends otherwise, for a past."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from stageflow_durable import Pipeline, StageContext
+from stageflow_durable import PermanentError, Pipeline, StageContext
 
 LENGTHS = (1, 10, 100, 1000)
 PAD = 1000
@@ -34,4 +34,21 @@ def name_of(length: int) -> str:
     return f"line{length}"
 
 
-PIPELINES = tuple(map(line, LENGTHS))
+def undo(ctx: StageContext[Any]) -> None:
+    """There is nothing to undo."""
+
+
+def refused(ctx: StageContext[Any]) -> None:
+    """Fails for good."""
+    raise PermanentError("refused")
+
+
+def mistaken(ctx: StageContext[Any]) -> None:
+    """Parks its run."""
+    raise TypeError("a bug")
+
+
+FAILED: Pipeline[Any, Any] = Pipeline("failed").stage("s0", refused)
+UNDONE: Pipeline[Any, Any] = Pipeline("undone").stage("s0", body, compensate=undo).stage("s1", refused)
+PARKED: Pipeline[Any, Any] = Pipeline("parked").stage("s0", mistaken)
+PIPELINES = (*map(line, LENGTHS), FAILED, UNDONE, PARKED)

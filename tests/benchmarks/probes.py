@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 
 from tests.benchmarks import snapshots, start
 from tests.benchmarks.bench import Bench
@@ -19,12 +20,17 @@ Probe = Callable[[str, Bench, Volume], dict[str, float]]
 WORKER, SERVICES, CALLER = " worker ms", " services ms", " caller ms"
 """What follows a probe's name in those of its CPU times."""
 
+ASKED = "ask "
+"""What precedes a question in its probe's name."""
+
 MEDIAN, P99, MOST = " p50", " p99", " max"
 """What follows a probe's name in those of its distribution."""
 
 LEASES = (2, 5, 10)
 TABLES = ("runs", "strands", "attempts", "checkpoints", "events")
-SWEEPS = 15
+SWEEPS, PRUNED = 51, 10
+"""Sweeps of each side, in turn; batches."""
+
 FEWER_STAGES = 10
 """By what the first reading of memory comes before the last."""
 
@@ -79,13 +85,12 @@ def _deaths(kill: Callable[[Deaths], float], lease: int) -> Probe:
     return probe
 
 
-def _sweep_young(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
-    return {name: bench.young.sweep_ms(SWEEPS)}
-
-
-def _sweep_old(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
-    old = bench.old(volume.some(volume.finished))
-    return {name: old.sweep_ms(SWEEPS), "finished": old.finished()}
+def _past(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    young, old = bench.histories(volume.some(volume.finished))
+    swept = [(young.sweep_s(), old.sweep_s()) for _ in range(SWEEPS)]
+    before, after = (1000 * median(side) for side in zip(*swept, strict=True))
+    asked = {ASKED + what: took for what, took in old.ask_ms().items()}
+    return {name: after, "sweep": before, "finished": old.finished(), **asked, "prune": old.prune_ms(PRUNED)}
 
 
 def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
@@ -135,8 +140,7 @@ PROBES: Mapping[str, Probe] = {
     "fold": _python(snapshots.fold_ms, 1000),
     "child": _deaths(Deaths.of_child, 10),
     **{f"worker, lease {lease}": _deaths(Deaths.of_worker, lease) for lease in LEASES},
-    "sweep": _sweep_young,
-    "sweep over finished": _sweep_old,
+    "sweep over finished": _past,
     "growth": _growth,
     "resident": _memory,
     "import": _start_of(start.IMPORT),
@@ -145,5 +149,7 @@ PROBES: Mapping[str, Probe] = {
     "python": _start_of(start.NOTHING),
 }
 
-ONCE = frozenset({"child", "growth", "resident", *(f"worker, lease {lease}" for lease in LEASES)})
+ONCE = frozenset(
+    {"child", *(f"worker, lease {lease}" for lease in LEASES), "sweep over finished", "growth", "resident"}
+)
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

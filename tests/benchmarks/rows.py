@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from tests.benchmarks.figures import Figure, Goal, Samples, at_least, at_most, plain, ratio
-from tests.benchmarks.history import WAL
-from tests.benchmarks.probes import CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER
+from tests.benchmarks.history import QUESTIONS, WAL
+from tests.benchmarks.probes import ASKED, CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,8 @@ def _scale(found: Samples) -> list[Figure]:
         plain(11, "sweep, 10,000 live runs", "ms", found["sweep"]),
         plain(11, "sweep, with finished ones", "ms", found["sweep over finished"]),
         ratio(11, "with finished ones over without", found["sweep over finished"], found["sweep"], at_most(2.0)),
+        *(plain(11, f"stageflow {what}, with finished ones", "ms", found[ASKED + what]) for what in QUESTIONS),
+        plain(11, "prune, a batch of 500 runs of 10 stages", "ms", found["prune"]),
         plain(11, "what a run of 10 stages of 1 KB leaves", "B", found["growth"]),
         *(plain(11, f"of it in {table}", "B", found[f"growth {table}"]) for table in TABLES),
         plain(11, "what such a run writes to the write-ahead log", "B", found[f"growth {WAL}"])]
@@ -172,7 +174,7 @@ ROWS: Mapping[int, Row] = {
     8: Row("idempotency checks", ("check in memory", "check in Redis", "check in SQL"), _checks),
     9: Row("state in Python", ("encode", "fold"), _snapshots),
     10: Row("from a death to the next call", ("child", *(f"worker, lease {lease}" for lease in LEASES)), _deaths),
-    11: Row("scale", ("sweep", "sweep over finished", "growth"), _scale),
+    11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
 }

@@ -19,12 +19,14 @@ from psycopg.rows import tuple_row
 from redis import Redis
 
 from stageflow_durable import Engine
+from stageflow_durable.model.status import AT_REST
 from tests.benchmarks.bare_app import DONE, application, chain_of
 from tests.benchmarks.cpu import seconds_of
 from tests.benchmarks.history import WAL, sizes, written
 from tests.benchmarks.memory import resident_mb
-from tests.benchmarks.pipelines import PIPELINES, name_of
+from tests.benchmarks.pipelines import FAILED, PARKED, PIPELINES, UNDONE, name_of
 from tests.benchmarks.worker import Group
+from tests.services.process import eventually
 
 WARM_RUNS = 10
 PATIENCE = 90.0
@@ -120,6 +122,14 @@ class Durable(Side):
         """The id of a run that succeeded."""
         found: Any = self._ask("SELECT id FROM stageflow_runs WHERE status = 'succeeded' LIMIT 1").fetchone()
         return str(found[0])
+
+    def one_of_each(self) -> dict[str, str]:
+        """Carry one run of each way to end to it; ids by pipeline."""
+        pipelines = (name_of(1), name_of(10), FAILED.name, UNDONE.name, PARKED.name)
+        runs = {name: self._engine.enqueue(name, {"n": 1}, idempotency_key="1") for name in pipelines}
+        with self._awake():
+            eventually(lambda: all(run.status() in AT_REST for run in runs.values()), within=PATIENCE, what="all end")
+        return {name: run.run_id for name, run in runs.items()}
 
     def growth(self, length: int, lines: int) -> dict[str, float]:
         """Bytes by table that a run leaves for good, and what it writes to the log; what a vacuum gives back to the

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from rich.console import Console
 
+from stageflow_durable.model.status import StageState
 from tests.benchmarks import installed, scaling
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.bench import opened
@@ -22,6 +23,7 @@ from tests.benchmarks.compare import changes
 from tests.benchmarks.cpu import PROC, seconds_of
 from tests.benchmarks.document import markdown, rewrite
 from tests.benchmarks.figures import Goal, at_least, at_most, plain, ratio
+from tests.benchmarks.past import FIRST
 from tests.benchmarks.plots import draw
 from tests.benchmarks.probes import ONCE, PROBES, SERVICES, WORKER
 from tests.benchmarks.publish import main as publish_main
@@ -250,9 +252,14 @@ def left(url: str) -> dict[str, Any]:
 @pytest.mark.postgres
 def test_given_a_history_when_a_sweep_looks_then_copies_are_finished_runs_and_none_of_its_business() -> None:
     with opened() as bench:
-        old = bench.old(50)
-        assert old.finished() >= 52
-        assert old.sweep_ms(2) > 0
+        old = bench.histories(600).old
+        assert old.finished() == 605
+        assert old.sweep_s() > 0 and min(old.ask_ms().values()) > 0
+        assert {stage.state for stage in old.operations.run(FIRST).stages} == {StageState.OK}
+        assert [event.seq for event in old.operations.history(FIRST)] == list(range(1, 23))
+        assert len(old.operations.runs(attention=True)) >= 2
+        assert old.prune_ms(1) > 0
+        assert old.finished() == 105
 
 
 @pytest.mark.slow

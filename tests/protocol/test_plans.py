@@ -15,27 +15,29 @@ from stageflow_durable.state import schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
+from stageflow_durable.state.listing import Filter
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
-from stageflow_durable.state.views import Filter
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).stage("b", lambda _ctx: None).plan
+CHANGED = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 FINISHED, LIVE, DEAD_OWNERS = 6000, 300, 50
 SMALL = {"stageflow_owners", "stageflow_queues", "stageflow_definitions", "stageflow_ticks"}
 """Tables of a few rows."""
 
-# Of the finished runs a few failed, or are parked; of the live ones a third each is ready, runs and waits.
+# Of the finished runs a few failed, are parked or of a rare pipeline; of the live ones a third is ready, runs, waits.
 FILLED = f"""
 INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expires_at, dead_at)
     SELECT 'dead' || n, 'h', n, 'b', 0, 1, 2 FROM generate_series(1, {DEAD_OWNERS}) n;
 INSERT INTO stageflow_runs (id, client_id, pipeline, version, key, fingerprint, definition, input, metadata, queue,
         phase, status, park_reason, seq, head, created_at, updated_at, finished_at, deadline)
-    SELECT 'D' || lpad(n::text, 25, '0'), 'c' || n % 10, 'line', '1', 'k' || n, 'f', :digest, '{{}}', '{{}}', 'q',
+    SELECT 'D' || lpad(n::text, 25, '0'), 'c' || n % 10, CASE n % 100 WHEN 7 THEN 'rare' ELSE 'line' END,
+        '1', 'k' || n, 'f', :digest, '{{}}', '{{}}', 'q',
         'settled', CASE n % 50 WHEN 0 THEN 'failed' WHEN 1 THEN 'parked' ELSE 'succeeded' END,
         CASE n % 50 WHEN 1 THEN 'bug' END, 5, 'h', n, n, n, CASE n % 3 WHEN 0 THEN n END
     FROM generate_series(1, {FINISHED}) n;
@@ -131,7 +133,9 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "runs of a status": lambda store: store.summaries(Filter(status=(RunStatus.FAILED,))),
     "runs that need a person": lambda store: store.summaries(Filter(status=(RunStatus.FAILED, RunStatus.PARKED))),
     "runs of a pipeline": lambda store: store.summaries(Filter(pipeline="line")),
+    "runs of a rare pipeline": lambda store: store.summaries(Filter(pipeline="rare")),
     "runs of late": lambda store: store.summaries(Filter(since=100_200.0)),
+    "check": lambda store: store.misfits([CHANGED]),
     "stuck": lambda store: store.stuck(4e9),
     "workers": lambda store: store.workers(),
     "a run by a prefix": lambda store: store.full_id(OF_A_FINISHED),
@@ -148,6 +152,9 @@ ASKED: dict[str, Callable[[Store], object]] = {
         ("prune", "ix_stageflow_runs_status"),
         ("prune", "ix_stageflow_tombstones_pruned"),
         ("runs of late", "ix_stageflow_runs_created"),
+        ("runs that need a person", "ix_stageflow_runs_status"),
+        ("runs of a rare pipeline", "ix_stageflow_runs_pipeline"),
+        ("check", "ix_stageflow_runs_status"),
     ],
 )
 def test_given_a_question_about_a_moment_then_no_more_than_its_range_of_the_index_is_read(

@@ -208,6 +208,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_stageflow_runs_created", "stageflow_runs", ["created_at", "id"], unique=False)
     op.create_index("ix_stageflow_runs_status", "stageflow_runs", ["status", "created_at"], unique=False)
+    op.create_index("ix_stageflow_runs_pipeline", "stageflow_runs", ["pipeline", "created_at"], unique=False)
     op.create_table(
         "stageflow_attempts",
         sa.Column("run", sa.String(length=32), nullable=False),
