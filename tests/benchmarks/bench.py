@@ -23,7 +23,7 @@ from tests.benchmarks.limit import Limit
 from tests.benchmarks.peer import Peer, Peers
 from tests.benchmarks.sides import Bare, Durable, engine_of
 from tests.benchmarks.submission import Submissions
-from tests.benchmarks.worker import Worker
+from tests.benchmarks.worker import CHILDREN, Worker
 from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
@@ -111,10 +111,11 @@ class Bench:
         upgrade(url)
         return self.side(url, number, sqlite_synchronous=synchronous)
 
-    def side(self, database: str, number: int, **settings: Any) -> Durable:
+    def side(self, database: str, number: int, *, children: int = CHILDREN, **settings: Any) -> Durable:
         """Our runs on a database, through a numbered database of the broker."""
         broker = self.broker.url_of(number)
-        worker = Worker("tests.benchmarks.durable_app", _environment(database, broker, settings), self._directory)
+        environment = _environment(database, broker, settings)
+        worker = Worker("tests.benchmarks.durable_app", environment, self._directory, children=children)
         made = Durable(worker, self._servers(database), engine_of(database, broker, **settings), database)
         self._stack.callback(made.close)
         return made
@@ -164,8 +165,11 @@ class Bench:
 
     @cached_property
     def memory(self) -> Durable:
-        """Our runs by a worker that has done nothing yet."""
-        return self.side(self.database(), MEMORY)
+        """Our runs by a worker that has done nothing yet, whose one child does all of them; it waits for no disk."""
+        database = self.database()
+        with _connected(database) as connection:
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} SET synchronous_commit = off".encode())
+        return self.side(database, MEMORY, children=1)
 
     def deaths(self, lease: int) -> AbstractContextManager[Deaths]:
         """Workers to kill, with that lease."""
@@ -218,8 +222,12 @@ def _environment(database: str, broker: str, settings: Mapping[str, Any]) -> dic
 
 def _set(service: PostgresService, **settings: str | None) -> None:
     """Settings of a server that runs; None: its own again."""
-    with psycopg.connect(service.url().replace("+psycopg", ""), autocommit=True) as connection:
+    with _connected(service.url()) as connection:
         for name, value in settings.items():
             change = "ALTER SYSTEM RESET {}" if value is None else "ALTER SYSTEM SET {} = {}"
             connection.execute(sql.SQL(change).format(sql.Identifier(name), sql.Literal(value)))
         connection.execute("SELECT pg_reload_conf()")
+
+
+def _connected(url: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)

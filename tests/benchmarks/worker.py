@@ -60,11 +60,19 @@ class Group:
 
 
 class Worker(Group):
-    """A Celery worker of two children; ``talks``: it says when it is ready."""
+    """A Celery worker; ``talks``: it says when it is ready."""
 
-    def __init__(self, app: str, environment: Mapping[str, str], directory: Path, *, talks: bool = False) -> None:
+    def __init__(
+        self,
+        app: str,
+        environment: Mapping[str, str],
+        directory: Path,
+        *,
+        talks: bool = False,
+        children: int = CHILDREN,
+    ) -> None:
         options = (*OPTIONS, "--loglevel", "INFO" if talks else "WARNING", "--hostname", f"{uuid.uuid4().hex}@bench")
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", str(CHILDREN), *options]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency", str(children), *options]
         super().__init__(app, command, environment, directory)
 
     def ready(self) -> bool:
