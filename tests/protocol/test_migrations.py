@@ -9,16 +9,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Inspector, MetaData, inspect
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Inspector, MetaData, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from stageflow_durable.errors import SchemaAhead, SchemaBehind
+from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
+from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, schema, tables
+from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
+from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 
 RUN: dict[str, Any] = {
@@ -96,6 +103,47 @@ def test_given_a_migrated_database_then_the_metadata_finds_nothing_to_change(mig
 
 def test_given_a_migrated_database_when_upgraded_again_then_nothing_happens(migrated: str) -> None:
     assert schema.upgrade(migrated) == schema.head() == schema.current(migrated)
+
+
+def at(url: str, revision: str) -> Database:
+    """An empty database as an older release left it."""
+    database = Database(url)
+    with database.engine.connect() as connection, connection.begin():
+        made = schema.config()
+        made.attributes["connection"] = connection
+        command.upgrade(made, revision)
+    return database
+
+
+def inserted(connection: Connection, table: str, row: Mapping[str, Any]) -> None:
+    """A row as it was written then: the columns of today are not known."""
+    names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+    connection.execute(text(f"INSERT INTO {PREFIX}{table} ({names}) VALUES ({values})"), dict(row))
+
+
+OLDER = [script.revision for script in ScriptDirectory.from_config(schema.config()).walk_revisions()][1:]
+
+
+@pytest.mark.parametrize("revision", OLDER)
+def test_given_a_run_in_flight_when_an_older_schema_is_upgraded_then_it_goes_on_to_its_end(
+    database_url: str, revision: str
+) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = at(database_url, revision)
+    with database.transaction() as connection:
+        body = {"digest": plan.digest, "pipeline": "p", "version": "1", "body": plan.encoded, "registered_at": 1.0}
+        inserted(connection, "definitions", body)
+        inserted(connection, "runs", RUN | {"definition": plan.digest})
+        inserted(connection, "strands", STRAND)
+    assert schema.upgrade(database_url) == schema.head()
+    store = Store(database)
+    store.register([plan])
+    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
+    work = store.begin(Nudge("R", "a", 0, "q"), taker)
+    assert isinstance(work, Work)
+    assert isinstance(store.succeed(work, taker, "1"), Done)
+    assert store.run("R").status is RunStatus.SUCCEEDED
+    store.close()
 
 
 def test_given_an_empty_database_when_four_processes_upgrade_then_all_succeed(database_url: str) -> None:
