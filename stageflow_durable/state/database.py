@@ -59,6 +59,11 @@ class Database:
         return self._clock
 
     @property
+    def prepares(self) -> bool:
+        """Whether statements may be prepared on PostgreSQL."""
+        return self._prepares and not self.is_sqlite
+
+    @property
     def is_sqlite(self) -> bool:
         """Whether this is SQLite."""
         return self.url.get_backend_name() == "sqlite"
@@ -168,7 +173,8 @@ def _postgresql_arguments(prepares: bool) -> dict[str, Any]:
         "application_name": "stageflow",
         "client_encoding": "utf8",  # what goes below psycopg's cursors is, whatever PGCLIENTENCODING says
         "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
-        f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
+        f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS} "
+        "-c default_transaction_isolation=read\\ committed",  # of what commits by itself, SQLAlchemy says nothing
     }
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import Database, translated
 from stageflow_durable.state.line import Line
-from stageflow_durable.state.wire import Prepared, Wire
+from stageflow_durable.state.wire import ServerStatement, Wire
 
 CLOCK_SECONDS = 30.0
 """How long the offset between this machine's clock and the database's is believed."""
@@ -41,9 +41,9 @@ class Statement:
         self._element = element
 
     @cached_property
-    def prepared(self) -> Prepared:
+    def prepared(self) -> ServerStatement:
         """The same for PostgreSQL, below psycopg's cursors."""
-        return Prepared(self._element)
+        return ServerStatement(self._element)
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """All parameters."""
@@ -140,7 +140,7 @@ class Driver:
         if not self._prepares:
             return bool(self.run(statement, given).rowcount)
         with translated(), self._errors(), self._held() as held:
-            return held.wire.run(statement.prepared, given) > 0
+            return held.wire.touched(statement.prepared, given) > 0
 
     def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
         """On SQLite: one transaction that goes on with ``rest`` only when ``first`` touched a row."""

@@ -1,8 +1,8 @@
 """Business keys in SQL: one row a key, taken by one atomic statement, by the database's clock.
 
-Two kinds of holders share the table. A *lease* (the standalone store) lapses when its owner is silent. A *stage of a
-run* holds its key until the run says otherwise; its functions are called inside the run's own transactions, which
-carry the run's fence, and find out by the row, never by raising.
+Two kinds of holders share the table. A *lease* (the standalone store, ``idempotency_leases``) lapses when its owner
+is silent. A *stage of a run* holds its key until the run says otherwise; its functions, here, are called inside the
+run's own transactions, which carry the run's fence, and find out by the row, never by raising.
 
 ```
  by a lease                                        by a run
@@ -14,6 +14,7 @@ carry the run's fence, and find out by the row, never by raising.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -34,7 +35,7 @@ from sqlalchemy import (
     cast,
     delete,
     func,
-    literal,
+    literal_column,
     null,
     or_,
     select,
@@ -45,7 +46,7 @@ from sqlalchemy import (
 
 from stageflow_durable.idempotency.keys import Scope, address
 from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, verdict
-from stageflow_durable.idempotency.store import Claimed, RunAnswer, Standing
+from stageflow_durable.idempotency.store import Claimed, RunAnswer
 from stageflow_durable.state.clock import now as clock
 from stageflow_durable.state.metadata import Condition, metadata
 from stageflow_durable.state.prepared import Prepared
@@ -88,34 +89,84 @@ idempotency_keys = Table(
     ),
 )
 
-_T = idempotency_keys.c
-_HELD, _DONE, _UNDONE, _FREE = (literal(state) for state in ("held", "done", "undone", "free"))
-_NOW: ColumnElement[float] = func.coalesce(bindparam("now", type_=Double()), clock())
-_LEASE_END = _NOW + bindparam("lease", type_=Double())
-_EXPIRY = _NOW + bindparam("ttl", type_=Double())
-_TEXT = bindparam("text", type_=Text())
-_THIS = and_(
-    _T.client_id == bindparam("at_client"), _T.operation == bindparam("at_operation"), _T.key == bindparam("at_key")
+# --- terms that both kinds of holders share ---------------------------------------------------------------------------
+
+KEYS = idempotency_keys.c
+HELD, DONE, UNDONE, FREE = (literal_column(f"'{state}'", String) for state in ("held", "done", "undone", "free"))
+NOW: ColumnElement[float] = func.coalesce(bindparam("now", type_=Double()), clock())
+NEW_FENCE = cast(NOW * literal_column("1000"), BigInteger)
+LEASE_END = NOW + bindparam("lease", type_=Double())
+EXPIRY = NOW + bindparam("ttl", type_=Double())
+TEXT = bindparam("text", type_=Text())
+ADDRESS = tuple(bindparam(name, type_=String()) for name in ("at_client", "at_operation", "at_key"))
+THIS = and_(
+    *(column == given for column, given in zip((KEYS.client_id, KEYS.operation, KEYS.key), ADDRESS, strict=True))
 )
 
-# --- claiming ---------------------------------------------------------------------------------------------------------
+RECORD = (
+    KEYS.fingerprint,
+    KEYS.params,
+    KEYS.owner,
+    KEYS.owner_run,
+    KEYS.owner_stage,
+    KEYS.fence,
+    KEYS.state,
+    KEYS.result,
+    KEYS.lease_until,
+    KEYS.expires_at,
+    KEYS.result_schema,
+)
+"""What is written under a key, as :func:`record_of` takes it."""
+
+_KEPT = frozenset({"client_id", "operation", "key", "fence"})
+_TAKEN = tuple(column.name for column in idempotency_keys.columns if column.name not in _KEPT)
 
 
-def claim_for_lease(
-    connection: Connection,
-    scope: Scope,
-    key: str,
-    fingerprint: str,
-    params: str | None,
-    *,
-    owner: str,
-    lease: float,
-    ttl: float,
-    now: float | None = None,
-) -> RunAnswer:
-    """Take the key for ``lease`` seconds, to be remembered ``ttl`` seconds at least, or say what stands in the way."""
-    terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "keep_seconds": None, "now": now}
-    return _claim(connection, scope, key, fingerprint, params, None, terms)
+def taking(insert: Any) -> Any:
+    """An INSERT of a holder, which takes over a row that is there to be taken; returns the fence, or no row."""
+    new = insert.excluded
+    return insert.on_conflict_do_update(
+        index_elements=[KEYS.client_id, KEYS.operation, KEYS.key],
+        set_={**{name: new[name] for name in _TAKEN}, "fence": larger(KEYS.fence + literal_column("1"), new.fence)},
+        where=_takeable(new),
+    ).returning(KEYS.fence)
+
+
+def _takeable(new: Any) -> ColumnElement[bool]:
+    """``rules.verdict`` as a condition: against whoever took the key since it was read."""
+    ours = and_(KEYS.owner_run == new.owner_run, KEYS.owner_stage == new.owner_stage)
+    # A key whose work may have begun stays bound to its parameters.
+    again = and_(KEYS.state == HELD, KEYS.fingerprint == new.fingerprint, or_(KEYS.lease_until <= NOW, ours))
+    return or_(KEYS.state == FREE, KEYS.expires_at <= NOW, again)
+
+
+def larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The larger of two."""
+    return case((one > other, one), else_=other)
+
+
+def record_of(values: Sequence[Any]) -> KeyRecord:
+    """What is written under a key, from the columns of ``RECORD``."""
+    fingerprint, params, owner, run, stage, fence, state, *others = values
+    holder = None if run is None else Claimant(run, stage)
+    return KeyRecord(fingerprint, params, owner, holder, fence, KeyState(state), *others)
+
+
+def this_key(scope: Scope, key: str) -> dict[str, str]:
+    """The parameters of ``THIS``. Raises InvalidKey."""
+    return dict(zip(("at_client", "at_operation", "at_key"), address(scope, key), strict=True))
+
+
+# --- claiming for a run -----------------------------------------------------------------------------------------------
+
+_FIND = Prepared(select(NOW, *RECORD).where(THIS))
+_TAKE = Prepared(
+    lambda dialect: taking(
+        dialect.insert(idempotency_keys).values(
+            state=HELD, fence=NEW_FENCE, result=null(), lease_until=null(), expires_at=null()
+        )
+    )
+)
 
 
 def claim_for_run(
@@ -141,160 +192,37 @@ def claim_for_run(
     :returns: ``Claimed``; ``Done``; ``HeldByRun``; ``InProgress`` (a lease of the store); ``Undone``; ``Mismatch``.
     :raises InvalidKey: before any statement; check the key with ``valid_key`` where the stage names it.
     """
-    terms = {"owner": f"run {run_id}", "lease": None, "ttl": None, "keep_seconds": ttl_seconds, "now": now}
-    return _claim(connection, scope, key, fingerprint, params, Claimant(run_id, stage), terms)
-
-
-def standing_of(
-    connection: Connection,
-    scope: Scope,
-    key: str,
-    fingerprint: str,
-    params: str | None,
-    claimant: Claimant | None = None,
-    now: float | None = None,
-) -> Standing | None:
-    """What stands in the way of a claim just now, or None: nothing did. Reads only."""
-    row = next(iter(_FIND.rows(connection, **_at(scope, key), now=now)), None)
-    return None if row is None else verdict(_record(row), row.now, fingerprint, params, claimant)
-
-
-def _claim(
-    connection: Connection,
-    scope: Scope,
-    key: str,
-    fingerprint: str,
-    params: str | None,
-    claimant: Claimant | None,
-    terms: dict[str, Any],
-) -> RunAnswer:
     named = dict(zip(("client_id", "operation", "key"), address(scope, key), strict=True))
-    holder = dict(zip(("owner_run", "owner_stage"), claimant or (None, None), strict=True))
-    values = {**named, **holder, **terms, "fingerprint": fingerprint, "params": params}
+    holder = {"owner": f"run {run_id}", "owner_run": run_id, "owner_stage": stage, "keep_seconds": ttl_seconds}
+    given = {**named, **holder, "fingerprint": fingerprint, "params": params, "now": now}
     while True:
         # Reading first answers duplicates without a lock. What it finds free is still taken by one atomic statement;
         # where that is refused somebody else was faster, and there is something to read now.
-        standing = standing_of(connection, scope, key, fingerprint, params, claimant, terms["now"])
+        row = _FIND.run(connection, **this_key(scope, key), now=now).fetchone()
+        standing = row and verdict(record_of(row[1:]), row[0], fingerprint, params, Claimant(run_id, stage))
         if standing is not None:
             return standing
-        fence = _TAKE.value(connection, **values)
+        fence = _TAKE.value(connection, **given)
         if fence is not None:
             return Claimed(fence)
-
-
-def _take(dialect: Any) -> Any:
-    statement = dialect.insert(idempotency_keys).values(
-        state=_HELD, fence=cast(_NOW * 1000, BigInteger), result=null(), lease_until=_LEASE_END, expires_at=_EXPIRY
-    )
-    new = statement.excluded
-    return statement.on_conflict_do_update(
-        index_elements=[_T.client_id, _T.operation, _T.key],
-        set_={**{name: new[name] for name in _TAKEN}, "fence": _larger(_T.fence + 1, new.fence)},
-        where=_takeable(new),
-    ).returning(_T.fence)
-
-
-def _takeable(new: Any) -> ColumnElement[bool]:
-    """``rules.verdict`` as a condition: against whoever took the key since it was read."""
-    ours = and_(_T.owner_run == new.owner_run, _T.owner_stage == new.owner_stage)
-    # A key whose work may have begun stays bound to its parameters.
-    again = and_(_T.state == _HELD, _T.fingerprint == new.fingerprint, or_(_T.lease_until <= _NOW, ours))
-    return or_(_T.state == _FREE, _T.expires_at <= _NOW, again)
-
-
-def _larger(one: ColumnElement[Any], other: ColumnElement[Any]) -> ColumnElement[Any]:
-    return case((one > other, one), else_=other)
-
-
-_KEPT = frozenset({"client_id", "operation", "key", "fence"})
-_TAKEN = tuple(column.name for column in idempotency_keys.columns if column.name not in _KEPT)
-_FIND = Prepared(select(idempotency_keys, _NOW.label("now")).where(_THIS))
-_TAKE = Prepared(_take)
-
-
-def _record(row: Any) -> KeyRecord:
-    holder = None if row.owner_run is None else Claimant(row.owner_run, row.owner_stage)
-    return KeyRecord(
-        row.fingerprint,
-        row.params,
-        row.owner,
-        holder,
-        row.fence,
-        KeyState(row.state),
-        row.result,
-        row.lease_until,
-        row.expires_at,
-        row.result_schema,
-    )
-
-
-def _at(scope: Scope, key: str) -> dict[str, str]:
-    return dict(zip(("at_client", "at_operation", "at_key"), address(scope, key), strict=True))
-
-
-# --- what the owner of a lease writes ---------------------------------------------------------------------------------
-
-# Against an owner that was silent until another took the key over, or until the record had expired.
-_FENCED = and_(_THIS, _T.owner_run.is_(None), _T.fence == bindparam("at_fence"), _T.expires_at > _NOW)
-_RENEW = Prepared(
-    update(idempotency_keys)
-    .where(_FENCED, _T.state == _HELD)
-    .values(lease_until=_LEASE_END, expires_at=_larger(_T.expires_at, _LEASE_END))
-)
-# A result that is said again, because the answer to the first time was lost, changes nothing.
-_COMPLETE = Prepared(
-    update(idempotency_keys)
-    .where(_FENCED, or_(_T.state == _HELD, _T.state == _DONE))
-    .values(
-        state=_DONE,
-        lease_until=null(),
-        result=func.coalesce(_T.result, _TEXT),
-        expires_at=case((_T.state == _HELD, _EXPIRY), else_=_T.expires_at),
-    )
-)
-_LET = update(idempotency_keys).where(_FENCED, or_(_T.state == _HELD, _T.state == _FREE)).values(lease_until=_NOW)
-_LAPSE, _FORGET = Prepared(_LET), Prepared(_LET.values(state=_FREE, params=null()))
-
-
-def renew_lease(
-    connection: Connection, scope: Scope, key: str, fence: int, lease: float, now: float | None = None
-) -> bool:
-    """Extend the lease to ``lease`` seconds from now. False: the fence is no longer the owner's."""
-    return _write(connection, _RENEW, scope, key, at_fence=fence, lease=lease, now=now)
-
-
-def complete_lease(
-    connection: Connection, scope: Scope, key: str, fence: int, result_text: str, ttl: float, now: float | None = None
-) -> bool:
-    """Remember the encoded result for ``ttl`` seconds; a fence's first stays. False: the fence is no longer the
-    owner's.
-    """
-    return _write(connection, _COMPLETE, scope, key, at_fence=fence, text=result_text, ttl=ttl, now=now)
-
-
-def release_lease(
-    connection: Connection, scope: Scope, key: str, fence: int, *, vouched: bool, now: float | None = None
-) -> bool:
-    """End the lease now; ``vouched`` forgets the key. False: the fence is no longer the owner's."""
-    return _write(connection, _FORGET if vouched else _LAPSE, scope, key, at_fence=fence, now=now)
 
 
 # --- what a run writes, within its own transactions -------------------------------------------------------------------
 
 # Against another run or stage; a zombie of this stage was refused by the run's own fence before.
-_OURS = and_(_THIS, _T.owner_run == bindparam("at_run"), _T.owner_stage == bindparam("at_stage"))
-_OPEN = and_(_OURS, _T.state == _HELD)
+_OURS = and_(THIS, KEYS.owner_run == bindparam("at_run"), KEYS.owner_stage == bindparam("at_stage"))
+_OPEN = and_(_OURS, KEYS.state == HELD)
 _FINISH = Prepared(
     update(idempotency_keys)
     .where(_OPEN)
-    .values(state=_DONE, result=_TEXT, expires_at=_EXPIRY, result_schema=bindparam("schema", type_=Integer()))
+    .values(state=DONE, result=TEXT, expires_at=EXPIRY, result_schema=bindparam("schema", type_=Integer()))
 )
-_RELEASE = Prepared(update(idempotency_keys).where(_OPEN).values(state=_FREE, params=null(), expires_at=_NOW))
-_ABANDON = Prepared(update(idempotency_keys).where(_OPEN).values(expires_at=_EXPIRY))
+_RELEASE = Prepared(update(idempotency_keys).where(_OPEN).values(state=FREE, params=null(), expires_at=NOW))
+_ABANDON = Prepared(update(idempotency_keys).where(_OPEN).values(expires_at=EXPIRY))
 _UNDO = Prepared(
     update(idempotency_keys)
-    .where(_OURS, or_(_T.state == _HELD, _T.state == _DONE))
-    .values(state=_UNDONE, result=null(), expires_at=_EXPIRY)
+    .where(_OURS, or_(KEYS.state == HELD, KEYS.state == DONE))
+    .values(state=UNDONE, result=null(), expires_at=EXPIRY)
 )
 
 
@@ -361,8 +289,8 @@ def abandon_for_run(
 
 
 _HELD_BY = Prepared(
-    select(_T.client_id, _T.operation, _T.key, _T.owner_stage, _T.keep_seconds).where(
-        _T.owner_run == bindparam("at_run"), _T.state == _HELD
+    select(KEYS.client_id, KEYS.operation, KEYS.key, KEYS.owner_stage, KEYS.keep_seconds).where(
+        KEYS.owner_run == bindparam("at_run"), KEYS.state == HELD
     )
 )
 
@@ -385,14 +313,16 @@ def held_by_run(connection: Connection, run_id: str) -> list[HeldKey]:
 
 
 def _write(connection: Connection, statement: Prepared, scope: Scope, key: str, **values: object) -> bool:
-    return bool(statement.run(connection, **_at(scope, key), **values).rowcount == 1)
+    return bool(statement.run(connection, **this_key(scope, key), **values).rowcount == 1)
 
 
 # --- housekeeping -----------------------------------------------------------------------------------------------------
 
-_OLD = select(_T.client_id, _T.operation, _T.key).where(_T.expires_at <= _NOW).limit(bindparam("most"))
+_OLD = select(KEYS.client_id, KEYS.operation, KEYS.key).where(KEYS.expires_at <= NOW).limit(bindparam("most"))
 # The condition stands outside as well: against a key that is claimed anew while this statement waits for its row.
-_PRUNE = delete(idempotency_keys).where(tuple_(_T.client_id, _T.operation, _T.key).in_(_OLD), _T.expires_at <= _NOW)
+_PRUNE = delete(idempotency_keys).where(
+    tuple_(KEYS.client_id, KEYS.operation, KEYS.key).in_(_OLD), KEYS.expires_at <= NOW
+)
 
 
 def prune_keys(connection: Connection, *, limit: int = 1000, now: float | None = None) -> int:

@@ -1,9 +1,8 @@
 """Prepared statements sent to PostgreSQL with nothing in between but libpq, by psycopg's own binding of it.
 
 A stage is one statement, and psycopg's cursor costs more CPU around it than the engine does: each call makes a cursor,
-looks up how to write each parameter and reads what comes back. What is sent here is known when it is compiled: names,
-order and types of the parameters; and of the answer only how many rows were touched. See "pq" in
-psycopg's documentation.
+looks up how to write each parameter and how to read what comes back. Both are known here when the statement is
+compiled. See "pq" in psycopg's documentation.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Boolean, Double, Integer
+from sqlalchemy import BigInteger, Boolean, Double, Integer
 from sqlalchemy.dialects import postgresql
 
 from stageflow_durable.state.bounded import ANSWER_SECONDS, silence
@@ -24,12 +23,12 @@ _TEXT = 25
 _names = count()
 
 
-class Prepared:
+class ServerStatement:
     """One statement, compiled, under a name of its own on every connection. Parameters that the caller does not give
     keep the values they were written with.
     """
 
-    __slots__ = ("_order", "name", "sql", "types")
+    __slots__ = ("_order", "_reads", "name", "sql", "types")
 
     def __init__(self, element: Any) -> None:
         made: Any = postgresql.dialect  # its constructor has no types
@@ -42,6 +41,7 @@ class Prepared:
             (name, compiled.params[name], written)
             for name, (_oid, written) in zip(compiled.positiontup, kinds, strict=True)
         ]
+        self._reads = [_reader(column.type) for column in element.exported_columns]
 
     def values(self, given: Mapping[str, Any]) -> list[bytes | None]:
         """The parameters as they are sent: text, in their order. Raises psycopg's DataError."""
@@ -55,9 +55,17 @@ class Prepared:
             raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         return values
 
+    def rows(self, answer: Any) -> list[tuple[Any, ...]]:
+        """The rows of an answer, as far as they are known columns: those of a SELECT or a RETURNING."""
+        columns = tuple(enumerate(self._reads))
+        return [
+            tuple(None if (sent := answer.get_value(row, number)) is None else read(sent) for number, read in columns)
+            for row in range(answer.ntuples)
+        ]
+
 
 class Wire:
-    """One connection of psycopg, used below its cursors; it has to be in autocommit mode."""
+    """One connection of psycopg, used below its cursors, while it is in no transaction."""
 
     def __init__(self, connection: Any) -> None:
         self._pg = connection.pgconn
@@ -67,14 +75,20 @@ class Wire:
         self._reading.register(connection.fileno(), select.POLLIN)
         self._writing.register(connection.fileno(), select.POLLIN | select.POLLOUT)
 
-    def run(self, statement: Prepared, given: Mapping[str, Any]) -> int:
+    def touched(self, statement: ServerStatement, given: Mapping[str, Any]) -> int:
         """Run it in a transaction of its own; returns how many rows it touched. Raises psycopg's errors."""
+        return self._answer(statement, given).command_tuples or 0
+
+    def rows(self, statement: ServerStatement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run it in a transaction of its own; returns its rows. Raises psycopg's errors."""
+        return statement.rows(self._answer(statement, given))
+
+    def _answer(self, statement: ServerStatement, given: Mapping[str, Any]) -> Any:
         values = statement.values(given)
         if statement.name not in self._known:
             self._ask(lambda: self._pg.send_prepare(statement.name, statement.sql, statement.types))
             self._known.add(statement.name)
-        touched = self._ask(lambda: self._pg.send_query_prepared(statement.name, values)).command_tuples
-        return touched or 0
+        return self._ask(lambda: self._pg.send_query_prepared(statement.name, values))
 
     def _ask(self, send: Callable[[], None]) -> Any:
         from psycopg import errors, pq
@@ -106,9 +120,24 @@ def _kind(kind: Any) -> tuple[int, Callable[[Any], bytes]]:
     return _TEXT, str.encode
 
 
+def _reader(kind: Any) -> Callable[[bytes], Any]:
+    for known, read in _READ:
+        if isinstance(kind, known):
+            return read
+    return bytes.decode
+
+
 _WRITTEN: tuple[tuple[type, int, Callable[[Any], bytes]], ...] = (
     (Boolean, 16, lambda value: b"t" if value else b"f"),
+    (BigInteger, 20, lambda value: b"%d" % value),
     (Integer, 23, lambda value: b"%d" % value),
     (Double, 701, lambda value: b"%r" % value),
 )
 """Types, what PostgreSQL calls them (pg_type.oid), and how their values are written."""
+
+_READ: tuple[tuple[type, Callable[[bytes], Any]], ...] = (
+    (Boolean, lambda sent: sent == b"t"),
+    (Integer, int),
+    (Double, float),
+)
+"""The same types, and how their values are read."""

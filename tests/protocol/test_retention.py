@@ -18,6 +18,7 @@ from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, retention, schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
@@ -180,12 +181,10 @@ def test_given_more_expired_keys_than_one_statement_deletes_then_all_go_and_the_
     past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "KEYS", 2)
-    with past.database.transaction() as connection:
-        for number in range(6):
-            ends = past.store.clock() + (60.0 if number == 5 else -3600.0)
-            idempotency_keys.claim_for_lease(
-                connection, Scope("c", "o"), f"k{number}", "f", None, owner="me", lease=1.0, ttl=1.0, now=ends - 1.0
-            )
+    leases, scope = Leases(past.database), Scope("c", "o")
+    for number in range(6):
+        ends = past.store.clock() + (60.0 if number == 5 else -3600.0)
+        leases.claim(scope, f"k{number}", "f", None, owner="me", lease=1.0, ttl=1.0, now=ends - 1.0)
     past.prune()
     assert past.keys() == 1
 

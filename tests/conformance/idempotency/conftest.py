@@ -15,7 +15,10 @@ from stageflow_durable.state.database import Database
 from tests.conformance.idempotency.backends import Backend, Clock
 from tests.services.postgres import PostgresService
 
-BACKENDS = ["memory", "fakeredis", "valkey", "redis", "sqlite", "postgres"]
+BACKENDS = [
+    *("memory", "fakeredis", "valkey", "redis", "sqlite", "postgres"),
+    pytest.param("unprepared", marks=pytest.mark.postgres),
+]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -105,9 +108,20 @@ def postgres_database(postgres: PostgresService, postgres_template: str) -> Iter
 
 
 @pytest.fixture
-def postgres_backend(postgres_database: Database) -> Backend:
+def postgres_backend(postgres_database: Database) -> Iterator[Backend]:
     url = postgres_database.url.render_as_string(hide_password=False)
-    return Backend(SqlIdempotencyStore(postgres_database), url=url)
+    store = SqlIdempotencyStore(postgres_database)
+    yield Backend(store, url=url)
+    store.close()
+
+
+@pytest.fixture
+def unprepared_backend(postgres_database: Database) -> Iterator[Backend]:
+    """PostgreSQL where statements may not be prepared."""
+    url = postgres_database.url.render_as_string(hide_password=False)
+    store = SqlIdempotencyStore(Database(url, prepares=False))
+    yield Backend(store, url=url)
+    store.close()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -15,6 +15,7 @@ from stageflow_durable.idempotency.sql import SqlIdempotencyStore
 from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProgress, Mismatch, RunAnswer, Undone
 from stageflow_durable.state import idempotency_keys as keys
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.idempotency_leases import Leases
 from tests.conformance.idempotency.backends import LONG, SCOPE, Backend
 from tests.services.process import eventually
 
@@ -186,10 +187,7 @@ def test_given_a_transaction_that_rolls_back_then_nothing_was_claimed(runs: Runs
 def test_given_a_running_lease_of_the_store_then_a_stage_waits_and_takes_it_when_it_lapses(
     runs: Runs, outsider: Backend
 ) -> None:
-    with runs.database.transaction() as connection:
-        keys.claim_for_lease(
-            connection, SCOPE, "order-1", fingerprint(runs.params), None, owner="o", lease=5, ttl=5, now=NOW
-        )
+    Leases(runs.database).claim(SCOPE, "order-1", fingerprint(runs.params), None, owner="o", lease=5, ttl=5, now=NOW)
     answer = runs.claim()
     assert isinstance(answer, InProgress)
     assert answer.seconds_left == 5

@@ -33,7 +33,7 @@ from stageflow_durable.state import bounded, wire
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement, _Held
 from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.wire import Prepared
+from stageflow_durable.state.wire import ServerStatement
 
 pytestmark = pytest.mark.postgres
 
@@ -306,4 +306,4 @@ def test_given_a_server_that_is_only_slow_then_a_session_of_a_stage_waits_for_it
 
 
 def test_equal_statements_have_names_of_their_own() -> None:
-    assert Prepared(RENAME).name != Prepared(RENAME).name
+    assert ServerStatement(RENAME).name != ServerStatement(RENAME).name

@@ -1,0 +1,209 @@
+"""Business keys that leases hold: what is asked most is one statement, in a transaction of its own.
+
+```
+claim ──► read, or take a key that nobody had ──► Claimed
+              └──► a row is there ──► somebody's ──────────────────────────► Done, InProgress, …
+                                 └──► free, expired, lapsed ──► take it ───► Claimed, with a higher fence
+```
+Both takings are atomic: who was slower reads again. On SQLite reading and taking are two statements, so that a
+duplicate waits for no writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from sqlalchemy import (
+    BigInteger,
+    String,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.idempotency.rules import KeyRecord, verdict
+from stageflow_durable.idempotency.store import Claimed, RunAnswer
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.driver import Statement
+from stageflow_durable.state.idempotency_keys import (
+    ADDRESS,
+    DONE,
+    EXPIRY,
+    FREE,
+    HELD,
+    KEYS,
+    LEASE_END,
+    NEW_FENCE,
+    NOW,
+    RECORD,
+    TEXT,
+    THIS,
+    idempotency_keys,
+    larger,
+    record_of,
+    taking,
+    this_key,
+)
+from stageflow_durable.state.single import Singles
+
+Given: TypeAlias = Mapping[str, Any]
+"""Parameters by name."""
+
+
+class Leases:
+    """Claims and what their owners write, on one database. ``now``, seconds since the epoch: for tests; None: the
+    database's clock.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._singles = Singles(database)
+
+    def claim(
+        self,
+        scope: Scope,
+        key: str,
+        fingerprint: str,
+        params: str | None,
+        *,
+        owner: str,
+        lease: float,
+        ttl: float,
+        now: float | None = None,
+    ) -> RunAnswer:
+        """Take the key for ``lease`` seconds, to be remembered ``ttl`` seconds at least, or say what stands in the
+        way.
+        """
+        terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "now": now}
+        given = {**this_key(scope, key), **terms, "fingerprint": fingerprint, "params": params}
+        while True:
+            fence, moment, found = self._look(given)
+            standing = None if found is None else verdict(found, moment, fingerprint, params)
+            if standing is not None:
+                return standing
+            fence = fence or self._take(given)
+            if fence is not None:
+                return Claimed(fence)
+
+    def _look(self, given: Given) -> tuple[int | None, float, KeyRecord | None]:
+        """The fence of a key that nobody had, the time, and what was there before."""
+        is_sqlite = self._singles.is_sqlite
+        for fence, now, *found in self._singles.rows(_find() if is_sqlite else _find_or_take(), given):
+            return fence, now, None if found[0] is None else record_of(found)
+        return None, 0.0, None
+
+    def _take(self, given: Given) -> int | None:
+        return next((fence for (fence,) in self._singles.rows(_take(self._singles.is_sqlite), given)), None)
+
+    def renew(self, scope: Scope, key: str, fence: int, lease: float) -> bool:
+        """Extend the lease to ``lease`` seconds from now. False: the fence is no longer the owner's."""
+        return self._write(_renew, scope, key, at_fence=fence, lease=lease)
+
+    def complete(self, scope: Scope, key: str, fence: int, result_text: str, ttl: float) -> bool:
+        """Remember the encoded result for ``ttl`` seconds; a fence's first stays. False: the fence is no longer the
+        owner's.
+        """
+        return self._write(_complete, scope, key, at_fence=fence, text=result_text, ttl=ttl)
+
+    def release(self, scope: Scope, key: str, fence: int, *, vouched: bool) -> bool:
+        """End the lease now; ``vouched`` forgets the key. False: the fence is no longer the owner's."""
+        return self._write(_forget if vouched else _lapse, scope, key, at_fence=fence)
+
+    def close(self) -> None:
+        """Close this process's connections; the next use opens new ones."""
+        self._singles.close()
+
+    def _write(self, statement: Callable[[bool], Statement], scope: Scope, key: str, **given: object) -> bool:
+        return self._singles.touched(statement(self._singles.is_sqlite), {**this_key(scope, key), **given})
+
+
+# --- claiming ---------------------------------------------------------------------------------------------------------
+
+_FINGERPRINT = bindparam("fingerprint", type_=String())
+_HOLDER: dict[str, Any] = {
+    **dict(zip(("client_id", "operation", "key"), ADDRESS, strict=True)),
+    "fingerprint": _FINGERPRINT,
+    "params": bindparam("params", type_=Text()),
+    "owner": bindparam("owner", type_=String()),
+    "state": HELD,
+    "fence": NEW_FENCE,
+    "lease_until": LEASE_END,
+    "expires_at": EXPIRY,
+}
+
+
+@lru_cache(maxsize=1)
+def _find() -> Statement:
+    return Statement(select(null(), NOW, *RECORD).where(THIS), is_sqlite=True)
+
+
+@lru_cache(maxsize=1)
+def _find_or_take() -> Statement:
+    there = select(*RECORD).where(THIS).cte("there")
+    holder = select(*_HOLDER.values()).where(~exists(select(there.c.fence)))
+    new = postgresql.insert(idempotency_keys).from_select(list(_HOLDER), holder).on_conflict_do_nothing()
+    taken = new.returning(KEYS.fence).cte("taken")
+    always = select(literal_column("1")).subquery("always")
+    both = always.outerjoin(there, true()).outerjoin(taken, true())
+    return Statement(select(taken.c.fence, NOW, *there.c).select_from(both), is_sqlite=False)
+
+
+@lru_cache(maxsize=2)
+def _take(is_sqlite: bool) -> Statement:
+    dialect: Any = sqlite if is_sqlite else postgresql
+    holder = select(*_HOLDER.values()).where(true())  # without it SQLite reads the upsert's ON as a join's
+    taken = taking(dialect.insert(idempotency_keys).from_select(list(_HOLDER), holder))
+    return Statement(taken, is_sqlite=is_sqlite)
+
+
+# --- what the owner of a lease writes ---------------------------------------------------------------------------------
+
+# Against an owner that was silent until another took the key over, or until the record had expired.
+_FENCED = and_(
+    THIS, KEYS.owner_run.is_(None), KEYS.fence == bindparam("at_fence", type_=BigInteger()), KEYS.expires_at > NOW
+)
+
+
+@lru_cache(maxsize=2)
+def _renew(is_sqlite: bool) -> Statement:
+    renewed = update(idempotency_keys).where(_FENCED, KEYS.state == HELD)
+    values = {"lease_until": LEASE_END, "expires_at": larger(KEYS.expires_at, LEASE_END)}
+    return Statement(renewed.values(values), is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
+def _complete(is_sqlite: bool) -> Statement:
+    # A result that is said again, because the answer to the first time was lost, changes nothing.
+    completed = update(idempotency_keys).where(_FENCED, or_(KEYS.state == HELD, KEYS.state == DONE))
+    values = {
+        "state": DONE,
+        "lease_until": null(),
+        "result": func.coalesce(KEYS.result, TEXT),
+        "expires_at": case((KEYS.state == HELD, EXPIRY), else_=KEYS.expires_at),
+    }
+    return Statement(completed.values(values), is_sqlite=is_sqlite)
+
+
+_LET = update(idempotency_keys).where(_FENCED, or_(KEYS.state == HELD, KEYS.state == FREE)).values(lease_until=NOW)
+
+
+@lru_cache(maxsize=2)
+def _lapse(is_sqlite: bool) -> Statement:
+    return Statement(_LET, is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
+def _forget(is_sqlite: bool) -> Statement:
+    return Statement(_LET.values(state=FREE, params=null()), is_sqlite=is_sqlite)

@@ -1,0 +1,168 @@
+"""Statements that are a transaction each, for callers of whose threads nobody knows how many there are.
+
+The thread of a worker holds its connection (``driver``); an idempotency store is used by any thread of a web server.
+So these connections are shared, as those of SQLAlchemy's pool are. The pool's own ways of taking one, looking after it
+and giving it back cost as much as the statement: where statements may be prepared they are kept here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.state.database import CONNECT_SECONDS, Database, translated
+from stageflow_durable.state.driver import Statement
+from stageflow_durable.state.line import Line
+from stageflow_durable.state.wire import Wire
+
+MOST = 25
+"""Connections at once, as many as the pool has; who finds all in use waits."""
+
+KEPT = 5
+"""Connections that stay open when nobody uses them."""
+
+T = TypeVar("T")
+
+
+class Singles:
+    """Runs single statements on one database (``is_sqlite``: on which kind). Raises StoreUnavailable when it is
+    away.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._wires = Wires(database)
+        self.is_sqlite = database.is_sqlite
+
+    def rows(self, statement: Statement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run it; returns its rows."""
+        if self._database.prepares:
+            return self._below_cursors(lambda wire: wire.rows(statement.prepared, given))
+        return self._by_cursor(statement, given, lambda cursor: cursor.fetchall())
+
+    def touched(self, statement: Statement, given: Mapping[str, Any]) -> bool:
+        """Run it; returns whether it touched a row."""
+        if self._database.prepares:
+            return self._below_cursors(lambda wire: wire.touched(statement.prepared, given) > 0)
+        return self._by_cursor(statement, given, lambda cursor: bool(cursor.rowcount > 0))
+
+    def close(self) -> None:
+        """Close what this process keeps; the next statement opens a new connection."""
+        self._wires.close()
+
+    def _below_cursors(self, do: Callable[[Wire], T]) -> T:
+        with translated(), self._errors():
+            return self._wires.use(do)
+
+    def _by_cursor(self, statement: Statement, given: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+        with translated(), self._errors():
+            pooled: Any = self._database.engine.raw_connection()
+            try:
+                found = read(pooled.driver_connection.execute(statement.sql, statement.values(given)))
+                pooled.driver_connection.commit()  # on SQLite the statement has committed itself
+            except BaseException:
+                # After a timeout or Ctrl-C in the middle of a statement PostgreSQL's answer is still to come.
+                (pooled.close if self.is_sqlite else pooled.invalidate)()
+                raise
+            pooled.close()
+            return found
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Gives the driver's errors SQLAlchemy's types."""
+        dbapi: Any = self._database.engine.dialect.dbapi
+        try:
+            yield
+        except dbapi.Error as error:
+            raise DBAPIError.instance("", {}, error, dbapi.Error) from error
+
+
+class Wires:
+    """Connections of this process to PostgreSQL, each used by one thread at a time. Safe to make before a fork."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._renew()
+
+    def _renew(self) -> None:
+        self._pid = os.getpid()
+        self._kept: list[_Kept] = []
+        self._free = threading.BoundedSemaphore(MOST)
+
+    def use(self, do: Callable[[Wire], T]) -> T:
+        """Run one statement over a connection. Raises psycopg's errors, and StoreUnavailable when none is free."""
+        if self._pid != os.getpid():  # the parent's connections are the parent's, and so are those who wait for one
+            self._renew()
+        kept, free = self._kept, self._free
+        if not free.acquire(timeout=CONNECT_SECONDS):
+            raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?")
+        try:
+            connection = self._take(kept)
+            try:
+                answer = do(connection.wire)
+            except BaseException:
+                connection.close()  # an answer that was not read is not the next one's
+                raise
+            self._give(kept, connection)
+            return answer
+        finally:
+            free.release()
+
+    def _take(self, kept: list[_Kept]) -> _Kept:
+        while kept:
+            try:
+                connection = kept.pop()
+            except IndexError:  # another thread was faster
+                break
+            if not connection.is_closed:
+                return connection
+            connection.close()
+        return _Kept(self._database)
+
+    def _give(self, kept: list[_Kept], connection: _Kept) -> None:
+        if kept is self._kept and len(kept) < KEPT:
+            kept.append(connection)
+        else:
+            connection.close()
+
+    def close(self) -> None:
+        """Close those that nobody uses; the others are closed when they are given back."""
+        kept, self._kept = self._kept, []
+        if self._pid == os.getpid():
+            for connection in kept:
+                connection.close()
+
+
+class _Kept:
+    """A connection that the pool opened and counts no longer."""
+
+    __slots__ = ("_connection", "_line", "_pid", "wire")
+
+    def __init__(self, database: Database) -> None:
+        self._pid = os.getpid()
+        pooled: Any = database.engine.raw_connection()
+        self._connection = pooled.driver_connection
+        pooled.detach()
+        self._connection.autocommit = True
+        self.wire = Wire(self._connection)
+        self._line = Line(self._connection.fileno())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its server has closed it since it was used last."""
+        return self._line.closed
+
+    def close(self) -> None:
+        """Close it. Idempotent."""
+        if self._pid == os.getpid():  # a parent's connection is the parent's to close
+            self._connection.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):  # else it could not be opened
+            self.close()
