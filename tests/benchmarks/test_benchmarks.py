@@ -26,6 +26,7 @@ from tests.benchmarks.figures import Goal, at_least, at_most, plain, ratio
 from tests.benchmarks.past import FIRST
 from tests.benchmarks.plots import draw
 from tests.benchmarks.probes import ONCE, PROBES, SERVICES, WORKER
+from tests.benchmarks.profile import CHILD, shares
 from tests.benchmarks.publish import main as publish_main
 from tests.benchmarks.report import Results, shown, table
 from tests.benchmarks.rows import ROWS, judge, probes_of
@@ -176,6 +177,17 @@ def test_what_is_missing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "make bench-peers" in installed.missing()["dbos"]
     with pytest.raises(installed.NotAvailable, match="npm"):
         installed.available("restate")
+
+
+def test_samples_are_shared_out_by_the_first_part_that_fits_their_stack() -> None:
+    stacks = [
+        "main;trace_task (trace.py:1);Rider._save (ride.py:2);Wire.run (wire.py:3) 4",
+        "main;trace_task (trace.py:1);Rider._save (ride.py:2) 2",
+        "main;trace_task (trace.py:9) 3",
+        "somewhere else 1",
+    ]
+    assert sorted(shares(stacks, CHILD).values()) == [1, 2, 3, 4]
+    assert shares(stacks, CHILD)["the message: Celery's tracing of a task"] == 3
 
 
 def test_a_distribution_is_read_at_its_shares() -> None:
