@@ -15,7 +15,9 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     does.
     """
     waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == constant(StrandState.WAITING))
-    bound = and_(runs.c.phase == constant(Phase.FORWARD), runs.c.pivot_passed.is_(False))
+    # Said although min() passes NULLs over: for the partial index.
+    there = runs.c.deadline.is_not(None)
+    bound = and_(runs.c.phase == constant(Phase.FORWARD), runs.c.pivot_passed.is_(False), there)
     late = select(func.min(runs.c.deadline)).where(bound)
     # A lease that ran out is due now; one of an owner who is known to be dead was due before.
     until = case((owners.c.dead_at.is_(None), owners.c.expires_at), else_=owners.c.dead_at)

@@ -117,6 +117,7 @@ runs = Table(
     Index("ix_stageflow_runs_created", "created_at", "id"),
     Index("ix_stageflow_runs_status", "status", "created_at"),
     Index("ix_stageflow_runs_pipeline", "pipeline", "created_at"),
+    Index("ix_stageflow_runs_client", "client_id", "created_at"),
     Index(
         "ix_stageflow_runs_deadline",
         "deadline",

@@ -36,7 +36,8 @@ INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expires_at, dead_
     SELECT 'dead' || n, 'h', n, 'b', 0, 1, 2 FROM generate_series(1, {DEAD_OWNERS}) n;
 INSERT INTO stageflow_runs (id, client_id, pipeline, version, key, fingerprint, definition, input, metadata, queue,
         phase, status, park_reason, seq, head, created_at, updated_at, finished_at, deadline)
-    SELECT 'D' || lpad(n::text, 25, '0'), 'c' || n % 10, CASE n % 100 WHEN 7 THEN 'rare' ELSE 'line' END,
+    SELECT 'D' || lpad(n::text, 25, '0'), CASE n % 100 WHEN 9 THEN 'rare' ELSE 'c' || n % 10 END,
+        CASE n % 100 WHEN 7 THEN 'rare' ELSE 'line' END,
         '1', 'k' || n, 'f', :digest, '{{}}', '{{}}', 'q',
         'settled', CASE n % 50 WHEN 0 THEN 'failed' WHEN 1 THEN 'parked' ELSE 'succeeded' END,
         CASE n % 50 WHEN 1 THEN 'bug' END, 5, 'h', n, n, n, CASE n % 3 WHEN 0 THEN n END
@@ -134,6 +135,8 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "runs that need a person": lambda store: store.summaries(Filter(status=(RunStatus.FAILED, RunStatus.PARKED))),
     "runs of a pipeline": lambda store: store.summaries(Filter(pipeline="line")),
     "runs of a rare pipeline": lambda store: store.summaries(Filter(pipeline="rare")),
+    "runs of a client": lambda store: store.summaries(Filter(client_id="c1")),
+    "runs of a rare client": lambda store: store.summaries(Filter(client_id="rare")),
     "runs of late": lambda store: store.summaries(Filter(since=100_200.0)),
     "check": lambda store: store.misfits([CHANGED]),
     "stuck": lambda store: store.stuck(4e9),
@@ -154,6 +157,7 @@ ASKED: dict[str, Callable[[Store], object]] = {
         ("runs of late", "ix_stageflow_runs_created"),
         ("runs that need a person", "ix_stageflow_runs_status"),
         ("runs of a rare pipeline", "ix_stageflow_runs_pipeline"),
+        ("runs of a rare client", "ix_stageflow_runs_client"),
         ("check", "ix_stageflow_runs_status"),
     ],
 )
