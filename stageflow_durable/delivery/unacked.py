@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from celery import bootsteps
 
-from stageflow_durable.delivery.quick import BOUNDS
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.idempotency.wires import Command, Wires, connector
 
@@ -85,7 +84,8 @@ def quicken(channel: Any) -> bool:
     """Do so for a channel of kombu's. False: it is left as it is, being another broker's, or another version's."""
     if not _fits(channel):
         return False
-    wires, usual = Wires(connector(channel.pool, BOUNDS)), channel.qos.pipe_or_acquire
+    # With the application's own timeouts: what else it carries may not be cut off earlier than before.
+    wires, usual = Wires(connector(channel.pool)), channel.qos.pipe_or_acquire
 
     def acquire(pipe: Any = None, client: Any = None) -> AbstractContextManager[Any]:
         given = pipe is not None or client is not None  # part of something larger

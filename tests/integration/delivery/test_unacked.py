@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from kombu.transport import redis as transport
-from redis import Redis
+from redis import Connection, Redis
 from redis.exceptions import ResponseError
 
 from stageflow_durable.delivery.unacked import QuickAcks, quicken
@@ -112,6 +112,25 @@ def test_given_a_broker_that_refuses_when_a_message_is_noted_then_it_says_why_an
             assert "unacked" in kept(url)
     finally:
         service.close()
+
+
+@pytest.mark.parametrize("seconds", [None, 77.0])
+def test_given_an_application_with_its_own_timeouts_when_a_message_is_noted_then_it_is_waited_for_as_long_as_before(
+    make_channel: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    waited: list[object] = []
+    usual: Any = Connection.send_packed_command
+    channel = make_channel(**({"socket_timeout": seconds} if seconds else {}))
+    assert quicken(channel)
+
+    def send(connection: Any, command: object, check_health: bool = True) -> None:
+        waited.append(connection.socket_timeout)
+        usual(connection, command, check_health)
+
+    monkeypatch.setattr(channel.pool.connection_class, "send_packed_command", send)
+    channel.qos.append(MESSAGE, "tag")
+    assert waited
+    assert {*waited} == {channel.pool.connection_kwargs.get("socket_timeout")} == {seconds}
 
 
 class _OtherChannel(transport.Channel):
