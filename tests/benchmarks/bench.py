@@ -28,7 +28,7 @@ from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
 DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, DEATHS = range(12)
-"""Numbers of the broker's databases: no side sees another's keys."""
+"""Numbers of the broker's databases: no side sees another's keys. The last is the first of several."""
 
 LOADING = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "16GB", "autovacuum": "off"}
 
@@ -171,12 +171,12 @@ class Bench:
             connection.execute(f"ALTER DATABASE {connection.info.dbname} SET synchronous_commit = off".encode())
         return self.side(database, MEMORY, children=1)
 
-    def deaths(self, lease: int) -> AbstractContextManager[Deaths]:
-        """Workers to kill, with that lease."""
-        database, broker = self.database(), self.broker.url_of(DEATHS)
+    def deaths(self, lease: int, number: int = 0) -> AbstractContextManager[Deaths]:
+        """Workers to kill, with that lease; ``number``: of those that are there at once."""
+        database, broker = self.database(), self.broker.url_of(DEATHS + number)
         environment = _environment(database, broker, {"lease_seconds": lease})
         engine = Engine("held", [held_pipeline], database_url=database, broker_url=broker, lease_seconds=lease)
-        return closing(Deaths(engine, self.broker.client(DEATHS), environment, self._directory))
+        return closing(Deaths(engine, self.broker.client(DEATHS + number), environment, self._directory))
 
     def histories(self, finished: int) -> Histories:
         """Live runs, without and with that many finished ones; made at the first use."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from statistics import median
 
 from tests.benchmarks import snapshots, start
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.checks import share_of
-from tests.benchmarks.deaths import Deaths
 from tests.benchmarks.history import WAL
 from tests.benchmarks.sides import Side
 from tests.benchmarks.submission import Handed, Submissions
@@ -76,13 +77,29 @@ def _python(measure: Callable[[int], float], times: int) -> Probe:
     return lambda name, bench, volume: {name: measure(volume.some(times))}
 
 
-def _deaths(kill: Callable[[Deaths], float], lease: int) -> Probe:
-    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
-        with bench.deaths(lease) as deaths:
-            took = [kill(deaths) for _ in range(volume.kills)]
-        return {name: share_of(took, 0.5), name + P99: share_of(took, 0.99), name + MOST: max(took)}
+def _children(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    with bench.deaths(10) as deaths:
+        return _spread(name, [deaths.of_child() for _ in range(volume.kills)])
 
-    return probe
+
+def _workers(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    """All leases at once: most of it is waiting."""
+    with ExitStack() as stack:
+        all_deaths = [stack.enter_context(bench.deaths(lease, number)) for number, lease in enumerate(LEASES)]
+        pool = stack.enter_context(ThreadPoolExecutor(len(LEASES)))
+        took = pool.map(lambda deaths: [deaths.of_worker() for _ in range(volume.kills)], all_deaths)
+        by_lease = dict(zip(LEASES, took, strict=True))
+    spreads = [_spread(lease_of(lease), seconds) for lease, seconds in by_lease.items()]
+    return {name: median(by_lease[LEASES[-1]])} | {key: value for spread in spreads for key, value in spread.items()}
+
+
+def lease_of(lease: int) -> str:
+    """What is measured of workers with that lease."""
+    return f"worker, lease {lease}"
+
+
+def _spread(name: str, took: Sequence[float]) -> dict[str, float]:
+    return {name: share_of(took, 0.5), name + P99: share_of(took, 0.99), name + MOST: max(took)}
 
 
 def _past(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
@@ -138,8 +155,8 @@ PROBES: Mapping[str, Probe] = {
     "check in SQL": _check("sql", 1000),
     "encode": _python(snapshots.encode_ms, 10_000),
     "fold": _python(snapshots.fold_ms, 1000),
-    "child": _deaths(Deaths.of_child, 10),
-    **{f"worker, lease {lease}": _deaths(Deaths.of_worker, lease) for lease in LEASES},
+    "child": _children,
+    "workers": _workers,
     "sweep over finished": _past,
     "growth": _growth,
     "resident": _memory,
@@ -149,7 +166,5 @@ PROBES: Mapping[str, Probe] = {
     "python": _start_of(start.NOTHING),
 }
 
-ONCE = frozenset(
-    {"child", *(f"worker, lease {lease}" for lease in LEASES), "sweep over finished", "growth", "resident"}
-)
+ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident"})
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

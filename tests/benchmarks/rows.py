@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tests.benchmarks.figures import Figure, Goal, Samples, at_least, at_most, plain, ratio
 from tests.benchmarks.history import QUESTIONS, WAL
-from tests.benchmarks.probes import ASKED, CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER
+from tests.benchmarks.probes import ASKED, CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER, lease_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _snapshots(found: Samples) -> list[Figure]:
 
 def _deaths(found: Samples) -> list[Figure]:
     named = {"child": ("a child", at_most(1.0))}
-    named |= {f"worker, lease {lease}": (f"a whole worker, lease {lease} s", at_most(lease + 2.0)) for lease in LEASES}
+    named |= {lease_of(lease): (f"a whole worker, lease {lease} s", at_most(lease + 2.0)) for lease in LEASES}
     return [figure for probe, (what, goal) in named.items() for figure in (
         plain(10, f"SIGKILL of {what}, median", "s", found[probe]),
         plain(10, f"SIGKILL of {what}, 99 %", "s", found[probe + P99], goal),
@@ -173,7 +173,7 @@ ROWS: Mapping[int, Row] = {
     7: Row("handing work in", ("enqueue", "apply_async", "build and apply", "enqueue_many", "commit"), _submission),
     8: Row("idempotency checks", ("check in memory", "check in Redis", "check in SQL"), _checks),
     9: Row("state in Python", ("encode", "fold"), _snapshots),
-    10: Row("from a death to the next call", ("child", *(f"worker, lease {lease}" for lease in LEASES)), _deaths),
+    10: Row("from a death to the next call", ("child", "workers"), _deaths),
     11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),

@@ -23,7 +23,7 @@ class Group:
     def __init__(
         self, name: str, command: Sequence[str | Path], environment: Mapping[str, str], directory: Path
     ) -> None:
-        self._log = directory / f"{name}-{len(list(directory.iterdir()))}.log"
+        self._log = directory / f"{name}-{uuid.uuid4().hex}.log"
         with self._log.open("ab") as log:
             self._process = spawn(command, env=clean(environment), cwd=ROOT, stdout=log)
 
