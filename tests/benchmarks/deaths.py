@@ -35,10 +35,8 @@ class Deaths:
         return self._seconds(lambda pid: os.kill(pid, signal.SIGKILL))
 
     def of_worker(self) -> float:
-        """Seconds from the end of a worker with all its children to the next call of its stage, in the other worker."""
-        took = self._seconds(self._kill)
-        self._workers = [worker for worker in self._workers if worker.running]
-        return took
+        """Seconds from the end of a worker with all its children to the next call of its stage, in another worker."""
+        return self._seconds(self._kill)
 
     def _seconds(self, kill: Callable[[int], None]) -> float:
         self._fill()
@@ -54,13 +52,20 @@ class Deaths:
 
     def _fill(self) -> None:
         """Two workers that work."""
+        self._replace()
+        for worker in self._workers:
+            eventually(worker.ready, within=PATIENCE, what="a worker is ready", every=0.1)
+
+    def _replace(self) -> None:
         while len(self._workers) < 2:
             self._workers.append(self._start())
-            eventually(self._workers[-1].ready, within=PATIENCE, what="a worker is ready", every=0.1)
 
     def _kill(self, child: int) -> None:
         group = os.getpgid(child)
-        kill_group(next(worker.process for worker in self._workers if worker.pid == group))
+        killed = next(worker for worker in self._workers if worker.pid == group)
+        kill_group(killed.process)
+        self._workers.remove(killed)
+        self._replace()  # at once, as what supervises it would
 
     def _told(self, key: str) -> int:
         until = time.monotonic() + PATIENCE

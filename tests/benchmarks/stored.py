@@ -21,11 +21,14 @@ def as_json(results: Results) -> Stored:
 
 def _row(row: int, results: Results) -> Stored:
     probes = probes_of([row])
+    figures = [figure for figure in results.figures if figure.row == row]
+    # Some rows are measured once, however many rounds the others have.
+    rounds = max(len(figure.values) for figure in figures)
     return {
         "title": ROWS[row].title,
-        "context": results.context,
+        "context": {**results.context, "rounds": rounds},
         "missing": {name: why for name, why in results.missing.items() if name in probes},
-        "figures": [_figure(figure) for figure in results.figures if figure.row == row],
+        "figures": list(map(_figure, figures)),
     }
 
 

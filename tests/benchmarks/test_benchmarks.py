@@ -38,7 +38,7 @@ CONTEXT = {
     "machine": {"cores": 2, "cpu": "Z80", "memory_gb": 1, "python": "CPython 3", "children": 2, "libraries": {}},
     "services": None, "others": 0.5, "seconds": 3.0, "volume": 1.0, "rounds": 3, "measured": "2026-01-31"}
 STARTS = Results(CONTEXT, {}, [plain(13, "import", "s", [0.1, 0.2, 0.1], at_most(0.25))])
-PEERS = Results({**CONTEXT, "rounds": 1}, {}, [plain(2, "durable stages", "/s", [100.0])], {"dbos 10": "no network"})
+PEERS = Results(CONTEXT, {}, [plain(2, "durable stages", "/s", [100.0])], {"dbos 10": "no network"})
 
 
 def test_a_ratio_is_taken_within_each_round_and_then_the_median() -> None:
@@ -115,6 +115,7 @@ def test_results_replace_what_stood_between_the_marks_of_a_page(tmp_path: Path) 
     assert "other processes had 50% of the CPU: too much to trust rates" in text
     assert "| 13 | import | **0.100 s** | 50% | ≤ 0.25 reached |  |" in text
     assert "row 2: dbos 10 was not available: no network" in text
+    assert "row 2: 2026-01-31, one round" in text and "row 13: 2026-01-31, medians of 3 interleaved rounds" in text
     assert text.count("Z80") == 1
 
 
