@@ -18,7 +18,8 @@ WORKER_CPU = (1, "CPU of the worker, a durable stage")
 SERVICES_CPU = (1, "CPU of database and broker, a durable stage")
 LEFT = (11, "what a run of 10 stages of 1 KB leaves")
 LOGGED = (11, "what such a run writes to the write-ahead log")
-NEEDED = (WORKER_CPU, SERVICES_CPU, LEFT, LOGGED)
+PRUNED = (11, "prune, a batch of 500 runs of 10 stages")
+NEEDED = (WORKER_CPU, SERVICES_CPU, LEFT, LOGGED, PRUNED)
 
 
 class Line(NamedTuple):
@@ -38,7 +39,7 @@ def arithmetic(stored: Stored) -> list[Line]:
 def _lines(measured: Mapping[tuple[int, str], float]) -> Iterator[Line]:
     mean, runs = STAGES_A_DAY / SECONDS_A_DAY, STAGES_A_DAY / STAGES_A_RUN
     peak = mean * PEAK
-    worker, services, left, logged = (measured[name] for name in NEEDED)
+    worker, services, left, logged, pruned = (measured[name] for name in NEEDED)
     yield Line("stages a second, mean", f"{mean:,.0f}", f"{STAGES_A_DAY:,} / {SECONDS_A_DAY:,} s")
     yield Line("stages a second, busy hour", f"{peak:,.0f}", f"assumed: {PEAK} × the mean")
     yield Line("cores of workers, busy hour", f"{peak * worker / 1000:.1f}", f"row 1: {worker:.2f} ms of CPU a stage")
@@ -52,6 +53,8 @@ def _lines(measured: Mapping[tuple[int, str], float]) -> Iterator[Line]:
     yield Line("growth a day", f"{runs * left / 1e9:,.0f} GB", f"row 11: {left:,.0f} bytes a run")
     yield Line(f"tables, kept for {KEPT_DAYS} days", f"{runs * left * KEPT_DAYS / 1e12:,.2f} TB", "growth × days")
     yield Line("runs to prune a second, mean", f"{mean / STAGES_A_RUN:,.0f}", "as many as are enqueued")
+    yield Line("share of the time in which a prune works", f"{mean / STAGES_A_RUN / 500 * pruned / 1000:.0%}",
+               f"row 11: {pruned:,.0f} ms for 500 runs")
 
 
 def markdown(stored: Stored) -> str:

@@ -160,11 +160,13 @@ def test_the_arithmetic_follows_from_what_was_measured_and_waits_for_it() -> Non
         plain(1, "CPU of the worker, a durable stage", "ms", [0.5]),
         plain(1, "CPU of database and broker, a durable stage", "ms", [0.25]),
         plain(11, "what a run of 10 stages of 1 KB leaves", "B", [20_000.0]),
-        plain(11, "what such a run writes to the write-ahead log", "B", [40_000.0])]))
+        plain(11, "what such a run writes to the write-ahead log", "B", [40_000.0]),
+        plain(11, "prune, a batch of 500 runs of 10 stages", "ms", [200.0])]))
     found = {line.what: line.number for line in scaling.arithmetic(stored)}
     assert found["stages a second, mean"] == "1,157"
     assert found["cores of workers, busy hour"] == "1.7"
     assert found["growth a day"] == "200 GB"
+    assert found["share of the time in which a prune works"] == "5%"
     assert scaling.arithmetic(as_json(STARTS)) == []
 
 
