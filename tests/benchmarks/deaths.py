@@ -29,6 +29,7 @@ class Deaths:
             "tests.benchmarks.held_app", environment, directory, talks=True
         )
         self._workers: list[Worker] = []
+        self._starting: list[Worker] = []
 
     def of_child(self) -> float:
         """Seconds from the end of a pool's child to the next call of its stage."""
@@ -53,12 +54,13 @@ class Deaths:
     def _fill(self) -> None:
         """Two workers that work."""
         self._replace()
-        for worker in self._workers:
-            eventually(worker.ready, within=PATIENCE, what="a worker is ready", every=0.1)
+        while self._starting:
+            eventually(self._starting.pop().ready, within=PATIENCE, what="a worker is ready", every=0.1)
 
     def _replace(self) -> None:
         while len(self._workers) < 2:
-            self._workers.append(self._start())
+            self._starting.append(self._start())
+            self._workers.append(self._starting[-1])
 
     def _kill(self, child: int) -> None:
         group = os.getpgid(child)
