@@ -158,5 +158,4 @@ class Process:
         if not self._joined:
             return  # the heartbeat tries, and says why it cannot
         # All workers share one rhythm: whoever comes first after the interval sweeps.
-        if self._store.my_tick("sweep", self._sweep_seconds * 0.9):
-            self._sweeper.sweep()
+        self._sweeper.sweep_in_turn(self._sweep_seconds * 0.9)

@@ -66,6 +66,14 @@ class Sweeper:
         nudged = self._nudge(problems)
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
 
+    def sweep_in_turn(self, every: float) -> SweepReport | None:
+        """Sweep unless another process did within ``every`` seconds. Who may judge and who may not yet take turns
+        apart: the turns of a worker that has just started would bury nobody, for a whole lease.
+        """
+        judges = self._may_judge is None or self._may_judge()
+        mine = self._store.my_tick("sweep" if judges else "sweep of newcomers", every)
+        return self.sweep() if mine else None
+
     def _bury(self) -> tuple[str, ...]:
         """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
         dead: tuple[str, ...] = ()
