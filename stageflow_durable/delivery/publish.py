@@ -96,7 +96,7 @@ class CeleryPublisher:
 
     def _link(self, nudge: Nudge, number: int) -> Any:
         options = {"queue": nudge.queue} | ({} if nudge.priority is None else {"priority": nudge.priority})
-        arguments = (nudge.run_id, nudge.strand, nudge.gen, f"{nudge.mark}.{number}")
+        arguments = (nudge.run_id, nudge.strand, nudge.gen, nudge.marked(number))
         return self._app.signature(ADVANCE, args=arguments, immutable=True, options=options)
 
     def depth(self, queue: str) -> int | None:

@@ -12,7 +12,7 @@ from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
 from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.engine.ride import Rode
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
-from stageflow_durable.model.work import Nudge, Waiting
+from stageflow_durable.model.work import Hint, Nudge, Waiting
 
 _SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
@@ -57,10 +57,12 @@ def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str
     """
     request = task.request
     tail, request.chain = request.chain, None  # what finds nothing to take ends here, with its tail
+    mark, _, hint = mark.partition(" ")
     key = f"{run_id}:{strand}:{gen}:{mark}:{request.retries}"
     if not (request.delivery_info or {}).get("redelivered") and not process.first(key):
         return
-    nudge = Nudge(run_id, strand, gen, (request.delivery_info or {}).get("routing_key") or process.queue)
+    queue = (request.delivery_info or {}).get("routing_key") or process.queue
+    nudge = Nudge(run_id, strand, gen, queue, hint=Hint.read(hint))
     try:
         rode = process.ride(nudge)
     except AWAY as error:

@@ -22,7 +22,7 @@ from stageflow_durable.state.store import Store
 
 log = logging.getLogger("stageflow.accept")
 DEFAULT_CLIENT = "default"
-_NOTHING: dict[str, Any] = {}
+_NO_METADATA = encode({})
 PRIORITIES = range(10)
 LONGEST_DEADLINE = timedelta(days=3650).total_seconds()
 
@@ -124,7 +124,6 @@ class Acceptor:
 
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
         given = checked_input(pipeline, submission.input)
-        metadata = _object(submission.metadata, "metadata") if submission.metadata else _NOTHING
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         return NewRun(
             id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
@@ -133,11 +132,17 @@ class Acceptor:
             key=key,
             fingerprint=fingerprint(given),
             input=within(encode(given), given, self._payload_bytes, f"input of {pipeline.name}"),
-            metadata=within(encode(metadata), metadata, self._payload_bytes, "enqueue", "metadata"),
+            metadata=self._metadata(submission),
             queue=_name(submission.queue, "queue") if submission.queue else self._queue,
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
         )
+
+    def _metadata(self, submission: Submission) -> str:
+        if not submission.metadata:
+            return _NO_METADATA
+        given = _object(submission.metadata, "metadata")
+        return within(encode(given), given, self._payload_bytes, "enqueue", "metadata")
 
     def _deadline(self, deadline: Deadline | None) -> float | None:
         if deadline is None:

@@ -41,7 +41,9 @@ def _store(settings: Settings, database_url: str, audit_key: str | None) -> Stor
 def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> Store:
     """A store as the settings want it."""
     key = (audit_key or settings.audit_key or "").encode()
-    return Store(database, key, shortcut=settings.short_way, prepares=settings.prepared_statements)
+    return Store(
+        database, key, shortcut=settings.short_way, prepares=settings.prepared_statements, hints=settings.hints
+    )
 
 
 class NoPublisher:

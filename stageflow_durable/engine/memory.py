@@ -34,7 +34,7 @@ class Memory:
             self._open(work)
         ancestors = work.plan.ancestors[work.stage]
         if not ancestors <= self._outputs.keys() | self._skipped:
-            self._read(work.run.id)
+            self._read(work)
         if len(ancestors) == len(self._outputs) + len(self._skipped):  # the usual line of stages: all of it, in order
             known = dict(self._outputs)
         else:
@@ -62,15 +62,16 @@ class Memory:
         """Read everything the run saved; an undo may need what is not among a stage's ancestors."""
         if self._run != work.run.id:
             self._open(work)
-        self._read(work.run.id)
+        self._read(work)
 
     def _open(self, work: Work) -> None:
         self._run, self._outputs, self._skipped = work.run.id, {}, set()
         given = migrated_input(self._pipeline, decode(work.run.input), work.run.input_schema)
         self._input, self._metadata = freeze(given), freeze(decode(work.run.metadata))
 
-    def _read(self, run_id: str) -> None:
-        for stage, saved in self._store.outputs(run_id).items():
+    def _read(self, work: Work) -> None:
+        found = self._store.outputs(work.run.id) if work.saved is None else work.saved
+        for stage, saved in found.items():
             if saved.delta is None:
                 self._skipped.add(stage)
             elif stage not in self._outputs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -12,12 +14,37 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
 UNDO_PREFIX = "undo:"
 
 
+class Hint(NamedTuple):
+    """What a run looked like when its nudge was published: the number and the code of its last event, its definition,
+    and the stage that its strand stood at, never begun. The database believes it where it is still so.
+    """
+
+    seq: int
+    head: str
+    definition: str
+    stage: str
+
+    @classmethod
+    def read(cls, text: str) -> Hint | None:
+        """The hint that :meth:`text` gave; None for anything else that a message may carry."""
+        found = _HINT.fullmatch(text)
+        return None if found is None else cls(int(found[1]), found[2], found[3], found[4])
+
+    def text(self) -> str:
+        """As a message carries it."""
+        return f"{self.seq} {self.head} {self.definition} {self.stage}"
+
+
+_HINT = re.compile(r"([0-9]{1,9}) ([0-9a-f]{64}) ([0-9a-f]{24}) (.+)", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True)
 class Nudge:
     """What a message says: look at this strand. Never a position, never a payload; ``gen`` is the strand's fence.
 
     ``mark`` tells two publications of the same nudge apart: a message that is delivered twice carries one mark.
-    ``links``: how many stages are left on the strand, the length of the chain to compile.
+    ``links``: how many stages are left on the strand, the length of the chain to compile. ``hint`` saves the look,
+    where nothing has happened since.
     """
 
     run_id: str
@@ -27,6 +54,12 @@ class Nudge:
     mark: int = 0
     links: int = 1
     priority: int | None = None
+    hint: Hint | None = field(default=None, compare=False)
+
+    def marked(self, link: int) -> str:
+        """The mark of a link of its chain, as the message carries it; the first one has the hint."""
+        mark = f"{self.mark}.{link}"
+        return mark if link or self.hint is None else f"{mark} {self.hint.text()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +114,7 @@ class Work:
     ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died;
     ``delay``: the previous delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt
     did; ``sent_at``: when the nudge that led here was published, or None. ``seq`` and ``head`` are the run's as this
-    transaction left them.
+    transaction left them. ``saved``: what the run's stages have saved by then, or None where that was not read.
     """
 
     run: RunFacts
@@ -101,6 +134,7 @@ class Work:
     seq: int
     head: str
     sent_at: float | None = None
+    saved: Mapping[str, Saved] | None = field(default=None, compare=False)
 
     @property
     def undoing(self) -> bool:

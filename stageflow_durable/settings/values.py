@@ -29,6 +29,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
     "visibility_timeout": parsing.whole(1, 43_200),
     "short_way": parsing.switch,
+    "hints": parsing.switch,
     "prepared_statements": parsing.switch,
     "message_templates": parsing.switch,
     "quick_acks": parsing.switch,
@@ -79,6 +80,7 @@ class Settings:
     ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
     ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
+    ``hints``: whether messages carry what their run looked like, so that most begin without a look at it.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``message_templates``: messages are filled into what Celery made once, where that gives the same.
     ``quick_acks``: whether a worker acknowledges messages on Redis over a connection that is kept for it.
@@ -102,6 +104,7 @@ class Settings:
     sqlite_synchronous: str = "FULL"
     visibility_timeout: int = 3600
     short_way: bool = True
+    hints: bool = True
     prepared_statements: bool = True
     message_templates: bool = True
     quick_acks: bool = True

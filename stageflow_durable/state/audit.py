@@ -35,7 +35,8 @@ def _keyed(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
 
 def code(key: bytes, message: bytes) -> str:
     """HMAC-SHA256 of ``message``, as hexadecimal text."""
-    inner, outer = (keyed.copy() for keyed in _keyed(key))
+    inner, outer = _keyed(key)
+    inner, outer = inner.copy(), outer.copy()
     inner.update(message)
     outer.update(inner.digest())
     return outer.hexdigest()

@@ -69,22 +69,27 @@ class Broken(Exception):
         self.answers = answers
 
 
-def create_many(connection: Connection, news: Sequence[NewRun], audit_key: bytes, *, whole: bool) -> list[Answer]:
-    """Record many runs in one go; each gets its answer: created, found by its key, or the reason why not.
+def create_many(
+    connection: Connection, news: Sequence[NewRun], audit_key: bytes, *, whole: bool, hints: bool = False
+) -> list[Answer]:
+    """Record many runs in one go; each gets its answer: created, found by its key, or the reason why not. ``hints``:
+    whether their nudges have some.
 
     Those without keys that are there already, from a call whose answer was lost, are answered as if they were new:
     nobody has published them. Raises InvalidInput where another run has the id; ``whole``: Broken where one is
     refused.
     """
     at = float(connection.execute(_CLOCK).scalar_one())
-    made = {run for part in _parts(_first_of_each_key(news)) for run in _insert(connection, part, at, audit_key)}
+    made: dict[str, str] = {}
+    for part in _parts(_first_of_each_key(news)):
+        made |= _insert(connection, part, at, audit_key)
     missing = [new for new in news if new.id not in made]
     for part in _parts([new for new in missing if new.key is None]):
         _refuse_others(connection, part)
     held: dict[Key, _Held] = {}
     for part in _parts([new for new in missing if new.key is not None]):
         held |= _holders(connection, part)
-    answers = [_answer(new, made, held) for new in news]
+    answers = [_answer(new, made, held, hints=hints) for new in news]
     if whole and any(isinstance(answer, StageflowError) for answer in answers):
         raise Broken(answers)
     return answers
@@ -105,10 +110,10 @@ def _first_of_each_key(news: Sequence[NewRun]) -> list[NewRun]:
     return [*(keyed[key] for key in sorted(keyed)), *free.values()]
 
 
-def _answer(new: NewRun, made: set[str], held: Mapping[Key, _Held]) -> Answer:
+def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, hints: bool) -> Answer:
     key = _key(new)
     if key is None or new.id in made:
-        return Created(new.id, False, first_nudges(new))
+        return Created(new.id, False, first_nudges(new, made.get(new.id) if hints else None))
     holder = held.get(key)
     if holder is None:
         return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
@@ -119,21 +124,21 @@ def _answer(new: NewRun, made: set[str], held: Mapping[Key, _Held]) -> Answer:
     return IdempotencyParamMismatch(str(new.key), fields, run_id=holder.run_id)
 
 
-def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key: bytes) -> set[str]:
-    """Insert what is not there; returns the ids of what was."""
+def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key: bytes) -> dict[str, str]:
+    """Insert what is not there; returns the heads of what was inserted by id."""
     is_sqlite = connection.dialect.name == "sqlite"
     sealed = {new.id: accepted(new, at, audit_key) for new in news}
     rows = [_row(new, sealed[new.id].mac) for new in news]
     made = set(connection.execute(_insert_runs(is_sqlite), {"rows": _text(rows), "at": at}).scalars())
     made -= _unburied(connection, [new for new in news if new.key is not None and new.id in made])
     if not made:
-        return made
+        return {}
     fresh = [new for new in news if new.id in made]
     begun = [{"run": new.id, "strand": root, "queue": queue_of(new, root)} for new in fresh for root in new.plan.roots]
     connection.execute(_insert_strands(is_sqlite), {"rows": _text(begun), "at": at})
     told = [{"run": new.id, "data": sealed[new.id].data, "mac": sealed[new.id].mac} for new in fresh]
     connection.execute(_insert_events(is_sqlite), {"rows": _text(told), "at": at})
-    return made
+    return {run: sealed[run].mac for run in made}
 
 
 def _row(new: NewRun, head: str) -> dict[str, Any]:

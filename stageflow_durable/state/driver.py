@@ -135,6 +135,16 @@ class Driver:
         with translated(), self._errors(), self._held() as held:
             return held.connection.execute(statement.sql, statement.values(given))
 
+    def row(self, statement: Statement, given: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """Run one statement in a transaction of its own; returns its first row. Booleans and states are as the driver
+        gives them.
+        """
+        if not self._prepares:
+            found: tuple[Any, ...] | None = self.run(statement, given).fetchone()
+            return found
+        with translated(), self._errors(), self._held() as held:
+            return next(iter(held.wire.rows(statement.prepared, given)), None)
+
     def touched(self, statement: Statement, given: Mapping[str, Any]) -> bool:
         """Run one statement in a transaction of its own; returns whether it touched a row."""
         if not self._prepares:

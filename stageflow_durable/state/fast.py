@@ -39,6 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.state import looks
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
@@ -58,12 +59,15 @@ class Move(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Which parts a transaction has; equal shapes share their compiled statements."""
+    """Which parts a transaction has; equal shapes share their compiled statements. ``hinted``: it begins what nobody
+    looked at, and answers with what a look would have told.
+    """
 
     move: Move
     events: int
     records: bool = False
     intends: bool = False
+    hinted: bool = False
 
 
 def _p(name: str, kind: Any = String) -> Any:
@@ -104,14 +108,30 @@ _READY = and_(
     strands.c.stage == _p("next_stage"),
     or_(strands.c.state == _is(StrandState.READY), strands.c.state == _is(StrandState.WAITING)),
 )
+# What a look would have found out: the strand is as it was published, the run is what the hint says of it, in time.
+_UNTOUCHED = and_(
+    strands.c.direction == _is(Phase.FORWARD),
+    strands.c.state == _is(StrandState.READY),
+    strands.c.attempt == literal_column("0", Integer),
+    strands.c.first_at.is_(None),
+)
+_AS_HINTED = and_(
+    runs.c.head == _p("seen_head"),
+    runs.c.definition == _p("seen_definition"),
+    or_(runs.c.deadline.is_(None), runs.c.deadline > now(), runs.c.pivot_passed),
+)
 
 
 def _run_part(shape: Shape) -> Any:
     held = _READY if shape.move is Move.BEGIN else _MINE
+    if shape.hinted:
+        held = and_(held, _UNTOUCHED)
     unchanged = and_(runs.c.id == _RUN, runs.c.seq == _p("seen_seq", Integer), runs.c.phase == _is(Phase.FORWARD))
     conditions = [unchanged, exists(select(strands.c.run).where(held))]
     head = _p(f"e{shape.events - 1}_mac")
     values: dict[str, Any] = {"seq": _seq(shape.events), "head": head, "updated_at": _AT}
+    if shape.hinted:
+        conditions.append(_AS_HINTED)
     if shape.move in (Move.BEGIN, Move.GRANT):
         conditions.append(_ALIVE)
         values |= {"status": _is(RunStatus.RUNNING), "pivot_passed": runs.c.pivot_passed | _p("pivot", Boolean)}
@@ -235,7 +255,7 @@ def _events(count: int, source: Any) -> Any:
 @lru_cache(maxsize=256)
 def for_postgresql(shape: Shape) -> Statement:
     """The whole transaction as one statement: no row of the run, no row at all."""
-    run = _run_part(shape).returning(runs.c.id).cte("r")
+    run = _run_part(shape).returning(*(runs.c if shape.hinted else [runs.c.id])).cte("r")
     strand = (
         update(strands)
         .where(and_(_STRAND, strands.c.run == run.c.id))
@@ -253,7 +273,16 @@ def for_postgresql(shape: Shape) -> Statement:
         parts.append(_attempt_begin(source).cte("b"))
     if shape.intends:
         parts.append(_intent(source, postgresql).cte("i"))
-    return Statement(_events(shape.events, source).add_cte(*parts), is_sqlite=False)
+    told = _events(shape.events, source)
+    if shape.hinted:
+        return Statement(_found(run).add_cte(*parts, told.cte("e")), is_sqlite=False)
+    return Statement(told.add_cte(*parts), is_sqlite=False)
+
+
+def _found(run: Any) -> Any:
+    """The run as it is now, the strand as it was before (each part of a statement sees that), and what was saved."""
+    both = run.join(strands, strands.c.run == run.c.id)
+    return select(*run.c, *strands.c, looks.saved(is_sqlite=False)).select_from(both).where(_STRAND)
 
 
 @lru_cache(maxsize=256)
@@ -270,26 +299,6 @@ def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
         parts.append(_intent(None, sqlite))
     parts.append(_events(shape.events, None))
     return Statement(_run_part(shape), is_sqlite=True), tuple(Statement(part, is_sqlite=True) for part in parts)
-
-
-@lru_cache(maxsize=2)
-def outputs(is_sqlite: bool) -> Statement:
-    """What the stages of a run saved: name, encoded text and schema, in the order of their commits."""
-    saved = select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
-    found = saved.where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
-    return Statement(found, is_sqlite=is_sqlite)
-
-
-@lru_cache(maxsize=2)
-def look(is_sqlite: bool) -> Statement:
-    """A run and one of its strands, unlocked; columns of ``runs``, then of ``strands``."""
-    joined = runs.join(strands, strands.c.run == runs.c.id)
-    found = (
-        select(*runs.c, *strands.c, now())
-        .select_from(joined)
-        .where(and_(runs.c.id == _RUN, strands.c.strand == _p("strand_id")))
-    )
-    return Statement(found, is_sqlite=is_sqlite)
 
 
 # --- accepting a run --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from stageflow_durable.codec import decode, differing_fields, encode
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
-from stageflow_durable.model.work import Nudge
+from stageflow_durable.model.work import Hint, Nudge
 from stageflow_durable.state.audit import GENESIS, EventRow, seal
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
@@ -148,11 +148,15 @@ def _strands(new: NewRun, clock: float) -> list[dict[str, Any]]:
     ]
 
 
-def first_nudges(new: NewRun) -> tuple[Nudge, ...]:
-    """The messages of a fresh run: one for each strand that starts at once."""
+def first_nudges(new: NewRun, head: str | None = None) -> tuple[Nudge, ...]:
+    """The messages of a fresh run: one for each strand that starts at once. ``head``: of its first event, to be hinted
+    at where there is one strand only: the others' hints would be out of date once it begins.
+    """
+    plan, roots = new.plan, new.plan.roots
+    hint = None if head is None or len(roots) > 1 else Hint(1, head, plan.digest, roots[0])
     return tuple(
-        Nudge(new.id, root, 0, queue_of(new, root), 1, new.plan.remaining_on_strand(root), new.priority)
-        for root in new.plan.roots
+        Nudge(new.id, root, 0, queue_of(new, root), 1, plan.remaining_on_strand(root), new.priority, hint)
+        for root in roots
     )
 
 

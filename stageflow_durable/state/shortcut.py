@@ -15,8 +15,8 @@ from sqlalchemy.exc import IntegrityError
 from stageflow_durable.codec import encode
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
-from stageflow_durable.model.work import Done, Nudge, RunFacts, Saved, Work
-from stageflow_durable.state import fast
+from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
+from stageflow_durable.state import fast, looks
 from stageflow_durable.state.audit import EventRow, seal
 from stageflow_durable.state.begin import EARLY_SECONDS, Taker
 from stageflow_durable.state.commit import Kept
@@ -45,11 +45,12 @@ class Saving:
 
 
 class Shortcut:
-    """The short way on one database."""
+    """The short way on one database. ``hints``: whether nudges carry some, and are believed."""
 
-    def __init__(self, driver: Driver, audit_key: bytes) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
         self._driver = driver
         self._audit = audit_key
+        self._hints = hints
 
     # --- accept -------------------------------------------------------------------------------------------------------
 
@@ -72,29 +73,56 @@ class Shortcut:
             made = self._driver.run_if(first, rest, given)
         else:
             made = self._driver.touched(fast.create_on_postgresql(), given)
-        return Created(new.id, False, first_nudges(new)) if made else None
+        return Created(new.id, False, first_nudges(new, event.mac if self._hints else None)) if made else None
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        found = self._driver.run(fast.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall()
-        return {stage: Saved(delta, schema) for stage, delta, schema in found}
+        return looks.by_stage(self._driver.run(looks.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall())
 
     # --- begin --------------------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | None:
         """Take a strand that is ready, when its run goes forward under this process's definition."""
-        read = self._driver.run(
-            fast.look(self._driver.is_sqlite), {"run_id": nudge.run_id, "strand_id": nudge.strand}
-        ).fetchone()
+        at_once = None if nudge.hint is None or not self._hints else self._begin_as_hinted(nudge, nudge.hint, taker)
+        return at_once or self._look_and_begin(nudge, taker)
+
+    def _begin_as_hinted(self, nudge: Nudge, hint: Hint, taker: Taker) -> Work | None:
+        plan = next((plan for plan in taker.plans.values() if plan.digest == hint.definition), None)
+        if plan is None or hint.stage not in plan.by_name:
+            return None
+        at = self._driver.clock()
+        sealed = self._sealed(nudge.run_id, hint.seq, hint.head, at, (_begun(hint.stage, 1, taker.owner),))
+        given = {
+            "run_id": nudge.run_id,
+            "strand_id": nudge.strand,
+            "my_gen": nudge.gen,
+            "me": taker.owner,
+            "at": at,
+            "first_at": at,
+            "seen_definition": hint.definition,
+            **_next(plan, hint.stage, 1, taker, at),
+            **_event_values(sealed),
+        }
+        read = self._found(Shape(Move.BEGIN, 1, intends=plan.by_name[hint.stage].undo is not None, hinted=True), given)
         if read is None:
             return None
         run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-1])
-        plan, clock = taker.plans.get(run.pipeline), float(read[-1])
+        return _work(run, row, plan, taker.owner, 1, at, at, read[-1])
+
+    def _look_and_begin(self, nudge: Nudge, taker: Taker) -> Work | None:
+        looked = looks.look(self._driver.is_sqlite)
+        read = self._driver.row(looked, {"run_id": nudge.run_id, "strand_id": nudge.strand})
+        if read is None:
+            return None
+        run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-2])
+        plan, clock = taker.plans.get(run.pipeline), float(read[-2])
         if plan is None or not _open(run, row, nudge, plan, clock):
             return None
-        return self._begin(run, row, plan, taker, clock)
+        return self._begin(run, row, plan, taker, clock, read[-1])
 
-    def _begin(self, run: RunFacts, row: StrandRow, plan: Plan, taker: Taker, clock: float) -> Work | None:
+    def _begin(
+        self, run: RunFacts, row: StrandRow, plan: Plan, taker: Taker, clock: float, saved: str | None
+    ) -> Work | None:
         number, first_at = row.attempt + 1, clock if row.first_at is None else row.first_at
         sealed = self._sealed(run.id, run.seq, run.head, clock, (_begun(row.stage, number, taker.owner),))
         given = {
@@ -104,31 +132,13 @@ class Shortcut:
             "me": taker.owner,
             "at": clock,
             "first_at": first_at,
-            **_next(plan, run, row.stage, number, taker, clock),
+            **_next(plan, row.stage, number, taker, clock),
             **_event_values(sealed),
         }
         if not self._apply(Shape(Move.BEGIN, 1, intends=plan.by_name[row.stage].undo is not None), given):
             return None
         moved = replace(run, seq=sealed[-1].seq, head=sealed[-1].mac, status=RunStatus.RUNNING)
-        return Work(
-            moved,
-            plan,
-            row.strand,
-            Phase.FORWARD,
-            row.stage,
-            row.gen,
-            taker.owner,
-            number,
-            row.tries,
-            row.lost,
-            row.delay,
-            first_at,
-            clock,
-            row.queue,
-            sealed[-1].seq,
-            sealed[-1].mac,
-            row.published_at,
-        )
+        return _work(moved, row, plan, taker.owner, number, first_at, clock, saved)
 
     # --- commit -------------------------------------------------------------------------------------------------------
 
@@ -156,11 +166,11 @@ class Shortcut:
             "delta": saving.delta,
             "saved_schema": work.plan.schema,
             **_event_values(sealed),
-            **({} if onward is None else _next(work.plan, work.run, onward, 1, taker, at)),
+            **({} if onward is None else _next(work.plan, onward, 1, taker, at)),
         }
         if not self._apply(self._shape(work, move, onward, len(sealed)), given):
             return None
-        return _done(work, move, onward, sealed[-1], at)
+        return _done(work, move, onward, sealed[-1], at, hints=self._hints)
 
     def _shape(self, work: Work, move: Move, onward: str | None, events: int) -> Shape:
         planned = work.plan.by_name
@@ -168,6 +178,12 @@ class Shortcut:
         return Shape(move, events, records=planned[work.stage].undo is not None, intends=intends)
 
     # --- both ---------------------------------------------------------------------------------------------------------
+
+    def _found(self, shape: Shape, given: dict[str, Any]) -> tuple[Any, ...] | None:
+        try:
+            return self._driver.row(fast.for_postgresql(shape), given)
+        except IntegrityError:
+            return None  # as below
 
     def _sealed(self, run_id: str, seq: int, head: str, at: float, events: Encoded) -> list[EventRow]:
         sealed: list[EventRow] = []
@@ -235,8 +251,8 @@ def _saved(saving: Saving, move: Move, onward: str | None) -> Encoded:
     return (*kept, ok, _SUCCEEDED) if move is Move.FINISH else (*kept, ok)
 
 
-def _next(plan: Plan, run: RunFacts, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:
-    limit = taker.timeouts.get((run.pipeline, stage))
+def _next(plan: Plan, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:
+    limit = taker.timeouts.get((plan.pipeline, stage))
     return {
         "next_stage": stage,
         "next_attempt": number,
@@ -254,12 +270,47 @@ def _event_values(sealed: list[EventRow]) -> dict[str, Any]:
     return values
 
 
-def _done(work: Work, move: Move, onward: str | None, last: EventRow, at: float) -> Done:
+def _work(
+    run: RunFacts,
+    row: StrandRow,
+    plan: Plan,
+    owner: str,
+    number: int,
+    first_at: float,
+    at: float,
+    saved: str | None,
+) -> Work:
+    """What was just begun; ``row``: the strand as it was before."""
+    return Work(
+        run,
+        plan,
+        row.strand,
+        Phase.FORWARD,
+        row.stage,
+        row.gen,
+        owner,
+        number,
+        row.tries,
+        row.lost,
+        row.delay,
+        first_at,
+        at,
+        row.queue,
+        run.seq,
+        run.head,
+        row.published_at,
+        looks.read(saved),  # up to date: since it was read the sequence number has not risen
+    )
+
+
+def _done(work: Work, move: Move, onward: str | None, last: EventRow, at: float, *, hints: bool) -> Done:
     if move is Move.FINISH or onward is None:
         return Done(ended=True)
     if move is Move.HAND_ON:
-        links = work.plan.remaining_on_strand(onward)
-        return Done(nudges=(Nudge(work.run.id, work.strand, work.gen, work.queue, last.seq, links, work.run.priority),))
+        links, mark = work.plan.remaining_on_strand(onward), last.seq
+        hint = Hint(mark, last.mac, work.plan.digest, onward) if hints else None
+        nudge = Nudge(work.run.id, work.strand, work.gen, work.queue, mark, links, work.run.priority, hint)
+        return Done(nudges=(nudge,))
     passed = work.run.pivot_passed or work.plan.by_name[onward].pivot
     run = work.run if passed == work.run.pivot_passed else replace(work.run, pivot_passed=passed)
     return Done(

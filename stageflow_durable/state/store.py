@@ -56,12 +56,19 @@ class Store(Reading):
     """Runs and everything about them, in one database."""
 
     def __init__(
-        self, database: Database, audit_key: bytes = b"", *, shortcut: bool = True, prepares: bool = True
+        self,
+        database: Database,
+        audit_key: bytes = b"",
+        *,
+        shortcut: bool = True,
+        prepares: bool = True,
+        hints: bool = True,
     ) -> None:
         self.database = database
         self._audit = audit_key
         self._driver = Driver(database, prepares=prepares)
-        self._shortcut = Shortcut(self._driver, audit_key) if shortcut else None
+        self._hints = hints and shortcut and not database.is_sqlite
+        self._shortcut = Shortcut(self._driver, audit_key, hints=self._hints) if shortcut else None
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -96,7 +103,7 @@ class Store(Reading):
         where one of them is refused.
         """
         try:
-            return self._do(lambda c: batch.create_many(c, news, self._audit, whole=whole))
+            return self._do(lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints))
         except batch.Broken as broken:
             return broken.answers
 

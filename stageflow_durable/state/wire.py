@@ -57,9 +57,10 @@ class ServerStatement:
 
     def rows(self, answer: Any) -> list[tuple[Any, ...]]:
         """The rows of an answer, as far as they are known columns: those of a SELECT or a RETURNING."""
-        columns = tuple(enumerate(self._reads))
+        columns, value = tuple(enumerate(self._reads)), answer.get_value
         return [
-            tuple(None if (sent := answer.get_value(row, number)) is None else read(sent) for number, read in columns)
+            # By way of a list, which takes less than a generator: a run has many columns.
+            tuple([None if (sent := value(row, number)) is None else read(sent) for number, read in columns])
             for row in range(answer.ntuples)
         ]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Nudge, Work
+from stageflow_durable.model.work import Done, Hint, Nudge, Work
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure
 from stageflow_durable.state.database import Database
@@ -119,6 +119,13 @@ def _begin(world: World, strand: str, owner: str, gen: str = "0") -> Act:
     return lambda store: store.begin(Nudge(RUN, strand, int(gen), "q"), world.taker(owner))
 
 
+def _begin_hinted(world: World, strand: str, owner: str) -> Act:
+    facts = world.store.facts(RUN)
+    assert facts is not None
+    hint = Hint(facts.seq, facts.head, facts.definition, strand)
+    return lambda store: store.begin(Nudge(RUN, strand, 0, "q", hint=hint), world.taker(owner))
+
+
 def _succeed(world: World, strand: str, on: str = "") -> Act:
     work = world.works[strand]
     return lambda store: store.succeed(work, _its(work), "1", go_on=bool(on))
@@ -175,6 +182,7 @@ def _nudged(world: World) -> Act:
 TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "enqueue": _again,
     "begin": _begin,
+    "begin_hinted": _begin_hinted,
     "succeed": _succeed,
     "wait": _wait,
     "postpone": _postpone,
@@ -202,7 +210,7 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "fork": _fork,
 }
 
-_WITH_SHORT_WAY = re.compile(r"enqueue|begin (?!undo)|succeed a")
+_WITH_SHORT_WAY = re.compile(r"enqueue|begin (?!undo)|begin_hinted|succeed a")
 
 
 def has_short_way(name: str) -> bool:

@@ -29,11 +29,12 @@ def listening(store: Store) -> Iterator[list[Asked]]:
     def keep(_connection: Any, _cursor: Any, statement: str, given: Any, _context: Any, many: bool) -> None:
         asked.append((statement, given[0] if many else given))
 
-    run = Driver.run
+    def keeping(usual: Any) -> Any:
+        def kept(driver: Driver, statement: Statement, given: Mapping[str, Any]) -> Any:
+            asked.append((statement.sql, statement.values(given)))
+            return usual(driver, statement, given)
 
-    def kept(driver: Driver, statement: Statement, given: Mapping[str, Any]) -> Any:
-        asked.append((statement.sql, statement.values(given)))
-        return run(driver, statement, given)
+        return kept
 
     def sent(connection: Connection, statement: str, given: Mapping[str, Any]) -> Any:
         asked.append((statement, given))
@@ -45,12 +46,15 @@ def listening(store: Store) -> Iterator[list[Asked]]:
 
     engine, send, send_many = store.database.engine, prepared.send, prepared.send_many
     event.listen(engine, "before_cursor_execute", keep)
-    Driver.run = kept  # type: ignore[assignment,method-assign]  # to see what is asked
+    usual = {name: getattr(Driver, name) for name in ("run", "row", "touched")}
+    for name, function in usual.items():
+        setattr(Driver, name, keeping(function))
     prepared.send, prepared.send_many = sent, sent_many  # type: ignore[assignment]  # as above
     try:
         yield asked
     finally:
-        Driver.run = run  # type: ignore[method-assign]  # as it was
+        for name, function in usual.items():
+            setattr(Driver, name, function)
         prepared.send, prepared.send_many = send, send_many
         event.remove(engine, "before_cursor_execute", keep)
 

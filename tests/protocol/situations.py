@@ -61,10 +61,10 @@ def nothing_yet(world: World) -> None:
 
 
 @situation(
-    "begin a me, begin a other, cancel, cancel_anyway, expire, fork a, nudged, unpublish a, mark_killed me, note,"
-    " enqueue A",
-    rivals="begin a me, begin a other",
-    core="begin a me, begin a other, cancel_anyway, nudged",
+    "begin a me, begin a other, begin_hinted a other, cancel, cancel_anyway, expire, fork a, nudged, unpublish a,"
+    " mark_killed me, note, enqueue A",
+    rivals="begin a me, begin a other, begin_hinted a other",
+    core="begin a me, begin_hinted a other, cancel_anyway, nudged",
 )
 def ready(world: World) -> None:
     world.accept(LINE)
@@ -72,7 +72,10 @@ def ready(world: World) -> None:
     world.missed = world.store.missed(Place(RUN, "a", 0))
 
 
-@situation("begin a me, begin a other, cancel_anyway, expire, note", core="begin a me, cancel_anyway, expire")
+@situation(
+    "begin a me, begin a other, begin_hinted a me, cancel_anyway, expire, note",
+    core="begin a me, begin_hinted a me, cancel_anyway, expire",
+)
 def late(world: World) -> None:
     world.accept(LINE, deadline=PAST)
 

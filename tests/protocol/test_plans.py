@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -10,7 +11,7 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.work import Nudge, Work
+from stageflow_durable.model.work import Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
@@ -96,19 +97,24 @@ def fresh(store: Store, *, shortcut: bool) -> tuple[Store, Work]:
     owner = ways.join(Identity("h", 1, "boot"), 60.0)
     number = store.clock()
     run_id = f"N{str(number).replace('.', ''):0<25}"[:26]
-    ways.create(NewRun(run_id, "c", PLAN, run_id, "f", "{}", "{}", "q"))
-    work = ways.begin(Nudge(run_id, "a", 0, "q"), Taker(owner, {"line": PLAN}, {}))
+    (nudge,) = ways.create(NewRun(run_id, "c", PLAN, run_id, "f", "{}", "{}", "q")).nudges
+    work = ways.begin(nudge, Taker(owner, {"line": PLAN}, {}))
     assert isinstance(work, Work)
     return ways, work
 
 
 def carried(store: Store, *, shortcut: bool) -> None:
-    """One run from its enqueueing to its end."""
+    """A run from its enqueueing to its end, and one whose second stage has a message of its own."""
     ways, work = fresh(store, shortcut=shortcut)
     taker = Taker(work.owner, {"line": PLAN}, {})
     done: Any = ways.succeed(work, taker, "1", go_on=True)
     ways.outputs(work.run.id)
     ways.succeed(done.granted, taker, "2")
+    ways._driver.drop()  # as above
+    ways, work = fresh(store, shortcut=shortcut)
+    taker = Taker(work.owner, {"line": PLAN}, {})
+    handed: Any = ways.succeed(work, taker, "1")
+    assert isinstance(ways.begin(replace(handed.nudges[0], hint=None), taker), Work)
     ways._driver.drop()  # as above
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from stageflow_durable import Pipeline, RunStatus
+from stageflow_durable.engine.memory import Memory
+from stageflow_durable.model.work import Work
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
@@ -71,22 +75,22 @@ def test_who_learnt_that_it_counts_as_dead_does_not_call_the_body(make_engine: M
 
 
 def test_who_learns_between_the_beginning_and_the_body_that_it_counts_as_dead_does_not_call_it(
-    make_engine: MakeEngine, acts: Acts
+    make_engine: MakeEngine, acts: Acts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine(acts.line("a b"), lease_seconds=10, in_place_stages=1)
     handle = engine.enqueue("line", {})
     engine.step()
     (paused,) = engine.crew
-    read = engine.store.outputs
+    usual = Memory.snapshot
 
-    def and_is_paused(run_id: str) -> Any:
-        engine.store.__dict__["outputs"] = read
+    def and_is_paused(memory: Memory, work: Work) -> Any:
+        monkeypatch.setattr(Memory, "snapshot", usual)
         engine.clock.advance(25)  # longer than a lease, and nobody beats
         engine.sweep()
         paused.beat()
-        return read(run_id)
+        return usual(memory, work)
 
-    engine.store.__dict__["outputs"] = and_is_paused
+    monkeypatch.setattr(Memory, "snapshot", and_is_paused)
     engine.step()
     assert acts.log == ["a"], "b has begun, and its body was not called"
     engine.drain()

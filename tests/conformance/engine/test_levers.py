@@ -13,6 +13,7 @@ from tests.conformance.engine.conftest import MakeEngine
 OFF: dict[str, dict[str, Any]] = {
     "in place": {"in_place_stages": 1},
     "the short way": {"short_way": False},
+    "hints": {"hints": False},
     "prepared statements": {"prepared_statements": False},
 }
 LEVERS = {"all on": {}, "all off": {name: value for off in OFF.values() for name, value in off.items()}} | {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 import pytest
 from celery import Celery
@@ -29,7 +30,7 @@ def app(valkey_url: str) -> Iterator[Celery]:
     made.close()
 
 
-def nudges(count: int, **more: int) -> tuple[Nudge, ...]:
+def nudges(count: int, **more: Any) -> tuple[Nudge, ...]:
     return tuple(Nudge(f"01RUN{number:04}", "a", 0, "bulk", mark=number, **more) for number in range(count))
 
 

@@ -8,6 +8,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from uuid import RFC_4122, UUID
 
 import pytest
 from celery import Celery, Task
@@ -20,7 +21,7 @@ from stageflow_durable.delivery import quick
 from stageflow_durable.delivery.configure import ADVANCE, TASK_OPTIONS, own_settings
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.errors import BrokerUnavailable
-from stageflow_durable.model.work import Nudge
+from stageflow_durable.model.work import Hint, Nudge
 from stageflow_durable.settings import load_settings
 from tests.services.broker import BrokerService, free_port
 
@@ -104,6 +105,7 @@ NUDGES = {
     "priority 4": nudge(priority=4),
     "priority 9": nudge(priority=9),
     "a name with signs": nudge(strand="it's \"ä\" \\ 100 %s\n"),
+    "a hint": nudge(hint=Hint(12, "0a" * 32, "0b" * 12, "it's a \"stage\"")),
     "an undo": nudge(strand="undo:a", gen=12, mark=77),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -359,3 +361,11 @@ def test_given_an_application_without_time_limits_when_the_broker_stands_still_t
             publisher.publish((nudge(2),))
     finally:
         own_broker.resume()
+
+
+def test_ids_are_random_uuids_as_celerys_are() -> None:
+    made = {quick._uuid() for _ in range(200)}
+    assert len(made) == 200
+    for text in made:
+        parsed = UUID(text)
+        assert (str(parsed), parsed.version, parsed.variant) == (text, 4, RFC_4122)

@@ -1,0 +1,73 @@
+"""What the short way reads: a run, one of its strands, and what the run's stages have saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Integer, String, Text, and_, bindparam, case, cast, func, literal_column, null, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+
+from stageflow_durable.model.work import Saved
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.driver import Statement
+from stageflow_durable.state.tables import checkpoints, runs, strands
+
+MOST, LARGE = 64, 131_072
+"""How many outputs a look brings along at the most, and of how many bytes each. PostgreSQL makes no text of more than a
+gigabyte; what is more than this is read row by row.
+"""
+
+_RUN: Any = bindparam("run_id", type_=String)
+
+
+@lru_cache(maxsize=2)
+def outputs(is_sqlite: bool) -> Statement:
+    """What the stages of a run saved: name, encoded text and schema, in the order of their commits."""
+    saved = select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
+    found = saved.where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
+    return Statement(found, is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
+def look(is_sqlite: bool) -> Statement:
+    """A run and one of its strands, unlocked: columns of ``runs``, of ``strands``, the clock, and what ``saved``
+    gives.
+    """
+    joined = runs.join(strands, strands.c.run == runs.c.id)
+    found = (
+        select(*runs.c, *strands.c, now(), saved(is_sqlite=is_sqlite))
+        .select_from(joined)
+        .where(and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String)))
+    )
+    return Statement(found, is_sqlite=is_sqlite)
+
+
+def saved(*, is_sqlite: bool) -> Any:
+    """What ``outputs`` gives, as JSON for :func:`read`; NULL where there is nothing, and on SQLite, where asking once
+    more is cheap.
+    """
+    if is_sqlite:
+        return null()
+    columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
+    mine = select(*columns).where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
+    first = mine.limit(MOST + 1).subquery("first")
+    large = func.octet_length(first.c.delta) > literal_column(str(LARGE), Integer)
+    kept = (case((large, null()), else_=column) for column in (first.c.delta, first.c.saved_schema))
+    each = func.json_build_array(first.c.stage, *kept)
+    return select(cast(func.json_agg(aggregate_order_by(each, first.c.at)), Text)).scalar_subquery()
+
+
+def read(text: str | None) -> dict[str, Saved] | None:
+    """What ``saved`` gave, by stage; None where it has to be asked for, being nothing, or too much."""
+    rows = [] if text is None else json.loads(text)
+    if not 0 < len(rows) <= MOST or any(schema is None for _stage, _delta, schema in rows):
+        return None
+    return by_stage(rows)
+
+
+def by_stage(rows: Iterable[Sequence[Any]]) -> dict[str, Saved]:
+    """Rows of stage, encoded text and schema."""
+    return {stage: Saved(delta, schema) for stage, delta, schema in rows}
