@@ -81,13 +81,25 @@ class Wires:
             connection.disconnect()
 
 
+def packed(command: Command) -> bytes:
+    """A command as it is sent (Redis' protocol, RESP). redis-py's own way there weighs each word first, for it may be
+    of any type and length, and takes a multiple of the time.
+    """
+    words = [str(word).encode() for word in command]
+    parts = [part for word in words for part in (b"$%d\r\n" % len(word), word, b"\r\n")]
+    return b"".join([b"*%d\r\n" % len(words), *parts])
+
+
+_MULTI, _EXEC = packed(("MULTI",)), packed(("EXEC",))
+
+
 def _one(connection: Any, command: Command) -> Any:
-    connection.send_packed_command(connection.pack_command(*command))
+    connection.send_packed_command([packed(command)])
     return connection.read_response()
 
 
 def _together(connection: Any, commands: Sequence[Command]) -> Any:
-    connection.send_packed_command(connection.pack_commands([("MULTI",), *commands, ("EXEC",)]))
+    connection.send_packed_command([b"".join([_MULTI, *map(packed, commands), _EXEC])])
     told = [_answer(connection) for _ in range(len(commands) + 2)]  # "OK", "QUEUED" for each, what came of them
     answers = told[-1]
     refusals = [answer for answer in (*told, *(answers if isinstance(answers, list) else ())) if _refuses(answer)]

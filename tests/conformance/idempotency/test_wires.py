@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from redis import Connection
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from stageflow_durable.idempotency.nudges import NudgeGate
 from stageflow_durable.idempotency.redis import RedisLink, Script
-from stageflow_durable.idempotency.wires import Wires, wires_to
+from stageflow_durable.idempotency.wires import Wires, packed, wires_to
 from tests.services.broker import BrokerService
 
 
@@ -17,12 +20,6 @@ class Refusing:
     def __init__(self, refusal: ResponseError) -> None:
         self.refusal = refusal
         self.open = True
-
-    def pack_command(self, *command: str | int) -> tuple[str | int, ...]:
-        return command
-
-    def pack_commands(self, commands: object) -> object:
-        return commands
 
     def send_packed_command(self, command: object) -> None:
         assert self.open
@@ -51,6 +48,21 @@ def test_given_a_primary_that_became_a_replica_when_it_refuses_then_the_next_com
             wires.together([("LPUSH", "q", "m")]) if together else wires.ask("LPUSH", "q", "m")
     assert len(made) == connections
     assert [connection.open for connection in made] == [connections == 1] * connections
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("GET", "key"),
+        ("LPUSH", "a queue", *(f"{number} é \r\n" * number for number in range(300))),
+        ("ZADD", "key", 1764041234.123456, "member"),
+        ("ZADD", "key", 1e22, ""),
+        ("EVALSHA", "0a" * 20, 1, "key", -5, 10**18),
+    ],
+)
+def test_given_a_command_then_it_is_packed_as_redis_py_packs_it(command: tuple[str | int | float, ...]) -> None:
+    untyped: Any = Connection
+    assert packed(command) == b"".join(untyped().pack_command(*command))
 
 
 @pytest.mark.redis
