@@ -19,6 +19,7 @@ After = Sequence[tuple[str, ...]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _NAMED = "letters, digits, '_', '.', '-' (1 to 100)"
+_DURATION = "{!r} has to be seconds or a timedelta, and positive"
 _ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
 
 
@@ -109,20 +110,21 @@ def options_of_stage(spec: Any) -> list[str]:
     """Mistakes in a stage's options."""
     queue_is_fine = spec.queue is None or (isinstance(spec.queue, str) and bool(spec.queue.strip()))
     checks = (
-        (not callable(spec.runner), f"runner {spec.runner!r} is not a function and has no execute(ctx)"),
-        (not isinstance(spec.kind, StageKind), f"kind {spec.kind!r} is not a StageKind"),
-        (not isinstance(spec.retry, RetryPolicy | None), f"retry {spec.retry!r} is not a RetryPolicy"),
-        (spec.timeout is not None and not _is_duration(spec.timeout), f"timeout {_duration(spec.timeout)}"),
-        (not isinstance(spec.pivot, bool), f"pivot {spec.pivot!r} is not True or False"),
+        (not callable(spec.runner), "runner {!r} is not a function and has no execute(ctx)", spec.runner),
+        (not isinstance(spec.kind, StageKind), "kind {!r} is not a StageKind", spec.kind),
+        (not isinstance(spec.retry, RetryPolicy | None), "retry {!r} is not a RetryPolicy", spec.retry),
+        (spec.timeout is not None and not _is_duration(spec.timeout), f"timeout {_DURATION}", spec.timeout),
+        (not isinstance(spec.pivot, bool), "pivot {!r} is not True or False", spec.pivot),
         (
             spec.on_unknown not in ("retry", "park", "compensate"),
-            f"on_unknown={spec.on_unknown!r}: 'retry', 'park' or 'compensate'",
+            "on_unknown={!r}: 'retry', 'park' or 'compensate'",
+            spec.on_unknown,
         ),
-        (spec.key is not None and not callable(spec.key), "key is not a function of one context"),
-        (not _is_duration(spec.key_ttl), f"key_ttl {_duration(spec.key_ttl)}"),
-        (not queue_is_fine, f"queue {spec.queue!r} is not the name of a queue"),
+        (spec.key is not None and not callable(spec.key), "key is not a function of one context", spec.key),
+        (not _is_duration(spec.key_ttl), f"key_ttl {_DURATION}", spec.key_ttl),
+        (not queue_is_fine, "queue {!r} is not the name of a queue", spec.queue),
     )
-    wrong = [text for is_wrong, text in checks if is_wrong]
+    wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
     return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *_undo(spec.compensate))]
 
 
@@ -137,10 +139,6 @@ def _is_duration(seconds: object) -> bool:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         return False
     return math.isfinite(seconds) and seconds > 0
-
-
-def _duration(given: object) -> str:
-    return f"{given!r} has to be seconds or a timedelta, and positive"
 
 
 def unordered_pivots(plan: Plan) -> list[str]:

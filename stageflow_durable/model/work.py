@@ -62,8 +62,7 @@ class Nudge:
         return mark if link or self.hint is None else f"{mark} {self.hint.text()}"
 
 
-@dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunFacts(NamedTuple):  # a tuple: one is made of each row that is read
     """A locked run's row. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
 
     id: str

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 GENESIS = "0" * 64
 _BLOCK = 64
 
 
-@dataclass(frozen=True, slots=True)
-class EventRow:
+class EventRow(NamedTuple):
     """An event as stored; ``data`` is JSON text, ``at`` seconds since the epoch."""
 
     run: str

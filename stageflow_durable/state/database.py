@@ -230,18 +230,23 @@ def _begin_immediate(connection: Connection) -> None:
         raise DBAPIError.instance("", {}, error, sqlite3.Error) from error
 
 
-@contextmanager
-def translated() -> Iterator[None]:
+class _Translated:  # not a generator: it is around every statement of a stage's path
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, PoolTimeout):
+            raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?") from error
+        if isinstance(error, DBAPIError) and (ours := _ours(error)) is not None:
+            raise ours from error
+
+
+_TRANSLATED = _Translated()
+
+
+def translated() -> _Translated:
     """Turn a driver's errors about reachability and schema into ours."""
-    try:
-        yield
-    except PoolTimeout as error:
-        raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?") from error
-    except DBAPIError as error:
-        ours = _ours(error)
-        if ours is None:
-            raise
-        raise ours from error
+    return _TRANSLATED
 
 
 _NO_DATABASE = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})

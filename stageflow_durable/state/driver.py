@@ -210,9 +210,9 @@ class _Errors:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        dbapi = self._driver.engine.dialect.dbapi
         if error is None:
             return
+        dbapi = self._driver.engine.dialect.dbapi
         ours = isinstance(error, dbapi.Error)  # type: ignore[union-attr]  # it is loaded once an engine is there
         # A timeout or Ctrl-C in the middle of a statement leaves PostgreSQL's answer still to come.
         if ours or not self._driver.is_sqlite:

@@ -18,7 +18,7 @@ from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepSta
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import strands
 from stageflow_durable.state.audit import EventRow, seal
-from stageflow_durable.state.locked import LockedRun, columns_of, lock
+from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.runs import Created, NewRun, accepted, existing, insert_run, queue_of
 from stageflow_durable.state.tables import checkpoints, events
@@ -73,7 +73,7 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
             published_at=run.clock,
             queue=queue_of(new, head),
         )
-    _INSERT_EVENTS.many(connection, [columns_of(event) for event in sealed])
+    _INSERT_EVENTS.many(connection, [event._asdict() for event in sealed])
     run.emit("operator.fork", to=new.id, stage=wanted.from_stage, actor=wanted.actor, reason=wanted.reason)
     run.flush()
     return Created(new.id, False, tuple(_nudge(new, run.plan, head, sealed[-1].seq) for head in heads))

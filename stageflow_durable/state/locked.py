@@ -7,8 +7,7 @@ branches cannot miss each other at a join, and a cancel and a begin cannot both 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
@@ -47,7 +46,7 @@ class LockedRun:
     def facts(self) -> RunFacts:
         """The run's row with the changes so far."""
         if self._news:
-            self._facts, self._news = _changed(self._facts, self._news), {}
+            self._facts, self._news = self._facts._replace(**self._news), {}
         return self._facts
 
     @property
@@ -79,7 +78,7 @@ class LockedRun:
     def flush(self) -> None:
         """Write what was decided: the row and its events."""
         if self._events:
-            _INSERT_EVENTS.many(self.connection, [columns_of(event) for event in self._events])
+            _INSERT_EVENTS.many(self.connection, [event._asdict() for event in self._events])
         if self._events or self._changes:
             chain = {"seq": self._now("seq"), "head": self._now("head")}
             _UPDATE.run(self.connection, run_id=self.id, **self._changes, **chain, updated_at=self.clock)
@@ -100,7 +99,7 @@ def seen(connection: Connection, run_id: str) -> LockedRun:
 
 def facts_of(row: Any) -> RunFacts:
     """A ``runs`` row as facts, with its states as enums; further columns of the row are left out."""
-    return facts_of_values(row[: len(RunFacts.__slots__)])
+    return facts_of_values(row[: len(RunFacts._fields)])
 
 
 def facts_of_values(values: Sequence[Any]) -> RunFacts:
@@ -109,14 +108,7 @@ def facts_of_values(values: Sequence[Any]) -> RunFacts:
     for place, kind in _KIND_AT:
         if given[place] is not None:
             given[place] = kind(given[place])
-    return RunFacts(*given)
-
-
-_VALUES = attrgetter(*RunFacts.__slots__)
-
-
-def _changed(facts: RunFacts, news: Mapping[str, Any]) -> RunFacts:
-    return RunFacts(**{**dict(zip(RunFacts.__slots__, _VALUES(facts), strict=True)), **news})
+    return RunFacts._make(given)
 
 
 _KINDS: dict[str, Any] = {
@@ -127,12 +119,4 @@ _KINDS: dict[str, Any] = {
     "pivot_passed": bool,
     "past_pivot": bool,
 }
-_KIND_AT = [(RunFacts.__slots__.index(name), kind) for name, kind in _KINDS.items()]
-
-
-def columns_of(event: EventRow) -> dict[str, Any]:
-    """An event as a row."""
-    return dict(zip(EventRow.__slots__, _COLUMNS(event), strict=True))
-
-
-_COLUMNS = attrgetter(*EventRow.__slots__)
+_KIND_AT = [(RunFacts._fields.index(name), kind) for name, kind in _KINDS.items()]

@@ -72,7 +72,7 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     if not insert_run(connection, new, clock, event):
         return existing(connection, new)
     _INSERT_STRANDS.many(connection, _strands(new, clock))
-    _INSERT_EVENT.run(connection, **{name: getattr(event, name) for name in EventRow.__slots__})
+    _INSERT_EVENT.run(connection, **event._asdict())
     return Created(new.id, False, first_nudges(new))
 
 

@@ -6,7 +6,7 @@ is always right.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +26,7 @@ from stageflow_durable.state.locked import facts_of_values
 from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of
 from stageflow_durable.state.strands import StrandRow
 
-_RUN_COLUMNS = len(RunFacts.__slots__)
+_RUN_COLUMNS = len(RunFacts._fields)
 
 Encoded = tuple[tuple[str, str], ...]
 """Events: type and encoded data."""
@@ -137,7 +137,7 @@ class Shortcut:
         }
         if not self._apply(Shape(Move.BEGIN, 1, intends=plan.by_name[row.stage].undo is not None), given):
             return None
-        moved = replace(run, seq=sealed[-1].seq, head=sealed[-1].mac, status=RunStatus.RUNNING)
+        moved = run._replace(seq=sealed[-1].seq, head=sealed[-1].mac, status=RunStatus.RUNNING)
         return _work(moved, row, plan, taker.owner, number, first_at, clock, saved)
 
     # --- commit -------------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ def _done(work: Work, move: Move, onward: str | None, last: EventRow, at: float,
         nudge = Nudge(work.run.id, work.strand, work.gen, work.queue, mark, links, work.run.priority, hint)
         return Done(nudges=(nudge,))
     passed = work.run.pivot_passed or work.plan.by_name[onward].pivot
-    run = work.run if passed == work.run.pivot_passed else replace(work.run, pivot_passed=passed)
+    run = work.run if passed == work.run.pivot_passed else work.run._replace(pivot_passed=passed)
     return Done(
         Work(
             run,

@@ -129,7 +129,7 @@ def test_given_a_run_as_hinted_when_it_begins_then_without_a_look_and_with_what_
     differing = {"run", "seq", "head", "first_at", "began_at", "sent_at", "saved"}
     for name in set(Work.__slots__) - differing:
         assert getattr(at_once, name) == getattr(looked, name), name
-    facts = {name: getattr(at_once.run, name) for name in type(at_once.run).__slots__}
+    facts = {name: getattr(at_once.run, name) for name in type(at_once.run)._fields}
     stored = world.store.facts(hinted.run_id)
     assert facts == {name: getattr(stored, name) for name in facts}
     assert (at_once.seq, at_once.head) == (at_once.run.seq, at_once.run.head)

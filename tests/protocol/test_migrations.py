@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,25 @@ def test_given_a_run_in_flight_when_an_older_schema_is_upgraded_then_it_goes_on_
     assert isinstance(store.succeed(work, taker, "1"), Done)
     assert store.run("R").status is RunStatus.SUCCEEDED
     store.close()
+
+
+def test_given_a_migrated_sqlite_when_a_checked_column_is_written_then_no_table_is_built_for_its_check(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'db'}"
+    schema.upgrade(url)
+    database = Database(url)
+    writes = [
+        "UPDATE stageflow_runs SET phase = 'forward', status = 'running', cause = 'failed', park_reason = 'bug'",
+        "UPDATE stageflow_strands SET state = 'done', direction = 'forward'",
+        "UPDATE stageflow_attempts SET state = 'ok'",
+        "UPDATE stageflow_saga_steps SET state = 'void', outcome = 'ok'",
+    ]
+    with database.read() as connection:
+        steps = [row[1] for sql in writes for row in connection.exec_driver_sql(f"EXPLAIN {sql}")]
+    database.dispose()
+    assert "Insert" in steps
+    assert "OpenEphemeral" not in steps
 
 
 def test_given_an_empty_database_when_four_processes_upgrade_then_all_succeed(database_url: str) -> None:

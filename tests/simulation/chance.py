@@ -52,8 +52,10 @@ class Chance:
             self.made[name] = answer
         return answer
 
-    def number(self, about: str, low: int, high: int) -> int:
+    def number(self, about: str, low: int, high: int, weights: Sequence[float] | None = None) -> int:
         """From ``low``, the boring one, to ``high``."""
+        if weights is not None:
+            return self.one_of(about, range(low, high + 1), weights)
         name = self._name(about)
         if self._random is None:
             answer = min(high, max(low, int(self._answers.get(name, low))))

@@ -20,6 +20,13 @@ MAY_STAND = {
 }
 ACTIVE = {"ready", "running", "waiting"}
 RAISES_FENCES = {"take", "order", "settle"}
+EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id)"
+LOOKED_AT = (
+    f"SELECT id, pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS} FROM stageflow_runs",
+    "SELECT run, strand, state, direction, gen, stage, attempt, owner FROM stageflow_strands",
+    "SELECT run, stage, direction, n, owner FROM stageflow_attempts WHERE state = 'running'",
+    "SELECT run, stage, skipped, delta FROM stageflow_checkpoints",
+)
 MESSAGES = 30
 MESSAGES_AN_ATTEMPT = 8
 Key = tuple[str, str]
@@ -32,32 +39,29 @@ class Checks:
         self._sim = sim
         self._see = sim.database.see
         self._changes = -1
+        self._tables: list[list[Any]] = [[] for _sql in LOOKED_AT]
         self._gens: dict[Key, int] = {}
-        self._saved: dict[Key, Any] = {}
+        self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
         self._watch = invariants.Watch(sim.database, AUDIT_KEY)
 
     # --- after every transaction --------------------------------------------------------------------------------------
 
     def step(self, call: str) -> None:
-        """What can be seen cheaply; raises nothing, tells the simulation."""
-        if self._sim.database.raw.total_changes == self._changes:
+        """What can be seen cheaply, of the runs that were written to; raises nothing, tells the simulation."""
+        database = self._sim.database
+        if database.raw.total_changes == self._changes:
             return  # nothing was written since the last look
         try:
-            phases = self._runs()
-            strands = self._see(
-                "SELECT run, strand, state, direction, gen, stage, attempt, owner FROM stageflow_strands"
-            )
-            self._strands(call, phases, strands)
-            self._attempts(strands)
-            self._checkpoints(phases, strands)
+            for run in self._changed():
+                self._run(call, run)
             if call in ("mark_expired", "take"):
                 self._the_living_are_let_live()
             if self._sim.setup.watched:
                 self._watched()
         except Violation as violation:
             self._sim.broken(violation)
-        self._changes = self._sim.database.raw.total_changes
+        self._changes = database.raw.total_changes
 
     def _watched(self) -> None:
         try:
@@ -65,45 +69,58 @@ class Checks:
         except AssertionError as error:
             raise Violation(str(error)) from error
 
-    def _runs(self) -> dict[str, tuple[str, str]]:
-        rows = self._see(
-            "SELECT r.id, r.pipeline, r.phase, r.status, r.park_reason, r.finished_at IS NULL, r.seq, r.head,"
-            " (SELECT count(*) FROM stageflow_events e WHERE e.run = r.id) FROM stageflow_runs r"
-        )
-        for run, _pipeline, phase, status, park, unfinished, seq, head, events in rows:
-            if seq != events:
-                raise Violation(f"10: run {run} says {seq} events, there are {events}")
-            if (status == "parked") != (phase == "settled" and park is not None):
-                raise Violation(f"11: run {run} is {status} with park reason {park}")
-            if (phase == "settled") == bool(unfinished):
-                raise Violation(f"11: run {run} is {status}, and {'not ' if unfinished else ''}finished")
-            before = self._heads.get(run)
-            if before is not None and (seq < before[0] or (seq == before[0] and head != before[1])):
-                raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
-            self._heads[run] = seq, head
-        return {row[0]: (row[1], row[2]) for row in rows}
+    def _changed(self) -> list[str]:
+        """The runs whose rows are not as they were at the last look."""
+        before, self._tables = self._tables, [self._see(sql) for sql in LOOKED_AT]
+        return sorted({row[0] for was, now in zip(before, self._tables, strict=True) for row in {*was} ^ {*now}})
 
-    def _strands(self, call: str, phases: dict[str, tuple[str, str]], rows: list[Any]) -> None:
-        moving = set()
-        for run, strand, state, direction, gen, _stage, _attempt, _owner in rows:
-            phase = phases[run][1]
+    def _run(self, call: str, run: str) -> None:
+        found, strands, running, saved = ([row for row in rows if row[0] == run] for rows in self._tables)
+        if not found:
+            raise Violation(f"run {run} is gone")
+        self._row(*found[0])
+        self._strands(call, run, found[0][2], strands)
+        held = sorted((row[0], row[5], row[3], row[6], row[7]) for row in strands if row[2] == "running")
+        if held != sorted(running):
+            raise Violation(f"1: strands run {held}, attempts {sorted(running)}")
+        self._checkpoints(run, found[0][1], strands, saved)
+
+    def _row(
+        self,
+        run: str,
+        _pipeline: str,
+        phase: str,
+        status: str,
+        park: str | None,
+        unfinished: int,
+        seq: int,
+        head: str,
+        events: int,
+    ) -> None:
+        if seq != events:
+            raise Violation(f"10: run {run} says {seq} events, there are {events}")
+        if (status == "parked") != (phase == "settled" and park is not None):
+            raise Violation(f"11: run {run} is {status} with park reason {park}")
+        if (phase == "settled") == bool(unfinished):
+            raise Violation(f"11: run {run} is {status}, and {'not ' if unfinished else ''}finished")
+        before = self._heads.get(run)
+        if before is not None and (seq < before[0] or (seq == before[0] and head != before[1])):
+            raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
+        self._heads[run] = seq, head
+
+    def _strands(self, call: str, run: str, phase: str, rows: list[Any]) -> None:
+        moves = False
+        for _run, strand, state, direction, gen, _stage, _attempt, _owner in rows:
             if state in ACTIVE:
-                moving.add(run)
+                moves = True
                 if state not in MAY_STAND.get((phase, direction), ()):
                     raise Violation(f"4: strand {strand} of {run} is {state} in a run that goes {phase}")
             before = self._gens.get((run, strand), gen)
             if gen < before or (gen > before and call not in RAISES_FENCES):
                 raise Violation(f"7: {call} changed the fence of {strand} of {run} from {before} to {gen}")
             self._gens[run, strand] = gen
-        for run, (_pipeline, phase) in phases.items():
-            if phase != "settled" and run not in moving:
-                raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
-
-    def _attempts(self, strands: list[Any]) -> None:
-        held = sorted((row[0], row[5], row[3], row[6], row[7]) for row in strands if row[2] == "running")
-        running = self._see("SELECT run, stage, direction, n, owner FROM stageflow_attempts WHERE state='running'")
-        if held != sorted(running):
-            raise Violation(f"1: strands run {held}, attempts {sorted(running)}")
+        if phase != "settled" and not moves:
+            raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
 
     def _the_living_are_let_live(self) -> None:
         dead = {
@@ -113,25 +130,17 @@ class Checks:
             if worker.owner._id in dead and worker.is_renewed():
                 raise Violation(f"{worker.name} was declared dead, though it had renewed its lease")
 
-    def _checkpoints(self, phases: dict[str, tuple[str, str]], strands: list[Any]) -> None:
-        rows = self._see("SELECT run, stage, skipped, delta FROM stageflow_checkpoints")
-        finished: dict[str, set[str]] = {}
-        for run, stage, skipped, delta in rows:
-            finished.setdefault(run, set()).add(stage)
-            if self._saved.setdefault((run, stage), (skipped, delta)) != (skipped, delta):
-                raise Violation(f"2: the output of {stage} of {run} changed")
-        if len(rows) != len(self._saved):
-            raise Violation(f"2: outputs are lost: {len(self._saved)} were there, now {len(rows)}")
-        standing: dict[str, list[str]] = {}
-        for row in strands:
-            if row[3] == "forward" and row[2] != "done":
-                standing.setdefault(row[0], []).append(row[5])
-        for run, (name, _phase) in phases.items():
-            done = finished.get(run, set())
-            stages = self._sim.pipelines[name].plan.stages
-            ready = sorted(one.name for one in stages if one.name not in done and done.issuperset(one.after))
-            if sorted(standing.get(run, [])) != ready:
-                raise Violation(f"6: on strands of {run} stand {standing.get(run)}, ready are {ready}")
+    def _checkpoints(self, run: str, pipeline: str, strands: list[Any], rows: list[Any]) -> None:
+        saved = {stage: what for _run, stage, *what in rows}
+        for stage, before in self._saved.get(run, {}).items():
+            if saved.get(stage) != before:
+                raise Violation(f"2: the output of {stage} of {run} was {before}, and is {saved.get(stage)}")
+        self._saved[run] = saved
+        standing = sorted(row[5] for row in strands if row[3] == "forward" and row[2] != "done")
+        stages = self._sim.pipelines[pipeline].plan.stages
+        ready = sorted(one.name for one in stages if one.name not in saved and saved.keys() >= set(one.after))
+        if standing != ready:
+            raise Violation(f"6: on strands of {run} stand {standing}, ready are {ready}")
 
     # --- at rest ------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from tests.simulation.scenario import LEASE
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-PAUSES = [0.5, 3.0, LEASE * 0.8, LEASE * 1.3, LEASE * 2.5, LEASE * 6]
+PAUSES = [0.5, 3.0, LEASE * 0.8, LEASE * 1.3, LEASE * 2.5, LEASE * 4.5, LEASE * 6]
 JUMPS = [1.0, -1.0, 15.0, -8.0, 120.0]
 BODY_SECONDS = [0.2, 3.0, 12.0, 30.0]
 AT_A_POINT = ("switch", "crash", "pause", "away")
@@ -26,6 +26,7 @@ class Fates:
         self._sim = sim
         self._rates = sim.setup.rates
         self._weights = [self._rates[kind] for kind in AT_A_POINT]
+        self._in_body = [self._rates[kind] * (4 if kind == "pause" else 1) for kind in AT_A_POINT]
 
     # --- at a point ---------------------------------------------------------------------------------------------------
 
@@ -42,19 +43,19 @@ class Fates:
             if self._sim.chance.flip(f"{process.name} {when} {call}", self._rates["away"]):
                 raise StoreUnavailable("the database did not answer")
             return
-        self._fate(self._sim.current, process, f"{process.name} {when} {call}", call)
+        self._fate(self._sim.current, process, f"{process.name} {when} {call}", call, self._weights)
 
-    def _fate(self, job: Job, process: Process, name: str, call: str) -> None:
-        if not self._sim.chance.flip(name, sum(self._weights)):
+    def _fate(self, job: Job, process: Process, name: str, call: str, weights: list[float]) -> None:
+        if not self._sim.chance.flip(name, sum(weights)):
             return
-        kind = self._sim.chance.pick(f"{name}: what", AT_A_POINT, self._weights)
+        kind = self._sim.chance.pick(f"{name}: what", AT_A_POINT, weights)
         if kind == "switch":
             self._sim.note(process, "lets others go on")
             job.stop()
         elif kind == "crash":
             self.die("")
         elif kind == "pause":
-            seconds = self._sim.chance.one_of(f"{name}: pause", PAUSES)
+            seconds = self._sim.chance.one_of(f"{name}: pause", PAUSES, [1, 1, 1, 2, 3, 3, 1])
             self._sim.note(process, "stands still", f"{seconds:g} s")
             process.stopped_until = self._sim.passed + seconds
             job.stop()
@@ -74,11 +75,11 @@ class Fates:
             raise Crash("the dead do nothing")
         if self._sim.healing:
             return
-        if self._sim.chance.flip(f"{where}: takes", 0.1):
+        if self._sim.chance.flip(f"{where}: takes", 0.2):
             seconds = self._sim.chance.one_of(f"{where}: seconds", BODY_SECONDS)
             self._sim.note(process, "body takes", f"{seconds:g} s")
             self._sim.sleep(seconds)
-        self._fate(self._sim.current, process, where, "body")
+        self._fate(self._sim.current, process, where, "body", self._in_body)
 
     def die(self, why: str) -> NoReturn:
         """The process of the current job is dead."""

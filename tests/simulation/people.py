@@ -32,7 +32,7 @@ class Client:
 
     def submit(self) -> None:
         """What the seed begins with."""
-        for _number in range(self._sim.chance.number("runs", 1, 3)):
+        for _number in range(self._sim.chance.number("runs", 1, 3, [6, 3, 1])):
             self._new()
 
     def _new(self) -> None:
@@ -158,6 +158,8 @@ class Operator:
         if version is not None:
             self.looked[run_id, process.name] = version
         given = {"reason": "because", "actor": process.name, "op_version": version}
+        if not sim.healing and sim.chance.flip("thinks about it", 0.3):
+            sim.sleep(sim.chance.one_of("thinks for", [1.0, 8.0, 40.0]))
         sim.note(process, verb, f"{sim.short(run_id)}, {run.status}{', past the pivot' if past else ''}")
         if verb == VerbName.SETTLE:
             doubtful = [stage.name for stage in run.stages if stage.state in (StageState.UNKNOWN, StageState.FAILED)]

@@ -99,6 +99,7 @@ class Job:
     def __init__(self, process: Process, name: str, action: Callable[[], None]) -> None:
         self.process = process
         self.name = f"{process.name} {name}"
+        self.move = f"go on: {self.name}"
         self.until = 0.0
         self.done = False
         self.went_on_at = 0.0
@@ -148,6 +149,7 @@ class Process:
         self.publisher = Publisher(sim.broker, self.reach, self._mishap)
         self.clock = Clock(self)
         self.jobs: list[Job] = []
+        sim.processes.append(self)
 
     @property
     def stopped(self) -> bool:

@@ -37,7 +37,7 @@ class Setup:
 FAULTS = {
     "switch": (0.25, 0.08, 0.0),
     "crash": (0.03, 0.0, 0.1),
-    "pause": (0.02, 0.0, 0.08),
+    "pause": (0.03, 0.0, 0.1),
     "away": (0.0, 0.02, 0.08),
     "lose": (0.03, 0.0, 0.3),
     "double": (0.05, 0.0, 0.3),
@@ -57,9 +57,9 @@ def setup(chance: Chance) -> Setup:
         shortcut=chance.pick("way", ["short", "long"]) == "short",
         max_lost=chance.number("poison", 2, 4),
         workers=chance.number("workers", 1, 3),
-        moves=chance.number("moves", 10, 60),
-        chapters=chance.number("chapters", 1, 2),
-        watched=chance.flip("watched", 0.04),
+        moves=chance.number("moves", 6, 15) * chance.one_of("length", [1, 2, 4], [7, 2, 1]),
+        chapters=chance.number("chapters", 1, 2, [5, 1]),
+        watched=chance.flip("watched", 0.02),
         rates={kind: rates[chance.number(f"rate of {kind}", 0, 2)] for kind, rates in FAULTS.items()},
     )
 
@@ -71,7 +71,7 @@ def business_key(ctx: Any) -> str:
 
 def pipeline(chance: Chance, name: str, stage: Body, undo: Body) -> Pipeline[Any, Any]:
     """A random graph of stages with random options; a pivot only where a definition allows it."""
-    count = chance.number(f"{name}: stages", 1, 6)
+    count = chance.number(f"{name}: stages", 1, 6, [2, 4, 4, 3, 2, 2])
     shape = chance.pick(f"{name}: shape", ["line", "graph"])
     pivot = chance.number(f"{name}: pivot", -6, count - 1)
     made = _made(chance, name, stage, undo, count, shape, pivot)
@@ -90,8 +90,8 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
         this = f"{name}.{number}"
         options: dict[str, Any] = {
             "retry": POLICIES[chance.number(f"{this}: attempts", 1, 4)],
-            "on_unknown": chance.pick(f"{this}: on unknown", ["retry", "park", "compensate"], [6, 1, 1]),
-            "timeout": chance.one_of(f"{this}: timeout", [None, 20.0, 60.0], [6, 1, 2]),
+            "on_unknown": chance.pick(f"{this}: on unknown", ["retry", "park", "compensate"], [5, 1, 2]),
+            "timeout": chance.one_of(f"{this}: timeout", [None, 20.0, 60.0], [4, 1, 3]),
             "queue": chance.one_of(f"{this}: queue", [None, "other"], [9, 1]),
             "kind": chance.one_of(f"{this}: kind", [StageKind.WORK, StageKind.GUARD], [7, 1]),
             "pivot": number == pivot,

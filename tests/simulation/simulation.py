@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 from hashlib import blake2b
@@ -31,7 +30,10 @@ PATIENCE = 200.0
 """Seconds after which somebody ends the parked runs: others may wait for a business key that one of them holds."""
 
 STEPS = ["next", "0.01", "0.3", "1.1", "2.6", "5.1", "10.1", "26", "61", "700"]
-ORDINARY = [10, 2, 3, 4, 3, 3, 3, 2, 1, 0.3]
+ORDINARY: list[float] = [10, 2, 3, 4, 3, 3, 3, 2, 1, 0.3]
+IDLE: list[float] = [40, 0.5, 0.5, 1, 2, 3, 3, 2, 1, 0.3]
+STILL: list[float] = [4, 0.5, 0.5, 1, 2, 4, 8, 8, 4, 0.3]
+"""How likely each step is: ordinarily, when nobody has anything to do, and while a process stands still."""
 Trace = list[tuple[float, str, str, str]]
 
 
@@ -50,6 +52,7 @@ class Simulation:
         self.healing = True
         self.current: Job | None = None
         self.jobs: list[Job] = []
+        self.processes: list[Process] = []
         self.setup = scenario.setup(self.chance)
         self.store = bench.ways[self.setup.shortcut]
         self.ledger = Ledger()
@@ -206,7 +209,6 @@ class Simulation:
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
         with known_ids():
-            gc.disable()  # one seed makes little garbage, and looking for it costs a tenth
             definitions._CACHE.clear()
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
@@ -219,7 +221,6 @@ class Simulation:
                 if self.violation is not None:
                     break
             self._clear()
-            gc.enable()
         return self.violation
 
     def _chapter(self) -> None:
@@ -247,20 +248,26 @@ class Simulation:
         self.jobs = [job for job in self.jobs if not job.done]
         going = self.runnable()
         free = [worker for worker in self.able() if worker.may_sweep()]
-        moves = {f"go on: {job.name}": 6.0 for job in going}
-        if self.idle() and self.broker.due():
-            moves["deliver"] = 6.0
-        moves["pass time"] = 3.0
+        moves, weights = [job.move for job in going], [6.0] * len(going)
+        if self.broker.due() and self.idle():
+            moves.append("deliver")
+            weights.append(12.0)
+        still = any(worker.stopped for worker in self.workers)
+        idle = not moves
+        moves.append("pass time")
+        weights.append(4.0 if still or idle else 1.5)
         if free:
-            moves["sweep"] = 2.0
-        moves |= {"ask": 0.5, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
-        move = self.chance.pick("move", list(moves), list(moves.values()))
+            moves.append("sweep")
+            weights.append(3.0 if still else 1.0)
+        moves += ["ask", "submit", "mishap"]
+        weights += [0.7, 0.4, self.setup.rates["mishap"]]
+        move = self.chance.pick("move", moves, weights)
         if move.startswith("go on: "):
-            next(job for job in going if move == f"go on: {job.name}").go()
+            next(job for job in going if move == job.move).go()
         elif move == "deliver":
             self._deliver(in_order=False)
         elif move == "pass time":
-            self._pass()
+            self._pass(STILL if still else IDLE if idle else ORDINARY)
         elif move == "sweep":
             sweeper = self.chance.pick("who sweeps", [worker.name for worker in free])
             next(worker for worker in free if worker.name == sweeper).sweep().go()
@@ -284,9 +291,8 @@ class Simulation:
         self.note(worker, "takes", f"{self.short(message.run)} {message}")
         worker.carry(message).go()
 
-    def _pass(self) -> None:
-        still = any(worker.stopped for worker in self.workers)
-        step = self.chance.pick("time", STEPS, [4, 1, 1, 1, 2, 3, 8, 8, 4, 0.3] if still else ORDINARY)
+    def _pass(self, weights: list[float]) -> None:
+        step = self.chance.pick("time", STEPS, weights)
         seconds = self._until_next() if step == "next" else float(step)
         self.note(None, "time", f"{seconds:g} s")
         self.advance(seconds)
@@ -324,10 +330,14 @@ class Simulation:
                 continue
             if self.passed > until:
                 raise Violation(f"not at rest after {FOREVER:g} s in which nothing went wrong: {self._active()}")
-            self.advance(pause)
-            self.note(None, "time", f"{pause:g} s")
-            longer = min(60.0, max(pause * 1.5, min(self._until_next(), 60.0)))
-            pause = 0.3 if self._swept() else longer
+            step = min(self._longest_step(), max(pause, self._until_next()))
+            self.advance(step)
+            self.note(None, "time", f"{step:g} s")
+            pause = 0.3 if self._swept() else step * 1.5
+
+    def _longest_step(self) -> float:
+        """Who stands still is to be missed by the others before it wakes."""
+        return 5.1 if any(worker.stopped for worker in self.workers) else 60.0
 
     def _work(self) -> bool:
         going = self.runnable()
@@ -356,6 +366,14 @@ class Simulation:
     def _active(self) -> str:
         rows = self.database.see("SELECT id, phase, status FROM stageflow_runs WHERE phase != 'settled'")
         return "; ".join(f"{self.short(run)} is {status}" for run, _phase, status in rows) or "a job goes on"
+
+    def forget(self) -> None:
+        """Cut the circles of references: looking for them takes the collector longer than a tenth of the seed."""
+        for process in self.processes:
+            vars(process).clear()
+        self.processes.clear()
+        for part in (self.client, self.operator, self.fates, self.checks, self.bodies):
+            vars(part).clear()
 
     def hash(self) -> str:
         """The whole trace in one number."""

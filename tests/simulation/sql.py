@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +53,8 @@ class Answer(list[Any]):
         return Answer([row[0] for row in self], self.rowcount)
 
     def mappings(self) -> list[dict[str, Any]]:
-        return [row._asdict() for row in self]
+        names = self[0]._fields if self else ()
+        return [dict(zip(names, row, strict=True)) for row in self]
 
     def scalar_one(self) -> Any:
         return self.one()[0]
@@ -78,7 +80,8 @@ class Prepared:
             for parameter, name in compiled.bind_names.items()
         ]
         columns = compiled._result_columns or []
-        self.row: Any = namedtuple("Row", [column.keyname for column in columns], rename=True) if columns else None
+        row: Any = namedtuple("Row", [column.keyname for column in columns], rename=True) if columns else None
+        self.made: Any = None if row is None else partial(tuple.__new__, row)  # ``_make``, without a call of Python
         self.booleans = [place for place, column in enumerate(columns) if isinstance(column.type, Boolean)]
 
     def values(self, given: Mapping[str, Any], extracted: Sequence[Any]) -> dict[str, Any]:
@@ -100,16 +103,16 @@ class Prepared:
         return sql
 
     def rows(self, found: list[Any]) -> list[Any]:
-        if not found or self.row is None:
+        if not found or self.made is None:
             return found
         if not self.booleans:
-            return list(map(self.row._make, found))
+            return list(map(self.made, found))
         made = []
         for one in found:
             cells = list(one)
             for place in self.booleans:
                 cells[place] = None if cells[place] is None else bool(cells[place])
-            made.append(self.row._make(cells))
+            made.append(self.made(cells))
         return made
 
 
@@ -140,7 +143,7 @@ class Connection:
         sql = prepared.expanded(values) if prepared.expanding else prepared.sql
         try:
             cursor = self._raw.execute(sql, values)
-            found = cursor.fetchall() if prepared.row is not None else ()
+            found = cursor.fetchall() if prepared.made is not None else ()
         except sqlite3.Error as error:
             raise DBAPIError.instance(sql, values, error, sqlite3.Error) from error
         return Answer(prepared.rows(found) if found else (), cursor.rowcount)
@@ -206,7 +209,7 @@ class MemoryDatabase(Database):
             for index in sorted(table.indexes, key=lambda one: str(one.name)):
                 index.create(self.engine)
         self._connection = Connection(self.raw)
-        self._empty = "".join(f"DELETE FROM {table.name};" for table in reversed(metadata.sorted_tables))
+        self._empty = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)]
 
     def _time(self) -> float:
         return self._clock()  # each seed brings its own
@@ -222,7 +225,10 @@ class MemoryDatabase(Database):
         if self.raw.in_transaction:
             self.raw.execute("ROLLBACK")
         self._clock = clock
-        self.raw.executescript(self._empty)
+        self.raw.execute("BEGIN")
+        for sql in self._empty:
+            self.raw.execute(sql)
+        self.raw.execute("COMMIT")
 
     def transaction(self) -> Any:
         """One transaction."""

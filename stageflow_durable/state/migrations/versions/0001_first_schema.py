@@ -16,10 +16,19 @@ _IN = re.compile(r"(\w+) IN \(([^)]*)\)")
 
 
 def condition(sql: str) -> str:
-    """What a CHECK demands, as it was written when this was the head: lists are arrays on PostgreSQL."""
-    if op.get_bind().dialect.name != "postgresql":
-        return sql
-    return _IN.sub(lambda found: f"{found[1]} = ANY ('{{{found[2].replace(chr(39), '')}}}')", sql)
+    """What a CHECK demands, as it was written when this was the head: a list is an array on PostgreSQL, and written
+    out on SQLite.
+    """
+    is_array = op.get_bind().dialect.name == "postgresql"
+    return _IN.sub(_array if is_array else _written_out, sql)
+
+
+def _array(found: re.Match[str]) -> str:
+    return f"{found[1]} = ANY ('{{{found[2].replace(chr(39), '')}}}')"
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return f"({' OR '.join(f'{found[1]} = {state}' for state in found[2].split(', '))})"
 
 
 def upgrade() -> None:
