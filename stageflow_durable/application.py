@@ -139,7 +139,8 @@ class Engine(Steering):
     def publisher(self) -> CeleryPublisher:
         """What delivers nudges."""
         settings = self.settings
-        return CeleryPublisher(self.celery_app, settings.in_place_stages, templates=settings.message_templates)
+        switches = {"templates": settings.message_templates, "batches": settings.batches}
+        return CeleryPublisher(self.celery_app, settings.in_place_stages, **switches)
 
     @cached_property
     def operations(self) -> Operations:

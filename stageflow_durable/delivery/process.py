@@ -51,7 +51,7 @@ class Process:
         self.pid = os.getpid()
         self._store = store
         self._publisher = publisher
-        self._gate = NudgeGate(redis_url)
+        self._gate = NudgeGate(redis_url, lean=settings.lean_gate)
         self._token = f"{boot_id()}-{self.pid}"
         self._gate_ms = int(settings.lease_seconds * 1000)
         self._local = threading.local()

@@ -53,12 +53,15 @@ def _bulk_producer(app: Celery) -> Iterator[Any]:
 
 
 class CeleryPublisher:
-    """Sends nudges through a Celery application. ``templates``: from templates, where that is the same."""
+    """Sends nudges through a Celery application. ``templates``: from templates, where that is the same. ``batches``:
+    many of them together.
+    """
 
-    def __init__(self, app: Celery, in_place_stages: int, *, templates: bool = False) -> None:
+    def __init__(self, app: Celery, in_place_stages: int, *, templates: bool = False, batches: bool = True) -> None:
         self._app = app
         self._in_place = in_place_stages
-        self._quick = QuickPublisher(app) if templates else None
+        self._many = MANY if batches else math.inf
+        self._quick = QuickPublisher(app, BATCH if batches else 1) if templates else None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         """Send each nudge's chain. Raises BrokerUnavailable within seconds."""
@@ -73,7 +76,7 @@ class CeleryPublisher:
 
     def _producer(self, count: int) -> AbstractContextManager[Any]:
         found: AbstractContextManager[Any] = self._app.producer_or_acquire()
-        return found if count < MANY else _bulk_producer(self._app)
+        return found if count < self._many else _bulk_producer(self._app)
 
     def _send(self, nudge: Nudge, delay: float, producer: Any) -> None:
         options: dict[str, Any] = {"producer": producer, "retry": True, "retry_policy": _RETRY, "ignore_result": True}

@@ -34,10 +34,13 @@ _AWAY = (OperationalError, RedisError, OSError)
 
 
 class QuickPublisher:
-    """Sends nudges as single links from templates: whoever carries one publishes the next from the rows."""
+    """Sends nudges as single links from templates: whoever carries one publishes the next from the rows. ``batch``:
+    messages that are sent at once.
+    """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, batch: int = BATCH) -> None:
         self._app = app
+        self._batch = batch
         self._wires = Wires(self._connection)
         self._templates: dict[tuple[str, int | None], Template] = {}
         self._pid = os.getpid()
@@ -59,8 +62,8 @@ class QuickPublisher:
 
     def _push(self, filled: Mapping[str, list[str]]) -> None:
         for key, texts in filled.items():
-            for start in range(0, len(texts), BATCH):
-                self._wires.ask("LPUSH", key, *texts[start : start + BATCH])
+            for start in range(0, len(texts), self._batch):
+                self._wires.ask("LPUSH", key, *texts[start : start + self._batch])
 
     def _filled(self, nudges: tuple[Nudge, ...]) -> dict[str, list[str]]:
         parent, reply_to = get_current_worker_task(), self._app.thread_oid

@@ -32,18 +32,20 @@ def open_operations(settings: Settings) -> Operations:
 
 
 def _store(settings: Settings, database_url: str, audit_key: str | None) -> Store:
-    database = Database(
-        database_url, synchronous=settings.sqlite_synchronous, prepares=settings.prepared_statements
-    )
+    database = Database(database_url, synchronous=settings.sqlite_synchronous, prepares=settings.prepared_statements)
     return store_on(database, settings, audit_key)
 
 
 def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> Store:
     """A store as the settings want it."""
     key = (audit_key or settings.audit_key or "").encode()
-    return Store(
-        database, key, shortcut=settings.short_way, prepares=settings.prepared_statements, hints=settings.hints
-    )
+    switches = {
+        "shortcut": settings.short_way,
+        "prepares": settings.prepared_statements,
+        "batches": settings.batches,
+        "hints": settings.hints,
+    }
+    return Store(database, key, **switches)
 
 
 class NoPublisher:

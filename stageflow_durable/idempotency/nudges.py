@@ -52,10 +52,12 @@ class _Wired:
         self._wires.close()
 
 
-def _link(source: str | Redis | None, timeout_seconds: float) -> RedisLink | _Wired | None:
+def _link(source: str | Redis | None, timeout_seconds: float, lean: bool) -> RedisLink | _Wired | None:
     if source is None:
         return None
-    return _Wired(source, timeout_seconds) if isinstance(source, str) else RedisLink(source, timeout_seconds)
+    if lean and isinstance(source, str):
+        return _Wired(source, timeout_seconds)
+    return RedisLink(source, timeout_seconds)
 
 
 class NudgeGate:
@@ -67,6 +69,7 @@ class NudgeGate:
     :param timeout_seconds: bounds each connecting and each answer; a gate that is slower than the database is of no
         use.
     :param clock: seconds, monotonic.
+    :param lean: for a URL: over a connection that is kept for it, past redis-py's client and its pool.
     """
 
     def __init__(
@@ -77,8 +80,9 @@ class NudgeGate:
         pause_seconds: float = PAUSE_SECONDS,
         prefix: str = "stageflow:nudge",
         clock: Callable[[], float] = time.monotonic,
+        lean: bool = True,
     ) -> None:
-        self._link = _link(source, timeout_seconds)
+        self._link = _link(source, timeout_seconds, lean)
         self._pause = pause_seconds
         self._prefix = prefix
         self._clock = clock

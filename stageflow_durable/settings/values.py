@@ -32,6 +32,8 @@ PARSERS: dict[str, parsing.Parser] = {
     "hints": parsing.switch,
     "prepared_statements": parsing.switch,
     "message_templates": parsing.switch,
+    "lean_gate": parsing.switch,
+    "batches": parsing.switch,
     "quick_acks": parsing.switch,
     "audit_key": parsing.secret,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
@@ -83,6 +85,8 @@ class Settings:
     ``hints``: whether messages carry what their run looked like, so that most begin without a look at it.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``message_templates``: messages are filled into what Celery made once, where that gives the same.
+    ``lean_gate``: whether a message's claim goes to Redis over a connection that is kept for it.
+    ``batches``: whether ``enqueue_many`` shares statements and sendings between its runs.
     ``quick_acks``: whether a worker acknowledges messages on Redis over a connection that is kept for it.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
@@ -107,6 +111,8 @@ class Settings:
     hints: bool = True
     prepared_statements: bool = True
     message_templates: bool = True
+    lean_gate: bool = True
+    batches: bool = True
     quick_acks: bool = True
     audit_key: str | None = None
     app: str | None = None

@@ -70,33 +70,39 @@ class Broken(Exception):
 
 
 def create_many(
-    connection: Connection, news: Sequence[NewRun], audit_key: bytes, *, whole: bool, hints: bool = False
+    connection: Connection,
+    news: Sequence[NewRun],
+    audit_key: bytes,
+    *,
+    whole: bool,
+    hints: bool = False,
+    part: int = PART,
 ) -> list[Answer]:
     """Record many runs in one go; each gets its answer: created, found by its key, or the reason why not. ``hints``:
     whether their nudges have some.
 
     Those without keys that are there already, from a call whose answer was lost, are answered as if they were new:
     nobody has published them. Raises InvalidInput where another run has the id; ``whole``: Broken where one is
-    refused.
+    refused. ``part``: runs of one statement.
     """
     at = float(connection.execute(_CLOCK).scalar_one())
     made: dict[str, str] = {}
-    for part in _parts(_first_of_each_key(news)):
-        made |= _insert(connection, part, at, audit_key)
+    for some in _parts(_first_of_each_key(news), part):
+        made |= _insert(connection, some, at, audit_key)
     missing = [new for new in news if new.id not in made]
-    for part in _parts([new for new in missing if new.key is None]):
-        _refuse_others(connection, part)
+    for some in _parts([new for new in missing if new.key is None], part):
+        _refuse_others(connection, some)
     held: dict[Key, _Held] = {}
-    for part in _parts([new for new in missing if new.key is not None]):
-        held |= _holders(connection, part)
+    for some in _parts([new for new in missing if new.key is not None], part):
+        held |= _holders(connection, some)
     answers = [_answer(new, made, held, hints=hints) for new in news]
     if whole and any(isinstance(answer, StageflowError) for answer in answers):
         raise Broken(answers)
     return answers
 
 
-def _parts(news: Sequence[NewRun]) -> Iterator[Sequence[NewRun]]:
-    return (news[start : start + PART] for start in range(0, len(news), PART))
+def _parts(news: Sequence[NewRun], size: int) -> Iterator[Sequence[NewRun]]:
+    return (news[start : start + size] for start in range(0, len(news), size))
 
 
 def _key(new: NewRun) -> Key | None:

@@ -63,12 +63,14 @@ class Store(Reading):
         shortcut: bool = True,
         prepares: bool = True,
         hints: bool = True,
+        batches: bool = True,
     ) -> None:
         self.database = database
         self._audit = audit_key
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and shortcut and not database.is_sqlite
         self._shortcut = Shortcut(self._driver, audit_key, hints=self._hints) if shortcut else None
+        self._part = batch.PART if batches else 1
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -103,7 +105,9 @@ class Store(Reading):
         where one of them is refused.
         """
         try:
-            return self._do(lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints))
+            return self._do(
+                lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints, part=self._part)
+            )
         except batch.Broken as broken:
             return broken.answers
 

@@ -19,9 +19,16 @@ DONE = "bench:done"
 """The counter of finished chains."""
 
 SETTINGS = {
-    "result_backend": None, "task_ignore_result": True, "task_default_queue": QUEUE, "task_acks_late": True,
-    "task_reject_on_worker_lost": True, "worker_prefetch_multiplier": 1, "task_serializer": "json",
-    "accept_content": ["json"], "broker_connection_retry_on_startup": True}
+    "result_backend": None,
+    "task_ignore_result": True,
+    "task_default_queue": QUEUE,
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": True,
+    "worker_prefetch_multiplier": 1,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "broker_connection_retry_on_startup": True,
+}
 
 
 def number(value: int) -> int:

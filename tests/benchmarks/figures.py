@@ -63,7 +63,14 @@ def plain(row: int, what: str, unit: str, values: Sequence[float], aim: Goal | N
     return Figure(row, what, unit, tuple(values), aim)
 
 
-def ratio(row: int, what: str, over: Sequence[float], under: Sequence[float], aim: Goal | None = None,
-          *, due: Goal | None = None) -> Figure:
+def ratio(
+    row: int,
+    what: str,
+    over: Sequence[float],
+    under: Sequence[float],
+    aim: Goal | None = None,
+    *,
+    due: Goal | None = None,
+) -> Figure:
     """One probe over another, round by round: what slows a whole round down falls out."""
     return Figure(row, what, "×", tuple(a / b for a, b in zip(over, under, strict=True)), aim, due)

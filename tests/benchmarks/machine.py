@@ -23,10 +23,14 @@ def machine() -> dict[str, Any]:
     """Processor, system, Python and libraries."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "cpu": _processor(), "system": platform.platform(),
+        "cpu": _processor(),
+        "system": platform.platform(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "python": f"{platform.python_implementation()} {platform.python_version()}", "children": CHILDREN,
-        "stageflow_durable": version("stageflow_durable"), "libraries": {name: version(name) for name in LIBRARIES}}
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "children": CHILDREN,
+        "stageflow_durable": version("stageflow_durable"),
+        "libraries": {name: version(name) for name in LIBRARIES},
+    }
 
 
 def _processor() -> str:
@@ -46,8 +50,12 @@ def _broker(bench: Bench) -> dict[str, Any]:
     with bench.broker.client() as client:
         info: Any = client.info("server")
         config: Any = client.config_get("append*")
-    return {"server": bench.broker.name, "version": info.get("valkey_version") or info["redis_version"],
-            "appendonly": config["appendonly"], "appendfsync": config["appendfsync"]}
+    return {
+        "server": bench.broker.name,
+        "version": info.get("valkey_version") or info["redis_version"],
+        "appendonly": config["appendonly"],
+        "appendfsync": config["appendfsync"],
+    }
 
 
 def _database(bench: Bench) -> dict[str, Any]:

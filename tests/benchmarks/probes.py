@@ -112,8 +112,10 @@ def _past(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
 
 def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     by_table = bench.durable.growth(10, volume.some(400))
-    return {name: sum(size for table, size in by_table.items() if table != WAL),
-            **{f"{name} {part}": by_table[part] for part in (*TABLES, WAL)}}
+    return {
+        name: sum(size for table, size in by_table.items() if table != WAL),
+        **{f"{name} {part}": by_table[part] for part in (*TABLES, WAL)},
+    }
 
 
 def _memory(name: str, bench: Bench, volume: Volume) -> dict[str, float]:

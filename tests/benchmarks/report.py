@@ -36,8 +36,14 @@ def table(figures: Iterable[Figure], rounds: int) -> Table:
         if before not in (None, figure.row):
             made.add_section()
         before = figure.row
-        made.add_row(str(figure.row), figure.what, shown(figure), f"{figure.noise:.0%}", _goal(figure, figure.aim),
-                     _goal(figure, figure.due))
+        made.add_row(
+            str(figure.row),
+            figure.what,
+            shown(figure),
+            f"{figure.noise:.0%}",
+            _goal(figure, figure.aim),
+            _goal(figure, figure.due),
+        )
     return made
 
 
@@ -78,12 +84,16 @@ def quiet_line(others: float, seconds: float) -> str:
 def machine_line(found: dict[str, Any]) -> str:
     """Processor, Python and libraries."""
     libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
-    return (f"{found['cores']} cores {found['cpu']}, {found['memory_gb']} GB, {found['python']}; "
-            f"{found['children']} prefork children; {libraries}")
+    return (
+        f"{found['cores']} cores {found['cpu']}, {found['memory_gb']} GB, {found['python']}; "
+        f"{found['children']} prefork children; {libraries}"
+    )
 
 
 def services_line(broker: dict[str, Any], database: dict[str, Any]) -> str:
     """What the services promise to keep."""
-    return (f"{broker['server']} {broker['version']}, appendonly {broker['appendonly']}, "
-            f"appendfsync {broker['appendfsync']}; PostgreSQL {database['server_version']}, fsync {database['fsync']}, "
-            f"synchronous_commit {database['synchronous_commit']}")
+    return (
+        f"{broker['server']} {broker['version']}, appendonly {broker['appendonly']}, "
+        f"appendfsync {broker['appendfsync']}; PostgreSQL {database['server_version']}, fsync {database['fsync']}, "
+        f"synchronous_commit {database['synchronous_commit']}"
+    )

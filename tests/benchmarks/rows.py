@@ -22,17 +22,22 @@ class Row:
 def _throughput(found: Samples) -> list[Figure]:
     ours, bare, kilobyte = found["durable 10"], found["bare 10"], found["bare-1K 10"]
     return [
-        plain(1, "durable stages", "/s", ours), plain(1, "bare chain, links", "/s", bare),
+        plain(1, "durable stages", "/s", ours),
+        plain(1, "bare chain, links", "/s", bare),
         plain(1, "bare chain passing 1 KB, links", "/s", kilobyte),
         ratio(1, "durable over bare", ours, bare, at_least(2.7), due=at_least(1.5)),
         ratio(1, "durable over bare-1K", ours, kilobyte, at_least(3.5)),
-        *_cpu(1, found, {"durable 10": "a durable stage", "bare 10": "a bare link"})]
+        *_cpu(1, found, {"durable 10": "a durable stage", "bare 10": "a bare link"}),
+    ]
 
 
 def _cpu(row: int, found: Samples, named: Mapping[str, str]) -> list[Figure]:
     parts = {"the worker": WORKER, "database and broker": SERVICES}
-    return [plain(row, f"CPU of {who}, {what}", "ms", found[probe + part])
-            for who, part in parts.items() for probe, what in named.items()]
+    return [
+        plain(row, f"CPU of {who}, {what}", "ms", found[probe + part])
+        for who, part in parts.items()
+        for probe, what in named.items()
+    ]
 
 
 PEERS = {"dbos": ("DBOS", 5.0), "restate": ("Restate", 2.0), "temporal": ("Temporal's development server", 20.0)}
@@ -42,8 +47,10 @@ PEERS = {"dbos": ("DBOS", 5.0), "restate": ("Restate", 2.0), "temporal": ("Tempo
 def _peers(found: Samples) -> list[Figure]:
     there = {probe: named for probe, named in PEERS.items() if f"{probe} 10" in found}
     rates = [plain(2, f"{name}, steps", "/s", found[f"{probe} 10"]) for probe, (name, _) in there.items()]
-    ratios = [ratio(2, f"durable over {name}", found["durable 10"], found[f"{probe} 10"], at_least(goal))
-              for probe, (name, goal) in there.items()]
+    ratios = [
+        ratio(2, f"durable over {name}", found["durable 10"], found[f"{probe} 10"], at_least(goal))
+        for probe, (name, goal) in there.items()
+    ]
     spent = _cpu(2, found, {f"{probe} 10": f"a step of {name}" for probe, (name, _) in there.items()})
     return [plain(2, "durable stages", "/s", found["durable 10"]), *rates, *ratios, *spent]
 
@@ -52,7 +59,8 @@ def _limit(found: Samples) -> list[Figure]:
     return [
         *(plain(4, f"raw statements, {length} stages a run", "/s", found[f"raw {length}"]) for length in (100, 10)),
         ratio(4, "share of it, 100 stages a run", found["durable 100"], found["raw 100"], at_least(0.55)),
-        ratio(4, "share of it, 10 stages a run", found["durable 10"], found["raw 10"], at_least(0.4))]
+        ratio(4, "share of it, 10 stages a run", found["durable 10"], found["raw 10"], at_least(0.4)),
+    ]
 
 
 def _embedded(found: Samples) -> list[Figure]:
@@ -62,7 +70,8 @@ def _embedded(found: Samples) -> list[Figure]:
         plain(5, "on SQLite, synchronous FULL", "/s", found["full 10"]),
         ratio(5, "NORMAL over bare", found["normal 10"], bare, at_least(3.5)),
         ratio(5, "FULL over bare", found["full 10"], bare, at_least(2.5)),
-        *_cpu(5, found, {"normal 10": "a stage with NORMAL", "full 10": "a stage with FULL"})]
+        *_cpu(5, found, {"normal 10": "a stage with NORMAL", "full 10": "a stage with FULL"}),
+    ]
 
 
 def _length(found: Samples) -> list[Figure]:
@@ -72,7 +81,8 @@ def _length(found: Samples) -> list[Figure]:
         ratio(3, "10 stages a run over 100", found["durable 10"], found["durable 100"], at_least(0.6)),
         plain(3, "bare, 100 links a chain", "/s", found["bare 100"]),
         ratio(3, "bare: 1,000 links over 100", found["bare 1000"], found["bare 100"]),
-        ratio(3, "durable over bare at 1,000", found["durable 1000"], found["bare 1000"])]
+        ratio(3, "durable over bare at 1,000", found["durable 1000"], found["bare 1000"]),
+    ]
 
 
 def _message(found: Samples) -> list[Figure]:
@@ -81,26 +91,32 @@ def _message(found: Samples) -> list[Figure]:
         plain(6, "durable, one message a stage", "/s", ours),
         ratio(6, "over bare-1K", ours, found["bare-1K 10"], at_least(1.0)),
         ratio(6, "over bare", ours, found["bare 10"], at_least(0.75)),
-        *_cpu(6, found, {"message 10": "a durable stage with its message"})]
+        *_cpu(6, found, {"message 10": "a durable stage with its message"}),
+    ]
 
 
 def _submission(found: Samples) -> list[Figure]:
     ours, bare = found["enqueue"], found["apply_async"]
     return [
-        plain(7, "enqueue, runs", "/s", ours), plain(7, "apply_async of a bare chain of 10", "/s", bare),
+        plain(7, "enqueue, runs", "/s", ours),
+        plain(7, "apply_async of a bare chain of 10", "/s", bare),
         ratio(7, "enqueue over apply_async", ours, bare, at_least(1.0)),
         ratio(7, "enqueue over building the chain and apply_async", ours, found["build and apply"]),
         plain(7, "enqueue_many, runs", "/s", found["enqueue_many"], at_least(10_000)),
         plain(7, "one row of 1 KB inserted and committed", "/s", found["commit"]),
         plain(7, "CPU of the caller, enqueue", "ms", found["enqueue" + CALLER]),
-        plain(7, "CPU of the caller, apply_async", "ms", found["apply_async" + CALLER])]
+        plain(7, "CPU of the caller, apply_async", "ms", found["apply_async" + CALLER]),
+    ]
 
 
 def _checks(found: Samples) -> list[Figure]:
     alone = {"memory hit": "memory, known key", "memory miss": "memory, new key"}
     goals = {MEDIAN: at_most(20), P99: at_most(100)}
-    memory = [plain(8, what + point, "µs", found[probe + point], goal)
-              for probe, what in alone.items() for point, goal in goals.items()]
+    memory = [
+        plain(8, what + point, "µs", found[probe + point], goal)
+        for probe, what in alone.items()
+        for point, goal in goals.items()
+    ]
     return memory + [figure for pair in _BESIDE for figure in _beside(found, *pair)]
 
 
@@ -108,29 +124,40 @@ _BESIDE = (
     ("redis hit", "Redis, known key", "redis bare", "a bare round trip", at_most(2)),
     ("redis miss", "Redis, new key", "redis bare", "a bare round trip", at_most(2)),
     ("sql hit", "SQL, known key", "sql bare hit", "a bare indexed read", at_most(2)),
-    ("sql miss", "SQL, new key", "sql bare miss", "a bare insert with commit", at_most(1.5)))
+    ("sql miss", "SQL, new key", "sql bare miss", "a bare insert with commit", at_most(1.5)),
+)
 
 
 def _beside(found: Samples, probe: str, what: str, bare: str, named: str, goal: Goal) -> list[Figure]:
     return [
-        figure for point in (MEDIAN, P99) for figure in (
+        figure
+        for point in (MEDIAN, P99)
+        for figure in (
             plain(8, what + point, "µs", found[probe + point]),
-            ratio(8, f"{what} over {named}{point}", found[probe + point], found[bare + point], goal))]
+            ratio(8, f"{what} over {named}{point}", found[probe + point], found[bare + point], goal),
+        )
+    ]
 
 
 def _snapshots(found: Samples) -> list[Figure]:
     return [
         plain(9, "encode the 1 KB that a stage adds", "ms", found["encode"], at_most(0.05)),
-        plain(9, "fold 20 outputs of 10 KB together", "ms", found["fold"], at_most(0.3))]
+        plain(9, "fold 20 outputs of 10 KB together", "ms", found["fold"], at_most(0.3)),
+    ]
 
 
 def _deaths(found: Samples) -> list[Figure]:
     named = {"child": ("a child", at_most(1.0))}
     named |= {lease_of(lease): (f"a whole worker, lease {lease} s", at_most(lease + 2.0)) for lease in LEASES}
-    return [figure for probe, (what, goal) in named.items() for figure in (
-        plain(10, f"SIGKILL of {what}, median", "s", found[probe]),
-        plain(10, f"SIGKILL of {what}, 99 %", "s", found[probe + P99], goal),
-        plain(10, f"SIGKILL of {what}, most", "s", found[probe + MOST]))]
+    return [
+        figure
+        for probe, (what, goal) in named.items()
+        for figure in (
+            plain(10, f"SIGKILL of {what}, median", "s", found[probe]),
+            plain(10, f"SIGKILL of {what}, 99 %", "s", found[probe + P99], goal),
+            plain(10, f"SIGKILL of {what}, most", "s", found[probe + MOST]),
+        )
+    ]
 
 
 def _scale(found: Samples) -> list[Figure]:
@@ -143,7 +170,8 @@ def _scale(found: Samples) -> list[Figure]:
         plain(11, "prune, a batch of 500 runs of 10 stages", "ms", found["prune"]),
         plain(11, "what a run of 10 stages of 1 KB leaves", "B", found["growth"]),
         *(plain(11, f"of it in {table}", "B", found[f"growth {table}"]) for table in TABLES),
-        plain(11, "what such a run writes to the write-ahead log", "B", found[f"growth {WAL}"])]
+        plain(11, "what such a run writes to the write-ahead log", "B", found[f"growth {WAL}"]),
+    ]
 
 
 def _memory(found: Samples) -> list[Figure]:
@@ -152,7 +180,8 @@ def _memory(found: Samples) -> list[Figure]:
         plain(12, "stages at the last reading", "", found["stages late"]),
         plain(12, "resident, at the first", "MB", found["resident early"]),
         plain(12, "resident, at the last", "MB", found["resident"]),
-        ratio(12, "last over first", found["resident"], found["resident early"], at_most(1.05))]
+        ratio(12, "last over first", found["resident"], found["resident early"], at_most(1.05)),
+    ]
 
 
 def _start(found: Samples) -> list[Figure]:
@@ -160,7 +189,8 @@ def _start(found: Samples) -> list[Figure]:
         plain(13, "import stageflow_durable", "s", found["import"], at_most(0.25)),
         plain(13, "stageflow --help", "s", found["help"], at_most(0.35)),
         plain(13, "from stageflow_durable import Engine", "s", found["import Engine"]),
-        plain(13, "an interpreter that does nothing", "s", found["python"])]
+        plain(13, "an interpreter that does nothing", "s", found["python"]),
+    ]
 
 
 ROWS: Mapping[int, Row] = {

@@ -43,18 +43,30 @@ def _lines(measured: Mapping[tuple[int, str], float]) -> Iterator[Line]:
     yield Line("stages a second, mean", f"{mean:,.0f}", f"{STAGES_A_DAY:,} / {SECONDS_A_DAY:,} s")
     yield Line("stages a second, busy hour", f"{peak:,.0f}", f"assumed: {PEAK} × the mean")
     yield Line("cores of workers, busy hour", f"{peak * worker / 1000:.1f}", f"row 1: {worker:.2f} ms of CPU a stage")
-    yield Line("cores of PostgreSQL and broker, busy hour", f"{peak * services / 1000:.1f}",
-               f"row 1: {services:.2f} ms of CPU a stage")
+    yield Line(
+        "cores of PostgreSQL and broker, busy hour",
+        f"{peak * services / 1000:.1f}",
+        f"row 1: {services:.2f} ms of CPU a stage",
+    )
     yield Line("messages a second, busy hour", f"{peak / STAGES_A_RUN:,.0f}", f"one a run of {STAGES_A_RUN} stages")
-    yield Line("commits a second, busy hour", f"{peak * (STAGES_A_RUN + 2) / STAGES_A_RUN:,.0f}",
-               f"a run of {STAGES_A_RUN} stages: enqueue, begin, and one a stage")
-    yield Line("write-ahead log, busy hour", f"{peak / STAGES_A_RUN * logged / 1e6:,.0f} MB/s",
-               f"row 11: {logged:,.0f} bytes a run")
+    yield Line(
+        "commits a second, busy hour",
+        f"{peak * (STAGES_A_RUN + 2) / STAGES_A_RUN:,.0f}",
+        f"a run of {STAGES_A_RUN} stages: enqueue, begin, and one a stage",
+    )
+    yield Line(
+        "write-ahead log, busy hour",
+        f"{peak / STAGES_A_RUN * logged / 1e6:,.0f} MB/s",
+        f"row 11: {logged:,.0f} bytes a run",
+    )
     yield Line("growth a day", f"{runs * left / 1e9:,.0f} GB", f"row 11: {left:,.0f} bytes a run")
     yield Line(f"tables, kept for {KEPT_DAYS} days", f"{runs * left * KEPT_DAYS / 1e12:,.2f} TB", "growth × days")
     yield Line("runs to prune a second, mean", f"{mean / STAGES_A_RUN:,.0f}", "as many as are enqueued")
-    yield Line("share of the time in which a prune works", f"{mean / STAGES_A_RUN / 500 * pruned / 1000:.0%}",
-               f"row 11: {pruned:,.0f} ms for 500 runs")
+    yield Line(
+        "share of the time in which a prune works",
+        f"{mean / STAGES_A_RUN / 500 * pruned / 1000:.0%}",
+        f"row 11: {pruned:,.0f} ms for 500 runs",
+    )
 
 
 def markdown(stored: Stored) -> str:

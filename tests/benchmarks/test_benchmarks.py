@@ -36,7 +36,13 @@ from tests.services.process import eventually
 
 CONTEXT = {
     "machine": {"cores": 2, "cpu": "Z80", "memory_gb": 1, "python": "CPython 3", "children": 2, "libraries": {}},
-    "services": None, "others": 0.5, "seconds": 3.0, "volume": 1.0, "rounds": 3, "measured": "2026-01-31"}
+    "services": None,
+    "others": 0.5,
+    "seconds": 3.0,
+    "volume": 1.0,
+    "rounds": 3,
+    "measured": "2026-01-31",
+}
 STARTS = Results(CONTEXT, {}, [plain(13, "import", "s", [0.1, 0.2, 0.1], at_most(0.25))])
 PEERS = Results(CONTEXT, {}, [plain(2, "durable stages", "/s", [100.0])], {"dbos 10": "no network"})
 
@@ -50,8 +56,10 @@ def test_the_noise_of_a_figure_is_half_its_range_over_its_median() -> None:
     assert plain(1, "rate", "/s", [90.0, 100.0, 130.0]).noise == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("goal", "value", "met"), [
-    (at_least(1.5), 1.5, True), (at_least(1.5), 1.4, False), (at_most(0.25), 0.25, True), (at_most(0.25), 0.3, False)])
+@pytest.mark.parametrize(
+    ("goal", "value", "met"),
+    [(at_least(1.5), 1.5, True), (at_least(1.5), 1.4, False), (at_most(0.25), 0.25, True), (at_most(0.25), 0.3, False)],
+)
 def test_a_goal_is_met_on_its_bound_and_beyond(goal: Goal, value: float, met: bool) -> None:
     assert goal.met_by(value) is met
 
@@ -156,12 +164,19 @@ def test_what_a_change_did_is_shown_figure_by_figure() -> None:
 
 
 def test_the_arithmetic_follows_from_what_was_measured_and_waits_for_it() -> None:
-    stored = as_json(Results(CONTEXT, {}, [
-        plain(1, "CPU of the worker, a durable stage", "ms", [0.5]),
-        plain(1, "CPU of database and broker, a durable stage", "ms", [0.25]),
-        plain(11, "what a run of 10 stages of 1 KB leaves", "B", [20_000.0]),
-        plain(11, "what such a run writes to the write-ahead log", "B", [40_000.0]),
-        plain(11, "prune, a batch of 500 runs of 10 stages", "ms", [200.0])]))
+    stored = as_json(
+        Results(
+            CONTEXT,
+            {},
+            [
+                plain(1, "CPU of the worker, a durable stage", "ms", [0.5]),
+                plain(1, "CPU of database and broker, a durable stage", "ms", [0.25]),
+                plain(11, "what a run of 10 stages of 1 KB leaves", "B", [20_000.0]),
+                plain(11, "what such a run writes to the write-ahead log", "B", [40_000.0]),
+                plain(11, "prune, a batch of 500 runs of 10 stages", "ms", [200.0]),
+            ],
+        )
+    )
     found = {line.what: line.number for line in scaling.arithmetic(stored)}
     assert found["stages a second, mean"] == "1,157"
     assert found["cores of workers, busy hour"] == "1.7"
@@ -258,7 +273,8 @@ def left(url: str) -> dict[str, Any]:
         events = "SELECT seq, type FROM stageflow_events WHERE run = %s ORDER BY seq"
         counts = {
             table: connection.execute(f"SELECT count(*) FROM stageflow_{table} WHERE run = %s", [run[0]]).fetchone()
-            for table in ("strands", "attempts", "checkpoints")}
+            for table in ("strands", "attempts", "checkpoints")
+        }
         return {"seq": run[1], "events": connection.execute(events, [run[0]]).fetchall(), **counts}
 
 

@@ -29,8 +29,14 @@ def line(length: int) -> None:
 
 def config() -> DBOSConfig:
     """An executor of its own for each process; no console, no telemetry, no conductor."""
-    return {"name": NAME, "system_database_url": os.environ["BENCH_DATABASE_URL"], "executor_id": str(os.getpid()),
-            "application_version": "1", "console_log_level": "ERROR", "enable_otlp": False}
+    return {
+        "name": NAME,
+        "system_database_url": os.environ["BENCH_DATABASE_URL"],
+        "executor_id": str(os.getpid()),
+        "application_version": "1",
+        "console_log_level": "ERROR",
+        "enable_otlp": False,
+    }
 
 
 if __name__ == "__main__":

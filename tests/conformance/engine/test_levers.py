@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stageflow_durable import RunStatus, StageOutput
+from stageflow_durable import RunHandle, RunStatus, StageOutput, Submission
+from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.settings.values import DEFAULTS
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
-OFF: dict[str, dict[str, Any]] = {
-    "in place": {"in_place_stages": 1},
-    "the short way": {"short_way": False},
-    "hints": {"hints": False},
-    "prepared statements": {"prepared_statements": False},
+OFF: dict[str, dict[str, Any]] = {"in_place_stages": {"in_place_stages": 1}} | {
+    name: {name: False} for name, default in DEFAULTS.items() if default is True
 }
+"""Each lever, switched off; what concerns Celery alone is played with workers in ``tests/chaos/test_levers.py``."""
 LEVERS = {"all on": {}, "all off": {name: value for off in OFF.values() for name, value in off.items()}} | {
     f"no {name}": off for name, off in OFF.items()
 }
-
 levers = pytest.mark.parametrize("settings", LEVERS.values(), ids=LEVERS)
+
+
+def test_the_levers_are_those_that_the_documentation_names() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "settings.md").read_text()
+    assert [name for name in OFF if f"| `{name}` |" not in text] == []
+
+
+@levers
+def test_given_many_runs_at_once_then_each_is_what_it_would_be_alone_or_is_refused_in_its_place(
+    make_engine: MakeEngine, acts: Acts, settings: dict[str, Any]
+) -> None:
+    engine = make_engine(acts.line("a b"), **settings)
+    given = [("k", 1), (None, 2), ("k", 1), ("k", 3), (None, 4)]
+    answers = engine.enqueue_many(
+        "line", [Submission({"n": n}, idempotency_key=key) for key, n in given], on_error="collect"
+    )
+    engine.drain()
+    first, free, again, refused, last = answers
+    assert isinstance(refused, IdempotencyParamMismatch)
+    runs = [run for run in (first, free, again, last) if isinstance(run, RunHandle)]
+    assert [run.replayed for run in runs] == [False, False, True, False]
+    assert [run.status() for run in runs] == [RunStatus.SUCCEEDED] * 4
+    assert len({run.run_id for run in runs}) == 3
+    assert sorted(acts.log) == ["a"] * 3 + ["b"] * 3
 
 
 @levers

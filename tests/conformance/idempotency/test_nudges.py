@@ -33,9 +33,9 @@ def gate_at(clock: Clock) -> Iterator[Callable[..., NudgeGate]]:
         yield make
 
 
-@pytest.fixture
-def gate(fresh_broker_db: str, gate_at: Callable[..., NudgeGate]) -> NudgeGate:
-    return gate_at(fresh_broker_db, timeout_seconds=2)
+@pytest.fixture(params=[True, False], ids=["lean", "by the client"])
+def gate(request: pytest.FixtureRequest, fresh_broker_db: str, gate_at: Callable[..., NudgeGate]) -> NudgeGate:
+    return gate_at(fresh_broker_db, timeout_seconds=2, lean=request.param)
 
 
 def test_given_equal_nudges_then_the_first_passes_and_the_rest_are_dropped(gate: NudgeGate) -> None:

@@ -40,8 +40,11 @@ def messages(url: str, queue: str = "bulk") -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize("count", [1, MANY - 1, MANY, 3 * MANY])
-def test_each_nudge_is_one_message_whichever_way_it_goes(app: Celery, valkey_url: str, count: int) -> None:
-    CeleryPublisher(app, 50).publish(nudges(count))
+@pytest.mark.parametrize("batches", [True, False])
+def test_each_nudge_is_one_message_whichever_way_it_goes(
+    app: Celery, valkey_url: str, count: int, batches: bool
+) -> None:
+    CeleryPublisher(app, 50, batches=batches).publish(nudges(count))
     found = messages(valkey_url)
     assert sorted(message["headers"]["argsrepr"] for message in found) == sorted(  # type: ignore[index]  # it is JSON
         f"('01RUN{number:04}', 'a')" for number in range(count)

@@ -75,6 +75,12 @@ def raw(url: str) -> dict[str, list[str]]:
         return dict(found)
 
 
+def pushes(url: str) -> int:
+    """How many times messages were sent to this server."""
+    with Redis.from_url(url, protocol=2) as client:
+        return int(client.info("commandstats").get("cmdstat_lpush", {"calls": 0})["calls"])
+
+
 def sent(url: str) -> tuple[str, dict[str, Any]]:
     """The one message that waits, its body decoded, and the list that it waits in."""
     (key, (text,)) = next(iter(raw(url).items()))
@@ -104,8 +110,8 @@ NUDGES = {
     "priority 0": nudge(priority=0),
     "priority 4": nudge(priority=4),
     "priority 9": nudge(priority=9),
-    "a name with signs": nudge(strand="it's \"ä\" \\ 100 %s\n"),
-    "a hint": nudge(hint=Hint(12, "0a" * 32, "0b" * 12, "it's a \"stage\"")),
+    "a name with signs": nudge(strand='it\'s "ä" \\ 100 %s\n'),
+    "a hint": nudge(hint=Hint(12, "0a" * 32, "0b" * 12, 'it\'s a "stage"')),
     "an undo": nudge(strand="undo:a", gen=12, mark=77),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -164,11 +170,13 @@ def test_given_a_task_that_sends_when_it_publishes_then_root_and_parent_are_its_
     assert (message["headers"]["root_id"], message["headers"]["parent_id"]) == ("root", "me")
 
 
+@pytest.mark.parametrize(("batches", "sendings"), [(True, 2), (False, quick.BATCH + 3)])
 def test_given_many_nudges_when_they_are_published_then_each_has_ids_of_its_own_and_they_keep_their_order(
-    make_app: Callable[..., Celery], valkey_url: str
+    make_app: Callable[..., Celery], valkey_url: str, batches: bool, sendings: int
 ) -> None:
-    count = quick.BATCH + 3
-    CeleryPublisher(make_app(), 50, templates=True).publish(tuple(map(nudge, range(count))))
+    count, before = quick.BATCH + 3, pushes(valkey_url)
+    CeleryPublisher(make_app(), 50, templates=True, batches=batches).publish(tuple(map(nudge, range(count))))
+    assert pushes(valkey_url) - before == sendings
     (texts,) = raw(valkey_url).values()
     messages = [json.loads(text) for text in texts]
     assert [json.loads(b64decode(message["body"]))[0][0] for message in messages] == [

@@ -211,4 +211,3 @@ def test_given_a_fork_then_the_child_opens_a_connection_of_its_own_and_the_paren
         os._exit(0 if other != before else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert singles.rows(PID, {}) == before
-
