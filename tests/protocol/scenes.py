@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import Double
 
-from stageflow_durable.model.work import Done, Fenced, Refused, Work
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.tables import definitions
@@ -141,10 +141,17 @@ def told(answer: Any) -> str:
     """An answer without times."""
     if isinstance(answer, Exception):
         return type(answer).__name__
-    if type(answer) is tuple:  # nudges
-        return f"({', '.join(sorted(map(str, answer)))})"
+    if type(answer) is tuple:  # nudges, or ids
+        return f"({', '.join(sorted(map(_without_code, answer)))})"
     tell = _TELL.get(type(answer), str)
     return tell(answer)
+
+
+def _without_code(one: Any) -> str:
+    """A nudge without the code that its hint names, which seals times, too; whatever else it is, as it is."""
+    if isinstance(one, Nudge) and one.hint is not None:
+        return str(replace(one, hint=one.hint._replace(head="")))
+    return str(one)
 
 
 _TELL: dict[type, Callable[[Any], str]] = {
