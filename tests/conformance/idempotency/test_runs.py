@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -69,9 +70,11 @@ def runs(database: Database) -> Runs:
 
 
 @pytest.fixture
-def outsider(database: Database) -> Backend:
+def outsider(database: Database) -> Iterator[Backend]:
     """The standalone store on the same table."""
-    return Backend(SqlIdempotencyStore(database))
+    store = SqlIdempotencyStore(database)
+    yield Backend(store)
+    store.close()
 
 
 def test_given_a_free_key_when_a_stage_claims_it_then_other_runs_are_told_who_holds_it(runs: Runs) -> None:
