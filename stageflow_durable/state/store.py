@@ -70,7 +70,7 @@ class Store(Reading):
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and shortcut and not database.is_sqlite
         self._shortcut = Shortcut(self._driver, audit_key, hints=self._hints) if shortcut else None
-        self._part = batch.PART if batches else 1
+        self._batches = batches
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -104,9 +104,10 @@ class Store(Reading):
         """Record many runs, or find those that have their keys; each gets its answer. ``whole``: nothing is recorded
         where one of them is refused.
         """
+        part = batch.PART if self._batches else 1
         try:
             return self._do(
-                lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints, part=self._part)
+                lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints, part=part)
             )
         except batch.Broken as broken:
             return broken.answers
