@@ -8,7 +8,7 @@ from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import failing, minimised, play
 
 SEEDS = 2000
-"""As many as a core plays in twenty seconds; ``make simulate`` plays the others."""
+"""As many as a core plays in half a minute; ``make simulate`` plays the others."""
 CHUNKS = 10
 QUICK = 60
 """Seeds within which the quick mutants show."""
