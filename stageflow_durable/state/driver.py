@@ -7,11 +7,10 @@ runs here is the same SQL, with the same parameters by name.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 from weakref import ref
@@ -22,8 +21,8 @@ from sqlalchemy.exc import DBAPIError
 
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import Database, translated
-from stageflow_durable.state.line import Line
-from stageflow_durable.state.wire import ServerStatement, Wire
+from stageflow_durable.state.own import Own, opened
+from stageflow_durable.state.wire import ServerStatement
 
 CLOCK_SECONDS = 30.0
 """How long the offset between this machine's clock and the database's is believed."""
@@ -50,25 +49,18 @@ class Statement:
         return {**self._defaults, **given}
 
 
-class _Held:
+class _Held(Own):
     """One thread's connection, closed once that thread has ended, or the driver has let go and no statement runs."""
 
     def __init__(self, connection: Any, *, is_sqlite: bool) -> None:
-        self.connection = connection
-        self._pid = os.getpid()
-        self._line = None if is_sqlite else Line(connection.fileno())
+        super().__init__(connection, is_sqlite=is_sqlite)
         self._let_go = False
         self._in_use = threading.Lock()
 
-    @cached_property
-    def wire(self) -> Wire:
-        """The same connection, below psycopg's cursors."""
-        return Wire(self.connection)
-
     @property
     def usable(self) -> bool:
-        """Whether it is this process's, and its server has not closed it since it was used last."""
-        return not self._let_go and self._pid == os.getpid() and not (self._line and self._line.closed)
+        """As before, and nobody has let go of it."""
+        return not self._let_go and super().usable
 
     def __enter__(self) -> Self:
         self._in_use.acquire()
@@ -86,14 +78,6 @@ class _Held:
             # Before the release: a thread that saw it usable may be about to send, over what libpq would be freeing.
             self.close()
             self._in_use.release()
-
-    def close(self, this_process: Callable[[], int] = os.getpid) -> None:
-        """Close it. Idempotent."""
-        if self._pid == this_process():  # a parent's connection is the parent's to close
-            self.connection.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Driver:
@@ -120,11 +104,7 @@ class Driver:
     def _held(self) -> _Held:
         held: _Held | None = getattr(self._local, "held", None)
         if held is None or not held.usable:
-            raw = self.engine.raw_connection()
-            connection: Any = raw.driver_connection
-            raw.detach()  # it is this thread's from now on, and closed with it
-            if not self.is_sqlite:
-                connection.autocommit = True
+            connection = opened(self._database)
             self.drop()
             held = self._local.held = _Held(connection, is_sqlite=self.is_sqlite)
             self._all.add(ref(held, self._all.discard))

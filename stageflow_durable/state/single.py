@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state.database import CONNECT_SECONDS, Database, translated
 from stageflow_durable.state.driver import Statement
-from stageflow_durable.state.line import Line
+from stageflow_durable.state.own import Own, opened
 from stageflow_durable.state.wire import Wire
 
 MOST = 25
@@ -92,7 +92,7 @@ class Wires:
 
     def _renew(self) -> None:
         self._pid = os.getpid()
-        self._kept: list[_Kept] = []
+        self._kept: list[Own] = []
         self._free = threading.BoundedSemaphore(MOST)
 
     def use(self, do: Callable[[Wire], T]) -> T:
@@ -114,18 +114,18 @@ class Wires:
         finally:
             free.release()
 
-    def _take(self, kept: list[_Kept]) -> _Kept:
+    def _take(self, kept: list[Own]) -> Own:
         while kept:
             try:
                 connection = kept.pop()
             except IndexError:  # another thread was faster
                 break
-            if not connection.is_closed:
+            if connection.usable:
                 return connection
             connection.close()
-        return _Kept(self._database)
+        return Own(opened(self._database), is_sqlite=False)
 
-    def _give(self, kept: list[_Kept], connection: _Kept) -> None:
+    def _give(self, kept: list[Own], connection: Own) -> None:
         if kept is self._kept and len(kept) < KEPT:
             kept.append(connection)
         else:
@@ -137,32 +137,3 @@ class Wires:
         if self._pid == os.getpid():
             for connection in kept:
                 connection.close()
-
-
-class _Kept:
-    """A connection that the pool opened and counts no longer."""
-
-    __slots__ = ("_connection", "_line", "_pid", "wire")
-
-    def __init__(self, database: Database) -> None:
-        self._pid = os.getpid()
-        pooled: Any = database.engine.raw_connection()
-        self._connection = pooled.driver_connection
-        pooled.detach()
-        self._connection.autocommit = True
-        self.wire = Wire(self._connection)
-        self._line = Line(self._connection.fileno())
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether its server has closed it since it was used last."""
-        return self._line.closed
-
-    def close(self) -> None:
-        """Close it. Idempotent."""
-        if self._pid == os.getpid():  # a parent's connection is the parent's to close
-            self._connection.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_connection"):  # else it could not be opened
-            self.close()
