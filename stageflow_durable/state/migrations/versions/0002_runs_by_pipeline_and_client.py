@@ -1,4 +1,4 @@
-"""Runs of one pipeline, the newest first, without a look at the others'."""
+"""Runs of one pipeline or of one client, the newest first, without a look at the others'."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the index."""
+    """Create the indexes."""
     op.create_index("ix_stageflow_runs_pipeline", "stageflow_runs", ["pipeline", "created_at"], unique=False)
+    op.create_index("ix_stageflow_runs_client", "stageflow_runs", ["client_id", "created_at"], unique=False)
