@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stageflow_durable.clock import World, system_world
 from stageflow_durable.delivery.configure import own_settings, settings_beside, worker_settings
@@ -25,7 +25,7 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.steering import Steering
-from stageflow_durable.errors import ConfigurationError, StageflowError, UnknownPipeline
+from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -212,6 +212,8 @@ class Engine(Steering):
         are returned in the places of their submissions.
         """
         found = self.pipeline(pipeline)
+        if on_error not in get_args(OnError):
+            raise InvalidInput("enqueue_many", [f"on_error: {on_error!r} is neither 'raise' nor 'collect'"])
         self._ready()
         answers = self._acceptor.accept_many(found, list(submissions), collect=on_error == "collect")
         return [self._handle(answer, found) if isinstance(answer, Created) else answer for answer in answers]

@@ -110,8 +110,11 @@ class Acceptor:
         made = [answer for answer in answers if isinstance(answer, Created)]
         publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
 
-    def _prepared(self, pipeline: Pipeline[Any, Any], submission: Submission, collect: bool) -> NewRun | StageflowError:
+    def _prepared(self, pipeline: Pipeline[Any, Any], submission: object, collect: bool) -> NewRun | StageflowError:
         try:
+            if not isinstance(submission, Submission):
+                kind = type(submission).__name__
+                raise InvalidInput("enqueue_many", [f"submissions: {kind} is no Submission; give Submission(input, …)"])
             return self._new(pipeline, submission)
         except StageflowError as error:
             if not collect:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from stageflow_durable.engine.services import validated
 from stageflow_durable.engine.twins import HandleTwins
 from stageflow_durable.errors import (
     CompensationFailed,
+    InvalidInput,
     NotAllowed,
     ResultTimeout,
     RunCancelled,
@@ -88,15 +90,19 @@ class RunHandle(HandleTwins):
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
         it has none.
 
-        ``timeout`` in seconds, None: for ever. Raises ResultTimeout; RunFailed, RunCancelled, RunCompensated,
-        CompensationFailed or RunParked for a run that ended otherwise; NotAllowed inside a stage, whose worker slot it
-        would hold.
+        ``timeout`` in seconds, None: for ever. Raises ResultTimeout, or InvalidInput for a timeout that is no time;
+        RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended otherwise;
+        NotAllowed inside a stage, whose worker slot it would hold.
         """
         if getattr(inside_stage, "run", None) is not None:
             raise NotAllowed(
                 self.run_id,
                 "result()",
                 f"called inside a stage of run {inside_stage.run}, it would hold the worker's slot",
+            )
+        if timeout is not None and not _is_time(timeout):
+            raise InvalidInput(
+                f"result of run {self.run_id}", [f"timeout: {timeout!r} is no number of seconds, or None"]
             )
         facts = self._at_rest(timeout)
         if facts.status is not RunStatus.SUCCEEDED:
@@ -129,3 +135,7 @@ class RunHandle(HandleTwins):
 
     def _raise(self, facts: RunFacts) -> NoReturn:
         raise _ERRORS[facts.status](facts.id, facts.status.value, facts.cause, facts.error_stage, facts.error)
+
+
+def _is_time(seconds: object) -> bool:
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and not math.isnan(seconds)

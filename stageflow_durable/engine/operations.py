@@ -75,6 +75,9 @@ class Operations:
         """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
         person, stuck runs too.
         """
+        for what, text in (("pipeline", pipeline), ("client_id", client_id)):
+            if text is not None:
+                valid_key(text, what)
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
         found = self._store.summaries(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
         return [*found, *self._store.stuck(self._clock.time() - STUCK_SECONDS)] if attention else found

@@ -119,6 +119,10 @@ class SagaOrchestrator:
             name, version=version, input_type=input_type, on_compensation_failure=on_compensation_failure
         )
         for step in steps:
+            if not isinstance(getattr(step, "name", None), str):
+                raise ConfigurationError(
+                    f"SagaOrchestrator {name!r}: step {step!r} has no name; give a stage, or add it by .step(name, …)"
+                )
             declared = declared.stage(step.name, step)
         self.pipeline = declared
 

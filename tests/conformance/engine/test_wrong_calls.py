@@ -1,0 +1,72 @@
+"""What a program gives wrongly is refused before anything happens, by the name of what is wrong and the way out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from stageflow_durable import Submission
+from stageflow_durable.errors import ConfigurationError, InvalidInput, InvalidKey, ResultTimeout
+from stageflow_durable.saga import SagaOrchestrator
+from stageflow_durable.testing import InProcessEngine
+from tests.conformance.engine.acts import Acts
+from tests.conformance.engine.conftest import MakeEngine
+
+
+@pytest.fixture
+def engine(make_engine: MakeEngine, acts: Acts) -> InProcessEngine:
+    return make_engine(acts.line("a"))
+
+
+def test_given_something_that_is_no_submission_then_it_is_named_and_nothing_is_started(engine: InProcessEngine) -> None:
+    given: Any = [Submission({}), {"order": 1}]
+    with pytest.raises(InvalidInput, match=r"submissions: dict is no Submission; give Submission\(input"):
+        engine.enqueue_many("line", given)
+    assert engine.runs() == []
+
+
+def test_given_something_that_is_no_submission_when_errors_are_collected_then_its_place_has_it(
+    engine: InProcessEngine,
+) -> None:
+    given: Any = [{"order": 1}, Submission({})]
+    refused, _run = engine.enqueue_many("line", given, on_error="collect")
+    assert isinstance(refused, InvalidInput)
+    assert len(engine.runs()) == 1
+
+
+def test_given_an_unknown_way_with_errors_then_the_known_ones_are_named_and_nothing_is_started(
+    engine: InProcessEngine,
+) -> None:
+    ignore: Any = "ignore"
+    with pytest.raises(InvalidInput, match="on_error: 'ignore' is neither 'raise' nor 'collect'"):
+        engine.enqueue_many("line", [Submission({})], on_error=ignore)
+    assert engine.runs() == []
+
+
+@pytest.mark.parametrize("timeout", ["5", True, math.nan, [1]])
+def test_given_a_timeout_that_is_none_then_run_and_field_are_named(engine: InProcessEngine, timeout: Any) -> None:
+    handle = engine.enqueue("line", {})
+    with pytest.raises(InvalidInput, match=f"run {handle.run_id}: timeout: .* is no number of seconds"):
+        handle.result(timeout)
+
+
+def test_given_a_timeout_of_nothing_then_who_asks_is_answered_at_once(engine: InProcessEngine) -> None:
+    with pytest.raises(ResultTimeout):
+        engine.enqueue("line", {}).result(0)
+
+
+@pytest.mark.parametrize("what", ["client_id", "pipeline"])
+def test_given_a_filter_that_no_run_can_have_then_it_is_named_and_no_sql_is_told(
+    engine: InProcessEngine, what: str
+) -> None:
+    with pytest.raises(InvalidKey, match=rf"{what} holds a control character \(U\+0000\)") as refused:
+        engine.runs(**{what: "a\0"})
+    assert "SELECT" not in str(refused.value)
+
+
+def test_given_a_step_without_a_name_then_the_saga_and_the_way_to_add_it_are_named() -> None:
+    step: Any = 7
+    with pytest.raises(ConfigurationError, match=r"SagaOrchestrator 'trip': step 7 has no name; .*\.step\(name"):
+        SagaOrchestrator("trip", step)
