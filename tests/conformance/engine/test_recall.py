@@ -8,6 +8,7 @@ import pytest
 
 from stageflow_durable import RunStatus, StageOutput, TransientError
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.state import looks
 from tests.conformance.engine.acts import DIAMOND, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
@@ -144,7 +145,10 @@ def test_of_what_comes_before_a_body(make_engine: MakeEngine, acts: Acts, when: 
     assert [run.status for run in engine.runs()] == [RunStatus.SUCCEEDED]
 
 
-def test_a_database_that_is_away_for_reads_uses_up_no_attempt(make_engine: MakeEngine, acts: Acts) -> None:
+def test_a_database_that_is_away_for_reads_uses_up_no_attempt(
+    make_engine: MakeEngine, acts: Acts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "read", lambda _text: None)  # as for large outputs, which a begin does not bring along
     engine = make_engine(acts.line("a b"), in_place_stages=1)
     handle = engine.enqueue("line", {})
     engine.step()
@@ -157,5 +161,6 @@ def test_a_database_that_is_away_for_reads_uses_up_no_attempt(make_engine: MakeE
 
     engine.store.__dict__["outputs"] = away
     engine.drain()
+    assert not next(times, False)  # it was away each time
     assert handle.describe().stage("b").tries == 1
     assert handle.status() is RunStatus.SUCCEEDED
