@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from stageflow_durable import Engine, RunHandle, RunStatus
@@ -25,6 +27,19 @@ class ChaosSite(Site):
     def plain_url(self) -> str:
         """The database's URL for psycopg itself."""
         return str(self.settings["database_url"]).replace("+psycopg", "")
+
+    @contextmanager
+    def beside(self, database_url: str, directory: Path, queue: str) -> Iterator[ChaosSite]:
+        """Another one with a worker, on the same broker and on a database of its own."""
+        settings: dict[str, Any] = {**self.settings, "queue": queue}
+        del settings["database_url"]
+        site = ChaosSite(directory, database_url, self.broker, self.number, **settings)
+        try:
+            site.open()
+            site.ready(site.worker())
+            yield site
+        finally:
+            site.close()
 
     def client(self, **settings: Any) -> Engine:
         """A further engine in this process, to enqueue with."""

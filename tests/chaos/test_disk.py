@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -43,15 +42,8 @@ def postgres(disk: SmallDisk) -> Iterator[PostgresService]:
 @pytest.fixture
 def on_disk(mended: ChaosSite, postgres: PostgresService, tmp_path: Path) -> Iterator[ChaosSite]:
     """A site on it, with a worker."""
-    settings: dict[str, Any] = {**mended.settings, "queue": "disk"}
-    del settings["database_url"]
-    site = ChaosSite(tmp_path, postgres.create_database(), mended.broker, mended.number, **settings)
-    try:
-        site.open()
-        site.ready(site.worker())
+    with mended.beside(postgres.create_database(), tmp_path, "disk") as site:
         yield site
-    finally:
-        site.close()
 
 
 def use_up_the_log(site: ChaosSite) -> None:
@@ -78,7 +70,7 @@ def test_given_a_database_whose_disk_fills_up_when_there_is_space_and_it_runs_ag
             runs.append(on_disk.engine.enqueue("five", {"note": "x" * 200_000}))
         except StoreUnavailable as error:
             refused.append(str(error))
-            time.sleep(0.3)
+            time.sleep(0.3)  # the next refusal, not the same one
     assert all("No space left" in why for why in refused) or log
     assert postgres.running is not log
     disk.free()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,14 +27,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 @pytest.fixture
 def on_disk(mended: ChaosSite, disk: SmallDisk, tmp_path: Path) -> Iterator[ChaosSite]:
     """A site whose database, and nothing else, is on that disk; one worker."""
-    settings: dict[str, Any] = {**mended.settings, "database_url": f"sqlite:///{disk.path}/s.db", "queue": "disk"}
-    site = ChaosSite(tmp_path, settings.pop("database_url"), mended.broker, mended.number, **settings)
-    try:
-        site.open()
-        site.ready(site.worker())
+    with mended.beside(f"sqlite:///{disk.path}/s.db", tmp_path, "disk") as site:
         yield site
-    finally:
-        site.close()
 
 
 def test_given_a_disk_that_fills_up_under_runs_when_there_is_space_again_then_every_run_comes_to_its_end(

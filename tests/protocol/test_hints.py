@@ -11,7 +11,6 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
-from stageflow_durable.state import schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
@@ -22,7 +21,6 @@ from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from tests.protocol.invariants import Watch
-from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
 
@@ -97,17 +95,9 @@ class World:
             ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def migrated(postgres_service: PostgresService) -> Iterator[str]:
-    url = postgres_service.create_database()
-    schema.upgrade(url)
-    yield url
-    postgres_service.drop_database(url)
-
-
 @pytest.fixture
-def world(migrated: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = World(migrated, monkeypatch)
+def world(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    made = World(migrated_url, monkeypatch)
     yield made
     Watch(made.database).check()
     made.store.close()
@@ -252,8 +242,8 @@ def test_given_runs_in_a_batch_then_their_nudges_have_hints_unless_several_stran
     assert [nudge.hint for nudge in branches.nudges] == [None, None]
 
 
-def test_given_hints_switched_off_then_none_is_made_and_none_is_believed(world: World, migrated: str) -> None:
-    without = Store(Database(migrated), hints=False)
+def test_given_hints_switched_off_then_none_is_made_and_none_is_believed(world: World, migrated_url: str) -> None:
+    without = Store(Database(migrated_url), hints=False)
     nudge = world.handed_on()
     world.asked = 0
     work = without.begin(nudge, world.taker)

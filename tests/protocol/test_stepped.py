@@ -12,7 +12,6 @@ from stageflow_durable.errors import OperatorConflict
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
-from stageflow_durable.state import schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.commit import Failure
 from stageflow_durable.state.database import Database
@@ -23,7 +22,6 @@ from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from tests.protocol.invariants import Watch
 from tests.protocol.stepping import Act, Stage
-from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
 
@@ -85,22 +83,15 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def migrated(postgres_service: PostgresService) -> str:
-    url = postgres_service.create_database()
-    schema.upgrade(url)
-    return url
-
-
-@pytest.fixture(scope="module")
-def stage(migrated: str) -> Iterator[Stage]:
-    made = Stage(migrated, 2, shortcut=False)
+def stage(migrated_url: str) -> Iterator[Stage]:
+    made = Stage(migrated_url, 2, shortcut=False)
     yield made
     made.close()
 
 
 @pytest.fixture
-def world(migrated: str, stage: Stage) -> Iterator[World]:
-    made = World(migrated, stage)
+def world(migrated_url: str, stage: Stage) -> Iterator[World]:
+    made = World(migrated_url, stage)
     yield made
     made.database.dispose()
 

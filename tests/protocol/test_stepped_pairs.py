@@ -15,12 +15,10 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable.state import schema
 from tests.protocol.moves import has_short_way
 from tests.protocol.scenes import Scene, brought_about, told, won
 from tests.protocol.situations import SITUATIONS, Situation
 from tests.protocol.stepping import Played, Stage
-from tests.services.postgres import PostgresService
 
 pytestmark = pytest.mark.postgres
 
@@ -66,22 +64,13 @@ TRIPLES = _cases(lambda situation: itertools.permutations(situation.core, 3))
 
 
 @pytest.fixture(scope="module")
-def url(postgres_service: PostgresService) -> Iterator[str]:
-    """A migrated database of this suite's own, whose tables each case sets up anew."""
-    made = postgres_service.create_database()
-    schema.upgrade(made)
-    yield made
-    postgres_service.drop_database(made)
-
-
-@pytest.fixture(scope="module")
-def scene_of(url: str) -> Iterator[MakeScene]:
+def scene_of(migrated_url: str) -> Iterator[MakeScene]:
     """Situations, each brought about once."""
     made: dict[str, Scene] = {}
 
     def get(name: str) -> Scene:
         if name not in made:
-            made[name] = brought_about(SITUATIONS[name], url)
+            made[name] = brought_about(SITUATIONS[name], migrated_url)
         return made[name]
 
     yield get
@@ -90,9 +79,9 @@ def scene_of(url: str) -> Iterator[MakeScene]:
 
 
 @pytest.fixture(scope="module")
-def stages(url: str) -> Iterator[dict[str, Stage]]:
+def stages(migrated_url: str) -> Iterator[dict[str, Stage]]:
     """Three sessions that go the long way, and three that take the short one where it is open."""
-    made = {way: Stage(url, 3, shortcut=way == "short") for way in ("long", "short")}
+    made = {way: Stage(migrated_url, 3, shortcut=way == "short") for way in ("long", "short")}
     yield made
     for stage in made.values():
         stage.close()
