@@ -37,7 +37,7 @@ class Singles:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._wires = Wires(database)
+        self._connections = Connections(database)
         self.is_sqlite = database.is_sqlite
 
     def rows(self, statement: Statement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
@@ -54,11 +54,11 @@ class Singles:
 
     def close(self) -> None:
         """Close what this process keeps; the next statement opens a new connection."""
-        self._wires.close()
+        self._connections.close()
 
     def _below_cursors(self, do: Callable[[Wire], T]) -> T:
         with translated(), self._errors():
-            return self._wires.use(do)
+            return self._connections.use(do)
 
     def _by_cursor(self, statement: Statement, given: Mapping[str, Any], read: Callable[[Any], T]) -> T:
         with translated(), self._errors():
@@ -83,7 +83,7 @@ class Singles:
             raise DBAPIError.instance("", {}, error, dbapi.Error) from error
 
 
-class Wires:
+class Connections:
     """Connections of this process to PostgreSQL, each used by one thread at a time. Safe to make before a fork."""
 
     def __init__(self, database: Database) -> None:

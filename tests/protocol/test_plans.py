@@ -71,7 +71,6 @@ INSERT INTO stageflow_tombstones
     FROM generate_series(1, {FINISHED}) n;
 """
 OF_A_FINISHED = "D" + "5042".zfill(25)
-TAKER = "taker"
 
 
 @pytest.fixture(scope="module")

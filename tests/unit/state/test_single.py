@@ -169,7 +169,7 @@ def test_given_connections_that_are_all_in_use_when_none_gets_free_then_the_data
 ) -> None:
     monkeypatch.setattr(single, "MOST", 1)
     monkeypatch.setattr(single, "CONNECT_SECONDS", 0.05)
-    few = single.Wires(database)
+    few = single.Connections(database)
     busy, done = threading.Event(), threading.Event()
 
     def hold(_wire: object) -> None:
