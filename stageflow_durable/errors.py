@@ -191,6 +191,10 @@ class SchemaAhead(Terminal):
     """A newer release has upgraded the database's schema: deploy that release here too."""
 
 
+class SchemaInUse(Terminal):
+    """Workers of an older release are at work, which the newer schema would stop in the middle: stop them first."""
+
+
 # --- results ----------------------------------------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ BY_TYPE: dict[type[BaseException], Category] = {
     errors.UnknownPipeline: BUG,
     errors.SchemaBehind: BUG,
     errors.SchemaAhead: BUG,
+    errors.SchemaInUse: BUG,
     errors.UnsavableValue: BUG,
     UnreadableValue: BUG,
     # timeouts and connections

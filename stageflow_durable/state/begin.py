@@ -126,6 +126,7 @@ def start(run: LockedRun, row: StrandRow, stage: str, taker: Taker) -> Work:
     number = strands.next_attempt(connection, run.id, stage, row.direction)
     first_at = run.clock if moved or row.first_at is None else row.first_at
     tries, lost, delay = (0, 0, None) if moved else (row.tries, row.lost, row.delay)
+    limit = taker.timeouts.get((run.facts.pipeline, stage)) if forward else None
     strands.change(
         connection,
         run.id,
@@ -142,20 +143,13 @@ def start(run: LockedRun, row: StrandRow, stage: str, taker: Taker) -> Work:
         published_at=None,
         nudges=0,
         progress=None,
-    )
-    limit = taker.timeouts.get((run.facts.pipeline, stage)) if forward else None
-    strands.begin_attempt(
-        connection,
-        run=run.id,
-        stage=stage,
-        direction=row.direction,
-        n=number,
-        owner=taker.owner,
         began_at=run.clock,
         kill_by=None if limit is None else run.clock + limit,
     )
     (_intend if forward else _begin_undo)(run, stage)
-    run.emit("stage.begun" if forward else "undo.begun", stage=stage, attempt=number, owner=taker.owner)
+    begun = {"stage": stage, "attempt": number, "owner": taker.owner}
+    if not (forward and run.add_to("stage.ok", then=begun)):
+        run.emit("stage.begun" if forward else "undo.begun", **begun)
     return Work(
         run.facts,
         run.plan,
@@ -216,7 +210,7 @@ def recall(connection: Connection, work: Work, owner: str) -> Work | bool:
         row for row in strands.all_of(connection, run.id) if row.strand in after and row.owner in (work.owner, owner)
     ]
     # A grant begins in the transaction, and at the time, at which the attempt before it ended.
-    row = next((row for row in held if strands.began_at(connection, row) == ended_at), None)
+    row = next((row for row in held if row.began_at == ended_at), None)
     if row is None or row.owner is None:
         return True
     return Work(
@@ -231,8 +225,8 @@ def recall(connection: Connection, work: Work, owner: str) -> Work | bool:
         row.tries,
         row.lost,
         row.delay,
-        row.first_at or run.clock,
-        run.clock,
+        row.first_at or ended_at,
+        ended_at,
         row.queue,
         run.facts.seq,
         run.facts.head,

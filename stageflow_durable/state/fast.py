@@ -79,11 +79,6 @@ def _is(state: str) -> Any:
     return literal_column(f"'{state}'", String)
 
 
-def _number(name: str) -> Any:
-    """A number that may be NULL, whose type PostgreSQL has to be told in a SELECT."""
-    return cast(_p(name, Double), Double)
-
-
 def _seq(further: int) -> Any:
     return _p("seen_seq", Integer) + literal_column(str(further), Integer)
 
@@ -115,6 +110,17 @@ _UNTOUCHED = and_(
     strands.c.attempt == literal_column("0", Integer),
     strands.c.first_at.is_(None),
 )
+# Its number is free: a stage that began before, on another strand, counts on. Its row would be refused only at its end.
+_NUMBER_IS_FREE = ~exists(
+    select(attempts.c.run).where(
+        and_(
+            attempts.c.run == _RUN,
+            attempts.c.stage == _p("next_stage"),
+            attempts.c.direction == _is(Phase.FORWARD),
+            attempts.c.n == _p("next_attempt", Integer),
+        )
+    )
+)
 _AS_HINTED = and_(
     runs.c.head == _p("seen_head"),
     runs.c.definition == _p("seen_definition"),
@@ -133,7 +139,7 @@ def _run_part(shape: Shape) -> Any:
     if shape.hinted:
         conditions.append(_AS_HINTED)
     if shape.move in (Move.BEGIN, Move.GRANT):
-        conditions.append(_ALIVE)
+        conditions += [_ALIVE, _NUMBER_IS_FREE]
         values |= {"status": _is(RunStatus.RUNNING), "pivot_passed": runs.c.pivot_passed | _p("pivot", Boolean)}
     if shape.move is Move.FINISH:
         values |= {"phase": _is(Phase.SETTLED), "status": _is(RunStatus.SUCCEEDED), "finished_at": _AT}
@@ -141,6 +147,7 @@ def _run_part(shape: Shape) -> Any:
 
 
 _ZERO = literal_column("0", Integer)
+_TIMES: dict[str, Any] = {"began_at": _AT, "kill_by": _p("kill_by", Double)}
 _FRESH: dict[str, Any] = {"tries": _ZERO, "lost": _ZERO, "delay": null(), "nudges": _ZERO, "progress": null()}
 _STRAND_VALUES: dict[Move, dict[str, Any]] = {
     Move.BEGIN: {
@@ -152,8 +159,15 @@ _STRAND_VALUES: dict[Move, dict[str, Any]] = {
         "nudges": _ZERO,
         "progress": null(),
         "first_at": _p("first_at", Double),
+        **_TIMES,
     },
-    Move.GRANT: {"stage": _p("next_stage"), "attempt": _p("next_attempt", Integer), "first_at": _AT, **_FRESH},
+    Move.GRANT: {
+        "stage": _p("next_stage"),
+        "attempt": _p("next_attempt", Integer),
+        "first_at": _AT,
+        **_FRESH,
+        **_TIMES,
+    },
     Move.HAND_ON: {
         "stage": _p("next_stage"),
         "state": _is(StrandState.READY),
@@ -172,29 +186,19 @@ def _insert(table: Any, rows: dict[str, Any], source: Any) -> Any:
     return insert(table).from_select(list(rows), picked if source is None else picked.select_from(source))
 
 
-def _attempt_end() -> Any:
-    mine = and_(
-        attempts.c.run == _RUN,
-        attempts.c.stage == _p("my_stage"),
-        attempts.c.direction == _is(Phase.FORWARD),
-        attempts.c.n == _p("my_attempt", Integer),
-    )
-    return update(attempts).where(mine).values(state=_is(AttemptState.OK), ended_at=_AT)
-
-
-def _attempt_begin(source: Any) -> Any:
+def _attempt(source: Any) -> Any:
     return _insert(
         attempts,
         {
             "run": _RUN,
-            "stage": _p("next_stage"),
+            "stage": _p("my_stage"),
             "direction": _is(Phase.FORWARD),
-            "n": _p("next_attempt", Integer),
+            "n": _p("my_attempt", Integer),
             "owner": _ME,
-            "state": _is(AttemptState.RUNNING),
+            "state": _is(AttemptState.OK),
             "doubt": false(),
-            "began_at": _AT,
-            "kill_by": _number("kill_by"),
+            "began_at": _p("began_at", Double),
+            "ended_at": _AT,
         },
         source,
     )
@@ -266,11 +270,9 @@ def for_postgresql(shape: Shape) -> Statement:
     source = select(strand.c.run).subquery("q")
     parts = [strand]
     if shape.move is not Move.BEGIN:
-        parts += [_attempt_end().where(attempts.c.run == strand.c.run).cte("a"), _checkpoint(source).cte("c")]
+        parts += [_attempt(source).cte("a"), _checkpoint(source).cte("c")]
     if shape.records:
         parts.append(_record().where(saga_steps.c.run == strand.c.run).cte("d"))
-    if shape.move in (Move.BEGIN, Move.GRANT):
-        parts.append(_attempt_begin(source).cte("b"))
     if shape.intends:
         parts.append(_intent(source, postgresql).cte("i"))
     told = _events(shape.events, source)
@@ -290,11 +292,9 @@ def for_sqlite(shape: Shape) -> tuple[Statement, tuple[Statement, ...]]:
     """The statement that decides, and those that follow in the same transaction when it touched the run."""
     parts = [update(strands).where(_STRAND).values(_STRAND_VALUES[shape.move])]
     if shape.move is not Move.BEGIN:
-        parts += [_attempt_end(), _checkpoint(None)]
+        parts += [_attempt(None), _checkpoint(None)]
     if shape.records:
         parts.append(_record())
-    if shape.move in (Move.BEGIN, Move.GRANT):
-        parts.append(_attempt_begin(None))
     if shape.intends:
         parts.append(_intent(None, sqlite))
     parts.append(_events(shape.events, None))

@@ -7,6 +7,7 @@ branches cannot miss each other at a join, and a cancel and a begin cannot both 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,16 @@ class LockedRun:
         event = seal(self._audit_key, self.id, seq + 1, kind, self.clock, encode(data), head)
         self._events.append(event)
         self._news.update(seq=event.seq, head=event.mac)
+
+    def add_to(self, kind: str, /, **data: Any) -> bool:
+        """Say more in the event that this transaction emitted last, where it is of that kind; whether it was."""
+        last = self._events[-1] if self._events else None
+        if last is None or last.type != kind:
+            return False
+        told = encode({**json.loads(last.data), **data})
+        self._events[-1] = seal(self._audit_key, self.id, last.seq, kind, last.at, told, last.previous)
+        self._news["head"] = self._events[-1].mac
+        return True
 
     def change(self, **columns: Any) -> None:
         """Set columns of the run's row."""

@@ -162,6 +162,7 @@ class Shortcut:
             "me": work.owner,
             "my_stage": work.stage,
             "my_attempt": work.attempt,
+            "began_at": work.began_at,
             "at": at,
             "delta": saving.delta,
             "saved_schema": work.plan.schema,
@@ -200,7 +201,7 @@ class Shortcut:
                 return self._driver.run_if(first, rest, given)
             return self._driver.touched(fast.for_postgresql(shape), given)
         except IntegrityError:
-            return False  # e.g. a stage that began before, on another strand: nothing was written
+            return False  # e.g. a stage that was done before, on another strand: nothing was written
 
 
 def _open(run: RunFacts, row: StrandRow, nudge: Nudge, plan: Plan, clock: float) -> bool:
@@ -239,15 +240,21 @@ def _ok(stage: str, number: int) -> tuple[str, str]:
     return "stage.ok", encode({"stage": stage, "attempt": number})
 
 
+@lru_cache(maxsize=4096)
+def _ok_then(stage: str, number: int, onward: str, owner: str) -> tuple[str, str]:
+    then = {"stage": onward, "attempt": 1, "owner": owner}
+    return "stage.ok", encode({"stage": stage, "attempt": number, "then": then})
+
+
 _SUCCEEDED = "run.succeeded", encode({"cause": None, "stage": None, "error": None, "park_reason": None})
 
 
 def _saved(saving: Saving, move: Move, onward: str | None) -> Encoded:
     work = saving.work
     kept = tuple((kind, encode({**data, "stage": work.stage})) for kind, data in saving.events)
-    ok = _ok(work.stage, work.attempt)
     if move is Move.GRANT and onward is not None:
-        return (*kept, ok, _begun(onward, 1, work.owner))
+        return (*kept, _ok_then(work.stage, work.attempt, onward, work.owner))
+    ok = _ok(work.stage, work.attempt)
     return (*kept, ok, _SUCCEEDED) if move is Move.FINISH else (*kept, ok)
 
 

@@ -39,6 +39,8 @@ class StrandRow(NamedTuple):
     nudges: int
     queue: str
     progress: str | None
+    began_at: float | None
+    kill_by: float | None
 
 
 _RUN: BindParameter[str] = bindparam("run_id")
@@ -85,7 +87,7 @@ def _anew(dialect: Any) -> Any:
 _ADD = Prepared(_anew)
 _UNDOS = and_(strands.c.run == _RUN, strands.c.strand.startswith(UNDO_PREFIX, autoescape=True))
 _RAISE_UNDO_FENCES = Prepared(update(strands).where(_UNDOS).values(gen=strands.c.gen + 1))
-_BEGIN_ATTEMPT = Prepared(insert(attempts))
+_ATTEMPT = Prepared(insert(attempts))
 _CHECKPOINT = Prepared(insert(checkpoints))
 # Attempts of one stage in one direction, and one of them.
 _OF = and_(
@@ -93,12 +95,10 @@ _OF = and_(
     attempts.c.stage == bindparam("of_stage"),
     attempts.c.direction == bindparam("heading"),
 )
-_ATTEMPT = and_(_OF, attempts.c.n == bindparam("number"))
 _HIGHEST = Prepared(select(func.max(attempts.c.n)).where(_OF))
-_END_ATTEMPT = Prepared(update(attempts).where(_ATTEMPT))
-_KILL_BY = Prepared(select(attempts.c.kill_by).where(_ATTEMPT))
-_BEGAN_AT = Prepared(select(attempts.c.began_at).where(_ATTEMPT))
-_ENDED_AT = Prepared(select(attempts.c.state, attempts.c.ended_at).where(_ATTEMPT))
+_ENDED_AT = Prepared(
+    select(attempts.c.state, attempts.c.ended_at).where(and_(_OF, attempts.c.n == bindparam("number")))
+)
 _DOUBTFUL = and_(_OF, attempts.c.doubt.is_(True))
 _IN_DOUBT = Prepared(select(attempts.c.n).where(_DOUBTFUL).limit(1))
 _CLEAR_DOUBT = Prepared(update(attempts).where(_DOUBTFUL).values(doubt=false(), state=constant(AttemptState.SETTLED)))
@@ -180,11 +180,6 @@ def rest_idle(connection: Connection, run_id: str) -> None:
     _REST_IDLE.run(connection, run_id=run_id)
 
 
-def begin_attempt(connection: Connection, **columns: Any) -> None:
-    """A new attempt, running."""
-    _BEGIN_ATTEMPT.run(connection, state=AttemptState.RUNNING, **columns)
-
-
 def next_attempt(connection: Connection, run_id: str, stage: str, direction: str) -> int:
     """The number of a stage's next attempt; earlier strands of it (before a resume) count on."""
     return int(_HIGHEST.value(connection, **_of(run_id, stage, direction)) or 0) + 1
@@ -201,38 +196,49 @@ def end_attempt(
     category: str | None = None,
     delay: float | None = None,
 ) -> None:
-    """Close the attempt in hand. ``doubt``: it may have acted."""
-    ended = {"state": state, "ended_at": at, "doubt": doubt, "error": error, "category": category, "delay": delay}
-    _END_ATTEMPT.run(connection, **_in_hand(work), **ended)
+    """Write down the attempt in hand, which is over. ``doubt``: it may have acted."""
+    _ATTEMPT.run(
+        connection,
+        run=work.run.id,
+        stage=work.stage,
+        direction=work.direction,
+        n=work.attempt,
+        owner=work.owner,
+        began_at=work.began_at,
+        ended_at=at,
+        state=state,
+        doubt=doubt,
+        error=error,
+        category=category,
+        delay=delay,
+    )
 
 
 def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for: float | None, error: str) -> None:
-    """Close the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still act,
-    where its process was not seen to end.
+    """Write down the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still
+    act, where its process was not seen to end.
     """
-    which = {**_of(strand.run, strand.stage, strand.direction), "number": strand.attempt}
-    until = at if acts_for is None else _KILL_BY.value(connection, **which)
-    lost = {
-        "state": AttemptState.UNKNOWN,
-        "ended_at": at,
-        "doubt": True,
-        "error": error,
-        "kill_by": at + (acts_for or 0.0) if until is None else until,
-    }
-    _END_ATTEMPT.run(connection, **which, **lost)
-
-
-def began_at(connection: Connection, row: StrandRow) -> float | None:
-    """When the attempt that runs on a strand began."""
-    which = {**_of(row.run, row.stage, row.direction), "number": row.attempt}
-    found: float | None = _BEGAN_AT.value(connection, **which)
-    return found
+    until = at if acts_for is None else strand.kill_by
+    _ATTEMPT.run(
+        connection,
+        run=strand.run,
+        stage=strand.stage,
+        direction=strand.direction,
+        n=strand.attempt,
+        owner=strand.owner,
+        began_at=strand.began_at,
+        ended_at=at,
+        state=AttemptState.UNKNOWN,
+        doubt=True,
+        error=error,
+        kill_by=at + (acts_for or 0.0) if until is None else until,
+    )
 
 
 def ended_at(connection: Connection, work: Work) -> float | None:
     """When this attempt was ended by its owner; None when it was not: a sweep would have left it unknown."""
     found = _ENDED_AT.run(connection, **_in_hand(work)).fetchone()
-    return None if found is None or found[0] in (AttemptState.RUNNING, AttemptState.UNKNOWN) else float(found[1])
+    return None if found is None or found[0] == AttemptState.UNKNOWN else float(found[1])
 
 
 def in_doubt(connection: Connection, run_id: str, stage: str) -> bool:

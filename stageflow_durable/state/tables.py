@@ -7,7 +7,7 @@ look it up for each row again (ADR 0017). ``retention`` deletes them with their 
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Iterable
 
 from sqlalchemy import (
     Boolean,
@@ -23,15 +23,22 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import DOMAIN
 
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.state.metadata import Condition, metadata
+from stageflow_durable.state.metadata import PREFIX, Condition, metadata
 
 
-def one_of(column: str, states: type[StrEnum]) -> CheckConstraint:
-    """A CHECK that ``column`` holds one of ``states``; NULL passes where the column allows it."""
-    listed = ", ".join(f"'{state.value}'" for state in states)
-    return CheckConstraint(Condition(f"{column} IN ({listed})"), name=f"{column}_known")
+def stated(
+    table: str, name: str, states: Iterable[str], *, length: int = 16, nullable: bool = False
+) -> tuple[Column[str], CheckConstraint]:
+    """A column that holds one of ``states``; NULL passes where the column allows it. On PostgreSQL the check is a
+    domain's, which a session parses once: those of a table are parsed anew for each statement that writes to it.
+    """
+    domain = DOMAIN(f"{PREFIX}{table}_{name}", String(length), create_type=False)
+    listed = ", ".join(f"'{state}'" for state in states)
+    check = CheckConstraint(Condition(f"{name} IN ({listed})"), name=f"{name}_known").ddl_if(dialect="sqlite")
+    return Column(name, String(length).with_variant(domain, "postgresql"), nullable=nullable), check
 
 
 ID = String(32)
@@ -85,10 +92,10 @@ runs = Table(
     Column("metadata", Text, nullable=False),
     Column("queue", NAME, nullable=False),
     Column("priority", Integer),
-    Column("phase", String(16), nullable=False),
-    Column("status", String(24), nullable=False),
-    Column("cause", String(16)),
-    Column("park_reason", String(16)),
+    *stated("runs", "phase", Phase),
+    *stated("runs", "status", RunStatus, length=24),
+    *stated("runs", "cause", Cause, nullable=True),
+    *stated("runs", "park_reason", ParkReason, nullable=True),
     Column("error", Text),
     Column("error_stage", NAME),
     Column("op_version", Integer, nullable=False, server_default=text("0")),
@@ -101,10 +108,6 @@ runs = Table(
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
     UniqueConstraint("client_id", "pipeline", "key"),
-    one_of("phase", Phase),
-    one_of("status", RunStatus),
-    one_of("cause", Cause),
-    one_of("park_reason", ParkReason),
     CheckConstraint("(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')", name="parked_has_reason"),
     CheckConstraint(
         Condition(
@@ -133,9 +136,9 @@ strands = Table(
     # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
     Column("strand", NAME, primary_key=True),
     # The phase in which this strand may begin: its direction.
-    Column("direction", String(16), nullable=False),
+    *stated("strands", "direction", (Phase.FORWARD, Phase.BACKWARD)),
     Column("stage", NAME, nullable=False),
-    Column("state", String(16), nullable=False),
+    *stated("strands", "state", StrandState),
     Column("gen", Integer, nullable=False, server_default=text("0")),
     Column("owner", String(64)),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
@@ -148,8 +151,10 @@ strands = Table(
     Column("nudges", Integer, nullable=False, server_default=text("0")),
     Column("queue", NAME, nullable=False),
     Column("progress", Text),
-    one_of("state", StrandState),
-    CheckConstraint(Condition("direction IN ('forward', 'backward')"), name="direction_known"),
+    # Of the attempt that runs here, which has no row of its own before it is over; as it was, while none runs.
+    Column("began_at", Double),
+    # Until then its body may act.
+    Column("kill_by", Double),
     CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
     CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
     Index(
@@ -173,6 +178,9 @@ strands = Table(
     ),
 )
 
+ENDED = tuple(state for state in AttemptState if state is not AttemptState.RUNNING)
+"""How a row says that an attempt ended: while it runs, it is its strand's."""
+
 attempts = Table(
     "stageflow_attempts",
     metadata,
@@ -181,18 +189,16 @@ attempts = Table(
     Column("direction", String(16), primary_key=True),
     Column("n", Integer, primary_key=True),
     Column("owner", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
+    *stated("attempts", "state", ENDED),
     # The action may have happened without our knowing: raised, failed, timed out or lost.
     Column("doubt", Boolean, nullable=False, server_default=text("false")),
     Column("began_at", Double, nullable=False),
-    Column("ended_at", Double),
-    # Until then the body may still act; an undo waits for it.
+    Column("ended_at", Double, nullable=False),
+    # Until then the body of a lost one may still act; an undo waits for it.
     Column("kill_by", Double),
     Column("error", Text),
     Column("category", String(16)),
     Column("delay", Double),
-    one_of("state", AttemptState),
-    CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="ended_has_time"),
 )
 
 checkpoints = Table(
@@ -211,13 +217,11 @@ saga_steps = Table(
     metadata,
     Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
-    Column("state", String(24), nullable=False),
+    *stated("saga_steps", "state", StepState, length=24),
     # How the action stood when its undo began: "ok" or "unknown".
-    Column("outcome", String(8)),
+    *stated("saga_steps", "outcome", ("ok", "unknown"), length=8, nullable=True),
     Column("error", Text),
     Column("reason", Text),
-    one_of("state", StepState),
-    CheckConstraint(Condition("outcome IN ('ok', 'unknown')"), name="outcome_known"),
 )
 
 events = Table(

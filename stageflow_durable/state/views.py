@@ -45,8 +45,13 @@ _ATTEMPTS = Prepared(
     .where(attempts.c.run == bindparam("run_id"))
     .order_by(attempts.c.n)
 )
-_STRANDS, _CHECKPOINTS, _STEPS = (
-    Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (strands, checkpoints, saga_steps)
+_STRANDS = Prepared(
+    select(strands, owners.c.host, owners.c.pid)
+    .join(owners, owners.c.id == strands.c.owner, isouter=True)
+    .where(strands.c.run == bindparam("run_id"))
+)
+_CHECKPOINTS, _STEPS = (
+    Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (checkpoints, saga_steps)
 )
 
 
@@ -170,19 +175,24 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
 @dataclass(frozen=True, slots=True)
 class _Rows:
     checkpoints: Mapping[str, Any]
-    attempts: Mapping[tuple[str, str], Sequence[Any]]
+    attempts: Mapping[tuple[str, str], Sequence[AttemptView]]
     strands: Mapping[tuple[str, str], Any]
     steps: Mapping[str, Any]
 
     @classmethod
     def read(cls, connection: Connection, run_id: str) -> _Rows:
-        grouped: dict[tuple[str, str], list[Any]] = {}
+        grouped: dict[tuple[str, str], list[AttemptView]] = {}
+        on_strands = _STRANDS.rows(connection, run_id=run_id)  # first: what ends in between is seen as ended
         for row in _ATTEMPTS.rows(connection, run_id=run_id):
-            grouped.setdefault((row.stage, row.direction), []).append(row)
+            grouped.setdefault((row.stage, row.direction), []).append(_ended(row))
+        for row in on_strands:
+            tried = grouped.setdefault((row.stage, row.direction), [])
+            if row.state == StrandState.RUNNING and not (tried and tried[-1].n >= row.attempt):
+                tried.append(_running(row))
         return cls(
             {row.stage: row for row in _CHECKPOINTS.rows(connection, run_id=run_id)},
             grouped,
-            {(row.stage, row.direction): row for row in _STRANDS.rows(connection, run_id=run_id)},
+            {(row.stage, row.direction): row for row in on_strands},
             {row.stage: row for row in _STEPS.rows(connection, run_id=run_id)},
         )
 
@@ -199,20 +209,26 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         after=stage.after,
         pivot=stage.pivot,
         tries=sum(row.state not in (AttemptState.UNKNOWN, AttemptState.VOID) for row in tried),
-        lost=sum(row.state == AttemptState.UNKNOWN for row in tried),
+        lost=sum(row.state is AttemptState.UNKNOWN for row in tried),
         max_attempts=max_attempts,
         key=stage_key(run.id, stage.name),
         output=decode(saved.delta) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
         wake_at=moment(strand.wake_at) if strand is not None else None,
-        attempts=tuple(_attempt(row) for row in tried),
+        attempts=tuple(tried),
         undo=undo,
         progress=json.loads(strand.progress) if strand is not None and strand.progress else None,
         on_unknown=stage.on_unknown,
     )
 
 
-def _attempt(row: Any) -> AttemptView:
+def _running(row: Any) -> AttemptView:
+    """The attempt that a strand holds; its row is written when it is over."""
+    began = _when(row.began_at)
+    return AttemptView(row.attempt, AttemptState.RUNNING, row.owner, row.host, row.pid, began, None, None, None, None)
+
+
+def _ended(row: Any) -> AttemptView:
     return AttemptView(
         row.n,
         AttemptState(row.state),
@@ -220,7 +236,7 @@ def _attempt(row: Any) -> AttemptView:
         row.host,
         row.pid,
         _when(row.began_at),
-        moment(row.ended_at),
+        _when(row.ended_at),
         row.error,
         row.category,
         row.delay,
@@ -233,7 +249,7 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
         return None
     if step is None:
         return UndoView(stage.undo, StepState.VOID, None, (), undo_key(run.id, stage.name))
-    tried = tuple(_attempt(row) for row in rows.attempts.get((stage.name, Phase.BACKWARD), ()))
+    tried = tuple(rows.attempts.get((stage.name, Phase.BACKWARD), ()))
     return UndoView(stage.undo, StepState(step.state), step.error, tried, undo_key(run.id, stage.name))
 
 
@@ -246,7 +262,7 @@ _BY_ATTEMPT = {
 }
 
 
-def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: UndoView | None) -> StageState:
+def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView], undo: UndoView | None) -> StageState:
     """What a person sees of a stage, from the rows that are there."""
     if undo is not None and undo.state is StepState.COMPENSATED:
         return StageState.UNDONE
@@ -255,6 +271,6 @@ def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[Any], undo: U
     if strand is not None and strand.state in _BY_STRAND:
         return _BY_STRAND[StrandState(strand.state)]
     if tried and run.phase is not Phase.FORWARD:
-        return _BY_ATTEMPT.get(AttemptState(tried[-1].state), StageState.CANCELLED)
+        return _BY_ATTEMPT.get(tried[-1].state, StageState.CANCELLED)
     over = run.phase is not Phase.FORWARD and run.status is not RunStatus.PARKED
     return StageState.CANCELLED if over else StageState.PENDING

@@ -110,19 +110,16 @@ def rows_of_no_run(connection: Connection) -> Iterator[str]:
 
 
 def one_owner_a_strand(seen: Picture) -> Iterator[str]:
-    """1: what runs has one attempt, its owner's, and no other attempt runs."""
-    held = Counter(
-        (row["stage"], row["direction"], row["attempt"], row["owner"])
-        for row in seen.strands
-        if row["state"] == StrandState.RUNNING
-    )
-    running = Counter(
-        (row["stage"], row["direction"], row["n"], row["owner"])
-        for row in seen.attempts
-        if row["state"] == AttemptState.RUNNING
-    )
-    if held != running:
-        yield f"1: strands run {dict(held)}, attempts {dict(running)}"
+    """1: what runs has one owner and one attempt, which began and is not over; no stage runs on two strands."""
+    over = {_place(row) for row in seen.attempts}
+    running = [row for row in seen.strands if row["state"] == StrandState.RUNNING]
+    for row in running:
+        if row["owner"] is None or row["began_at"] is None or row["attempt"] < 1:
+            yield f"1: strand {row['strand']} runs attempt {row['attempt']} of {row['owner']} since {row['began_at']}"
+        if (row["stage"], row["direction"], row["attempt"]) in over:
+            yield f"1: strand {row['strand']} runs attempt {row['attempt']} of {row['stage']}, which is over"
+    twice = Counter((row["stage"], row["direction"]) for row in running)
+    yield from (f"1: {stage} runs {times} times" for (stage, _), times in twice.items() if times > 1)
     yield from (
         f"1: owner {row['owner']} is nobody" for row in seen.strands if row["owner"] not in {*seen.owners, None}
     )
@@ -148,10 +145,18 @@ def begins_only_forward(seen: Picture) -> Iterator[str]:
     mode = "forward"
     for event in seen.events:
         mode = _MODES.get(event["type"], mode)
-        if (event["type"], mode) in (("stage.begun", "stopped"), ("stage.begun", "back")):
+        if begun_by(event) is not None and mode != "forward":
             yield f"3: event {event['seq']}: a stage began in a run that was {mode}"
         if event["type"] == "undo.begun" and mode != "back":
             yield f"3: event {event['seq']}: an undo began in a run that was {mode}"
+
+
+def begun_by(event: Row) -> str | None:
+    """The stage that began in the transaction which an event tells of; None: none did."""
+    if event["type"] == "stage.begun":
+        return str(decode(event["data"])["stage"])
+    then = decode(event["data"]).get("then") if event["type"] == "stage.ok" else None
+    return None if then is None else str(then["stage"])
 
 
 _MODES = {
@@ -180,7 +185,8 @@ _MAY_STAND: dict[tuple[Phase, Phase], frozenset[StrandState]] = {
 def every_action_has_a_step(seen: Picture) -> Iterator[str]:
     """5: a begun stage with an undo has its step, and none is left open where the run has ended by undoing."""
     steps = seen.step_states()
-    for row in seen.attempts:
+    running = [row for row in seen.strands if row["state"] == StrandState.RUNNING]
+    for row in (*seen.attempts, *running):
         planned = seen.plan.by_name.get(row["stage"])
         if row["direction"] == Phase.FORWARD and planned and planned.undo and row["stage"] not in steps:
             yield f"5: {row['stage']} began without a step"
@@ -296,7 +302,7 @@ def nothing_is_forgotten(before: Picture, after: Picture) -> Iterator[str]:
     now = {_place(row): AttemptState(row["state"]) for row in after.attempts}
     for row in before.attempts:
         was, is_ = AttemptState(row["state"]), now.get(_place(row))
-        if was is not AttemptState.RUNNING and is_ not in (was, AttemptState.SETTLED):
+        if is_ not in (was, AttemptState.SETTLED):
             yield f"attempt {_place(row)} ended as {was} and is now {is_}"
 
 

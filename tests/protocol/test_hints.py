@@ -81,8 +81,9 @@ class World:
         """What there is of a run, without times, its id and the codes over both."""
         named = {
             "runs": "phase, status, seq, pivot_passed, op_version",
-            "strands": "strand, stage, state, gen, owner, attempt, tries, lost, delay, wake_at, published_at, nudges",
-            "attempts": "stage, n, owner, state, doubt, ended_at IS NULL, round((kill_by - began_at)::numeric, 3)",
+            "strands": "strand, stage, state, gen, owner, attempt, tries, lost, delay, wake_at, published_at, nudges, "
+            "round((kill_by - began_at)::numeric, 3)",
+            "attempts": "stage, n, owner, state, doubt",
             "saga_steps": "stage, state",
             "events": "seq, type, data",
         }

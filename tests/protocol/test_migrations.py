@@ -59,8 +59,9 @@ ATTEMPT: dict[str, Any] = {
     "direction": "forward",
     "n": 1,
     "owner": "o",
-    "state": "running",
+    "state": "ok",
     "began_at": 1.0,
+    "ended_at": 2.0,
 }
 
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
@@ -79,8 +80,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "ready with an owner": ("strands", {"owner": "o"}),
     "waiting without a due time": ("strands", {"state": "waiting"}),
     "an unknown direction": ("strands", {"direction": "up"}),
-    "an attempt that ended without a time": ("attempts", {"state": "ok"}),
-    "an attempt that runs and has ended": ("attempts", {"ended_at": 2.0}),
+    "an attempt that runs": ("attempts", {"state": "running"}),
     "an unknown saga step": ("saga_steps", {"run": "R", "stage": "a", "state": "maybe"}),
     "an unknown outcome": ("saga_steps", {"run": "R", "stage": "a", "state": "recorded", "outcome": "perhaps"}),
 }

@@ -52,7 +52,7 @@ class Bodies:
 
     def _began(self, run: str, stage: str, owner: str | None) -> float:
         """When the attempt began that is called now."""
-        sql = "SELECT max(began_at) FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND owner=?"
+        sql = "SELECT max(began_at) FROM stageflow_strands WHERE run=? AND stage=? AND direction='forward' AND owner=?"
         return float(self._sim.database.see(sql, run, stage, owner)[0][0] or 0.0) - self._sim.now() + self._sim.passed
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
