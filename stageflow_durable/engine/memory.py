@@ -27,18 +27,34 @@ class Memory:
         self._skipped: set[str] = set()
         self._input: Any = None
         self._metadata: Mapping[str, Any] = {}
+        # The stage whose ancestors' outputs are what is held; and the one that has been added to its own since.
+        self._exact: str | None = None
+        self._exact_with: str | None = None
 
     def snapshot(self, work: Work) -> ContextSnapshot:
         """What the stage's ancestors saved; read from the database where this process did not see it saved."""
         if self._run != work.run.id:
             self._open(work)
+        if not self._holds_exactly(work):
+            return self._part(work)
+        self._exact = work.stage
+        outputs, skipped = FrozenDict(self._outputs), frozenset(self._skipped)
+        return ContextSnapshot(work.run.id, work.run.pipeline, self._input, outputs, skipped)
+
+    def _holds_exactly(self, work: Work) -> bool:
+        """Whether what is held is what the stage's ancestors saved. Along a line nothing has to be compared: a run of a
+        thousand stages would compare half a million names.
+        """
+        if work.plan.by_name[work.stage].after == (self._exact_with,):
+            return True
         ancestors = work.plan.ancestors[work.stage]
         if not ancestors <= self._outputs.keys() | self._skipped:
             self._read(work)
-        if len(ancestors) == len(self._outputs) + len(self._skipped):  # the usual line of stages: all of it, in order
-            known = dict(self._outputs)
-        else:
-            known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
+        return len(ancestors) == len(self._outputs) + len(self._skipped)
+
+    def _part(self, work: Work) -> ContextSnapshot:
+        ancestors = work.plan.ancestors[work.stage]
+        known = {name: self._outputs[name] for name in _in_order(work.plan, ancestors) if name in self._outputs}
         return ContextSnapshot(
             work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors)
         )
@@ -53,6 +69,7 @@ class Memory:
 
     def add(self, work: Work, delta: str | None) -> None:
         """Remember what was just committed."""
+        self._exact_with = work.stage if self._exact == work.stage else None
         if delta is None:
             self._skipped.add(work.stage)
         else:
@@ -66,10 +83,12 @@ class Memory:
 
     def _open(self, work: Work) -> None:
         self._run, self._outputs, self._skipped = work.run.id, {}, set()
+        self._exact = self._exact_with = None
         given = migrated_input(self._pipeline, decode(work.run.input), work.run.input_schema)
         self._input, self._metadata = freeze(given), freeze(decode(work.run.metadata))
 
     def _read(self, work: Work) -> None:
+        self._exact = self._exact_with = None
         found = self._store.outputs(work.run.id) if work.saved is None else work.saved
         for stage, saved in found.items():
             if saved.delta is None:

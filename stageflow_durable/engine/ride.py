@@ -62,7 +62,7 @@ class Limits:
     large an output may be.
     """
 
-    in_place_stages: int = 50
+    in_place_stages: int = 200
     in_place_seconds: float = 5.0
     hold_seconds: float = 30.0
     payload_bytes: int = PAYLOAD_BYTES

@@ -99,7 +99,7 @@ class Settings:
     max_recoveries: int = 5
     home: Path = Path(".stageflow")
     queue: str = "stageflow"
-    in_place_stages: int = 50
+    in_place_stages: int = 200
     in_place_seconds: float = 5.0
     short_delay_seconds: float = 5.0
     sweep_seconds: float = cast("float", None)  # filled in below: readers never see None

@@ -17,10 +17,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Inspector, MetaData, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from stageflow_durable.errors import SchemaAhead, SchemaBehind
+from stageflow_durable.errors import SchemaAhead, SchemaBehind, SchemaInUse
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
-from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.status import AttemptState, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.begin import Taker
@@ -145,6 +145,67 @@ def test_given_a_run_in_flight_when_an_older_schema_is_upgraded_then_it_goes_on_
     assert isinstance(store.succeed(work, taker, "1"), Done)
     assert store.run("R").status is RunStatus.SUCCEEDED
     store.close()
+
+
+RUNNING = {"state": "running", "owner": "o", "attempt": 1, "first_at": 5.0}
+BEGUN = {**ATTEMPT, "state": "running", "began_at": 7.0, "kill_by": 4e9}
+del BEGUN["ended_at"]
+OWNER: dict[str, Any] = {"id": "o", "host": "h", "pid": 1, "boot": "b", "started_at": 1.0, "expires_at": 2.0}
+
+
+def stopped_in_a_stage(url: str, plan: Plan, **owner: object) -> Database:
+    """A database of before attempts were written at their end, with one that runs."""
+    database = at(url, "0002")
+    with database.transaction() as connection:
+        body = {"digest": plan.digest, "pipeline": "p", "version": "1", "body": plan.encoded, "registered_at": 1.0}
+        inserted(connection, "definitions", body)
+        inserted(connection, "owners", OWNER | owner)
+        inserted(connection, "runs", RUN | {"definition": plan.digest, "status": "running"})
+        inserted(connection, "strands", STRAND | RUNNING)
+        inserted(connection, "attempts", BEGUN)
+    return database
+
+
+def test_given_a_worker_that_died_in_a_stage_before_an_upgrade_then_its_attempt_is_known_as_lost_after_it(
+    database_url: str,
+) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = stopped_in_a_stage(database_url, plan)
+    schema.upgrade(database_url)
+    store = Store(database)
+    store.register([plan])
+    (running,) = store.run("R").stage("a").attempts
+    assert (running.state, running.began_at.timestamp(), running.owner_host) == (AttemptState.RUNNING, 7.0, "h")
+    store.mark_expired(0.0)
+    (orphan,) = store.orphans()
+    assert store.take(orphan, max_lost=5, grace=1.0) is not None
+    (lost,) = store.run("R").stage("a").attempts
+    assert (lost.n, lost.state, lost.began_at.timestamp()) == (1, AttemptState.UNKNOWN, 7.0)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT kill_by FROM stageflow_attempts").scalar_one() == 4e9
+    store.close()
+
+
+def test_given_workers_of_before_at_work_when_upgraded_then_it_is_refused_by_name_and_nothing_changes(
+    database_url: str,
+) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = stopped_in_a_stage(database_url, plan, expires_at=4e9)
+    with pytest.raises(SchemaInUse, match=r"1 worker processes of an older release.*Stop them.*nothing was changed"):
+        schema.upgrade(database_url)
+    assert schema.current(database_url) == "0002"
+    with database.transaction() as connection:
+        assert connection.exec_driver_sql("SELECT state FROM stageflow_attempts").scalar_one() == "running"
+        connection.exec_driver_sql("UPDATE stageflow_owners SET dead_at = 1")
+    assert schema.upgrade(database_url) == schema.head()
+    database.dispose()
+
+
+def test_given_an_attempt_without_an_end_then_the_database_refuses_it(migrated: str) -> None:
+    database = Database(migrated)
+    with pytest.raises(IntegrityError, match=r"(?i)null"), database.transaction() as connection:
+        connection.execute(tables.attempts.insert(), {**ATTEMPT, "ended_at": None})
+    database.dispose()
 
 
 def test_given_a_migrated_sqlite_when_a_checked_column_is_written_then_no_table_is_built_for_its_check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from stageflow_durable import RunHandle, RunStatus, StageOutput, Submission
 from stageflow_durable.errors import IdempotencyParamMismatch
+from stageflow_durable.model.status import AttemptState
 from stageflow_durable.settings.values import DEFAULTS
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
@@ -59,6 +61,66 @@ def test_given_a_line_that_is_retried_and_crashes_then_each_stage_is_saved_once(
     assert handle.status() is RunStatus.SUCCEEDED
     assert handle.outputs() == {name: name for name in "abcd"}
     assert [event.seq for event in handle.history()] == list(range(1, len(handle.history()) + 1))
+
+
+@pytest.mark.parametrize("ending", [None, FAILS, DIES, StageOutput.skip("no need")], ids=repr)
+def test_whichever_way_a_run_was_written_its_history_and_its_attempts_read_the_same(
+    make_engine: MakeEngine, acts: Acts, ending: object
+) -> None:
+    told = []
+    for short_way in (True, False):
+        engine = make_engine(acts.line("a b c"), short_way=short_way)
+        if ending is not None:
+            acts.play("b", ending)
+        handle = engine.enqueue("line", {})
+        engine.drain()
+        owners: list[str] = []
+        told.append(
+            (
+                [(event.type, _without_owner(event.data, owners)) for event in handle.history()],
+                [
+                    (stage.name, attempt.n, attempt.state, attempt.error, attempt.ended_at is None)
+                    for stage in handle.describe().stages
+                    for attempt in stage.attempts
+                ],
+            )
+        )
+    assert told[0] == told[1]
+
+
+def _without_owner(data: Any, owners: list[str]) -> Any:
+    """Data of an event, with owners as the numbers in which they came."""
+    if isinstance(data, Mapping):
+        return {name: _without_owner(_numbered(name, value, owners), owners) for name, value in data.items()}
+    return data
+
+
+def _numbered(name: str, value: Any, owners: list[str]) -> Any:
+    if name != "owner" or value is None:
+        return value
+    if value not in owners:
+        owners.append(value)
+    return owners.index(value)
+
+
+def test_while_a_stage_runs_its_attempt_is_shown_as_running_and_afterwards_as_it_ended(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    seen = []
+
+    def look(_ctx: Any) -> str:
+        seen.append(handle.describe().stage("b"))
+        return "looked"
+
+    engine = make_engine(acts.line("a b"))
+    acts.play("b", look)
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    (running,), (ended,) = seen[0].attempts, handle.describe().stage("b").attempts
+    assert (running.n, running.state, running.ended_at) == (1, AttemptState.RUNNING, None)
+    assert (ended.n, ended.state, ended.began_at) == (1, AttemptState.OK, running.began_at)
+    assert ended.ended_at is not None
+    assert (running.owner, running.owner_pid) == (ended.owner, ended.owner_pid)
 
 
 @levers
