@@ -45,3 +45,9 @@ def doubled(site: Site, runs: Iterable[RunHandle]) -> dict[tuple[str, str], int]
     """Bodies that were called more than once."""
     called = site.ledger.bodies([run.run_id for run in runs])
     return {at: times for at, times in called.items() if times > 1}
+
+
+def begun(site: Site, run: RunHandle) -> list[str]:
+    """The stages that began, in their order, each as often as it did."""
+    told = site.history(run, "stage.begun", "stage.ok")
+    return [str(event.get("then", event)["stage"]) for event in told if "then" in event or "owner" in event]
