@@ -50,12 +50,13 @@ _COPIED = "run, stage, direction, n, owner, state, doubt, began_at, ended_at, ki
 def upgrade() -> None:
     """Move what runs to its strand, then make it the rule."""
     _refuse_while_workers_live()
-    for name in ("began_at", "kill_by"):
+    # A row of what runs is always there; should it be missing all the same, no sweep is to stumble over that.
+    for name, otherwise in (("began_at", "COALESCE(first_at, 0.0)"), ("kill_by", "NULL")):
         op.add_column("stageflow_strands", sa.Column(name, sa.Double(), nullable=True))
         op.execute(
-            f"UPDATE stageflow_strands SET {name} = (SELECT a.{name} FROM stageflow_attempts a "  # noqa: S608
+            f"UPDATE stageflow_strands SET {name} = COALESCE((SELECT a.{name} FROM stageflow_attempts a "  # noqa: S608  # names of ours
             "WHERE a.run = stageflow_strands.run AND a.stage = stageflow_strands.stage "
-            "AND a.direction = stageflow_strands.direction AND a.n = stageflow_strands.attempt) "
+            f"AND a.direction = stageflow_strands.direction AND a.n = stageflow_strands.attempt), {otherwise}) "
             "WHERE state = 'running'"
         )
     op.execute("DELETE FROM stageflow_attempts WHERE state = 'running'")
@@ -69,7 +70,7 @@ def _refuse_while_workers_live() -> None:
     """Workers of before write an attempt when it begins: their next commit would fail, with its stage carried out."""
     is_postgresql = op.get_bind().dialect.name == "postgresql"
     clock = "extract(epoch FROM clock_timestamp())" if is_postgresql else "(julianday('now') - 2440587.5) * 86400.0"
-    living = f"SELECT count(*) FROM stageflow_owners WHERE dead_at IS NULL AND expires_at > {clock}"  # noqa: S608
+    living = f"SELECT count(*) FROM stageflow_owners WHERE dead_at IS NULL AND expires_at > {clock}"  # noqa: S608  # names of ours
     found = op.get_bind().execute(sa.text(living)).scalar_one()
     if found:
         raise SchemaInUse(
@@ -123,6 +124,6 @@ def _anew() -> None:
         sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_stageflow_attempts")),
     )
     op.execute(
-        f"INSERT INTO stageflow_attempts ({_COPIED}) SELECT {_COPIED} FROM stageflow_attempts_before"  # noqa: S608
+        f"INSERT INTO stageflow_attempts ({_COPIED}) SELECT {_COPIED} FROM stageflow_attempts_before"  # noqa: S608  # names of ours
     )
     op.drop_table("stageflow_attempts_before")
