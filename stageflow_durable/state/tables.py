@@ -7,7 +7,7 @@ look it up for each row again (ADR 0017). ``retention`` deletes them with their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from sqlalchemy import (
     Boolean,
@@ -39,6 +39,16 @@ def stated(
     listed = ", ".join(f"'{state}'" for state in states)
     check = CheckConstraint(Condition(f"{name} IN ({listed})"), name=f"{name}_known").ddl_if(dialect="sqlite")
     return Column(name, String(length).with_variant(domain, "postgresql"), nullable=nullable), check
+
+
+def tied(table: str, columns: tuple[str, ...], **conditions: str) -> Iterator[CheckConstraint]:
+    """CHECKs of what ties columns together. On PostgreSQL they are one, a function of these columns: its text too is
+    parsed once a session (the migrations have it).
+    """
+    for name, sql in conditions.items():
+        yield CheckConstraint(Condition(sql), name=name).ddl_if(dialect="sqlite")
+    sound = f"{PREFIX}{table}_sound"
+    yield CheckConstraint(f"{sound}({', '.join(columns)})", name="sound").ddl_if(dialect="postgresql")
 
 
 ID = String(32)
@@ -108,15 +118,14 @@ runs = Table(
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
     UniqueConstraint("client_id", "pipeline", "key"),
-    CheckConstraint("(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')", name="parked_has_reason"),
-    CheckConstraint(
-        Condition(
-            "(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', 'compensated', "
-            "'compensation_failed'))"
-        ),
-        name="settled_is_at_rest",
+    *tied(
+        "runs",
+        ("phase", "status", "park_reason"),
+        parked_has_reason="(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled')",
+        settled_is_at_rest="(phase = 'settled') = (status IN ('parked', 'succeeded', 'failed', 'cancelled', "
+        "'compensated', 'compensation_failed'))",
+        backward_compensates="(phase = 'backward') = (status = 'compensating')",
     ),
-    CheckConstraint("(phase = 'backward') = (status = 'compensating')", name="backward_compensates"),
     Index("ix_stageflow_runs_created", "created_at", "id"),
     Index("ix_stageflow_runs_status", "status", "created_at"),
     Index("ix_stageflow_runs_pipeline", "pipeline", "created_at"),
@@ -155,8 +164,12 @@ strands = Table(
     Column("began_at", Double),
     # Until then its body may act.
     Column("kill_by", Double),
-    CheckConstraint("(state = 'running') = (owner IS NOT NULL)", name="running_has_owner"),
-    CheckConstraint("(state = 'waiting') = (wake_at IS NOT NULL)", name="waiting_has_due_time"),
+    *tied(
+        "strands",
+        ("state", "owner", "wake_at"),
+        running_has_owner="(state = 'running') = (owner IS NOT NULL)",
+        waiting_has_due_time="(state = 'waiting') = (wake_at IS NOT NULL)",
+    ),
     Index(
         "ix_stageflow_strands_owner",
         "owner",

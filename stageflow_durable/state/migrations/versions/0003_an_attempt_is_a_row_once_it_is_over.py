@@ -1,4 +1,4 @@
-"""An attempt that runs is its strand's; states are checked by domains on PostgreSQL (ADR 0022)."""
+"""An attempt that runs is its strand's; on PostgreSQL domains and functions say what a CHECK is (ADR 0022)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ _STATES: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("saga_steps", "outcome"): ("ok", "unknown"),
 }
+_SOUND: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "runs": (
+        "phase text, status text, park_reason text",
+        ("parked_has_reason", "settled_is_at_rest", "backward_compensates"),
+        (
+            "(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled') AND (phase = 'settled') = (status = ANY "
+            "('{parked,succeeded,failed,cancelled,compensated,compensation_failed}')) AND (phase = 'backward') = (status = "
+            "'compensating')"
+        ),
+    ),
+    "strands": (
+        "state text, owner text, wake_at double precision",
+        ("running_has_owner", "waiting_has_due_time"),
+        "(state = 'running') = (owner IS NOT NULL) AND (state = 'waiting') = (wake_at IS NOT NULL)",
+    ),
+}
+"""What ties columns of a table together: their types, the CHECKs of before, and all of these as one condition."""
+
 _COPIED = "run, stage, direction, n, owner, state, doubt, began_at, ended_at, kill_by, error, category, delay"
 
 
@@ -91,6 +109,16 @@ def _with_domains() -> None:
             f"ALTER DOMAIN {name} ADD CONSTRAINT ck_{name}_known "
             f"CHECK (VALUE = ANY ('{{{','.join(states)}}}'::varchar[]))"
         )
+    for table, (columns, before, condition) in _SOUND.items():
+        name = f"stageflow_{table}_sound"
+        op.execute(
+            f"CREATE OR REPLACE FUNCTION {name}({columns}) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS "
+            f"$$ BEGIN RETURN {condition}; END $$"
+        )
+        for constraint in before:
+            op.execute(f"ALTER TABLE stageflow_{table} DROP CONSTRAINT ck_stageflow_{table}_{constraint}")
+        names = ", ".join(column.split()[0] for column in columns.split(", "))
+        op.execute(f"ALTER TABLE stageflow_{table} ADD CONSTRAINT ck_{name} CHECK ({name}({names}))")
     op.execute("ALTER TABLE stageflow_attempts DROP CONSTRAINT ck_stageflow_attempts_ended_has_time")
     op.execute("ALTER TABLE stageflow_attempts ALTER COLUMN ended_at SET NOT NULL")
 
