@@ -12,6 +12,7 @@ from stageflow_durable.embedded.attachment import Answer, ask, ping
 from stageflow_durable.embedded.children import Follower, Process, end, spawn
 from stageflow_durable.embedded.home import Home
 from stageflow_durable.embedded.identity import Identity, identify
+from stageflow_durable.embedded.ports import free_port, is_free
 from stageflow_durable.errors import ConfigurationError
 
 Say = Callable[[str], None]
@@ -68,16 +69,16 @@ class Broker:
 
     def _choose(self, port: int | None) -> int:
         if port is None or self._becomes_free(port):
-            return port or valkey.free_port()
+            return port or free_port()
         if self._fixed:
             raise ConfigurationError(f"port {port} of 127.0.0.1 is taken by another program; choose another, or none")
-        other = valkey.free_port()
+        other = free_port()
         self._say(f"port {port} is taken by another program; the broker listens on {other}")
         return other
 
     def _becomes_free(self, port: int) -> bool:
         # The threads of a killed server may hold its socket a moment longer than the server is seen to live.
-        return any(valkey.is_free(port) or self._stopping.wait(0.02) for _ in range(RELEASE_TURNS))
+        return any(is_free(port) or self._stopping.wait(0.02) for _ in range(RELEASE_TURNS))
 
     def _keep(self) -> None:
         try:

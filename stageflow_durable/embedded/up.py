@@ -10,9 +10,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from stageflow_durable.embedded import valkey
 from stageflow_durable.embedded.home import Home, secret
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
+from stageflow_durable.embedded.ports import free_port, is_free
 from stageflow_durable.embedded.processes import Role, Say, Supervisor
 from stageflow_durable.embedded.single import only_one
 from stageflow_durable.errors import ConfigurationError
@@ -125,7 +125,7 @@ def _supervise(supervisor: Supervisor, stop: Stop) -> int:
 def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
     if importlib.util.find_spec("flower") is None:
         raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
-    port = FLOWER_PORT if valkey.is_free(FLOWER_PORT) else valkey.free_port()
+    port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()
     file = home.root / "flower.password"
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import re
-import socket
 from enum import Enum
 from pathlib import Path
 
@@ -67,25 +66,6 @@ def last_words(output: str) -> str:
     """The server's last line, without its clock."""
     lines = [line for line in output.splitlines() if line.strip()]
     return re.sub(r"^\d+:\w+ .*?\d\d\.\d+ [*#.-] ", "", lines[-1]) if lines else "it said nothing"
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody listens on that port of this machine."""
-    with socket.socket() as probe:
-        # As the server does it: a port in TIME_WAIT is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def set_aside(home: Home) -> Path:

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stageflow_durable.embedded.ports import free_port
 from tests.benchmarks.installed import HYPERCORN, PYTHON, TEMPORAL, restate
 from tests.benchmarks.peers.line import READY
 from tests.benchmarks.sides import Side
 from tests.benchmarks.worker import CHILDREN, ROOT, Group, clean
-from tests.services.broker import free_port
 from tests.services.process import end_group, eventually
 
 PACKAGE = "tests.benchmarks.peers"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from stageflow_durable.embedded.ports import free_port
 from tests.chaos.site import APP, ChaosSite
 from tests.integration.engine.pairs import POSTGRES_VALKEY, on
 from tests.integration.engine.site import QUIET
-from tests.services.broker import free_port
 from tests.services.process import Processes
 
 pytestmark = [pytest.mark.process, pytest.mark.chaos, on(POSTGRES_VALKEY)]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from stageflow_durable.embedded.ports import free_port
 from tests.project.compose import Service, services
 from tests.project.tree import ROOT
-from tests.services.broker import BrokerService, free_port
+from tests.services.broker import BrokerService
 from tests.services.process import Processes, end_group, eventually
 
 pytestmark = [pytest.mark.process, pytest.mark.postgres, pytest.mark.redis]

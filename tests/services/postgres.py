@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.services.broker import free_port
+from stageflow_durable.embedded.ports import free_port
 from tests.services.missing import ServiceMissing
 from tests.services.process import end_group, eventually, kill_group, signal_group, spawn
 
@@ -48,6 +49,7 @@ class PostgresService:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="sf-postgres-", dir=within))
         self.process: subprocess.Popen[bytes] | None = None
+        self._started = False
         self._numbers = itertools.count(1)
         self._user = _server_user()
         if self._user is not None:
@@ -83,7 +85,12 @@ class PostgresService:
         for _ in range(5):
             self._spawn()
             if self._answers_or_dies():
+                self._started = True
                 return
+            if self._started:
+                time.sleep(0.2)  # those who know its port are to find it again
+            else:
+                self.port = free_port()  # somebody took it between looking and binding
         raise AssertionError(f"PostgreSQL does not start:\n{self.log()}")
 
     @property

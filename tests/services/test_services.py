@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -88,6 +90,24 @@ def test_a_paused_broker_does_not_answer_until_resumed(valkey: BrokerService) ->
         assert client.ping()
 
 
+@pytest.mark.parametrize("service", [BrokerService.valkey, PostgresService])
+def test_a_server_whose_port_was_taken_before_its_first_start_takes_another(
+    service: Callable[[], BrokerService | PostgresService],
+) -> None:
+    server = service()
+    try:
+        with socket.create_server(("127.0.0.1", server.port)) as holder:
+            taken = holder.getsockname()[1]
+            server.start()
+        port = server.port
+        assert port != taken
+        server.kill()
+        server.start()
+        assert server.port == port
+    finally:
+        server.close()
+
+
 def test_a_fresh_broker_database_is_empty(fresh_broker_db: str) -> None:
     assert fresh_broker_db.startswith("redis://:")
 
@@ -104,7 +124,7 @@ def test_a_missing_service_skips_here_and_fails_where_services_are_required(monk
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills the children of a killed process")
-def test_no_server_survives_the_process_that_started_it(end: signal.Signals) -> None:
+def test_no_server_survives_the_process_that_started_it(end: signal.Signals, tmp_path: Path) -> None:
     script = """
 import sys, time
 from tests.services.broker import BrokerService
@@ -114,12 +134,19 @@ broker.start(); postgres.start()
 print(broker.process.pid, postgres.process.pid, broker.directory, postgres.directory, flush=True)
 time.sleep(60)
 """
-    session = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert session.stdout is not None
-    *pids, broker_room, postgres_room = session.stdout.readline().split()
-    session.send_signal(end)
-    session.wait(timeout=10)
-    session.stdout.close()
+    with (
+        (tmp_path / "errors").open("w+") as errors,
+        subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as session,
+    ):
+        assert session.stdout is not None
+        try:
+            said = session.stdout.readline().split()
+        finally:
+            session.send_signal(end)
+    assert len(said) == 4, (tmp_path / "errors").read_text()
+    *pids, broker_room, postgres_room = said
     eventually(lambda: not any(_alive(int(pid)) for pid in pids), what="the servers are gone")
     subprocess.run(["rm", "-rf", broker_room, postgres_room], check=True)
 

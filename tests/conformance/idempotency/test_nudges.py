@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.idempotency.nudges import NudgeGate
 from tests.conformance.idempotency.backends import Clock
-from tests.services.broker import BrokerService, free_port
+from tests.services.broker import BrokerService
 
 
 @pytest.fixture

@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.errors import FenceLost, Retryable, SchemaBehind, StoreUnavailable
 from stageflow_durable.idempotency.redis import RedisIdempotencyStore
 from stageflow_durable.idempotency.sql import SqlIdempotencyStore
 from stageflow_durable.idempotency.store import Claimed, Done
 from stageflow_durable.state.database import Database
 from tests.conformance.idempotency.backends import LONG, SCOPE, Backend
-from tests.services.broker import BrokerService, free_port
+from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
 

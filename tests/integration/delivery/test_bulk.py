@@ -13,10 +13,10 @@ from redis import Redis
 
 from stageflow_durable.delivery.configure import own_settings
 from stageflow_durable.delivery.publish import MANY, CeleryPublisher
+from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import load_settings
-from tests.services.broker import free_port
 
 pytestmark = pytest.mark.redis
 

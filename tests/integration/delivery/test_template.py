@@ -20,10 +20,11 @@ from redis import Redis
 from stageflow_durable.delivery import quick
 from stageflow_durable.delivery.configure import ADVANCE, TASK_OPTIONS, own_settings
 from stageflow_durable.delivery.publish import CeleryPublisher
+from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Hint, Nudge
 from stageflow_durable.settings import load_settings
-from tests.services.broker import BrokerService, free_port
+from tests.services.broker import BrokerService
 
 pytestmark = pytest.mark.redis
 IDS = ("id", "root_id", "parent_id", "correlation_id", "delivery_tag")

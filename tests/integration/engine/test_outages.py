@@ -7,11 +7,11 @@ import time
 import pytest
 
 from stageflow_durable import RunStatus, Submission
+from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.errors import StoreUnavailable
 from tests.integration.engine.claims import all_whole, doubled, is_whole
 from tests.integration.engine.pairs import POSTGRES_VALKEY, on
 from tests.integration.engine.site import Site
-from tests.services.broker import free_port
 from tests.services.postgres import PostgresService
 
 pytestmark = [pytest.mark.process, pytest.mark.chaos, on(POSTGRES_VALKEY)]
