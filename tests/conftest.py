@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from tests.services.broker import DATABASES, BrokerService
+from tests.services.compiled import sharing
 from tests.services.missing import ServiceMissing, missing
 from tests.services.postgres import PostgresService
 from tests.services.process import Processes
@@ -59,6 +61,13 @@ def _no_ambient_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = ("STAGEFLOW_TEST_", "STAGEFLOW_REQUIRE_SERVICES")
     for name in [name for name in os.environ if name.startswith("STAGEFLOW_") and not name.startswith(kept)]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stageflow_durable.state.database.create_engine", sharing(create_engine))
+        yield
 
 
 @pytest.fixture(scope="session")
