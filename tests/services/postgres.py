@@ -34,6 +34,7 @@ SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
 }
+END_CONNECTIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
 
 
 class PostgresService:
@@ -72,6 +73,11 @@ class PostgresService:
         self._admin("CREATE DATABASE {} TEMPLATE {}", name, _name_of(template) if template else "template0")
         return self.url(name)
 
+    def disconnect(self, url: str) -> None:
+        """End every connection to a database."""
+        with psycopg.connect(_plain(self.url()), autocommit=True, connect_timeout=10) as connection:
+            connection.execute(END_CONNECTIONS, [_name_of(url)])
+
     def drop_database(self, url: str) -> None:
         """Drop a database, whoever is connected to it."""
         self._admin("DROP DATABASE IF EXISTS {} WITH (FORCE)", _name_of(url))
@@ -107,7 +113,11 @@ class PostgresService:
     def kill(self) -> None:
         """SIGKILL of the postmaster and its backends, as a crash of the machine's database would be."""
         if self.process is not None:
+            backends = _children(self.process.pid)
             kill_group(self.process)
+            for pid in backends:  # they would end by themselves soon, and could answer once more before that
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process = None
 
     def pause(self) -> None:
