@@ -44,7 +44,7 @@ run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops
 
 .PHONY: test
 test: $(STAMP) ## Every test, in one go
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup) $(ARGS)
+	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Only the tests that kill processes and services; two minutes of the mix

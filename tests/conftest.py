@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
+from stageflow_durable.state.schema import upgrade
+from tests.order import arrange
 from tests.services.broker import DATABASES, BrokerService
 from tests.services.compiled import sharing
 from tests.services.missing import ServiceMissing, missing
@@ -43,11 +45,12 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the services they ask for: ``-m "not postgres"`` runs those that need none."""
+    """Mark tests by the services they ask for (``-m "not postgres"`` runs those that need none), and arrange them."""
     for item in items:
         if isinstance(item, pytest.Function):
             for service in _services_of(item):
                 item.add_marker(_MARKERS[service])
+    arrange(items)
 
 
 def _services_of(test: pytest.Function) -> set[str]:
@@ -104,6 +107,46 @@ def postgres_url(postgres: PostgresService) -> Iterator[str]:
 def sqlite_url(tmp_path: Path) -> str:
     """An empty SQLite database of this test's own."""
     return f"sqlite:///{tmp_path / 'stageflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A migrated, empty file, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "empty.db"
+    upgrade(f"sqlite:///{path}")
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_service: PostgresService) -> str:
+    """A migrated, empty database, to be copied."""
+    postgres_service.ensure_running()
+    url = postgres_service.create_database()
+    upgrade(url)
+    return url
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: PostgresService, migrated_postgres: str) -> Iterator[str]:
+    """A migrated PostgreSQL database of this test's own."""
+    url = postgres.create_database(migrated_postgres)
+    yield url
+    postgres.ensure_running()
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def migrated_sqlite_url(tmp_path: Path, migrated_sqlite: bytes) -> str:
+    """A migrated SQLite database of this test's own."""
+    path = tmp_path / "stageflow.db"
+    path.write_bytes(migrated_sqlite)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def migrated_database_url(request: pytest.FixtureRequest) -> str:
+    """A migrated database of this test's own, once of each kind."""
+    return str(request.getfixturevalue(f"migrated_{request.param}_url"))
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

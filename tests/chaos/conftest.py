@@ -10,10 +10,10 @@ import pytest
 from tests.chaos.site import ChaosSite
 from tests.integration.engine.conftest import _database
 from tests.integration.engine.pairs import Pair
+from tests.order import SOAK
 from tests.services.broker import BrokerService
 from tests.services.missing import wanted
 
-SOAK = "test_soak.py"
 QUICK = {"test_faults.py", "test_operators.py", "test_command.py", *([SOAK] if wanted("CI") else [])}
 """What every run of the tests has; in continuous integration two minutes of the mix as well. The rest kills for
 minutes: ``make chaos``.
@@ -24,12 +24,6 @@ collect_ignore = [
     for path in sorted(Path(__file__).parent.glob("test_*.py"))
     if path.name not in QUICK and not wanted("STAGEFLOW_TEST_CHAOS")
 ]
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The mix first: beside it, the other process of the tests does the rest. Begun last, all would wait for it."""
-    items.sort(key=lambda item: item.path.name != SOAK)
 
 
 @pytest.fixture(scope="module")

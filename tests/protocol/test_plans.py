@@ -12,7 +12,6 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import Work
-from stageflow_durable.state import schema
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
@@ -21,9 +20,9 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
-from tests.services.postgres import PostgresService
 
-pytestmark = pytest.mark.postgres
+# In one process: the past is made once.
+pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("plans")]
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).stage("b", lambda _ctx: None).plan
 CHANGED = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
@@ -74,14 +73,12 @@ OF_A_FINISHED = "D" + "5042".zfill(25)
 
 
 @pytest.fixture(scope="module")
-def store(postgres_service: PostgresService) -> Iterator[Store]:
+def store(migrated_url: str) -> Iterator[Store]:
     """A store with a past."""
-    url = postgres_service.create_database()
-    schema.upgrade(url)
-    database = Database(url)
+    database = Database(migrated_url)
     made = Store(database)
     made.register([PLAN])
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+    with psycopg.connect(migrated_url.replace("+psycopg", ""), autocommit=True) as connection:
         for statement in FILLED.split(";\n")[:-1]:
             connection.execute(statement.replace(":digest", f"'{PLAN.digest}'").encode())
         connection.execute("ANALYZE")
