@@ -87,9 +87,8 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.fixture
-def migrated(database_url: str) -> str:
-    schema.upgrade(database_url)
-    return database_url
+def migrated(migrated_database_url: str) -> str:
+    return migrated_database_url
 
 
 def test_given_a_migrated_database_then_the_metadata_finds_nothing_to_change(migrated: str) -> None:

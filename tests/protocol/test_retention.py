@@ -15,7 +15,7 @@ from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
-from stageflow_durable.state import idempotency_keys, retention, schema
+from stageflow_durable.state import idempotency_keys, retention
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
@@ -79,10 +79,9 @@ class Past:
 
 
 @pytest.fixture(params=[True, False], ids=["short", "long"])
-def past(request: pytest.FixtureRequest, database_url: str) -> Iterator[Past]:
+def past(request: pytest.FixtureRequest, migrated_database_url: str) -> Iterator[Past]:
     """Once for each way to the database."""
-    schema.upgrade(database_url)
-    made = Past(database_url, shortcut=request.param)
+    made = Past(migrated_database_url, shortcut=request.param)
     yield made
     made.store.close()
 
@@ -220,10 +219,9 @@ class Hold:
 
 
 @pytest.fixture
-def old(postgres_url: str) -> Iterator[Past]:
+def old(migrated_postgres_url: str) -> Iterator[Past]:
     """A past on PostgreSQL."""
-    schema.upgrade(postgres_url)
-    made = Past(postgres_url, shortcut=False)
+    made = Past(migrated_postgres_url, shortcut=False)
     yield made
     made.store.close()
 
@@ -260,10 +258,9 @@ def test_given_a_statement_that_began_before_the_tombstone_then_the_deletion_wai
 
 
 @pytest.fixture
-def roles(postgres_url: str) -> Iterator[list[Database]]:
+def roles(migrated_postgres_url: str) -> Iterator[list[Database]]:
     """The database as two roles see it, neither of which may see what the other does."""
-    schema.upgrade(postgres_url)
-    url, owner = make_url(postgres_url), Database(postgres_url)
+    url, owner = make_url(migrated_postgres_url), Database(migrated_postgres_url)
     names = [f"{url.database}_{number}" for number in (1, 2)]
     with owner.transaction() as connection:
         for name in names:
@@ -349,11 +346,10 @@ def test_given_two_prunes_of_the_same_runs_then_the_tombstones_stay_and_the_late
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_given_histories_that_cannot_be_deleted_in_time_together_then_smaller_batches_are(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schema.upgrade(postgres_url)
     monkeypatch.setattr("stageflow_durable.state.database.STATEMENT_MILLISECONDS", 800)
-    past = Past(postgres_url, shortcut=False)
+    past = Past(migrated_postgres_url, shortcut=False)
     for number in range(4):
         past.ended(f"R{number}")
     past.ended("huge", LONG_AGO + 1)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import recovery, schema
+from stageflow_durable.state import recovery
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
@@ -33,11 +33,10 @@ def unpublished(store: Store) -> set[str]:
 
 @pytest.mark.parametrize("at", range(1, 4))
 def test_given_two_that_hand_back_the_same_runs_in_opposite_orders_then_neither_is_a_deadlocks_victim(
-    postgres_url: str, at: int
+    migrated_postgres_url: str, at: int
 ) -> None:
-    schema.upgrade(postgres_url)
-    nudges = accepted(postgres_url, "A", "B")
-    stage = Stage(postgres_url, 2, shortcut=False)
+    nudges = accepted(migrated_postgres_url, "A", "B")
+    stage = Stage(migrated_postgres_url, 2, shortcut=False)
     one, other = nudges, tuple(reversed(nudges))
     played = stage.interleave((lambda store: store.unpublish(one), lambda store: store.unpublish(other)), at)
     assert played.answers == [None, None]
@@ -45,10 +44,11 @@ def test_given_two_that_hand_back_the_same_runs_in_opposite_orders_then_neither_
     stage.close()
 
 
-def test_given_more_than_one_batch_then_all_are_handed_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    schema.upgrade(database_url)
-    nudges = accepted(database_url, *(f"R{number}" for number in range(7)))
-    database = Database(database_url)
+def test_given_more_than_one_batch_then_all_are_handed_back(
+    migrated_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nudges = accepted(migrated_database_url, *(f"R{number}" for number in range(7)))
+    database = Database(migrated_database_url)
     store = Store(database, shortcut=False)
     monkeypatch.setattr(recovery, "BATCH", 3)
     store.unpublish(())

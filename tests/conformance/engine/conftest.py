@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,6 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.state import driver
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import metadata
-from stageflow_durable.state.schema import upgrade
 from stageflow_durable.testing import FakeClock, InProcessEngine, Point, engine_for_tests
 from tests.conformance.engine.acts import Acts
 from tests.protocol.invariants import Watch
@@ -44,27 +42,16 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_d
 """
 
 
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A migrated, empty file."""
-    path = tmp_path_factory.mktemp("template") / "empty.db"
-    upgrade(f"sqlite:///{path}")
-    return path.read_bytes()
-
-
 @pytest.fixture
-def sqlite_url(tmp_path: Path, sqlite_template: bytes) -> str:
+def sqlite_url(migrated_sqlite_url: str) -> str:
     """A migrated SQLite database of this test's own."""
-    path = tmp_path / "stageflow.db"
-    path.write_bytes(sqlite_template)
-    return f"sqlite:///{path}"
+    return migrated_sqlite_url
 
 
 @pytest.fixture(scope="session")
-def standing_postgres(postgres_service: PostgresService) -> Iterator[str]:
+def standing_postgres(postgres_service: PostgresService, migrated_postgres: str) -> Iterator[str]:
     """A migrated PostgreSQL database whose clock stands still, for one test after another."""
-    url = postgres_service.create_database()
-    upgrade(url)
+    url = postgres_service.create_database(migrated_postgres)
     with psycopg.connect(_plain(url), autocommit=True) as connection:
         connection.execute(STANDING_CLOCK)
         connection.execute(f'ALTER DATABASE "{connection.info.dbname}" SET search_path = sim, public, pg_catalog')

@@ -12,6 +12,7 @@ from stageflow_durable.idempotency.memory import MemoryIdempotencyStore
 from stageflow_durable.idempotency.redis import RedisIdempotencyStore
 from stageflow_durable.idempotency.sql import SqlIdempotencyStore
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.idempotency_keys import idempotency_keys
 from tests.conformance.idempotency.backends import Backend, Clock
 from tests.services.postgres import PostgresService
 
@@ -88,23 +89,27 @@ def real_time_sqlite_backend(sqlite_url: str) -> Iterator[Backend]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_service: PostgresService) -> str:
-    """A database with the table; each test gets a copy."""
+def postgres_keys(postgres_service: PostgresService) -> Iterator[str]:
+    """A database with the table, for one test after another."""
     url = postgres_service.create_database()
     database = Database(url)
     _created(database)
     database.dispose()
-    return url
+    yield url
+    postgres_service.ensure_running()
+    postgres_service.drop_database(url)
 
 
 @pytest.fixture
-def postgres_database(postgres: PostgresService, postgres_template: str) -> Iterator[Database]:
-    url = postgres.create_database(postgres_template)
-    database = Database(url)
+def postgres_database(postgres: PostgresService, postgres_keys: str) -> Iterator[Database]:
+    database = Database(postgres_keys)
     yield database
     database.dispose()
-    postgres.start()
-    postgres.drop_database(url)
+    postgres.ensure_running()
+    postgres.disconnect(postgres_keys)  # what a test left open would hold the table
+    with database.transaction() as connection:
+        connection.execute(idempotency_keys.delete())
+    database.dispose()
 
 
 @pytest.fixture
