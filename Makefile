@@ -42,9 +42,10 @@ demo: $(STAMP) ## The product in a minute: orders, flaky services, killed worker
 run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops all
 	@$(BIN)/stageflow up $(ARGS)
 
+# Its processes are hundreds: without bytecode that is kept, each would compile the library again.
 .PHONY: test
 test: $(STAMP) ## Every test, in one go
-	@PYTHONHASHSEED=0 $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
+	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 
 .PHONY: chaos
 chaos: $(STAMP) ## Only the tests that kill processes and services; two minutes of the mix

@@ -86,7 +86,7 @@ def end_group(process: subprocess.Popen[bytes], *, within: float = 5.0, first: s
     return process.returncode
 
 
-def eventually(check: Callable[[], object], *, within: float = 10.0, what: str = "", every: float = 0.02) -> None:
+def eventually(check: Callable[[], object], *, within: float = 20.0, what: str = "", every: float = 0.02) -> None:
     """Return once ``check()`` is truthy; after ``within`` seconds fail with ``what`` was waited for."""
     deadline = time.monotonic() + within
     while not check():

@@ -17,7 +17,7 @@ from tests.conformance.idempotency.backends import LONG, SCOPE, SHORT, Backend
 from tests.conformance.idempotency.claimant import claims
 from tests.services.process import Processes, eventually
 
-PROCESSES = 4
+PROCESSES, CLAIMERS = 4, 300
 
 
 @pytest.mark.parametrize("claimers", [50, 300])
@@ -82,14 +82,12 @@ def test_given_an_old_and_a_new_owner_when_both_complete_at_once_then_the_new_re
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("claimers", [50, 300])
 def test_given_several_processes_when_they_claim_at_once_then_one_thread_of_one_of_them_wins(
-    shared_backend: Backend, processes: Processes, tmp_path: Path, claimers: int
+    shared_backend: Backend, processes: Processes, tmp_path: Path
 ) -> None:
     names, go = [f"claimant-{number}" for number in range(PROCESSES)], tmp_path / "go"
     root = Path(__file__).parents[3]
-    for number, name in enumerate(names):
-        share = claimers // PROCESSES + (number < claimers % PROCESSES)
+    for name in names:
         processes.start(
             name,
             [
@@ -98,7 +96,7 @@ def test_given_several_processes_when_they_claim_at_once_then_one_thread_of_one_
                 "tests.conformance.idempotency.claimant",
                 str(shared_backend.url),
                 "order-1",
-                str(share),
+                str(CLAIMERS // PROCESSES),
                 tmp_path / name,
                 go,
             ],
@@ -111,4 +109,4 @@ def test_given_several_processes_when_they_claim_at_once_then_one_thread_of_one_
     answers: Counter[str] = Counter()
     for name in names:
         answers.update(json.loads(processes.log(name).splitlines()[-1]))
-    assert answers == {"Claimed": 1, "InProgress": claimers - 1}
+    assert answers == {"Claimed": 1, "InProgress": CLAIMERS - 1}

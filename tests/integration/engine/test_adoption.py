@@ -130,6 +130,6 @@ def test_what_strangers_write_to_the_queue_harms_nothing(site: Site, tmp_path: P
     run = site.engine.enqueue("three", {})
     site.at_rest([run])
     is_whole(site, run, 3)
-    site.until(lambda: site.messages() + site.unacknowledged() == 0, "everything is consumed or refused", within=8)
+    site.until(lambda: site.messages() + site.unacknowledged() == 0, "everything is consumed or refused")
     assert not trap.exists()
     assert [worker.process.pid for worker in site.workers if worker.lives] == before

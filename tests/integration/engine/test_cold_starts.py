@@ -44,7 +44,7 @@ def test_a_worker_that_was_there_before_its_database_sweeps_once_it_is_there(
     bare_site.ready(worker)
     bare_site.until(lambda: "stageflow-heartbeat: the database did not answer" in worker.log(), "it was missed")
     postgres.start()
-    bare_site.at_rest([run], within=15)
+    bare_site.at_rest([run])
     bare_site.reconnect()
     is_whole(bare_site, run, 3)
     bare_site.forget(worker)

@@ -33,7 +33,7 @@ def enqueue_and_die(site: Site, key: str) -> RunHandle:
 def test_a_run_whose_submitter_died_before_it_published_is_delivered_by_the_sweep(site: Site) -> None:
     run = enqueue_and_die(site, "died")
     assert run.replayed
-    site.at_rest([run], within=10)
+    site.at_rest([run])
     is_whole(site, run, 3)
     assert len(site.history(run, "stage.nudged")) <= 1  # not noted when it is carried before that
 
@@ -47,7 +47,7 @@ def test_a_lost_message_is_found_beside_a_queue_that_never_gets_empty(site: Site
             others.append(site.engine.enqueue("three", {"nap": 0.02}))
         return lost.status() == "succeeded"
 
-    site.until(found, "the lost run is over", within=20)
+    site.until(found, "the lost run is over")
     site.at_rest(others)
     all_whole(site, [lost, *others], 3)
     assert [run for run in others if site.history(run, "stage.nudged")] == []

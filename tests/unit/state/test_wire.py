@@ -34,6 +34,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement, _Held
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.wire import ServerStatement
+from tests.services.process import eventually
 
 pytestmark = pytest.mark.postgres
 
@@ -207,9 +208,15 @@ def end(driver: Driver) -> None:
     held = driver._held()
     with psycopg.connect(driver.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")) as other:
         other.execute("SELECT pg_terminate_backend(%s)", (held.connection.info.backend_pid,))
-    until = time.monotonic() + 5
-    while held.usable and time.monotonic() < until:
-        time.sleep(0.01)
+    eventually(lambda: not held.usable, what="its socket knows")
+
+
+def sleeps(database: Database) -> bool:
+    """Whether a statement of somebody sleeps in the server."""
+    with psycopg.connect(database.url.render_as_string(hide_password=False).replace("+psycopg", "")) as other:
+        looked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+        found = other.execute(looked).fetchone()
+        return found is not None and found[0] == 1
 
 
 def test_given_a_driver_that_is_closed_while_a_statement_runs_then_the_statement_ends_and_the_connection_is_closed(
@@ -224,7 +231,7 @@ def test_given_a_driver_that_is_closed_while_a_statement_runs_then_the_statement
 
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(0.2)
+    eventually(lambda: sleeps(database), what="the statement runs")
     driver.close()
     thread.join()
     assert [connection.closed for connection in seen] == [True]
