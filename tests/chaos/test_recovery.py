@@ -13,7 +13,7 @@ from tests.chaos.dying_sweep import POINTS
 from tests.chaos.site import ChaosSite
 from tests.integration.engine.pairs import POSTGRES_VALKEY, on
 from tests.integration.engine.site import ROOT
-from tests.services.process import spawn
+from tests.services.process import reaped, spawn
 
 pytestmark = [pytest.mark.process, pytest.mark.chaos, on(POSTGRES_VALKEY, max_recoveries=50)]
 
@@ -36,8 +36,9 @@ def test_given_a_sweep_that_is_killed_at_each_step_when_workers_come_then_every_
         mended.broker.flushall()  # what the one before had sent is gone again
         command = [sys.executable, "-m", "tests.chaos.dying_sweep", point]
         process = spawn(command, env=mended.environment(), cwd=ROOT, stdout=subprocess.DEVNULL)
-        if process.wait(40) == -signal.SIGKILL:
-            died.append(point)
+        with reaped(process):
+            if process.wait(40) == -signal.SIGKILL:
+                died.append(point)
     assert died == list(POINTS)
     mended.ledger.open("swept")
     mended.worker()

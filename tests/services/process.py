@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -84,6 +84,19 @@ def end_group(process: subprocess.Popen[bytes], *, within: float = 5.0, first: s
         process.wait(timeout=within)
     kill_group(process)
     return process.returncode
+
+
+@contextmanager
+def reaped(*processes: subprocess.Popen[bytes]) -> Iterator[None]:
+    """However the block ends, the groups are killed, their leaders reaped and their pipes closed: what a test that
+    fails leaves behind is told as the failure of a later one.
+    """
+    try:
+        yield
+    finally:
+        for process in processes:
+            with process:
+                kill_group(process)
 
 
 def eventually(check: Callable[[], object], *, within: float = 20.0, what: str = "", every: float = 0.02) -> None:

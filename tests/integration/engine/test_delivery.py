@@ -12,7 +12,7 @@ from stageflow_durable import RunHandle
 from tests.integration.engine.claims import all_whole, doubled, is_whole
 from tests.integration.engine.pairs import POSTGRES_REDIS, SQLITE_VALKEY, on
 from tests.integration.engine.site import ROOT, Site
-from tests.services.process import spawn
+from tests.services.process import reaped, spawn
 
 pytestmark = [pytest.mark.process, on(SQLITE_VALKEY, POSTGRES_REDIS)]
 
@@ -25,8 +25,9 @@ def module(site: Site, name: str, *arguments: str) -> subprocess.Popen[bytes]:
 
 def enqueue_and_die(site: Site, key: str) -> RunHandle:
     process = module(site, "dying", key)
-    process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL
+    with reaped(process):
+        process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
     return site.engine.enqueue("three", {}, idempotency_key=key)
 
 
@@ -56,12 +57,13 @@ def test_a_lost_message_is_found_beside_a_queue_that_never_gets_empty(site: Site
 @pytest.mark.chaos
 def test_two_sweeps_in_a_tight_loop_beside_dying_workers_change_no_effect(site: Site) -> None:
     sweepers = [module(site, "sweeping", "sweep") for _ in range(2)]
-    site.until(lambda: all(site.ledger.is_open(f"sweeping-{one.pid}") for one in sweepers), "both sweep")
-    deadly = [site.engine.enqueue("ten", {"kill": {f"s{k}": "child"}, "nap": 0.01}) for k in (2, 5, 9)]
-    failing = [site.engine.enqueue("ten", {"fail": {"s4": [2, "error"]}, "nap": 0.01}) for _ in range(8)]
-    site.at_rest([*deadly, *failing], within=60)
-    site.ledger.open("sweep")
-    swept = [int(sweeper.communicate(timeout=20)[0]) for sweeper in sweepers]
+    with reaped(*sweepers):
+        site.until(lambda: all(site.ledger.is_open(f"sweeping-{one.pid}") for one in sweepers), "both sweep")
+        deadly = [site.engine.enqueue("ten", {"kill": {f"s{k}": "child"}, "nap": 0.01}) for k in (2, 5, 9)]
+        failing = [site.engine.enqueue("ten", {"fail": {"s4": [2, "error"]}, "nap": 0.01}) for _ in range(8)]
+        site.at_rest([*deadly, *failing], within=60)
+        site.ledger.open("sweep")
+        swept = [int(sweeper.communicate(timeout=20)[0]) for sweeper in sweepers]
     assert min(swept) > 5 and [sweeper.returncode for sweeper in sweepers] == [0, 0]
     all_whole(site, [*deadly, *failing], 10)
     expected = {(run.run_id, f"s{k}"): 2 for run, k in zip(deadly, (2, 5, 9), strict=True)}

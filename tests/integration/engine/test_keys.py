@@ -13,7 +13,7 @@ from stageflow_durable import IdempotencyParamMismatch, RunHandle
 from tests.integration.engine.claims import is_whole
 from tests.integration.engine.pairs import POSTGRES_REDIS, SQLITE_VALKEY, on
 from tests.integration.engine.site import ROOT, Site
-from tests.services.process import kill_group, spawn
+from tests.services.process import reaped, spawn
 
 pytestmark = [pytest.mark.process, on(SQLITE_VALKEY, POSTGRES_REDIS)]
 
@@ -29,11 +29,8 @@ def submitted(
         _submitter(site, {"client": "web", "input": {}, "wait": wait, "threads": 16, "times": share, **order})
         for share in shares
     ]
-    try:
+    with reaped(*started):
         printed = [process.communicate(timeout=60)[0] for process in started]
-    finally:
-        for process in started:
-            kill_group(process)
     return [json.loads(line) for output in printed for line in output.splitlines()]
 
 
