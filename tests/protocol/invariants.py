@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import Connection, Select, Table, literal, select, union
 
 from stageflow_durable.codec import decode
 from stageflow_durable.model.plan import Plan
@@ -81,9 +81,9 @@ _PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
 _OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
-_OF_NO_RUN = {
-    table: select(table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))).distinct() for table in _PARTS
-}
+_OF_NO_RUN = union(
+    *(select(literal(table.name), table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))) for table in _PARTS)
+)
 _PRUNED = select(tables.tombstones.c.run)
 
 
@@ -100,10 +100,8 @@ def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
 
 def rows_of_no_run(connection: Connection) -> Iterator[str]:
     """No foreign key says it: what belongs to a run has one."""
-    for table, lost in _OF_NO_RUN.items():
-        yield from (
-            f"{table.name} has rows of run {run}, which is not there" for run in connection.execute(lost).scalars()
-        )
+    for table, run in connection.execute(_OF_NO_RUN):
+        yield f"{table} has rows of run {run}, which is not there"
 
 
 # --- of a moment ------------------------------------------------------------------------------------------------------
