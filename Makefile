@@ -1,7 +1,7 @@
 # `make` prints what there is. Every target makes .venv first and installs into it when pyproject.toml has changed.
 #
 #   make test ARGS="tests/unit -k saga"     what to run, and how
-#   make test JOBS=                         in one process; by default two, each with services of its own
+#   make test JOBS=                         in one process; by default three, each with services of its own
 #   make PYTHON=python3.13 setup            another Python
 
 SHELL := /bin/bash
@@ -14,7 +14,6 @@ STAMP := .venv/.installed
 BENCH := .bench/.installed
 EXTRAS := all,dev
 ARGS ?=
-JOBS ?= 2
 SEEDS ?= 100000
 MINUTES ?= 30
 # Compose: the plugin, or the older program of its own.
@@ -42,8 +41,10 @@ demo: $(STAMP) ## The product in a minute: orders, flaky services, killed worker
 run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops all
 	@$(BIN)/stageflow up $(ARGS)
 
-# Its processes are hundreds: without bytecode that is kept, each would compile the library again.
+# Three on two cores: while one waits for what it started, the others compute. They start processes by the hundred: without
+# bytecode that is kept, each would compile the library again.
 .PHONY: test
+test: JOBS ?= 3
 test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 
@@ -56,6 +57,7 @@ soak: $(STAMP) ## MINUTES=30 of faults at random against a stream of sagas, and 
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
 .PHONY: simulate
+simulate: JOBS ?= 2
 simulate: $(STAMP) ## The engine under chance: SEEDS=100000 stories, each checked step by step
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(or $(JOBS),1) $(ARGS)
 
