@@ -13,7 +13,7 @@ Key = tuple[Any, ...]
 class Shared(dict[Key, Any]):
     """SQLAlchemy's cache of compiled statements, by the kind of database instead of by the one database.
 
-    Each test has a database of its own, which would compile every statement again: a sixth of what its engine does.
+    Each test has a database of its own, which would compile every statement again.
     """
 
     def get(self, key: Key, default: Any = None) -> Any:
