@@ -72,7 +72,7 @@ def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> No
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the group and reap its leader."""
     signal_group(process, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait(timeout=30)
 
 
 def end_group(process: subprocess.Popen[bytes], *, within: float = 5.0, first: signal.Signals = signal.SIGTERM) -> int:
