@@ -99,7 +99,7 @@ def test_when_an_engine_is_closed_then_no_thread_keeps_a_connection_open(bare_si
         list(threads.map(everything, [engine] * 6))
         assert connected(bare_site) > before
         engine.close()
-        bare_site.until(lambda: connected(bare_site) == before, "the server has closed them")
+        bare_site.until(lambda: connected(bare_site) <= before, "the server has closed them")
 
 
 def test_when_threads_have_ended_then_their_connections_are_closed(bare_site: Site, engine: Engine) -> None:
