@@ -60,10 +60,11 @@ class Sweeper:
         """
         problems: list[str] = []
         dead = self._bury()
-        taken = self._take(problems)
-        late = sum(self._each(self._store.late(), self._expire, problems))
-        woken = self._wake(self._store.due(self._patience.grace), problems)
-        nudged = self._nudge(problems)
+        overdue = self._store.overdue(self._patience.grace)
+        taken = sum(self._each(overdue.orphans, self._take_one, problems))
+        late = sum(self._each(overdue.late, self._expire, problems))
+        woken = self._wake(overdue.due, problems)
+        nudged = self._nudge(overdue.queues, problems)
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
 
     def sweep_in_turn(self, every: float) -> SweepReport | None:
@@ -88,10 +89,8 @@ class Sweeper:
         """A process was seen to end: take its work at once. Returns how many strands were taken."""
         dead = self._store.mark_killed(boot, pid)
         buried(dead, f"its process {pid} has ended")
-        return self._take([]) if dead else 0
-
-    def _take(self, problems: list[str]) -> int:
-        return sum(self._each(self._store.orphans(), self._take_one, problems))
+        orphans = self._store.overdue(self._patience.grace).orphans if dead else []
+        return sum(self._each(orphans, self._take_one, []))
 
     def _take_one(self, place: Place) -> int:
         # Half a lease more: what a process that only lost its lease may still send has to be over before it is undone.
@@ -111,10 +110,10 @@ class Sweeper:
         publish(self._store, self._publisher, nudges)
         return len(nudges)
 
-    def _nudge(self, problems: list[str]) -> int:
+    def _nudge(self, queues: Iterable[str], problems: list[str]) -> int:
         """Publish what was never delivered, and note it only then."""
         count = 0
-        for queue in self._store.queues():
+        for queue in queues:
             try:
                 found = self._each(self._lost(queue), self._store.missed, problems)
                 missed = [one for one in found if one is not None]

@@ -14,7 +14,7 @@ from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state import fitting, listing, progress, recovery, retention, verification, views
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.listing import Filter
-from stageflow_durable.state.recovery import Missed, Place
+from stageflow_durable.state.recovery import Missed, Overdue, Place
 from stageflow_durable.state.shortcut import Shortcut
 from stageflow_durable.state.verification import Checked
 
@@ -47,21 +47,9 @@ class Reading:
         """How the action stood when its undo began."""
         return self._see(lambda c: progress.outcome_of(c, run_id, stage))
 
-    def orphans(self) -> list[Place]:
-        """Strands of dead owners."""
-        return self._see(recovery.orphans)
-
-    def due(self, grace: float) -> list[Place]:
-        """Waiting strands whose time has come."""
-        return self._see(lambda c: recovery.due(c, grace))
-
-    def late(self) -> list[str]:
-        """Runs past their deadline."""
-        return self._see(recovery.late)
-
-    def queues(self) -> list[str]:
-        """Queues with something ready."""
-        return self._see(recovery.queues_with_outbox)
+    def overdue(self, grace: float) -> Overdue:
+        """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
+        return self._see(lambda c: recovery.overdue(c, grace))
 
     def undelivered(self, queue: str, depth: int | None, patience: float, blind: float) -> list[Place]:
         """Ready strands whose nudge was lost."""

@@ -9,7 +9,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Double, String, and_, bindparam, case, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Double,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    literal_column,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, StrandState
 from stageflow_durable.model.work import Nudge
@@ -42,8 +56,19 @@ class Place(NamedTuple):
     gen: int
 
 
+class Overdue(NamedTuple):
+    """What a sweep looks after: strands of dead owners, runs past their deadline, waiting strands that should have been
+    woken, and queues for which something is ready.
+    """
+
+    orphans: list[Place]
+    late: list[str]
+    due: list[Place]
+    queues: list[str]
+
+
 _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
-_ORPHANS = Prepared(
+_ORPHANS = (
     select(*_PLACE)
     .join(owners, owners.c.id == strand_table.c.owner)
     .where(and_(strand_table.c.state == constant(StrandState.RUNNING), owners.c.dead_at.is_not(None)))
@@ -52,7 +77,7 @@ _ORPHANS = Prepared(
 _OWNER = Prepared(
     select(owners.c.host, owners.c.pid, owners.c.dead_at, owners.c.confirmed).where(owners.c.id == bindparam("held_by"))
 )
-_DUE = Prepared(
+_DUE = (
     select(*_PLACE)
     .where(
         and_(
@@ -64,7 +89,7 @@ _DUE = Prepared(
     .limit(BATCH)
 )
 # Past its pivot a run only goes forward: its deadline has no say any more.
-_LATE = Prepared(
+_LATE = (
     select(runs.c.id)
     .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
@@ -81,7 +106,18 @@ _UNPUBLISH = Prepared(
     )
     .values(published_at=None)
 )
-_QUEUES = Prepared(select(strand_table.c.queue).where(strand_table.c.state == constant(StrandState.READY)).distinct())
+_QUEUES = select(strand_table.c.queue).where(strand_table.c.state == constant(StrandState.READY)).distinct()
+
+
+def _rows(which: str, scan: Select[Any]) -> Select[Any]:
+    """What a scan finds as rows of one width, each with its name before it."""
+    found = [*scan.subquery().c]
+    return select(literal_column(f"'{which}'", String), *found, *(null() for _ in range(len(_PLACE) - len(found))))
+
+
+# At once: most sweeps find nothing, and each question is a way to the database and back.
+_SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES}
+_OVERDUE = Prepared(union_all(*(_rows(which, scan) for which, scan in _SCANS.items())))
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
 _MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
 _SERVED = select(queues.c.served_at).where(queues.c.name == _OF_QUEUE).scalar_subquery()
@@ -111,24 +147,17 @@ def _turn(dialect: Any) -> Any:
 _TICK = Prepared(_turn)
 
 
-def orphans(connection: Connection) -> list[Place]:
-    """Strands whose owner was declared dead."""
-    return [Place._make(row) for row in _ORPHANS.run(connection).fetchall()]
-
-
-def due(connection: Connection, grace: float) -> list[Place]:
-    """Waiting strands that should have been woken ``grace`` seconds ago."""
-    return [Place._make(row) for row in _DUE.run(connection, grace=grace).fetchall()]
-
-
-def late(connection: Connection) -> list[str]:
-    """Runs past their deadline that still go forward."""
-    return _LATE.column(connection)
-
-
-def queues_with_outbox(connection: Connection) -> list[str]:
-    """Queues for which something is ready."""
-    return _QUEUES.column(connection)
+def overdue(connection: Connection, grace: float) -> Overdue:
+    """What there is to do. ``grace``: how many seconds ago a waiting strand should have been woken."""
+    found: dict[str, list[Any]] = {which: [] for which in _SCANS}
+    for which, *row in _OVERDUE.run(connection, grace=grace).fetchall():
+        found[which].append(row)
+    return Overdue(
+        [Place(*row) for row in found["orphans"]],
+        [run for run, *_none in found["late"]],
+        [Place(*row) for row in found["due"]],
+        [queue for queue, *_none in found["queues"]],
+    )
 
 
 def undelivered(

@@ -100,7 +100,7 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-READS = frozenset({*_SEE, "orphans", "due", "late", "queues", "undelivered", "missed"})
+READS = frozenset({*_SEE, "overdue", "undelivered", "missed"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

@@ -176,7 +176,7 @@ def test_given_a_worker_that_died_in_a_stage_before_an_upgrade_then_its_attempt_
     (running,) = store.run("R").stage("a").attempts
     assert (running.state, running.began_at.timestamp(), running.owner_host) == (AttemptState.RUNNING, 7.0, "h")
     store.mark_expired(0.0)
-    (orphan,) = store.orphans()
+    (orphan,) = store.overdue(0.0).orphans
     assert store.take(orphan, max_lost=5, grace=1.0) is not None
     (lost,) = store.run("R").stage("a").attempts
     assert (lost.n, lost.state, lost.began_at.timestamp()) == (1, AttemptState.UNKNOWN, 7.0)

@@ -120,10 +120,7 @@ def horizon(store: Store) -> None:
 
 
 ASKED: dict[str, Callable[[Store], object]] = {
-    "orphans": lambda store: store.orphans(),
-    "due": lambda store: store.due(1.0),
-    "late": lambda store: store.late(),
-    "queues": lambda store: store.queues(),
+    "overdue": lambda store: store.overdue(1.0),
     "undelivered, queue empty": lambda store: store.undelivered("q1", 0, 10.0, 60.0),
     "undelivered, depth unknown": lambda store: store.undelivered("q1", None, 10.0, 60.0),
     "expired leases": lambda store: store.mark_expired(0.0),
@@ -152,8 +149,8 @@ ASKED: dict[str, Callable[[Store], object]] = {
 @pytest.mark.parametrize(
     ("what", "index"),
     [
-        ("due", "ix_stageflow_strands_due"),
-        ("late", "ix_stageflow_runs_deadline"),
+        ("overdue", "ix_stageflow_strands_due"),
+        ("overdue", "ix_stageflow_runs_deadline"),
         ("prune", "ix_stageflow_runs_status"),
         ("prune", "ix_stageflow_tombstones_pruned"),
         ("runs of late", "ix_stageflow_runs_created"),
