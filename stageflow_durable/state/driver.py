@@ -2,7 +2,7 @@
 holds.
 
 The path of a stage is a handful of statements, and SQLAlchemy's work per call costs more than the database's. What
-runs here is the same SQL, with the same parameters by name.
+runs here is the same SQL.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any, Self
 from weakref import ref
 
 from sqlalchemy import Engine
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
 
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import Database, translated
+from stageflow_durable.state.dialect import SQLITE, by_place
 from stageflow_durable.state.own import Own, opened
 from stageflow_durable.state.wire import ServerStatement
+
+_make: Any = postgresql.dialect  # its constructor has no types
+_POSTGRESQL = _make(paramstyle="pyformat")
 
 CLOCK_SECONDS = 30.0
 """How long the offset between this machine's clock and the database's is believed."""
@@ -32,21 +36,20 @@ class Statement:
     """One compiled statement. Parameters that the caller does not give keep the values they were written with."""
 
     def __init__(self, element: Any, *, is_sqlite: bool) -> None:
-        made: Any = sqlite.dialect if is_sqlite else postgresql.dialect  # their constructors have no types
-        dialect = made(paramstyle="named" if is_sqlite else "pyformat")
-        compiled = element.compile(dialect=dialect)
+        compiled = element.compile(dialect=SQLITE if is_sqlite else _POSTGRESQL)
         self.sql = str(compiled)
         self._defaults = dict(compiled.params)
         self._element = element
+        self._place: Any = by_place(compiled) if is_sqlite else dict
 
     @cached_property
     def prepared(self) -> ServerStatement:
         """The same for PostgreSQL, below psycopg's cursors."""
         return ServerStatement(self._element)
 
-    def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """All parameters."""
-        return {**self._defaults, **given}
+    def values(self, given: Mapping[str, Any]) -> Any:
+        """All parameters, as the driver takes them."""
+        return self._place({**self._defaults, **given})
 
 
 class _Held(Own):

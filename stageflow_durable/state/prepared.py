@@ -15,9 +15,10 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
-_make: Any = sqlite.dialect  # its constructor has no types
-_NAMED = _make(paramstyle="named")
-"""SQLite's, with parameters by name like PostgreSQL's."""
+from stageflow_durable.state.dialect import SQLITE, by_place
+
+Compiled = tuple[str, Callable[[Mapping[str, Any]], Any]]
+"""A text, and what makes the driver's parameters of those given."""
 
 
 class Prepared:
@@ -32,13 +33,13 @@ class Prepared:
     def __init__(self, element: Any | Callable[[Any], Any]) -> None:
         self._element: Any = element
         self._is_open = not _of(element, sqlite).is_select
-        self._compiled: dict[object, tuple[str, Mapping[str, Any]]] = {}
+        self._compiled: dict[object, Compiled] = {}
         self._row: Any = None
 
     def run(self, connection: Connection, /, **given: Any) -> Any:
         """Run it; returns the driver's cursor, whose rows are tuples."""
-        sql, fixed = self._for(connection, given)
-        return send(connection, sql, {**fixed, **given} if fixed else given)
+        sql, parameters = self._for(connection, given)
+        return send(connection, sql, parameters(given))
 
     def value(self, connection: Connection, /, **given: Any) -> Any:
         """The first column of the first row; None where there is no row."""
@@ -61,10 +62,10 @@ class Prepared:
         if len(rows) == 1:
             self.run(connection, **rows[0])
         elif rows:
-            sql, fixed = self._for(connection, rows[0])
-            send_many(connection, sql, [{**fixed, **row} for row in rows])
+            sql, parameters = self._for(connection, rows[0])
+            send_many(connection, sql, [parameters(row) for row in rows])
 
-    def _for(self, connection: Connection, given: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    def _for(self, connection: Connection, given: Mapping[str, Any]) -> Compiled:
         name = connection.dialect.name
         key = (name, *given) if self._is_open else name
         found = self._compiled.get(key)
@@ -72,21 +73,22 @@ class Prepared:
             found = self._compiled[key] = self._compile(connection, list(given))
         return found
 
-    def _compile(self, connection: Connection, names: list[str]) -> tuple[str, Mapping[str, Any]]:
+    def _compile(self, connection: Connection, names: list[str]) -> Compiled:
         is_sqlite = connection.dialect.name == "sqlite"
         compiled = _of(self._element, sqlite if is_sqlite else postgresql).compile(
-            dialect=_NAMED if is_sqlite else connection.dialect,
+            dialect=SQLITE if is_sqlite else connection.dialect,
             column_keys=names if self._is_open else None,
         )
         fixed = {name: value for name, value in compiled.params.items() if name not in names}
-        return str(compiled), fixed
+        place = by_place(compiled) if is_sqlite else dict
+        return str(compiled), (lambda given: place({**fixed, **given})) if fixed else place
 
 
 def _of(element: Any, dialect: Any) -> Any:
     return element if hasattr(element, "compile") else element(dialect)
 
 
-def send(connection: Connection, sql: str, values: Mapping[str, Any]) -> Any:
+def send(connection: Connection, sql: str, values: Any) -> Any:
     """Execute a text on the driver, within the connection's transaction."""
     try:
         return _driver(connection).execute(sql, values)
@@ -94,7 +96,7 @@ def send(connection: Connection, sql: str, values: Mapping[str, Any]) -> Any:
         raise _as_sqlalchemy(connection, error) from error
 
 
-def send_many(connection: Connection, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def send_many(connection: Connection, sql: str, rows: Sequence[Any]) -> None:
     """Execute a text for many rows."""
     try:
         _driver(connection).cursor().executemany(sql, rows)
