@@ -84,13 +84,8 @@ def _by_status(error: BaseException, _: RetryPolicy) -> Category | None:
 
 def _statuses(error: BaseException) -> Iterator[int]:
     response = attribute(error, "response")
-    yield from _http_errors(error, "status_code")
-    yield from _http_errors(response, "status_code", "status")
-    yield from _http_errors(error, "status", "code")
-
-
-def _http_errors(holder: object, *names: str) -> Iterator[int]:
-    for name in names:
+    said = ((error, "status_code"), (response, "status_code"), (response, "status"), (error, "status"), (error, "code"))
+    for holder, name in said:
         status = attribute(holder, name)
         if isinstance(status, int) and status in table.HTTP_ERRORS:
             yield status
