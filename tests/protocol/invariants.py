@@ -95,7 +95,7 @@ def _by_run(connection: Connection, table: Table) -> dict[str, list[Row]]:
 
 
 def _rows(connection: Connection, statement: Select[Any]) -> list[Row]:
-    return [dict(row) for row in connection.execute(statement).mappings()]
+    return list(map(dict, connection.execute(statement).mappings()))
 
 
 def rows_of_no_run(connection: Connection) -> Iterator[str]:
@@ -118,9 +118,8 @@ def one_owner_a_strand(seen: Picture) -> Iterator[str]:
             yield f"1: strand {row['strand']} runs attempt {row['attempt']} of {row['stage']}, which is over"
     twice = Counter((row["stage"], row["direction"]) for row in running)
     yield from (f"1: {stage} runs {times} times" for (stage, _), times in twice.items() if times > 1)
-    yield from (
-        f"1: owner {row['owner']} is nobody" for row in seen.strands if row["owner"] not in {*seen.owners, None}
-    )
+    known = {*seen.owners, None}
+    yield from (f"1: owner {row['owner']} is nobody" for row in seen.strands if row["owner"] not in known)
 
 
 def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
@@ -167,13 +166,13 @@ _MODES = {
 
 def nothing_runs_forward_when_backward(seen: Picture) -> Iterator[str]:
     """4: an undo has the run for itself; a run that stops has nothing that could begin; one at rest is at rest."""
+    phase = seen.phase
     for row in seen.strands:
-        legal = _MAY_STAND.get((seen.phase, Phase(row["direction"])), frozenset())
-        if row["state"] in ACTIVE - legal:
-            yield f"4: strand {row['strand']} is {row['state']} in a run that goes {seen.phase}"
+        if row["state"] in ACTIVE and row["state"] not in _MAY_STAND.get((phase, row["direction"]), ()):
+            yield f"4: strand {row['strand']} is {row['state']} in a run that goes {phase}"
 
 
-_MAY_STAND: dict[tuple[Phase, Phase], frozenset[StrandState]] = {
+_MAY_STAND: dict[tuple[str, str], frozenset[StrandState]] = {
     (Phase.FORWARD, Phase.FORWARD): ACTIVE,
     (Phase.DRAINING, Phase.FORWARD): frozenset({StrandState.RUNNING}),
     (Phase.BACKWARD, Phase.BACKWARD): ACTIVE,
@@ -200,10 +199,9 @@ def every_action_has_a_step(seen: Picture) -> Iterator[str]:
 def joins_are_counted(seen: Picture) -> Iterator[str]:
     """6: exactly the stages whose every dependency is finished stand on a strand, each on one."""
     standing = Counter(row["stage"] for row in seen.heading(Phase.FORWARD) if row["state"] != StrandState.DONE)
+    finished = seen.finished
     ready = Counter(
-        stage.name
-        for stage in seen.plan.stages
-        if stage.name not in seen.finished and seen.finished.issuperset(stage.after)
+        stage.name for stage in seen.plan.stages if stage.name not in finished and finished.issuperset(stage.after)
     )
     if standing != ready:
         yield f"6: on strands stand {dict(standing)}, ready are {dict(ready)}"

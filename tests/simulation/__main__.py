@@ -62,9 +62,10 @@ def _many(first: int, count: int, jobs: int) -> int:
         rate = done / (time.monotonic() - began)
         print(f"\r{done} of {count} seeds, {rate:.0f}/s, {len(found)} broken ", end="", file=sys.stderr, flush=True)
 
-    found = play_many(first, count, jobs, progress)
+    found, busy = play_many(first, count, jobs, progress)
     seconds = time.monotonic() - began
-    print(f"\n{count} seeds from {first} in {seconds:.0f} s, {count / seconds:.0f}/s in {jobs} processes", flush=True)
+    print(f"\n{count} seeds from {first} in {seconds:.0f} s, {count / seconds:.0f}/s in {jobs} processes", end=", ")
+    print(f"{count / busy:.0f} a second of a core's time", flush=True)
     for seed, what in found:
         print(f"seed {seed}: {what}")
     if found:

@@ -32,6 +32,13 @@ class Bodies:
         self._sim = sim
         self.inside: dict[object, tuple[str, str, str | None]] = {}
         self._count = 0
+        self._raised: list[BaseException] = []
+
+    def forget(self) -> None:
+        """Errors lead to the frames that they passed, and those to the errors."""
+        for error in self._raised:
+            error.__traceback__ = None
+        vars(self).clear()
 
     # --- a stage ------------------------------------------------------------------------------------------------------
 
@@ -47,6 +54,9 @@ class Bodies:
         self.inside[mark] = run, stage, owner
         try:
             return self._act(ctx, worker, since, spec.timeout)
+        except BaseException as error:
+            self._raised.append(error)
+            raise
         finally:
             del self.inside[mark]
 
@@ -145,6 +155,9 @@ class Bodies:
         self.inside[mark] = run, UNDO_PREFIX + stage, worker.owner._id
         try:
             return self._act_undo(ctx, worker)
+        except BaseException as error:
+            self._raised.append(error)
+            raise
         finally:
             del self.inside[mark]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
@@ -14,8 +13,7 @@ SEGMENT = 10
 """As in ``delivery.publish``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message in the broker; ``tail``: the links of its chain after this one."""
 
     run: str
@@ -51,7 +49,7 @@ class Broker:
 
     def put(self, message: Message) -> Message:
         self._numbers += 1
-        numbered = replace(message, number=self._numbers)
+        numbered = message._replace(number=self._numbers)
         self.waiting.append(numbered)
         return numbered
 
@@ -64,11 +62,13 @@ class Broker:
             Message(nudge.run_id, nudge.strand, nudge.gen, f"{nudge.mark}.{number}", nudge.queue, due)
             for number in range(count)
         ]
-        return self.put(replace(links[0], tail=tuple(links[1:])))
+        return self.put(links[0]._replace(tail=tuple(links[1:])))
 
     def due(self) -> list[Message]:
+        if not self.waiting or self.away:
+            return []
         now = self._clock()
-        return [] if self.away else [message for message in self.waiting if message.due <= now]
+        return [message for message in self.waiting if message.due <= now]
 
     def next_due(self) -> float | None:
         return min((message.due for message in self.waiting), default=None)
@@ -145,4 +145,4 @@ class Task:
 
 def due_at(message: Message, due: float, *, redelivered: bool | None = None) -> Message:
     """The message anew, due at another time."""
-    return replace(message, due=due, redelivered=message.redelivered if redelivered is None else redelivered)
+    return message._replace(due=due, redelivered=message.redelivered if redelivered is None else redelivered)

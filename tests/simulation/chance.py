@@ -24,58 +24,65 @@ class Chance:
         self._asked: dict[str, int] = {}
         self.made: Answers = {}
 
-    def _name(self, about: str) -> str:
+    def _count(self, about: str) -> int:
+        """How often that was asked before."""
         count = self._asked.get(about, 0)
         self._asked[about] = count + 1
-        return f"{about}#{count}"
+        return count
 
     def flip(self, about: str, likely: float) -> bool:
         """Whether something happens; boring is that it does not."""
-        name = self._name(about)
-        drawn = self._random is not None and likely > 0 and self._random.random() < likely
-        answer = drawn or name in self._answers
+        count = self._asked.get(about, 0)  # as ``_count``: most decisions are made here
+        self._asked[about] = count + 1
+        if self._random is None:
+            answer = f"{about}#{count}" in self._answers
+        else:
+            answer = likely > 0 and self._random.random() < likely
         if answer:
-            self.made[name] = "yes"
+            self.made[f"{about}#{count}"] = "yes"
         return answer
 
     def pick(self, about: str, options: Sequence[str], weights: Sequence[float] | None = None) -> str:
         """One of the options; the first is the boring one."""
-        name = self._name(about)
+        return options[self._which(about, options, weights)]
+
+    def one_of(self, about: str, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
+        """One of any things, told apart by their text; the first is the boring one."""
+        return options[self._which(about, options, weights)]
+
+    def _which(self, about: str, options: Sequence[object], weights: Sequence[float] | None) -> int:
+        count = self._count(about)
         if self._random is None:
-            answer = self._answers.get(name, options[0])
-            answer = answer if answer in options else options[0]
+            named = list(map(str, options))
+            answer = self._answers.get(f"{about}#{count}", named[0])
+            which = named.index(answer) if answer in named else 0
         elif weights is None:
-            answer = options[int(self._random.random() * len(options))]
+            which = int(self._random.random() * len(options))
         else:
-            answer = _weighed(self._random.random(), options, weights)
-        if answer != options[0]:
-            self.made[name] = answer
-        return answer
+            which = _weighed(self._random.random(), weights)
+        if which:
+            self.made[f"{about}#{count}"] = str(options[which])
+        return which
 
     def number(self, about: str, low: int, high: int, weights: Sequence[float] | None = None) -> int:
         """From ``low``, the boring one, to ``high``."""
         if weights is not None:
             return self.one_of(about, range(low, high + 1), weights)
-        name = self._name(about)
+        count = self._count(about)
         if self._random is None:
-            answer = min(high, max(low, int(self._answers.get(name, low))))
+            answer = min(high, max(low, int(self._answers.get(f"{about}#{count}", low))))
         else:
             answer = low + int(self._random.random() * (high - low + 1))
         if answer != low:
-            self.made[name] = str(answer)
+            self.made[f"{about}#{count}"] = str(answer)
         return answer
 
-    def one_of(self, about: str, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-        """One of any things, told apart by their text; the first is the boring one."""
-        named = {str(option): option for option in options}
-        return named[self.pick(about, list(named), weights)]
 
-
-def _weighed(drawn: float, options: Sequence[str], weights: Sequence[float]) -> str:
+def _weighed(drawn: float, weights: Sequence[float]) -> int:
     """``random.choices`` of one, at a third of its cost."""
     left = drawn * sum(weights)
-    for option, weight in zip(options, weights, strict=True):
+    for which, weight in enumerate(weights):
         left -= weight
         if left < 0:
-            return option
-    return options[-1]
+            return which
+    return len(weights) - 1

@@ -21,12 +21,19 @@ MAY_STAND = {
 ACTIVE = {"ready", "running", "waiting"}
 RAISES_FENCES = {"take", "order", "settle"}
 EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id)"
-LOOKED_AT = (
-    f"SELECT id, pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS} FROM stageflow_runs",
-    "SELECT run, strand, state, direction, gen, stage, attempt, owner FROM stageflow_strands",
-    "SELECT run, stage, direction, n FROM stageflow_attempts",
-    "SELECT run, stage, skipped, delta FROM stageflow_checkpoints",
-)
+LOOK = f"""
+SELECT 'run', pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS}
+    FROM stageflow_runs WHERE id = ?1
+UNION ALL SELECT 'strand', strand, state, direction, gen, stage, attempt, owner, NULL
+    FROM stageflow_strands WHERE run = ?1
+UNION ALL SELECT 'over', strand, NULL, NULL, NULL, held.stage, n, NULL, NULL
+    FROM stageflow_strands AS held JOIN stageflow_attempts AS over
+        ON over.run = ?1 AND over.stage = held.stage AND over.direction = held.direction AND over.n = held.attempt
+    WHERE held.run = ?1 AND held.state = 'running'
+UNION ALL SELECT 'checkpoint', stage, skipped, delta, NULL, NULL, NULL, NULL, NULL
+    FROM stageflow_checkpoints WHERE run = ?1
+"""
+"""All that is looked at of one run, at once: a statement costs more than what it finds."""
 MESSAGES = 30
 MESSAGES_AN_ATTEMPT = 8
 Key = tuple[str, str]
@@ -39,7 +46,6 @@ class Checks:
         self._sim = sim
         self._see = sim.database.see
         self._changes = -1
-        self._tables: list[list[Any]] = [[] for _sql in LOOKED_AT]
         self._gens: dict[Key, int] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
@@ -53,8 +59,9 @@ class Checks:
         if database.raw.total_changes == self._changes:
             return  # nothing was written since the last look
         try:
-            for run in self._changed():
+            for run in sorted(database.written):
                 self._run(call, run)
+            database.written.clear()
             if call in ("mark_expired", "take"):
                 self._the_living_are_let_live()
             if self._sim.setup.watched:
@@ -69,21 +76,21 @@ class Checks:
         except AssertionError as error:
             raise Violation(str(error)) from error
 
-    def _changed(self) -> list[str]:
-        """The runs whose rows are not as they were at the last look."""
-        before, self._tables = self._tables, [self._see(sql) for sql in LOOKED_AT]
-        return sorted({row[0] for was, now in zip(before, self._tables, strict=True) for row in {*was} ^ {*now}})
-
     def _run(self, call: str, run: str) -> None:
-        found, strands, over, saved = ([row for row in rows if row[0] == run] for rows in self._tables)
-        if not found:
-            raise Violation(f"run {run} is gone")
-        self._row(*found[0])
-        self._strands(call, run, found[0][2], strands)
-        held = [(row[0], row[5], row[3], row[6]) for row in strands if row[2] == "running"]
-        if len({*held}) < len(held) or not {*held}.isdisjoint(over):
-            raise Violation(f"1: strands run {held}, of which are over {sorted({*held}.intersection(over))}")
-        self._checkpoints(run, found[0][1], strands, saved)
+        looked: dict[str, list[Any]] = {"run": [], "strand": [], "over": [], "checkpoint": []}
+        for kind, *row in self._see(LOOK, run):
+            looked[kind].append(row)
+        if not looked["run"]:
+            if run in self._heads:
+                raise Violation(f"run {run} is gone")
+            return  # what would have made it was rolled back
+        (found,), strands = looked["run"], looked["strand"]
+        self._row(run, *found)
+        self._strands(call, run, found[1], strands)
+        held = [(row[4], row[2]) for row in strands if row[1] == "running"]
+        if looked["over"] or len({*held}) < len(held):
+            raise Violation(f"1: strands run {held}, of which are over {looked['over']}")
+        self._checkpoints(run, found[0], strands, looked["checkpoint"])
 
     def _row(
         self,
@@ -110,7 +117,7 @@ class Checks:
 
     def _strands(self, call: str, run: str, phase: str, rows: list[Any]) -> None:
         moves = False
-        for _run, strand, state, direction, gen, _stage, _attempt, _owner in rows:
+        for strand, state, direction, gen, *_rest in rows:
             if state in ACTIVE:
                 moves = True
                 if state not in MAY_STAND.get((phase, direction), ()):
@@ -131,12 +138,12 @@ class Checks:
                 raise Violation(f"{worker.name} was declared dead, though it had renewed its lease")
 
     def _checkpoints(self, run: str, pipeline: str, strands: list[Any], rows: list[Any]) -> None:
-        saved = {stage: what for _run, stage, *what in rows}
+        saved = {stage: (skipped, delta) for stage, skipped, delta, *_rest in rows}
         for stage, before in self._saved.get(run, {}).items():
             if saved.get(stage) != before:
                 raise Violation(f"2: the output of {stage} of {run} was {before}, and is {saved.get(stage)}")
         self._saved[run] = saved
-        standing = sorted(row[5] for row in strands if row[3] == "forward" and row[2] != "done")
+        standing = sorted(row[4] for row in strands if row[2] == "forward" and row[1] != "done")
         stages = self._sim.pipelines[pipeline].plan.stages
         ready = sorted(one.name for one in stages if one.name not in saved and saved.keys() >= set(one.after))
         if standing != ready:
@@ -166,6 +173,8 @@ class Checks:
 
     def _versions_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
         """A person's word counts for the run that they looked at: nobody else had a say in between."""
+        if not self._sim.operator.looked:
+            return []
         said = [json.loads(event["data"]) for event in seen.events if event["type"].startswith("operator.")]
         return [
             f"{data['actor']} looked at version {version}, and acted on version {number}"
@@ -240,12 +249,13 @@ def _unknown_is_heeded(seen: invariants.Picture) -> list[str]:
     lost: dict[str, int] = {}
     broken = []
     for event in seen.events:
-        data = json.loads(event["data"])
         if event["type"].startswith("operator."):
             lost.clear()
-        elif event["type"] == "stage.lost" and not data.get("undo"):
-            lost[data["stage"]] = event["seq"]
-        begun = invariants.begun_by(event)
+        elif event["type"] == "stage.lost":
+            data = json.loads(event["data"])
+            if not data.get("undo"):
+                lost[data["stage"]] = event["seq"]
+        begun = invariants.begun_by(event) if lost else None
         if begun in lost and seen.plan.by_name[begun].on_unknown != "retry":
             broken.append(f"{begun} was lost (event {lost[begun]}) and began again all the same")
     return broken

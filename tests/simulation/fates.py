@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from stageflow_durable.errors import BrokerUnavailable, StoreUnavailable
 from stageflow_durable.testing import Crash
@@ -19,36 +19,51 @@ BODY_SECONDS = [0.2, 3.0, 12.0, 30.0]
 AT_A_POINT = ("switch", "crash", "pause", "away")
 
 
+class Likely(NamedTuple):
+    """How likely each fate of a point is, and any of them."""
+
+    each: list[float]
+    any: float
+
+    @classmethod
+    def of(cls, each: list[float]) -> Likely:
+        """These, with their sum."""
+        return cls(each, sum(each))
+
+
 class Fates:
     """Decides at each point, for each message, and now and then for the whole site."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._rates = sim.setup.rates
-        self._weights = [self._rates[kind] for kind in AT_A_POINT]
-        self._in_body = [self._rates[kind] * (4 if kind == "pause" else 1) for kind in AT_A_POINT]
+        self._at_a_point = Likely.of([self._rates[kind] for kind in AT_A_POINT])
+        self._in_body = Likely.of([self._rates[kind] * (4 if kind == "pause" else 1) for kind in AT_A_POINT])
 
     # --- at a point ---------------------------------------------------------------------------------------------------
 
     def reached(self, process: Process, when: str, call: str) -> None:
-        """A point: check, and perhaps something happens here."""
-        self._sim.trace.append((self._sim.passed, process.name, when, call))
+        """A point of the engine's code: check, and perhaps something happens here."""
+        if not process.alive:
+            raise Crash("the dead do nothing")
+        sim = self._sim
+        sim.trace.append((sim.passed, process.name, when, call))
         if when == "after" and call not in TOUCH_NO_RUN:
-            self._sim.checks.step(call)
-            if self._sim.violation is not None:
-                raise self._sim.violation
-        if self._sim.healing:
+            sim.checks.step(call)
+            if sim.violation is not None:
+                raise sim.violation
+        if sim.healing:
             return
-        if self._sim.current is None or self._sim.current.process is not process:
-            if self._sim.chance.flip(f"{process.name} {when} {call}", self._rates["away"]):
+        if sim.current is None or sim.current.process is not process:
+            if sim.chance.flip(f"{process.name} {when} {call}", self._rates["away"]):
                 raise StoreUnavailable("the database did not answer")
             return
-        self._fate(self._sim.current, process, f"{process.name} {when} {call}", call, self._weights)
+        self._fate(sim.current, process, f"{process.name} {when} {call}", call, self._at_a_point)
 
-    def _fate(self, job: Job, process: Process, name: str, call: str, weights: list[float]) -> None:
-        if not self._sim.chance.flip(name, sum(weights)):
+    def _fate(self, job: Job, process: Process, name: str, call: str, likely: Likely) -> None:
+        if not self._sim.chance.flip(name, likely.any):
             return
-        kind = self._sim.chance.pick(f"{name}: what", AT_A_POINT, weights)
+        kind = self._sim.chance.pick(f"{name}: what", AT_A_POINT, likely.each)
         if kind == "switch":
             self._sim.note(process, "lets others go on")
             job.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.clock import World
@@ -13,6 +14,7 @@ from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.ride import Limits, Rider, Rode
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing import Crash
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 BEAT_SECONDS = LEASE / 4
+DEFAULT_POLICY = RetryPolicy()
 QUIET = frozenset({"my_tick", "renew", "clock"})
 TOUCH_NO_RUN = frozenset({"register", "join", "renew", "retire", "mark_killed", "my_tick"})
 
@@ -41,9 +44,10 @@ class SimulatedStore(Store):
 
 def _with_points(name: str) -> Any:
     def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
-        self._process.reach("before", name)
+        reach = self._process.reach
+        reach("before", name)
         answer = getattr(Store, name)(self, *given, **options)
-        self._process.reach("after", name)
+        reach("after", name)
         return answer
 
     return call
@@ -145,6 +149,7 @@ class Process:
         self.name = name
         self.alive = True
         self.stopped_until = 0.0
+        self.reach: Callable[[str, str], None] = partial(sim.fates.reached, self)
         self.store = SimulatedStore(sim.store, self)
         self.publisher = Publisher(sim.broker, self.reach, self._mishap)
         self.clock = Clock(self)
@@ -155,12 +160,6 @@ class Process:
     def stopped(self) -> bool:
         """Whether it stands still (SIGSTOP)."""
         return self.stopped_until > self.sim.passed
-
-    def reach(self, when: str, call: str) -> None:
-        """A point of the engine's code is reached."""
-        if not self.alive:
-            raise Crash("the dead do nothing")
-        self.sim.fates.reached(self, when, call)
 
     def _mishap(self, message: Message) -> None:
         self.sim.fates.mishap(message)
@@ -201,6 +200,7 @@ class Worker(Process):
             self.owner,
             self.knows,
             world=World(self.clock, sim.draw),
+            retry=DEFAULT_POLICY,
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
         )

@@ -93,10 +93,10 @@ class Simulation:
 
     def advance(self, seconds: float) -> None:
         """Let time pass; whoever lives and does not stand still renews its lease."""
-        still = {worker for worker in self.workers if worker.stopped}
+        still = [worker.stopped for worker in self.workers]
         self.passed += seconds
-        for worker in self.workers:
-            worker.beat(due=worker in still)
+        for worker, was_still in zip(self.workers.copy(), still, strict=True):
+            worker.beat(due=was_still)
         self._hire()
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -155,7 +155,9 @@ class Simulation:
 
     def _hire(self) -> None:
         """Workers that died are replaced, and their messages come again."""
-        for worker in [worker for worker in self.workers if not worker.alive and self._quiet(worker)]:
+        for worker in self.workers.copy():
+            if worker.alive or not self._quiet(worker):
+                continue
             self.workers.remove(worker)
             self._return_messages(worker)
             if self.healing or not self.able() or not self.chance.flip(f"{worker.name} is not replaced", 0.3):
@@ -202,6 +204,9 @@ class Simulation:
         return [worker for worker in self.able() if worker.carrying is None or worker.carrying.done]
 
     def runnable(self) -> list[Job]:
+        if not self.jobs:
+            return []
+        self.jobs = [job for job in self.jobs if not job.done]
         return [job for job in self.jobs if job.may_go(self.passed)]
 
     # --- the course of things -----------------------------------------------------------------------------------------
@@ -245,7 +250,6 @@ class Simulation:
                 job.go()
 
     def _move(self) -> None:
-        self.jobs = [job for job in self.jobs if not job.done]
         going = self.runnable()
         free = [worker for worker in self.able() if worker.may_sweep()]
         moves, weights = [job.move for job in going], [6.0] * len(going)
@@ -343,7 +347,6 @@ class Simulation:
         going = self.runnable()
         if going:
             going[0].go()
-            self.jobs = [job for job in self.jobs if not job.done]
             return True
         if self.broker.due() and self.idle():
             self._deliver(in_order=True)
@@ -369,11 +372,13 @@ class Simulation:
 
     def forget(self) -> None:
         """Cut the circles of references: looking for them takes the collector longer than a tenth of the seed."""
-        for process in self.processes:
-            vars(process).clear()
-        self.processes.clear()
-        for part in (self.client, self.operator, self.fates, self.checks, self.bodies):
+        self.bodies.forget()
+        parts = (self.client, self.operator, self.fates, self.checks)
+        for part in (*self.processes, *parts):
             vars(part).clear()
+        kept = self.chance, self.trace
+        vars(self).clear()
+        self.chance, self.trace = kept
 
     def hash(self) -> str:
         """The whole trace in one number."""

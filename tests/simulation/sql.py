@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -21,40 +21,45 @@ from sqlalchemy.schema import CreateTable
 
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.database import Database, translated
-from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.metadata import PREFIX, metadata
 
 _make: Any = sqlite.dialect  # its constructor has no types
-DIALECT = _make(paramstyle="named")
+DIALECT = _make(paramstyle="qmark")
 DIALECT.dbapi = sqlite3
 
 
-class Answer(list[Any]):
-    """The rows of one statement, read already."""
+class Answer:
+    """The rows of one statement, read already, and made what they are asked to be."""
 
-    def __init__(self, rows: Sequence[Any], rowcount: int) -> None:
-        super().__init__(rows)
+    __slots__ = ("_found", "_prepared", "rowcount")
+
+    def __init__(self, prepared: Prepared, found: Sequence[Any], rowcount: int) -> None:
+        self._prepared = prepared
+        self._found = found
         self.rowcount = rowcount
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._prepared.rows(self._found))
+
     def first(self) -> Any:
-        return self[0] if self else None
+        return next(iter(self._prepared.rows(self._found[:1])), None)
 
     def one_or_none(self) -> Any:
-        assert len(self) < 2, "more than one row"
-        return self[0] if self else None
+        assert len(self._found) < 2, "more than one row"
+        return self.first()
 
     def one(self) -> Any:
-        assert len(self) == 1, f"{len(self)} rows, not one"
-        return self[0]
+        assert len(self._found) == 1, f"{len(self._found)} rows, not one"
+        return self.first()
 
     def all(self) -> list[Any]:
-        return self
+        return self._prepared.rows(self._found)
 
-    def scalars(self) -> Answer:
-        return Answer([row[0] for row in self], self.rowcount)
+    def scalars(self) -> list[Any]:
+        return [row[0] for row in self]
 
     def mappings(self) -> list[dict[str, Any]]:
-        names = self[0]._fields if self else ()
-        return [dict(zip(names, row, strict=True)) for row in self]
+        return self._prepared.mappings(self._found)
 
     def scalar_one(self) -> Any:
         return self.one()[0]
@@ -64,7 +69,8 @@ class Answer(list[Any]):
         return None if row is None else row[0]
 
     def scalar(self) -> Any:
-        return self[0][0] if self else None
+        row = self.first()
+        return None if row is None else row[0]
 
 
 class Prepared:
@@ -74,46 +80,51 @@ class Prepared:
         compiled = element.compile(dialect=DIALECT, column_keys=names)
         places = {parameter.key: place for place, parameter in enumerate(extracted)}
         self.sql = str(compiled)
-        self.expanding = [compiled.bind_names[found] for found in compiled.post_compile_params]
-        self.sources = [
-            (name, parameter.key, places.get(parameter.key), parameter)
-            for parameter, name in compiled.bind_names.items()
+        self._expanding = {compiled.bind_names[found] for found in compiled.post_compile_params}
+        named = {name: parameter for parameter, name in compiled.bind_names.items()}
+        self._sources = [
+            (name, named[name].key, places.get(named[name].key), named[name]) for name in compiled.positiontup
         ]
         columns = compiled._result_columns or []
-        row: Any = namedtuple("Row", [column.keyname for column in columns], rename=True) if columns else None
-        self.made: Any = None if row is None else partial(tuple.__new__, row)  # ``_make``, without a call of Python
-        self.booleans = [place for place, column in enumerate(columns) if isinstance(column.type, Boolean)]
+        self._names = [column.keyname for column in columns]
+        row: Any = namedtuple("Row", self._names, rename=True) if columns else None
+        self.answers = row is not None
+        self._made = partial(tuple.__new__, row)  # ``_make``, without a call of Python
+        self._booleans = [place for place, column in enumerate(columns) if isinstance(column.type, Boolean)]
 
-    def values(self, given: Mapping[str, Any], extracted: Sequence[Any]) -> dict[str, Any]:
-        return {
-            name: given[key] if key in given else (parameter if place is None else extracted[place]).effective_value
-            for name, key, place, parameter in self.sources
-        }
+    def bound(self, given: Mapping[str, Any], extracted: Sequence[Any]) -> tuple[str, list[Any]]:
+        """The text, with every ``IN`` written out, and its parameters."""
+        values = [
+            given[key] if key in given else (parameter if place is None else extracted[place]).effective_value
+            for _name, key, place, parameter in self._sources
+        ]
+        return self._expanded(values) if self._expanding else (self.sql, values)
 
-    def expanded(self, values: dict[str, Any]) -> str:
-        """The text with every ``IN`` written out."""
-        sql = self.sql
-        for name in self.expanding:
-            listed = list(values.pop(name))
-            names = [f"{name}_{number}" for number in range(len(listed))]
-            values.update(zip(names, listed, strict=True))
-            sql = sql.replace(
-                f"__[POSTCOMPILE_{name}]", ", ".join(f":{one}" for one in names) or "SELECT 1 WHERE 1 != 1"
-            )
-        return sql
+    def _expanded(self, values: list[Any]) -> tuple[str, list[Any]]:
+        sql, flat = self.sql, []
+        for (name, *_rest), value in zip(self._sources, values, strict=True):
+            listed = list(value) if name in self._expanding else [value]
+            flat += listed
+            if name in self._expanding:
+                marks = ", ".join("?" * len(listed)) or "SELECT 1 WHERE 1 != 1"
+                sql = sql.replace(f"__[POSTCOMPILE_{name}]", marks)
+        return sql, flat
 
-    def rows(self, found: list[Any]) -> list[Any]:
-        if not found or self.made is None:
-            return found
-        if not self.booleans:
-            return list(map(self.made, found))
-        made = []
-        for one in found:
-            cells = list(one)
-            for place in self.booleans:
-                cells[place] = None if cells[place] is None else bool(cells[place])
-            made.append(self.made(cells))
-        return made
+    def rows(self, found: Sequence[Any]) -> list[Any]:
+        """Named tuples."""
+        return list(map(self._made, map(self._with_booleans, found) if self._booleans else found))
+
+    def mappings(self, found: Sequence[Any]) -> list[dict[str, Any]]:
+        """The same as dicts."""
+        return [dict(zip(self._names, self._with_booleans(row), strict=True)) for row in found]
+
+    def _with_booleans(self, row: Any) -> Any:
+        if not self._booleans:
+            return row
+        cells = list(row)
+        for place in self._booleans:
+            cells[place] = None if cells[place] is None else bool(cells[place])
+        return cells
 
 
 _SHAPES: dict[Any, Prepared] = {}
@@ -133,20 +144,15 @@ class Connection:
         return True
 
     def execute(self, element: Any, given: Any = None) -> Answer:
-        if isinstance(given, list):
-            for one in given:
-                self.execute(element, one)
-            return Answer((), len(given))
         given = given or {}
         prepared, extracted = self._prepared(element, given)
-        values = prepared.values(given, extracted)
-        sql = prepared.expanded(values) if prepared.expanding else prepared.sql
+        sql, values = prepared.bound(given, extracted)
         try:
             cursor = self._raw.execute(sql, values)
-            found = cursor.fetchall() if prepared.made is not None else ()
+            found = cursor.fetchall() if prepared.answers else ()
         except sqlite3.Error as error:
             raise DBAPIError.instance(sql, values, error, sqlite3.Error) from error
-        return Answer(prepared.rows(found) if found else (), cursor.rowcount)
+        return Answer(prepared, found, cursor.rowcount)
 
     @staticmethod
     def _prepared(element: Any, given: Mapping[str, Any]) -> tuple[Prepared, Sequence[Any]]:
@@ -164,7 +170,7 @@ class Connection:
 
 
 class _Reading:
-    """``Database.read``, without a generator's cost each time."""
+    """``Database.read``, without a generator's cost; one for all times, since nothing is kept from one to the next."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -186,17 +192,25 @@ class _Transaction(_Reading):
         self._raw = raw
 
     def __enter__(self) -> Connection:
-        assert not self._raw.in_transaction, "a transaction within a transaction"
-        self._raw.execute("BEGIN IMMEDIATE")
+        self._raw.execute("BEGIN IMMEDIATE")  # SQLite refuses a transaction within a transaction
         return self._connection
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._raw.execute("COMMIT" if error is None else "ROLLBACK")
+        if error is None:
+            self._raw.execute("COMMIT")
+            return
+        self._raw.execute("ROLLBACK")
         super().__exit__(kind, error, trace)
 
 
+RUN_OF = {"runs": "id", "strands": "run", "attempts": "run", "checkpoints": "run", "events": "run"}
+"""Where a row of these tables says of which run it is."""
+
+
 class MemoryDatabase(Database):
-    """A database in memory, for one seed after another."""
+    """A database in memory, for one seed after another. ``written``: the runs of which a row was written, or nearly:
+    what was rolled back counts too.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__("sqlite://", clock=clock)
@@ -205,11 +219,33 @@ class MemoryDatabase(Database):
         self.raw.create_function(SQLITE_CLOCK, 0, self._time)
         self.raw.execute("PRAGMA foreign_keys = ON")
         for table in metadata.sorted_tables:
+            # An index that is not unique only makes it quick, which few rows are anyway.
+            assert not any(index.unique for index in table.indexes)
             self.raw.execute(str(CreateTable(table).compile(dialect=DIALECT)))
-            for index in sorted(table.indexes, key=lambda one: str(one.name)):
-                index.create(self.engine)
-        self._connection = Connection(self.raw)
-        self._empty = [f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)]
+        connection = Connection(self.raw)
+        self._reading, self._writing = _Reading(connection), _Transaction(connection, self.raw)
+        self.written: set[str] = set()
+        self._tell_what_is_written()
+        self._of_runs = {PREFIX + table for table in RUN_OF}
+        self._filled: set[str] = set()
+        self._tell_what_is_filled()
+
+    def _tell_what_is_written(self) -> None:
+        self.raw.create_function("written", 1, self.written.add)
+        for table, run in RUN_OF.items():
+            for verb, row in (("INSERT", "NEW"), ("UPDATE", "NEW"), ("DELETE", "OLD")):
+                self.raw.execute(
+                    f"CREATE TEMP TRIGGER {verb}_{table} AFTER {verb} ON {PREFIX}{table} "
+                    f"BEGIN SELECT written({row}.{run}); END"
+                )
+
+    def _tell_what_is_filled(self) -> None:
+        self.raw.create_function("filled", 1, self._filled.add)
+        for name in metadata.tables.keys() - self._of_runs:
+            self.raw.execute(
+                f"CREATE TEMP TRIGGER fill_{name} AFTER INSERT ON {name} BEGIN SELECT filled('{name}'); END"
+            )
+        self._emptying = {table.name: f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)}
 
     def _time(self) -> float:
         return self._clock()  # each seed brings its own
@@ -226,17 +262,20 @@ class MemoryDatabase(Database):
             self.raw.execute("ROLLBACK")
         self._clock = clock
         self.raw.execute("BEGIN")
-        for sql in self._empty:
-            self.raw.execute(sql)
+        for table, emptying in self._emptying.items():
+            if table in self._filled or table in self._of_runs:
+                self.raw.execute(emptying)
         self.raw.execute("COMMIT")
+        self.written.clear()
+        self._filled.clear()
 
     def transaction(self) -> Any:
         """One transaction."""
-        return _Transaction(self._connection, self.raw)
+        return self._writing
 
     def read(self) -> Any:
         """Reading alone."""
-        return _Reading(self._connection)
+        return self._reading
 
     def see(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a checker reads, past the engine."""
