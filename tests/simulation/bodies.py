@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
 from stageflow_durable.codec import decode, plain
 from stageflow_durable.engine.ride import MARGIN_SECONDS
 from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
+from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
 from tests.simulation.ledger import Violation
@@ -22,6 +24,7 @@ ACTED = {"transient", "permanent", "fail", "bug", "cancel", "unsavable"}
 ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "reject", "skip", "bug", "cancel", "cancelled", "unsavable"]
 LIKELY = [0, 8, 4, 3, 2, 3, 3, 1, 1, 1, 1]
 UNDO_ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "bug"]
+SLIP = TypeError("a slip")
 FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
 
 
@@ -31,8 +34,20 @@ class Bodies:
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self.inside: dict[object, tuple[str, str, str | None]] = {}
+        self.answered: set[tuple[str, str]] = set()
+        self._called: set[tuple[str, str]] = set()
         self._count = 0
         self._raised: list[BaseException] = []
+
+    def _kept(self, body: Callable[[Any], Any], ctx: Any) -> Any:
+        """Call a body. An error that it was not to end with is ours, which the engine would take for the stage's."""
+        try:
+            return body(ctx)
+        except BaseException as error:
+            self._raised.append(error)
+            if isinstance(error, Exception) and not isinstance(error, StageflowError) and error.args != SLIP.args:
+                raise Violation(f"a body of the simulation raised {type(error).__name__}: {error}") from error
+            raise
 
     def forget(self) -> None:
         """Errors lead to the frames that they passed, and those to the errors."""
@@ -43,6 +58,9 @@ class Bodies:
     # --- a stage ------------------------------------------------------------------------------------------------------
 
     def stage(self, ctx: Any) -> Any:
+        return self._kept(self._stage, ctx)
+
+    def _stage(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
         run, stage, since = ctx.run_id, ctx.stage, sim.passed
         sim.note(worker, "body", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}")
@@ -50,13 +68,11 @@ class Bodies:
         held = self._holds(owner, run, stage, "forward")
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
+        self._called.add((run, stage))
         mark = object()
         self.inside[mark] = run, stage, owner
         try:
             return self._act(ctx, worker, since, spec.timeout)
-        except BaseException as error:
-            self._raised.append(error)
-            raise
         finally:
             del self.inside[mark]
 
@@ -145,6 +161,9 @@ class Bodies:
     # --- an undo ------------------------------------------------------------------------------------------------------
 
     def undo(self, ctx: Any) -> Any:
+        return self._kept(self._undo, ctx)
+
+    def _undo(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
         run, stage = ctx.run_id, ctx.stage
         sim.note(worker, "undo", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
@@ -155,9 +174,6 @@ class Bodies:
         self.inside[mark] = run, UNDO_PREFIX + stage, worker.owner._id
         try:
             return self._act_undo(ctx, worker)
-        except BaseException as error:
-            self._raised.append(error)
-            raise
         finally:
             del self.inside[mark]
 
@@ -174,6 +190,11 @@ class Bodies:
         sim.fates.in_body(f"{run} undo {stage} after its effect")
         return None if ending == "ok" else _ENDS[ending]()
 
+    def _doubted(self, run: str, stage: str) -> bool:
+        """Whether some attempt was lost: its body may have begun."""
+        sql = "SELECT 1 FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND doubt"
+        return bool(self._sim.database.see(sql, run, stage))
+
     def _witness_undo(self, ctx: Any) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
         steps = dict(sim.database.see("SELECT stage, state FROM stageflow_saga_steps WHERE run=?", run))
@@ -188,6 +209,10 @@ class Bodies:
         for other, where, owner in self.inside.values():
             if other == run and where in plan.descendants[stage] | {stage} and owner in alive:
                 raise Violation(f"{stage} is undone while {owner}, which lives, is in {where}")
+        if stage in sim.checks.copied.get(run, ()):
+            raise Violation(f"{stage} is undone in a fork, which has only copied it")
+        if (run, stage) in self.answered and (run, stage) not in self._called and not self._doubted(run, stage):
+            raise Violation(f"{stage} is undone, though an observer answered in its place")
         if ctx.action_key != stage_key(run, stage):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")
         rows = sim.database.see("SELECT delta FROM stageflow_checkpoints WHERE run=? AND stage=?", run, stage)
@@ -208,7 +233,7 @@ def _raise(error: BaseException) -> Any:
 _ENDS: dict[str, Any] = {
     "transient": _raise(TransientError("busy")),
     "permanent": _raise(PermanentError("no")),
-    "bug": _raise(TypeError("a slip")),
+    "bug": _raise(SLIP),
     "retry": lambda: StageOutput.retry("not yet"),
     "fail": lambda: StageOutput.fail("no"),
     "reject": lambda: StageOutput.reject("declined"),

@@ -49,6 +49,7 @@ class Checks:
         self._gens: dict[Key, int] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
+        self.copied: dict[str, frozenset[str]] = {}
         self._watch = invariants.Watch(sim.database, AUDIT_KEY)
 
     # --- after every transaction --------------------------------------------------------------------------------------
@@ -84,6 +85,8 @@ class Checks:
             if run in self._heads:
                 raise Violation(f"run {run} is gone")
             return  # what would have made it was rolled back
+        if call == "fork" and run not in self._heads:
+            self._forked(run)
         (found,), strands = looked["run"], looked["strand"]
         self._row(run, *found)
         self._strands(call, run, found[1], strands)
@@ -91,6 +94,18 @@ class Checks:
         if looked["over"] or len({*held}) < len(held):
             raise Violation(f"1: strands run {held}, of which are over {looked['over']}")
         self._checkpoints(run, found[0], strands, looked["checkpoint"])
+
+    def _forked(self, run: str) -> None:
+        """A fork begins with what its original has and stands by."""
+        told = json.loads(self._see("SELECT data FROM stageflow_events WHERE run=? AND type='run.forked'", run)[0][0])
+        sql = "SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?"
+        here, there = ({stage: what for stage, *what in self._see(sql, one)} for one in (run, told["of"]))
+        if here != {stage: there.get(stage) for stage in told["copied"]}:
+            raise Violation(f"a fork begins with {here}, its original has {there}")
+        undone = "SELECT stage FROM stageflow_saga_steps WHERE run=? AND state IN ('compensating', 'compensated')"
+        if lost := here.keys() & {stage for (stage,) in self._see(undone, told["of"])}:
+            raise Violation(f"a fork begins with {', '.join(sorted(lost))}, which was undone")
+        self.copied[run] = frozenset(here)
 
     def _row(
         self,
@@ -175,7 +190,7 @@ class Checks:
         """A person's word counts for the run that they looked at: nobody else had a say in between."""
         if not self._sim.operator.looked:
             return []
-        said = [json.loads(event["data"]) for event in seen.events if event["type"].startswith("operator.")]
+        said = [json.loads(event["data"]) for event in seen.events if _says(event)]
         return [
             f"{data['actor']} looked at version {version}, and acted on version {number}"
             for number, data in enumerate(said)
@@ -189,7 +204,9 @@ class Checks:
         undoable = [stage.name for stage in seen.plan.stages if stage.undo is not None]
         if status == "succeeded":
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
-            done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in keyed]
+            others = keyed | self.copied.get(run, frozenset())
+            others |= {stage for of, stage in self._sim.bodies.answered if of == run}
+            done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
             ]
@@ -214,6 +231,12 @@ class Checks:
         return broken
 
 
+def _says(event: invariants.Row) -> bool:
+    """Whether a person said what shall become of the run; who forks it leaves it alone."""
+    kind: str = event["type"]
+    return kind.startswith("operator.") and kind != "operator.fork"
+
+
 def _the_pivot_is_heeded(seen: invariants.Picture) -> list[str]:
     """Past its pivot a run only goes forward, unless a person says otherwise."""
     undone = str(seen.run["status"]) in ("compensated", "compensation_failed")
@@ -232,7 +255,7 @@ def _poison_is_bounded(seen: invariants.Picture, most: int) -> list[str]:
 def _delays_are_kept(seen: invariants.Picture) -> list[str]:
     """No attempt begins before the delay of the one before is over."""
     ended = {(row["stage"], row["direction"], row["n"]): row for row in seen.attempts}
-    asked = any(row["type"].startswith("operator.") for row in seen.events)
+    asked = any(map(_says, seen.events))
     return [
         f"attempt {row['n']} of {row['stage']} began too early"
         for row in seen.attempts
@@ -249,7 +272,7 @@ def _unknown_is_heeded(seen: invariants.Picture) -> list[str]:
     lost: dict[str, int] = {}
     broken = []
     for event in seen.events:
-        if event["type"].startswith("operator."):
+        if _says(event):
             lost.clear()
         elif event["type"] == "stage.lost":
             data = json.loads(event["data"])

@@ -18,6 +18,7 @@ from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import begin, operators, owners, runs, strands
 from stageflow_durable.state import commit as _commit
+from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import locked as _locked
 from stageflow_durable.state import recovery as _recovery
 from stageflow_durable.state import settlement as _settlement
@@ -28,6 +29,7 @@ from stageflow_durable.state.store import Store
 outcomes: Any = _outcome
 ride: Any = _ride
 commit: Any = _commit
+forking: Any = _fork
 locked: Any = _locked
 recovery: Any = _recovery
 settlement: Any = _settlement
@@ -259,6 +261,54 @@ def _take_without_fence() -> Plant:
     return _put((recovery.strands, "change", same_gen))
 
 
+def _told_too_early() -> Plant:
+    """Observers are told of what the body returned, before it is saved."""
+    run_stage, observe = body.run_stage, body.observe
+
+    def early(runner: Any, ctx: Any, services: Any, interceptors: Any, timeout: Any) -> Any:
+        called = run_stage(runner, ctx, services, interceptors, timeout)
+        observe(interceptors, ctx, called, _outcome.as_output(called.value), services._store)
+        return called
+
+    return _put((body, "run_stage", early), (body, "observe", _always(None)))
+
+
+def _told_loudly() -> Plant:
+    """An observer's error is the engine's."""
+
+    def loud(interceptors: Any, ctx: Any, called: Any, output: Any, _store: Any) -> None:
+        for one in interceptors:
+            one.after(ctx, output) if called.error is None else one.on_error(ctx, called.error)
+
+    return _put((body, "observe", loud))
+
+
+def _answers_are_work() -> Plant:
+    decide = ride.Rider._outcome
+
+    def as_done(*given: Any) -> Any:
+        outcome = decide(*given)
+        return replace(outcome, replayed=False) if isinstance(outcome, Succeeded) else outcome
+
+    return _put((ride.Rider, "_outcome", as_done))
+
+
+def _obligations_copied() -> Plant:
+    copy = forking._copy
+
+    def both(connection: Any, run: Any, new_id: str, copied: Any) -> None:
+        copy(connection, run, new_id, copied)
+        for stage in copied:
+            if run.plan.by_name[stage].undo is not None:
+                strands.intend(connection, new_id, stage)
+
+    return _put((forking, "_copy", both))
+
+
+def _forked_from_what_was_undone() -> Plant:
+    return _put((forking, "_TAKEN_BACK", frozenset()), (forking, "OPEN_STEPS", frozenset()))
+
+
 MUTANTS = (
     Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
@@ -293,4 +343,9 @@ MUTANTS = (
     Mutant("do not look up a commit whose answer was lost", _put((Store, "recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
     Mutant("outputs of before are not read", _put((Store, "outputs", _always({})))),
+    Mutant("observers are told before the outcome is saved", _told_too_early(), quick=True),
+    Mutant("an observer's error ends the ride", _told_loudly(), quick=True),
+    Mutant("what an observer answers counts as the stage's work", _answers_are_work()),
+    Mutant("a fork takes over what is to be undone", _obligations_copied()),
+    Mutant("a fork begins with what was undone", _forked_from_what_was_undone()),
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 DEADLINES = [None, 5.0, 60.0]
+HAD = {StageState.OK, StageState.SKIPPED, StageState.UNDONE}
 
 
 class Client:
@@ -148,6 +149,9 @@ class Operator:
     def _act(self, process: Process, operations: Operations, run_id: str) -> None:
         sim = self._sim
         run = operations.run(run_id)
+        if sim.chance.flip("forks", sim.setup.forks):
+            self._fork(process, operations, run)
+            return
         facts = standing(run)
         past = sim.chance.flip("past the pivot", 0.3)
         legal = [verb for verb in VerbName if refusal(verb, facts, past_pivot=past) is None]
@@ -172,6 +176,14 @@ class Operator:
             operations.compensate(run_id, past_pivot=past, skip=skip, **given)  # type: ignore[arg-type]  # as above
         else:
             operations.cancel(run_id, past_pivot=past, **given)  # type: ignore[arg-type]  # as above
+
+    def _fork(self, process: Process, operations: Operations, run: Run) -> None:
+        """From the last stage that has what it needs, or had."""
+        had = {stage.name for stage in run.stages if stage.state in HAD}
+        stages = [stage.name for stage in reversed(run.stages) if had.issuperset(stage.after)]
+        stage = self._sim.chance.pick("from stage", stages)
+        self._sim.note(process, "forks", f"{self._sim.short(run.run_id)} from {stage}")
+        operations.fork(run.run_id, stage, reason="once more", actor=process.name)
 
     def _settle(self, process: Process, operations: Operations, run_id: str, stage: str, given: dict[str, Any]) -> None:
         """Tell the truth: what stands in the ledger, and only while nobody is in that stage any more."""

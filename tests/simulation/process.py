@@ -23,6 +23,7 @@ from tests.simulation.broker import Again, Message, Publisher
 from tests.simulation.broker import Task as CeleryTask
 from tests.simulation.ledger import Violation
 from tests.simulation.lines import Line
+from tests.simulation.observers import Observer
 from tests.simulation.scenario import LEASE
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ class Worker(Process):
             self.knows,
             world=World(self.clock, sim.draw),
             retry=DEFAULT_POLICY,
+            interceptors=(Observer(sim),) if sim.setup.observed else (),
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
         )

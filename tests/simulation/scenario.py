@@ -31,6 +31,8 @@ class Setup:
     moves: int
     chapters: int
     watched: bool
+    observed: bool
+    forks: float
     rates: dict[str, float]
 
 
@@ -60,6 +62,8 @@ def setup(chance: Chance) -> Setup:
         moves=chance.number("moves", 6, 15) * chance.one_of("length", [1, 2, 4], [7, 2, 1]),
         chapters=chance.number("chapters", 1, 2, [5, 1]),
         watched=chance.flip("watched", 0.02),
+        observed=chance.flip("observed", 0.25),
+        forks=chance.one_of("forks", [0.0, 0.25], [2, 1]),
         rates={kind: rates[chance.number(f"rate of {kind}", 0, 2)] for kind, rates in FAULTS.items()},
     )
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 
+from tests.simulation.bodies import Bodies
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import failing, minimised, play
 
@@ -37,6 +40,11 @@ def test_what_a_seed_decided_written_down_is_the_same_story_without_the_seed() -
 def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
     with mutant.planted():
         assert failing(range(QUICK)) != []
+
+
+def test_a_mistake_in_the_simulations_own_bodies_does_not_pass_for_a_stage_that_failed() -> None:
+    with patch.object(Bodies, "_began", None):
+        assert "TypeError" in failing(range(QUICK))[0][1]
 
 
 def test_a_failing_seed_can_be_made_small() -> None:
