@@ -83,7 +83,8 @@ class Bodies:
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        began = self._began(run, stage, ctx.services._work.owner) if timeout is not None and not sim.jumped else -1e9
+        began = -1e9 if timeout is None else self._began(run, stage, ctx.services._work.owner)
+        leapt = sim.leapt
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
         ending = sim.chance.pick(f"{run} {stage} ends", ENDINGS, weights)
@@ -96,7 +97,8 @@ class Bodies:
         if acts:
             self._alone(ctx)
             applied = sim.ledger.act(run, stage, ctx.idempotency_key, since)
-            if not applied and timeout is not None and began + MARGIN_SECONDS >= since:
+            # A clock that leaps in between ends any wait.
+            if not applied and sim.leapt == leapt and began + MARGIN_SECONDS >= since:
                 raise Violation(f"{stage} was undone while a process could still act for it")
             sim.note(worker, "effect", f"{stage}: {'applied' if applied else 'refused'}")
         sim.fates.in_body(f"{run} {stage} after its effect")

@@ -139,6 +139,7 @@ class Fates:
         elif what == "clock":
             jump = self._sim.chance.one_of("jump", JUMPS)
             self._sim.jumped += jump
+            self._sim.leapt += max(jump, 0.0)
             self._sim.jumped_at = self._sim.passed
             what = f"database clock jumps by {jump:g} s"
         elif what == "silence" and self._sim.able():

@@ -44,7 +44,7 @@ class Simulation:
         self.chance = Chance(seed, answers)
         self.database = bench.database
         self.passed = 0.0
-        self.jumped = 0.0
+        self.jumped = self.leapt = 0.0
         self.jumped_at = float("-inf")
         self.database.use(self.now)
         self.trace: Trace = []

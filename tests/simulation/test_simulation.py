@@ -42,6 +42,27 @@ def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
         assert failing(range(QUICK)) != []
 
 
+def test_when_the_databases_clock_jumps_while_a_stage_acts_then_its_undo_may_come_too_early() -> None:
+    run = "01KDVDNA000000000000000003"
+    jumps_meanwhile = {
+        "workers#0": "2",
+        "p0.0: on unknown#0": "compensate",
+        "p0.0: timeout#0": "60.0",
+        f"{run} s0 before its effect#0": "yes",
+        f"{run} s0 before its effect: what#0": "pause",
+        f"{run} s0 before its effect: pause#0": "45.0",
+        "move#2": "mishap",
+        "mishap#0": "clock",
+        "jump#0": "120.0",
+        "move#3": "sweep",
+        "time#0": "10.1",
+        "time#1": "10.1",
+    }
+    played = play(None, jumps_meanwhile)
+    assert any(line.endswith("s0: refused") for line in played.lines()), "it acted after its undo"
+    assert played.violation is None
+
+
 def test_a_mistake_in_the_simulations_own_bodies_does_not_pass_for_a_stage_that_failed() -> None:
     with patch.object(Bodies, "_began", None):
         assert "TypeError" in failing(range(QUICK))[0][1]
