@@ -122,6 +122,26 @@ def one_owner_a_strand(seen: Picture) -> Iterator[str]:
     yield from (f"1: owner {row['owner']} is nobody" for row in seen.strands if row["owner"] not in known)
 
 
+def each_begin_has_its_attempt(seen: Picture) -> Iterator[str]:
+    """1: of all that began, by its history, what runs is not written down, all else is, each number once."""
+    began: Counter[tuple[object, ...]] = Counter(begun for event in seen.events if (begun := _begun(event)) is not None)
+    running: Counter[tuple[object, ...]] = Counter(
+        (row["stage"], row["direction"], row["attempt"]) for row in seen.strands if row["state"] == StrandState.RUNNING
+    )
+    over = Counter(_place(row) for row in seen.attempts)
+    if began != running + over:
+        yield f"1: began {dict(began - running - over)} without an end, and {dict((running + over) - began)} only ended"
+
+
+def _begun(event: Row) -> tuple[str, Phase, int] | None:
+    """Which attempt an event says that it begins: stage, direction and number."""
+    data = decode(event["data"])
+    if event["type"] == "undo.begun":
+        return str(data["stage"]), Phase.BACKWARD, int(data["attempt"])
+    then = {"stage.begun": data, "stage.ok": data.get("then")}.get(event["type"])
+    return None if then is None else (str(then["stage"]), Phase.FORWARD, int(then["attempt"]))
+
+
 def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     """2: a stage's outcome is committed once, by one attempt or by a person."""
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
@@ -150,10 +170,8 @@ def begins_only_forward(seen: Picture) -> Iterator[str]:
 
 def begun_by(event: Row) -> str | None:
     """The stage that began in the transaction which an event tells of; None: none did."""
-    if event["type"] == "stage.begun":
-        return str(decode(event["data"])["stage"])
-    then = decode(event["data"]).get("then") if event["type"] == "stage.ok" else None
-    return None if then is None else str(then["stage"])
+    begun = _begun(event)
+    return begun[0] if begun is not None and begun[1] is Phase.FORWARD else None
 
 
 _MODES = {
@@ -251,6 +269,7 @@ def a_success_is_complete(seen: Picture) -> Iterator[str]:
 
 OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     one_owner_a_strand,
+    each_begin_has_its_attempt,
     one_checkpoint_a_stage,
     begins_only_forward,
     nothing_runs_forward_when_backward,
