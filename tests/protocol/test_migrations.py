@@ -17,12 +17,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Inspector, MetaData, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from stageflow_durable.errors import SchemaAhead, SchemaBehind, SchemaInUse
+from stageflow_durable.errors import RunBusy, SchemaAhead, SchemaBehind, SchemaInUse
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.status import AttemptState, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
-from stageflow_durable.state import idempotency_keys, schema, tables
+from stageflow_durable.state import idempotency_keys, owners, schema, tables
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
@@ -198,6 +198,44 @@ def test_given_workers_of_before_at_work_when_upgraded_then_it_is_refused_by_nam
         connection.exec_driver_sql("UPDATE stageflow_owners SET dead_at = 1")
     assert schema.upgrade(database_url) == schema.head()
     database.dispose()
+
+
+def test_given_a_worker_of_before_that_was_paused_when_upgraded_then_it_renews_no_more(database_url: str) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = stopped_in_a_stage(database_url, plan)
+    assert owners_of_before_renew(database)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE stageflow_owners SET expires_at = 2")
+    schema.upgrade(database_url)
+    assert not owners_of_before_renew(database)
+    database.dispose()
+
+
+def owners_of_before_renew(database: Database) -> bool:
+    """Whether the owner that was there is still given a lease."""
+    with database.transaction() as connection:
+        return owners.renew(connection, "o", 3600.0)
+
+
+def test_given_an_upgrade_that_looked_for_workers_when_one_of_before_joins_then_it_waits_for_the_end(
+    postgres_url: str,
+) -> None:
+    database, newcomer = at(postgres_url, "0002"), Identity("host", 1, "boot")
+    with database.engine.connect() as connection, connection.begin():
+        made = schema.config()
+        made.attributes["connection"] = connection
+        command.upgrade(made, "0003")
+        with pytest.raises(RunBusy):
+            joined(database, newcomer)
+    assert joined(database, newcomer)
+    database.dispose()
+
+
+def joined(database: Database, identity: Identity) -> str:
+    """A new owner, unless somebody keeps it waiting."""
+    with database.transaction() as connection:
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+        return owners.register(connection, identity, 10.0)
 
 
 def test_given_an_attempt_without_an_end_then_the_database_refuses_it(migrated: str) -> None:

@@ -88,6 +88,8 @@ def _refuse_while_workers_live() -> None:
     """Workers of before write an attempt when it begins: their next commit would fail, with its stage carried out."""
     is_postgresql = op.get_bind().dialect.name == "postgresql"
     clock = "extract(epoch FROM clock_timestamp())" if is_postgresql else "(julianday('now') - 2440587.5) * 86400.0"
+    if is_postgresql:
+        op.execute("LOCK TABLE stageflow_owners IN SHARE ROW EXCLUSIVE MODE")  # none joins or renews before we are done
     living = f"SELECT count(*) FROM stageflow_owners WHERE dead_at IS NULL AND expires_at > {clock}"  # noqa: S608  # names of ours
     found = op.get_bind().execute(sa.text(living)).scalar_one()
     if found:
@@ -95,6 +97,8 @@ def _refuse_while_workers_live() -> None:
             f"{found} worker processes of an older release are at work on this database (stageflow workers). Stop "
             "them, wait for a lease (10 s by default), and upgrade again; nothing was changed"
         )
+    # Who lets its lease run out may only be paused: declared dead, it renews no more, and nothing is granted to it.
+    op.execute(f"UPDATE stageflow_owners SET dead_at = {clock} WHERE dead_at IS NULL")  # noqa: S608  # names of ours
 
 
 def _with_domains() -> None:
