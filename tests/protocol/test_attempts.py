@@ -141,3 +141,37 @@ def test_given_a_stage_that_was_tried_on_another_strand_when_it_begins_then_its_
     assert (work.stage, work.attempt) == (stage, 3)
     line.granted(work)
     assert [row.n for row in line.over() if row.stage == stage] == [1, 2, 3]
+
+
+GRACE = 1.0
+
+
+def lost(line: Line, *, seen_to_end: bool) -> Any:
+    """The row of the attempt that runs, after its owner was lost and a sweep has taken the strand."""
+    if seen_to_end:
+        line.store.mark_killed("boot", 1)
+    else:
+        line.store.mark_expired(-7200.0)
+    (orphan,) = line.store.overdue(0.0).orphans
+    assert line.store.take(orphan, max_lost=5, grace=GRACE) is not None
+    return line.over()[-1]
+
+
+@pytest.mark.parametrize("seen_to_end", [True, False])
+@pytest.mark.parametrize("timeout", [TIMEOUT, None])
+def test_given_an_owner_that_is_lost_then_its_attempt_is_written_down_in_doubt_and_until_when_it_may_act(
+    line: Line, timeout: float | None, seen_to_end: bool
+) -> None:
+    work = line.begun()
+    if timeout is None:
+        work = line.granted(line.granted(work))
+    later(line, work.began_at)
+    row = lost(line, seen_to_end=seen_to_end)
+    assert (row.stage, row.n, row.owner, row.state, row.doubt) == (work.stage, 1, line.owner, "unknown", True)
+    assert row.began_at == work.began_at < row.ended_at
+    if seen_to_end:
+        assert row.kill_by == row.ended_at
+    else:
+        assert row.kill_by == pytest.approx(row.ended_at + GRACE if timeout is None else work.began_at + timeout)
+    assert line.store.run("R").stage(work.stage).lost == 1
+    assert line.store.recall(work, line.owner) is False
