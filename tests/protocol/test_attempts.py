@@ -64,11 +64,16 @@ def line(request: pytest.FixtureRequest, database_url: str) -> Iterator[Line]:
     made.store.close()
 
 
+def about(moment: float) -> Any:
+    """To a millisecond."""
+    return pytest.approx(moment, abs=0.001)
+
+
 def shows(line: Line, work: Work, timeout: float | None) -> None:
     strand = line.strand()
     assert (strand.stage, strand.attempt, strand.owner) == (work.stage, work.attempt, work.owner)
     assert strand.began_at == work.began_at
-    assert strand.kill_by == (None if timeout is None else pytest.approx(work.began_at + timeout))
+    assert strand.kill_by == (None if timeout is None else about(work.began_at + timeout))
 
 
 def later(line: Line, than: float) -> None:
@@ -172,6 +177,6 @@ def test_given_an_owner_that_is_lost_then_its_attempt_is_written_down_in_doubt_a
     if seen_to_end:
         assert row.kill_by == row.ended_at
     else:
-        assert row.kill_by == pytest.approx(row.ended_at + GRACE if timeout is None else work.began_at + timeout)
+        assert row.kill_by == about(row.ended_at + GRACE if timeout is None else work.began_at + timeout)
     assert line.store.run("R").stage(work.stage).lost == 1
     assert line.store.recall(work, line.owner) is False
