@@ -180,3 +180,15 @@ def test_given_an_owner_that_is_lost_then_its_attempt_is_written_down_in_doubt_a
         assert row.kill_by == about(row.ended_at + GRACE if timeout is None else work.began_at + timeout)
     assert line.store.run("R").stage(work.stage).lost == 1
     assert line.store.recall(work, line.owner) is False
+
+
+def test_given_a_stage_that_is_skipped_then_what_begins_with_its_end_has_an_event_of_its_own(line: Line) -> None:
+    done = line.store.succeed(line.begun(), line.taker, None, skipped=True, go_on=True)
+    assert isinstance(done, Done)
+    assert done.granted is not None
+    line.granted(done.granted)
+    told = line.store.history("R")
+    assert [event.type for event in told] == ["run.accepted", "stage.begun", "stage.skipped", "stage.begun", "stage.ok"]
+    assert told[3].data == {"stage": "b", "attempt": 1, "owner": line.owner}
+    assert told[4].data["then"] == {"stage": "c", "attempt": 1, "owner": line.owner}
+    assert ["then" in event.data for event in told] == [False, False, False, False, True]
