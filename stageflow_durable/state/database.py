@@ -95,7 +95,7 @@ class Database:
                 pool_timeout=CONNECT_SECONDS,
                 pool_pre_ping=False,
                 isolation_level="READ COMMITTED",
-                connect_args=_postgresql_arguments(self._prepares),
+                connect_args=_postgresql_arguments(self.url, self._prepares),
                 hide_parameters=True,  # they may be secrets, and tracebacks get logged
             )
             event.listen(engine, "do_connect", _connect_bounded)
@@ -161,20 +161,28 @@ def _parsed(url: str) -> URL:
     return parsed
 
 
-def _postgresql_arguments(prepares: bool) -> dict[str, Any]:
-    # A half-open connection or a stopped server has to show within bounded time, never hang a worker.
-    return {
+def _postgresql_arguments(url: URL, prepares: bool) -> dict[str, Any]:
+    # A half-open connection or a stopped server has to show within bounded time, never hang a worker. What the URL says
+    # of it is the user's; of its options (a search_path, say) only what ours do not set.
+    bounds: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
-        "prepare_threshold": 2 if prepares else None,
         "tcp_user_timeout": STATEMENT_MILLISECONDS,
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "application_name": "stageflow",
+    }
+    return {name: value for name, value in bounds.items() if name not in url.query} | {
+        "prepare_threshold": 2 if prepares else None,
         "client_encoding": "utf8",  # what goes below psycopg's cursors is, whatever PGCLIENTENCODING says
-        "options": f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS} "
-        f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS} "
-        "-c default_transaction_isolation=read\\ committed",  # of what commits by itself, SQLAlchemy says nothing
+        "options": " ".join(
+            (
+                *url.normalized_query.get("options", ()),
+                f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS}",
+                f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
+                "-c default_transaction_isolation=read\\ committed",  # of what commits by itself, SQLAlchemy is silent
+            )
+        ),
     }
 
 

@@ -190,7 +190,9 @@ def test_given_workers_of_before_at_work_when_upgraded_then_it_is_refused_by_nam
 ) -> None:
     plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
     database = stopped_in_a_stage(database_url, plan, expires_at=4e9)
-    with pytest.raises(SchemaInUse, match=r"1 worker processes of an older release.*Stop them.*nothing was changed"):
+    with pytest.raises(
+        SchemaInUse, match=r"worker processes of an older release at work.*: 1 .*Stop them.*nothing was changed"
+    ):
         schema.upgrade(database_url)
     assert schema.current(database_url) == "0002"
     with database.transaction() as connection:
@@ -390,3 +392,23 @@ def test_given_a_row_that_breaks_an_invariant_then_the_database_refuses_it(migra
     with pytest.raises(IntegrityError, match=r"(?i)check"), database.transaction() as connection:
         connection.execute(metadata.tables[PREFIX + table].insert(), {**defaults[table], **change})
     database.dispose()
+
+
+def test_given_two_schemas_named_in_the_urls_when_both_are_upgraded_then_each_has_an_installation_of_its_own(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    with database.transaction() as connection:
+        for name in ("theirs", "ours"):
+            connection.exec_driver_sql(f"CREATE SCHEMA {name}")
+    database.dispose()
+    for name in ("theirs", "ours"):
+        assert schema.upgrade(f"{postgres_url}?options=-csearch_path%3D{name}") == schema.head()
+    database = Database(postgres_url)
+    with database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT nspname, count(*) FROM pg_type t JOIN pg_namespace n ON n.oid = typnamespace WHERE typtype = 'd' "
+            "AND typname LIKE 'stageflow%%' GROUP BY nspname ORDER BY nspname"
+        ).all()
+    database.dispose()
+    assert found == [("ours", 9), ("theirs", 9)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.state.database import Database
+from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 
 
 def test_given_a_file_that_is_no_database_when_it_is_opened_then_it_is_away_and_the_message_says_why(
@@ -41,3 +41,17 @@ def test_given_threads_that_use_a_database_first_at_once_then_they_share_its_con
         engines = list(threads.map(lambda _number: made.engine, range(8)))
     assert len({id(engine) for engine in engines}) == 1
     made.dispose()
+
+
+def test_given_what_a_url_says_of_its_connections_then_it_holds_and_our_bounds_with_it(postgres_url: str) -> None:
+    said = "application_name=shop&connect_timeout=3&options=-csearch_path%3Dshop%20-cstatement_timeout%3D0"
+    database = Database(f"{postgres_url}?{said}")
+    with database.read() as connection:
+        shown = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+            for name in ("application_name", "search_path", "statement_timeout", "client_encoding")
+        ]
+        dsn = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+    database.dispose()
+    assert shown == ["shop", "shop", f"{STATEMENT_MILLISECONDS // 1000}s", "UTF8"]
+    assert dsn["connect_timeout"] == "3"

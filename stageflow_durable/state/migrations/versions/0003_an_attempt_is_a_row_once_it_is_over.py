@@ -94,17 +94,18 @@ def _refuse_while_workers_live() -> None:
     found = op.get_bind().execute(sa.text(living)).scalar_one()
     if found:
         raise SchemaInUse(
-            f"{found} worker processes of an older release are at work on this database (stageflow workers). Stop "
-            "them, wait for a lease (10 s by default), and upgrade again; nothing was changed"
+            f"worker processes of an older release at work on this database: {found} (stageflow workers). Stop them, "
+            "wait for a lease (10 s by default), and upgrade again; nothing was changed"
         )
     # Who lets its lease run out may only be paused: declared dead, it renews no more, and nothing is granted to it.
     op.execute(f"UPDATE stageflow_owners SET dead_at = {clock} WHERE dead_at IS NULL")  # noqa: S608  # names of ours
 
 
 def _with_domains() -> None:
+    here = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
     for (table, column), states in _STATES.items():
         name, length = f"stageflow_{table}_{column}", _length(table, column)
-        op.execute(f"DROP DOMAIN IF EXISTS {name}")  # of tables that somebody dropped by hand
+        op.execute(f"DROP DOMAIN IF EXISTS {here}.{name}")  # of tables that somebody dropped by hand
         op.execute(f"CREATE DOMAIN {name} AS varchar({length})")
         op.execute(f"ALTER TABLE stageflow_{table} DROP CONSTRAINT ck_stageflow_{table}_{column}_known")
         # Before it has a CHECK: so no row is written anew.
