@@ -51,7 +51,8 @@ def test_given_what_a_url_says_of_its_connections_then_it_holds_and_our_bounds_w
             connection.exec_driver_sql(f"SHOW {name}").scalar_one()
             for name in ("application_name", "search_path", "statement_timeout", "client_encoding")
         ]
-        dsn = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+        driver: Any = connection.connection.dbapi_connection
+        dsn = driver.info.get_parameters()
     database.dispose()
     assert shown == ["shop", "shop", f"{STATEMENT_MILLISECONDS // 1000}s", "UTF8"]
     assert dsn["connect_timeout"] == "3"
