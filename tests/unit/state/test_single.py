@@ -85,13 +85,13 @@ def singles(database: Database) -> Iterator[Singles]:
 
 
 def connections(database: Database, *, busy: bool = False) -> int:
-    """How many the database has besides the one that asks; ``busy``: those with a statement that runs (one that was
+    """How many the database has besides the one that asks; ``busy``: those that sleep in a statement (one that was
     closed stays a moment longer than another takes to be opened).
     """
     with psycopg.connect(database.url.render_as_string(hide_password=False).replace("+psycopg", "")) as other:
         found = other.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            " AND (state = 'active' OR NOT %s)",
+            " AND (wait_event = 'PgSleep' OR NOT %s)",
             [busy],
         ).fetchone()
         assert found is not None
@@ -164,7 +164,9 @@ def test_given_more_threads_than_connections_then_the_others_wait_and_few_connec
         while not all(one.done() for one in slow):
             busiest.append(connections(database, busy=True))
     assert [one.result() for one in slow] == [[(1,)]] * (2 * MOST)
-    assert max(busiest) <= MOST
+    # The server looks at one after the other: who was counted may have ended, and the next begun, within a look. One
+    # too many would sleep through many of them.
+    assert max(map(min, zip(busiest, busiest[1:], busiest[2:], strict=False))) <= MOST
     eventually(lambda: connections(database) <= KEPT, what="the others are closed")
 
 
