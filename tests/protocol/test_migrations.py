@@ -185,6 +185,24 @@ def test_given_a_worker_that_died_in_a_stage_before_an_upgrade_then_its_attempt_
     store.close()
 
 
+def test_given_an_undo_that_runs_when_upgraded_then_its_strand_has_its_own_times_not_those_of_its_action(
+    database_url: str,
+) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = stopped_in_a_stage(database_url, plan)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE stageflow_runs SET phase = 'backward', status = 'compensating'")
+        connection.exec_driver_sql("UPDATE stageflow_strands SET strand = 'undo:a', direction = 'backward'")
+        connection.exec_driver_sql("UPDATE stageflow_attempts SET direction = 'backward'")
+        inserted(connection, "attempts", {**ATTEMPT, "began_at": 3.0, "kill_by": 4.0})
+    schema.upgrade(database_url)
+    with database.read() as connection:
+        times = connection.exec_driver_sql("SELECT began_at, kill_by FROM stageflow_strands").all()
+        left = connection.exec_driver_sql("SELECT direction, state, began_at FROM stageflow_attempts").all()
+    database.dispose()
+    assert (times, left) == ([(7.0, 4e9)], [("forward", "ok", 3.0)])
+
+
 def test_given_workers_of_before_at_work_when_upgraded_then_it_is_refused_by_name_and_nothing_changes(
     database_url: str,
 ) -> None:

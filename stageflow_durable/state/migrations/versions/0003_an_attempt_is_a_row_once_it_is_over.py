@@ -13,45 +13,30 @@ branch_labels = None
 depends_on = None
 
 _ENDED = ("ok", "skipped", "retry", "failed", "rejected", "unknown", "void", "settled")
-_STATES: dict[tuple[str, str], tuple[str, ...]] = {
-    ("runs", "phase"): ("forward", "draining", "backward", "settled"),
-    ("runs", "status"): (
-        "pending",
-        "running",
-        "waiting",
-        "stopping",
-        "compensating",
-        "parked",
-        "succeeded",
-        "failed",
-        "cancelled",
-        "compensated",
-        "compensation_failed",
-    ),
-    ("runs", "cause"): ("failed", "cancelled", "deadline", "operator", "stage"),
-    ("runs", "park_reason"): ("unknown", "poison", "definition", "bug", "operator"),
-    ("strands", "direction"): ("forward", "backward"),
-    ("strands", "state"): ("ready", "running", "waiting", "rest", "done"),
-    ("attempts", "state"): _ENDED,
-    ("saga_steps", "state"): (
-        "intended",
-        "recorded",
-        "void",
-        "compensating",
-        "compensated",
-        "skipped",
-        "compensation_failed",
-    ),
-    ("saga_steps", "outcome"): ("ok", "unknown"),
+_UNDER_WAY = ("pending", "running", "waiting", "stopping", "compensating")
+_AT_REST = ("parked", "succeeded", "failed", "cancelled", "compensated", "compensation_failed")
+_STEPS = ("intended", "recorded", "void", "compensating", "compensated", "skipped", "compensation_failed")
+_STATES: dict[tuple[str, str], tuple[int, tuple[str, ...]]] = {
+    ("runs", "phase"): (16, ("forward", "draining", "backward", "settled")),
+    ("runs", "status"): (24, _UNDER_WAY + _AT_REST),
+    ("runs", "cause"): (16, ("failed", "cancelled", "deadline", "operator", "stage")),
+    ("runs", "park_reason"): (16, ("unknown", "poison", "definition", "bug", "operator")),
+    ("strands", "direction"): (16, ("forward", "backward")),
+    ("strands", "state"): (16, ("ready", "running", "waiting", "rest", "done")),
+    ("attempts", "state"): (16, _ENDED),
+    ("saga_steps", "state"): (24, _STEPS),
+    ("saga_steps", "outcome"): (8, ("ok", "unknown")),
 }
+"""Columns that hold a state: how many characters, and which states."""
+
 _SOUND: dict[str, tuple[str, tuple[str, ...], str]] = {
     "runs": (
         "phase text, status text, park_reason text",
         ("parked_has_reason", "settled_is_at_rest", "backward_compensates"),
         (
-            "(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled') AND (phase = 'settled') = (status = ANY "
-            "('{parked,succeeded,failed,cancelled,compensated,compensation_failed}')) AND (phase = 'backward') = (status = "
-            "'compensating')"
+            "(status = 'parked') = (park_reason IS NOT NULL AND phase = 'settled') "
+            f"AND (phase = 'settled') = (status = ANY ('{{{','.join(_AT_REST)}}}')) "
+            "AND (phase = 'backward') = (status = 'compensating')"
         ),
     ),
     "strands": (
@@ -62,49 +47,62 @@ _SOUND: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 """What ties columns of a table together: their types, the CHECKs of before, and all of these as one condition."""
 
-_COPIED = "run, stage, direction, n, owner, state, doubt, began_at, ended_at, kill_by, error, category, delay"
+_OWNERS = sa.table("stageflow_owners", sa.column("dead_at"), sa.column("expires_at"))
+_WHERE = ("run", "stage", "direction")
+_STRANDS = sa.table(
+    "stageflow_strands", *map(sa.column, (*_WHERE, "state", "attempt", "first_at", "began_at", "kill_by"))
+)
+_ROW = (*_WHERE, "n", "owner", "state", "doubt", "began_at", "ended_at", "kill_by", "error", "category", "delay")
+_ATTEMPTS, _BEFORE = (
+    sa.table(name, *map(sa.column, _ROW)) for name in ("stageflow_attempts", "stageflow_attempts_before")
+)
 
 
 def upgrade() -> None:
     """Move what runs to its strand, then make it the rule."""
     _refuse_while_workers_live()
-    # A row of what runs is always there; should it be missing all the same, no sweep is to stumble over that.
-    for name, otherwise in (("began_at", "COALESCE(first_at, 0.0)"), ("kill_by", "NULL")):
+    for name in ("began_at", "kill_by"):
         op.add_column("stageflow_strands", sa.Column(name, sa.Double(), nullable=True))
-        op.execute(
-            f"UPDATE stageflow_strands SET {name} = COALESCE((SELECT a.{name} FROM stageflow_attempts a "  # noqa: S608  # names of ours
-            "WHERE a.run = stageflow_strands.run AND a.stage = stageflow_strands.stage "
-            f"AND a.direction = stageflow_strands.direction AND a.n = stageflow_strands.attempt), {otherwise}) "
-            "WHERE state = 'running'"
-        )
-    op.execute("DELETE FROM stageflow_attempts WHERE state = 'running'")
+    _move()
     if op.get_bind().dialect.name == "postgresql":
         _with_domains()
     else:
         _anew()
 
 
+def _move() -> None:
+    mine = sa.and_(*(_ATTEMPTS.c[name] == _STRANDS.c[name] for name in _WHERE), _ATTEMPTS.c.n == _STRANDS.c.attempt)
+    began_at, kill_by = (sa.select(_ATTEMPTS.c[name]).where(mine).scalar_subquery() for name in ("began_at", "kill_by"))
+    # The row is always there; should it be missing all the same, no sweep is to stumble over that.
+    known = sa.func.coalesce(began_at, _STRANDS.c.first_at, sa.literal_column("0.0"))
+    op.execute(sa.update(_STRANDS).where(_STRANDS.c.state == "running").values(began_at=known, kill_by=kill_by))
+    op.execute(sa.delete(_ATTEMPTS).where(_ATTEMPTS.c.state == "running"))
+
+
 def _refuse_while_workers_live() -> None:
     """Workers of before write an attempt when it begins: their next commit would fail, with its stage carried out."""
     is_postgresql = op.get_bind().dialect.name == "postgresql"
-    clock = "extract(epoch FROM clock_timestamp())" if is_postgresql else "(julianday('now') - 2440587.5) * 86400.0"
     if is_postgresql:
         op.execute("LOCK TABLE stageflow_owners IN SHARE ROW EXCLUSIVE MODE")  # none joins or renews before we are done
-    living = f"SELECT count(*) FROM stageflow_owners WHERE dead_at IS NULL AND expires_at > {clock}"  # noqa: S608  # names of ours
-    found = op.get_bind().execute(sa.text(living)).scalar_one()
+    clock: sa.ColumnElement[float] = sa.literal_column(
+        "extract(epoch FROM clock_timestamp())" if is_postgresql else "(julianday('now') - 2440587.5) * 86400.0"
+    )
+    not_dead = _OWNERS.c.dead_at.is_(None)
+    living = sa.select(sa.func.count()).select_from(_OWNERS).where(not_dead, _OWNERS.c.expires_at > clock)
+    found = op.get_bind().execute(living).scalar_one()
     if found:
         raise SchemaInUse(
             f"worker processes of an older release at work on this database: {found} (stageflow workers). Stop them, "
             "wait for a lease (10 s by default), and upgrade again; nothing was changed"
         )
     # Who lets its lease run out may only be paused: declared dead, it renews no more, and nothing is granted to it.
-    op.execute(f"UPDATE stageflow_owners SET dead_at = {clock} WHERE dead_at IS NULL")  # noqa: S608  # names of ours
+    op.execute(sa.update(_OWNERS).where(not_dead).values(dead_at=clock))
 
 
 def _with_domains() -> None:
     here = op.get_bind().execute(sa.text("SELECT quote_ident(current_schema())")).scalar_one()
-    for (table, column), states in _STATES.items():
-        name, length = f"stageflow_{table}_{column}", _length(table, column)
+    for (table, column), (length, states) in _STATES.items():
+        name = f"stageflow_{table}_{column}"
         op.execute(f"DROP DOMAIN IF EXISTS {here}.{name}")  # of tables that somebody dropped by hand
         op.execute(f"CREATE DOMAIN {name} AS varchar({length})")
         op.execute(f"ALTER TABLE stageflow_{table} DROP CONSTRAINT ck_stageflow_{table}_{column}_known")
@@ -128,12 +126,10 @@ def _with_domains() -> None:
     op.execute("ALTER TABLE stageflow_attempts ALTER COLUMN ended_at SET NOT NULL")
 
 
-def _length(table: str, column: str) -> int:
-    return {("runs", "status"): 24, ("saga_steps", "state"): 24, ("saga_steps", "outcome"): 8}.get((table, column), 16)
-
-
 def _anew() -> None:
-    """SQLite changes no constraint of a table that is there."""
+    """SQLite changes no constraint of a table that is there. The table is written out, as in 0001: what a migration makes
+    is not to change with a later one.
+    """
     op.execute("ALTER TABLE stageflow_attempts RENAME TO stageflow_attempts_before")
     op.create_table(
         "stageflow_attempts",
@@ -156,7 +152,5 @@ def _anew() -> None:
         ),
         sa.PrimaryKeyConstraint("run", "stage", "direction", "n", name=op.f("pk_stageflow_attempts")),
     )
-    op.execute(
-        f"INSERT INTO stageflow_attempts ({_COPIED}) SELECT {_COPIED} FROM stageflow_attempts_before"  # noqa: S608  # names of ours
-    )
+    op.execute(sa.insert(_ATTEMPTS).from_select(list(_ROW), sa.select(*_BEFORE.c)))
     op.drop_table("stageflow_attempts_before")
