@@ -27,17 +27,16 @@ class Memory:
         self._skipped: set[str] = set()
         self._input: Any = None
         self._metadata: Mapping[str, Any] = {}
-        # The stage whose ancestors' outputs are what is held; and the one that has been added to its own since.
+        # The stage of which was held exactly what its ancestors saved, as long as nothing but its own was added.
         self._exact: str | None = None
-        self._exact_with: str | None = None
 
     def snapshot(self, work: Work) -> ContextSnapshot:
         """What the stage's ancestors saved; read from the database where this process did not see it saved."""
         if self._run != work.run.id:
             self._open(work)
-        if not self._holds_exactly(work):
+        self._exact = work.stage if self._holds_exactly(work) else None
+        if self._exact is None:
             return self._part(work)
-        self._exact = work.stage
         outputs, skipped = FrozenDict(self._outputs), frozenset(self._skipped)
         return ContextSnapshot(work.run.id, work.run.pipeline, self._input, outputs, skipped)
 
@@ -45,7 +44,8 @@ class Memory:
         """Whether what is held is what the stage's ancestors saved. Along a line nothing has to be compared: a run of a
         thousand stages would compare half a million names.
         """
-        if work.plan.by_name[work.stage].after == (self._exact_with,):
+        before = self._exact
+        if work.plan.by_name[work.stage].after == (before,) and (before in self._outputs or before in self._skipped):
             return True
         ancestors = work.plan.ancestors[work.stage]
         if not ancestors <= self._outputs.keys() | self._skipped:
@@ -69,7 +69,8 @@ class Memory:
 
     def add(self, work: Work, delta: str | None) -> None:
         """Remember what was just committed."""
-        self._exact_with = work.stage if self._exact == work.stage else None
+        if work.stage != self._exact:
+            self._exact = None
         if delta is None:
             self._skipped.add(work.stage)
         else:
@@ -83,12 +84,12 @@ class Memory:
 
     def _open(self, work: Work) -> None:
         self._run, self._outputs, self._skipped = work.run.id, {}, set()
-        self._exact = self._exact_with = None
+        self._exact = None
         given = migrated_input(self._pipeline, decode(work.run.input), work.run.input_schema)
         self._input, self._metadata = freeze(given), freeze(decode(work.run.metadata))
 
     def _read(self, work: Work) -> None:
-        self._exact = self._exact_with = None
+        self._exact = None
         found = self._store.outputs(work.run.id) if work.saved is None else work.saved
         for stage, saved in found.items():
             if saved.delta is None:
