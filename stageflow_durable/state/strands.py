@@ -197,42 +197,30 @@ def end_attempt(
     delay: float | None = None,
 ) -> None:
     """Write down the attempt in hand, which is over. ``doubt``: it may have acted."""
-    _ATTEMPT.run(
-        connection,
-        run=work.run.id,
-        stage=work.stage,
-        direction=work.direction,
-        n=work.attempt,
-        owner=work.owner,
-        began_at=work.began_at,
-        ended_at=at,
-        state=state,
-        doubt=doubt,
-        error=error,
-        category=category,
-        delay=delay,
-    )
+    how = {"state": state, "doubt": doubt, "error": error, "category": category, "delay": delay}
+    _ATTEMPT.run(connection, run=work.run.id, ended_at=at, **_begun(work), **how)
 
 
 def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for: float | None, error: str) -> None:
     """Write down the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still
     act, where its process was not seen to end.
     """
-    until = at if acts_for is None else strand.kill_by
-    _ATTEMPT.run(
-        connection,
-        run=strand.run,
-        stage=strand.stage,
-        direction=strand.direction,
-        n=strand.attempt,
-        owner=strand.owner,
-        began_at=strand.began_at,
-        ended_at=at,
-        state=AttemptState.UNKNOWN,
-        doubt=True,
-        error=error,
-        kill_by=at + (acts_for or 0.0) if until is None else until,
-    )
+    acts_until = strand.kill_by
+    if acts_for is None or acts_until is None:
+        acts_until = at + (acts_for or 0.0)
+    how = {"state": AttemptState.UNKNOWN, "doubt": True, "error": error, "kill_by": acts_until}
+    _ATTEMPT.run(connection, run=strand.run, ended_at=at, **_begun(strand), **how)
+
+
+def _begun(attempt: Work | StrandRow) -> dict[str, Any]:
+    """What an attempt's row says of its beginning, from whoever has it in hand."""
+    return {
+        "stage": attempt.stage,
+        "direction": attempt.direction,
+        "n": attempt.attempt,
+        "owner": attempt.owner,
+        "began_at": attempt.began_at,
+    }
 
 
 def ended_at(connection: Connection, work: Work) -> float | None:
