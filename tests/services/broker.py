@@ -9,15 +9,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from stageflow_durable.embedded.ports import free_port
 from tests.services.missing import ServiceMissing
+from tests.services.port import Port
 from tests.services.process import end_group, eventually, kill_group, signal_group, spawn
 
 DATABASES = 64
@@ -33,10 +32,9 @@ class BrokerService:
         self.name = name
         self.binary = binary
         self.password = secrets.token_hex(16)
-        self.port = free_port()
+        self._port = Port()
         self.directory = Path(tempfile.mkdtemp(prefix=f"sf-{name}-"))
         self.process: subprocess.Popen[bytes] | None = None
-        self._started = False
         self.socket = self.directory / "socket"
         self._options = {
             "appendonly": "yes" if appendonly else "no",
@@ -77,16 +75,17 @@ class BrokerService:
         """Start the server, or carry on with the running one; returns when it answers."""
         if self.running:
             return
-        for _ in range(5):
-            self._spawn()
-            if self._answers_or_dies():
-                self._started = True
-                return
-            if self._started:
-                time.sleep(0.2)  # those who know its port are to find it again
-            else:
-                self.port = free_port()  # somebody took it between looking and binding
-        raise AssertionError(f"{self.name} does not start:\n{self.log()}")
+        if not self._port.comes_up(self._starts):
+            raise AssertionError(f"{self.name} does not start:\n{self.log()}")
+
+    def _starts(self) -> bool:
+        self._spawn()
+        return self._answers_or_dies()
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the same once it came up."""
+        return self._port.number
 
     @property
     def running(self) -> bool:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stageflow_durable.embedded.ports import free_port
 from tests.services.missing import ServiceMissing
+from tests.services.port import Port
 from tests.services.process import end_group, eventually, kill_group, signal_group, spawn
 
 OWNER = "stageflow"
@@ -47,10 +46,9 @@ class PostgresService:
     def __init__(self, *, durable: bool = False, within: Path | None = None) -> None:
         self.durable = durable
         self.password = secrets.token_hex(16)
-        self.port = free_port()
+        self._port = Port()
         self.directory = Path(tempfile.mkdtemp(prefix="sf-postgres-", dir=within))
         self.process: subprocess.Popen[bytes] | None = None
-        self._started = False
         self._numbers = itertools.count(1)
         self._user = _server_user()
         if self._user is not None:
@@ -88,18 +86,20 @@ class PostgresService:
             return
         if not (self.directory / "data").exists():
             self._initialise()
-        for _ in range(5):
-            self._spawn()
-            if self._answers_or_dies():
-                if not (self._started or self.durable):
-                    self._hash_password_once()
-                self._started = True
-                return
-            if self._started:
-                time.sleep(0.2)  # those who know its port are to find it again
-            else:
-                self.port = free_port()  # somebody took it between looking and binding
-        raise AssertionError(f"PostgreSQL does not start:\n{self.log()}")
+        is_new = not self._port.kept
+        if not self._port.comes_up(self._starts):
+            raise AssertionError(f"PostgreSQL does not start:\n{self.log()}")
+        if is_new and not self.durable:
+            self._hash_password_once()
+
+    def _starts(self) -> bool:
+        self._spawn()
+        return self._answers_or_dies()
+
+    @property
+    def port(self) -> int:
+        """Where it listens; the same once it came up."""
+        return self._port.number
 
     @property
     def running(self) -> bool:
