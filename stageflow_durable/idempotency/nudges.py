@@ -6,14 +6,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from redis import Redis
-from redis.exceptions import NoScriptError, RedisError
 
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.idempotency.redis import Argument, RedisLink, Script
-from stageflow_durable.idempotency.wires import wires_to
+from stageflow_durable.idempotency.redis import Link, RedisLink, Script, link_to
 
 PAUSE_SECONDS = 1.0
 """How long Redis is left alone after it did not answer."""
@@ -28,36 +25,11 @@ return 0
 _RELEASE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
 
 
-class _Wired:
-    """Runs scripts over wires of its own: the gate asks once a message, and a pool would cost as much as the answer."""
-
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._wires = wires_to(url, timeout_seconds)
-
-    def run(self, script: Script, key: str, *arguments: Argument) -> Any:
-        """See :meth:`RedisLink.run`."""
-        try:
-            return self._run(script, key, *arguments)
-        except RedisError as error:
-            raise StoreUnavailable(f"Redis did not answer: {error}") from error
-
-    def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
-        try:
-            return self._wires.ask("EVALSHA", script.digest, 1, key, *arguments)
-        except NoScriptError:
-            return self._wires.ask("EVAL", script.text, 1, key, *arguments)
-
-    def close(self) -> None:
-        """Close this process's connections."""
-        self._wires.close()
-
-
-def _link(source: str | Redis | None, timeout_seconds: float, lean: bool) -> RedisLink | _Wired | None:
+def _link(source: str | Redis | None, timeout_seconds: float, lean: bool) -> Link | None:
     if source is None:
         return None
-    if lean and isinstance(source, str):
-        return _Wired(source, timeout_seconds)
-    return RedisLink(source, timeout_seconds)
+    # Any number of connections: a worker has as many threads as it has, and none of them is to wait for another.
+    return link_to(source, timeout_seconds) if lean else RedisLink(source, timeout_seconds)
 
 
 class NudgeGate:

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import differing, in_progress, settled
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
-from stageflow_durable.idempotency.wires import keepalive
+from stageflow_durable.idempotency.wires import keepalive, wires_to
 
 TIMEOUT_SECONDS = 1.0
 """How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""
@@ -43,17 +44,8 @@ class Script:
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class RedisLink:
-    """A client of this process, made at the first use and again after a fork; or one that the application made.
-
-    :param source: a URL, or a client: its own timeouts and retries hold then, so give it some.
-    :param timeout_seconds: for a URL: bounds each connecting and each answer.
-    """
-
-    def __init__(self, source: str | Redis, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
-        self._source = source
-        self._timeout = timeout_seconds
-        self._made: tuple[int, Redis] | None = None
+class Link(ABC):
+    """A way to a server: runs scripts."""
 
     def run(self, script: Script, key: str, *arguments: Argument) -> Any:
         """The script's answer, as Redis gives it.
@@ -66,20 +58,43 @@ class RedisLink:
         except RedisError as error:
             raise StoreUnavailable(f"Redis did not answer: {error}") from error
 
+    def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
+        try:
+            return self._ask("EVALSHA", script.digest, 1, key, *arguments)
+        except NoScriptError:
+            return self._ask("EVAL", script.text, 1, key, *arguments)
+
+    @abstractmethod
+    def _ask(self, *command: Argument) -> Any:
+        """What the server answers. Raises redis-py's errors."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Close this process's connections; the next use opens new ones. A client that the application made is left
-        alone.
-        """
+        """Close this process's connections; the next use opens new ones."""
+
+
+class RedisLink(Link):
+    """By way of a client of this process, made at the first use and again after a fork; or of one that the application
+    made.
+
+    :param source: a URL, or a client: its own timeouts and retries hold then, so give it some.
+    :param timeout_seconds: for a URL: bounds each connecting and each answer.
+    """
+
+    def __init__(self, source: str | Redis, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+        self._source = source
+        self._timeout = timeout_seconds
+        self._made: tuple[int, Redis] | None = None
+
+    def _ask(self, *command: Argument) -> Any:
+        client: Any = self._client()  # whose methods redis-py gives no types
+        return client.execute_command(*command)
+
+    def close(self) -> None:
+        """See :meth:`Link.close`. A client that the application made is left alone."""
         made, self._made = self._made, None
         if made is not None and made[0] == os.getpid():
             made[1].close()
-
-    def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
-        client = self._client()
-        try:
-            return client.evalsha(script.digest, 1, key, *arguments)
-        except NoScriptError:
-            return client.eval(script.text, 1, key, *arguments)
 
     def _client(self) -> Redis:
         if not isinstance(self._source, str):
@@ -102,6 +117,27 @@ class RedisLink:
             **keepalive(url),
         )
         return Redis.from_pool(pool)
+
+
+class WiredLink(Link):
+    """To a URL, over connections that are kept, past redis-py's client and its pool: those cost as much as the
+    answer. ``most``: connections at once, or None: any number.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float, most: int | None = None) -> None:
+        self._wires = wires_to(url, timeout_seconds, most)
+
+    def _ask(self, *command: Argument) -> Any:
+        return self._wires.ask(*command)
+
+    def close(self) -> None:
+        """See :meth:`Link.close`."""
+        self._wires.close()
+
+
+def link_to(source: str | Redis, timeout_seconds: float, most: int | None = None) -> Link:
+    """To a URL; or by way of a client that the application made."""
+    return WiredLink(source, timeout_seconds, most) if isinstance(source, str) else RedisLink(source, timeout_seconds)
 
 
 _NOW = "local t = redis.call('TIME') local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
@@ -184,7 +220,7 @@ class RedisIdempotencyStore:
     def __init__(
         self, source: str | Redis, *, timeout_seconds: float = TIMEOUT_SECONDS, prefix: str = "stageflow:idem"
     ) -> None:
-        self._link = RedisLink(source, timeout_seconds)
+        self._link = link_to(source, timeout_seconds, CONNECTIONS)
         self._prefix = prefix
 
     def claim(

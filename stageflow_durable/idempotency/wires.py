@@ -7,6 +7,7 @@ Where a command comes with every message that costs as much as the command.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -26,12 +27,20 @@ class Wires:
     turned out to be lost is sent again over a new one.
 
     :param connect: makes a connection of redis-py's, with timeouts.
+    :param most: connections at once, or None: any number.
+    :param patience_seconds: how long who finds all in use waits for one.
     """
 
-    def __init__(self, connect: Callable[[], Any]) -> None:
+    def __init__(self, connect: Callable[[], Any], most: int | None = None, patience_seconds: float = 0.0) -> None:
         self._connect = connect
-        self._kept: list[Any] = []
+        self._most = most
+        self._patience = patience_seconds
+        self._renew()
+
+    def _renew(self) -> None:
         self._pid = os.getpid()
+        self._kept: list[Any] = []
+        self._free = None if self._most is None else threading.BoundedSemaphore(self._most)
 
     def ask(self, *command: str | int) -> Any:
         """What the server answers. Raises redis-py's errors."""
@@ -42,6 +51,19 @@ class Wires:
         return self._ask(lambda connection: _together(connection, commands))
 
     def _ask(self, ask: Callable[[Any], Any]) -> Any:
+        if self._pid != os.getpid():  # the parent's connections are the parent's, and so are those who wait for one
+            self._renew()
+        free = self._free
+        if free is None:
+            return self._ask_in_turn(ask)
+        if not free.acquire(timeout=self._patience):
+            raise RedisConnectionError(f"no connection was free within {self._patience:g} s")
+        try:
+            return self._ask_in_turn(ask)
+        finally:
+            free.release()
+
+    def _ask_in_turn(self, ask: Callable[[Any], Any]) -> Any:
         kept = self._take()
         if kept is not None:
             try:
@@ -68,8 +90,6 @@ class Wires:
         return answer
 
     def _take(self) -> Any:
-        if self._pid != os.getpid():  # the parent's connections are the parent's
-            self._kept, self._pid = [], os.getpid()
         try:
             return self._kept.pop()
         except IndexError:
@@ -77,7 +97,7 @@ class Wires:
 
     def close(self) -> None:
         """Close this process's connections; the next command opens a new one."""
-        while (connection := self._take()) is not None:
+        while self._pid == os.getpid() and (connection := self._take()) is not None:
             connection.disconnect()
 
 
@@ -133,8 +153,10 @@ def keepalive(url: str) -> dict[str, Any]:
     return {} if url.startswith("unix:") else {"socket_keepalive": True}
 
 
-def wires_to(url: str, timeout_seconds: float) -> Wires:
-    """To a server; ``timeout_seconds`` bounds each connecting and each answer."""
+def wires_to(url: str, timeout_seconds: float, most: int | None = None) -> Wires:
+    """To a server; ``timeout_seconds`` bounds each connecting, each answer, and the wait for one of ``most``
+    connections.
+    """
     bounds = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
     pool: Any = ConnectionPool.from_url(url, **bounds, **keepalive(url), client_name="stageflow")
-    return Wires(connector(pool))
+    return Wires(connector(pool), most, timeout_seconds)

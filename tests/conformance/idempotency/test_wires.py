@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from redis import Connection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
+from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.nudges import NudgeGate
-from stageflow_durable.idempotency.redis import RedisLink, Script
+from stageflow_durable.idempotency.redis import RedisLink, Script, WiredLink
 from stageflow_durable.idempotency.wires import Wires, packed, wires_to
 from tests.services.broker import BrokerService
 
@@ -63,6 +67,49 @@ def test_given_a_primary_that_became_a_replica_when_it_refuses_then_the_next_com
 def test_given_a_command_then_it_is_packed_as_redis_py_packs_it(command: tuple[str | int | float, ...]) -> None:
     untyped: Any = Connection
     assert packed(command) == b"".join(untyped().pack_command(*command))
+
+
+class Held:
+    """A connection whose server answers once it is let."""
+
+    def __init__(self, asked: threading.Semaphore, answers: threading.Event) -> None:
+        self.asked = asked
+        self.answers = answers
+
+    def send_packed_command(self, command: object) -> None:
+        self.asked.release()
+
+    def read_response(self) -> object:
+        assert self.answers.wait(10)
+        return b"PONG"
+
+
+def test_given_all_connections_in_use_when_one_more_asks_then_it_waits_for_one_as_long_as_it_is_told_to() -> None:
+    asked, answers = threading.Semaphore(0), threading.Event()
+    made: list[Held] = []
+
+    def connect() -> Held:
+        made.append(Held(asked, answers))
+        return made[-1]
+
+    hasty, patient = Wires(connect, 2, 0.0), Wires(connect, 2, 10.0)
+    with ThreadPoolExecutor(5) as threads:
+        asking = [threads.submit(wires.ask, "PING") for wires in (hasty, hasty, patient, patient)]
+        for _ in asking:
+            assert asked.acquire(timeout=10)
+        with pytest.raises(RedisConnectionError, match="no connection was free within 0 s"):
+            hasty.ask("PING")
+        asking.append(threads.submit(patient.ask, "PING"))
+        answers.set()
+        assert [one.result(10) for one in asking] == [b"PONG"] * 5
+    assert len(made) == 4
+    assert hasty.ask("PING") == b"PONG"
+
+
+def test_given_a_store_whose_connections_are_in_use_when_one_more_asks_then_it_says_that_redis_is_unavailable() -> None:
+    link = WiredLink("redis://nowhere.invalid:1", 0.01, most=0)
+    with pytest.raises(StoreUnavailable, match="no connection was free"):
+        link.run(Script("return 7"), "key")
 
 
 @pytest.mark.redis
