@@ -1,10 +1,13 @@
-"""Noting and acknowledging messages in one round trip, and nothing around it.
+"""Our messages are noted in the worker alone; those of other tasks in Redis, in one round trip and nothing around it.
 
-kombu keeps a list of what is unacknowledged in Redis. To add a message to it, and to take it off, it makes a client of
-redis-py's and a pipeline each time, and throws both away: nearly half of the CPU that the worker's parent spends on a
-message. What is written stays kombu's: its functions run as they are, on a pipeline that knows the four commands and
-sends them over a connection that is kept. It is believed only where redis-py's own, given the same, would have sent
-the same.
+kombu keeps a list of what is unacknowledged in Redis, from which a message comes back once its visibility timeout is
+over. For ours that is an hour late and of no use: the rows know what was not begun, and a sweep publishes it again
+within seconds. So they take kombu's way for brokers without such a list, which counts them for the prefetch window and
+puts them back when a worker stops (ADR 0024).
+
+For other messages kombu makes a client of redis-py's and a pipeline, each time, and throws both away. What is written
+stays kombu's: its functions run as they are, on a pipeline that knows the four commands and sends them over a
+connection that is kept. It is believed only where redis-py's own, given the same, would have sent the same (ADR 0020).
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from celery import bootsteps
+from kombu.transport.virtual import base
+from redis.exceptions import RedisError
 
+from stageflow_durable.delivery.configure import ADVANCE, SWEEP
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.idempotency.wires import Command, Wires, connector
 
@@ -61,6 +67,60 @@ class Together:
         return self
 
 
+class _Books:
+    """In the place of a channel's own books of what is unacknowledged: a message of ours goes the way of their base
+    class, which writes nothing.
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+        self._qos = channel.qos
+        self._usual = type(channel.qos)
+        self._ours: set[str] = set()
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message was handed out."""
+        if _is_ours(message):
+            self._ours.add(delivery_tag)
+            base.QoS.append(self._qos, message, delivery_tag)
+        else:
+            self._usual.append(self._qos, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """It is done with."""
+        ours = delivery_tag in self._ours
+        self._ours.discard(delivery_tag)
+        (base.QoS if ours else self._usual).ack(self._qos, delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """It is not to be done, or by somebody else (``requeue``)."""
+        if delivery_tag not in self._ours:
+            self._usual.reject(self._qos, delivery_tag, requeue)
+            return
+        if requeue:
+            self._put_back(self._qos.get(delivery_tag))
+        self.ack(delivery_tag)
+
+    def restore_unacked(self, *given: Any) -> Any:
+        """The channel is closed: what it handed out goes back to its queue."""
+        delivered = self._qos._delivered  # noqa: SLF001  # as kombu's own function does
+        for tag in self._ours & delivered.keys():
+            self._put_back(delivered.pop(tag))
+        self._ours.clear()
+        return self._usual.restore_unacked(self._qos, *given)
+
+    def _put_back(self, message: Any) -> None:
+        try:
+            base.Channel._restore(self._channel, message)  # noqa: SLF001  # Redis' own looks for it in the list
+        except (*self._channel.connection_errors, RedisError) as error:
+            log.info("a message could not be put back (%s); a sweep publishes it again", error)
+
+
+def _is_ours(message: Any) -> bool:
+    headers = getattr(message, "headers", None)  # whatever came over the broker
+    return isinstance(headers, Mapping) and headers.get("task") in (ADVANCE, SWEEP)
+
+
 class QuickAcks(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
     """Does so for the channel that tasks come over. ``wanted``: whether the settings say so."""
 
@@ -91,7 +151,10 @@ def quicken(channel: Any) -> bool:
         given = pipe is not None or client is not None  # part of something larger
         return usual(pipe, client) if given else nullcontext(Together(channel.global_keyprefix, wires.together))
 
+    books = _Books(channel)
     channel.qos.pipe_or_acquire = acquire
+    for name in ("append", "ack", "reject", "restore_unacked"):
+        setattr(channel.qos, name, getattr(books, name))
     return True
 
 

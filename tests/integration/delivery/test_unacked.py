@@ -1,4 +1,6 @@
-"""What a worker notes of a message, and takes off again, is what kombu would; or kombu does it."""
+"""A message of ours is noted in the worker alone; of any other a worker notes, and takes off, what kombu would; or
+kombu does it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from kombu.transport import redis as transport
 from redis import Connection, Redis
 from redis.exceptions import ResponseError
 
+from stageflow_durable.delivery.configure import ADVANCE, SWEEP
 from stageflow_durable.delivery.unacked import QuickAcks, quicken
 from stageflow_durable.errors import ConfigurationError
 from tests.services.broker import BrokerService
@@ -19,9 +22,11 @@ from tests.services.broker import BrokerService
 pytestmark = pytest.mark.redis
 
 MESSAGE: Any = SimpleNamespace(
+    headers={"task": "theirs"},
     delivery_info={"exchange": "", "routing_key": "lane"},
     _raw={"body": 'é"\\', "headers": {}, "properties": {"priority": 0, "delivery_info": {}}},
 )
+OURS = [ADVANCE, SWEEP]
 
 
 @pytest.fixture
@@ -51,6 +56,109 @@ def kept(url: str) -> dict[str, Any]:
 def empty(url: str) -> None:
     with Redis.from_url(url) as client:
         client.flushdb()
+
+
+def taken(channel: Any, task: str) -> Any:
+    """A message of that task's, sent by Celery, as a worker gets it."""
+    channel.queue_declare("lane")
+    with Celery("sender", broker=channel.connection.client.as_uri(include_password=True)) as app:
+        app.send_task(task, args=("a run",), queue="lane")
+    message = channel.basic_get("lane", no_ack=True)
+    assert message.headers["task"] == task
+    return message
+
+
+@pytest.mark.parametrize("task", OURS)
+def test_given_a_message_of_ours_when_it_is_noted_then_nothing_is_written_and_it_fills_the_window(
+    make_channel: Callable[..., Any], valkey_url: str, task: str
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    channel.basic_qos(0, 1, False)
+    message = taken(channel, task)
+    before = kept(valkey_url)
+    channel.qos.append(message, message.delivery_tag)
+    assert not channel.qos.can_consume()
+    message.ack()
+    assert channel.qos.can_consume()
+    assert kept(valkey_url) == before
+    assert "unacked" not in before
+
+
+@pytest.mark.parametrize("task", [*OURS, "theirs"])
+def test_given_a_noted_message_when_it_is_refused_for_another_worker_then_it_is_in_its_queue_once(
+    make_channel: Callable[..., Any], valkey_url: str, task: str
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    message = taken(channel, task)
+    channel.qos.append(message, message.delivery_tag)
+    message.reject(requeue=True)
+    again = channel.basic_get("lane", no_ack=True)
+    assert (again.headers["task"], again.payload) == (task, message.payload)
+    assert channel.basic_get("lane", no_ack=True) is None
+    assert channel.qos.can_consume()
+    assert "unacked" not in kept(valkey_url)
+
+
+def test_given_a_message_of_ours_when_it_is_refused_for_good_then_it_is_gone(
+    make_channel: Callable[..., Any], valkey_url: str
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    message = taken(channel, ADVANCE)
+    channel.qos.append(message, message.delivery_tag)
+    message.reject()
+    channel.close()
+    assert not {"lane", "unacked"} & kept(valkey_url).keys()
+
+
+def test_given_noted_messages_when_the_worker_stops_then_those_that_are_not_acknowledged_are_back_in_their_queue(
+    make_channel: Callable[..., Any], valkey_url: str
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    messages = [taken(channel, task) for task in (ADVANCE, "theirs", ADVANCE, SWEEP)]
+    for message in messages:
+        channel.qos.append(message, message.delivery_tag)
+    messages[0].ack()
+    channel.close()
+    other = make_channel()
+    back = [other.basic_get("lane", no_ack=True).headers["task"] for _ in range(3)]
+    assert sorted(back) == sorted([ADVANCE, SWEEP, "theirs"])
+    assert other.basic_get("lane", no_ack=True) is None
+    assert "unacked" not in kept(valkey_url)
+
+
+def test_given_a_broker_that_is_away_when_a_worker_stops_with_a_message_of_ours_then_it_says_so_and_stops(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = BrokerService.valkey()
+    service.start()
+    try:
+        with Celery("gone", broker=service.url_of(0)).connection_for_read() as connection:
+            channel = connection.channel()
+            assert quicken(channel)
+            message = taken(channel, ADVANCE)
+            channel.qos.append(message, message.delivery_tag)
+            service.kill()
+            with caplog.at_level("INFO", "stageflow.worker"):
+                channel.qos.reject(message.delivery_tag, requeue=True)
+            assert "a sweep publishes it again" in caplog.text
+            assert channel.qos.can_consume()
+    finally:
+        service.close()
+
+
+@pytest.mark.parametrize("headers", [None, [], "task", {"task": ["stageflow.advance"]}, {}])
+def test_given_something_that_is_no_message_of_ours_when_it_is_noted_then_it_goes_the_usual_way(
+    make_channel: Callable[..., Any], valkey_url: str, headers: object
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    strange: Any = SimpleNamespace(**{**vars(MESSAGE), "headers": headers})
+    channel.qos.append(strange, "tag")
+    assert "unacked" in kept(valkey_url)
 
 
 @pytest.mark.parametrize("prefix", ["", "theirs:"])
@@ -155,7 +263,7 @@ def test_given_another_transport_or_a_kombu_that_writes_otherwise_then_it_is_lef
     assert not quicken(other)
     monkeypatch.setattr(transport.QoS, "append", _OtherBooks.append)
     assert not quicken(channel)
-    assert "pipe_or_acquire" not in vars(channel.qos)
+    assert not {"pipe_or_acquire", "append", "ack", "reject", "restore_unacked"} & vars(channel.qos).keys()
 
 
 def _misset() -> bool:
