@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Self
 
 from celery import bootsteps
-from kombu.transport.virtual import base
+from kombu.transport import virtual
 from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP
@@ -72,6 +72,8 @@ class _Books:
     class, which writes nothing.
     """
 
+    _base: Any = virtual.QoS  # kombu has no types
+
     def __init__(self, channel: Any) -> None:
         self._channel = channel
         self._qos = channel.qos
@@ -82,7 +84,7 @@ class _Books:
         """A message was handed out."""
         if _is_ours(message):
             self._ours.add(delivery_tag)
-            base.QoS.append(self._qos, message, delivery_tag)
+            self._base.append(self._qos, message, delivery_tag)
         else:
             self._usual.append(self._qos, message, delivery_tag)
 
@@ -90,7 +92,7 @@ class _Books:
         """It is done with."""
         ours = delivery_tag in self._ours
         self._ours.discard(delivery_tag)
-        (base.QoS if ours else self._usual).ack(self._qos, delivery_tag)
+        (self._base if ours else self._usual).ack(self._qos, delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """It is not to be done, or by somebody else (``requeue``)."""
@@ -110,8 +112,9 @@ class _Books:
         return self._usual.restore_unacked(self._qos, *given)
 
     def _put_back(self, message: Any) -> None:
+        put: Any = virtual.Channel._restore  # noqa: SLF001  # Redis' own looks for it in the list
         try:
-            base.Channel._restore(self._channel, message)  # noqa: SLF001  # Redis' own looks for it in the list
+            put(self._channel, message)
         except (*self._channel.connection_errors, RedisError) as error:
             log.info("a message could not be put back (%s); a sweep publishes it again", error)
 

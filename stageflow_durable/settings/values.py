@@ -80,14 +80,16 @@ class Settings:
     ``short_delay_seconds``: the longest delay that Celery carries; beyond it the row alone.
     ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
     ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
-    ``visibility_timeout``: seconds until an unacknowledged message is delivered again.
+    ``visibility_timeout``: seconds until an unacknowledged message is delivered again; with ``quick_acks`` only
+    other tasks'.
     ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
     ``hints``: whether messages carry what their run looked like, so that most begin without a look at it.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``message_templates``: messages are filled into what Celery made once, where that gives the same.
     ``lean_gate``: whether a message's claim goes to Redis over a connection that is kept for it.
     ``batches``: whether ``enqueue_many`` shares statements and sendings between its runs.
-    ``quick_acks``: whether a worker acknowledges messages on Redis over a connection that is kept for it.
+    ``quick_acks``: whether a worker on Redis keeps what is unacknowledged of ours in itself, and notes other tasks'
+    over a connection that is kept for it.
     ``audit_key``: of the event chain's HMACs.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
