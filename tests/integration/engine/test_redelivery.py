@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.integration.engine.claims import begun, doubled, is_whole
 from tests.integration.engine.pairs import POSTGRES_REDIS, on
-from tests.integration.engine.site import Site, Worker
+from tests.integration.engine.site import LANES, Site, Worker
 
 pytestmark = [pytest.mark.process, on(POSTGRES_REDIS)]
 
@@ -36,6 +37,7 @@ def test_a_first_link_that_comes_again_during_its_ride_opens_no_second_lane(bare
 
 def test_a_stage_that_outlasts_the_visibility_timeout_is_not_run_twice(bare_site: Site) -> None:
     short: dict[str, Any] = {"queue": "short", "visibility_timeout": 3, "in_place_seconds": 1, "short_delay_seconds": 1}
+    short["quick_acks"] = "off"
     workers = [bare_site.worker(**short), bare_site.worker(**short)]
     run = bare_site.client(**short).enqueue("three", {"hold": {"s2": "short"}})
     bare_site.running(run, "s2")
@@ -51,6 +53,36 @@ def test_a_stage_that_outlasts_the_visibility_timeout_is_not_run_twice(bare_site
     bare_site.forget(*workers)
 
 
+def test_a_message_is_noted_in_its_worker_alone_while_it_carries_a_run(bare_site: Site) -> None:
+    run = bare_site.client(queue="alone").enqueue("three", {"hold": {"s2": "alone"}})
+    worker = bare_site.worker(queue="alone")
+    bare_site.running(run, "s2")
+    assert (bare_site.messages("alone"), bare_site.unacknowledged()) == (0, 0)
+    bare_site.ledger.open("alone")
+    bare_site.at_rest([run])
+    bare_site.forget(worker)
+
+
+def test_a_worker_that_stops_in_order_puts_back_what_it_has_not_begun(bare_site: Site) -> None:
+    engine = bare_site.client(queue="back")
+    first = engine.enqueue("three", {"hold": {"s1": "back"}})
+    worker = bare_site.worker(LANES, "--prefetch-multiplier", "3", children=1, queue="back")
+    bare_site.running(first, "s1")
+    others = [engine.enqueue("three", {}) for _ in range(2)]
+    bare_site.until(lambda: bare_site.messages("back") == 0, "the worker has taken them all")
+    worker.process.send_signal(signal.SIGQUIT)
+    bare_site.ledger.open("back")
+    bare_site.until(lambda: not worker.lives, "the worker stops")
+    # What waited behind a long stage may have been published again meanwhile: its queue is empty.
+    put_back = [message for message in waiting(bare_site, "back") if json.loads(message).get("redelivered")]
+    assert (len(put_back), bare_site.unacknowledged()) == (2, 0)
+    bare_site.forget(worker)
+    second = bare_site.worker(queue="back")
+    bare_site.at_rest([first, *others])
+    assert doubled(bare_site, [first, *others]) == {}
+    bare_site.forget(second)
+
+
 def carried(workers: Iterable[Worker], message: bytes) -> int:
     """How many copies of the message the workers are done with; a sweep may have published another beside it."""
     task = json.loads(message)["headers"]["id"]
@@ -59,10 +91,14 @@ def carried(workers: Iterable[Worker], message: bytes) -> int:
 
 def front(site: Site, queue: str) -> bytes:
     """The only message of the queue."""
+    (found,) = waiting(site, queue)
+    return found
+
+
+def waiting(site: Site, queue: str) -> list[bytes]:
+    """The messages of the queue."""
     with site.broker.client(site.number) as client:
-        found: list[bytes] = list(client.lrange(queue, 0, -1))
-    assert len(found) == 1
-    return found[0]
+        return list(client.lrange(queue, 0, -1))
 
 
 def push(site: Site, queue: str, *messages: bytes) -> None:
