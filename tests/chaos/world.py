@@ -53,7 +53,8 @@ class World:
 
     def effects(self) -> list[Effect]:
         """Everything that happened, oldest first."""
-        return read_effects(self.path) if self.path.exists() else []
+        with self._open():  # a worker that is the first makes the file a moment before its tables
+            return read_effects(self.path)
 
     def of(self, runs: Iterable[str]) -> dict[str, Trace]:
         """What happened for each of these runs."""
