@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
-    CheckConstraint,
     Column,
     ColumnElement,
     Connection,
@@ -34,6 +33,7 @@ from sqlalchemy import (
     case,
     cast,
     delete,
+    event,
     func,
     literal_column,
     null,
@@ -48,10 +48,20 @@ from stageflow_durable.idempotency.keys import Scope, address
 from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, verdict
 from stageflow_durable.idempotency.store import Claimed, RunAnswer
 from stageflow_durable.state.clock import now as clock
-from stageflow_durable.state.metadata import Condition, metadata
+from stageflow_durable.state.metadata import metadata, tie, tied
 from stageflow_durable.state.prepared import Prepared
 
 NAME = String(255)
+
+_TIED = ("state", "owner_run", "owner_stage", "keep_seconds", "result", "lease_until", "expires_at")
+_TIES = {
+    "state_known": "state IN ('free', 'held', 'done', 'undone')",
+    "run_with_stage": "(owner_run IS NULL) = (owner_stage IS NULL)",
+    "held_by_lease_or_run": "state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)",
+    "run_keeps": "(owner_run IS NULL) = (keep_seconds IS NULL)",
+    "done_has_result": "(state = 'done') = (result IS NOT NULL)",
+    "only_a_run_holds_on": "expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)",
+}
 
 idempotency_keys = Table(
     "stageflow_idempotency_keys",
@@ -74,12 +84,7 @@ idempotency_keys = Table(
     Column("keep_seconds", Double),
     # Under which schema of its pipeline a run's result was saved.
     Column("result_schema", Integer),
-    CheckConstraint(Condition("state IN ('free', 'held', 'done', 'undone')"), name="state_known"),
-    CheckConstraint("(owner_run IS NULL) = (owner_stage IS NULL)", name="run_with_stage"),
-    CheckConstraint("state <> 'held' OR (owner_run IS NULL) = (lease_until IS NOT NULL)", name="held_by_lease_or_run"),
-    CheckConstraint("(owner_run IS NULL) = (keep_seconds IS NULL)", name="run_keeps"),
-    CheckConstraint("(state = 'done') = (result IS NOT NULL)", name="done_has_result"),
-    CheckConstraint("expires_at IS NOT NULL OR (state = 'held' AND owner_run IS NOT NULL)", name="only_a_run_holds_on"),
+    *tied("idempotency_keys", _TIED, **_TIES),
     Index("ix_stageflow_idempotency_keys_expires_at", "expires_at"),
     Index(
         "ix_stageflow_idempotency_keys_holder",
@@ -88,6 +93,14 @@ idempotency_keys = Table(
         sqlite_where=text("owner_run IS NOT NULL"),
     ),
 )
+
+
+@event.listens_for(idempotency_keys, "before_create")
+def _tie(table: Table, connection: Connection, **_more: object) -> None:
+    """``SqlIdempotencyStore.create`` makes the table alone."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(tie(table, _TIED, _TIES))
+
 
 # --- terms that both kinds of holders share ---------------------------------------------------------------------------
 
@@ -154,7 +167,8 @@ def record_of(values: Sequence[Any]) -> KeyRecord:
 
 def this_key(scope: Scope, key: str) -> dict[str, str]:
     """The parameters of ``THIS``. Raises InvalidKey."""
-    return dict(zip(("at_client", "at_operation", "at_key"), address(scope, key), strict=True))
+    client, operation, name = address(scope, key)
+    return {"at_client": client, "at_operation": operation, "at_key": name}
 
 
 # --- claiming for a run -----------------------------------------------------------------------------------------------

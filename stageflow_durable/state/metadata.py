@@ -6,9 +6,11 @@ Names in the database begin with :data:`PREFIX`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, MetaData
+from sqlalchemy import Boolean, CheckConstraint, ColumnElement, MetaData, Table
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.compiler import compiles
 
 metadata = MetaData(
@@ -61,3 +63,24 @@ def _one_by_one(condition: Condition, _compiler: Any, **_options: Any) -> str:
 def _written_out(found: re.Match[str]) -> str:
     column, states = found.groups()
     return f"({' OR '.join(f'{column} = {state}' for state in states.split(', '))})"
+
+
+def tied(table: str, columns: tuple[str, ...], **conditions: str) -> Iterator[CheckConstraint]:
+    """CHECKs of what ties columns together. On PostgreSQL they are one, a function of these columns: its text too is
+    parsed once a session (the migrations have it).
+    """
+    for name, sql in conditions.items():
+        yield CheckConstraint(Condition(sql), name=name).ddl_if(dialect="sqlite")
+    sound = f"{PREFIX}{table}_sound"
+    yield CheckConstraint(f"{sound}({', '.join(columns)})", name="sound").ddl_if(dialect="postgresql")
+
+
+def tie(table: Table, columns: tuple[str, ...], conditions: Mapping[str, str]) -> str:
+    """Makes the function of :func:`tied`, for a table that is made without the migrations."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # its constructor has no types
+    given = ", ".join(f"{name} {table.c[name].type.compile(dialect)}" for name in columns)
+    sound = " AND ".join(f"({Condition(sql).compile(dialect=dialect)})" for sql in conditions.values())
+    return (
+        f"CREATE OR REPLACE FUNCTION {table.name}_sound({given}) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS "
+        f"$$ BEGIN RETURN {sound}; END $$"
+    )

@@ -8,11 +8,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from stageflow_durable.errors import SchemaAhead, SchemaBehind
 from stageflow_durable.state.database import Database, be_patient, translated
-from stageflow_durable.state.metadata import VERSION_TABLE
+from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -60,19 +60,44 @@ def upgrade(url: str) -> str:
     """
     database = Database(url)
     try:
-        with translated(), database.engine.connect() as connection, connection.begin():
-            if not database.is_sqlite:
-                be_patient(connection, None)  # rewriting a large table takes what it takes
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
-                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
-                connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236501)")  # one upgrade at a time
-            _refuse_ahead(_found(connection))
-            made = config()
-            made.attributes["connection"] = connection
-            command.upgrade(made, "head")
+        with translated(), database.engine.connect() as connection:
+            with connection.begin():
+                _alone(connection)
+                _refuse_ahead(_found(connection))
+                made = config()
+                made.attributes["connection"] = connection
+                command.upgrade(made, "head")
+            with connection.begin():
+                _alone(connection)
+                _validate(connection)
     finally:
         database.dispose()
     return head()
+
+
+def _alone(connection: Connection) -> None:
+    """Wait for whoever else upgrades, and for whatever takes long."""
+    if connection.dialect.name != "sqlite":
+        be_patient(connection, None)  # rewriting a large table takes what it takes
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7236501)")  # one upgrade at a time
+
+
+_NOT_VALID = text(
+    "SELECT conrelid::regclass::text, quote_ident(conname) "
+    "FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace "
+    "WHERE NOT convalidated AND contype = 'c' AND nspname = current_schema() AND starts_with(conname, :ours)"
+)
+
+
+def _validate(connection: Connection) -> None:
+    """Hold the rows that are there to CHECKs that a migration added for new ones: others write meanwhile, which its own
+    transaction would not let them.
+    """
+    if connection.dialect.name != "sqlite":
+        for table, check in connection.execute(_NOT_VALID, {"ours": f"ck_{PREFIX}"}).all():
+            connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {check}")
 
 
 def require_current(url: str) -> None:

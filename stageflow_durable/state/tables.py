@@ -7,7 +7,7 @@ look it up for each row again (ADR 0017). ``retention`` deletes them with their 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from sqlalchemy import (
     Boolean,
@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import DOMAIN
 
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.state.metadata import PREFIX, Condition, metadata
+from stageflow_durable.state.metadata import PREFIX, Condition, metadata, tied
 
 
 def stated(
@@ -39,16 +39,6 @@ def stated(
     listed = ", ".join(f"'{state}'" for state in states)
     check = CheckConstraint(Condition(f"{name} IN ({listed})"), name=f"{name}_known").ddl_if(dialect="sqlite")
     return Column(name, String(length).with_variant(domain, "postgresql"), nullable=nullable), check
-
-
-def tied(table: str, columns: tuple[str, ...], **conditions: str) -> Iterator[CheckConstraint]:
-    """CHECKs of what ties columns together. On PostgreSQL they are one, a function of these columns: its text too is
-    parsed once a session (the migrations have it).
-    """
-    for name, sql in conditions.items():
-        yield CheckConstraint(Condition(sql), name=name).ddl_if(dialect="sqlite")
-    sound = f"{PREFIX}{table}_sound"
-    yield CheckConstraint(f"{sound}({', '.join(columns)})", name="sound").ddl_if(dialect="postgresql")
 
 
 ID = String(32)

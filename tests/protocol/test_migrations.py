@@ -18,6 +18,9 @@ from sqlalchemy import Connection, Inspector, MetaData, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from stageflow_durable.errors import RunBusy, SchemaAhead, SchemaBehind, SchemaInUse
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.idempotency.sql import SqlIdempotencyStore
+from stageflow_durable.idempotency.store import Claimed, InProgress
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.status import AttemptState, RunStatus
@@ -25,6 +28,7 @@ from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, owners, schema, tables
 from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
@@ -64,6 +68,19 @@ ATTEMPT: dict[str, Any] = {
     "ended_at": 2.0,
 }
 
+KEY: dict[str, Any] = {
+    "client_id": "c",
+    "operation": "o",
+    "key": "k",
+    "fingerprint": "f",
+    "owner": "w",
+    "fence": 1,
+    "state": "held",
+    "lease_until": 1.0,
+    "expires_at": 1.0,
+}
+BY_A_RUN = {"owner_run": "R", "owner_stage": "a", "keep_seconds": 1.0}
+
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "an unknown phase": ("runs", {"phase": "sideways"}),
     "an unknown status": ("runs", {"status": "lost"}),
@@ -83,6 +100,18 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "an attempt that runs": ("attempts", {"state": "running"}),
     "an unknown saga step": ("saga_steps", {"run": "R", "stage": "a", "state": "maybe"}),
     "an unknown outcome": ("saga_steps", {"run": "R", "stage": "a", "state": "recorded", "outcome": "perhaps"}),
+    "an unknown state of a key": ("idempotency_keys", {"state": "lent"}),
+    "a key of a run without a stage": ("idempotency_keys", BY_A_RUN | {"owner_stage": None, "lease_until": None}),
+    "a key of a run that is not kept": ("idempotency_keys", BY_A_RUN | {"keep_seconds": None, "lease_until": None}),
+    "a key held without a lease": ("idempotency_keys", {"lease_until": None}),
+    "a key held by a run and a lease": ("idempotency_keys", BY_A_RUN),
+    "a key done without a result": ("idempotency_keys", {"state": "done", "lease_until": None}),
+    "a result of a key that is held": ("idempotency_keys", {"result": "1"}),
+    "a lease that is kept for ever": ("idempotency_keys", {"expires_at": None}),
+    "a free key that is kept for ever": (
+        "idempotency_keys",
+        BY_A_RUN | {"state": "free", "lease_until": None, "expires_at": None},
+    ),
 }
 
 
@@ -258,6 +287,75 @@ def joined(database: Database, identity: Identity) -> str:
         return owners.register(connection, identity, 10.0)
 
 
+def test_given_a_worker_at_work_and_keys_when_0003_is_upgraded_then_both_go_on_and_one_check_is_valid(
+    postgres_url: str,
+) -> None:
+    database = at(postgres_url, "0003")
+    with database.transaction() as connection:
+        inserted(connection, "owners", OWNER | {"expires_at": 4e9})
+        inserted(connection, "idempotency_keys", KEY | {"expires_at": 4e9, "lease_until": 4e9})
+    assert schema.upgrade(postgres_url) == schema.head()
+    assert owners_of_before_renew(database)
+    assert checks_of_keys(database) == {"ck_stageflow_idempotency_keys_sound": True}
+    leases = Leases(database)
+    assert isinstance(leases.claim(Scope("c", "o"), "k", "f", None, owner="w", lease=1.0, ttl=1.0), InProgress)
+    assert isinstance(leases.claim(Scope("c", "o"), "new", "f", None, owner="w", lease=1.0, ttl=1.0), Claimed)
+    leases.close()
+    database.dispose()
+
+
+def checks_of_keys(database: Database) -> dict[str, bool]:
+    """The CHECKs of business keys, and whether the rows that were there are held to them."""
+    with database.read() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT conname, convalidated FROM pg_constraint WHERE contype = 'c' "
+            "AND conrelid = 'stageflow_idempotency_keys'::regclass"
+        )
+        return {row.conname: row.convalidated for row in found}
+
+
+def test_given_rows_that_a_check_was_not_to_read_when_upgraded_then_it_reads_them_while_others_write(
+    postgres_url: str,
+) -> None:
+    schema.upgrade(postgres_url)
+    database = Database(postgres_url)
+    with database.transaction() as connection:
+        connection.exec_driver_sql(
+            "ALTER TABLE stageflow_idempotency_keys ADD CONSTRAINT ck_stageflow_new CHECK (fence > 0) NOT VALID"
+        )
+    with database.engine.connect() as connection, connection.begin():
+        inserted(connection, "idempotency_keys", KEY)
+        schema.upgrade(postgres_url)  # beside a transaction that has written and is not over
+    assert checks_of_keys(database) == {"ck_stageflow_idempotency_keys_sound": True, "ck_stageflow_new": True}
+    database.dispose()
+
+
+def test_given_a_store_that_makes_its_table_alone_then_its_check_is_the_migrations_letter_by_letter(
+    postgres_url: str,
+) -> None:
+    database = Database(postgres_url)
+    SqlIdempotencyStore(database).create()
+    alone = check_of_keys(database)
+    with database.transaction() as connection:
+        idempotency_keys.idempotency_keys.drop(connection)
+        connection.exec_driver_sql("DROP FUNCTION stageflow_idempotency_keys_sound")
+    schema.upgrade(postgres_url)
+    assert alone == check_of_keys(database)
+    database.dispose()
+
+
+def check_of_keys(database: Database) -> list[str]:
+    """The texts of the CHECK of business keys and of its function."""
+    with database.read() as connection:
+        return list(
+            connection.exec_driver_sql(
+                "SELECT pg_get_constraintdef(oid) FROM pg_constraint "
+                "WHERE conname = 'ck_stageflow_idempotency_keys_sound' "
+                "UNION ALL SELECT pg_get_functiondef('stageflow_idempotency_keys_sound'::regproc)"
+            ).scalars()
+        )
+
+
 def test_given_an_attempt_without_an_end_then_the_database_refuses_it(migrated: str) -> None:
     database = Database(migrated)
     with pytest.raises(IntegrityError, match=r"(?i)null"), database.transaction() as connection:
@@ -403,6 +501,7 @@ def test_given_a_row_that_breaks_an_invariant_then_the_database_refuses_it(migra
         "strands": STRAND,
         "attempts": ATTEMPT,
         "saga_steps": {},
+        "idempotency_keys": KEY,
     }
     with database.transaction() as connection:
         if table != "runs":
