@@ -75,7 +75,7 @@ def address(scope: Scope, key: str) -> tuple[str, str, str]:
     :raises InvalidKey: the key is malformed, or the three are longer than every store can index.
     """
     parts = (scope.client_id, scope.operation, valid_key(key))
-    size = sum(len(part.encode()) for part in parts)
+    size = len("".join(parts).encode())
     if size > MAX_ADDRESS_BYTES:
         raise InvalidKey(
             f"client_id, operation and idempotency key have {size} bytes together; at most {MAX_ADDRESS_BYTES}"

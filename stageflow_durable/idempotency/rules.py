@@ -14,7 +14,6 @@ held by a run:    another run or stage ........ HeldByRun         this run and s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -49,8 +48,7 @@ class Claimant(NamedTuple):
     stage: str
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
+class KeyRecord(NamedTuple):
     """What is written under a key. Times are seconds since the epoch by the store's clock; ``expires_at`` None: not
     while it is held.
 
@@ -87,7 +85,7 @@ def renewed(record: KeyRecord, fence: int, now: float, lease: float) -> KeyRecor
     if not _owns(record, fence, now) or record.state is not KeyState.HELD:
         return None
     until = now + lease
-    return replace(record, lease_until=until, expires_at=max(record.expires_at or until, until))
+    return record._replace(lease_until=until, expires_at=max(record.expires_at or until, until))
 
 
 def completed(record: KeyRecord, fence: int, now: float, result: str, ttl: float) -> KeyRecord | None:
@@ -96,7 +94,7 @@ def completed(record: KeyRecord, fence: int, now: float, result: str, ttl: float
         return None
     if record.state is KeyState.DONE:
         return record
-    return replace(record, state=KeyState.DONE, result=result, lease_until=None, expires_at=now + ttl)
+    return record._replace(state=KeyState.DONE, result=result, lease_until=None, expires_at=now + ttl)
 
 
 def released(record: KeyRecord, fence: int, now: float, vouched: bool) -> KeyRecord | None:
@@ -104,8 +102,8 @@ def released(record: KeyRecord, fence: int, now: float, vouched: bool) -> KeyRec
     if not _owns(record, fence, now) or record.state is KeyState.DONE:
         return None
     if vouched:
-        return replace(record, state=KeyState.FREE, params=None, lease_until=now)
-    return replace(record, lease_until=now)
+        return record._replace(state=KeyState.FREE, params=None, lease_until=now)
+    return record._replace(lease_until=now)
 
 
 def next_fence(previous: int, now: float) -> int:

@@ -14,7 +14,7 @@ from stageflow_durable.state.idempotency_leases import Leases
 
 
 class SqlIdempotencyStore:
-    """Keys in PostgreSQL or SQLite: one statement a call, in a transaction of its own, leases by the database's clock.
+    """Keys in PostgreSQL or SQLite: each statement a transaction of its own, leases by the database's clock.
 
     The table is the engine's: a key that a run holds is in progress here until the run says otherwise. ``stageflow db
     upgrade`` makes the table; without the engine :meth:`create` does.

@@ -1,12 +1,13 @@
-"""Business keys that leases hold: what is asked most is one statement, in a transaction of its own.
+"""Business keys that leases hold: a claim is one to three statements, each in a transaction of its own.
 
 ```
-claim ──► read, or take a key that nobody had ──► Claimed
-              └──► a row is there ──► somebody's ──────────────────────────► Done, InProgress, …
-                                 └──► free, expired, lapsed ──► take it ───► Claimed, with a higher fence
+claim ──► nobody had it ──► insert ────────────────────────────────────────► Claimed
+      └──► a row is there ──► read ──► somebody's ─────────────────────────► Done, InProgress, …
+                                  └──► free, expired, lapsed ──► take it ──► Claimed, with a higher fence
 ```
-Both takings are atomic: who was slower reads again. On SQLite reading and taking are two statements, so that a
-duplicate waits for no writer.
+Both takings are atomic: who was slower reads. PostgreSQL is asked to insert first, as most keys are new (ADR 0023); a
+duplicate that comes while its row is being written waits for that transaction, and answers what it wrote. SQLite, where
+inserting waits for every writer and a trip costs nothing, reads first.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
-    literal_column,
     null,
     or_,
     select,
@@ -34,8 +33,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.idempotency.keys import Scope
-from stageflow_durable.idempotency.rules import KeyRecord, verdict
-from stageflow_durable.idempotency.store import Claimed, RunAnswer
+from stageflow_durable.idempotency.rules import verdict
+from stageflow_durable.idempotency.store import Claimed, RunAnswer, Standing
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.idempotency_keys import (
@@ -86,26 +85,26 @@ class Leases:
         """Take the key for ``lease`` seconds, to be remembered ``ttl`` seconds at least, or say what stands in the
         way.
         """
-        terms = {"owner": owner, "lease": lease, "ttl": max(lease, ttl), "now": now}
-        given = {**this_key(scope, key), **terms, "fingerprint": fingerprint, "params": params}
-        while True:
-            fence, moment, found = self._look(given)
-            standing = None if found is None else verdict(found, moment, fingerprint, params)
+        given: dict[str, Any] = this_key(scope, key) | {
+            "fingerprint": fingerprint,
+            "params": params,
+            "owner": owner,
+            "lease": lease,
+            "ttl": max(lease, ttl),
+            "now": now,
+        }
+        singles, is_sqlite = self._singles, self._singles.is_sqlite
+        taken: list[tuple[Any, ...]] = []
+        if is_sqlite:
+            found = singles.rows(_find(is_sqlite), given)
+        else:
+            taken, found = singles.either(_add(), _find(is_sqlite), given)
+        while not taken:
+            standing = _standing(found, fingerprint, params)
             if standing is not None:
                 return standing
-            fence = fence or self._take(given)
-            if fence is not None:
-                return Claimed(fence)
-
-    def _look(self, given: Given) -> tuple[int | None, float, KeyRecord | None]:
-        """The fence of a key that nobody had, the time, and what was there before."""
-        is_sqlite = self._singles.is_sqlite
-        for fence, now, *found in self._singles.rows(_find() if is_sqlite else _find_or_take(), given):
-            return fence, now, None if found[0] is None else record_of(found)
-        return None, 0.0, None
-
-    def _take(self, given: Given) -> int | None:
-        return next((fence for (fence,) in self._singles.rows(_take(self._singles.is_sqlite), given)), None)
+            taken, found = singles.either(_take(is_sqlite), _find(is_sqlite), given)
+        return Claimed(taken[0][0])
 
     def renew(self, scope: Scope, key: str, fence: int, lease: float) -> bool:
         """Extend the lease to ``lease`` seconds from now. False: the fence is no longer the owner's."""
@@ -131,6 +130,14 @@ class Leases:
 
 # --- claiming ---------------------------------------------------------------------------------------------------------
 
+
+def _standing(found: list[tuple[Any, ...]], fingerprint: str, params: str | None) -> Standing | None:
+    if not found:
+        return None
+    ((now, *record),) = found
+    return verdict(record_of(record), now, fingerprint, params)
+
+
 _FINGERPRINT = bindparam("fingerprint", type_=String())
 _HOLDER: dict[str, Any] = {
     **dict(zip(("client_id", "operation", "key"), ADDRESS, strict=True)),
@@ -144,20 +151,15 @@ _HOLDER: dict[str, Any] = {
 }
 
 
-@lru_cache(maxsize=1)
-def _find() -> Statement:
-    return Statement(select(null(), NOW, *RECORD).where(THIS), is_sqlite=True)
+@lru_cache(maxsize=2)
+def _find(is_sqlite: bool) -> Statement:
+    return Statement(select(NOW, *RECORD).where(THIS), is_sqlite=is_sqlite)
 
 
 @lru_cache(maxsize=1)
-def _find_or_take() -> Statement:
-    there = select(*RECORD).where(THIS).cte("there")
-    holder = select(*_HOLDER.values()).where(~exists(select(there.c.fence)))
-    new = postgresql.insert(idempotency_keys).from_select(list(_HOLDER), holder).on_conflict_do_nothing()
-    taken = new.returning(KEYS.fence).cte("taken")
-    always = select(literal_column("1")).subquery("always")
-    both = always.outerjoin(there, true()).outerjoin(taken, true())
-    return Statement(select(taken.c.fence, NOW, *there.c).select_from(both), is_sqlite=False)
+def _add() -> Statement:
+    new = postgresql.insert(idempotency_keys).values(_HOLDER).on_conflict_do_nothing()
+    return Statement(new.returning(KEYS.fence), is_sqlite=False)
 
 
 @lru_cache(maxsize=2)

@@ -8,9 +8,8 @@ and giving it back cost as much as the statement: where statements may be prepar
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError
@@ -19,7 +18,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state.database import CONNECT_SECONDS, Database, translated
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.own import Own, opened
-from stageflow_durable.state.wire import Wire
+from stageflow_durable.state.wire import Rows, Wire
 
 MOST = 25
 """Connections at once, as many as the pool has; who finds all in use waits."""
@@ -38,17 +37,26 @@ class Singles:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._connections = Connections(database)
+        self._errors = _Errors(database)
+        self._prepares = database.prepares
         self.is_sqlite = database.is_sqlite
 
-    def rows(self, statement: Statement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def rows(self, statement: Statement, given: Mapping[str, Any]) -> Rows:
         """Run it; returns its rows."""
-        if self._database.prepares:
+        if self._prepares:
             return self._below_cursors(lambda wire: wire.rows(statement.prepared, given))
         return self._by_cursor(statement, given, lambda cursor: cursor.fetchall())
 
+    def either(self, first: Statement, second: Statement, given: Mapping[str, Any]) -> tuple[Rows, Rows]:
+        """Run the first and, where it has no rows, the second; returns the rows of both."""
+        if self._prepares:
+            return self._below_cursors(lambda wire: wire.either(first.prepared, second.prepared, given))
+        rows = self.rows(first, given)
+        return rows, [] if rows else self.rows(second, given)
+
     def touched(self, statement: Statement, given: Mapping[str, Any]) -> bool:
         """Run it; returns whether it touched a row."""
-        if self._database.prepares:
+        if self._prepares:
             return self._below_cursors(lambda wire: wire.touched(statement.prepared, given) > 0)
         return self._by_cursor(statement, given, lambda cursor: bool(cursor.rowcount > 0))
 
@@ -57,11 +65,11 @@ class Singles:
         self._connections.close()
 
     def _below_cursors(self, do: Callable[[Wire], T]) -> T:
-        with translated(), self._errors():
+        with translated(), self._errors:
             return self._connections.use(do)
 
     def _by_cursor(self, statement: Statement, given: Mapping[str, Any], read: Callable[[Any], T]) -> T:
-        with translated(), self._errors():
+        with translated(), self._errors:
             pooled: Any = self._database.engine.raw_connection()
             try:
                 found = read(pooled.driver_connection.execute(statement.sql, statement.values(given)))
@@ -73,13 +81,21 @@ class Singles:
             pooled.close()
             return found
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        """Gives the driver's errors SQLAlchemy's types."""
+
+class _Errors:
+    """Gives a driver's errors SQLAlchemy's types."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            return
         dbapi: Any = self._database.engine.dialect.dbapi
-        try:
-            yield
-        except dbapi.Error as error:
+        if isinstance(error, dbapi.Error):
             raise DBAPIError.instance("", {}, error, dbapi.Error) from error
 
 
@@ -93,15 +109,19 @@ class Connections:
     def _renew(self) -> None:
         self._pid = os.getpid()
         self._kept: list[Own] = []
-        self._free = threading.BoundedSemaphore(MOST)
+        self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore, without what threading's do in Python
+        for _ in range(MOST):
+            self._free.put(None)
 
     def use(self, do: Callable[[Wire], T]) -> T:
         """Run one statement over a connection. Raises psycopg's errors, and StoreUnavailable when none is free."""
         if self._pid != os.getpid():  # the parent's connections are the parent's, and so are those who wait for one
             self._renew()
         kept, free = self._kept, self._free
-        if not free.acquire(timeout=CONNECT_SECONDS):
-            raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?")
+        try:
+            free.get(timeout=CONNECT_SECONDS)
+        except Empty:
+            raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?") from None
         try:
             connection = self._take(kept)
             try:
@@ -112,7 +132,7 @@ class Connections:
             self._give(kept, connection)
             return answer
         finally:
-            free.release()
+            free.put(None)
 
     def _take(self, kept: list[Own]) -> Own:
         while kept:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import select
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Boolean, Double, Integer
 from sqlalchemy.dialects import postgresql
 
 from stageflow_durable.state.bounded import ANSWER_SECONDS, silence
+
+Rows: TypeAlias = list[tuple[Any, ...]]
 
 _TEXT = 25
 
@@ -28,7 +30,7 @@ class ServerStatement:
     keep the values they were written with.
     """
 
-    __slots__ = ("_order", "_reads", "name", "sql", "types")
+    __slots__ = ("_columns", "_order", "name", "sql", "types")
 
     def __init__(self, element: Any) -> None:
         made: Any = postgresql.dialect  # its constructor has no types
@@ -41,7 +43,7 @@ class ServerStatement:
             (name, compiled.params[name], written)
             for name, (_oid, written) in zip(compiled.positiontup, kinds, strict=True)
         ]
-        self._reads = [_reader(column.type) for column in element.exported_columns]
+        self._columns = tuple(enumerate(_reader(column.type) for column in element.exported_columns))
 
     def values(self, given: Mapping[str, Any]) -> list[bytes | None]:
         """The parameters as they are sent: text, in their order. Raises psycopg's DataError."""
@@ -55,9 +57,9 @@ class ServerStatement:
             raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
         return values
 
-    def rows(self, answer: Any) -> list[tuple[Any, ...]]:
+    def rows(self, answer: Any) -> Rows:
         """The rows of an answer, as far as they are known columns: those of a SELECT or a RETURNING."""
-        columns, value = tuple(enumerate(self._reads)), answer.get_value
+        columns, value = self._columns, answer.get_value
         return [
             # By way of a list, which takes less than a generator: a run has many columns.
             tuple([None if (sent := value(row, number)) is None else read(sent) for number, read in columns])
@@ -69,6 +71,9 @@ class Wire:
     """One connection of psycopg, used below its cursors, while it is in no transaction."""
 
     def __init__(self, connection: Any) -> None:
+        from psycopg import pq
+
+        self._good = (int(pq.ExecStatus.COMMAND_OK), int(pq.ExecStatus.TUPLES_OK))
         self._pg = connection.pgconn
         self._encoding = connection.info.encoding
         self._known: set[bytes] = set()
@@ -80,21 +85,26 @@ class Wire:
         """Run it in a transaction of its own; returns how many rows it touched. Raises psycopg's errors."""
         return self._answer(statement, given).command_tuples or 0
 
-    def rows(self, statement: ServerStatement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    def rows(self, statement: ServerStatement, given: Mapping[str, Any]) -> Rows:
         """Run it in a transaction of its own; returns its rows. Raises psycopg's errors."""
         return statement.rows(self._answer(statement, given))
+
+    def either(self, first: ServerStatement, second: ServerStatement, given: Mapping[str, Any]) -> tuple[Rows, Rows]:
+        """Run the first and, where it has no rows, the second, each in a transaction of its own; returns the rows of
+        both. Raises psycopg's errors.
+        """
+        rows = self.rows(first, given)
+        return rows, [] if rows else self.rows(second, given)
 
     def _answer(self, statement: ServerStatement, given: Mapping[str, Any]) -> Any:
         values = statement.values(given)
         if statement.name not in self._known:
-            self._ask(lambda: self._pg.send_prepare(statement.name, statement.sql, statement.types))
+            self._ask(self._pg.send_prepare, statement.name, statement.sql, statement.types)
             self._known.add(statement.name)
-        return self._ask(lambda: self._pg.send_query_prepared(statement.name, values))
+        return self._ask(self._pg.send_query_prepared, statement.name, values)
 
-    def _ask(self, send: Callable[[], None]) -> Any:
-        from psycopg import errors, pq
-
-        send()
+    def _ask(self, send: Callable[..., None], *given: object) -> Any:
+        send(*given)
         while self._pg.flush():  # more than the socket takes at once
             self._wait(self._writing)
             self._pg.consume_input()
@@ -104,7 +114,9 @@ class Wire:
         answer = self._pg.get_result()
         while self._pg.get_result() is not None:  # the end of the answer is an answer too
             pass
-        if answer.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK):
+        if answer.status not in self._good:
+            from psycopg import errors
+
             raise errors.error_from_result(answer, encoding=self._encoding)
         return answer
 

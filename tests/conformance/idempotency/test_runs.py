@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy import text
 
 from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.errors import FenceLost, IdempotencyConflict, IdempotencyParamMismatch, InvalidKey
@@ -18,7 +17,7 @@ from stageflow_durable.state import idempotency_keys as keys
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from tests.conformance.idempotency.backends import LONG, SCOPE, Backend
-from tests.services.process import eventually
+from tests.conformance.idempotency.waiting import until_somebody_waits
 
 DAY = 86_400.0
 NOW = 1_900_000_000.0
@@ -242,7 +241,7 @@ def test_given_two_runs_that_claim_at_once_then_the_second_waits_for_the_first_t
             )
             answer = pool.submit(second)
             waiting.wait(5)
-            _until_somebody_waits(postgres_database)
+            until_somebody_waits(postgres_database)
         assert isinstance(answer.result(5), HeldByRun)
 
 
@@ -256,7 +255,7 @@ def test_given_two_runs_that_claim_at_once_when_the_first_rolls_back_then_the_se
                 connection, SCOPE, "order-1", fingerprint(runs.params), None, "run-1", "charge", ttl_seconds=DAY
             )
             answer = pool.submit(runs.claim, "run-2")
-            _until_somebody_waits(postgres_database)
+            until_somebody_waits(postgres_database)
             connection.rollback()
         assert isinstance(answer.result(5), Claimed)
 
@@ -290,14 +289,3 @@ def test_given_the_store_then_it_prunes_by_the_database_clock(outsider: Backend,
     with runs.database.transaction() as connection:
         keys.finish_for_run(connection, SCOPE, "old", "run-1", "charge", "1", ttl_seconds=1, now=1.0)
     assert store.prune() == 1
-
-
-def _until_somebody_waits(database: Database) -> None:
-    def somebody() -> bool:
-        with database.read() as connection:  # a new transaction: within one, the view does not change
-            return bool(connection.execute(waiting).scalar_one())
-
-    waiting = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    eventually(somebody, what="the second claim waits for a lock")

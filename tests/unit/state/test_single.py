@@ -113,6 +113,30 @@ def test_given_a_statement_that_is_refused_then_the_error_has_its_type_and_nothi
     assert singles.rows(ALL, {}) == VALUES[:1]
 
 
+def test_given_two_statements_when_the_first_has_rows_then_the_second_is_not_run(singles: Singles) -> None:
+    assert singles.either(ADD, ADD, given(VALUES[0])) == (VALUES[:1], []), "twice would be refused"
+    none = Statement(select(THINGS).where(THINGS.c.id == 0), is_sqlite=False)
+    assert singles.either(none, ALL, {}) == ([], VALUES[:1])
+
+
+def test_given_two_statements_when_the_second_is_refused_then_it_has_its_type_and_the_next_works(
+    singles: Singles,
+) -> None:
+    none = Statement(select(THINGS).where(THINGS.c.id == 0), is_sqlite=False)
+    singles.touched(ADD, given(VALUES[0]))
+    with pytest.raises(IntegrityError):
+        singles.either(none, ADD, given(VALUES[0]))
+    assert singles.rows(ALL, {}) == VALUES[:1]
+
+
+def test_given_more_refusals_than_connections_then_no_place_is_lost(database: Database, singles: Singles) -> None:
+    singles.touched(ADD, given(VALUES[0]))
+    for _ in range(MOST + 1):
+        with pytest.raises(IntegrityError):
+            singles.touched(ADD, given(VALUES[0]))
+    assert singles.rows(ALL, {}) == VALUES[:1]
+
+
 def test_given_a_database_whose_default_is_another_isolation_then_a_statement_has_ours(
     database: Database, singles: Singles
 ) -> None:
@@ -134,11 +158,14 @@ def test_given_connections_that_the_server_ended_then_the_next_statement_goes_ov
     assert after != before
 
 
+@pytest.mark.parametrize("second", [False, True], ids=["alone", "the second of two"])
 def test_given_a_statement_that_was_interrupted_when_another_follows_then_it_goes_over_a_new_connection(
-    singles: Singles,
+    singles: Singles, second: bool
 ) -> None:
     class Interrupted(BaseException):
         pass
+
+    slow = number("1 FROM pg_sleep(5)")
 
     def interrupt(_number: int, _frame: object) -> None:
         raise Interrupted
@@ -148,7 +175,7 @@ def test_given_a_statement_that_was_interrupted_when_another_follows_then_it_goe
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     try:
         with pytest.raises(Interrupted):
-            singles.rows(number("1 FROM pg_sleep(5)"), {})
+            singles.either(ALL, slow, {}) if second else singles.rows(slow, {})
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
