@@ -1,12 +1,13 @@
-"""Creating many runs: for each thousand a statement a table, whose rows are one JSON parameter.
+"""Creating many runs: for each thousand a statement a table. A column that is the same in all rows is one parameter,
+and so is one that differs: the JSON text of its values.
 
-A row as parameters of its own costs the caller more than it costs the database; as text of a list it costs neither.
+A row as parameters of its own costs the caller more than it costs the database; as part of a text it costs neither.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,11 +22,8 @@ from sqlalchemy import (
     and_,
     bindparam,
     cast,
-    column,
     delete,
     func,
-    insert,
-    literal,
     select,
     true,
 )
@@ -33,23 +31,23 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.codec import decode, differing_fields
 from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy, StageflowError
-from stageflow_durable.model.status import Phase, RunStatus, StrandState
-from stageflow_durable.state.audit import GENESIS
+from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.fast import GIVEN
-from stageflow_durable.state.runs import Created, NewRun, accepted, first_nudges, queue_of
+from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, strands_of
 from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 Answer = Created | StageflowError
 Key = tuple[str, str, str]
 """Client, pipeline and key."""
 
+Columns = Mapping[str, Sequence[Any]]
+"""Rows of a table: of each column all values."""
+
 PART = 1000
 """Runs of one statement: the database gives a statement a time, and a transaction may have many."""
 
 _CLOCK = select(now())
-_GIVEN = ("id", *GIVEN, "head")
-_AT = bindparam("at", type_=Double)  # apart: SQLite reads a number in JSON to the last but one digit only
+_KEY = ("client_id", "pipeline", "key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,30 +130,39 @@ def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, 
 
 def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key: bytes) -> dict[str, str]:
     """Insert what is not there; returns the heads of what was inserted by id."""
-    is_sqlite = connection.dialect.name == "sqlite"
     sealed = {new.id: accepted(new, at, audit_key) for new in news}
-    rows = [_row(new, sealed[new.id].mac) for new in news]
-    made = set(connection.execute(_insert_runs(is_sqlite), {"rows": _text(rows), "at": at}).scalars())
+    made = set(_add(connection, runs, _columns([columns_of(new, at, sealed[new.id]) for new in news])).scalars().all())
     made -= _unburied(connection, [new for new in news if new.key is not None and new.id in made])
-    if not made:
-        return {}
     fresh = [new for new in news if new.id in made]
-    begun = [{"run": new.id, "strand": root, "queue": queue_of(new, root)} for new in fresh for root in new.plan.roots]
-    connection.execute(_insert_strands(is_sqlite), {"rows": _text(begun), "at": at})
-    told = [{"run": new.id, "data": sealed[new.id].data, "mac": sealed[new.id].mac} for new in fresh]
-    connection.execute(_insert_events(is_sqlite), {"rows": _text(told), "at": at})
-    return {run: sealed[run].mac for run in made}
+    if fresh:
+        _add(connection, strands, _columns([strand for new in fresh for strand in strands_of(new, at)]))
+        told = zip(*(sealed[new.id] for new in fresh), strict=True)
+        _add(connection, events, dict(zip(EventRow._fields, told, strict=True)))
+    return {new.id: sealed[new.id].mac for new in fresh}
 
 
-def _row(new: NewRun, head: str) -> dict[str, Any]:
-    plan = new.plan
-    given = (new.id, new.client_id, plan.pipeline, plan.version, new.key, new.fingerprint, plan.digest, new.input)
-    rest = (plan.schema, new.metadata, new.queue, new.priority, new.deadline, head)
-    return dict(zip(_GIVEN, (*given, *rest), strict=True))
+def _columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
-def _text(rows: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
+def _add(connection: Connection, table: Table, columns: Columns) -> Any:
+    apart, given = _parameters(connection, columns)
+    return connection.execute(_insertion(connection.dialect.name == "sqlite", table, tuple(columns), apart), given)
+
+
+def _parameters(connection: Connection, columns: Columns) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The columns that differ, and the parameters: of each its values, of each other its one value. SQLite gets rows,
+    for it cannot go along several lists at once.
+    """
+    apart = tuple(name for name, values in columns.items() if values.count(values[0]) < len(values))
+    given = {name: values[0] for name, values in columns.items() if name not in apart}
+    if connection.dialect.name == "sqlite":
+        return apart, given | {"rows": _text(list(zip(*(columns[name] for name in apart), strict=True)))}
+    return apart, given | {name: _text(columns[name]) for name in apart}
+
+
+def _text(values: Sequence[Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
 def _unburied(connection: Connection, made: Sequence[NewRun]) -> set[str]:
@@ -176,9 +183,10 @@ def _holders(connection: Connection, missing: Sequence[NewRun]) -> dict[Key, _He
 
 
 def _by_key(connection: Connection, news: Sequence[NewRun], table: Table) -> dict[Key, _Held]:
-    named = [{"client_id": new.client_id, "pipeline": new.plan.pipeline, "key": new.key} for new in news]
-    statement = _holding(connection.dialect.name == "sqlite", table)
-    return {(row[0], row[1], row[2]): _Held(*row[3:]) for row in connection.execute(statement, {"rows": _text(named)})}
+    named = [(new.client_id, new.plan.pipeline, new.key) for new in news]
+    apart, given = _parameters(connection, dict(zip(_KEY, zip(*named, strict=True), strict=True)))
+    found = connection.execute(_holding(connection.dialect.name == "sqlite", table, apart), given).all()
+    return {(row[0], row[1], row[2]): _Held(*row[3:]) for row in found}
 
 
 def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
@@ -194,15 +202,22 @@ def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
 # --- statements -------------------------------------------------------------------------------------------------------
 
 
-def _rows_of(table: Table, names: Iterable[str], *, is_sqlite: bool) -> dict[str, Any]:
-    """Columns of the rows in the parameter, with the types of ``table``'s."""
-    rows = bindparam("rows", type_=Text)
-    if is_sqlite:
-        each = func.json_each(rows).table_valued("value")
-        return {name: func.json_extract(each.c.value, f"$.{name}") for name in names}
-    typed = [column(name, _plain(table.c[name].type)) for name in names]
-    given = func.json_to_recordset(cast(rows, JSON)).table_valued(*typed, name="given").render_derived(with_types=True)
-    return {name: given.c[name] for name in names}
+def _values(is_sqlite: bool, table: Table, names: Sequence[str], apart: Sequence[str]) -> dict[str, Any]:
+    """Columns of the rows in the parameters, with the types of ``table``'s; ``apart``: those that differ."""
+    kinds = {name: _plain(table.c[name].type) for name in names}
+    same = {name: bindparam(name, type_=kinds[name]) for name in names if name not in apart}
+    return same | (_apart_on_sqlite(apart) if is_sqlite else _apart_on_postgresql(apart, kinds))
+
+
+def _apart_on_sqlite(names: Sequence[str]) -> dict[str, Any]:
+    each = func.json_each(bindparam("rows", type_=Text)).table_valued("value")
+    return {name: func.json_extract(each.c.value, f"$[{place}]") for place, name in enumerate(names)}
+
+
+def _apart_on_postgresql(names: Sequence[str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    lists = [func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)).label(name) for name in names]
+    given = select(*lists).subquery("given")  # functions in a SELECT go along their lists together
+    return {name: cast(given.c[name], kinds[name]) for name in names}
 
 
 def _plain(kind: Any) -> Any:
@@ -210,38 +225,18 @@ def _plain(kind: Any) -> Any:
     return kind if isinstance(kind, Integer | Double) else Text()
 
 
-@lru_cache(maxsize=2)
-def _insert_runs(is_sqlite: bool) -> Any:
-    rows = _rows_of(runs, _GIVEN, is_sqlite=is_sqlite)
-    fixed = {"phase": Phase.FORWARD, "status": RunStatus.PENDING}
-    values = rows | {name: literal(str(value)) for name, value in fixed.items()}
-    values |= {"seq": literal(1), "created_at": _AT, "updated_at": _AT}
-    order = [rows[name] if is_sqlite else rows[name].collate("C") for name in ("client_id", "pipeline", "key")]
+@lru_cache(maxsize=64)
+def _insertion(is_sqlite: bool, table: Table, names: tuple[str, ...], apart: tuple[str, ...]) -> Any:
+    values = _values(is_sqlite, table, names, apart)
+    order = [values[name] if is_sqlite else values[name].collate("C") for name in _KEY if name in apart]
     picked = select(*values.values()).where(true()).order_by(*order)  # as Python sorts: over all parts it is one order
-    inserted = (sqlite if is_sqlite else postgresql).insert(runs).from_select(list(values), picked)
-    return inserted.on_conflict_do_nothing().returning(runs.c.id)
+    inserted = (sqlite if is_sqlite else postgresql).insert(table).from_select(list(values), picked)
+    return inserted.on_conflict_do_nothing().returning(runs.c.id) if table is runs else inserted
 
 
-@lru_cache(maxsize=2)
-def _insert_strands(is_sqlite: bool) -> Any:
-    rows = _rows_of(strands, ("run", "strand", "queue"), is_sqlite=is_sqlite)
-    fixed = {"direction": literal(str(Phase.FORWARD)), "state": literal(str(StrandState.READY)), "published_at": _AT}
-    values = rows | {"stage": rows["strand"]} | fixed
-    return insert(strands).from_select(list(values), select(*values.values()))
-
-
-@lru_cache(maxsize=2)
-def _insert_events(is_sqlite: bool) -> Any:
-    rows = _rows_of(events, ("run", "data", "mac"), is_sqlite=is_sqlite)
-    values = rows | {"seq": literal(1), "type": literal("run.accepted"), "at": _AT, "previous": literal(GENESIS)}
-    return insert(events).from_select(list(values), select(*values.values()))
-
-
-@lru_cache(maxsize=4)
-def _holding(is_sqlite: bool, table: Table) -> Any:
-    keys = ("client_id", "pipeline", "key")
-    rows = _rows_of(table, keys, is_sqlite=is_sqlite)
-    whose = [table.c[name] for name in keys]
+@lru_cache(maxsize=64)
+def _holding(is_sqlite: bool, table: Table, apart: tuple[str, ...]) -> Any:
+    values = _values(is_sqlite, table, _KEY, apart)
     holder = ["run", "fingerprint"] if table is tombstones else ["id", "fingerprint", "input"]
-    same = and_(*(table.c[name] == rows[name] for name in keys))
-    return select(*whose, *(table.c[name] for name in holder)).where(same)
+    same = and_(*(table.c[name] == values[name] for name in _KEY))
+    return select(*(table.c[name] for name in (*_KEY, *holder))).where(same)

@@ -71,7 +71,7 @@ def create(connection: Connection, new: NewRun, audit_key: bytes) -> Created:
     event = accepted(new, clock, audit_key)
     if not insert_run(connection, new, clock, event):
         return existing(connection, new)
-    _INSERT_STRANDS.many(connection, _strands(new, clock))
+    _INSERT_STRANDS.many(connection, strands_of(new, clock))
     _INSERT_EVENT.run(connection, **event._asdict())
     return Created(new.id, False, first_nudges(new))
 
@@ -133,7 +133,8 @@ def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
     }
 
 
-def _strands(new: NewRun, clock: float) -> list[dict[str, Any]]:
+def strands_of(new: NewRun, clock: float) -> list[dict[str, Any]]:
+    """The strands that a fresh run starts with, each to be published at once."""
     return [
         {
             "run": new.id,
