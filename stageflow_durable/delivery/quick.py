@@ -31,6 +31,7 @@ KINDS = 200
 """Templates that are kept: one a queue and priority."""
 
 _AWAY = (OperationalError, RedisError, OSError)
+_VARIANT = {digit: "89ab"[number % 4] for number, digit in enumerate("0123456789abcdef")}
 
 
 class QuickPublisher:
@@ -66,16 +67,18 @@ class QuickPublisher:
                 self._wires.ask("LPUSH", key, *texts[start : start + self._batch])
 
     def _filled(self, nudges: tuple[Nudge, ...]) -> dict[str, list[str]]:
-        parent, reply_to = get_current_worker_task(), self._app.thread_oid
+        if self._pid != os.getpid():  # the parent's name is in each of them
+            self._templates, self._pid = {}, os.getpid()
+        (root, sender), reply_to = _sender(), self._app.thread_oid
         filled = defaultdict(list)
         for nudge in nudges:
-            template = self._template(nudge)
-            filled[template.key].append(template.fill(_blanks(nudge, parent, reply_to)))
+            template, (task, tag) = self._template(nudge), _uuids()
+            # Marked as the first link of the chain that Celery would carry.
+            link = nudge.run_id, nudge.strand, nudge.gen, nudge.marked(0)
+            filled[template.key].append(template.fill(Blanks(*link, task, root or task, sender, reply_to, tag)))
         return filled
 
     def _template(self, nudge: Nudge) -> Template:
-        if self._pid != os.getpid():  # the parent's name is in each of them
-            self._templates, self._pid = {}, os.getpid()
         kind = nudge.queue, nudge.priority
         template = self._templates.get(kind)  # once: another thread may clear them
         if template is None:
@@ -109,16 +112,17 @@ class QuickPublisher:
         self._wires.close()
 
 
-def _blanks(nudge: Nudge, parent: Any, reply_to: str) -> Blanks:
-    task, tag = _uuid(), _uuid()
-    request = None if parent is None else parent.request
-    root, sender = (task, None) if request is None else (request.root_id or request.id, request.id)
-    # Marked as the first link of the chain that Celery would carry.
-    return Blanks(nudge.run_id, nudge.strand, nudge.gen, nudge.marked(0), task, root, sender, reply_to, tag)
+def _sender() -> tuple[str | None, str | None]:
+    """The root and the id of the task that sends; None where none does."""
+    task = get_current_worker_task()
+    request = None if task is None else task.request
+    return (None, None) if request is None else (request.root_id or request.id, request.id)
 
 
-def _uuid() -> str:
-    """A random one, as Celery's ids are; by way of the module it takes three times as long, twice a message."""
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) % 4]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+def _uuids() -> tuple[str, str]:
+    """Two random ones, as Celery's ids are; by way of the module they take three times as long, at every message."""
+    d = os.urandom(32).hex()
+    return (
+        f"{d[:8]}-{d[8:12]}-4{d[13:16]}-{_VARIANT[d[16]]}{d[17:20]}-{d[20:32]}",
+        f"{d[32:40]}-{d[40:44]}-4{d[45:48]}-{_VARIANT[d[48]]}{d[49:52]}-{d[52:]}",
+    )

@@ -8,14 +8,15 @@ quite different ids, comes out of it letter by letter.
 from __future__ import annotations
 
 import json
+import re
 from base64 import b64decode
 from binascii import b2a_base64
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from json.encoder import encode_basestring_ascii as _quoted
+from operator import itemgetter
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import celery.app.base
 import celery.app.task
@@ -35,8 +36,7 @@ _ELSEWHERE = ("task_always_eager", "task_routes", "task_send_sent_event", "task_
 """Settings under which Celery does more at each message than fill in ids."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blanks:
+class Blanks(NamedTuple):  # a tuple: one is made of each message
     """What differs between two messages of one queue and priority. ``parent``: the task that sends it, or None."""
 
     run_id: str
@@ -51,23 +51,21 @@ class Blanks:
 
     def arguments(self) -> tuple[str, str, int, str]:
         """The task's."""
-        return self.run_id, self.strand, self.gen, self.mark
+        return self[:4]
 
     def argsrepr(self) -> str:
         """What logs and monitors show of them."""
         return f"({self.run_id!r}, {self.strand!r})"
 
-    def inner(self) -> dict[str, str]:
+    def inner(self) -> tuple[str, ...]:
         """Of the body, each as JSON text."""
-        return {"run_id": _quoted(self.run_id), "strand": _quoted(self.strand), "gen": str(self.gen),
-                "mark": _quoted(self.mark)}  # fmt: skip
+        return _quoted(self.run_id), _quoted(self.strand), str(self.gen), _quoted(self.mark)
 
-    def outer(self) -> dict[str, str]:
-        """Of what is around the body, each as JSON text."""
-        return {"task": _quoted(self.task), "root": _quoted(self.root),
-                "parent": "null" if self.parent is None else _quoted(self.parent),
-                "reply_to": _quoted(self.reply_to), "tag": _quoted(self.tag),
-                "argsrepr": _quoted(self.argsrepr())}  # fmt: skip
+    def outer(self, body: str) -> tuple[str, ...]:
+        """Of the whole message, each as JSON text."""
+        parent = "null" if self.parent is None else _quoted(self.parent)
+        ids = _quoted(self.task), _quoted(self.root), parent, _quoted(self.reply_to), _quoted(self.tag)
+        return *ids, _quoted(self.argsrepr()), body
 
 
 class Template:
@@ -78,20 +76,28 @@ class Template:
     def __init__(self, key: str, text: str, made_of: Blanks) -> None:
         self.key = key
         body: str = json.loads(text)["body"]
-        self._body = _with_blanks(b64decode(body, validate=True).decode(), made_of.inner())
-        self._text = _with_blanks(text, {**made_of.outer(), "body": json.dumps(body)})
+        self._body = _Form(b64decode(body, validate=True).decode(), made_of.inner())
+        self._text = _Form(text, made_of.outer(json.dumps(body)))
 
     def fill(self, blanks: Blanks) -> str:
         """One message."""
-        body = b2a_base64((self._body % blanks.inner()).encode(), newline=False).decode()
-        return self._text % {**blanks.outer(), "body": f'"{body}"'}
+        body = b2a_base64(self._body.filled(blanks.inner()).encode(), newline=False).decode()
+        return self._text.filled(blanks.outer(f'"{body}"'))
 
 
-def _with_blanks(text: str, values: Mapping[str, str]) -> str:
-    text = text.replace("%", "%%")
-    for name, value in values.items():
-        text = text.replace(value, f"%({name})s")
-    return text
+class _Form:
+    """A text in pieces, every second of which is a blank."""
+
+    __slots__ = ("_pick", "_pieces")
+
+    def __init__(self, text: str, values: Sequence[str]) -> None:
+        self._pieces = re.split(f"({'|'.join(map(re.escape, values))})", text)
+        self._pick = itemgetter(*map(values.index, self._pieces[1::2]))
+
+    def filled(self, values: Sequence[str]) -> str:
+        pieces = self._pieces.copy()
+        pieces[1::2] = self._pick(values)
+        return "".join(pieces)
 
 
 class Unlike(Exception):  # an answer between two functions, no error of ours
@@ -126,7 +132,7 @@ def _sample(
     )
     key, text = taken.only()
     tag = json.loads(text)["properties"]["delivery_tag"]
-    return key, text, replace(blanks, tag=tag)
+    return key, text, blanks._replace(tag=tag)
 
 
 def _letters() -> Blanks:
