@@ -8,7 +8,7 @@ database's TEXT column takes it as it is.
 
 from __future__ import annotations
 
-from stageflow_durable.codec.canonical import canonical, differing_fields, fingerprint
+from stageflow_durable.codec.canonical import canonical, differing_fields, encode_and_fingerprint, fingerprint
 from stageflow_durable.codec.enums import register_enum
 from stageflow_durable.codec.frozen import FrozenDict, FrozenList, FrozenSet, freeze
 from stageflow_durable.codec.plain import MAX_DEPTH, plain
@@ -25,6 +25,7 @@ __all__ = [
     "decode",
     "differing_fields",
     "encode",
+    "encode_and_fingerprint",
     "fingerprint",
     "freeze",
     "plain",

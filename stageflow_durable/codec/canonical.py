@@ -8,7 +8,6 @@ whichever enums are registered where.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from decimal import Decimal
@@ -19,14 +18,23 @@ from typing import Any, TypeGuard
 
 from stageflow_durable.codec.frozen import FrozenDict, FrozenList
 from stageflow_durable.codec.plain import plain, step
-from stageflow_durable.codec.writing import JSON_ATOMS, TAG, is_object, quick_text, tagged
+from stageflow_durable.codec.writing import (
+    JSON_ATOMS,
+    TAG,
+    encode,
+    is_object,
+    json_writer,
+    quick_text,
+    tagged,
+    write_json,
+)
 
 _MOST_FIELDS = 10
 _MISSING = object()
 _WHOLE = "value"
 _EXACT_ATOMS: frozenset[type] = JSON_ATOMS - {float}  # a float may have to become an integer
 
-_write_sorted = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode
+_write_sorted = json_writer(sort_keys=True)
 
 
 def canonical(value: object) -> bytes:
@@ -34,17 +42,29 @@ def canonical(value: object) -> bytes:
 
     Accepts what ``encode`` accepts and raises :class:`UnsavableValue` likewise.
     """
-    text = (
-        quick_text(value, _EXACT_ATOMS, _write_sorted)
-        or quick_text(value, JSON_ATOMS, lambda json_only: _write_sorted(_settled(json_only)))
-        or _write_sorted(_tree(value))
-    )
-    return text.encode("ascii")
+    return (quick_text(value, _EXACT_ATOMS, _write_sorted) or _settled_text(value)).encode("ascii")
 
 
 def fingerprint(value: object) -> str:
     """Return the SHA-256 of ``canonical(value)``, 64 hexadecimal digits."""
-    return sha256(canonical(value)).hexdigest()
+    return _digest(canonical(value))
+
+
+def encode_and_fingerprint(value: object) -> tuple[str, str]:
+    """Return ``encode(value)`` and ``fingerprint(value)``: what both look for is looked for once."""
+    text = quick_text(value, _EXACT_ATOMS, write_json)
+    canon = _settled_text(value) if text is None else _write_sorted(value)
+    return encode(value) if text is None else text, _digest(canon.encode("ascii"))
+
+
+def _digest(canon: bytes) -> str:
+    return sha256(canon).hexdigest()
+
+
+def _settled_text(value: object) -> str:
+    """Of what has several ways to be written."""
+    quick = quick_text(value, JSON_ATOMS, lambda json_only: _write_sorted(_settled(json_only)))
+    return quick or _write_sorted(_tree(value))
 
 
 def differing_fields(a: object, b: object) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # typeshed lacks one
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -155,6 +156,21 @@ _WRITERS: dict[type, Callable[[Any], object]] = {
     _PATH: lambda value: _tag("path", _str(str(value))),
 }
 
-# ASCII: NUL and lone surrogates are escapes in the text, so every database takes it. Cycles are found by depth before.
-write_json = json.JSONEncoder(check_circular=False, allow_nan=False, separators=(",", ":"), default=tagged).encode
+
+def json_writer(default: Callable[[Any], object] | None = None, *, sort_keys: bool = False) -> Callable[[object], str]:
+    """What writes compact ASCII JSON: NUL and lone surrogates are escapes, so every database takes the text. Cycles
+    have to be found before.
+
+    ``JSONEncoder.encode`` makes its encoder in C anew at every call, which takes longer than writing a small value.
+    """
+    made = json.JSONEncoder(
+        check_circular=False, allow_nan=False, separators=(",", ":"), default=default, sort_keys=sort_keys
+    )
+    if c_make_encoder is None:
+        return made.encode
+    pieces = c_make_encoder(None, made.default, encode_basestring_ascii, None, ":", ",", sort_keys, False, False)
+    return lambda value: "".join(pieces(value, 0))
+
+
+write_json = json_writer(tagged)
 _write_raw = json.JSONEncoder(check_circular=False, ensure_ascii=False, default=tagged).encode

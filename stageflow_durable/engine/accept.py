@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.codec import encode, fingerprint, plain
+from stageflow_durable.codec import encode, encode_and_fingerprint, plain
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
@@ -128,13 +128,14 @@ class Acceptor:
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
         given = checked_input(pipeline, submission.input)
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
+        text, fingerprint = encode_and_fingerprint(given)
         return NewRun(
             id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
             client_id=_name(submission.client_id, "client_id"),
             plan=pipeline.plan,
             key=key,
-            fingerprint=fingerprint(given),
-            input=within(encode(given), given, self._payload_bytes, f"input of {pipeline.name}"),
+            fingerprint=fingerprint,
+            input=within(text, given, self._payload_bytes, f"input of {pipeline.name}"),
             metadata=self._metadata(submission),
             queue=_name(submission.queue, "queue") if submission.queue else self._queue,
             priority=_priority(submission.priority),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
@@ -12,8 +13,14 @@ def new_run_id(milliseconds: int, entropy: int | None = None) -> str:
     """A ULID (26 characters of Crockford's base 32): sorts by ``milliseconds`` since the epoch; 80 random bits
     follow.
     """
-    number = (milliseconds << 80) | (secrets.randbits(80) if entropy is None else entropy)
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+    n, p = secrets.randbits(80) if entropy is None else entropy, _PAIRS
+    first = f"{p[n >> 70]}{p[n >> 60 & 1023]}{p[n >> 50 & 1023]}{p[n >> 40 & 1023]}"  # a loop takes twice as long
+    return f"{_time(milliseconds)}{first}{p[n >> 30 & 1023]}{p[n >> 20 & 1023]}{p[n >> 10 & 1023]}{p[n & 1023]}"
+
+
+@lru_cache(maxsize=1)  # many are made in a millisecond
+def _time(milliseconds: int) -> str:
+    return "".join([_PAIRS[(milliseconds >> shift) & 1023] for shift in range(40, -1, -10)])
 
 
 def is_run_id(text: str) -> bool:
