@@ -91,10 +91,14 @@ class Plan:
 
     def remaining_on_strand(self, stage: str) -> int:
         """How many stages are left on the strand, ``stage`` included: the length of the chain compiled from here."""
-        count, current = 1, stage
-        while current in self.next_on_strand:
-            current, count = self.next_on_strand[current], count + 1
-        return count
+        return self._remaining.get(stage, 1)
+
+    @cached_property
+    def _remaining(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for stage in reversed(self.stages):
+            found[stage.name] = 1 + found.get(self.next_on_strand.get(stage.name, ""), 0)
+        return found
 
     @cached_property
     def encoded(self) -> str:

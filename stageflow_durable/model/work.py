@@ -38,8 +38,7 @@ class Hint(NamedTuple):
 _HINT = re.compile(r"([0-9]{1,9}) ([0-9a-f]{64}) ([0-9a-f]{24}) (.+)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Nudge:
+class Nudge(NamedTuple):
     """What a message says: look at this strand. Never a position, never a payload; ``gen`` is the strand's fence.
 
     ``mark`` tells two publications of the same nudge apart: a message that is delivered twice carries one mark.
@@ -54,7 +53,7 @@ class Nudge:
     mark: int = 0
     links: int = 1
     priority: int | None = None
-    hint: Hint | None = field(default=None, compare=False)
+    hint: Hint | None = None
 
     def marked(self, link: int) -> str:
         """The mark of a link of its chain, as the message carries it; the first one has the hint."""

@@ -31,9 +31,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from stageflow_durable.codec import decode, differing_fields
 from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy, StageflowError
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, strands_of
+from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of, strands_of
 from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 Answer = Created | StageflowError
@@ -48,6 +49,7 @@ PART = 1000
 
 _CLOCK = select(now())
 _KEY = ("client_id", "pipeline", "key")
+_OF_PLAN = {"pipeline": "pipeline", "version": "version", "definition": "digest", "input_schema": "schema"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +133,39 @@ def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, 
 def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key: bytes) -> dict[str, str]:
     """Insert what is not there; returns the heads of what was inserted by id."""
     sealed = {new.id: accepted(new, at, audit_key) for new in news}
-    made = set(_add(connection, runs, _columns([columns_of(new, at, sealed[new.id]) for new in news])).scalars().all())
+    told = [sealed[new.id] for new in news]
+    made = set(_add(connection, runs, columns_of(news[0], at, told[0]), _runs(news, told)).scalars().all())
     made -= _unburied(connection, [new for new in news if new.key is not None and new.id in made])
     fresh = [new for new in news if new.id in made]
     if fresh:
-        _add(connection, strands, _columns([strand for new in fresh for strand in strands_of(new, at)]))
-        told = zip(*(sealed[new.id] for new in fresh), strict=True)
-        _add(connection, events, dict(zip(EventRow._fields, told, strict=True)))
+        _add(connection, strands, strands_of(fresh[0], at)[0], _strands(fresh))
+        told = [sealed[new.id] for new in fresh]
+        _add(connection, events, told[0]._asdict(), _columns(told))
     return {new.id: sealed[new.id].mac for new in fresh}
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> Columns:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _columns(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
+    """Of named tuples."""
+    return dict(zip(rows[0]._fields, zip(*rows, strict=True), strict=True))
 
 
-def _add(connection: Connection, table: Table, columns: Columns) -> Any:
+def _runs(news: Sequence[NewRun], told: Sequence[EventRow]) -> Columns:
+    columns = _columns(news)
+    plans: Sequence[Plan] = columns.pop("plan")
+    columns |= {name: [getattr(plan, of) for plan in plans] for name, of in _OF_PLAN.items()}
+    return columns | {"head": [event.mac for event in told]}
+
+
+def _strands(news: Sequence[NewRun]) -> Columns:
+    begun = [(new.id, root, root, queue_of(new, root)) for new in news for root in new.plan.roots]
+    return dict(zip(("run", "strand", "stage", "queue"), zip(*begun, strict=True), strict=True))
+
+
+def _add(connection: Connection, table: Table, first: Mapping[str, Any], columns: Columns) -> Any:
+    """Insert rows: the first one, and of all of them those columns in which the others may be unlike it."""
     apart, given = _parameters(connection, columns)
-    return connection.execute(_insertion(connection.dialect.name == "sqlite", table, tuple(columns), apart), given)
+    given |= {name: value for name, value in first.items() if name not in columns}
+    return connection.execute(_insertion(connection.dialect.name == "sqlite", table, tuple(first), apart), given)
 
 
 def _parameters(connection: Connection, columns: Columns) -> tuple[tuple[str, ...], dict[str, Any]]:

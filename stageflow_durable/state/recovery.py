@@ -6,7 +6,6 @@ once, and one that dies half-way leaves nothing half done. Scans read in bounded
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -302,7 +301,7 @@ def missed(connection: Connection, place: Place) -> Missed | None:
         return None
     run = seen(connection, place.run)
     # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
-    nudge = replace(nudge_of(run, row), mark=run.facts.seq + 1)
+    nudge = nudge_of(run, row)._replace(mark=run.facts.seq + 1)
     return Missed(nudge, row.published_at, row.nudges)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, insert, select
 
@@ -19,8 +18,7 @@ from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
+class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
     """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch."""
 
     id: str
@@ -35,8 +33,7 @@ class NewRun:
     deadline: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(NamedTuple):
     """The run of a request: a new one with its nudges, or the one that has the key already."""
 
     run_id: str
@@ -156,8 +153,10 @@ def first_nudges(new: NewRun, head: str | None = None) -> tuple[Nudge, ...]:
     plan, roots = new.plan, new.plan.roots
     hint = None if head is None or len(roots) > 1 else Hint(1, head, plan.digest, roots[0])
     return tuple(
-        Nudge(new.id, root, 0, queue_of(new, root), 1, plan.remaining_on_strand(root), new.priority, hint)
-        for root in roots
+        [
+            Nudge(new.id, root, 0, queue_of(new, root), 1, plan.remaining_on_strand(root), new.priority, hint)
+            for root in roots
+        ]
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -150,7 +150,7 @@ def told(answer: Any) -> str:
 def _without_code(one: Any) -> str:
     """A nudge without the code that its hint names, which seals times, too; whatever else it is, as it is."""
     if isinstance(one, Nudge) and one.hint is not None:
-        return str(replace(one, hint=one.hint._replace(head="")))
+        return str(one._replace(hint=one.hint._replace(head="")))
     return str(one)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,7 +107,7 @@ def world(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
 def test_given_a_run_as_hinted_when_it_begins_then_without_a_look_and_with_what_that_would_have_told(
     world: World, at: Callable[[World], Nudge]
 ) -> None:
-    hinted, plain = at(world), replace(at(world), hint=None)
+    hinted, plain = at(world), at(world)._replace(hint=None)
     assert hinted.hint is not None
     world.asked = 0
     at_once = world.begun(hinted)
@@ -139,7 +138,7 @@ def test_given_more_than_is_brought_along_when_it_begins_then_it_is_left_to_be_r
         f" SELECT '{nudge.run_id}', 'x' || n, mod(n, 2) = 0, CASE mod(n, 2) WHEN 1 THEN '1' END, 1, 4e9 + n"
         f" FROM generate_series(1, {more}) n"
     )
-    work = world.begun(nudge if hinted else replace(nudge, hint=None))
+    work = world.begun(nudge if hinted else nudge._replace(hint=None))
     read = world.store.outputs(nudge.run_id)
     assert len(read) == more + 1
     assert work.saved == (read if length <= LARGE and more < MOST else None)
@@ -151,7 +150,7 @@ def _cancelled(world: World, nudge: Nudge) -> None:
 
 
 def _begun(world: World, nudge: Nudge) -> None:
-    world.begun(replace(nudge, hint=None))
+    world.begun(nudge._replace(hint=None))
 
 
 def _late(world: World, nudge: Nudge) -> None:
@@ -208,7 +207,7 @@ def test_given_a_strand_that_was_taken_over_then_the_old_hint_takes_nothing_and_
     assert isinstance(refused, Refused)
     assert refused.why is Refusal.FENCED
     assert taken is not None
-    again = world.begun(replace(taken[0], hint=nudge.hint))
+    again = world.begun(taken[0]._replace(hint=nudge.hint))
     assert (again.attempt, again.lost) == (2, 1)
 
 
@@ -226,7 +225,7 @@ WRONG: dict[str, Callable[[Hint], Hint]] = {
 def test_given_a_hint_that_is_wrong_then_the_row_says_what_begins(world: World, wrong: Callable[[Hint], Hint]) -> None:
     nudge = world.handed_on()
     assert nudge.hint is not None
-    work = world.begun(replace(nudge, hint=wrong(nudge.hint)))
+    work = world.begun(nudge._replace(hint=wrong(nudge.hint)))
     assert (work.stage, work.attempt) == ("b", 1)
     assert [event.seq for event in world.store.history(nudge.run_id)] == [1, 2, 3, 4]
 

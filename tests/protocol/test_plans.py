@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -110,7 +109,7 @@ def carried(store: Store, *, shortcut: bool) -> None:
     ways, work = fresh(store, shortcut=shortcut)
     taker = Taker(work.owner, {"line": PLAN}, {})
     handed: Any = ways.succeed(work, taker, "1")
-    assert isinstance(ways.begin(replace(handed.nudges[0], hint=None), taker), Work)
+    assert isinstance(ways.begin(handed.nudges[0]._replace(hint=None), taker), Work)
     ways._driver.drop()  # as above
 
 
