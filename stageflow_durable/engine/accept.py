@@ -140,6 +140,7 @@ class Acceptor:
             _name(submission.queue, "queue") if submission.queue else self._queue,
             _priority(submission.priority),
             self._deadline(submission.deadline),
+            submission.run_id is not None,
         )
 
     def _metadata(self, submission: Submission) -> str:

@@ -134,14 +134,19 @@ def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key
     """Insert what is not there; returns the heads of what was inserted by id."""
     sealed = {new.id: accepted(new, at, audit_key) for new in news}
     told = [sealed[new.id] for new in news]
-    made = set(_add(connection, runs, columns_of(news[0], at, told[0]), _runs(news, told)).scalars().all())
-    made -= _unburied(connection, [new for new in news if new.key is not None and new.id in made])
-    fresh = [new for new in news if new.id in made]
+    may_be_there = any(new.key is not None or new.repeats for new in news)  # to look for it takes as long as an index
+    added = _add(connection, runs, columns_of(news[0], at, told[0]), _runs(news, told), or_nothing=may_be_there)
+    fresh = _fresh(connection, news, set(added.scalars().all())) if may_be_there else news
     if fresh:
         _add(connection, strands, strands_of(fresh[0], at)[0], _strands(fresh))
         told = [sealed[new.id] for new in fresh]
         _add(connection, events, told[0]._asdict(), _columns(told))
     return {new.id: sealed[new.id].mac for new in fresh}
+
+
+def _fresh(connection: Connection, news: Sequence[NewRun], made: set[str]) -> Sequence[NewRun]:
+    made -= _unburied(connection, [new for new in news if new.key is not None and new.id in made])
+    return [new for new in news if new.id in made]
 
 
 def _columns(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
@@ -152,6 +157,7 @@ def _columns(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
 def _runs(news: Sequence[NewRun], told: Sequence[EventRow]) -> Columns:
     columns = _columns(news)
     plans: Sequence[Plan] = columns.pop("plan")
+    del columns["repeats"]
     columns |= {name: [getattr(plan, of) for plan in plans] for name, of in _OF_PLAN.items()}
     return columns | {"head": [event.mac for event in told]}
 
@@ -161,11 +167,16 @@ def _strands(news: Sequence[NewRun]) -> Columns:
     return dict(zip(("run", "strand", "stage", "queue"), zip(*begun, strict=True), strict=True))
 
 
-def _add(connection: Connection, table: Table, first: Mapping[str, Any], columns: Columns) -> Any:
-    """Insert rows: the first one, and of all of them those columns in which the others may be unlike it."""
+def _add(
+    connection: Connection, table: Table, first: Mapping[str, Any], columns: Columns, *, or_nothing: bool = False
+) -> Any:
+    """Insert rows: the first one, and of all of them those columns in which the others may be unlike it.
+    ``or_nothing``: those that are there already are passed over; returns the ids of the others.
+    """
     apart, given = _parameters(connection, columns)
     given |= {name: value for name, value in first.items() if name not in columns}
-    return connection.execute(_insertion(connection.dialect.name == "sqlite", table, tuple(first), apart), given)
+    statement = _insertion(connection.dialect.name == "sqlite", table, tuple(first), apart, or_nothing)
+    return connection.execute(statement, given)
 
 
 def _parameters(connection: Connection, columns: Columns) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -244,12 +255,12 @@ def _plain(kind: Any) -> Any:
 
 
 @lru_cache(maxsize=64)
-def _insertion(is_sqlite: bool, table: Table, names: tuple[str, ...], apart: tuple[str, ...]) -> Any:
+def _insertion(is_sqlite: bool, table: Table, names: tuple[str, ...], apart: tuple[str, ...], or_nothing: bool) -> Any:
     values = _values(is_sqlite, table, names, apart)
     order = [values[name] if is_sqlite else values[name].collate("C") for name in _KEY if name in apart]
     picked = select(*values.values()).where(true()).order_by(*order)  # as Python sorts: over all parts it is one order
     inserted = (sqlite if is_sqlite else postgresql).insert(table).from_select(list(values), picked)
-    return inserted.on_conflict_do_nothing().returning(runs.c.id) if table is runs else inserted
+    return inserted.on_conflict_do_nothing().returning(table.c.id) if or_nothing else inserted
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,9 @@ from stageflow_durable.state.tables import events, runs, strands, tombstones
 
 
 class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
-    """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch."""
+    """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch; ``repeats``:
+    its id is the caller's, and may be there from a call before.
+    """
 
     id: str
     client_id: str
@@ -31,6 +33,7 @@ class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one cal
     queue: str
     priority: int | None = None
     deadline: float | None = None
+    repeats: bool = False
 
 
 class Created(NamedTuple):
