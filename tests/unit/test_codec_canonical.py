@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stageflow_durable.codec import canonical, decode, differing_fields, encode, fingerprint, freeze
+from stageflow_durable.codec import (
+    canonical,
+    decode,
+    differing_fields,
+    encode,
+    encode_and_fingerprint,
+    fingerprint,
+    freeze,
+    writing,
+)
+from stageflow_durable.errors import UnsavableValue
 from tests.unit.test_codec import values
 
 AT = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -46,6 +56,36 @@ def test_given_a_value_that_was_saved_and_read_then_the_fingerprint_is_equal(val
 @given(values)
 def test_given_a_frozen_value_then_the_fingerprint_is_equal(value: Any) -> None:
     assert fingerprint(freeze(value)) == fingerprint(value)
+
+
+@given(values)
+def test_given_a_value_when_both_are_asked_for_then_they_are_what_each_is_alone(value: Any) -> None:
+    assert encode_and_fingerprint(value) == (encode(value), fingerprint(value))
+
+
+@pytest.mark.parametrize("value", [{"b": 1, "a": [True, None]}, {"n": 10**30}, {"t": "\ud83d\ude00\x00é"}, {"f": 2.0}])
+def test_given_json_when_both_are_asked_for_then_they_are_what_each_is_alone(value: Any) -> None:
+    assert encode_and_fingerprint(value) == (encode(value), fingerprint(value))
+
+
+@pytest.mark.parametrize(
+    "value", [{"n": float("nan")}, {"n": 10**5000}, {"o": [object()]}], ids=["nan", "long", "object"]
+)
+def test_given_what_cannot_be_saved_when_both_are_asked_for_then_it_is_named_as_alone(value: Any) -> None:
+    with pytest.raises(UnsavableValue) as alone:
+        fingerprint(value)
+    with pytest.raises(UnsavableValue) as both:
+        encode_and_fingerprint(value)
+    assert str(both.value) == str(alone.value)
+
+
+@given(values)
+def test_given_a_python_without_the_encoder_in_c_then_the_texts_are_the_same(value: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writing, "c_make_encoder", None)
+        plain = writing.json_writer(writing.tagged)
+    tree = writing.tagged(value)
+    assert plain(tree) == writing.write_json(tree)
 
 
 @given(values, values)
