@@ -8,6 +8,7 @@ whichever enums are registered where.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from decimal import Decimal
@@ -32,7 +33,7 @@ from stageflow_durable.codec.writing import (
 _MOST_FIELDS = 10
 _MISSING = object()
 _WHOLE = "value"
-_EXACT_ATOMS: frozenset[type] = JSON_ATOMS - {float}  # a float may have to become an integer
+_WHOLE_FLOAT = re.compile(r"[0-9](\.0([,}\]]|$)|e\+)")  # as JSON has it; in a text it does no harm
 
 _write_sorted = json_writer(sort_keys=True)
 
@@ -42,29 +43,32 @@ def canonical(value: object) -> bytes:
 
     Accepts what ``encode`` accepts and raises :class:`UnsavableValue` likewise.
     """
-    return (quick_text(value, _EXACT_ATOMS, _write_sorted) or _settled_text(value)).encode("ascii")
+    text = quick_text(value, JSON_ATOMS, _write_sorted)
+    return _canonical(value, text).encode("ascii")
 
 
 def fingerprint(value: object) -> str:
     """Return the SHA-256 of ``canonical(value)``, 64 hexadecimal digits."""
-    return _digest(canonical(value))
+    return sha256(canonical(value)).hexdigest()
 
 
 def encode_and_fingerprint(value: object) -> tuple[str, str]:
     """Return ``encode(value)`` and ``fingerprint(value)``: what both look for is looked for once."""
-    text = quick_text(value, _EXACT_ATOMS, write_json)
-    canon = _settled_text(value) if text is None else _write_sorted(value)
-    return encode(value) if text is None else text, _digest(canon.encode("ascii"))
+    text = quick_text(value, JSON_ATOMS, write_json)
+    canon = _canonical(value, None if text is None else _write_sorted(value))
+    return encode(value) if text is None else text, sha256(canon.encode("ascii")).hexdigest()
 
 
-def _digest(canon: bytes) -> str:
-    return sha256(canon).hexdigest()
+def _canonical(value: object, text: str | None) -> str:
+    """``text``: of a value that is JSON already, sorted."""
+    if text is None:
+        return _write_sorted(_tree(value))
+    return _write_sorted(_settled(value)) if _may_be_whole(text) else text
 
 
-def _settled_text(value: object) -> str:
-    """Of what has several ways to be written."""
-    quick = quick_text(value, JSON_ATOMS, lambda json_only: _write_sorted(_settled(json_only)))
-    return quick or _write_sorted(_tree(value))
+def _may_be_whole(text: str) -> bool:
+    """Whether a float in it may have to become an integer; the regular expression costs what all the rest does."""
+    return (".0" in text or "e+" in text) and _WHOLE_FLOAT.search(text) is not None
 
 
 def differing_fields(a: object, b: object) -> tuple[str, ...]:

@@ -84,7 +84,9 @@ def _is_json(value: Any, atoms: frozenset[type], room: int) -> bool:
         return False
     if room == 0:
         return False
-    return atoms.issuperset(map(type, items)) or all(_is_json(item, atoms, room - 1) for item in items)
+    return atoms.issuperset(map(type, items)) or all(
+        type(item) in atoms or _is_json(item, atoms, room - 1) for item in items
+    )
 
 
 def _has_surrogates(value: object) -> bool:

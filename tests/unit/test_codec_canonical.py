@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stageflow_durable.codec import (
@@ -23,11 +23,20 @@ from stageflow_durable.codec import (
     freeze,
     writing,
 )
+from stageflow_durable.codec.canonical import _tree, _write_sorted
 from stageflow_durable.errors import UnsavableValue
 from tests.unit.test_codec import values
 
 AT = datetime(2024, 1, 1, 12, tzinfo=UTC)
 PARIS = timezone(timedelta(hours=1))
+
+
+# Floats, and texts that look like some.
+_texts = st.text(" .0e+1,}]", max_size=6)
+numbers = st.recursive(
+    st.floats(allow_nan=False, allow_infinity=False) | st.integers(-9, 9).map(float) | _texts,
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(_texts, some, max_size=3),
+)
 
 
 class Size(enum.Enum):
@@ -56,6 +65,12 @@ def test_given_a_value_that_was_saved_and_read_then_the_fingerprint_is_equal(val
 @given(values)
 def test_given_a_frozen_value_then_the_fingerprint_is_equal(value: Any) -> None:
     assert fingerprint(freeze(value)) == fingerprint(value)
+
+
+@given(values | numbers)
+@example([1.0, -0.0, 1e16, 1.5e300, 1e-7, 0.05, 10.01, "1.0", "1e+16", {"1.0": 2.5}])
+def test_given_a_value_then_the_quick_way_comes_to_what_the_careful_one_does(value: Any) -> None:
+    assert canonical(value).decode() == _write_sorted(_tree(value))
 
 
 @given(values)
