@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from stageflow_durable import Pipeline, Submission
+from stageflow_durable import Pipeline, SchemaMigration, Submission
 from stageflow_durable.codec import decode
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.state.runs import NewRun
@@ -48,7 +48,7 @@ def one_root(acts: Acts) -> Pipeline[Any, Any]:
 
 
 def own_queue(acts: Acts) -> Pipeline[Any, Any]:
-    return acts.line("a b", a={"queue": "lane"})
+    return acts.line("a b", a={"queue": "lane"}, options={"schema": 2, "migrations": {1: SchemaMigration()}})
 
 
 def two_roots(acts: Acts) -> Pipeline[Any, Any]:
