@@ -259,7 +259,7 @@ def _events(count: int, source: Any) -> Any:
 @lru_cache(maxsize=256)
 def for_postgresql(shape: Shape) -> Statement:
     """The whole transaction as one statement: no row of the run, no row at all."""
-    run = _run_part(shape).returning(*(runs.c if shape.hinted else [runs.c.id])).cte("r")
+    run = _run_part(shape).returning(runs.c.id, *(runs.c[name] for name in (HINTED if shape.hinted else ()))).cte("r")
     strand = (
         update(strands)
         .where(and_(_STRAND, strands.c.run == run.c.id))
@@ -281,10 +281,35 @@ def for_postgresql(shape: Shape) -> Statement:
     return Statement(told.add_cte(*parts), is_sqlite=False)
 
 
+HINTED = (
+    "client_id",
+    "key",
+    "fingerprint",
+    "input",
+    "input_schema",
+    "metadata",
+    "queue",
+    "priority",
+    "cause",
+    "error",
+    "error_stage",
+    "op_version",
+    "pivot_passed",
+    "past_pivot",
+    "deadline",
+    "created_at",
+)
+"""Of a run whose hint holds, what neither the hint nor the definition tells."""
+
+
 def _found(run: Any) -> Any:
-    """The run as it is now, the strand as it was before (each part of a statement sees that), and what was saved."""
+    """``HINTED`` as it is now, the queue of the strand and when it was published as they were before (each part of a
+    statement sees that), and what was saved. The fewer columns, the less the database makes ready to answer.
+    """
     both = run.join(strands, strands.c.run == run.c.id)
-    return select(*run.c, *strands.c, looks.saved(is_sqlite=False)).select_from(both).where(_STRAND)
+    asked = [run.c[name] for name in HINTED]
+    answer = select(*asked, strands.c.queue, strands.c.published_at, looks.saved(is_sqlite=False))
+    return answer.select_from(both).where(_STRAND)
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.codec import encode
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.status import Phase, RunStatus, StrandState
+from stageflow_durable.model.status import Cause, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import fast, looks
 from stageflow_durable.state.audit import EventRow, seal
@@ -106,8 +106,26 @@ class Shortcut:
         read = self._found(Shape(Move.BEGIN, 1, intends=plan.by_name[hint.stage].undo is not None, hinted=True), given)
         if read is None:
             return None
-        run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-1])
-        return _work(run, row, plan, taker.owner, 1, at, at, read[-1])
+        *asked, queue, published_at, saved = read
+        run = _as_hinted(plan, sealed[-1], dict(zip(fast.HINTED, asked, strict=True)))
+        place = nudge.strand, Phase.FORWARD, hint.stage, nudge.gen
+        return Work(
+            run,
+            plan,
+            *place,
+            taker.owner,
+            1,
+            0,
+            0,
+            None,
+            at,
+            at,
+            queue,
+            run.seq,
+            run.head,
+            published_at,
+            looks.read(saved),
+        )
 
     def _look_and_begin(self, nudge: Nudge, taker: Taker) -> Work | None:
         looked = looks.look(self._driver.is_sqlite)
@@ -307,6 +325,24 @@ def _work(
         run.head,
         row.published_at,
         looks.read(saved),  # up to date: since it was read the sequence number has not risen
+    )
+
+
+def _as_hinted(plan: Plan, begun: EventRow, told: dict[str, Any]) -> RunFacts:
+    """The run of a hint that held, as its begin left it; ``told``: the database's answer."""
+    return RunFacts(
+        id=begun.run,
+        pipeline=plan.pipeline,
+        version=plan.version,
+        definition=plan.digest,
+        phase=Phase.FORWARD,
+        status=RunStatus.RUNNING,
+        park_reason=None,
+        seq=begun.seq,
+        head=begun.mac,
+        updated_at=begun.at,
+        finished_at=None,
+        **told | {"cause": told["cause"] and Cause(told["cause"])},
     )
 
 
