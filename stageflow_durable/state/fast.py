@@ -281,25 +281,9 @@ def for_postgresql(shape: Shape) -> Statement:
     return Statement(told.add_cte(*parts), is_sqlite=False)
 
 
-HINTED = (
-    "client_id",
-    "key",
-    "fingerprint",
-    "input",
-    "input_schema",
-    "metadata",
-    "queue",
-    "priority",
-    "cause",
-    "error",
-    "error_stage",
-    "op_version",
-    "pivot_passed",
-    "past_pivot",
-    "deadline",
-    "created_at",
-)
-"""Of a run whose hint holds, what neither the hint nor the definition tells."""
+_TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
+HINTED = tuple(column.name for column in runs.c if column.name not in _TOLD | {"updated_at", "finished_at"})
+"""Of a run whose hint holds, what neither the hint, nor its definition, nor its begin tells."""
 
 
 def _found(run: Any) -> Any:
