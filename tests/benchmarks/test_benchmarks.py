@@ -31,6 +31,7 @@ from tests.benchmarks.publish import main as publish_main
 from tests.benchmarks.report import Results, shown, table
 from tests.benchmarks.rows import ROWS, judge, probes_of
 from tests.benchmarks.sides import Side
+from tests.benchmarks.snapshots import encode_ms, fold_ms
 from tests.benchmarks.stored import as_json, by_row, figures_of, load, merged, save
 from tests.services.process import eventually
 
@@ -219,6 +220,11 @@ def test_an_unknown_row_is_refused_with_those_that_exist(capsys: pytest.CaptureF
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc")
+def test_what_a_state_costs_in_python_is_measured() -> None:
+    assert encode_ms(1) > 0
+    assert fold_ms(1) > 0
+
+
 def test_cpu_time_counts_the_children_of_a_process() -> None:
     script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     process = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
