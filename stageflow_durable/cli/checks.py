@@ -250,12 +250,22 @@ def _results(facts: CeleryFacts) -> Check:
 
 
 def visibility(
-    timeout: float | None, transport: str, in_place: float, longest: float | None, *, adopted: bool = False
+    timeout: float | None,
+    transport: str,
+    in_place: float,
+    longest: float | None,
+    *,
+    adopted: bool = False,
+    quick_acks: bool = False,
 ) -> Check:
-    """No message is delivered again while it is worked on. ``adopted``: the application's own setting decides."""
+    """No message is delivered again while it is worked on. ``adopted``: the application's own setting decides;
+    ``quick_acks``: workers keep in themselves what is unacknowledged of ours.
+    """
     name = "visibility timeout"
     if transport not in ("redis", "rediss", "sentinel"):
         return skipped(name, f"{transport} has none")
+    if quick_acks:
+        return skipped(name, "the engine's messages do not depend on it (quick_acks)")
     needed = in_place + (longest or 0) + MARGIN_SECONDS
     seconds = 3600.0 if timeout is None else timeout
     unbounded = "" if longest is not None else "; no stage has a timeout=, a longer one is delivered twice and fenced"

@@ -152,6 +152,7 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
             settings.in_place_seconds + settings.short_delay_seconds,
             _longest_timeout(application),
             adopted=found.adopted,
+            quick_acks=settings.quick_acks,
         )
 
 

@@ -168,9 +168,10 @@ def json_writer(default: Callable[[Any], object] | None = None, *, sort_keys: bo
     made = json.JSONEncoder(
         check_circular=False, allow_nan=False, separators=(",", ":"), default=default, sort_keys=sort_keys
     )
-    if c_make_encoder is None:
+    try:
+        pieces = c_make_encoder(None, made.default, encode_basestring_ascii, None, ":", ",", sort_keys, False, False)
+    except TypeError:  # there is none, or it is another Python's
         return made.encode
-    pieces = c_make_encoder(None, made.default, encode_basestring_ascii, None, ":", ",", sort_keys, False, False)
     return lambda value: "".join(pieces(value, 0))
 
 

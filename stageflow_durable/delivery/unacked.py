@@ -100,23 +100,30 @@ class _Books:
             self._usual.reject(self._qos, delivery_tag, requeue)
             return
         if requeue:
-            self._put_back(self._qos.get(delivery_tag))
+            self._put_back([self._qos.get(delivery_tag)], leftmost=True)
         self.ack(delivery_tag)
 
     def restore_unacked(self, *given: Any) -> Any:
         """The channel is closed: what it handed out goes back to its queue."""
         delivered = self._qos._delivered  # noqa: SLF001  # as kombu's own function does
-        for tag in self._ours & delivered.keys():
-            self._put_back(delivered.pop(tag))
+        # The oldest last, to be taken first: workers take from that end.
+        self._put_back([delivered.pop(tag) for tag in reversed(delivered.copy()) if tag in self._ours])
         self._ours.clear()
         return self._usual.restore_unacked(self._qos, *given)
 
-    def _put_back(self, message: Any) -> None:
-        put: Any = virtual.Channel._restore  # noqa: SLF001  # Redis' own looks for it in the list
+    def _put_back(self, messages: Sequence[Any], *, leftmost: bool = False) -> None:
+        """As kombu does with those that are in its list; ``leftmost``: behind all others."""
+        if not messages:
+            return
+        put = self._channel._do_restore_message  # noqa: SLF001  # what kombu's own functions put back with
         try:
-            put(self._channel, message)
-        except (*self._channel.connection_errors, RedisError) as error:
-            log.info("a message could not be put back (%s); a sweep publishes it again", error)
+            with self._channel.conn_or_acquire() as client, client.pipeline() as pipe:
+                for message in messages:
+                    place = message.delivery_info
+                    put(message._raw, place["exchange"], place["routing_key"], pipe, leftmost)  # noqa: SLF001  # as above
+                pipe.execute()
+        except (RedisError, OSError) as error:
+            log.warning("%d message(s) could not be put back (%s); a sweep publishes them again", len(messages), error)
 
 
 def _is_ours(message: Any) -> bool:
@@ -165,6 +172,8 @@ def _fits(channel: Any) -> bool:
     from kombu.transport import redis  # for another broker its driver may be missing
 
     if type(channel) is not redis.Channel or type(channel.qos) is not redis.QoS:
+        return False
+    if not hasattr(channel, "_do_restore_message"):
         return False
     try:
         return _ours(channel) == _theirs(channel)

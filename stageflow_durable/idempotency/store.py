@@ -120,6 +120,7 @@ class IdempotencyStore(Protocol):
         :raises IdempotencyParamMismatch: the key was used with other parameters, finished or in flight.
         :raises IdempotencyConflict: its work was undone.
         :raises ConfigurationError: a duration is not positive.
+        :raises RunBusy: in SQL: whoever is writing the key's row takes too long; ask again.
         """
 
     def renew(self, scope: Scope, key: str, fence: int, *, lease_seconds: float | timedelta) -> None:

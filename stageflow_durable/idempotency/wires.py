@@ -38,9 +38,9 @@ class Wires:
         self._renew()
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._kept: list[Any] = []
         self._free = None if self._most is None else threading.BoundedSemaphore(self._most)
+        self._pid = os.getpid()  # last: another thread that sees it takes what is there
 
     def ask(self, *command: str | int) -> Any:
         """What the server answers. Raises redis-py's errors."""
@@ -139,11 +139,15 @@ def _refuses(answer: Any) -> bool:
     return isinstance(answer, ResponseError)
 
 
+_OF_POOLS = frozenset({"timeout"})
+"""What a URL may say for a pool that blocks, and no connection takes."""
+
+
 def connector(pool: Any, bounds: Mapping[str, float] = MappingProxyType({})) -> Callable[[], Any]:
     """Makes connections as this pool of redis-py's would, which do not count among its own; ``bounds``: timeouts where
     it has none.
     """
-    given = {**pool.connection_kwargs}
+    given = {name: value for name, value in pool.connection_kwargs.items() if name not in _OF_POOLS}
     lacking = {name: value for name, value in bounds.items() if given.get(name) is None}
     return lambda: pool.connection_class(**{**given, **lacking})
 

@@ -43,7 +43,7 @@ class Nudge(NamedTuple):
 
     ``mark`` tells two publications of the same nudge apart: a message that is delivered twice carries one mark.
     ``links``: how many stages are left on the strand, the length of the chain to compile. ``hint`` saves the look,
-    where nothing has happened since.
+    where nothing has happened since; nudges that differ in it are not equal.
     """
 
     run_id: str

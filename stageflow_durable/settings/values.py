@@ -188,6 +188,8 @@ def disagreements(parsed: Mapping[str, object]) -> list[str]:
         float(cast("float", parsed.get(name, DEFAULTS[name])))
         for name in ("visibility_timeout", "in_place_seconds", "short_delay_seconds")
     )
+    if parsed.get("quick_acks", DEFAULTS["quick_acks"]):
+        return []  # nothing of ours is delivered again
     told = (
         f"visibility_timeout ({visible:g} s) must be more than in_place_seconds + short_delay_seconds "
         f"({in_place + short:g} s): else messages are delivered again while they are worked on"

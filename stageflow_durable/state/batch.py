@@ -81,7 +81,7 @@ def create_many(
     """Record many runs in one go; each gets its answer: created, found by its key, or the reason why not. ``hints``:
     whether their nudges have some.
 
-    Those without keys that are there already, from a call whose answer was lost, are answered as if they were new:
+    Those that ``repeat`` and are there already, from a call whose answer was lost, are answered as if they were new:
     nobody has published them. Raises InvalidInput where another run has the id; ``whole``: Broken where one is
     refused. ``part``: runs of one statement.
     """

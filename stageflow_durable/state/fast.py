@@ -286,6 +286,13 @@ HINTED = tuple(column.name for column in runs.c if column.name not in _TOLD | {"
 """Of a run whose hint holds, what neither the hint, nor its definition, nor its begin tells."""
 
 
+UNTOUCHED: dict[str, Any] = {
+    **dict.fromkeys(("owner", "delay", "first_at", "wake_at", "progress", "began_at", "kill_by")),
+    **dict.fromkeys(("attempt", "tries", "lost", "nudges"), 0),
+}
+"""Of a strand that nobody has begun: see ``_UNTOUCHED``. Whatever clears ``first_at`` clears these."""
+
+
 def _found(run: Any) -> Any:
     """``HINTED`` as it is now, the queue of the strand and when it was published as they were before (each part of a
     statement sees that), and what was saved. The fewer columns, the less the database makes ready to answer.

@@ -108,24 +108,18 @@ class Shortcut:
             return None
         *asked, queue, published_at, saved = read
         run = _as_hinted(plan, sealed[-1], dict(zip(fast.HINTED, asked, strict=True)))
-        place = nudge.strand, Phase.FORWARD, hint.stage, nudge.gen
-        return Work(
-            run,
-            plan,
-            *place,
-            taker.owner,
-            1,
-            0,
-            0,
-            None,
-            at,
-            at,
-            queue,
-            run.seq,
-            run.head,
-            published_at,
-            looks.read(saved),
+        row = StrandRow(
+            run=run.id,
+            strand=nudge.strand,
+            direction=Phase.FORWARD,
+            stage=hint.stage,
+            state=StrandState.READY,
+            gen=nudge.gen,
+            published_at=published_at,
+            queue=queue,
+            **fast.UNTOUCHED,
         )
+        return _work(run, row, plan, taker.owner, 1, at, at, saved)
 
     def _look_and_begin(self, nudge: Nudge, taker: Taker) -> Work | None:
         looked = looks.look(self._driver.is_sqlite)

@@ -107,11 +107,12 @@ class Connections:
         self._renew()
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._kept: list[Own] = []
-        self._free: SimpleQueue[None] = SimpleQueue()  # a semaphore, without what threading's do in Python
+        free: SimpleQueue[None] = SimpleQueue()  # a semaphore, without what threading's do in Python
         for _ in range(MOST):
-            self._free.put(None)
+            free.put(None)
+        self._free = free
+        self._pid = os.getpid()  # last: another thread that sees it takes what is there
 
     def use(self, do: Callable[[Wire], T]) -> T:
         """Run one statement over a connection. Raises psycopg's errors, and StoreUnavailable when none is free."""

@@ -115,7 +115,7 @@ FAULTS = (
     Fault(
         16,
         "body longer than the visibility timeout",
-        "visibility timeout of 3 s",
+        "visibility timeout of 3 s, quick_acks off: else the message does not come again",
         (f"{ENGINE}test_redelivery.py::test_a_stage_that_outlasts_the_visibility_timeout_is_not_run_twice",),
     ),
     Fault(

@@ -120,6 +120,10 @@ def test_the_visibility_timeout_has_to_exceed_the_longest_work_of_a_message(
         assert check.mend == f"STAGEFLOW_VISIBILITY_TIMEOUT={10 + (longest or 0) + 60:.0f}"
 
 
+def test_a_short_visibility_timeout_is_no_matter_where_workers_note_what_is_unacknowledged_in_themselves() -> None:
+    assert checks.visibility(1.0, "redis", 10.0, 30.0, quick_acks=True).level is Level.SKIP
+
+
 def test_a_broker_without_visibility_timeout_is_not_asked_for_one() -> None:
     assert checks.visibility(None, "amqp", 10.0, 1e6).level is Level.SKIP
 

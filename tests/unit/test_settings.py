@@ -173,7 +173,7 @@ def test_given_several_mistakes_then_all_are_listed_with_where_they_were_made(tm
     write_pyproject(tmp_path, "queue = 'a b'\nleese_seconds = 4")
     variables = {"STAGEFLOW_LEASE_SECONDS": "1", "STAGEFLOW_DATABASE_ULR": "sqlite:///a.db"}
     with pytest.raises(ConfigurationError) as caught:
-        load(tmp_path, variables, max_recoveries=0, visibility_timeout=3)
+        load(tmp_path, variables, max_recoveries=0, visibility_timeout=3, quick_acks=False)
     told = str(caught.value).split("; ")
     for part in (
         "pyproject.toml [tool.stageflow] queue=",
@@ -189,7 +189,8 @@ def test_given_several_mistakes_then_all_are_listed_with_where_they_were_made(tm
 
 def test_given_a_visibility_timeout_within_one_ride_then_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="visibility_timeout"):
-        load(tmp_path, visibility_timeout=10)
+        load(tmp_path, visibility_timeout=10, quick_acks=False)
+    assert load(tmp_path, visibility_timeout=10).visibility_timeout == 10  # ours do not depend on it
 
 
 def test_given_settings_made_directly_then_they_are_validated_too() -> None:

@@ -106,6 +106,41 @@ def test_given_all_connections_in_use_when_one_more_asks_then_it_waits_for_one_a
     assert hasty.ask("PING") == b"PONG"
 
 
+def test_given_a_child_of_a_process_that_asks_when_it_asks_too_then_it_waits_for_nobody_and_has_a_connection_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answers = threading.Semaphore(0), threading.Event()
+    made: list[Held] = []
+
+    def connect() -> Held:
+        made.append(Held(asked, answers))
+        return made[-1]
+
+    wires = Wires(connect, 1, 0.0)
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(wires.ask, "PING")
+        assert asked.acquire(timeout=10)
+        monkeypatch.setattr("stageflow_durable.idempotency.wires.os.getpid", lambda: -1)
+        answers.set()
+        assert wires.ask("PING") == b"PONG"
+        assert asking.result(10) == b"PONG"
+    assert len(made) == 2
+
+
+def test_given_a_refused_command_when_the_next_one_asks_then_its_place_is_free_again() -> None:
+    wires = Wires(lambda: Refusing(ReadOnlyError("a replica")), 1, 0.0)
+    for _ in range(2):
+        with pytest.raises(ReadOnlyError):
+            wires.ask("SET", "a", "1")
+
+
+@pytest.mark.redis
+def test_given_a_url_with_words_for_a_pool_then_a_connection_is_made_without_them(valkey_url: str) -> None:
+    wires = wires_to(f"{valkey_url}?timeout=3&max_connections=5", 2.0)
+    assert wires.ask("PING") == b"PONG"
+    wires.close()
+
+
 def test_given_a_store_whose_connections_are_in_use_when_one_more_asks_then_it_says_that_redis_is_unavailable() -> None:
     link = WiredLink("redis://nowhere.invalid:1", 0.01, most=0)
     with pytest.raises(StoreUnavailable, match="no connection was free"):

@@ -124,10 +124,27 @@ def test_given_noted_messages_when_the_worker_stops_then_those_that_are_not_ackn
     messages[0].ack()
     channel.close()
     other = make_channel()
-    back = [other.basic_get("lane", no_ack=True).headers["task"] for _ in range(3)]
-    assert sorted(back) == sorted([ADVANCE, SWEEP, "theirs"])
+    back = [other.basic_get("lane", no_ack=True) for _ in range(3)]
+    assert sorted(message.headers["task"] for message in back) == sorted([ADVANCE, SWEEP, "theirs"])
+    assert all(message.headers["redelivered"] for message in back)
     assert other.basic_get("lane", no_ack=True) is None
     assert "unacked" not in kept(valkey_url)
+
+
+def test_given_a_backlog_when_a_worker_stops_then_what_it_had_taken_is_taken_first_and_in_its_order(
+    make_channel: Callable[..., Any],
+) -> None:
+    channel = make_channel()
+    assert quicken(channel)
+    channel.queue_declare("lane")
+    with Celery("sender", broker=channel.connection.client.as_uri(include_password=True)) as app:
+        for number in range(5):
+            app.send_task(ADVANCE, args=(number,), queue="lane")
+    for message in [channel.basic_get("lane", no_ack=True) for _ in range(3)]:
+        channel.qos.append(message, message.delivery_tag)
+    channel.close()
+    other = make_channel()
+    assert [other.basic_get("lane", no_ack=True).payload[0][0] for _ in range(5)] == [0, 1, 2, 3, 4]
 
 
 def test_given_a_broker_that_is_away_when_a_worker_stops_with_a_message_of_ours_then_it_says_so_and_stops(
@@ -144,7 +161,7 @@ def test_given_a_broker_that_is_away_when_a_worker_stops_with_a_message_of_ours_
             service.kill()
             with caplog.at_level("INFO", "stageflow.worker"):
                 channel.qos.reject(message.delivery_tag, requeue=True)
-            assert "a sweep publishes it again" in caplog.text
+            assert "a sweep publishes them again" in caplog.text
             assert channel.qos.can_consume()
     finally:
         service.close()

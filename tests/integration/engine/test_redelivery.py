@@ -74,7 +74,7 @@ def test_a_worker_that_stops_in_order_puts_back_what_it_has_not_begun(bare_site:
     bare_site.ledger.open("back")
     bare_site.until(lambda: not worker.lives, "the worker stops")
     # What waited behind a long stage may have been published again meanwhile: its queue is empty.
-    put_back = [message for message in waiting(bare_site, "back") if json.loads(message).get("redelivered")]
+    put_back = [message for message in waiting(bare_site, "back") if json.loads(message)["headers"].get("redelivered")]
     assert (len(put_back), bare_site.unacknowledged()) == (2, 0)
     bare_site.forget(worker)
     second = bare_site.worker(queue="back")
