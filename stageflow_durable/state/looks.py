@@ -52,7 +52,7 @@ def saved(*, is_sqlite: bool) -> Any:
     if is_sqlite:
         return null()
     columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
-    # In any order, for :func:`read` sorts them: two sorts were a fifth of the statement that begins a stage.
+    # In any order: :func:`read` sorts them.
     some = select(*columns).where(checkpoints.c.run == _RUN).limit(MOST + 1).subquery("some")
     large = func.octet_length(some.c.delta) > literal_column(str(LARGE), Integer)
     kept = (case((large, null()), else_=column) for column in (some.c.delta, some.c.saved_schema))
