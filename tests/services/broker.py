@@ -75,12 +75,8 @@ class BrokerService:
         """Start the server, or carry on with the running one; returns when it answers."""
         if self.running:
             return
-        if not self._port.comes_up(self._starts):
+        if not self._port.comes_up(self._spawn, self._answers_or_dies):
             raise AssertionError(f"{self.name} does not start:\n{self.log()}")
-
-    def _starts(self) -> bool:
-        self._spawn()
-        return self._answers_or_dies()
 
     @property
     def port(self) -> int:

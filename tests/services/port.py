@@ -17,10 +17,11 @@ class Port:
         self.number = free_port()
         self.kept = False
 
-    def comes_up(self, start: Callable[[], bool]) -> bool:
+    def comes_up(self, spawn: Callable[[], None], answers: Callable[[], bool]) -> bool:
         """Whether the server came up, within five starts: between looking and binding somebody may take its port."""
         for _ in range(STARTS):
-            if start():
+            spawn()
+            if answers():
                 self.kept = True
                 return True
             self._mend()

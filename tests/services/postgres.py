@@ -87,14 +87,10 @@ class PostgresService:
         if not (self.directory / "data").exists():
             self._initialise()
         is_new = not self._port.kept
-        if not self._port.comes_up(self._starts):
+        if not self._port.comes_up(self._spawn, self._answers_or_dies):
             raise AssertionError(f"PostgreSQL does not start:\n{self.log()}")
         if is_new and not self.durable:
             self._hash_password_once()
-
-    def _starts(self) -> bool:
-        self._spawn()
-        return self._answers_or_dies()
 
     @property
     def port(self) -> int:
