@@ -130,17 +130,17 @@ class Acceptor:
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         text, fingerprint = encode_and_fingerprint(given)
         return NewRun(
-            _run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
-            _name(submission.client_id, "client_id"),
-            pipeline.plan,
-            key,
-            fingerprint,
-            within(text, given, self._payload_bytes, f"input of {pipeline.name}"),
-            self._metadata(submission),
-            _name(submission.queue, "queue") if submission.queue else self._queue,
-            _priority(submission.priority),
-            self._deadline(submission.deadline),
-            submission.run_id is not None,
+            id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
+            client_id=_name(submission.client_id, "client_id"),
+            plan=pipeline.plan,
+            key=key,
+            fingerprint=fingerprint,
+            input=within(text, given, self._payload_bytes, f"input of {pipeline.name}"),
+            metadata=self._metadata(submission),
+            queue=_name(submission.queue, "queue") if submission.queue else self._queue,
+            priority=_priority(submission.priority),
+            deadline=self._deadline(submission.deadline),
+            repeats=submission.run_id is not None,
         )
 
     def _metadata(self, submission: Submission) -> str:

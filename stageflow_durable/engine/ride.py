@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
-from stageflow_durable.codec import encode, fingerprint, plain
+from stageflow_durable.codec import encode_and_fingerprint, plain
 from stageflow_durable.engine import body
 from stageflow_durable.engine.keyed import as_of_now, patience
 from stageflow_durable.engine.lease import Owner
@@ -285,7 +285,8 @@ class Rider:
         valid_key(key, what=f"what key= of stage {work.stage} gave")
         params = plain(ctx.snapshot.input)
         scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
-        return BusinessKey(scope, key, fingerprint(params), encode(params), spec.key_ttl)
+        text, fingerprint = encode_and_fingerprint(params)
+        return BusinessKey(scope, key, fingerprint, text, spec.key_ttl)
 
     def _claim(self, work: Work, key: BusinessKey, services: Services) -> Any:
         """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal."""

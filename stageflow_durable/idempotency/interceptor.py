@@ -24,7 +24,7 @@ from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
-from stageflow_durable.codec import encode, fingerprint
+from stageflow_durable.codec import encode_and_fingerprint
 from stageflow_durable.errors import (
     ConfigurationError,
     FenceLost,
@@ -189,8 +189,8 @@ class IdempotencyInterceptor:
         if key is None:
             return None
         scope = Scope(getattr(ctx, "client_id", None) or _UNNAMED_CLIENT, self._operation or _operation_of(ctx))
-        params = self._params_of(ctx)
-        return _Wish(scope, key, fingerprint(params), encode(params), self._clock() + self._wait)
+        text, fingerprint = encode_and_fingerprint(self._params_of(ctx))
+        return _Wish(scope, key, fingerprint, text, self._clock() + self._wait)
 
     def _look(self, ctx: Any, wish: _Wish | None) -> StageOutput | float | None:
         """What :meth:`before` returns, or the seconds to pause until the next look."""
