@@ -127,6 +127,39 @@ def test_given_a_child_of_a_process_that_asks_when_it_asks_too_then_it_waits_for
     assert len(made) == 2
 
 
+def test_given_a_child_whose_first_look_is_under_way_when_another_thread_looks_then_it_waits_for_nobody_of_the_parents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, answers, at_once = threading.Semaphore(0), threading.Event(), threading.Event()
+    at_once.set()
+    made: list[Held] = []
+
+    def connect() -> Held:
+        made.append(Held(asked, at_once if made else answers))
+        return made[-1]
+
+    wires, semaphore = Wires(connect, 1, 0.0), threading.BoundedSemaphore
+    others = [lambda: wires.ask("PING")]
+
+    def another_looks(value: int) -> threading.BoundedSemaphore:
+        while others:
+            assert threads.submit(others.pop()).result(10) == b"PONG"
+        return semaphore(value)
+
+    with ThreadPoolExecutor(2) as threads:
+        asking = threads.submit(wires.ask, "PING")
+        assert asked.acquire(timeout=10)
+        monkeypatch.setattr("stageflow_durable.idempotency.wires.os.getpid", lambda: -1)
+        monkeypatch.setattr("stageflow_durable.idempotency.wires.threading.BoundedSemaphore", another_looks)
+        try:
+            assert wires.ask("PING") == b"PONG"
+        finally:
+            answers.set()
+        assert asking.result(10) == b"PONG"
+    assert others == []
+    assert len(made) == 2
+
+
 def test_given_a_refused_command_when_the_next_one_asks_then_its_place_is_free_again() -> None:
     wires = Wires(lambda: Refusing(ReadOnlyError("a replica")), 1, 0.0)
     for _ in range(2):
