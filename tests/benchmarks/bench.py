@@ -116,7 +116,7 @@ class Bench:
         broker = self.broker.url_of(number)
         environment = _environment(database, broker, settings)
         worker = Worker("tests.benchmarks.durable_app", environment, self._directory, children=children)
-        made = Durable(worker, self._servers(database), engine_of(database, broker, **settings), database)
+        made = Durable(worker, self._servers(database), engine_of(database, broker, **settings), database, children)
         self._stack.callback(made.close)
         return made
 

@@ -101,13 +101,19 @@ class Side(ABC):
 
 
 class Durable(Side):
-    """Our runs. ``url``: of their database, whichever it is."""
+    """Our runs, by a worker of that many ``children``. ``url``: of their database, whichever it is."""
 
-    def __init__(self, worker: Group, services: tuple[int, ...], engine: Engine, url: str) -> None:
-        super().__init__(worker, services)
+    def __init__(self, worker: Group, services: tuple[int, ...], engine: Engine, url: str, children: int) -> None:
         self._engine = engine
         self.url = url
         self._look, self._ask = _opened(url)
+        # Stopped in the middle of registering the pipelines, each would keep us from it until the server ends it.
+        eventually(lambda: self._joined() >= children, within=PATIENCE, what="each child has joined")
+        super().__init__(worker, services)
+
+    def _joined(self) -> int:
+        found: Any = self._ask("SELECT count(*) FROM stageflow_owners").fetchone()
+        return int(found[0])
 
     def enqueue(self, length: int) -> None:
         """One run."""
