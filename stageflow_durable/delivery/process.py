@@ -99,8 +99,9 @@ class Process:
             self._join()
         finally:
             self._tried.set()
-        for owner in tuple(self._owners):
-            owner.beat()
+        troubles = [trouble for owner in tuple(self._owners) if (trouble := _failed(owner.beat)) is not None]
+        if troubles:
+            raise troubles[0]
 
     def start(self) -> None:
         """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database
@@ -159,3 +160,12 @@ class Process:
             return  # the heartbeat tries, and says why it cannot
         # All workers share one rhythm: whoever comes first after the interval sweeps.
         self._sweeper.sweep_in_turn(self._sweep_seconds * 0.9)
+
+
+def _failed(beat: Callable[[], object]) -> Exception | None:
+    """What a beat met. Whatever it is, the other owners' beats follow: a lease must not end with a neighbour's."""
+    try:
+        beat()
+    except Exception as error:  # noqa: BLE001  # raised once all of them have had their turn
+        return error
+    return None

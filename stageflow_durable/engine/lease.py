@@ -75,7 +75,7 @@ class Owner:
             if self._joined_at < float("inf") and not self._ended:
                 self.join()
             return
-        alive = self._store.renew(owner, self._lease, served)
+        alive = self._store.renew(owner, self._lease)
         now = self._clock.monotonic()
         with self._guard:
             if now - self._renewed_at > self._lease / 2:
@@ -83,10 +83,22 @@ class Owner:
                     now  # we were paused, or the database was: what looks dead may only have been cut off too
                 )
             self._renewed_at = now
-            self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
             if not alive and self._id == owner:
                 log.warning("owner %s was declared dead; what it held was taken over", owner)
                 self._id = None
+        if served:
+            self._note(served)
+
+    def _note(self, served: dict[str, float]) -> None:
+        """Write what was served. What the database refuses is forgotten: tried again, it would fail at every beat."""
+        try:
+            self._store.served(served)
+        except Retryable:
+            raise  # the database is away, or busy: the next beat tries again
+        except Exception as error:  # noqa: BLE001  # a hint to the sweep, which the lease must not depend on
+            log.warning("what was served could not be noted (%s); the sweep waits longer", type(error).__name__)
+        with self._guard:
+            self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
 
     @property
     def may_judge(self) -> bool:

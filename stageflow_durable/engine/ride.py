@@ -126,7 +126,8 @@ class Rider:
                 refused(nudge, begun)
                 return Rode(begun.nudges, refused=begun)
             if begun.sent_at is not None:
-                self._owner.served(nudge.queue, begun.sent_at)
+                # The queue of the row: what a message says of its own may have been made up.
+                self._owner.served(begun.queue, begun.sent_at)
             return self._carry(begun)
         except BaseException:
             # Something may have begun whose end nobody will write: under this id nothing is finished any more.

@@ -250,12 +250,15 @@ class Store(Reading):
         """A new owner."""
         return self._do(lambda c: owners.register(c, identity, lease_seconds))
 
-    def renew(self, owner: str, lease_seconds: float, served: dict[str, float]) -> bool:
-        """Renew a lease and note what was served; False: declared dead."""
-        alive = self._do(lambda c: owners.renew(c, owner, lease_seconds))
-        if served:  # apart: nobody's lease waits for a row that all processes write
-            self._do(lambda c: owners.served(c, served))
-        return alive
+    def renew(self, owner: str, lease_seconds: float) -> bool:
+        """Renew a lease; False: declared dead."""
+        return self._do(lambda c: owners.renew(c, owner, lease_seconds))
+
+    def served(self, queues: dict[str, float]) -> None:
+        """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
+        processes write, and for no mistake in it.
+        """
+        self._do(lambda c: owners.served(c, queues))
 
     def retire(self, owner: str) -> None:
         """The process ends by itself."""

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 BEAT_SECONDS = LEASE / 4
 DEFAULT_POLICY = RetryPolicy()
-QUIET = frozenset({"my_tick", "renew", "clock"})
-TOUCH_NO_RUN = frozenset({"register", "join", "renew", "retire", "mark_killed", "my_tick"})
+QUIET = frozenset({"my_tick", "renew", "served", "clock"})
+TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick"})
 
 
 class SimulatedStore(Store):

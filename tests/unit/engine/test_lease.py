@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stageflow_durable import Pipeline
+from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.testing import engine_for_tests
 
 LEASE = 10.0
@@ -30,3 +33,30 @@ def test_given_a_process_that_has_retired_when_a_beat_was_still_on_its_way_then_
         owner.retire()
         owner.beat()
         assert [worker.alive for worker in engine.workers()] == [False]
+
+
+def test_given_a_served_queue_that_cannot_be_noted_when_it_beats_then_the_lease_holds_and_it_is_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with engine_for_tests([NOTHING], lease_seconds=LEASE) as engine:
+        owner = engine.crew[0].owner
+        owner.join()
+        engine.faults.at("before", "served", error=ValueError("value too long"))
+        owner.served("q" * 300, 1.0)
+        for _beat in range(8):
+            engine.clock.advance(LEASE / 4)
+            owner.beat()
+        assert owner.may_judge, "else it buries nobody as long as it lives"
+        assert caplog.text.count("could not be noted") == 1
+
+
+def test_given_a_database_that_is_away_while_what_was_served_is_noted_then_the_next_beat_notes_it() -> None:
+    with engine_for_tests([NOTHING], lease_seconds=LEASE) as engine:
+        owner = engine.crew[0].owner
+        owner.join()
+        owner.served("lane", 1.0)
+        engine.faults.at("before", "served", error=StoreUnavailable("away"))
+        with pytest.raises(StoreUnavailable):
+            owner.beat()
+        owner.beat()
+        assert [point.call for point in engine.faults.trace].count("served") == 3, "refused, and then done"
