@@ -183,6 +183,12 @@ class BrokerUnavailable(Retryable):
     """The broker did not answer in bounded time; what was recorded will be delivered by the recovery sweep."""
 
 
+class PublishingFailed(Retryable):
+    """A message could not be made or routed (a router, a missing queue, a setting of the application's); what was
+    recorded will be delivered by the recovery sweep, once it can.
+    """
+
+
 class SchemaBehind(Terminal):
     """The database's schema is not the one this version needs: run ``stageflow db upgrade``."""
 

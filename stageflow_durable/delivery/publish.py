@@ -13,13 +13,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from celery import Celery, chain
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu import exceptions as kombu_exceptions
 from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.quick import BATCH, CONNECT_SECONDS, QuickPublisher
-from stageflow_durable.errors import BrokerUnavailable
+from stageflow_durable.delivery.said import said_of
+from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
 from stageflow_durable.model.work import Nudge
 
 SEGMENT = 10
@@ -64,15 +66,21 @@ class CeleryPublisher:
         self._quick = QuickPublisher(app, BATCH if batches else 1) if templates else None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
-        """Send each nudge's chain. Raises BrokerUnavailable within seconds."""
+        """Send each nudge's chain. Raises BrokerUnavailable within seconds; PublishingFailed for whatever else the
+        application's routers, queues, settings and eager tasks raise. A time limit of the caller's goes through.
+        """
         try:
             if self._quick is not None and not delay and self._quick.publish(nudges):
                 return
             with self._producer(len(nudges)) as producer:
                 for nudge in nudges:
                     self._send(nudge, delay, producer)
+        except SoftTimeLimitExceeded:
+            raise
         except _AWAY as error:
-            raise BrokerUnavailable(f"the broker did not take the message: {type(error).__name__}: {error}") from error
+            raise BrokerUnavailable(f"the broker did not take the message: {said_of(error)}") from error
+        except Exception as error:
+            raise PublishingFailed(f"the message could not be published: {said_of(error)}") from error
 
     def _producer(self, count: int) -> AbstractContextManager[Any]:
         found: AbstractContextManager[Any] = self._app.producer_or_acquire()

@@ -13,10 +13,11 @@ from stageflow_durable.codec import encode, encode_and_fingerprint, plain
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
-from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, StageflowError
+from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, PublishingFailed, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.store import Store
 
@@ -137,7 +138,7 @@ class Acceptor:
             fingerprint=fingerprint,
             input=within(text, given, self._payload_bytes, f"input of {pipeline.name}"),
             metadata=self._metadata(submission),
-            queue=_name(submission.queue, "queue") if submission.queue else self._queue,
+            queue=self._queue if submission.queue is None else _name(submission.queue, "queue"),
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
             repeats=submission.run_id is not None,
@@ -189,20 +190,28 @@ def _from_now(deadline: object) -> float:
     return float(seconds)
 
 
-def publish(store: Store, publisher: Publisher, nudges: tuple[Any, ...], delay: float = 0.0) -> bool:
-    """Publish, and on a broker that does not answer hand the nudges to the sweep. Returns whether the broker took
-    them.
+def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay: float = 0.0) -> bool:
+    """Publish what was committed, or hand it to the sweep with one warning. Returns whether the broker took it.
+
+    Raises nothing that publishing met: the rows stand, and a caller who saw an error would do the same once more.
     """
     if not nudges:
         return True
     try:
         publisher.publish(nudges, delay)
-    except BrokerUnavailable as error:
+    except (BrokerUnavailable, PublishingFailed) as error:
         log.warning("%s; %d nudge(s) are left to the recovery sweep", error, len(nudges))
         if not delay:
-            store.unpublish(nudges)
+            _leave_to_the_sweep(store, nudges)
         return False
     return True
+
+
+def _leave_to_the_sweep(store: Store, nudges: tuple[Nudge, ...]) -> None:
+    try:
+        store.unpublish(nudges)
+    except Exception as error:  # noqa: BLE001  # the sweep finds them all the same, later
+        log.info("the sweep looks for them later (%s)", type(error).__name__)
 
 
 def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:

@@ -11,7 +11,9 @@ class Publisher(Protocol):
     """Delivers nudges. Messages may be lost, doubled and late: rows and sweeps make up for it."""
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
-        """Send each nudge, due in ``delay`` seconds. Raises BrokerUnavailable in bounded time."""
+        """Send each nudge, due in ``delay`` seconds. Raises BrokerUnavailable in bounded time, PublishingFailed for
+        whatever else keeps it from sending, and nothing else but what interrupts the caller.
+        """
 
     def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue, or None when the broker cannot say."""

@@ -179,6 +179,14 @@ def _nudged(world: World) -> Act:
     return lambda store: store.nudged(missed)
 
 
+def _beat(world: World, owner: str) -> Act:
+    def beat(store: Store) -> None:
+        store.renew(world.owners[owner], LEASE)
+        store.served({"q": 5.0})
+
+    return beat
+
+
 TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "enqueue": _again,
     "begin": _begin,
@@ -197,7 +205,7 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "expire": lambda _world: lambda store: store.expire(RUN),
     "nudged": _nudged,
     "unpublish": lambda _world, strand: lambda store: store.unpublish((Nudge(RUN, strand, 0, "q"),)),
-    "renew": lambda world, owner: lambda store: (store.renew(world.owners[owner], LEASE), store.served({"q": 5.0})),
+    "renew": _beat,
     "retire": lambda world, owner: lambda store: store.retire(world.owners[owner]),
     "mark_killed": lambda _world, owner: lambda store: store.mark_killed("boot", OWNERS[owner]),
     "mark_expired": lambda _world: lambda store: store.mark_expired(),
