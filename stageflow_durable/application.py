@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stageflow_durable.clock import World, system_world
-from stageflow_durable.delivery.configure import own_settings, settings_beside, worker_settings
+from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
 from stageflow_durable.delivery.consumer import boot_id
 from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
+from stageflow_durable.delivery.signing import Signer
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
@@ -139,8 +140,17 @@ class Engine(Steering):
     def publisher(self) -> CeleryPublisher:
         """What delivers nudges."""
         settings = self.settings
+        if self._adopted is None:  # here, where nothing is recorded yet
+            refuse_unnamed_master(settings, self.urls.broker_url)
         switches = {"templates": settings.message_templates, "batches": settings.batches}
-        return CeleryPublisher(self.celery_app, settings.in_place_stages, **switches)
+        return CeleryPublisher(self.celery_app, settings.in_place_stages, **switches, signer=self._signer)
+
+    @cached_property
+    def _signer(self) -> Signer:
+        # Looked at before anything is recorded: whoever cannot sign must not accept runs.
+        settings = self.settings
+        signing = settings.message_signing
+        return Signer(signing, None if signing == "off" else self.urls.audit_key)
 
     @cached_property
     def operations(self) -> Operations:
@@ -298,6 +308,7 @@ class Engine(Steering):
             retry=self._retry,
             interceptors=self._interceptors,
             register=lambda: self.store.register(plans, boot_id()),
+            signer=self._signer,
         )
 
     def _bury(self, pid: int) -> None:

@@ -186,6 +186,7 @@ def application(facts: CeleryFacts) -> Iterator[Check]:
     )
     yield _content(facts)
     yield _results(facts)
+    yield _remote_control(facts)
 
 
 def _set(name: str, value: object) -> str:
@@ -245,6 +246,20 @@ def _results(facts: CeleryFacts) -> Check:
         "not used by the engine; results are in its database",
         "the engine's task writes results to it: when it is down, children block",
         "remove task_annotations that override its ignore_result",
+        level=Level.WARN,
+    )
+
+
+_OBEYED = {"off": "no remote command is answered", "look": "only remote commands that change nothing are obeyed"}
+
+
+def _remote_control(facts: CeleryFacts) -> Check:
+    return judged(
+        "remote control",
+        facts.obeys in _OBEYED,
+        _OBEYED.get(facts.obeys, ""),
+        "obeyed: whoever reaches the broker can stop workers, kill what they run, shrink pools and cancel queues",
+        _set("worker_enable_remote_control", False) if facts.adopted else "STAGEFLOW_REMOTE_CONTROL=look",
         level=Level.WARN,
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import Settings
 
 ADVANCE = "stageflow.advance"
@@ -29,12 +30,14 @@ TASK_OPTIONS: dict[str, Any] = {
 
 
 def own_settings(settings: Settings, broker_url: str) -> dict[str, Any]:
-    """For an application that is the engine's own."""
+    """For an application that is the engine's own. Raises ConfigurationError."""
+    refuse_unnamed_master(settings, broker_url)
     return {
         "broker_url": broker_url,
         "result_backend": None,
         "task_default_queue": settings.queue,
         "task_ignore_result": True,
+        "worker_enable_remote_control": settings.remote_control != "off",
         **worker_settings(settings),
     }
 
@@ -86,6 +89,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:
     reads on, without a limit, in the worker's event loop, which stands still from then on.
     """
     return {
+        **_sentinels(settings),
         "visibility_timeout": settings.visibility_timeout,
         "socket_timeout": 10.0,
         "socket_connect_timeout": 4.0,
@@ -94,3 +98,22 @@ def transport_options(settings: Settings) -> dict[str, Any]:
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
     }
+
+
+def _sentinels(settings: Settings) -> dict[str, Any]:
+    if settings.sentinel_master is None:
+        return {}
+    password = settings.sentinel_password
+    # What sentinels are asked with; user and password of the URL are the master's.
+    asked = {"socket_timeout": 4.0, "socket_connect_timeout": 4.0, **({"password": password} if password else {})}
+    return {"master_name": settings.sentinel_master, "sentinel_kwargs": asked}
+
+
+def refuse_unnamed_master(settings: Settings, broker_url: str) -> None:
+    """Raise ConfigurationError for a broker behind sentinels whose master has no name: nothing could be published."""
+    if "sentinel://" in broker_url and settings.sentinel_master is None:
+        raise ConfigurationError(
+            "a broker at sentinel:// needs the master's name: set STAGEFLOW_SENTINEL_MASTER (and, where the sentinels "
+            "ask for one, STAGEFLOW_SENTINEL_PASSWORD), or hand over an application that has it in its "
+            "broker_transport_options: Engine(celery_app=…)"
+        )

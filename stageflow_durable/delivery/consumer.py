@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
-from celery import bootsteps
+from celery import bootsteps, signals
+from celery.exceptions import WorkerLostError
 from celery.worker.consumer import Consumer
 
+from stageflow_durable.delivery.intake import OURS, lost_by, named
+from stageflow_durable.delivery.refusals import refusals
+from stageflow_durable.delivery.said import said_of
+from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.errors import StageflowError
 
 log = logging.getLogger("stageflow.worker")
@@ -18,17 +24,13 @@ LOOK_SECONDS = 0.2
 """How often the parent looks whether a child is gone."""
 
 
-NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
-"""What kombu and Celery raise over something on a queue that is no message of theirs."""
-
-
 class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged, and garbage.
+    """Celery's consumer, which survives the loss of a Redis broker while messages are unacknowledged, and errors.
 
     Celery 5.7.0 ends with ``AttributeError: 'NoneType' object has no attribute 'hostname'`` there: closing the lost
     connection asks it for its parameters once more, and so does acknowledging a message that came over it. What either
     was to release is gone with the connection; the broker delivers the message again, and the rows drop it.
-    It ends as well over what it cannot read, which then goes back to the queue and ends the next worker.
+    It ends as well over whatever else is raised in its event loop, and what it had taken then ends the next worker.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -50,25 +52,56 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         """Acknowledge or reject; for a message whose connection was lost meanwhile there is nobody to tell."""
         return super().call_soon_ack(_unless_gone(p), *args, **kwargs)
 
-    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        """What takes a message; one that cannot be read is refused. Was it one of ours, the sweep sends it again."""
-        take = super().create_task_handler(*args, **kwargs)
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Drop a message that cannot be decoded, in a line."""
+        refusals.add(named(message), f"it cannot be decoded: {said_of(exc)}")
+        message.ack_log_error(log, self.connection_errors)
 
-        def take_or_refuse(message: Any) -> None:
-            try:
-                take(message)
-            except NO_MESSAGE:
-                log.exception("refused a message that cannot be read")
-                message.reject_log_error(log, self.connection_errors)
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Drop what is no task, in a line."""
+        refusals.add(named(message), "it is for no task")
+        message.reject_log_error(log, self.connection_errors)
+        signals.task_rejected.send(sender=self, message=message, exc=None)
 
-        return take_or_refuse
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Drop a message that its task cannot be called with, in a line."""
+        refusals.add(named(message), said_of(exc))
+        message.reject_log_error(log, self.connection_errors)
+        signals.task_rejected.send(sender=self, message=message, exc=exc)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Drop a message for a task that an engine's own application does not have, in a line. In an adopted one
+        somebody may wait for its result.
+        """
+        if not isinstance(self.app, Application):
+            super().on_unknown_task(body, message, exc)
+            return
+        refusals.add(named(message), "there is no such task here")
+        message.reject_log_error(log, self.connection_errors)
 
     def _read_on(self, *args: Any) -> None:
+        """Whatever an error in the loop comes from, the pool and its children live: go on over a new connection. What
+        had been taken for us is not put back, lest it does the same again: the rows know what was not begun.
+        """
+        lost = lost_by(self)
         try:
             self._read(*args)
-        except NO_MESSAGE as error:
-            log.exception("what came from the broker is no message; reading on over a new connection")
-            raise ConnectionResetError(f"unreadable: {type(error).__name__}: {error}") from error
+        except (*lost, WorkerLostError, MemoryError):
+            raise
+        except Exception as error:
+            log.exception("an error in the worker's event loop; it goes on over a new connection")
+            forget_ours(self.task_consumer)
+            raise ConnectionResetError(f"an error in the event loop: {said_of(error)}") from error
+
+
+def forget_ours(task_consumer: Any) -> None:
+    """Let go of the messages of ours that are unacknowledged."""
+    qos: Any = getattr(getattr(task_consumer, "channel", None), "qos", None)
+    for tag, message in list(getattr(qos, "_delivered", {}).items()):
+        headers = getattr(message, "headers", None)
+        if isinstance(headers, dict) and headers.get("task") in OURS:
+            with contextlib.suppress(Exception):  # the broker is away as well; then nobody puts them back either
+                qos.ack(tag)
 
 
 class _Lost:

@@ -47,7 +47,8 @@ class TaskFacts:
 @dataclass(frozen=True, slots=True)
 class CeleryFacts:
     """Settings of a Celery application that decide what a crash loses. ``cancels``: whether a worker that loses its
-    broker ends the stages that run; ``adopted``: whether the application was there before the engine.
+    broker ends the stages that run; ``adopted``: whether the application was there before the engine; ``obeys``: which
+    of Celery's remote commands its workers do: ``look``, ``all`` or ``off``.
     """
 
     version: tuple[int, ...]
@@ -60,6 +61,7 @@ class CeleryFacts:
     broker_url: str | None
     cancels: bool = False
     adopted: bool = False
+    obeys: str = "look"
 
 
 def probe_broker(url: str, *, timeout: float = 3.0) -> BrokerFacts:
@@ -116,7 +118,14 @@ def celery_facts(app: Any) -> CeleryFacts:
         broker_url=conf.broker_url,
         cancels=bool(conf.worker_cancel_long_running_tasks_on_connection_loss),
         adopted=not isinstance(app, Application),
+        obeys=_obeys(app),
     )
+
+
+def _obeys(app: Any) -> str:
+    if not app.conf.worker_enable_remote_control:
+        return "off"
+    return str(app.stageflow.settings.remote_control) if isinstance(app, Application) else "all"
 
 
 def _task_facts(task: Any) -> TaskFacts:

@@ -10,6 +10,8 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.consumer import boot_id
+from stageflow_durable.delivery.messages import Words
+from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.handle import inside_stage
 from stageflow_durable.engine.lease import Owner, Pulse
@@ -26,6 +28,9 @@ from stageflow_durable.state.store import Store
 
 START_SECONDS = 2.0
 """How long a process waits at its start for the database: Celery ends a child that is not up within 4 seconds."""
+
+HOLD_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""How long a message is held while the database is away, one after another. Other tasks of this process wait too."""
 
 stopping = False
 
@@ -45,6 +50,7 @@ class Process:
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
         register: Callable[[], None],
+        signer: Signer = UNSIGNED,
     ) -> None:
         self.queue = settings.queue
         self.short_delay = settings.short_delay_seconds
@@ -59,6 +65,9 @@ class Process:
         self._joining = threading.Lock()
         self._joined = False
         self._tried = threading.Event()
+        self._reached = threading.Event()
+        self._away = 0
+        self._signer = signer
         self._owners: list[Owner] = []
         self._riding: set[Owner] = set()
         self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock)
@@ -102,6 +111,7 @@ class Process:
         troubles = [trouble for owner in tuple(self._owners) if (trouble := _failed(owner.beat)) is not None]
         if troubles:
             raise troubles[0]
+        self._reached.set()
 
     def start(self) -> None:
         """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database
@@ -131,6 +141,18 @@ class Process:
             if owner not in riding:
                 owner.retire()
 
+    def refused(self, words: Words, queue: str) -> str | None:
+        """Why a message from that queue is not one to act upon, by its signature; None: it is."""
+        return self._signer.refused(words, queue)
+
+    def hold_back(self) -> None:
+        """The database is away, or not yet upgraded: wait before the next message is taken, longer each time, until a
+        heartbeat reaches it. Else a child takes all that waits, and publishes each again, as fast as the broker can.
+        """
+        self._away = min(self._away + 1, len(HOLD_SECONDS))
+        self._reached.clear()  # not what a heartbeat reached before
+        self._reached.wait(HOLD_SECONDS[self._away - 1])
+
     def first(self, key: str) -> bool:
         """Whether this message is not a duplicate of one that was just taken."""
         return self._gate.claim(key, self._token, self._gate_ms)
@@ -142,7 +164,9 @@ class Process:
         inside_stage.run = nudge.run_id
         self._riding.add(owner)
         try:
-            return rider.ride(nudge)
+            rode = rider.ride(nudge)
+            self._away = 0
+            return rode
         finally:
             self._riding.discard(owner)
             inside_stage.run = None

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.quick import BATCH, CONNECT_SECONDS, QuickPublisher
 from stageflow_durable.delivery.said import said_of
+from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
 from stageflow_durable.model.work import Nudge
 
@@ -56,14 +57,23 @@ def _bulk_producer(app: Celery) -> Iterator[Any]:
 
 class CeleryPublisher:
     """Sends nudges through a Celery application. ``templates``: from templates, where that is the same. ``batches``:
-    many of them together.
+    many of them together. ``signer``: signs them.
     """
 
-    def __init__(self, app: Celery, in_place_stages: int, *, templates: bool = False, batches: bool = True) -> None:
+    def __init__(
+        self,
+        app: Celery,
+        in_place_stages: int,
+        *,
+        templates: bool = False,
+        batches: bool = True,
+        signer: Signer = UNSIGNED,
+    ) -> None:
         self._app = app
         self._in_place = in_place_stages
         self._many = MANY if batches else math.inf
-        self._quick = QuickPublisher(app, BATCH if batches else 1) if templates else None
+        self._signer = signer
+        self._quick = QuickPublisher(app, BATCH if batches else 1, signer) if templates else None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         """Send each nudge's chain. Raises BrokerUnavailable within seconds; PublishingFailed for whatever else the
@@ -107,7 +117,7 @@ class CeleryPublisher:
 
     def _link(self, nudge: Nudge, number: int) -> Any:
         options = {"queue": nudge.queue} | ({} if nudge.priority is None else {"priority": nudge.priority})
-        arguments = (nudge.run_id, nudge.strand, nudge.gen, nudge.marked(number))
+        arguments = (nudge.run_id, nudge.strand, nudge.gen, self._signer.mark(nudge, number))
         return self._app.signature(ADVANCE, args=arguments, immutable=True, options=options)
 
     def depth(self, queue: str) -> int | None:

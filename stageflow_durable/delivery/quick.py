@@ -14,6 +14,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
+from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.template import Blanks, Template, Unlike, fits, is_told, make
 from stageflow_durable.idempotency.wires import Wires, connector
 from stageflow_durable.model.work import Nudge
@@ -39,9 +40,10 @@ class QuickPublisher:
     messages that are sent at once.
     """
 
-    def __init__(self, app: Celery, batch: int = BATCH) -> None:
+    def __init__(self, app: Celery, batch: int = BATCH, signer: Signer = UNSIGNED) -> None:
         self._app = app
         self._batch = batch
+        self._marked = signer.mark
         self._wires = Wires(self._connection)
         self._templates: dict[tuple[str, int | None], Template] = {}
         self._pid = os.getpid()
@@ -74,7 +76,7 @@ class QuickPublisher:
         for nudge in nudges:
             template, (task, tag) = self._template(nudge), _uuids()
             # Marked as the first link of the chain that Celery would carry.
-            link = nudge.run_id, nudge.strand, nudge.gen, nudge.marked(0)
+            link = nudge.run_id, nudge.strand, nudge.gen, self._marked(nudge, 0)
             filled[template.key].append(template.fill(Blanks(*link, task, root or task, sender, reply_to, tag)))
         return filled
 

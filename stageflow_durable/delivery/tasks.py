@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celery import Celery, Task
 from celery._state import connect_on_app_finalize
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
+from stageflow_durable.delivery.messages import Unfit, Words, read
+from stageflow_durable.delivery.refusals import refusals
 from stageflow_durable.delivery.spawned import Application, is_spawned
+from stageflow_durable.delivery.task_class import StageflowTask
 from stageflow_durable.engine.ride import Rode
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
-from stageflow_durable.model.work import Hint, Nudge, Waiting
+from stageflow_durable.model.work import Nudge, Waiting
 
 _SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
@@ -29,13 +32,15 @@ def register(app: Celery, process: Callable[[], Any]) -> None:
 
     def add(to: Celery) -> None:
         # At once, not lazily: in a spawned child Celery would lay a lazy task into every application there is.
-        to.task(name=ADVANCE, bind=True, lazy=False, **TASK_OPTIONS)(advance)
-        to.task(name=SWEEP, lazy=False, **_SWEEP_OPTIONS)(sweep)
+        to.task(name=ADVANCE, base=StageflowTask, bind=True, lazy=False, **TASK_OPTIONS)(advance)
+        to.task(name=SWEEP, base=StageflowTask, lazy=False, **_SWEEP_OPTIONS)(sweep)
 
-    def advance(task: Task, run_id: str, strand: str, gen: int, mark: str) -> None:
-        carry(task, process(), run_id, strand, gen, mark)
+    def advance(task: Task, *given: Any, **named: Any) -> None:
+        words = understood(task, given, named)
+        if words is not None:
+            carry(task, process(), words)
 
-    def sweep() -> None:
+    def sweep(*_given: Any, **_named: Any) -> None:
         process().sweep()
 
     if app.finalized:
@@ -51,29 +56,61 @@ def _is_twin(other: Celery, app: Celery) -> bool:
     return is_spawned() and other is not app and other.main == app.main
 
 
-def carry(task: Any, process: Any, run_id: str, strand: str, gen: int, mark: str) -> None:
-    """Carry one message: drop a duplicate, ride, leave the rest to the chain's tail, to Celery's retry, or to a fresh
-    message.
+def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Words | None:
+    """What a message says, whoever wrote it. None: nobody of ours did; it is dropped."""
+    try:
+        return read(given, named)
+    except Unfit as why:
+        refusals.add(f"{task.name} {task.request.id}", str(why))
+        return None
+
+
+def carry(task: Any, process: Any, words: Words) -> None:
+    """Carry one message: drop one that is not signed as the settings want it, and a duplicate; ride; leave the rest to
+    the chain's tail, to Celery's retry, or to a fresh message.
     """
     request = task.request
-    tail, request.chain = request.chain, None  # what finds nothing to take ends here, with its tail
-    mark, _, hint = mark.partition(" ")
-    key = f"{run_id}:{strand}:{gen}:{mark}:{request.retries}"
-    if not (request.delivery_info or {}).get("redelivered") and not process.first(key):
+    tail = _only_the_chain(request)  # what finds nothing to take ends here, with its tail
+    place = request.delivery_info or {}
+    queue = place.get("routing_key") or process.queue
+    why = process.refused(words, queue)
+    if why is not None:
+        refusals.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
         return
-    queue = (request.delivery_info or {}).get("routing_key") or process.queue
-    nudge = Nudge(run_id, strand, gen, queue, hint=Hint.read(hint))
+    key = f"{words.run_id}:{words.strand}:{words.gen}:{words.mark}:{request.retries}"
+    if not place.get("redelivered") and not process.first(key):
+        return
+    nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint)
     try:
         rode = process.ride(nudge)
     except AWAY as error:
+        process.hold_back()
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
     if rode.waiting is not None:
         _wait(task, process, rode, rode.waiting, tail)
-    elif _continues(rode, nudge) and tail:
+    elif tail and _continues(rode, nudge) and _follows(tail, nudge):
         request.chain = tail  # the next link is the message that the commit promised
         process.publish(rode.nudges[1:])
     else:
         process.publish(rode.nudges)
+
+
+def _only_the_chain(request: Any) -> Any:
+    """Let go of whatever else a message says that Celery is to do after its task; returns what follows in the chain."""
+    tail = request.chain
+    request.chain = request.callbacks = request.errbacks = request.chord = request.group = None
+    return tail
+
+
+def _follows(tail: Any, nudge: Nudge) -> bool:
+    """Whether what follows is the rest of this nudge's chain. Celery publishes whatever stands there."""
+    if not isinstance(tail, list):
+        return isinstance(tail, tuple)  # the simulation's
+    mine = [nudge.run_id, nudge.strand, nudge.gen]
+    return all(
+        isinstance(link, dict) and link.get("task") == ADVANCE and list(link.get("args") or ())[:3] == mine
+        for link in tail
+    )
 
 
 def _continues(rode: Rode, nudge: Nudge) -> bool:

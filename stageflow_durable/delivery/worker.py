@@ -17,7 +17,10 @@ from celery.signals import (
 
 from stageflow_durable.delivery import process as worker_process
 from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
+from stageflow_durable.delivery.intake import Intake
 from stageflow_durable.delivery.life import Life
+from stageflow_durable.delivery.pools import refuse_unusable
+from stageflow_durable.delivery.remote import RemoteControl
 from stageflow_durable.delivery.spawned import Application, make_importable, spawns
 from stageflow_durable.delivery.unacked import QuickAcks
 from stageflow_durable.errors import ConfigurationError
@@ -30,10 +33,13 @@ def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Cele
     return app
 
 
-def attach(app: Celery, life: Life, engine: object, quick_acks: Callable[[], bool]) -> None:
+def attach(app: Celery, life: Life, engine: Any, quick_acks: Callable[[], bool]) -> None:
     """Let ``life`` know of this worker's processes; spawned ones import ``engine``. ``quick_acks``: see ``unacked``."""
+    app.steps["consumer"].add(Intake)
     if isinstance(app, Application):
         app.stageflow = engine
+        wanted = staticmethod(lambda: engine.settings.remote_control)
+        app.steps["consumer"].add(type("RemoteControl", (RemoteControl,), {"wanted": wanted}))
     app.steps["consumer"].add(type("ChildWatch", (ChildWatch,), {"lost": staticmethod(life.child_lost)}))
     app.steps["consumer"].add(type("QuickAcks", (QuickAcks,), {"wanted": staticmethod(quick_acks)}))
     worker_init.connect(begin_boot, weak=False, dispatch_uid="stageflow-boot")
@@ -46,11 +52,13 @@ def attach(app: Celery, life: Life, engine: object, quick_acks: Callable[[], boo
     worker_shutting_down.connect(_stopping, weak=False)
 
 
-def _worker_begins(worker: Any, app: Celery, engine: object) -> None:
-    if worker.app != app or not spawns(worker):
+def _worker_begins(worker: Any, app: Celery, engine: Any) -> None:
+    if worker.app != app:
         return
     try:
-        make_importable(app, engine)
+        refuse_unusable(worker, engine.settings.queue, adopted=not isinstance(app, Application))
+        if spawns(worker):
+            make_importable(app, engine)
     except ConfigurationError as error:
         # What else a receiver of a signal raises is logged, and the worker would go on without a child that works.
         raise SystemExit(f"stageflow: {error}") from None

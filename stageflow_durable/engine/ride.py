@@ -126,8 +126,7 @@ class Rider:
                 refused(nudge, begun)
                 return Rode(begun.nudges, refused=begun)
             if begun.sent_at is not None:
-                # The queue of the row: what a message says of its own may have been made up.
-                self._owner.served(begun.queue, begun.sent_at)
+                self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
             return self._carry(begun)
         except BaseException:
             # Something may have begun whose end nobody will write: under this id nothing is finished any more.

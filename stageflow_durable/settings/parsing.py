@@ -144,6 +144,18 @@ def one_of(*choices: str) -> Parser:
     return parse
 
 
+def word(*choices: str) -> Parser:
+    """One of ``choices``, in capitals or not; for ``off``, what a TOML file says for it too."""
+
+    def parse(value: object) -> str:
+        text = "off" if value is False and "off" in choices else _text(value).lower()
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
 _SWITCHED = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}
 
 
@@ -162,6 +174,14 @@ def secret(value: object) -> str:
         make = "python -c 'import secrets; print(secrets.token_hex())'"
         raise ValueError(f"must have at least 16 characters; make one: {make}")
     return text
+
+
+def text(value: object) -> str:
+    """Text that says something."""
+    given = _text(value)
+    if not given:
+        raise ValueError("is blank")
+    return given
 
 
 def directory(value: object) -> Path:

@@ -36,10 +36,15 @@ PARSERS: dict[str, parsing.Parser] = {
     "batches": parsing.switch,
     "quick_acks": parsing.switch,
     "audit_key": parsing.secret,
+    "sentinel_master": parsing.matching(r"[\w.-]{1,200}", "the name of a master, as the sentinels know it"),
+    "sentinel_password": parsing.text,
+    "message_signing": parsing.word("off", "sign", "require"),
+    "remote_control": parsing.word("off", "look", "all"),
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
 URLS = ("database_url", "broker_url", "redis_url")
 SECRETS = (*URLS, "audit_key")
+HIDDEN = (*SECRETS, "sentinel_password")
 # The one-machine mode stands above the settings, so it is looked up by name, and only when nothing else is set.
 _ATTACH = ("stageflow_durable.embedded.attachment", "attach")
 
@@ -91,6 +96,12 @@ class Settings:
     ``quick_acks``: whether a worker on Redis keeps what is unacknowledged of ours in itself, and notes other tasks'
     over a connection that is kept for it.
     ``audit_key``: of the event chain's HMACs.
+    ``sentinel_master``, ``sentinel_password``: for a broker at ``sentinel://``, the master's name and the sentinels'
+    own password.
+    ``message_signing``: ``sign``: messages are signed with a key that is derived from the audit key, those that are not
+    are accepted; ``require``: those are dropped.
+    ``remote_control``: which of Celery's commands over the broker workers of the engine's own application obey:
+    ``look``: those that change nothing; ``all``; ``off``: none.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
 
@@ -117,6 +128,10 @@ class Settings:
     batches: bool = True
     quick_acks: bool = True
     audit_key: str | None = None
+    sentinel_master: str | None = None
+    sentinel_password: str | None = None
+    message_signing: str = "off"
+    remote_control: str = "look"
     app: str | None = None
 
     def __post_init__(self) -> None:
@@ -188,13 +203,23 @@ def disagreements(parsed: Mapping[str, object]) -> list[str]:
         float(cast("float", parsed.get(name, DEFAULTS[name])))
         for name in ("visibility_timeout", "in_place_seconds", "short_delay_seconds")
     )
+    unsigned = _cannot_sign(parsed)
     if parsed.get("quick_acks", DEFAULTS["quick_acks"]):
-        return []  # nothing of ours is delivered again
+        return unsigned  # nothing of ours is delivered again
     told = (
         f"visibility_timeout ({visible:g} s) must be more than in_place_seconds + short_delay_seconds "
         f"({in_place + short:g} s): else messages are delivered again while they are worked on"
     )
-    return [] if visible > in_place + short else [told]
+    return unsigned if visible > in_place + short else [*unsigned, told]
+
+
+def _cannot_sign(parsed: Mapping[str, object]) -> list[str]:
+    signing = parsed.get("message_signing", DEFAULTS["message_signing"])
+    # Where no database is named, the one-machine mode may bring a key of its own along.
+    if signing == "off" or parsed.get("audit_key") or not parsed.get("database_url"):
+        return []
+    name = variable("audit_key")
+    return [f"message_signing={signing} needs the audit key, which messages are signed with: set {name} everywhere"]
 
 
 def refuse(problems: Sequence[str]) -> None:
@@ -219,7 +244,7 @@ def _variables(values: dict[str, object]) -> dict[str, str]:
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "audit_key":
+    if name in HIDDEN and name not in URLS:
         return ""
     return f"={safe_url(value) if isinstance(value, str) else value!r}"
 
@@ -237,6 +262,6 @@ def _redacted(settings: Settings | Urls) -> str:
 
 
 def _hidden(name: str, value: object) -> object:
-    if value is None or name not in SECRETS:
+    if value is None or name not in HIDDEN:
         return value
     return safe_url(str(value)) if name in URLS else "***"

@@ -80,6 +80,8 @@ def test_valkey_counts_its_versions_anew() -> None:
         (replace(CELERY, accept_content=("json", "pickle")), "accepted content", Level.FAIL, "accepts pickle"),
         (replace(CELERY, accept_content=("json", "yaml")), "accepted content", Level.WARN, "accepts yaml"),
         (replace(CELERY, result_backend="redis://h"), "result backend", Level.OK, "not used"),
+        (replace(CELERY, obeys="all"), "remote control", Level.WARN, "can stop workers"),
+        (replace(CELERY, obeys="off"), "remote control", Level.OK, "no remote command"),
         (
             replace(CELERY, result_backend="redis://h", task=TaskFacts(True, True, False)),
             "result backend",
@@ -96,12 +98,14 @@ def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Lev
 
 
 def test_each_line_for_an_adopted_application_names_the_one_setting_that_is_unsafe() -> None:
-    facts = replace(CELERY, worker_consumer=THEIRS, prefetch_multiplier=4, cancels=True, accept_content=("yaml",))
+    wrong = {"worker_consumer": THEIRS, "prefetch_multiplier": 4, "cancels": True, "accept_content": ("yaml",)}
+    facts = replace(CELERY, **wrong, adopted=True, obeys="all")  # type: ignore[arg-type]  # each has its own type
     assert [check.mend for check in checks.application(facts) if check.mend] == [
         'celery_app.conf.worker_consumer = "stageflow_durable.delivery.consumer:SturdyConsumer"',
         "celery_app.conf.worker_prefetch_multiplier = 1",
         "celery_app.conf.worker_cancel_long_running_tasks_on_connection_loss = False",
         'celery_app.conf.accept_content = ["json"]',
+        "celery_app.conf.worker_enable_remote_control = False",
     ]
     mend = checks.visibility(60.0, "redis", 10.0, 30.0, adopted=True).mend
     assert mend == 'celery_app.conf.broker_transport_options["visibility_timeout"] = 100'

@@ -127,7 +127,10 @@ class Again(BaseException):
 class Request:
     """What the task sees of its message."""
 
+    callbacks = errbacks = chord = group = None
+
     def __init__(self, message: Message) -> None:
+        self.id = str(message.number)
         self.chain: Any = message.tail or None
         self.retries = message.retries
         self.delivery_info = {"redelivered": message.redelivered, "routing_key": message.queue}
@@ -135,6 +138,8 @@ class Request:
 
 class Task:
     """What ``delivery.tasks.carry`` uses of Celery's task."""
+
+    name = "stageflow.advance"
 
     def __init__(self, message: Message) -> None:
         self.request = Request(message)

@@ -8,7 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.clock import World
-from stageflow_durable.delivery.tasks import carry
+from stageflow_durable.delivery.messages import Words
+from stageflow_durable.delivery.tasks import carry, understood
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
@@ -218,6 +219,12 @@ class Worker(Process):
         self.reach("after", "gate")
         return passes
 
+    def refused(self, words: Words, queue: str) -> str | None:
+        return None
+
+    def hold_back(self) -> None:
+        """Nothing: what comes again comes later, and time passes by itself here."""
+
     def ride(self, nudge: Nudge) -> Rode:
         self._join()
         return self._rider.ride(nudge)
@@ -267,7 +274,9 @@ class Worker(Process):
     def _carry(self, message: Message) -> None:
         task = CeleryTask(message)
         try:
-            carry(task, self, message.run, message.strand, message.gen, message.mark)
+            words = understood(task, (message.run, message.strand, message.gen, message.mark), {})
+            if words is not None:
+                carry(task, self, words)
         except Again as again:
             self.reach("before", "retry")
             self.sim.retried(message, task.request.chain, again.countdown)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
-from kombu import Queue
+from kombu.entity import Queue
 
 from stageflow_durable import Engine, Pipeline
 from stageflow_durable.engine.accept import Submission

@@ -34,7 +34,7 @@ def test_their_schedule_and_their_transport_options_stay() -> None:
 def test_each_line_that_doctor_advises_mends_what_it_names() -> None:
     app, engine = adopted()
     unsafe = [check for check in checks.application(celery_facts(engine.celery_app)) if check.mend]
-    assert len(unsafe) == 4
+    assert len(unsafe) == 5
     for check in unsafe:
         exec(check.mend or "", {"celery_app": app})  # the line that a person would copy
     assert [check for check in checks.application(celery_facts(engine.celery_app)) if check.mend] == []

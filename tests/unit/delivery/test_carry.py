@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable.delivery.messages import read
 from stageflow_durable.delivery.tasks import carry
 from stageflow_durable.engine.ride import Rode
 from stageflow_durable.model.work import Hint, Nudge
@@ -27,9 +28,11 @@ def carried(mark: str) -> tuple[str, Nudge]:
         keys.append(key)
         return True
 
-    process: Any = SimpleNamespace(queue="q", first=first, ride=ride, publish=lambda _nudges: None)
+    process: Any = SimpleNamespace(
+        queue="q", first=first, ride=ride, publish=lambda _nudges: None, refused=lambda _words, _queue: None
+    )
     request = SimpleNamespace(chain=None, delivery_info={"routing_key": "lane"}, retries=0)
-    carry(SimpleNamespace(request=request), process, "R", "a", 3, mark)
+    carry(SimpleNamespace(request=request), process, read(("R", "a", 3, mark), {}))
     return keys[0], ridden[0]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from threading import Event, Timer
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -16,7 +18,29 @@ def test_given_an_owner_whose_beat_fails_then_the_others_beat_and_it_is_told() -
     first, second = Mock(), Mock()
     first.beat.side_effect = ValueError("no such thing")
     told = SimpleNamespace(set=Mock())
-    vars(process).update(_owners=[first, second], _joined=True, _tried=told)
+    vars(process).update(_owners=[first, second], _joined=True, _tried=told, _reached=told)
     with pytest.raises(ValueError, match="no such thing"):
         process._beat()
     second.beat.assert_called_once_with()
+
+
+def test_given_a_database_that_is_away_when_messages_come_then_each_is_held_longer_until_a_beat_reaches_it() -> None:
+    process: Any = object.__new__(Process)
+    reached = Mock()
+    vars(process).update(_away=0, _reached=reached)
+    for _message in range(7):
+        process.hold_back()
+    waited = [waiting.args[0] for waiting in reached.wait.call_args_list]
+    assert waited == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert reached.method_calls[0] == call.clear(), "what a beat reached before the outage says nothing"
+
+
+def test_given_a_message_that_is_held_when_a_beat_reaches_the_database_then_it_goes_on_at_once() -> None:
+    process: Any = object.__new__(Process)
+    vars(process).update(_away=4, _reached=Event(), _owners=[], _joined=True, _tried=Event())
+    beats = Timer(0.2, process._beat)
+    beats.start()
+    began = monotonic()
+    process.hold_back()
+    assert monotonic() - began < 4
+    beats.join()

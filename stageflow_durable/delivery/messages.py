@@ -1,0 +1,53 @@
+"""What our task's arguments say: a nudge, its mark, its signature. Written here, and read here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from stageflow_durable.model.work import UNDO_PREFIX, Hint
+
+_RUN = re.compile(r"[A-Za-z0-9-]{1,40}")
+_STRAND = re.compile(rf"({re.escape(UNDO_PREFIX)})?[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}")
+# What a mark is made of in every version, so far; what follows it is the hint, or what a newer version may add.
+_MARK = re.compile(r"([0-9]{1,15}\.[0-9]{1,4})(?:~([0-9a-f]{8,128}))?(?: (.{0,400}))?", re.DOTALL)
+HIGHEST = 2**31 - 1
+
+
+class Unfit(Exception):
+    """Arguments that no publisher of ours has given; the text says why."""
+
+
+class Words(NamedTuple):
+    """What a message says. ``mark`` tells two publications of a nudge apart; ``hinted``: its hint as text, or empty;
+    ``signature``: empty where it has none.
+    """
+
+    run_id: str
+    strand: str
+    gen: int
+    mark: str
+    hinted: str
+    signature: str
+
+    @property
+    def hint(self) -> Hint | None:
+        """What the run looked like when it was published."""
+        return Hint.read(self.hinted)
+
+
+def read(arguments: Any, keywords: Any) -> Words:
+    """The arguments of a message. Raises Unfit."""
+    if keywords or not isinstance(arguments, list | tuple) or len(arguments) != 4:
+        raise Unfit("a run, a strand, a fence and a mark are expected, and nothing else")
+    run_id, strand, gen, mark = arguments
+    if not isinstance(run_id, str) or not _RUN.fullmatch(run_id):
+        raise Unfit("its run is no id")
+    if not isinstance(strand, str) or not _STRAND.fullmatch(strand):
+        raise Unfit("its strand is no name")
+    if type(gen) is not int or not 0 <= gen <= HIGHEST:  # True is an int too
+        raise Unfit("its fence is no number")
+    said = _MARK.fullmatch(mark) if isinstance(mark, str) else None
+    if said is None:
+        raise Unfit("its mark cannot be read")
+    return Words(run_id, strand, gen, said[1], said[3] or "", said[2] or "")

@@ -1,0 +1,68 @@
+"""Signed messages: who reaches the broker, and has not the audit key, publishes nothing that a worker acts upon.
+
+A signature stands behind the mark, where a release that knows none takes it for a part of the mark (ADR 0026).
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+
+from stageflow_durable.delivery.messages import Words
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.model.work import Nudge
+
+_SALT = b"stageflow_durable"
+_INFO = b"message signing 1\x01"
+BYTES = 16
+"""Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
+
+
+def derived(audit_key: str) -> bytes:
+    """The key that messages are signed with, by HKDF-SHA256 (RFC 5869): one that is found out says nothing of the
+    audit key, and what either of them signs means nothing to the other.
+    """
+    extracted = hmac.digest(_SALT, audit_key.encode(), sha256)
+    return hmac.digest(extracted, _INFO, sha256)
+
+
+class Signer:
+    """Signs what is published, and judges what has come. ``mode``: ``off``, ``sign`` or ``require``."""
+
+    def __init__(self, mode: str = "off", audit_key: str | None = None) -> None:
+        if mode != "off" and not audit_key:
+            raise ConfigurationError(
+                f"message_signing={mode} needs the audit key: set STAGEFLOW_AUDIT_KEY, the same for all processes"
+            )
+        self._required = mode == "require"
+        self._key = derived(audit_key) if mode != "off" and audit_key else None
+
+    def mark(self, nudge: Nudge, link: int) -> str:
+        """The mark of a link of a nudge's chain, as its message carries it."""
+        plain = nudge.marked(link)
+        if self._key is None:
+            return plain
+        mark, space, hinted = plain.partition(" ")
+        signature = self._signature(nudge.run_id, nudge.strand, nudge.gen, mark, hinted, nudge.queue)
+        return f"{mark}~{signature}{space}{hinted}"
+
+    def refused(self, words: Words, queue: str) -> str | None:
+        """Why a message is not to be acted upon; None: it is. ``queue``: where it was taken from."""
+        if not self._required:
+            return None  # what is not signed is accepted, so that what is wrongly signed can be sent without
+        if not words.signature:
+            return "it is not signed"
+        given = self._signature(words.run_id, words.strand, words.gen, words.mark, words.hinted, queue)
+        return (
+            None if hmac.compare_digest(given, words.signature) else "its signature is not by this key, or not for this"
+        )
+
+    def _signature(self, run_id: str, strand: str, gen: int, mark: str, hinted: str, queue: str) -> str:
+        # No run, mark, fence or strand holds a line break, so that nothing can be moved from one to another.
+        said = f"{run_id}\n{gen}\n{mark}\n{strand}\n{len(queue)}\n{queue}\n{hinted}"
+        assert self._key is not None
+        return hmac.digest(self._key, said.encode(), "sha256")[:BYTES].hex()
+
+
+UNSIGNED = Signer()
+"""Of an engine that signs nothing."""
