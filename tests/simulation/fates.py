@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from stageflow_durable.errors import BrokerUnavailable, StoreUnavailable
@@ -123,6 +124,9 @@ class Fates:
             self._sim.broker.waiting.remove(message)
             self._sim.broker.put(due_at(message, message.due + late))
             self._sim.note(None, "late", f"{message} by {late:g} s")
+        elif self._sim.chance.flip(f"{about} forged", rates["forge"] * 0.5):
+            how = self._sim.chance.one_of(f"{about} forged how", list(FORGERIES))
+            self._sim.note(None, "forged", str(self._sim.broker.put(FORGERIES[how](message))))
 
     def trouble(self) -> None:
         what = self._sim.chance.pick(
@@ -147,3 +151,23 @@ class Fates:
             worker.silent_until = self._sim.passed + LEASE * 2
             what = f"{worker.name} does not beat for {LEASE * 2:g} s"
         self._sim.note(None, what)
+
+
+MADE_UP = f"7.0 7 {'0a' * 32} {'0b' * 12} s0"
+
+FORGERIES: dict[str, Callable[[Message], Message]] = {
+    "a later fence": lambda message: message._replace(gen=message.gen + 1),
+    "an earlier fence": lambda message: message._replace(gen=message.gen - 1),
+    "a fence that no column holds": lambda message: message._replace(gen=2**40),
+    "an undo": lambda message: message._replace(strand=f"undo:{message.strand}"),
+    "another strand": lambda message: message._replace(strand="s1"),
+    "a strand that no column holds": lambda message: message._replace(strand="s\x00"),
+    "no run": lambda message: message._replace(run="0" * 26),
+    "a run that is no id": lambda message: message._replace(run="' or 1=1 --"),
+    "a hint": lambda message: message._replace(mark=MADE_UP),
+    "a mark that is none": lambda message: message._replace(mark="7.0 \x00" + "x" * 5000),
+    "another queue": lambda message: message._replace(queue="q" * 300),
+    "redelivered": lambda message: message._replace(redelivered=True, retries=message.retries + 7),
+    "without its tail": lambda message: message._replace(tail=()),
+}
+"""What somebody who reaches the broker puts beside a true message."""

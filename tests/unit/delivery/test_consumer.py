@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 from celery import Celery
+from celery.exceptions import WorkerLostError
 from kombu import common
 from kombu.message import Message
 from redis.exceptions import ConnectionError as RedisLost
@@ -69,3 +70,42 @@ def test_an_end_that_celery_missed_is_seen_at_the_next_look_and_reported() -> No
     watch._look(pool)
     maintain.assert_called_once()
     watch._report.assert_called_once_with(2)
+
+
+def held(task: str, tag: str) -> Any:
+    return tag, SimpleNamespace(headers={"task": task}, delivery_tag=tag)
+
+
+def reading(error: Exception) -> tuple[Any, Mock]:
+    """A consumer whose event loop raises that, with a message of ours and one of theirs in hand."""
+    consumer: Any = object.__new__(SturdyConsumer)
+    qos = SimpleNamespace(_delivered=dict([held("stageflow.advance", "ours"), held("theirs", "theirs")]), ack=Mock())
+    vars(consumer).update(
+        connection_errors=(RedisLost, KeyError),
+        channel_errors=(),
+        task_consumer=SimpleNamespace(channel=SimpleNamespace(qos=qos)),
+        _read=Mock(side_effect=error),
+    )
+    return consumer, qos.ack
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), KeyError("x"), RuntimeError("x"), RecursionError("x"), AssertionError()]
+)
+def test_an_error_in_the_event_loop_is_told_and_the_worker_goes_on_without_what_it_had_taken_of_ours(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer, let_go = reading(error)
+    with pytest.raises(ConnectionResetError, match=type(error).__name__):
+        consumer._read_on()
+    let_go.assert_called_once_with("ours")
+    assert "an error in the worker's event loop" in caplog.text
+    assert "no message" not in caplog.text, "nothing says that a message had to do with it"
+
+
+@pytest.mark.parametrize("error", [RedisLost("closed"), WorkerLostError("no children"), MemoryError()])
+def test_what_is_no_error_of_the_loop_goes_on_to_whom_it_concerns(error: Exception) -> None:
+    consumer, let_go = reading(error)
+    with pytest.raises(type(error)):
+        consumer._read_on()
+    let_go.assert_not_called()
