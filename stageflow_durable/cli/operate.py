@@ -18,12 +18,12 @@ from stageflow_durable.cli.selection import Filter, chosen, confirmed
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import counted, shown_length
 from stageflow_durable.errors import Retryable, StageflowError
-from stageflow_durable.model.run import Run, RunSummary
+from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.verbs import VerbName, refusal, standing
+from stageflow_durable.model.verbs import Standing, VerbName, refusal
 
 if TYPE_CHECKING:
-    from stageflow_durable.cli.ports import Operations
+    from stageflow_durable.cli.ports import Named, Operations, Stands
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -136,44 +136,58 @@ def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
 def _each(
     operations: Operations,
     verb: VerbName,
-    runs: Sequence[RunSummary],
+    runs: Sequence[Named],
     act: Callable[..., RunSummary] | None,
     how: How,
-    ask: Callable[[Run], str | None],
+    ask: Callable[[Standing], str | None],
 ) -> Iterator[Outcome]:
     with _progress(verb, len(runs)) as advance:
-        for position, run in enumerate(runs):
+        for position, (run, seen) in enumerate(_seen(operations, runs)):
             if position and how.rate and act:
                 threading.Event().wait(1 / how.rate)
-            yield _one(operations, verb, run, act, ask)
+            yield _gone(run) if seen is None else _one(verb, seen, act, ask)
             advance()
 
 
-def _refused(verb: VerbName, run: Run, *, past: bool, only_failed: bool) -> str | None:
-    if only_failed and run.status is not RunStatus.COMPENSATION_FAILED:
-        return f"it is {run.status}: none of its undos has failed; leave --retry-failed out"
-    return refusal(verb, standing(run), past_pivot=past)
+def _seen(operations: Operations, runs: Sequence[Named]) -> Iterator[tuple[Named, Stands | None]]:
+    """Each run with how it stands now; None: it is gone."""
+    found = iter(operations.standings([run.run_id for run in runs]))
+    seen = next(found, None)
+    for run in runs:
+        if seen is None or seen.run_id != run.run_id:
+            yield run, None
+            continue
+        yield run, seen
+        seen = next(found, None)
+
+
+def _gone(run: Named) -> Outcome:
+    return Outcome(run.run_id, False, run.status, error="it is gone: pruned since it was listed")
+
+
+def _refused(verb: VerbName, facts: Standing, *, past: bool, only_failed: bool) -> str | None:
+    if only_failed and facts.status is not RunStatus.COMPENSATION_FAILED:
+        return f"it is {facts.status}: none of its undos has failed; leave --retry-failed out"
+    return refusal(verb, facts, past_pivot=past)
 
 
 def _one(
-    operations: Operations,
     verb: VerbName,
-    listed: RunSummary,
+    seen: Stands,
     act: Callable[..., RunSummary] | None,
-    ask: Callable[[Run], str | None],
+    ask: Callable[[Standing], str | None],
 ) -> Outcome:
-    """Look at the run, decide by the rules, then act on exactly what was seen (``op_version``)."""
+    """Decide by the rules, then act on exactly what was seen (``op_version``)."""
+    if why := ask(seen.standing):
+        return Outcome(seen.run_id, False, seen.status, error=f"{verb} refused: {why}")
     try:
-        run = listed if isinstance(listed, Run) else operations.run(listed.run_id)
-        if why := ask(run):
-            return Outcome(run.run_id, False, run.status, error=f"{verb} refused: {why}")
-        undoes = standing(run).owed if verb is not VerbName.RESUME else ()
-        after = act(run.run_id, op_version=run.op_version).status if act else None
+        after = act(seen.run_id, op_version=seen.op_version).status if act else None
     except Retryable:
         raise  # the database is away: every further run would fail alike
     except StageflowError as error:
-        return Outcome(listed.run_id, False, listed.status, error=one_line(str(error)))
-    return Outcome(run.run_id, True, run.status, after, undoes)
+        return Outcome(seen.run_id, False, seen.status, error=one_line(str(error)))
+    undoes = seen.standing.owed if verb is not VerbName.RESUME else ()
+    return Outcome(seen.run_id, True, seen.status, after, undoes)
 
 
 @contextmanager

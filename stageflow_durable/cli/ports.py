@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
-from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.model.verbs import Standing
 
 
 class Operations(Protocol):
@@ -29,6 +30,21 @@ class Operations(Protocol):
         limit: int = 100,
     ) -> Sequence[RunSummary]:
         """Runs, newest first. ``attention``: those that need a person."""
+
+    def matching(
+        self,
+        status: Sequence[RunStatus],
+        *,
+        pipeline: str | None = None,
+        client_id: str | None = None,
+        since: datetime | None = None,
+        park_reason: ParkReason | None = None,
+        limit: int = 100,
+    ) -> Sequence[Named]:
+        """Which runs a filter fits, the newest first."""
+
+    def standings(self, run_ids: Sequence[str]) -> Iterable[Stands]:
+        """How these runs stand, in their order; those that are gone are left out."""
 
     def history(self, run_id: str) -> Sequence[Event]:
         """Events, oldest first."""
@@ -89,6 +105,30 @@ class Operations(Protocol):
 
     def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
         """Delete runs that ended for good long ago."""
+
+
+class Named(Protocol):
+    """A run by its id, and its status when it was listed."""
+
+    @property
+    def run_id(self) -> str:
+        """Its id."""
+
+    @property
+    def status(self) -> RunStatus:
+        """Its status."""
+
+
+class Stands(Named, Protocol):
+    """A run, and what the verbs that are allowed for it depend on."""
+
+    @property
+    def op_version(self) -> int:
+        """What an operator's verb has to name."""
+
+    @property
+    def standing(self) -> Standing:
+        """The facts."""
 
 
 class Made(Protocol):

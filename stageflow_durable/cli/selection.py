@@ -18,12 +18,11 @@ from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, RESUMABLE, VerbName
 
 if TYPE_CHECKING:
-    from stageflow_durable.cli.ports import Operations
-    from stageflow_durable.model.run import RunSummary
+    from stageflow_durable.cli.ports import Named, Operations
     from stageflow_durable.model.status import ParkReason
 
 MOST = 100_000
-"""The most runs that one command looks through."""
+"""The most runs that one command acts on."""
 
 APPLICABLE: dict[VerbName, frozenset[RunStatus]] = {
     VerbName.CANCEL: GOING_FORWARD | {RunStatus.PARKED},
@@ -51,7 +50,7 @@ class Filter:
 
 def chosen(
     operations: Operations, verb: VerbName, run_ids: Sequence[str], wanted: Filter, limit: int | None
-) -> Sequence[RunSummary]:
+) -> Sequence[Named]:
     """The runs to act on. Fails when nothing was asked for, or both ways at once."""
     if run_ids and wanted.given:
         raise Misuse("name runs or filter them, not both")
@@ -59,17 +58,21 @@ def chosen(
         return [find_run(operations, run_id) for run_id in dict.fromkeys(run_ids)][:limit]
     if not wanted.given:
         raise Misuse(f"name the runs to {verb}, or filter them: --status --park-reason --pipeline --client-id --since")
-    return _filtered(operations, verb, wanted)[:limit]
+    return _filtered(operations, verb, wanted, min(MOST, limit or MOST))
 
 
-def _filtered(operations: Operations, verb: VerbName, wanted: Filter) -> list[RunSummary]:
+def _filtered(operations: Operations, verb: VerbName, wanted: Filter, most: int) -> Sequence[Named]:
     if wanted.status and wanted.status not in APPLICABLE[verb]:
         permitted = ", ".join(sorted(APPLICABLE[verb]))
         raise Misuse(f"{verb} does nothing for runs that are {wanted.status}; it takes: {permitted}")
-    found = operations.runs(
-        status=wanted.status, pipeline=wanted.pipeline, client_id=wanted.client_id, since=wanted.since, limit=MOST
+    return operations.matching(
+        [wanted.status] if wanted.status else sorted(APPLICABLE[verb]),
+        pipeline=wanted.pipeline,
+        client_id=wanted.client_id,
+        since=wanted.since,
+        park_reason=wanted.park_reason,
+        limit=most,
     )
-    return [run for run in found if run.status in APPLICABLE[verb] and wanted.park_reason in (None, run.park_reason)]
 
 
 def confirmed(verb: VerbName, number: int, *, by_filter: bool, yes: bool) -> None:

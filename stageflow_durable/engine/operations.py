@@ -21,18 +21,22 @@ from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
-from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.state.fork import Fork
-from stageflow_durable.state.listing import ATTENTION, Filter
+from stageflow_durable.state.listing import ATTENTION, Filter, Found
 from stageflow_durable.state.operators import Order
 from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
 from stageflow_durable.state.runs import Created
+from stageflow_durable.state.standings import Known, Seen
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.verification import Checked
 from stageflow_durable.state.views import summary_of
 
 UNSAID: Any = object()
 """The default of ``done=``: an output may be None, so that None cannot mean that nothing was said."""
+
+STANDINGS = 200
+"""Runs that are looked at together. What is seen of the last may be older by as long as the others take."""
 
 STUCK_SECONDS = 60.0
 """How long a run may stand still before ``attention`` lists it."""
@@ -75,12 +79,41 @@ class Operations:
         """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
         person, stuck runs too.
         """
+        self._name(pipeline, client_id)
+        wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
+        pages = self._store.pages(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
+        found = [run for page in pages for run in page]
+        return [*found, *self._store.stuck(self._clock.time() - STUCK_SECONDS)] if attention else found
+
+    def matching(
+        self,
+        status: Sequence[str],
+        pipeline: str | None = None,
+        client_id: str | None = None,
+        since: datetime | timedelta | None = None,
+        park_reason: ParkReason | None = None,
+        limit: int = 100,
+    ) -> list[Found]:
+        """Which runs a filter fits, the newest first: their ids and statuses. Parameters as of :meth:`runs`."""
+        self._name(pipeline, client_id)
+        wanted = Filter(_statuses(status), pipeline, client_id, self._seconds(since), limit, park_reason=park_reason)
+        return list(self._store.found(wanted))
+
+    def standings(self, run_ids: Sequence[str]) -> Iterator[Seen]:
+        """How these runs (full ids) stand, in their order, read in batches while they are asked for; those that are
+        gone are left out.
+        """
+        known: Known = {}
+        for start in range(0, len(run_ids), STANDINGS):
+            some = run_ids[start : start + STANDINGS]
+            seen = self._store.standings(some, known)
+            yield from (seen[run_id] for run_id in some if run_id in seen)
+
+    @staticmethod
+    def _name(pipeline: str | None, client_id: str | None) -> None:
         for what, text in (("pipeline", pipeline), ("client_id", client_id)):
             if text is not None:
                 valid_key(text, what)
-        wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
-        found = self._store.summaries(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
-        return [*found, *self._store.stuck(self._clock.time() - STUCK_SECONDS)] if attention else found
 
     def _seconds(self, since: datetime | timedelta | None) -> float | None:
         if isinstance(since, timedelta):

@@ -10,6 +10,8 @@ from typing import Any
 from stageflow_durable.engine.operations import UNSAID, Operations
 from stageflow_durable.engine.twins import EngineTwins
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.state.listing import Found
+from stageflow_durable.state.standings import Seen
 from stageflow_durable.state.verification import Checked
 
 
@@ -28,6 +30,14 @@ class Steering(EngineTwins):
     def runs(self, **filters: Any) -> list[RunSummary]:
         """Runs, the newest first; see :meth:`Operations.runs`."""
         return self.operations.runs(**filters)
+
+    def matching(self, status: Sequence[str], **filters: Any) -> list[Found]:
+        """Which runs a filter fits; see :meth:`Operations.matching`."""
+        return self.operations.matching(status, **filters)
+
+    def standings(self, run_ids: Sequence[str]) -> Iterator[Seen]:
+        """How these runs stand; see :meth:`Operations.standings`."""
+        return self.operations.standings(run_ids)
 
     def history(self, run_id: str) -> list[Event]:
         """A run's events."""

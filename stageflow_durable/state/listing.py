@@ -2,53 +2,118 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, desc, select, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, select, tuple_, union_all
 
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import AT_REST, RunStatus, StrandState
+from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.tables import runs, strands
 from stageflow_durable.state.views import summary_of
 
+T = TypeVar("T")
+See = Callable[[Callable[[Connection], T]], T]
+
 ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
 """Statuses that wait for a person."""
 
 
+_LEFT_OUT = ("input", "metadata")
+SUMMARY = tuple(literal("").label(column.name) if column.name in _LEFT_OUT else column for column in runs.c)
+"""The columns of a run, in their order, without what may be large and no list shows."""
+
+PAGE = 2000
+"""Runs that one statement lists at the most."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which runs to list; None: any. ``since`` in seconds since the epoch."""
+    """Which runs to list; None: any. ``since`` in seconds since the epoch; ``before``: created before the run of this
+    time and id, the last of the page before.
+    """
 
     status: tuple[RunStatus, ...] | None = None
     pipeline: str | None = None
     client_id: str | None = None
     since: float | None = None
     limit: int = 100
+    before: tuple[float, str] | None = None
+    park_reason: ParkReason | None = None
+
+
+class Found(NamedTuple):
+    """A run that a filter found, and its status then."""
+
+    run_id: str
+    status: RunStatus
+
+
+def found(see: See[Any], wanted: Filter) -> Iterator[Found]:
+    """Runs, the newest first, as :func:`pages` has them, with no more than it takes to name them."""
+    columns = (runs.c.id, runs.c.status, runs.c.created_at)
+    for rows in _paged(see, wanted, columns):
+        yield from (Found(row.id, RunStatus(row.status)) for row in rows)
+
+
+def pages(see: See[Any], wanted: Filter) -> Iterator[list[RunSummary]]:
+    """Runs, the newest first, page by page, each of one moment: what is created meanwhile is not among them, and none
+    comes twice.
+    """
+    for rows in _paged(see, wanted, SUMMARY):
+        yield [summary_of(facts_of(row)) for row in rows]
+
+
+def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    left, before = wanted.limit, wanted.before
+    while left > 0:
+        most = min(PAGE, left)
+        page = see(partial(_page, wanted=replace(wanted, limit=most, before=before), columns=columns))
+        yield page
+        if len(page) < most:
+            return
+        left, before = left - most, (page[-1].created_at, page[-1].id)
 
 
 def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     """Runs, the newest first."""
-    equal = ((runs.c.pipeline, wanted.pipeline), (runs.c.client_id, wanted.client_id))
+    return [summary_of(facts_of(row)) for row in _page(connection, wanted, SUMMARY)]
+
+
+def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Sequence[Any]:
+    equal = (
+        (runs.c.pipeline, wanted.pipeline),
+        (runs.c.client_id, wanted.client_id),
+        (runs.c.park_reason, wanted.park_reason),
+    )
     where = [column == value for column, value in equal if value is not None]
     where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
-    return [summary_of(facts_of(row)) for row in connection.execute(_found(wanted, where))]
+    if wanted.before is not None:
+        at, last = wanted.before
+        where.append(tuple_(runs.c.created_at, runs.c.id) < tuple_(literal(at), literal(last)))
+    return connection.execute(_found(wanted, where, columns)).all()
 
 
-def _found(wanted: Filter, where: list[ColumnElement[bool]]) -> Select[Any]:
+def _found(wanted: Filter, where: list[ColumnElement[bool]], columns: Sequence[Any]) -> Select[Any]:
     if wanted.status is None or len(wanted.status) < 2:
         among = [] if wanted.status is None else [runs.c.status.in_(map(constant, wanted.status))]
-        return _newest(runs, wanted.limit, *where, *among)
+        return _newest(columns, runs.c, wanted.limit, *where, *among)
     # Each status apart, along its index: together they would be sorted, or looked for among all the others.
     statuses = dict.fromkeys(wanted.status)
-    each = [_newest(runs, wanted.limit, *where, runs.c.status == constant(status)).subquery() for status in statuses]
-    return _newest(union_all(*map(select, each)).subquery(), wanted.limit)
+    each = [
+        _newest(columns, runs.c, wanted.limit, *where, runs.c.status == constant(status)).subquery()
+        for status in statuses
+    ]
+    both = union_all(*map(select, each)).subquery()
+    return _newest([both], both.c, wanted.limit)
 
 
-def _newest(rows: FromClause, limit: int, *where: ColumnElement[bool]) -> Select[Any]:
-    return select(rows).where(and_(True, *where)).order_by(desc(rows.c.created_at), desc(rows.c.id)).limit(limit)
+def _newest(columns: Iterable[Any], by: Any, limit: int, *where: ColumnElement[bool]) -> Select[Any]:
+    return select(*columns).where(and_(True, *where)).order_by(desc(by.created_at), desc(by.id)).limit(limit)
 
 
 def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
@@ -60,5 +125,5 @@ def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
     ]
     active = runs.c.status.in_([constant(status) for status in RunStatus if status not in AT_REST])
     quiet = runs.c.updated_at < older_than
-    found = select(runs).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
+    found = select(*SUMMARY).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
     return [summary_of(facts_of(row)) for row in connection.execute(found)]

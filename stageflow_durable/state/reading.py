@@ -13,9 +13,10 @@ from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state import fitting, listing, progress, recovery, retention, verification, views
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.listing import Filter
+from stageflow_durable.state.listing import Filter, Found
 from stageflow_durable.state.recovery import Missed, Overdue, Place
 from stageflow_durable.state.shortcut import Shortcut
+from stageflow_durable.state.standings import Known, Seen, standings
 from stageflow_durable.state.verification import Checked
 
 T = TypeVar("T")
@@ -91,6 +92,18 @@ class Reading:
     def summaries(self, wanted: Filter) -> list[RunSummary]:
         """Runs as lines."""
         return self._see(lambda c: listing.summaries(c, wanted))
+
+    def pages(self, wanted: Filter) -> Iterator[list[RunSummary]]:
+        """Runs as lines, page by page."""
+        return listing.pages(self._see, wanted)
+
+    def found(self, wanted: Filter) -> Iterator[Found]:
+        """Runs by no more than their names."""
+        return listing.found(self._see, wanted)
+
+    def standings(self, ids: Sequence[str], known: Known) -> dict[str, Seen]:
+        """How runs stand, by id."""
+        return self._see(lambda c: standings(c, ids, known))
 
     def stuck(self, older_than: float) -> list[RunSummary]:
         """Runs that should move and do not."""

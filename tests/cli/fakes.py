@@ -41,6 +41,7 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.verbs import VerbName, refusal, standing
 from stageflow_durable.state.runs import Created
+from stageflow_durable.state.standings import Seen
 from stageflow_durable.state.verification import Checked
 
 NOW = datetime(2026, 3, 1, 3, 16, 20, tzinfo=UTC)
@@ -216,6 +217,20 @@ class FakeOperations:
             and (since is None or one.created_at >= since)
         ]
         return [summary(one) for one in found][:limit]
+
+    def standings(self, run_ids: Sequence[str]) -> Iterable[Seen]:
+        if self.fails:
+            raise self.fails
+        held = {one.run_id: one for one in self.held}
+        there = [held[one] for one in run_ids if one in held]
+        return [Seen(one.run_id, one.status, one.op_version, standing(one)) for one in there]
+
+    def matching(
+        self, status: Sequence[RunStatus], *, park_reason: ParkReason | None = None, limit: int = 100, **filters: Any
+    ) -> Sequence[RunSummary]:
+        found = [one for one in self.runs(limit=100_000, **filters) if one.status in status]
+        self.asked |= {"status": status, "park_reason": park_reason, "limit": limit}
+        return [one for one in found if park_reason in (None, one.park_reason)][:limit]
 
     def history(self, run_id: str) -> Sequence[Event]:
         return self.events

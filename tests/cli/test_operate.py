@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import ParkReason, RunStatus, StageState
+from stageflow_durable.state.standings import Seen
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
 
@@ -96,15 +98,14 @@ def test_a_run_changed_by_somebody_else_meanwhile_is_a_conflict_not_a_race(
     invoke: Invoke, engine: FakeApplication
 ) -> None:
     engine.held = [running(1)]
-    read = engine.run
+    look = engine.standings
 
-    def change_after_reading(run_id: str) -> Run:
-        seen = read(run_id)
-        engine.held = [replace(seen, op_version=seen.op_version + 1)]
-        engine.run = read  # type: ignore[method-assign]  # the fake changes after one reading
+    def change_after_looking(run_ids: Sequence[str]) -> Iterable[Seen]:
+        seen = look(run_ids)
+        engine.held = [replace(run, op_version=run.op_version + 1) for run in engine.held]
         return seen
 
-    engine.run = change_after_reading  # type: ignore[method-assign]  # somebody else
+    engine.standings = change_after_looking  # type: ignore[method-assign]  # somebody else
     result = invoke("cancel", "01J9F2", "--reason", "r")
     assert (result.exit_code, engine.calls) == (1, [])
     assert "changed by somebody else" in result.stderr
