@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 @click.group(short_help="Whether the histories are what the engine wrote.")
 def audit() -> None:
     """Every event of a run is chained to the one before by an HMAC whose key (STAGEFLOW_AUDIT_KEY) is not in the
-    database.
+    database, and says what was written to the run's rows.
     """
 
 
-@audit.command(short_help="Find changed, removed, reordered or cut-off events.")
+@audit.command(short_help="Find events and rows that were changed, added or removed.")
 @click.argument("run_ids", metavar="[RUN]...", nargs=-1)
 @click.option(
     "--heads", "heads_file", type=click.Path(path_type=Path), metavar="FILE", help="Also against heads from before."
@@ -33,27 +33,29 @@ def audit() -> None:
 @json_option
 @click.pass_context
 def verify(ctx: click.Context, run_ids: tuple[str, ...], heads_file: Path | None, as_json: bool) -> None:
-    """Check the histories of all runs, or of those named; exit 1 when one is not whole.
+    """Check the histories of all runs, or of those named, and the rows that they vouch for: inputs, outputs, clients,
+    keys, statuses, attempts, undos. Exit 1 when one is not whole.
 
-    Whoever can write to the database can cut off the newest events together with the run's own count, or delete a
-    whole run: that shows only against a file of heads (stageflow audit heads) that is kept elsewhere.
+    Whoever can write to the database can put a whole run back to what it was earlier, or delete it with all its rows:
+    that shows only against a file of heads (stageflow audit heads) that is kept elsewhere.
     """
     operations = Session.of(ctx).operations()
     heads = {} if heads_file is None else _read(heads_file)
-    runs = events = 0
+    runs = events = before = 0
     broken = []
     for checked in operations.audit(run_ids or None, heads):
         runs, events = runs + 1, events + checked.events
+        before += not checked.rows and not checked.problems
         if checked.problems:
             broken.append(checked)
             if not as_json:
                 for problem in checked.problems:
                     click.echo(f"{checked.run_id}  {problem}")
     if as_json:
-        print_json({"runs": runs, "events": events, "broken": broken})
+        print_json({"runs": runs, "events": events, "rows_not_covered": before, "broken": broken})
     else:
         result = f"{counted(len(broken), 'run')} not whole" if broken else "all whole"
-        say(f"{counted(runs, 'run')}, {counted(events, 'event')}: {result}{_keyless(operations)}")
+        say(f"{counted(runs, 'run')}, {counted(events, 'event')}: {result}{_left_out(operations, before)}")
     if broken:
         ctx.exit(FAILED)
 
@@ -68,10 +70,17 @@ def heads(ctx: click.Context) -> None:
         click.echo(json.dumps({"run_id": run_id, "seq": seq, "head": mac}))
 
 
-def _keyless(operations: Operations) -> str:
-    if operations.has_audit_key:
+def _left_out(operations: Operations, before: int) -> str:
+    if not operations.has_audit_key:
+        return (
+            "; no audit key is set (STAGEFLOW_AUDIT_KEY): this shows accidents, not attackers, and only in events: "
+            "without a key they say nothing of inputs, outputs and statuses"
+        )
+    if not before:
         return ""
-    return "; no audit key is set (STAGEFLOW_AUDIT_KEY): this shows accidents, not attackers"
+    return (
+        f"; {counted(before, 'run')} from before the history covered inputs, outputs and statuses: only events checked"
+    )
 
 
 def _read(path: Path) -> dict[str, tuple[int, str]]:

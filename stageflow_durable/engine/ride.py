@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stageflow_durable.clock import World
 from stageflow_durable.codec import encode_and_fingerprint, plain
 from stageflow_durable.engine import body
-from stageflow_durable.engine.keyed import as_of_now, patience
+from stageflow_durable.engine.keyed import as_of_now, holder_of, patience, refused_key
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import (
@@ -24,7 +24,6 @@ from stageflow_durable.engine.outcome import (
     heeded,
     misfit,
     raised,
-    refusal,
     returned,
     text_of,
 )
@@ -32,9 +31,9 @@ from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.tell import fenced, refused, told
 from stageflow_durable.engine.timeout import GRACE_SECONDS
-from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch, StageCancelled, StoreUnavailable
+from stageflow_durable.errors import StageCancelled, StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, valid_key
-from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress, Mismatch
+from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress
 from stageflow_durable.idempotency.store import Done as Answered
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
@@ -44,7 +43,7 @@ from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.state.begin import Taker
-from stageflow_durable.state.commit import Failure
+from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.messages import is_sql
 from stageflow_durable.state.store import BusinessKey, Store
 
@@ -173,7 +172,7 @@ class Rider:
         try:
             ctx = body.stage_context(work, pipeline, memory, services)
             key = self._business_key(work, spec, ctx)
-            found = None if key is None else self._claim(work, key, services)
+            found, noted = (None, ()) if key is None else self._claim(work, key)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # what is wrong before the body is the application's, not ours
@@ -182,7 +181,7 @@ class Rider:
         if isinstance(found, Waiting | Done | Fenced):
             return found
         if isinstance(found, Succeeded | Over):
-            return self._save(work, memory, found, services, None, go_on)
+            return self._save(work, memory, found, services, None, go_on, noted)
         if not self._owner.is_still(work.owner):
             return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
         called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
@@ -235,9 +234,17 @@ class Rider:
         return self._save(work, memory, outcome, services, key, False)
 
     def _save(
-        self, work: Work, memory: Memory, outcome: Outcome, services: Services, key: BusinessKey | None, go_on: bool
+        self,
+        work: Work,
+        memory: Memory,
+        outcome: Outcome,
+        services: Services,
+        key: BusinessKey | None,
+        go_on: bool,
+        noted: Kept = (),
     ) -> Ending:
-        events = tuple(services.events)
+        """``noted``: events of the engine's own."""
+        events = (*services.asked_for(), *noted)
         if isinstance(outcome, Succeeded):
             done = self._commit(
                 work,
@@ -288,29 +295,19 @@ class Rider:
         text, fingerprint = encode_and_fingerprint(params)
         return BusinessKey(scope, key, fingerprint, text, spec.key_ttl)
 
-    def _claim(self, work: Work, key: BusinessKey, services: Services) -> Any:
-        """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal."""
+    def _claim(self, work: Work, key: BusinessKey) -> tuple[Any, Kept]:
+        """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal; and what
+        the history is told of it.
+        """
         answer = self._store.claim_key(work, key)
         if isinstance(answer, Claimed | Fenced):
-            return None if isinstance(answer, Claimed) else answer
+            return (None if isinstance(answer, Claimed) else answer), ()
         if isinstance(answer, Answered):
-            services.emit("work.idempotency_hit", {"key": key.key})
-            return Succeeded(as_of_now(self._pipelines[work.run.pipeline], work.stage, answer), replayed=True)
-        return self._refused_key(work, key, services, answer)
-
-    def _refused_key(self, work: Work, key: BusinessKey, services: Services, answer: Any) -> Any:
-        held_by = None if isinstance(answer, InProgress) else answer.run_id
-        if isinstance(answer, Mismatch):
-            services.emit("work.idempotency_mismatch", {"key": key.key, "fields": list(answer.fields)})
-            return refusal(IdempotencyParamMismatch(key.key, answer.fields, run_id=held_by))
-        services.emit("work.idempotency_conflict", {"key": key.key, "run": held_by})
-        held = isinstance(answer, InProgress | HeldByRun)
-        if held and not self._settled(held_by):
-            return self._commit(work, lambda: self._store.postpone(work, patience(work)))
-        why = "its work was undone; start over with a new key"
-        if held:
-            why = f"run {held_by} ended in doubt about it; settle that run, or wait until its key runs out"
-        return refusal(IdempotencyConflict(key.key, why, run_id=held_by))
+            replayed = Succeeded(as_of_now(self._pipelines[work.run.pipeline], work.stage, answer), replayed=True)
+            return replayed, (("work.idempotency_hit", {"key": key.key}),)
+        if isinstance(answer, InProgress | HeldByRun) and not self._settled(holder_of(answer)):
+            return self._commit(work, lambda: self._store.postpone(work, patience(work))), ()
+        return refused_key(key.key, answer)
 
     def _settled(self, run_id: str | None) -> bool:
         facts = None if run_id is None else self._store.facts(run_id)

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from stageflow_durable.codec import encode, plain
-from stageflow_durable.errors import InvalidInput, NotAllowed, StageCancelled
+from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowed, StageCancelled
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
+from stageflow_durable.state.commit import Kept
 from stageflow_durable.state.progress import report
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.vouched import AUDIT, BODY, ORIGIN
 
 T = TypeVar("T")
+
+ENGINE_EVENTS = (
+    "run",
+    "stage",
+    "work",
+    "undo",
+    "operator",
+    "interceptor",
+    "owner",
+    "worker",
+    "sweep",
+    "audit",
+    "engine",
+)
+"""What types of the engine's own events begin with, before a dot; ``stageflow`` is kept for later ones."""
+
+_RESERVED = frozenset({*ENGINE_EVENTS, "stageflow"})
+_ENGINE_FIELDS = ("actor", AUDIT, ORIGIN, "stage")
+
+
+def own_event(event: str, data: Mapping[str, Any]) -> None:
+    """Refuse an event of a body's that would pass for one of the engine's or of a person's. Raises InvalidKey,
+    ConfigurationError.
+    """
+    valid_key(event, what="event type")
+    # As a reader would take it: no look-alikes in full width, in capitals or behind a space or an invisible character.
+    seen = "".join(char for char in unicodedata.normalize("NFKC", event) if char.isprintable()).strip().casefold()
+    if seen.split(".")[0].strip() in _RESERVED:
+        raise ConfigurationError(
+            f"ctx.emit({event!r}): types that begin with {seen.split('.')[0]!r} are the engine's own; name yours after "
+            "your application, as in ctx.emit('shop.booked')"
+        )
+    taken = [name for name in _ENGINE_FIELDS if name in data]
+    if taken:
+        raise ConfigurationError(
+            f"ctx.emit({event!r}): the field {taken[0]!r} is filled in by the engine; give yours another name"
+        )
 
 
 class Services:
@@ -41,10 +81,16 @@ class Services:
         return self.holder.session
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
-        """Keep an event; what cannot be saved is refused here, where the body can see it."""
-        valid_key(event, what="event type")
+        """Keep an event of the body's; what cannot be saved, or would pass for the engine's or a person's, is refused
+        here, where the body can see it.
+        """
+        own_event(event, data)
         encode(data)
         self.events.append((event, plain(dict(data))))
+
+    def asked_for(self) -> Kept:
+        """The events that the body asked for, each marked as its own, however it came among them."""
+        return tuple((event, {**data, ORIGIN: BODY}) for event, data in self.events)
 
     def raise_if_cancelled(self) -> None:
         """Look at the run's row."""

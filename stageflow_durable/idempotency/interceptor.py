@@ -1,13 +1,14 @@
 """Any stage body behind an idempotency key: it runs once, and duplicates get what it returned.
 
 ```python
-guard = IdempotencyInterceptor(RedisIdempotencyStore("redis://…"), key_extractor=lambda ctx: ctx.input.order_id)
+guard = IdempotencyInterceptor(SqlIdempotencyStore("postgresql://…"), key_extractor=lambda ctx: ctx.input.order_id)
 output = guard.run(ctx, charge)                                       # around any callable
 
 class Charge(IdempotentStageMixin):                                   # or within a stage class
     idempotency = guard
     def execute(self, ctx): ...
 ```
+It remembers where its store does: on ``RedisIdempotencyStore`` work runs a second time once Redis has lost its keys.
 """
 
 from __future__ import annotations

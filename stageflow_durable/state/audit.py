@@ -41,8 +41,8 @@ def code(key: bytes, message: bytes) -> str:
     return outer.hexdigest()
 
 
-def seal_tombstone(key: bytes, run: str, status: str, seq: int, head: str) -> str:
-    """The code of what is left of a pruned run: nobody without the key can make one to cover a deletion."""
+def old_tombstone_code(key: bytes, run: str, status: str, seq: int, head: str) -> str:
+    """The code of a tombstone as earlier releases made it: it covers four of its columns."""
     message = "\x1f".join(("tombstone", run, status, str(seq), head)).encode()
     return code(key, message)
 

@@ -174,7 +174,7 @@ def start(run: LockedRun, row: StrandRow, stage: str, taker: Taker) -> Work:
 def _intend(run: LockedRun, stage: str) -> None:
     planned = run.plan.by_name[stage]
     if planned.undo is not None:
-        strands.intend(run.connection, run.id, stage)
+        strands.intend(run, stage)
     run.change(status=RunStatus.RUNNING, pivot_passed=run.facts.pivot_passed or planned.pivot)
 
 
@@ -182,7 +182,7 @@ def _begin_undo(run: LockedRun, stage: str) -> None:
     state = strands.steps(run.connection, run.id)[stage]
     if state is not StepState.COMPENSATING:  # a further attempt keeps what the first one found
         outcome = "ok" if state is StepState.RECORDED else "unknown"
-        strands.set_step(run.connection, run.id, stage, StepState.COMPENSATING, outcome=outcome)
+        strands.set_step(run, stage, StepState.COMPENSATING, outcome=outcome)
 
 
 def _sealed(work: Work, run: LockedRun) -> Work:

@@ -74,8 +74,8 @@ def succeed(
     if run is None:
         return Fenced()
     state = AttemptState.SKIPPED if skipped else AttemptState.OK
-    strands.end_attempt(connection, work, state, run.clock)
-    strands.checkpoint(connection, run.id, work.stage, delta, run.clock, schema=run.plan.schema, skipped=skipped)
+    strands.end_attempt(run, work, state)
+    strands.checkpoint(run, work.stage, delta, schema=run.plan.schema, skipped=skipped)
     _record(run, work.stage, acted=not (skipped or replayed))
     _keep(run, work, events)
     run.emit("stage.skipped" if skipped else "stage.ok", stage=work.stage, attempt=work.attempt)
@@ -88,9 +88,9 @@ def _record(run: LockedRun, stage: str, *, acted: bool) -> None:
     if run.plan.by_name[stage].undo is None:
         return
     if acted:
-        strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
+        strands.set_step(run, stage, StepState.RECORDED)
     elif not strands.in_doubt(run.connection, run.id, stage):
-        strands.set_step(run.connection, run.id, stage, StepState.VOID)
+        strands.set_step(run, stage, StepState.VOID)
 
 
 def advance(run: LockedRun, strand: str, stage: str, taker: Taker | None = None, here: str = "") -> Done:
@@ -185,10 +185,9 @@ def wait(
     if run is None:
         return Fenced()
     strands.end_attempt(
-        connection,
+        run,
         work,
         AttemptState.RETRY if failure.called else AttemptState.VOID,
-        run.clock,
         doubt=failure.doubt,
         error=failure.error,
         category=failure.category,
@@ -240,7 +239,7 @@ def postpone(connection: Connection, work: Work, audit_key: bytes, delay: float)
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(connection, work, AttemptState.VOID, run.clock)
+    strands.end_attempt(run, work, AttemptState.VOID)
     run.emit("stage.postponed", stage=work.stage, attempt=work.attempt, delay=delay)
     if not work.undoing and not work.tries:
         _void_step(run, work.stage)
@@ -283,7 +282,7 @@ def _void_step(run: LockedRun, stage: str) -> None:
         return
     planned = run.plan.by_name[stage]
     if planned.undo is not None:
-        strands.set_step(run.connection, run.id, stage, StepState.VOID)
+        strands.set_step(run, stage, StepState.VOID)
     if planned.pivot:
         unpass(run, stage)
 
@@ -303,9 +302,7 @@ def fail(
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(
-        connection, work, failure.state, run.clock, doubt=failure.doubt, error=failure.error, category=failure.category
-    )
+    strands.end_attempt(run, work, failure.state, doubt=failure.doubt, error=failure.error, category=failure.category)
     strands.change(connection, run.id, work.strand, state=StrandState.REST, owner=None, tries=work.tries + 1)
     _keep(run, work, events)
     if exhausted:
@@ -345,8 +342,8 @@ def undo_done(
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(connection, work, AttemptState.OK, run.clock)
-    strands.set_step(connection, run.id, work.stage, StepState.COMPENSATED, error=None)
+    strands.end_attempt(run, work, AttemptState.OK)
+    strands.set_step(run, work.stage, StepState.COMPENSATED, error=None)
     _keep(run, work, events)
     run.emit("work.compensation_executed", stage=work.stage, attempt=work.attempt)
     return _after_undo(run, work, taker if go_on else None)
@@ -366,10 +363,8 @@ def undo_failed(
     run = _mine(connection, work, audit_key)
     if run is None:
         return Fenced()
-    strands.end_attempt(
-        connection, work, AttemptState.FAILED, run.clock, doubt=True, error=failure.error, category=failure.category
-    )
-    strands.set_step(connection, run.id, work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
+    strands.end_attempt(run, work, AttemptState.FAILED, doubt=True, error=failure.error, category=failure.category)
+    strands.set_step(run, work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
     _keep(run, work, events)
     run.emit("work.compensation_failed", stage=work.stage, attempt=work.attempt, error=failure.error)
     return _after_undo(run, work, taker if go_on else None)

@@ -22,6 +22,7 @@ from stageflow_durable.state.locked import LockedRun, lock
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.runs import Created, NewRun, accepted, existing, insert_run, queue_of
 from stageflow_durable.state.tables import checkpoints, events
+from stageflow_durable.state.vouched import AUDIT, RUN, checkpoint_row, said
 
 _INSERT_EVENTS = Prepared(insert(events))
 _CHECKPOINTS = Prepared(select(checkpoints).where(checkpoints.c.run == bindparam("run_id")))
@@ -52,16 +53,18 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
     heads = tuple(
         stage.name for stage in run.plan.stages if stage.name not in copied and copied.issuperset(stage.after)
     )
-    sealed = _events(run, wanted, sorted(copied), audit_key)
+    passed = any(run.plan.by_name[name].pivot for name in copied)
+    saved = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
+    sealed = _events(run, wanted, saved, audit_key, passed=passed)
     columns: dict[str, Any] = {
         "input_schema": run.facts.input_schema,
-        "pivot_passed": any(run.plan.by_name[name].pivot for name in copied),
+        "pivot_passed": passed,
         "seq": sealed[-1].seq,
         "head": sealed[-1].mac,
     }
     if not insert_run(connection, new, run.clock, sealed[0], **columns):
         return existing(connection, new)
-    _copy(connection, run, wanted.new_id, copied)
+    _copy(run, new.id, saved)
     for head in heads:
         strands.add(
             connection,
@@ -116,16 +119,31 @@ def _new(run: LockedRun, wanted: Fork) -> NewRun:
     )
 
 
-def _events(run: LockedRun, wanted: Fork, copied: list[str], audit_key: bytes) -> tuple[EventRow, EventRow]:
-    first = accepted(_new(run, wanted), run.clock, audit_key)
-    told = {"of": run.id, "stage": wanted.from_stage, "copied": copied, "actor": wanted.actor, "reason": wanted.reason}
+def _events(
+    run: LockedRun, wanted: Fork, saved: list[dict[str, Any]], audit_key: bytes, *, passed: bool
+) -> tuple[EventRow, EventRow]:
+    first = accepted(_new(run, wanted), run.clock, audit_key, input_schema=run.facts.input_schema)
+    copied = sorted(row["stage"] for row in saved)
+    told: dict[str, Any] = {"of": run.id, "stage": wanted.from_stage, "copied": copied}
+    told |= {"actor": wanted.actor, "reason": wanted.reason}
+    if audit_key:
+        told[AUDIT] = {RUN: {"pivot_passed": passed}, **_copies(wanted.new_id, saved, audit_key)}
     forked = seal(audit_key, wanted.new_id, 2, "run.forked", run.clock, encode(told), first.mac)
     return first, forked
 
 
-def _copy(connection: Connection, run: LockedRun, new_id: str, copied: frozenset[str]) -> None:
-    rows = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
-    _COPY.many(connection, [{**row, "run": new_id} for row in rows])
+def _copies(new_id: str, saved: list[dict[str, Any]], audit_key: bytes) -> dict[str, dict[str, Any]]:
+    """What the event says of the outputs that were copied, which keep their times."""
+    rows = [(checkpoint_row(row["stage"]), row) for row in saved]
+    columns = ("delta", "saved_schema", "at")
+    return {
+        name: {**said(audit_key, new_id, name, {of: row[of] for of in columns}), "skipped": bool(row["skipped"])}
+        for name, row in rows
+    }
+
+
+def _copy(run: LockedRun, new_id: str, saved: list[dict[str, Any]]) -> None:
+    _COPY.many(run.connection, [{**row, "run": new_id} for row in saved])
 
 
 def _nudge(new: NewRun, plan: Plan, head: str, mark: int) -> Nudge:

@@ -7,7 +7,6 @@ branches cannot miss each other at a join, and a cancel and a begin cannot both 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
@@ -23,6 +22,7 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import events, runs
+from stageflow_durable.state.vouched import AUDIT, OF_RUN, RUN, is_by_body, said
 
 _LOOK = select(runs, now().label("clock")).where(runs.c.id == bindparam("run_id"))
 _SEE = Prepared(_LOOK)
@@ -41,8 +41,9 @@ class LockedRun:
         self._facts = facts
         self._news: dict[str, Any] = {}
         self._audit_key = audit_key
-        self._events: list[EventRow] = []
+        self._events: list[tuple[str, dict[str, Any]]] = []
         self._changes: dict[str, Any] = {}
+        self._said: dict[str, dict[str, Any]] = {}
 
     @property
     def facts(self) -> RunFacts:
@@ -62,21 +63,21 @@ class LockedRun:
         return self.facts.is_late(self.clock)
 
     def emit(self, kind: str, /, **data: Any) -> None:
-        """Append an event to the run's chain."""
-        seq, head = self._now("seq"), self._now("head")
-        event = seal(self._audit_key, self.id, seq + 1, kind, self.clock, encode(data), head)
-        self._events.append(event)
-        self._news.update(seq=event.seq, head=event.mac)
+        """Append an event to the run's chain. ``head`` follows when the events are written."""
+        self._events.append((kind, data))
+        self._news["seq"] = self._now("seq") + 1
 
     def add_to(self, kind: str, /, **data: Any) -> bool:
         """Say more in the event that this transaction emitted last, where it is of that kind; whether it was."""
-        last = self._events[-1] if self._events else None
-        if last is None or last.type != kind:
+        if not self._events or self._events[-1][0] != kind:
             return False
-        told = encode({**json.loads(last.data), **data})
-        self._events[-1] = seal(self._audit_key, self.id, last.seq, kind, last.at, told, last.previous)
-        self._news["head"] = self._events[-1].mac
+        self._events[-1][1].update(data)
         return True
+
+    def vouch(self, row: str, **columns: Any) -> None:
+        """Say in this transaction's last event what was written to a row of the run: see ``vouched``."""
+        if self._audit_key:
+            self._said.setdefault(row, {}).update(said(self._audit_key, self.id, row, columns))
 
     def change(self, **columns: Any) -> None:
         """Set columns of the run's row."""
@@ -89,12 +90,30 @@ class LockedRun:
 
     def flush(self) -> None:
         """Write what was decided: the row and its events."""
+        changed = {name: value for name, value in self._changes.items() if name in OF_RUN}
+        if changed:
+            self.vouch(RUN, **changed)
+        if self._said and not self._events:
+            self.emit("run.changed")  # what no event tells of would pass for somebody else's change
         if self._events:
-            _INSERT_EVENTS.many(self.connection, [event._asdict() for event in self._events])
+            _INSERT_EVENTS.many(self.connection, [event._asdict() for event in self._sealed()])
         if self._events or self._changes:
             chain = {"seq": self._now("seq"), "head": self._now("head")}
             _UPDATE.run(self.connection, run_id=self.id, **self._changes, **chain, updated_at=self.clock)
-        self._events, self._changes = [], {}
+        self._events, self._changes, self._said = [], {}, {}
+
+    def _sealed(self) -> list[EventRow]:
+        seq, head = self._now("seq") - len(self._events), self._now("head")
+        ours = [data for _kind, data in self._events if not is_by_body(data)] if self._audit_key else []
+        for data in ours:
+            data[AUDIT] = self._said if data is ours[-1] else {}
+        sealed = []
+        for kind, data in self._events:
+            event = seal(self._audit_key, self.id, seq + 1, kind, self.clock, encode(data), head)
+            sealed.append(event)
+            seq, head = event.seq, event.mac
+        self._news["head"] = head
+        return sealed
 
 
 def lock(connection: Connection, run_id: str, audit_key: bytes) -> LockedRun | None:

@@ -94,7 +94,7 @@ def _skip(run: LockedRun, order: Order) -> None:
         if steps.get(stage) not in _SKIPPABLE:
             owed = ", ".join(name for name, state in steps.items() if state in _SKIPPABLE) or "none"
             raise NotAllowed(run.id, "skip", f"no undo of a stage {stage!r} is owed; owed are those of: {owed}")
-        strands.set_step(run.connection, run.id, stage, StepState.SKIPPED, reason=order.reason)
+        strands.set_step(run, stage, StepState.SKIPPED, reason=order.reason)
         run.emit("undo.skipped", stage=stage, actor=order.actor, reason=order.reason)
 
 
@@ -115,7 +115,7 @@ def _again(run: LockedRun) -> tuple[Nudge, ...]:
     ]
     for stage in failed:
         recorded = stage in strands.finished(run.connection, run.id)
-        strands.set_step(run.connection, run.id, stage, StepState.RECORDED if recorded else StepState.INTENDED)
+        strands.set_step(run, stage, StepState.RECORDED if recorded else StepState.INTENDED)
     # Against owners and messages from before; all at once, for the later ones open without a person.
     strands.raise_undo_fences(run.connection, run.id)
     nudges = go_backward(run)
@@ -198,7 +198,7 @@ def settle_unknown(
     """
     run = _locked(connection, order, audit_key)
     row = _doubtful(run, order, stage)
-    strands.clear_doubt(connection, run.id, stage)
+    strands.clear_doubt(run, stage)
     strands.change(connection, run.id, row.strand, gen=row.gen + 1)
     run.emit("stage.settled", stage=stage, done=delta is not None, actor=order.actor)
     if delta is None:
@@ -228,21 +228,21 @@ def _doubtful(run: LockedRun, order: Order, stage: str) -> strands.StrandRow:
 def _not_done(run: LockedRun, stage: str) -> None:
     planned = run.plan.by_name[stage]
     if planned.undo is not None:
-        strands.set_step(run.connection, run.id, stage, StepState.VOID)
+        strands.set_step(run, stage, StepState.VOID)
     if planned.pivot:
         unpass(run, stage)
 
 
 def _found_done(run: LockedRun, stage: str, delta: str) -> None:
     schema = _newest(run).schema  # people say it as the code of today has it
-    strands.checkpoint(run.connection, run.id, stage, delta, run.clock, schema=schema)
+    strands.checkpoint(run, stage, delta, schema=schema)
     for scope, key, holder, ttl in idempotency_keys.held_by_run(run.connection, run.id):
         if holder == stage:
             idempotency_keys.finish_for_run(
                 run.connection, scope, key, run.id, stage, delta, ttl_seconds=ttl, schema=schema
             )
     if run.plan.by_name[stage].undo is not None:
-        strands.set_step(run.connection, run.id, stage, StepState.RECORDED)
+        strands.set_step(run, stage, StepState.RECORDED)
 
 
 def _newest(run: LockedRun) -> Plan:

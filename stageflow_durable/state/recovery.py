@@ -204,7 +204,7 @@ def take(
     if owner is None or owner.dead_at is None:
         return None
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
-    strands.lose_attempt(connection, row, run.clock, None if owner.confirmed else grace, why)
+    strands.lose_attempt(run, row, None if owner.confirmed else grace, why)
     strands.change(
         connection,
         run.id,
@@ -259,8 +259,7 @@ def _redo_undo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) 
         return (_ready_again(run, row),)
     strands.change(run.connection, run.id, row.strand, state=StrandState.DONE)
     strands.set_step(
-        run.connection,
-        run.id,
+        run,
         row.stage,
         StepState.COMPENSATION_FAILED,
         error=f"{row.lost} processes were lost in it; {why}",

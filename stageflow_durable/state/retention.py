@@ -16,7 +16,6 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, li
 
 from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.state.audit import seal_tombstone
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
 from stageflow_durable.state.dialect import constant, insert_for
@@ -31,6 +30,7 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
+from stageflow_durable.state.vouched import tombstone_code
 
 PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
 """What may go. A person has to look first at what is parked, and at an undo that failed."""
@@ -167,10 +167,7 @@ def _bury(connection: Connection, audit_key: bytes, ids: Sequence[str]) -> None:
     found = connection.execute(
         select(runs.c.id.label("run"), *columns, now().label("pruned_at")).where(runs.c.id.in_(ids))
     )
-    rows = [
-        {**row, "mac": seal_tombstone(audit_key, row["run"], row["status"], row["seq"], row["head"])}
-        for row in found.mappings()
-    ]
+    rows = [{**row, "mac": tombstone_code(audit_key, row)} for row in found.mappings()]
     laid = insert_for(connection, tombstones)
     again = {name: laid.excluded[name] for name in ("status", "seq", "head", "finished_at", "pruned_at", "mac")}
     connection.execute(laid.on_conflict_do_update(index_elements=["run"], set_=again), rows)

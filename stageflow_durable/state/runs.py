@@ -16,6 +16,7 @@ from stageflow_durable.state.audit import GENESIS, EventRow, seal
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import events, runs, strands, tombstones
+from stageflow_durable.state.vouched import AUDIT, RUN, given_code
 
 
 class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
@@ -97,15 +98,29 @@ def _key_of(new: NewRun) -> dict[str, str | None]:
     return {"client": new.client_id, "of": new.plan.pipeline, "by_key": new.key}
 
 
-def accepted(new: NewRun, clock: float, audit_key: bytes) -> EventRow:
-    """The first event of a run."""
+def accepted(new: NewRun, clock: float, audit_key: bytes, *, input_schema: int | None = None) -> EventRow:
+    """The first event of a run. ``input_schema``: of its input, where that is not its plan's."""
     data = _accepted(new.plan.pipeline, new.plan.version, new.client_id, new.key)
+    if audit_key:
+        data = f"{data[:-1]}{_given(new, audit_key, input_schema)}}}}}}}"
     return seal(audit_key, new.id, 1, "run.accepted", clock, data, GENESIS)
 
 
 @lru_cache(maxsize=64)
 def _accepted(pipeline: str, version: str, client_id: str, key: str | None) -> str:
     return encode({"pipeline": pipeline, "version": version, "client_id": client_id, "key": key})
+
+
+def _given(new: NewRun, audit_key: bytes, input_schema: int | None) -> str:
+    """What the event says of the run's row, as JSON that is still open; put together by hand, for there may be a
+    thousand of them in one call.
+    """
+    deadline = "" if new.deadline is None else f',"deadline":{new.deadline!r}'
+    plan, schema = new.plan, new.plan.schema if input_schema is None else input_schema
+    # In the order of GIVEN.
+    values = (new.client_id, plan.pipeline, new.key, new.fingerprint, new.input, schema, new.metadata, new.queue)
+    given = given_code(audit_key, new.id, (*values, new.priority))
+    return f',"{AUDIT}":{{"{RUN}":{{"given":"{given}","definition":"{plan.digest}"{deadline}'
 
 
 def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:

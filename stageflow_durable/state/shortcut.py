@@ -7,7 +7,6 @@ is always right.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -23,6 +22,7 @@ from stageflow_durable.state.commit import Kept
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.fast import MAX_EVENTS, Move, Shape
 from stageflow_durable.state.locked import facts_of_values
+from stageflow_durable.state.path_events import begun_event, ok_event, succeeded_event
 from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of
 from stageflow_durable.state.strands import StrandRow
 
@@ -91,7 +91,8 @@ class Shortcut:
         if plan is None or hint.stage not in plan.by_name:
             return None
         at = self._driver.clock()
-        sealed = self._sealed(nudge.run_id, hint.seq, hint.head, at, (_begun(hint.stage, 1, taker.owner),))
+        begun = self._begun(plan, hint.stage, 1, taker)
+        sealed = self._sealed(nudge.run_id, hint.seq, hint.head, at, (begun,))
         given = {
             "run_id": nudge.run_id,
             "strand_id": nudge.strand,
@@ -136,7 +137,8 @@ class Shortcut:
         self, run: RunFacts, row: StrandRow, plan: Plan, taker: Taker, clock: float, saved: str | None
     ) -> Work | None:
         number, first_at = row.attempt + 1, clock if row.first_at is None else row.first_at
-        sealed = self._sealed(run.id, run.seq, run.head, clock, (_begun(row.stage, number, taker.owner),))
+        begun = self._begun(plan, row.stage, number, taker)
+        sealed = self._sealed(run.id, run.seq, run.head, clock, (begun,))
         given = {
             "run_id": run.id,
             "strand_id": row.strand,
@@ -166,7 +168,7 @@ class Shortcut:
         if move is Move.GRANT and work.run.is_late(at):
             move = Move.HAND_ON  # the deadline has passed: the sweep stops the run, nothing begins
         onward = work.plan.next_on_strand.get(work.stage)
-        sealed = self._sealed(work.run.id, work.seq, work.head, at, _saved(saving, move, onward))
+        sealed = self._sealed(work.run.id, work.seq, work.head, at, self._saved(saving, move, onward, at))
         given = {
             "run_id": work.run.id,
             "strand_id": work.strand,
@@ -189,6 +191,16 @@ class Shortcut:
         planned = work.plan.by_name
         intends = move is Move.GRANT and onward is not None and planned[onward].undo is not None
         return Shape(move, events, records=planned[work.stage].undo is not None, intends=intends)
+
+    def _saved(self, saving: Saving, move: Move, onward: str | None, at: float) -> Encoded:
+        work = saving.work
+        kept = tuple((kind, encode({**data, "stage": work.stage})) for kind, data in saving.events)
+        ok = ok_event(self._audit, work, saving.delta, onward if move is Move.GRANT else None)
+        return (*kept, ok, succeeded_event(at, vouched=bool(self._audit))) if move is Move.FINISH else (*kept, ok)
+
+    def _begun(self, plan: Plan, stage: str, number: int, taker: Taker) -> tuple[str, str]:
+        planned = plan.by_name[stage]
+        return begun_event(stage, number, taker.owner, planned.pivot, planned.undo is not None, bool(self._audit))
 
     # --- both ---------------------------------------------------------------------------------------------------------
 
@@ -240,34 +252,6 @@ def _move(saving: Saving) -> Move | None:
     if (plan.by_name[onward].queue or work.run.queue) != work.queue:
         return None
     return Move.GRANT if saving.go_on else Move.HAND_ON
-
-
-@lru_cache(maxsize=4096)
-def _begun(stage: str, number: int, owner: str) -> tuple[str, str]:
-    return "stage.begun", encode({"stage": stage, "attempt": number, "owner": owner})
-
-
-@lru_cache(maxsize=4096)
-def _ok(stage: str, number: int) -> tuple[str, str]:
-    return "stage.ok", encode({"stage": stage, "attempt": number})
-
-
-@lru_cache(maxsize=4096)
-def _ok_then(stage: str, number: int, onward: str, owner: str) -> tuple[str, str]:
-    then = {"stage": onward, "attempt": 1, "owner": owner}
-    return "stage.ok", encode({"stage": stage, "attempt": number, "then": then})
-
-
-_SUCCEEDED = "run.succeeded", encode({"cause": None, "stage": None, "error": None, "park_reason": None})
-
-
-def _saved(saving: Saving, move: Move, onward: str | None) -> Encoded:
-    work = saving.work
-    kept = tuple((kind, encode({**data, "stage": work.stage})) for kind, data in saving.events)
-    if move is Move.GRANT and onward is not None:
-        return (*kept, _ok_then(work.stage, work.attempt, onward, work.owner))
-    ok = _ok(work.stage, work.attempt)
-    return (*kept, ok, _SUCCEEDED) if move is Move.FINISH else (*kept, ok)
 
 
 def _next(plan: Plan, stage: str, number: int, taker: Taker, at: float) -> dict[str, Any]:

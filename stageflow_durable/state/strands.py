@@ -1,7 +1,8 @@
 """Rows of strands, attempts, checkpoints and saga steps: the small statements that the transactions are made of.
 
-All of them run under the run's lock. A write by an owner carries ``MINE``: it is refused, by touching no row, once a
-sweep or an operator took the strand (``gen``), or when it comes from an attempt that is over.
+All of them run under the run's lock; those that take the run have its next event say what they wrote. A write by an
+owner carries ``MINE``: it is refused, by touching no row, once a sweep or an operator took the strand (``gen``), or
+when it comes from an attempt that is over.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from stageflow_durable.model.status import AttemptState, Phase, StepState, Stran
 from stageflow_durable.model.work import UNDO_PREFIX, Work
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.locked import LockedRun
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, owners, saga_steps, strands
+from stageflow_durable.state.vouched import FRESH_ATTEMPT, attempt_row, checkpoint_row, step_row
 
 
 class StrandRow(NamedTuple):
@@ -101,7 +104,12 @@ _ENDED_AT = Prepared(
 )
 _DOUBTFUL = and_(_OF, attempts.c.doubt.is_(True))
 _IN_DOUBT = Prepared(select(attempts.c.n).where(_DOUBTFUL).limit(1))
-_CLEAR_DOUBT = Prepared(update(attempts).where(_DOUBTFUL).values(doubt=false(), state=constant(AttemptState.SETTLED)))
+_CLEAR_DOUBT = Prepared(
+    update(attempts)
+    .where(_DOUBTFUL)
+    .values(doubt=false(), state=constant(AttemptState.SETTLED))
+    .returning(attempts.c.n)
+)
 _NOT_CALLED = [constant(AttemptState.VOID), constant(AttemptState.SETTLED)]
 _CALLED_BEFORE = Prepared(
     select(attempts.c.n)
@@ -186,10 +194,9 @@ def next_attempt(connection: Connection, run_id: str, stage: str, direction: str
 
 
 def end_attempt(
-    connection: Connection,
+    run: LockedRun,
     work: Work,
     state: AttemptState,
-    at: float,
     *,
     doubt: bool = False,
     error: str | None = None,
@@ -198,18 +205,24 @@ def end_attempt(
 ) -> None:
     """Write down the attempt in hand, which is over. ``doubt``: it may have acted."""
     how = {"state": state, "doubt": doubt, "error": error, "category": category, "delay": delay}
-    _ATTEMPT.run(connection, run=work.run.id, ended_at=at, **_begun(work), **how)
+    _end(run, _begun(work), how)
 
 
-def lose_attempt(connection: Connection, strand: StrandRow, at: float, acts_for: float | None, error: str) -> None:
+def lose_attempt(run: LockedRun, strand: StrandRow, acts_for: float | None, error: str) -> None:
     """Write down the attempt of a dead owner: nobody knows how it ended. ``acts_for``: how many seconds it may still
     act, where its process was not seen to end.
     """
     acts_until = strand.kill_by
     if acts_for is None or acts_until is None:
-        acts_until = at + (acts_for or 0.0)
+        acts_until = run.clock + (acts_for or 0.0)
     how = {"state": AttemptState.UNKNOWN, "doubt": True, "error": error, "kill_by": acts_until}
-    _ATTEMPT.run(connection, run=strand.run, ended_at=at, **_begun(strand), **how)
+    _end(run, _begun(strand), how)
+
+
+def _end(run: LockedRun, begun: Mapping[str, Any], how: Mapping[str, Any]) -> None:
+    _ATTEMPT.run(run.connection, run=run.id, ended_at=run.clock, **begun, **how)
+    unlike = {name: value for name, value in how.items() if value != FRESH_ATTEMPT[name]}
+    run.vouch(attempt_row(begun["direction"], begun["n"], begun["stage"]), **unlike)
 
 
 def _begun(attempt: Work | StrandRow) -> dict[str, Any]:
@@ -244,9 +257,10 @@ def acts_until(connection: Connection, run_id: str, stage: str) -> float:
     return float(_ACTS_UNTIL.value(connection, **_of(run_id, stage, Phase.FORWARD)) or 0.0)
 
 
-def clear_doubt(connection: Connection, run_id: str, stage: str) -> None:
+def clear_doubt(run: LockedRun, stage: str) -> None:
     """A person found out how the attempts in doubt ended."""
-    _CLEAR_DOUBT.run(connection, **_of(run_id, stage, Phase.FORWARD))
+    for n in _CLEAR_DOUBT.column(run.connection, **_of(run.id, stage, Phase.FORWARD)):
+        run.vouch(attempt_row(Phase.FORWARD, n, stage), doubt=False, state=AttemptState.SETTLED)
 
 
 def _of(run_id: str, stage: str, direction: str) -> dict[str, Any]:
@@ -257,11 +271,11 @@ def _in_hand(work: Work) -> dict[str, Any]:
     return {**_of(work.run.id, work.stage, work.direction), "number": work.attempt}
 
 
-def checkpoint(
-    connection: Connection, run_id: str, stage: str, delta: str | None, at: float, *, schema: int, skipped: bool = False
-) -> None:
+def checkpoint(run: LockedRun, stage: str, delta: str | None, *, schema: int, skipped: bool = False) -> None:
     """Save what a stage added. Unique by run and stage: a second one is refused by the key."""
-    _CHECKPOINT.run(connection, run=run_id, stage=stage, delta=delta, saved_schema=schema, skipped=skipped, at=at)
+    columns = {"delta": delta, "saved_schema": schema, "skipped": skipped}
+    _CHECKPOINT.run(run.connection, run=run.id, stage=stage, at=run.clock, **columns)
+    run.vouch(checkpoint_row(stage), **columns)
 
 
 def finished(connection: Connection, run_id: str) -> frozenset[str]:
@@ -274,13 +288,15 @@ def steps(connection: Connection, run_id: str) -> Mapping[str, StepState]:
     return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id).fetchall()}
 
 
-def intend(connection: Connection, run_id: str, stage: str) -> None:
+def intend(run: LockedRun, stage: str) -> None:
     """Write the intent before the action. What an earlier, vouched attempt left void, or a person gave up before the
     run was resumed, is owed again.
     """
-    _INTEND.run(connection, run=run_id, stage=stage)
+    if _INTEND.run(run.connection, run=run.id, stage=stage).rowcount:
+        run.vouch(step_row(stage), state=StepState.INTENDED)
 
 
-def set_step(connection: Connection, run_id: str, stage: str, state: StepState, **columns: Any) -> None:
+def set_step(run: LockedRun, stage: str, state: StepState, **columns: Any) -> None:
     """Move a saga step."""
-    _SET_STEP.run(connection, run_id=run_id, of_stage=stage, state=state, **columns)
+    if _SET_STEP.run(run.connection, run_id=run.id, of_stage=stage, state=state, **columns).rowcount:
+        run.vouch(step_row(stage), state=state, **columns)

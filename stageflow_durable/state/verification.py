@@ -1,41 +1,68 @@
-"""Checking the chains of events: a changed, removed, reordered or cut-off event is found and named.
+"""Checking the histories of runs, and the rows that they vouch for.
 
-The codes are HMACs (RFC 2104) whose key is not in the database. Whoever can write to the database and does not have
-the key cannot make a chain that verifies. Cutting off the newest events together with the run's own count shows only
-against heads that were exported before.
+The codes of events are HMACs (RFC 2104) whose key is not in the database. Whoever can write to the database and does
+not have the key cannot make a chain that verifies, nor an event that says what a changed row holds. Putting a whole run
+back to an earlier state, or deleting it with all its rows, shows only against heads that were exported before.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, select, union
 
-from stageflow_durable.state.audit import GENESIS, seal, seal_tombstone
-from stageflow_durable.state.tables import events, runs, tombstones
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.state.audit import GENESIS, old_tombstone_code, seal
+from stageflow_durable.state.idempotency_keys import idempotency_keys
+from stageflow_durable.state.tables import (
+    attempts,
+    checkpoints,
+    definitions,
+    events,
+    runs,
+    saga_steps,
+    strands,
+    tombstones,
+)
+from stageflow_durable.state.testimony import Row, Rows, Testimony, problems
+from stageflow_durable.state.vouched import tombstone_code
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
 
 BATCH = 500
-"""Runs whose ids are read at once."""
+"""Runs whose heads are read at once."""
+
+RUNS = 50
+"""Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_HEAD = select(runs.c.seq, runs.c.head).where(runs.c.id == bindparam("run_id"))
-_EVENTS = select(events).where(events.c.run == bindparam("run_id")).order_by(events.c.seq)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands)
+_ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What was found of one run: how many events it has, and each thing that is wrong with them."""
+    """What was found of one run: how many events it has, and each thing that is wrong. ``rows``: whether its events
+    vouch for its rows; those that an earlier release wrote, or that were written without an audit key, do not.
+    """
 
     run_id: str
     events: int
     problems: tuple[str, ...] = ()
+    rows: bool = True
+
+
+class _Page(NamedTuple):
+    """Runs that were checked together, and the id of the last; ``""``: there are no more."""
+
+    checked: list[Checked]
+    last: str
 
 
 def heads(see: See[Any]) -> Iterator[tuple[str, int, str]]:
@@ -53,29 +80,150 @@ def _batch(connection: Connection, after: str) -> Sequence[Any]:
 def verify(
     see: See[Any], key: bytes, run_ids: Sequence[str] | None, exported: Mapping[str, tuple[int, str]]
 ) -> Iterator[Checked]:
-    """Check runs one after another; ``exported``: heads from before, by run, that must still be in the chains."""
-    gone = set() if run_ids is not None else set(exported)
-    for run in run_ids if run_ids is not None else (run for run, _seq, _head in heads(see)):
-        gone.discard(run)
-        yield _looked_at(see, key, run, exported.get(run))
-    if run_ids is None:
-        yield from _tombs(see, key)
+    """Check runs, page by page; ``exported``: heads from before, by run, that must still be in the chains."""
+    checker = _Checker(key, exported)
+    if run_ids is not None:
+        for start in range(0, len(run_ids), RUNS):
+            yield from see(partial(checker.named, ids=run_ids[start : start + RUNS]))
+        return
+    gone, last, more = set(exported), "", True
+    while more:
+        page: _Page = see(partial(checker.page, after=last))
+        gone.difference_update(checked.run_id for checked in page.checked)
+        yield from page.checked
+        last, more = page.last, bool(page.last)
+    yield from _tombs(see, key)
     for run in sorted(gone):
         yield see(partial(_gone, key=key, run=run, exported=exported[run]))
 
 
-def _looked_at(see: See[Any], key: bytes, run: str, exported: tuple[int, str] | None) -> Checked:
-    look = partial(_checked, key=key, run=run, exported=exported)
-    checked: Checked = see(look)
-    # Its row and its events are two statements: a run that was pruned between them had a head and no events.
-    return see(look) if checked.problems else checked
+class _Checker:
+    """Checks runs against ``exported`` heads; each page sees one moment of the database, whoever writes meanwhile."""
+
+    def __init__(self, key: bytes, exported: Mapping[str, tuple[int, str]]) -> None:
+        self._key = key
+        self._exported = exported
+
+    def page(self, connection: Connection, after: str) -> _Page:
+        """The next runs, in the order of ids, with whatever rows there are between them that belong to no run."""
+        snapshot = _snapshot(connection)
+        ids = list(snapshot.execute(_next_ids(after)).scalars())
+        within = partial(_between, after=after, last=ids[-1] if ids else None)
+        return _Page(self._check(snapshot, within, dict.fromkeys(ids)), ids[-1] if ids else "")
+
+    def named(self, connection: Connection, ids: Sequence[str]) -> list[Checked]:
+        """These runs."""
+        return self._check(_snapshot(connection), lambda column: column.in_(ids), dict.fromkeys(ids))
+
+    def _check(
+        self,
+        connection: Connection,
+        within: Callable[[ColumnElement[str]], ColumnElement[bool]],
+        ids: dict[str, None],
+    ) -> list[Checked]:
+        found = {row["id"]: row for row in connection.execute(select(runs).where(within(runs.c.id))).mappings()}
+        parts = {table: _by_run(connection, table, within) for table in _PARTS}
+        keys = _keys(connection, within)
+        plans = _plans(connection, {row["definition"] for row in found.values()})
+        strangers = {run for part in parts.values() for run in part} - found.keys()
+        stones = _stones_of(connection, [run for run in ids if run not in found])
+        checked = []
+        for run in (*ids, *sorted(strangers - ids.keys())):
+            rows = [part.get(run, []) for part in parts.values()]
+            if run in found:
+                plan = plans.get(found[run]["definition"])
+                checked.append(self._checked(Rows(found[run], plan, keys.get(run, []), *rows)))
+            else:
+                checked.append(self._missing(run, stones.get(run), rows))
+        return checked
+
+    def _missing(self, run: str, stone: Any, rows: Sequence[Sequence[Row]]) -> Checked:
+        left = ", ".join(f"{len(some)} of {table.name}" for table, some in zip(_PARTS, rows, strict=True) if some)
+        if left:
+            return Checked(run, len(rows[0]), (f"the run's row is gone, and rows of it are left: {left}",))
+        return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._key)))
+
+    def _checked(self, seen: Rows) -> Checked:
+        run = seen.run["id"]
+        found = [
+            *_chain(seen.events, self._key),
+            *_end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
+        ]
+        if run in self._exported:
+            found += _end(seen.events, *self._exported[run], "the exported head")
+        if seen.plan is None:
+            found.append(
+                "its definition is missing or was changed: its text does not have the digest that the run names"
+            )
+        vouched = False
+        if self._key and not any(found):
+            heard = Testimony.of(seen.events)
+            vouched = heard.complete
+            found += problems(self._key, seen, heard)
+        return Checked(run, len(seen.events), tuple(dict.fromkeys(found)), vouched)
+
+
+def _snapshot(connection: Connection) -> Connection:
+    """The same connection, with one view of all that it reads: what is committed in between is no fault."""
+    if connection.dialect.name == "postgresql":
+        return connection.execution_options(isolation_level="REPEATABLE READ")
+    return connection
+
+
+def _next_ids(after: str) -> Any:
+    """The next ids of runs, and of events: those whose run's row is gone."""
+    of_runs = select(runs.c.id).where(runs.c.id > after).order_by(runs.c.id).limit(RUNS).subquery()
+    of_events = (
+        select(events.c.run).where(events.c.run > after).distinct().order_by(events.c.run).limit(RUNS).subquery()
+    )
+    either = union(select(of_runs.c.id), select(of_events.c.run)).subquery()
+    return select(either.c.id).order_by(either.c.id).limit(RUNS)
+
+
+def _between(column: ColumnElement[str], after: str, last: str | None) -> ColumnElement[bool]:
+    return column > after if last is None else and_(column > after, column <= last)
+
+
+def _by_run(
+    connection: Connection, table: Table, within: Callable[[ColumnElement[str]], ColumnElement[bool]]
+) -> dict[str, list[Row]]:
+    grouped: dict[str, list[Row]] = {}
+    for row in connection.execute(_ORDERED[table].where(within(table.c.run))).mappings():
+        grouped.setdefault(row["run"], []).append(row)
+    return grouped
+
+
+def _keys(connection: Connection, within: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> dict[str, list[Row]]:
+    """Business keys that were finished, by the run that did."""
+    of = idempotency_keys.c
+    columns = (of.owner_run, of.owner_stage, of.key, of.result, of.result_schema)
+    grouped: dict[str, list[Row]] = {}
+    for row in connection.execute(select(*columns).where(and_(of.state == "done", within(of.owner_run)))).mappings():
+        grouped.setdefault(row["owner_run"], []).append(row)
+    return grouped
+
+
+def _plans(connection: Connection, digests: set[str]) -> dict[str, Plan]:
+    """Stored definitions by digest, those left out whose text has another one."""
+    found = connection.execute(select(definitions).where(definitions.c.digest.in_(digests))).all() if digests else ()
+    return {row.digest: plan for row in found if (plan := _plan(row)) is not None}
+
+
+def _plan(row: Any) -> Plan | None:
+    if hashlib.sha256(row.body.encode()).hexdigest()[: len(row.digest)] != row.digest:
+        return None
+    plan = Plan.decode(row.body)
+    return plan if (plan.pipeline, plan.version) == (row.pipeline, row.version) else None
+
+
+# --- pruned runs ------------------------------------------------------------------------------------------------------
 
 
 def _tombs(see: See[Any], key: bytes) -> Iterator[Checked]:
     """What is left of pruned runs has to be what ``prune`` left."""
     last = ""
     while batch := see(partial(_stones, after=last)):
-        yield from (Checked(row.run, 0, problems) for row in batch if (problems := tuple(_stone(row, key))))
+        yield from (Checked(row.run, 0, found) for row in batch if (found := tuple(_stone(row, key))))
         last = batch[-1].run
 
 
@@ -84,53 +232,58 @@ def _stones(connection: Connection, after: str) -> Sequence[Any]:
     return connection.execute(found).all()
 
 
+def _stones_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
+    found = connection.execute(select(tombstones).where(tombstones.c.run.in_(ids))).all() if ids else ()
+    return {row.run: row for row in found}
+
+
 def _stone(row: Any, key: bytes) -> Iterator[str]:
-    if row.mac != seal_tombstone(key, row.run, row.status, row.seq, row.head):
+    # One that an earlier release laid covers less; nobody without the key can make either.
+    if row.mac not in (
+        tombstone_code(key, row._mapping),
+        old_tombstone_code(key, row.run, row.status, row.seq, row.head),
+    ):
         yield "its tombstone was changed, or not laid by prune: its code does not fit"
 
 
 def _gone(connection: Connection, key: bytes, run: str, exported: tuple[int, str]) -> Checked:
     """A run of the exported heads that is not there: pruned, with a tombstone no shorter than the head, or deleted."""
-    row = connection.execute(select(tombstones).where(tombstones.c.run == run)).one_or_none()
+    row = _stones_of(connection, [run]).get(run)
     if row is None:
         return Checked(run, 0, ("it was there when the heads were exported, and is gone",))
-    problems = list(_stone(row, key))
+    found = list(_stone(row, key))
     if (row.seq, row.head) != exported and row.seq <= exported[0]:
-        problems.append(
-            f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off"
-        )
-    return Checked(run, 0, tuple(problems))
+        found.append(f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off")
+    return Checked(run, 0, tuple(found))
 
 
-def _checked(connection: Connection, key: bytes, run: str, exported: tuple[int, str] | None) -> Checked:
-    # The row first: what is committed in between adds events behind the head, which is no fault.
-    head = connection.execute(_HEAD, {"run_id": run}).one_or_none()
-    rows = connection.execute(_EVENTS, {"run_id": run}).all()
-    if head is None:
-        stone = connection.execute(select(tombstones).where(tombstones.c.run == run)).one_or_none()
-        return Checked(run, len(rows), ("there is no such run",) if stone is None else tuple(_stone(stone, key)))
-    problems = [*_chain(rows, key), *_end(rows, int(head.seq), str(head.head), "the run's row")]
-    if exported is not None:
-        problems += _end(rows, *exported, "the exported head")
-    return Checked(run, len(rows), tuple(dict.fromkeys(problems)))
+# --- the chain --------------------------------------------------------------------------------------------------------
 
 
-def _chain(rows: Sequence[Any], key: bytes) -> Iterator[str]:
-    if rows and (rows[0].seq, rows[0].previous) != (1, GENESIS):
-        yield f"event {rows[0].seq} comes first and is not the beginning: what was before it is missing"
+def _chain(rows: Sequence[Row], key: bytes) -> Iterator[str]:
+    if rows and (rows[0]["seq"], rows[0]["previous"]) != (1, GENESIS):
+        yield f"event {rows[0]['seq']} comes first and is not the beginning: what was before it is missing"
     for before, row in pairwise(rows):
-        if row.seq != before.seq + 1:
-            yield f"events {before.seq + 1} to {row.seq - 1} are missing"
-        elif row.previous != before.mac:
-            yield f"event {row.seq} ({row.type}) does not follow event {before.seq}: one was changed, moved or replaced"
+        if row["seq"] != before["seq"] + 1:
+            yield f"events {before['seq'] + 1} to {row['seq'] - 1} are missing"
+        elif row["previous"] != before["mac"]:
+            yield (
+                f"event {row['seq']} ({row['type']}) does not follow event {before['seq']}: "
+                "one was changed, moved or replaced"
+            )
     for row in rows:
-        if row.mac != seal(key, row.run, row.seq, row.type, row.at, row.data, row.previous).mac:
-            yield f"event {row.seq} ({row.type}) was changed: its code does not fit"
+        if row["mac"] != seal(key, *(row[name] for name in ("run", "seq", "type", "at", "data", "previous"))).mac:
+            yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
 
 
-def _end(rows: Sequence[Any], seq: int, head: str, of: str) -> Iterator[str]:
-    last = next((row for row in rows if row.seq == seq), None)
+def _beyond(rows: Sequence[Row], seq: int) -> Iterator[str]:
+    if rows and rows[-1]["seq"] > seq:
+        yield f"the run's row says {seq} events, there are {rows[-1]['seq']}: it was put back"
+
+
+def _end(rows: Sequence[Row], seq: int, head: str, of: str) -> Iterator[str]:
+    last = next((row for row in rows if row["seq"] == seq), None)
     if last is None:
-        yield f"{of} says {seq} events, the last there is {rows[-1].seq if rows else 0}: the end was cut off"
-    elif last.mac != head:
-        yield f"event {seq} ({last.type}) is not the one that {of} names"
+        yield f"{of} says {seq} events, the last there is {rows[-1]['seq'] if rows else 0}: the end was cut off"
+    elif last["mac"] != head:
+        yield f"event {seq} ({last['type']}) is not the one that {of} names"

@@ -23,6 +23,7 @@ from stageflow_durable.state.locked import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
+from stageflow_durable.state.vouched import AUDIT
 
 BEYOND = "z" * 32
 """After an id's beginning: what comes after all ids that begin so, however the database sorts."""
@@ -128,7 +129,13 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
     rows = _HISTORY.rows(connection, run_id=run_id)
-    return [Event(row.run, row.seq, row.type, _when(row.at), decode(row.data)) for row in rows]
+    return [Event(row.run, row.seq, row.type, _when(row.at), _told(row.data)) for row in rows]
+
+
+def _told(data: str) -> dict[str, Any]:
+    """What an event says to people: without its entries about rows, which are for the audit."""
+    told: dict[str, Any] = decode(data)
+    return {name: value for name, value in told.items() if name != AUDIT}
 
 
 def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:

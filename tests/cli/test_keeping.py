@@ -89,6 +89,13 @@ class TestAudit:
         engine.has_audit_key = False
         assert "STAGEFLOW_AUDIT_KEY" in invoke("audit", "verify").stderr
 
+    def test_runs_whose_rows_no_event_vouches_for_are_counted(self, invoke: Invoke, engine: FakeApplication) -> None:
+        engine.checked = [Checked(RUN_ID, 7), Checked(OTHER, 3, rows=False)]
+        result = invoke("audit", "verify")
+        assert result.exit_code == 0
+        assert "1 run from before the history covered inputs, outputs and statuses" in result.stderr
+        assert json.loads(invoke("audit", "verify", "--json").stdout)["rows_not_covered"] == 1
+
     def test_exported_heads_are_read_back(self, invoke: Invoke, engine: FakeApplication, tmp_path: Path) -> None:
         kept = tmp_path / "heads.jsonl"
         kept.write_text(invoke("audit", "heads").stdout)

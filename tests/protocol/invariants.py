@@ -29,6 +29,7 @@ from stageflow_durable.model.status import (
 from stageflow_durable.state import tables
 from stageflow_durable.state.audit import GENESIS, seal
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.testimony import Rows, Testimony, problems
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
@@ -247,6 +248,16 @@ def the_chain_is_unbroken(seen: Picture, audit_key: bytes = b"") -> Iterator[str
         yield f"10: the run says {seen.run['seq']} events, there are {len(seen.events)}"
 
 
+def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterator[str]:
+    """10: what the events say was written is what the rows hold."""
+    if audit_key:
+        heard = Testimony.of(seen.events)
+        if not heard.complete:
+            yield "10: an event does not say what its transaction wrote"
+        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
+        yield from (f"10: {what}" for what in problems(audit_key, Rows(seen.run, seen.plan, (), *parts), heard))
+
+
 def something_will_move_it(seen: Picture) -> Iterator[str]:
     """11: a run that has not ended runs, is due, is published, or says why it is parked."""
     moving = any(row["state"] in ACTIVE for row in seen.strands)
@@ -365,6 +376,7 @@ class Watch:
         for holds in OF_A_MOMENT:
             yield from holds(seen)
         yield from the_chain_is_unbroken(seen, self._audit_key)
+        yield from the_history_vouches_for_the_rows(seen, self._audit_key)
         before = self._before.get(seen.run["id"])
         if before is not None:
             self._note(before, seen)

@@ -296,11 +296,11 @@ def _answers_are_work() -> Plant:
 def _obligations_copied() -> Plant:
     copy = forking._copy
 
-    def both(connection: Any, run: Any, new_id: str, copied: Any) -> None:
-        copy(connection, run, new_id, copied)
-        for stage in copied:
-            if run.plan.by_name[stage].undo is not None:
-                strands.intend(connection, new_id, stage)
+    def both(run: Any, new_id: str, saved: Any) -> None:
+        copy(run, new_id, saved)
+        for row in saved:
+            if run.plan.by_name[row["stage"]].undo is not None:
+                strands._INTEND.run(run.connection, run=new_id, stage=row["stage"])
 
     return _put((forking, "_copy", both))
 

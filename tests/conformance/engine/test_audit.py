@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from stageflow_durable.state import verification
-from stageflow_durable.state.tables import events, runs, tombstones
+from stageflow_durable.state.tables import attempts, checkpoints, events, runs, saga_steps, strands, tombstones
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
 
+OF_RUNS = (runs, events, attempts, checkpoints, saga_steps, strands)
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 Tamper = Callable[[Connection, str], object]
 
@@ -48,11 +49,18 @@ def beheaded(connection: Connection, run: str) -> None:
     connection.execute(delete(events).where(_of(run, 1)))
 
 
-def rolled_back(connection: Connection, run: str) -> None:
-    """The newest events go, and the run's row says so: only an exported head tells."""
-    cut_off(connection, run)
-    last = connection.execute(select(events).where(_of(run, 4))).one()
-    connection.execute(update(runs).where(runs.c.id == run).values(seq=4, head=last.mac))
+def put_back(connection: Connection, earlier: Mapping[Table, Sequence[Any]]) -> None:
+    """Every row of the run is again what it was: only an exported head tells."""
+    for table, rows in earlier.items():
+        connection.execute(delete(table))
+        if rows:
+            connection.execute(insert(table), [dict(row._mapping) for row in rows])
+
+
+def rows_of_run(engine: InProcessEngine) -> dict[Table, Sequence[Any]]:
+    """All rows of the tables in which a run has some."""
+    with engine.store.database.read() as connection:
+        return {table: connection.execute(select(table)).all() for table in OF_RUNS}
 
 
 @pytest.fixture
@@ -106,9 +114,12 @@ def test_what_was_done_to_it_is_named(engine: InProcessEngine, run: str, tamper:
         assert found[run] == ()
 
 
-def test_an_exported_head_tells_what_the_run_itself_does_not(engine: InProcessEngine, run: str) -> None:
+def test_an_exported_head_tells_what_the_run_itself_does_not(engine: InProcessEngine) -> None:
+    run = engine.enqueue("line", {}).run_id
+    earlier = rows_of_run(engine)
+    engine.drain()
     heads = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
-    tampered(engine, rolled_back, run)
+    tampered(engine, lambda connection, _run: put_back(connection, earlier), run)
     (alone,) = engine.operations.audit([run])
     (against,) = engine.operations.audit([run], heads)
     assert alone.problems == ()
@@ -117,10 +128,16 @@ def test_an_exported_head_tells_what_the_run_itself_does_not(engine: InProcessEn
 
 def test_a_run_that_is_gone_is_missed_by_the_exported_heads(engine: InProcessEngine, run: str) -> None:
     heads = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
-    tampered(engine, lambda connection, it: connection.execute(delete(runs).where(runs.c.id == it)), run)
+    tampered(engine, lambda connection, _run: put_back(connection, dict.fromkeys(OF_RUNS, ())), run)
     assert [checked.problems for checked in engine.operations.audit(None, heads)] == [
         ("it was there when the heads were exported, and is gone",)
     ]
+
+
+def test_a_run_whose_row_alone_is_gone_is_missed_by_what_is_left_of_it(engine: InProcessEngine, run: str) -> None:
+    tampered(engine, lambda connection, it: connection.execute(delete(runs).where(runs.c.id == it)), run)
+    (checked,) = engine.operations.audit()
+    assert checked.problems[0].startswith("the run's row is gone, and rows of it are left:")
 
 
 def test_what_went_on_since_the_export_is_no_fault(engine: InProcessEngine) -> None:
@@ -136,33 +153,30 @@ def test_a_run_that_is_pruned_while_it_is_looked_at_is_whole(
 ) -> None:
     engine.advance(86_400 * 31)
     left = [lambda: engine.prune(timedelta(days=30))]
-    chain = verification._chain
+    by_run = verification._by_run
 
-    def pruned_before(rows: Sequence[Any], key: bytes) -> Iterator[str]:
-        # What the second of two statements sees when a prune was committed after the first.
-        while left:
-            left.pop()()
-            rows = []
-        yield from chain(rows, key)
-        yield from verification._end(rows, 1, "", "the run's row") if not rows else ()
+    def pruned_before(connection: Connection, table: Table, *more: Any) -> Any:
+        while left:  # its row was read, its parts were not
+            assert left.pop()() == 1
+        return by_run(connection, table, *more)
 
-    monkeypatch.setattr(verification, "_chain", pruned_before)
-    assert [checked.problems for checked in engine.operations.audit()] == [()]
+    monkeypatch.setattr(verification, "_by_run", pruned_before)
+    assert [(checked.run_id, checked.problems) for checked in engine.operations.audit()] == [(run, ())]
 
 
 def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
     engine: InProcessEngine, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [run, *(engine.enqueue("line", {}).run_id for _number in range(4))]
-    monkeypatch.setattr(verification, "_HEADS", verification._HEADS.limit(2))
+    monkeypatch.setattr(verification, "RUNS", 2)
     read: list[str] = []
-    batch = verification._batch
+    page = verification._Checker.page
 
-    def counted(connection: Connection, after: str) -> Sequence[Any]:
+    def counted(checker: Any, connection: Connection, after: str) -> Any:
         read.append(after)
-        return batch(connection, after)
+        return page(checker, connection, after)
 
-    monkeypatch.setattr(verification, "_batch", counted)
+    monkeypatch.setattr(verification._Checker, "page", counted)
     checking = engine.operations.audit(None, {"gone": (1, "head")})
     assert next(iter(checking)).run_id in ids
     assert len(read) == 1
@@ -182,7 +196,21 @@ class TestPruned:
     def test_it_is_not_missed(self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]) -> None:
         assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
 
-    @pytest.mark.parametrize("what", [{"seq": 3}, {"head": "0" * 64}, {"status": "failed"}], ids=str)
+    @pytest.mark.parametrize(
+        "what",
+        [
+            {"seq": 3},
+            {"head": "0" * 64},
+            {"status": "failed"},
+            {"client_id": "other"},
+            {"pipeline": "other"},
+            {"key": "other"},
+            {"fingerprint": "0" * 64},
+            {"finished_at": 1.0},
+            {"pruned_at": 1.0},
+        ],
+        ids=str,
+    )
     def test_its_tombstone_cannot_be_changed(
         self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]], what: dict[str, Any]
     ) -> None:

@@ -67,8 +67,14 @@ def recorded(engine: InProcessEngine, news: Sequence[NewRun]) -> list[batch.Answ
 def of_run(engine: InProcessEngine, table: Any, column: str, run_id: str) -> list[str]:
     """What a table says of a run, apart from what is its own."""
     mine = [row for row in rows(engine, table) if row[column] == run_id]
-    told = [row | {"data": decode(row["data"]) | {"key": None}} if "data" in row else row for row in mine]
+    told = [row | {"data": of_none(decode(row["data"]))} if "data" in row else row for row in mine]
     return sorted(str({name: value for name, value in row.items() if name not in OWN}) for row in told)
+
+
+def of_none(data: dict[str, Any]) -> dict[str, Any]:
+    """What an event says, without the key and the code of what its run was given."""
+    run = {name: value for name, value in data["audit"]["run"].items() if name != "given"}
+    return data | {"key": None, "audit": {"run": run}}
 
 
 TEXTS = ["plain", "quote ' \" \\ % :name {}", "\x00\x1f\u2028", "é漢😀", "\ud800 alone"]

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from stageflow_durable import Pipeline, RunStatus, StageContext, StageOutput, Submission
 from stageflow_durable.errors import InvalidInput, UnknownPipeline
+from stageflow_durable.model.status import ParkReason
 from tests.conformance.engine.acts import DIAMOND, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
@@ -183,7 +184,7 @@ def test_many_runs_at_once(make_engine: MakeEngine, acts: Acts) -> None:
 
 def test_events_that_a_body_emits_are_written_with_its_outcome(make_engine: MakeEngine, acts: Acts) -> None:
     def emits(ctx: Any) -> str:
-        ctx.emit("order.priced", cents=42, kind="net", stage="mine")
+        ctx.emit("order.priced", cents=42, kind="net")
         return "ok"
 
     acts.play("a", emits)
@@ -191,7 +192,57 @@ def test_events_that_a_body_emits_are_written_with_its_outcome(make_engine: Make
     handle = engine.enqueue("line", {})
     engine.drain()
     [event] = [event for event in handle.history() if event.type == "order.priced"]
-    assert event.data == {"cents": 42, "kind": "net", "stage": "a"}
+    assert event.data == {"cents": 42, "kind": "net", "stage": "a", "origin": "body"}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            "stage.ok",
+            "run.succeeded",
+            "operator.cancel",
+            "work.retry_attempt",
+            "undo.begun",
+            "RUN.parked",
+            " run.parked",
+        ),
+        *("stageflow.x", "interceptor.failed", "run", "\N{FULLWIDTH LATIN SMALL LETTER R}un.succeeded", "r\u200bun.ok"),
+    ],
+)
+def test_an_event_in_the_name_of_the_engine_is_a_bug_of_the_body(
+    make_engine: MakeEngine, acts: Acts, kind: str
+) -> None:
+    acts.play("a", lambda ctx: ctx.emit(kind, by="me"))
+    engine = make_engine(acts.line("a b"))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    run = handle.describe()
+    assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.BUG)
+    assert "are the engine's own; name yours after your application" in str(run.error)
+    assert [event for event in handle.history() if event.data.get("by") == "me"] == []
+
+
+@pytest.mark.parametrize("field", ["actor", "origin", "stage", "audit"])
+def test_a_field_that_the_engine_fills_in_is_not_the_bodys(make_engine: MakeEngine, acts: Acts, field: str) -> None:
+    acts.play("a", lambda ctx: ctx.emit("shop.booked", **{field: "the boss"}))
+    engine = make_engine(acts.line("a b"))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert f"the field '{field}' is filled in by the engine" in str(handle.describe().error)
+
+
+def test_an_event_that_a_body_put_among_those_to_be_written_is_marked_as_its_own(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    forged = ("operator.cancel", {"actor": "the boss", "audit": {"run": {"status": "cancelled"}}, "origin": "person"})
+    acts.play("a", lambda ctx: ctx.services.events.append(forged))
+    engine = make_engine(acts.line("a"))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    [event] = [event for event in handle.history() if event.type == "operator.cancel"]
+    assert event.data["origin"] == "body"
+    assert [checked.problems for checked in engine.operations.audit()] == [()]
 
 
 def test_progress_is_shown_while_the_stage_runs_and_gone_when_it_is_over(make_engine: MakeEngine, acts: Acts) -> None:

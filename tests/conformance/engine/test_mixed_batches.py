@@ -18,6 +18,7 @@ from stageflow_durable.state.tables import events, runs, strands
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.conformance.engine.test_batches import of_none
 
 OWN = {"id", "run", "head", "mac", "key"}
 """Columns that differ between two runs of one submission."""
@@ -69,7 +70,7 @@ def of(engine: InProcessEngine, run_ids: Sequence[str]) -> list[list[list[Mappin
 
 
 def _own_left_out(row: Mapping[Any, Any]) -> dict[str, Any]:
-    told = {"data": decode(row["data"]) | {"key": None}} if "data" in row else {}
+    told = {"data": of_none(decode(row["data"]))} if "data" in row else {}
     return {name: value for name, value in (dict(row) | told).items() if name not in OWN}
 
 

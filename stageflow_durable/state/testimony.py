@@ -1,0 +1,191 @@
+"""Compares a run's rows with what its events say about them: pure functions over rows that were read.
+
+Only to be believed where the chain of the events is whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state.vouched import (
+    AUDIT,
+    FRESH_ATTEMPT,
+    FRESH_CHECKPOINT,
+    FRESH_RUN,
+    FRESH_STEP,
+    GIVEN,
+    OF_RUN,
+    RUN,
+    attempt_row,
+    checkpoint_row,
+    given_code,
+    is_by_body,
+    shown,
+    step_row,
+)
+
+Row = Mapping[Any, Any]
+Begun = tuple[str, int, str]
+"""Direction, number and stage of an attempt."""
+
+MOVING = (StrandState.READY, StrandState.RUNNING, StrandState.WAITING)
+_STILL = frozenset({StrandState.REST, StrandState.DONE})
+_MAY_STAND: Mapping[tuple[str, str], frozenset[str]] = {
+    (Phase.FORWARD, Phase.FORWARD): frozenset({*MOVING, StrandState.DONE}),
+    (Phase.DRAINING, Phase.FORWARD): _STILL | {StrandState.RUNNING},
+    (Phase.BACKWARD, Phase.BACKWARD): _STILL | {*MOVING},
+}
+"""By phase of the run and direction of the strand, the states that a strand may have; elsewhere it stands still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What the tables hold of one run. ``plan``: its definition, or None where that is not what its digest says;
+    ``keys``: business keys whose result a stage of it found; ``events`` in their order.
+    """
+
+    run: Row
+    plan: Plan | None
+    keys: Sequence[Row]
+    events: Sequence[Row]
+    attempts: Sequence[Row]
+    checkpoints: Sequence[Row]
+    steps: Sequence[Row]
+    strands: Sequence[Row]
+
+
+@dataclass
+class Testimony:
+    """What the events say: of each row its columns, of each beginning its owner and its time."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    given: str | None = None
+    begun: dict[Begun, tuple[str, float]] = field(default_factory=dict)
+    complete: bool = True
+    """Whether every event of the engine says what was written; those of earlier releases, and without a key, do not."""
+
+    @classmethod
+    def of(cls, events: Iterable[Row]) -> Testimony:
+        """Add up what the events say, in their order."""
+        found = cls()
+        for event in events:
+            data = json.loads(event["data"])
+            if not is_by_body(data):
+                found._hear(event, data)
+        return found
+
+    def _hear(self, event: Row, data: Mapping[str, Any]) -> None:
+        self._begins(event, data)
+        if AUDIT not in data:
+            self.complete = False
+            return
+        for name, columns in data[AUDIT].items():
+            if name not in self.rows:
+                self.rows[name] = self._fresh(name, event, data)
+            self.rows[name].update(columns)
+        self.given = self.rows.get(RUN, {}).pop("given", self.given)
+
+    def _begins(self, event: Row, data: Mapping[str, Any]) -> None:
+        then = {"stage.begun": data, "undo.begun": data, "stage.ok": data.get("then")}.get(event["type"])
+        if then is not None:
+            heading = Phase.BACKWARD if event["type"] == "undo.begun" else Phase.FORWARD
+            self.begun[heading.value, then["attempt"], then["stage"]] = (then["owner"], event["at"])
+
+    def _fresh(self, name: str, event: Row, data: Mapping[str, Any]) -> dict[str, Any]:
+        kind, _, rest = name.partition(" ")
+        if kind == "attempt":
+            direction, n, stage = rest.split(" ", 2)
+            owner, began_at = self.begun.get((direction, int(n), stage), (None, None))
+            return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
+        if kind == "checkpoint":
+            return {**FRESH_CHECKPOINT, "at": event["at"]}
+        return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
+
+
+def problems(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+    """Each row that is not what the events say: changed, missing, or more than there may be. Where some events do not
+    say what they wrote, only what the run was given is compared.
+    """
+    given = given_code(key, seen.run["id"], [seen.run[name] for name in GIVEN])
+    if heard.given not in (None, given):
+        yield "the run's row: what it was given was changed (input, metadata, client, pipeline, key, queue or priority)"
+    if not heard.complete:
+        return
+    yield from _of_run(key, seen, heard)
+    yield from _of_parts(key, seen, heard)
+    yield from _of_strands(seen, heard)
+    yield from _of_keys(seen)
+
+
+def _of_run(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+    run = seen.run
+    told = heard.rows.get(RUN, {})
+    yield from _differences(key, run["id"], RUN, "the run's row", {name: run[name] for name in OF_RUN}, told)
+    if (run["created_at"], run["updated_at"]) != (seen.events[0]["at"], seen.events[-1]["at"]):
+        yield "the run's row: created_at or updated_at was changed"
+
+
+def _of_parts(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+    there = {
+        **{attempt_row(row["direction"], row["n"], row["stage"]): row for row in seen.attempts},
+        **{checkpoint_row(row["stage"]): row for row in seen.checkpoints},
+        **{step_row(row["stage"]): row for row in seen.steps},
+    }
+    told = {name: columns for name, columns in heard.rows.items() if name != RUN}
+    yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())
+    yield from (f"{name} was added: no event tells of it" for name in there.keys() - told.keys())
+    for name in told.keys() & there.keys():
+        row = {column: there[name][column] for column in told[name]}
+        yield from _differences(key, seen.run["id"], name, name, row, told[name])
+
+
+def _differences(key: bytes, run: str, row: str, called: str, columns: Row, told: Row) -> Iterator[str]:
+    for name, value in columns.items():
+        if shown(key, run, row, name, value) != told.get(name):
+            yield f"{called}: {name} was changed"
+
+
+def _of_strands(seen: Rows, heard: Testimony) -> Iterator[str]:
+    over = {(row["direction"], row["n"], row["stage"]) for row in seen.attempts}
+    open_ = {begun: owner for begun, (owner, _at) in heard.begun.items() if begun not in over}
+    running = {
+        (row["direction"], row["attempt"], row["stage"]): row["owner"]
+        for row in seen.strands
+        if row["state"] == StrandState.RUNNING
+    }
+    if open_ != running:
+        yield f"strands: {_listed(running)} run, by the events {_listed(open_)} do"
+    for row in seen.strands:
+        if row["state"] not in _MAY_STAND.get((seen.run["phase"], row["direction"]), _STILL):
+            yield f"strand {row['strand']} is {row['state']} in a run that goes {seen.run['phase']}"
+    if seen.plan is not None:
+        yield from _of_places(seen, seen.plan)
+
+
+def _of_places(seen: Rows, plan: Plan) -> Iterator[str]:
+    """Exactly the stages whose every dependency is done stand on a strand that goes forward."""
+    finished = frozenset(row["stage"] for row in seen.checkpoints)
+    standing = sorted(
+        row["stage"] for row in seen.strands if row["direction"] == Phase.FORWARD and row["state"] != StrandState.DONE
+    )
+    ready = sorted(s.name for s in plan.stages if s.name not in finished and finished.issuperset(s.after))
+    if standing != ready:
+        at, next_ = (", ".join(stages) or "nothing" for stages in (standing, ready))
+        yield f"strands stand at {at}, by the checkpoints {next_} is next"
+
+
+def _of_keys(seen: Rows) -> Iterator[str]:
+    """What another run would be answered with is what this one saved."""
+    saved = {row["stage"]: (row["delta"], row["saved_schema"]) for row in seen.checkpoints}
+    for row in seen.keys:
+        if saved.get(row["owner_stage"]) != (row["result"], row["result_schema"]):
+            yield f"business key {row['key']!r}: its result is not what stage {row['owner_stage']} saved"
+
+
+def _listed(attempts: Mapping[Begun, str]) -> str:
+    return ", ".join(f"{direction} {stage} {n}" for direction, n, stage in sorted(attempts)) or "none"

@@ -1,0 +1,222 @@
+"""What the history says about the rows beside it: which columns it covers, and how an event carries them.
+
+Every event of the engine has a field ``audit``: what its transaction wrote to the run's row, its attempts, checkpoints
+and saga steps, column by column. Short values stand there as they are. Free text and what users save stands as a code:
+an HMAC under a key derived from the audit key, because a plain hash of a card number can be guessed. The code covers
+the run, the row and the column too, so that a value cannot be moved to another place. ``testimony`` adds the entries up
+and compares. Without an audit key nothing of this is written. See ADR 0035.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import Enum, StrEnum
+from functools import lru_cache
+from typing import Any
+
+from stageflow_durable.codec.writing import write_json
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState
+from stageflow_durable.state.audit import code
+
+AUDIT = "audit"
+"""The field of an event's data that says what was written to rows."""
+
+ORIGIN, BODY = "origin", "body"
+"""The field of an event's data that says who asked for it, where that was a stage's body."""
+
+CODE_DIGITS = 32
+"""Hexadecimal digits of a value's code: 128 bits of HMAC-SHA256."""
+
+RUN = "run"
+"""How the events name the run's own row."""
+
+
+class How(StrEnum):
+    """How the history covers a column."""
+
+    SAID = "said"
+    """Events hold the value."""
+    SEALED = "sealed"
+    """Events hold a code of the value."""
+    GIVEN = "given"
+    """The first event holds one code of all that the run was given."""
+    CHAINED = "chained"
+    """It is part of the chain of events itself, or follows from it."""
+    FOLLOWS = "follows"
+    """It follows from the definition, the checkpoints and what began; compared with that."""
+    DIGEST = "digest"
+    """The definition's digest, which the run's events hold, is computed from it."""
+
+
+GIVEN = ("client_id", "pipeline", "key", "fingerprint", "input", "input_schema", "metadata", "queue", "priority")
+"""Columns of a run that never change, and are sealed together."""
+
+_EVENT = dict.fromkeys(("run", "seq", "type", "at", "data", "previous", "mac"), How.CHAINED)
+_TOMB = (
+    "run",
+    "client_id",
+    "pipeline",
+    "key",
+    "fingerprint",
+    "status",
+    "seq",
+    "head",
+    "finished_at",
+    "pruned_at",
+    "mac",
+)
+
+COVERED: Mapping[str, Mapping[str, How]] = {
+    "stageflow_runs": {
+        **dict.fromkeys(("id", "seq", "head", "created_at", "updated_at"), How.CHAINED),
+        **dict.fromkeys(GIVEN, How.GIVEN),
+        **dict.fromkeys(("version", "definition", "phase", "status", "cause", "park_reason"), How.SAID),
+        **dict.fromkeys(("error_stage", "op_version", "pivot_passed", "past_pivot", "deadline"), How.SAID),
+        "error": How.SEALED,
+        "finished_at": How.SAID,
+    },
+    "stageflow_attempts": {
+        **dict.fromkeys(("run", "stage", "direction", "n"), How.SAID),
+        **dict.fromkeys(("owner", "state", "doubt", "began_at", "ended_at", "kill_by"), How.SAID),
+        **dict.fromkeys(("category", "delay"), How.SAID),
+        "error": How.SEALED,
+    },
+    "stageflow_checkpoints": {
+        **dict.fromkeys(("run", "stage", "skipped", "saved_schema", "at"), How.SAID),
+        "delta": How.SEALED,
+    },
+    "stageflow_saga_steps": {
+        **dict.fromkeys(("run", "stage", "state", "outcome"), How.SAID),
+        **dict.fromkeys(("error", "reason"), How.SEALED),
+    },
+    "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
+    "stageflow_events": _EVENT,
+    "stageflow_tombstones": dict.fromkeys(_TOMB, How.CHAINED),
+    "stageflow_definitions": dict.fromkeys(("digest", "pipeline", "version", "body"), How.DIGEST),
+    "stageflow_idempotency_keys": dict.fromkeys(("result", "result_schema"), How.FOLLOWS),
+}
+"""By table and column, how the history covers it.
+
+Of a strand that goes forward: where it stands while work is left on it, and whether that work may begin, runs, rests or
+is done; of an undo: whether it runs. ``owner`` and ``attempt`` while it runs. Of a business key: while the run that
+finished it is there.
+"""
+
+_WHEN = "says when work is offered next, or how often it was; each attempt is an event"
+_PROCESS = "says which processes live; their leases change all the time, and nothing about a run follows from it"
+_KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is no history to say what it must be"
+
+UNCOVERED: Mapping[str, Mapping[str, str]] = {
+    "stageflow_strands": {
+        **dict.fromkeys(("tries", "lost", "delay", "first_at", "wake_at", "published_at", "nudges"), _WHEN),
+        "strand": "the name under which work is offered; where it stands and what runs is covered",
+        "gen": "a fence against late writes; whoever raises it delays a run, and changes nothing that is recorded",
+        "queue": "where work is offered; a stage's own queue is part of the definition, the run's is covered",
+        "progress": "what a stage that runs shows of itself; nobody relies on it, and it goes with the attempt",
+        "began_at": "covered once the attempt is over, by its row",
+        "kill_by": "covered once the attempt is over, by its row",
+    },
+    "stageflow_definitions": {"registered_at": "which definition is the newest; a rolling deploy changes it"},
+    "stageflow_owners": dict.fromkeys(
+        ("id", "host", "pid", "boot", "started_at", "expires_at", "dead_at", "confirmed"), _PROCESS
+    ),
+    "stageflow_queues": dict.fromkeys(("name", "served_at"), "says up to when messages were served"),
+    "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),
+    "stageflow_idempotency_keys": dict.fromkeys(
+        (
+            *("client_id", "operation", "key", "fingerprint", "params", "owner", "owner_run", "owner_stage", "fence"),
+            *("state", "lease_until", "expires_at", "keep_seconds"),
+        ),
+        _KEYS,
+    ),
+}
+"""By table and column, why the history does not cover it. A column is here or in :data:`COVERED`, never in neither."""
+
+OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in (How.SAID, How.SEALED))
+_SEALED = frozenset({"error", "reason", "delta"})
+
+FRESH_RUN: Mapping[str, Any] = {
+    **dict.fromkeys(OF_RUN),
+    "phase": Phase.FORWARD.value,
+    "status": RunStatus.PENDING.value,
+    "op_version": 0,
+    "pivot_passed": False,
+    "past_pivot": False,
+}
+"""What the run's row holds where no event says otherwise; likewise the others, whose times are their event's."""
+
+FRESH_ATTEMPT: Mapping[str, Any] = {
+    "state": AttemptState.OK.value,
+    "doubt": False,
+    "kill_by": None,
+    "error": None,
+    "category": None,
+    "delay": None,
+}
+FRESH_CHECKPOINT: Mapping[str, Any] = {"skipped": False, "saved_schema": 1, "delta": None}
+FRESH_STEP: Mapping[str, Any] = {"state": StepState.INTENDED.value, "outcome": None, "error": None, "reason": None}
+
+
+def attempt_row(direction: str, n: int, stage: str) -> str:
+    """How events name an attempt. The stage comes last: it may be any text."""
+    return f"attempt {direction} {n} {stage}"
+
+
+def checkpoint_row(stage: str) -> str:
+    """How events name a checkpoint."""
+    return f"checkpoint {stage}"
+
+
+def step_row(stage: str) -> str:
+    """How events name a saga step."""
+    return f"step {stage}"
+
+
+@lru_cache(maxsize=16)
+def derived_key(key: bytes, purpose: str) -> bytes:
+    """A key for one purpose: what is signed for one can never pass for another."""
+    return bytes.fromhex(code(key, f"stageflow {purpose}".encode()))
+
+
+def value_code(key: bytes, run: str, row: str, column: str, text: str) -> str:
+    """The code of one value at its place."""
+    message = f"{run}\x1f{row}\x1f{column}\x1f{text}".encode("utf-8", "surrogatepass")
+    return code(derived_key(key, "values"), message)[:CODE_DIGITS]
+
+
+def given_code(key: bytes, run: str, values: Sequence[Any]) -> str:
+    """The code of all that a run was given: its columns in the order of :data:`GIVEN`."""
+    client, pipeline, run_key, fingerprint, given, schema, metadata, queue, priority = values
+    # Their lengths come first: no text of one can pass for a text of the next.
+    own = -1 if run_key is None else len(run_key)
+    lengths = f"{len(client)},{len(pipeline)},{own},{len(fingerprint)},{len(given)},{schema},{len(metadata)},{priority}"
+    text = f"{lengths}:{client}{pipeline}{run_key or ''}{fingerprint}{given}{metadata}{queue}"
+    return value_code(key, run, RUN, "given", text)
+
+
+def tombstone_code(key: bytes, row: Mapping[Any, Any]) -> str:
+    """The code of what is left of a pruned run: nobody without the key can make one to cover a deletion."""
+    message = write_json([row[name] for name in _TOMB if name != "mac"])
+    return code(derived_key(key, "tombstones"), message.encode())
+
+
+def shown(key: bytes, run: str, row: str, column: str, value: Any) -> Any:
+    """A column's value as events hold it: itself, or its code."""
+    if value is None:
+        return None
+    if column in _SEALED:
+        return value_code(key, run, row, column, value)
+    if isinstance(value, Enum):
+        return value.value
+    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def said(key: bytes, run: str, row: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of a row as events hold them."""
+    return {name: shown(key, run, row, name, value) for name, value in columns.items()}
+
+
+def is_by_body(data: Mapping[str, Any]) -> bool:
+    """Whether a stage's body asked for the event of this data."""
+    return data.get(ORIGIN) == BODY
