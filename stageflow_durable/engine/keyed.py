@@ -11,7 +11,7 @@ from stageflow_durable.idempotency.store import Done, HeldByRun, InProgress, Mis
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.commit import Kept
+from stageflow_durable.transitions.attempt import Kept
 
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 60.0
 """Seconds that a stage waits, as a row, before it asks again for a key that another run holds."""

@@ -24,13 +24,13 @@ from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, Wor
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.state.fork import Fork
 from stageflow_durable.state.listing import ATTENTION, Filter, Found
-from stageflow_durable.state.operators import Order
 from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.standings import Known, Seen
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.verification import Checked
 from stageflow_durable.state.views import summary_of
+from stageflow_durable.transitions.operate import Order
 
 UNSAID: Any = object()
 """The default of ``done=``: an output may be None, so that None cannot mean that nothing was said."""

@@ -14,8 +14,8 @@ from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason
 from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
-from stageflow_durable.state.commit import Failure
 from stageflow_durable.state.messages import message_of
+from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000
 """Characters of an error's text that are kept."""

@@ -42,10 +42,9 @@ from stageflow_durable.model.stage import StageSpec
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
-from stageflow_durable.state.begin import Taker
-from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.messages import is_sql
 from stageflow_durable.state.store import BusinessKey, Store
+from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 
 log = logging.getLogger("stageflow.ride")
 T = TypeVar("T")

@@ -13,11 +13,11 @@ from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowe
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.commit import Kept
 from stageflow_durable.state.progress import report
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.vouched import AUDIT, BODY, ORIGIN
+from stageflow_durable.transitions.attempt import Kept
 
 T = TypeVar("T")
 

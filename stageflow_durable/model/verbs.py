@@ -6,8 +6,10 @@ One set of rules for both sides: ``stageflow show`` ends with :func:`legal_verbs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import OPEN_STEPS, ParkReason, RunStatus, StageState, StepState
@@ -77,40 +79,72 @@ class Verb:
         return " ".join(("stageflow", *self.arguments))
 
 
+class StageStanding(NamedTuple):
+    """What the rules look at of one stage. ``undo``: the name of its undo, and how its saga step stands; None where it
+    has none.
+    """
+
+    name: str
+    state: StageState
+    on_unknown: str
+    undo: str | None
+    step: StepState | None
+
+
 def standing(run: Run) -> Standing:
     """The facts about ``run`` that the rules look at."""
+    stages = [
+        StageStanding(
+            stage.name,
+            stage.state,
+            stage.on_unknown,
+            stage.undo.name if stage.undo else None,
+            stage.undo.state if stage.undo else None,
+        )
+        for stage in run.stages
+    ]
+    return standing_of(run.run_id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
+
+
+def standing_of(
+    run_id: str,
+    status: RunStatus,
+    park_reason: ParkReason | None,
+    error_stage: str | None,
+    stages: Sequence[StageStanding],
+    *,
+    pivot_passed: bool,
+) -> Standing:
+    """The same from rows. ``stages`` in the order of the plan; ``error_stage``: the one the run was stopped for."""
+    parked_for = error_stage if park_reason is ParkReason.UNKNOWN else None
+    unknown = [
+        stage
+        for stage in stages
+        # Lost with their process, or a pivot that raised and parked the run.
+        if stage.state is StageState.UNKNOWN or (stage.name, stage.state) == (parked_for, StageState.FAILED)
+    ]
     return Standing(
-        run.run_id,
-        run.status,
-        run.park_reason,
-        run.pivot_passed,
-        _undos(run, OPEN_STEPS),
-        _undos(run, frozenset({StepState.COMPENSATION_FAILED})),
-        unknown_stages(run),
-        tuple(stage.name for stage in run.stages if stage.state is StageState.FAILED),
-        undecided_stages(run),
-        all(stage.state in (StageState.OK, StageState.SKIPPED) for stage in run.stages),
+        run_id,
+        status,
+        park_reason,
+        pivot_passed,
+        _undos(stages, OPEN_STEPS),
+        _undos(stages, frozenset({StepState.COMPENSATION_FAILED})),
+        tuple(stage.name for stage in unknown),
+        tuple(stage.name for stage in stages if stage.state is StageState.FAILED),
+        # Those that must not be tried again as they are: that say so, and the one the run is parked for.
+        tuple(stage.name for stage in unknown if stage.on_unknown != "retry" or stage.name == parked_for),
+        all(stage.state in (StageState.OK, StageState.SKIPPED) for stage in stages),
     )
-
-
-def undecided_stages(run: Run) -> tuple[str, ...]:
-    """Unknown stages that must not be tried again as they are: those that say so, and the one the run is parked for."""
-    parked_for = run.error_stage if run.park_reason is ParkReason.UNKNOWN else None
-    guarded = {stage.name for stage in run.stages if stage.on_unknown != "retry"} | {parked_for}
-    return tuple(name for name in unknown_stages(run) if name in guarded)
 
 
 def unknown_stages(run: Run) -> tuple[str, ...]:
-    """Stages whose outcome nobody knows: lost with their process, or a pivot that raised and parked the run."""
-    parked_for = run.error_stage if run.park_reason is ParkReason.UNKNOWN else None
-    raised = (parked_for, StageState.FAILED)
-    return tuple(
-        stage.name for stage in run.stages if stage.state is StageState.UNKNOWN or (stage.name, stage.state) == raised
-    )
+    """Stages whose outcome nobody knows."""
+    return standing(run).unknown
 
 
-def _undos(run: Run, states: frozenset[StepState]) -> tuple[str, ...]:
-    return tuple(stage.undo.name for stage in reversed(run.stages) if stage.undo and stage.undo.state in states)
+def _undos(stages: Sequence[StageStanding], states: frozenset[StepState]) -> tuple[str, ...]:
+    return tuple(stage.undo for stage in reversed(stages) if stage.undo is not None and stage.step in states)
 
 
 # --- the rules ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, s
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.locked import facts_of
+from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.tables import runs, strands
 from stageflow_durable.state.views import summary_of
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from sqlalchemy import Connection, and_, bindparam, select, update
 
+from stageflow_durable.model.status import StrandState
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.locked import lock
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.strands import MINE, fence_of
 from stageflow_durable.state.tables import saga_steps, strands
 
-_REPORT = Prepared(update(strands).where(MINE))
+# Against a zombie whose strand was taken, and an attempt that is over: as ``transitions.fence.is_mine``.
+_REPORT = Prepared(
+    update(strands).where(
+        and_(
+            strands.c.run == bindparam("run_id"),
+            strands.c.strand == bindparam("strand_id"),
+            strands.c.gen == bindparam("my_gen"),
+            strands.c.owner == bindparam("me"),
+            strands.c.stage == bindparam("my_stage"),
+            strands.c.attempt == bindparam("my_attempt"),
+            strands.c.state == StrandState.RUNNING.value,
+        )
+    )
+)
 _OUTCOME = Prepared(
     select(saga_steps.c.outcome).where(
         and_(saga_steps.c.run == bindparam("run_id"), saga_steps.c.stage == bindparam("of_stage"))
@@ -21,17 +30,17 @@ _OUTCOME = Prepared(
 )
 
 
-def note(connection: Connection, run_id: str, kind: str, data: Mapping[str, Any], audit_key: bytes) -> None:
-    """Add an event to a run's chain."""
-    run = lock(connection, run_id, audit_key)
-    if run is not None:
-        run.emit(kind, **data)
-        run.flush()
-
-
 def report(connection: Connection, work: Work, text: str) -> None:
     """Show progress (JSON text) of the attempt in hand; refused, silently, once it is over."""
-    _REPORT.run(connection, progress=text, **fence_of(work))
+    fence = {
+        "run_id": work.run.id,
+        "strand_id": work.strand,
+        "my_gen": work.gen,
+        "me": work.owner,
+        "my_stage": work.stage,
+        "my_attempt": work.attempt,
+    }
+    _REPORT.run(connection, progress=text, **fence)
 
 
 def outcome_of(connection: Connection, run_id: str, stage: str) -> str:

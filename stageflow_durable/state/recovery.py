@@ -1,7 +1,7 @@
-"""What a sweep does: take work from the dead, wake what is due, find what was never delivered, stop what is late.
+"""What a sweep looks for: work of the dead, waits that are due, messages that were never delivered, runs that are late.
 
-Each action is a transaction of its own under the run's lock and a compare-and-set: any number of sweeps may run at
-once, and one that dies half-way leaves nothing half done. Scans read in bounded batches along the partial indexes.
+Scans read in bounded batches along the partial indexes. What becomes of each find is a transition of its own under the
+run's lock: any number of sweeps may run at once, and one that dies half-way leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ from sqlalchemy import (
     update,
 )
 
-from stageflow_durable.model.status import Cause, ParkReason, Phase, StepState, StrandState
+from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import strands
 from stageflow_durable.state.clock import ago, now
+from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.locked import LockedRun, lock, seen
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.settlement import DEADLINE_PASSED, drain, nudge_of, undo_ended
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
 
@@ -73,9 +71,6 @@ _ORPHANS = (
     .where(and_(strand_table.c.state == constant(StrandState.RUNNING), owners.c.dead_at.is_not(None)))
     .limit(BATCH)
 )
-_OWNER = Prepared(
-    select(owners.c.host, owners.c.pid, owners.c.dead_at, owners.c.confirmed).where(owners.c.id == bindparam("held_by"))
-)
 _DUE = (
     select(*_PLACE)
     .where(
@@ -92,6 +87,21 @@ _LATE = (
     select(runs.c.id)
     .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
+)
+_MISSED = Prepared(
+    select(
+        *(strand_table.c[name] for name in ("direction", "stage", "queue", "published_at", "nudges")),
+        *(runs.c[name] for name in ("seq", "definition", "priority")),
+    )
+    .join(runs, runs.c.id == strand_table.c.run)
+    .where(
+        and_(
+            strand_table.c.run == bindparam("run_id"),
+            strand_table.c.strand == bindparam("strand_id"),
+            strand_table.c.gen == bindparam("my_gen"),
+            strand_table.c.state == StrandState.READY,
+        )
+    )
 )
 _UNPUBLISH = Prepared(
     update(strand_table)
@@ -179,142 +189,19 @@ def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
     return _TICK.value(connection, name=name, every=every_seconds) is not None
 
 
-def _at(
-    connection: Connection, place: Place, audit_key: bytes, *states: StrandState
-) -> tuple[LockedRun, strands.StrandRow] | None:
-    """Lock the run and find the strand as the scan saw it (same fence), or None when somebody was first."""
-    run = lock(connection, place.run, audit_key)
-    row = strands.one(connection, place.run, place.strand) if run else None
-    if run is None or row is None or row.gen != place.gen or row.state not in states:
-        return None
-    return run, row
-
-
-def take(
-    connection: Connection, place: Place, audit_key: bytes, *, max_lost: int, grace: float
-) -> tuple[Nudge, ...] | None:
-    """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None when there was
-    nothing to take.
-    """
-    found = _at(connection, place, audit_key, StrandState.RUNNING)
-    if found is None:
-        return None
-    run, row = found
-    owner = next(iter(_OWNER.rows(connection, held_by=row.owner)), None)
-    if owner is None or owner.dead_at is None:
-        return None
-    why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
-    strands.lose_attempt(run, row, None if owner.confirmed else grace, why)
-    strands.change(
-        connection,
-        run.id,
-        row.strand,
-        state=StrandState.REST,
-        owner=None,
-        gen=row.gen + 1,
-        lost=row.lost + 1,
-        progress=None,
-    )
-    run.emit(
-        "stage.lost",
-        stage=row.stage,
-        attempt=row.attempt,
-        owner=row.owner,
-        undo=row.direction == Phase.BACKWARD,
-        error=why,
-    )
-    row = row._replace(gen=row.gen + 1, lost=row.lost + 1, owner=None, state=StrandState.REST)
-    nudges = (_redo_undo if row.direction == Phase.BACKWARD else _redo)(run, row, why, max_lost)
-    run.flush()
-    return nudges
-
-
-def _redo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tuple[Nudge, ...]:
-    planned = run.plan.by_name[row.stage]
-    if run.facts.phase is not Phase.FORWARD:
-        doubtful_pivot = ParkReason.UNKNOWN if planned.pivot else None
-        return drain(
-            run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=doubtful_pivot
-        )
-    if planned.on_unknown == "park":
-        return drain(
-            run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=ParkReason.UNKNOWN
-        )
-    if planned.on_unknown == "compensate":
-        park = ParkReason.UNKNOWN if planned.pivot else None
-        return drain(run, Cause.FAILED, error=f"{row.stage}: outcome unknown: {why}", stage=row.stage, park=park)
-    if row.lost >= max_lost:
-        return drain(
-            run,
-            Cause.FAILED,
-            error=f"{row.stage}: {row.lost} processes were lost in it; the last: {why}",
-            stage=row.stage,
-            park=ParkReason.POISON,
-        )
-    return (_ready_again(run, row),)
-
-
-def _redo_undo(run: LockedRun, row: strands.StrandRow, why: str, max_lost: int) -> tuple[Nudge, ...]:
-    if row.lost < max_lost:
-        return (_ready_again(run, row),)
-    strands.change(run.connection, run.id, row.strand, state=StrandState.DONE)
-    strands.set_step(
-        run,
-        row.stage,
-        StepState.COMPENSATION_FAILED,
-        error=f"{row.lost} processes were lost in it; {why}",
-    )
-    run.emit("work.compensation_failed", stage=row.stage, attempt=row.attempt, error=why)
-    return undo_ended(run)[0]
-
-
-def _ready_again(run: LockedRun, row: strands.StrandRow) -> Nudge:
-    strands.change(
-        run.connection, run.id, row.strand, state=StrandState.READY, published_at=run.clock, nudges=0, wake_at=None
-    )
-    return nudge_of(run, row)
-
-
-def wake(connection: Connection, place: Place, audit_key: bytes) -> Nudge | None:
-    """Make a due strand ready, to be published now."""
-    found = _at(connection, place, audit_key, StrandState.WAITING)
-    if found is None:
-        return None
-    run, row = found
-    if (row.wake_at or 0.0) > run.clock:
-        return None  # somebody woke it since the scan, and it waits again
-    run.emit("stage.woken", stage=row.stage, strand=row.strand)
-    # ``nudges`` stays: what is handed back again and again is offered less and less often.
-    strands.change(connection, run.id, row.strand, state=StrandState.READY, wake_at=None, published_at=run.clock)
-    nudge = nudge_of(run, row)
-    run.flush()
-    return nudge
-
-
 def missed(connection: Connection, place: Place) -> Missed | None:
     """The message for a ready strand that none reached. Nothing is written before the broker took it (then
     :func:`nudged`): while the broker is away a history does not grow.
     """
-    row = strands.one(connection, place.run, place.strand)
-    if row is None or row.gen != place.gen or row.state != StrandState.READY:
+    found = _MISSED.run(connection, run_id=place.run, strand_id=place.strand, my_gen=place.gen).fetchone()
+    if found is None:
         return None
-    run = seen(connection, place.run)
+    direction, stage, queue, published_at, nudges, seq, definition, priority = found
+    plan = plan_of(connection, definition)
+    links = 1 if direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
     # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
-    nudge = nudge_of(run, row)._replace(mark=run.facts.seq + 1)
-    return Missed(nudge, row.published_at, row.nudges)
-
-
-def nudged(connection: Connection, missed: Missed, audit_key: bytes) -> bool:
-    """Note that the broker took it; False when somebody took the strand meanwhile, or published it too."""
-    nudge = missed.nudge
-    found = _at(connection, Place(nudge.run_id, nudge.strand, nudge.gen), audit_key, StrandState.READY)
-    if found is None or (found[1].published_at, found[1].nudges) != missed[1:]:
-        return False
-    run, row = found
-    run.emit("stage.nudged", stage=row.stage, strand=row.strand)
-    strands.change(connection, run.id, row.strand, published_at=run.clock, nudges=row.nudges + 1)
-    run.flush()
-    return True
+    nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority)
+    return Missed(nudge, published_at, nudges)
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
@@ -327,13 +214,3 @@ def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
         connection.execute(select(runs.c.id).where(some).order_by(runs.c.id).with_for_update())
     given = [{"run_id": nudge.run_id, "strand_id": nudge.strand, "my_gen": nudge.gen} for nudge in nudges]
     _UNPUBLISH.many(connection, given)
-
-
-def expire(connection: Connection, run_id: str, audit_key: bytes) -> tuple[Nudge, ...]:
-    """Stop a run that is past its deadline."""
-    run = lock(connection, run_id, audit_key)
-    if run is None or not run.is_late:
-        return ()
-    nudges = drain(run, Cause.DEADLINE, error=DEADLINE_PASSED)
-    run.flush()
-    return nudges

@@ -148,8 +148,10 @@ def columns_of(new: NewRun, clock: float, event: EventRow) -> dict[str, Any]:
     }
 
 
-def strands_of(new: NewRun, clock: float) -> list[dict[str, Any]]:
-    """The strands that a fresh run starts with, each to be published at once."""
+def strands_of(new: NewRun, clock: float, heads: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    """The strands that a fresh run starts with, each to be published at once. ``heads``: the stages at which they
+    stand; None: those that wait for nothing.
+    """
     return [
         {
             "run": new.id,
@@ -160,7 +162,7 @@ def strands_of(new: NewRun, clock: float) -> list[dict[str, Any]]:
             "published_at": clock,
             "queue": queue_of(new, root),
         }
-        for root in new.plan.roots
+        for root in (new.plan.roots if heads is None else heads)
     ]
 
 

@@ -17,14 +17,14 @@ from stageflow_durable.model.status import Cause, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import fast, looks
 from stageflow_durable.state.audit import EventRow, seal
-from stageflow_durable.state.begin import EARLY_SECONDS, Taker
-from stageflow_durable.state.commit import Kept
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.fast import MAX_EVENTS, Move, Shape
-from stageflow_durable.state.locked import facts_of_values
+from stageflow_durable.state.load import facts_of_values
 from stageflow_durable.state.path_events import begun_event, ok_event, succeeded_event
 from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of
-from stageflow_durable.state.strands import StrandRow
+from stageflow_durable.transitions.attempt import Kept, Taker
+from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.start import EARLY_SECONDS
 
 _RUN_COLUMNS = len(RunFacts._fields)
 

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from stageflow_durable.errors import UnknownRun
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
-from stageflow_durable.state import (
-    batch,
-    commit,
-    definitions,
-    idempotency_keys,
-    operators,
-    owners,
-    progress,
-    recovery,
-    retention,
-    runs,
-    strands,
-)
-from stageflow_durable.state import begin as beginning
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.state import batch, definitions, idempotency_keys, owners, progress, recovery, retention, runs
 from stageflow_durable.state import fork as forking
+from stageflow_durable.state import recall as recalling
+from stageflow_durable.state.apply import transact
 from stageflow_durable.state.batch import Answer
-from stageflow_durable.state.begin import Taker
-from stageflow_durable.state.commit import Failure, Kept
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.owners import Identity
@@ -37,8 +25,18 @@ from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.recovery import Missed, Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
+from stageflow_durable.transitions import fail as failing
+from stageflow_durable.transitions import finish, operate, retry, start, undo
+from stageflow_durable.transitions import take as taking
+from stageflow_durable.transitions import wake as waking
+from stageflow_durable.transitions.attempt import Failure, Kept, Taker
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.fence import is_mine
+from stageflow_durable.transitions.rows import HeldKey
 
 T = TypeVar("T")
+Ending: TypeAlias = Done | Waiting | Fenced
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,17 @@ class Store(Reading):
     def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
         """Take what the nudge names."""
         begun = self._shortcut.begin(nudge, taker) if self._shortcut is not None else None
-        return begun or self._do(lambda c: beginning.begin(c, nudge, taker, self._audit))
+        if begun is not None:
+            return begun
+        decided = self._transact(
+            nudge.run_id,
+            lambda facts: start.begin(facts, nudge, taker),
+            needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
+            me=taker.owner,
+        )
+        if not isinstance(decided, Change):
+            return decided or Refused(Refusal.GONE)
+        return decided.granted or Refused(decided.refused or Refusal.GONE, decided.nudges)
 
     def succeed(
         self,
@@ -141,33 +149,29 @@ class Store(Reading):
             if saved is not None:
                 return saved
 
-        def save(connection: Connection) -> Done | Fenced:
-            done = commit.succeed(
-                connection,
-                work,
-                taker,
-                self._audit,
-                delta=delta,
-                skipped=skipped,
-                replayed=replayed,
-                events=events,
-                go_on=go_on,
+        def decide(facts: Facts) -> Change | Fenced:
+            next_in = taker if go_on else None
+            held = None if key is None else _held(key, work)
+            return finish.succeed(
+                facts, work, next_in, delta, skipped=skipped, replayed=replayed, events=events, key=held
             )
-            if key is not None and isinstance(done, Done):
-                _end_key(connection, work, key, delta)
-            return done
 
-        return self._do(save) if session is None else session.commit_with(save)
+        def save(connection: Connection) -> Ending:
+            return _ending(transact(connection, work.run.id, decide, self._audit, needs=_ENDING, me=taker.owner))
+
+        done = self._do(save) if session is None else session.commit_with(save)
+        assert not isinstance(done, Waiting)
+        return done
 
     def wait(
         self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
     ) -> Waiting | Done | Fenced:
         """Try again later."""
-        return self._do(lambda c: commit.wait(c, work, self._audit, failure, delay, drawn, events))
+        return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
 
     def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
         """Give back what was begun but not called."""
-        return self._do(lambda c: commit.postpone(c, work, self._audit, delay))
+        return self._end(work, lambda facts: retry.postpone(facts, work, delay))
 
     def fail(
         self,
@@ -179,41 +183,34 @@ class Store(Reading):
         exhausted: bool,
         events: Kept = (),
         key: BusinessKey | None = None,
-    ) -> Done | Fenced:
+    ) -> Ending:
         """The stage failed for good."""
+        held = None if key is None else _held(key, work)
+        return self._end(
+            work,
+            lambda facts: failing.fail(
+                facts, work, failure, cause=cause, park=park, exhausted=exhausted, events=events, key=held
+            ),
+        )
 
-        def save(connection: Connection) -> Done | Fenced:
-            done = commit.fail(
-                connection, work, self._audit, failure, cause=cause, park=park, exhausted=exhausted, events=events
-            )
-            if key is not None and isinstance(done, Done):
-                _let_go(connection, work, key, failure.doubt)
-            return done
-
-        return self._do(save)
-
-    def undo_done(self, work: Work, taker: Taker, *, go_on: bool, key: BusinessKey | None = None) -> Done | Fenced:
+    def undo_done(self, work: Work, taker: Taker, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
         """The undo is done."""
+        held = None if key is None else _held(key, work)
+        return self._end(
+            work, lambda facts: undo.undo_done(facts, work, taker if go_on else None, key=held), me=taker.owner
+        )
 
-        def save(connection: Connection) -> Done | Fenced:
-            done = commit.undo_done(connection, work, taker, self._audit, go_on=go_on)
-            if key is not None and isinstance(done, Done):
-                idempotency_keys.undone_for_run(
-                    connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds
-                )
-            return done
-
-        return self._do(save)
-
-    def undo_failed(self, work: Work, taker: Taker, failure: Failure, *, go_on: bool) -> Done | Fenced:
+    def undo_failed(self, work: Work, taker: Taker, failure: Failure, *, go_on: bool) -> Ending:
         """The undo failed for good."""
-        return self._do(lambda c: commit.undo_failed(c, work, taker, self._audit, failure, go_on=go_on))
+        return self._end(
+            work, lambda facts: undo.undo_failed(facts, work, taker if go_on else None, failure), me=taker.owner
+        )
 
     def recall(self, work: Work, owner: str) -> Work | bool:
         """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else
         False.
         """
-        return self._do(lambda c: beginning.recall(c, work, owner))
+        return self._do(lambda c: recalling.recall(c, work, owner))
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
         """Take a business key for the stage, or what stands in the way; Fenced when the stage is no longer the owner's:
@@ -221,7 +218,8 @@ class Store(Reading):
         """
 
         def claim(connection: Connection) -> Any:
-            if not commit.is_mine(connection, work, self._audit):
+            mine = transact(connection, work.run.id, lambda facts: is_mine(facts, work), self._audit)
+            if not mine:
                 return Fenced()
             return idempotency_keys.claim_for_run(
                 connection,
@@ -238,7 +236,15 @@ class Store(Reading):
 
     def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a run's history."""
-        self._do(lambda c: progress.note(c, run_id, kind, data, self._audit))
+        self._transact(run_id, lambda facts: waking.note(facts, kind, dict(data)), needs=())
+
+    def _transact(
+        self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
+    ) -> T | None:
+        return self._do(lambda c: transact(c, run_id, decide, self._audit, needs=needs, me=me))
+
+    def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
+        return _ending(self._transact(work.run.id, decide, needs=_ENDING, me=me))
 
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""
@@ -278,15 +284,26 @@ class Store(Reading):
 
     def take(self, place: Place, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
         """Take a strand from the dead."""
-        return self._do(lambda c: recovery.take(c, place, self._audit, max_lost=max_lost, grace=grace))
+
+        def decide(facts: Facts) -> Change | None:
+            return taking.take(facts, place.strand, place.gen, max_lost=max_lost, grace=grace)
+
+        taken = self._transact(place.run, decide, needs=(Part.STRANDS, Part.OWNERS, Part.ATTEMPTS))
+        return None if taken is None else taken.nudges
 
     def wake(self, place: Place) -> Nudge | None:
         """Make a due strand ready."""
-        return self._do(lambda c: recovery.wake(c, place, self._audit))
+        woken = self._transact(place.run, lambda facts: waking.wake(facts, place.strand, place.gen))
+        return None if woken is None else woken.nudges[0]
 
     def nudged(self, missed: Missed) -> bool:
         """Note that the broker took it."""
-        return self._do(lambda c: recovery.nudged(c, missed, self._audit))
+        nudge, published_at, nudges = missed
+
+        def decide(facts: Facts) -> Change | None:
+            return waking.published_again(facts, nudge.strand, nudge.gen, published_at, nudges)
+
+        return self._transact(nudge.run_id, decide) is not None
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """The broker refused them."""
@@ -294,7 +311,8 @@ class Store(Reading):
 
     def expire(self, run_id: str) -> tuple[Nudge, ...]:
         """Stop a late run."""
-        return self._do(lambda c: recovery.expire(c, run_id, self._audit))
+        stopped = self._transact(run_id, waking.expire, needs=())
+        return () if stopped is None else stopped.nudges
 
     def prune(
         self,
@@ -313,43 +331,41 @@ class Store(Reading):
 
     # --- people -------------------------------------------------------------------------------------------------------
 
-    def order(self, order: operators.Order) -> tuple[Nudge, ...]:
-        """Cancel, compensate or resume."""
-        verbs = {"cancel": operators.cancel, "compensate": operators.compensate, "resume": operators.resume}
-        return self._do(lambda c: verbs[order.verb](c, order, self._audit))
+    def order(self, order: operate.Order) -> tuple[Nudge, ...]:
+        """Cancel, compensate or resume. Raises UnknownRun, OperatorConflict, NotAllowed."""
+        verb = _VERBS[order.verb]
+        return self._ordered(order, lambda facts: verb(facts, order))
 
-    def settle(self, order: operators.Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
+    def settle(self, order: operate.Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
         """Record what a person found out."""
-        return self._do(lambda c: operators.settle_unknown(c, order, self._audit, stage, delta))
+        return self._ordered(order, lambda facts: operate.settle(facts, order, stage, delta))
+
+    def _ordered(self, order: operate.Order, decide: Callable[[Facts], Change]) -> tuple[Nudge, ...]:
+        needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
+        changed = self._transact(order.run_id, decide, needs=needs)
+        if changed is None:
+            raise UnknownRun(f"no run {order.run_id}")
+        return changed.nudges
 
     def fork(self, wanted: forking.Fork) -> Created:
         """A new run from the checkpoints of another."""
         return self._do(lambda c: forking.fork(c, wanted, self._audit))
 
 
-def _end_key(connection: Connection, work: Work, key: BusinessKey, delta: str | None) -> None:
-    if delta is None:  # skipped: nothing that another run could be answered with
-        _let_go(connection, work, key, doubt=False)
-        return
-    idempotency_keys.finish_for_run(
-        connection,
-        key.scope,
-        key.key,
-        work.run.id,
-        work.stage,
-        delta,
-        ttl_seconds=key.ttl_seconds,
-        schema=work.plan.schema,
-    )
-    for other in idempotency_keys.held_by_run(connection, work.run.id):
-        if other.stage == work.stage:  # an earlier attempt named another key: nobody else would let it go
-            _let_go(connection, work, BusinessKey(other.scope, other.key, "", "", other.ttl_seconds), doubt=False)
+_ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
+"""What the end of an attempt asks for."""
+
+_VERBS = {"cancel": operate.cancel, "compensate": operate.compensate, "resume": operate.resume}
 
 
-def _let_go(connection: Connection, work: Work, key: BusinessKey, doubt: bool) -> None:
-    if doubt or strands.in_doubt(connection, work.run.id, work.stage):
-        idempotency_keys.abandon_for_run(
-            connection, key.scope, key.key, work.run.id, work.stage, ttl_seconds=key.ttl_seconds
-        )
-    else:
-        idempotency_keys.release_for_run(connection, key.scope, key.key, work.run.id, work.stage)
+def _held(key: BusinessKey, work: Work) -> HeldKey:
+    return HeldKey(key.scope.client_id, key.scope.operation, key.key, work.stage, key.ttl_seconds)
+
+
+def _ending(decided: Change | Fenced | None) -> Ending:
+    """What an attempt's owner is told of its end."""
+    if not isinstance(decided, Change):
+        return Fenced()
+    if decided.due_in is not None:
+        return Waiting(decided.nudges[0], decided.due_in)
+    return Done(decided.granted, decided.nudges, decided.ended)

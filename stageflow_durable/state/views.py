@@ -15,11 +15,12 @@ from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
-from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StageState, StepState, StrandState
+from stageflow_durable.model.stage_state import stage_state
+from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.locked import facts_of
+from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
@@ -260,24 +261,12 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
     return UndoView(stage.undo, StepState(step.state), step.error, tried, undo_key(run.id, stage.name))
 
 
-_BY_STRAND = {StrandState.RUNNING: StageState.RUNNING, StrandState.WAITING: StageState.WAITING}
-_BY_ATTEMPT = {
-    AttemptState.UNKNOWN: StageState.UNKNOWN,
-    AttemptState.FAILED: StageState.FAILED,
-    AttemptState.REJECTED: StageState.FAILED,
-    AttemptState.RETRY: StageState.CANCELLED,
-}
-
-
 def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView], undo: UndoView | None) -> StageState:
-    """What a person sees of a stage, from the rows that are there."""
-    if undo is not None and undo.state is StepState.COMPENSATED:
-        return StageState.UNDONE
-    if saved is not None:
-        return StageState.SKIPPED if saved.skipped else StageState.OK
-    if strand is not None and strand.state in _BY_STRAND:
-        return _BY_STRAND[StrandState(strand.state)]
-    if tried and run.phase is not Phase.FORWARD:
-        return _BY_ATTEMPT.get(tried[-1].state, StageState.CANCELLED)
-    over = run.phase is not Phase.FORWARD and run.status is not RunStatus.PARKED
-    return StageState.CANCELLED if over else StageState.PENDING
+    return stage_state(
+        run.phase,
+        run.status,
+        skipped=None if saved is None else bool(saved.skipped),
+        strand=None if strand is None else StrandState(strand.state),
+        last_attempt=tried[-1].state if tried else None,
+        step=None if undo is None else undo.state,
+    )

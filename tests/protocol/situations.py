@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.model.work import Waiting
-from stageflow_durable.state.operators import Order
 from stageflow_durable.state.recovery import Place
+from stageflow_durable.transitions.operate import Order
 from tests.protocol.moves import BARE, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
 
 RUN, KEY = "R", "key"

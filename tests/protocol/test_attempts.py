@@ -14,12 +14,12 @@ from sqlalchemy import insert, select
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Work
 from stageflow_durable.state import schema
-from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import attempts, strands
+from stageflow_durable.transitions.attempt import Taker
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).stage("c", lambda _ctx: None).plan
 TIMEOUT = 30.0

@@ -10,15 +10,15 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
-from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.looks import LARGE, MOST
-from stageflow_durable.state.operators import Order
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
 
 pytestmark = pytest.mark.postgres

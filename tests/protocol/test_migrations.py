@@ -26,12 +26,12 @@ from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.status import AttemptState, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, owners, schema, tables
-from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.attempt import Taker
 
 RUN: dict[str, Any] = {
     "id": "R",

@@ -11,13 +11,13 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.listing import Filter
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.attempt import Taker
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 
 # In one process: the past is made once.

@@ -16,7 +16,6 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, retention
-from stageflow_durable.state.begin import Taker
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import metadata
@@ -24,6 +23,7 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import owners, runs, strands, tombstones
+from stageflow_durable.transitions.attempt import Taker
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0

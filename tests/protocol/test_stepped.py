@@ -12,14 +12,13 @@ from stageflow_durable.errors import OperatorConflict
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
-from stageflow_durable.state.begin import Taker
-from stageflow_durable.state.commit import Failure
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.operators import Order
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
 from tests.protocol.stepping import Act, Stage
 

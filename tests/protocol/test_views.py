@@ -10,11 +10,10 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import AttemptState
 from stageflow_durable.model.work import Done, Waiting, Work
 from stageflow_durable.state import schema
-from stageflow_durable.state.begin import Taker
-from stageflow_durable.state.commit import Failure
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.attempt import Failure, Taker
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("two").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from stageflow_durable.state.begin import EARLY_SECONDS
+from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
 from tests.simulation.ledger import Violation

@@ -16,23 +16,22 @@ from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
-from stageflow_durable.state import begin, operators, owners, runs, strands
-from stageflow_durable.state import commit as _commit
+from stageflow_durable.state import apply as _apply
 from stageflow_durable.state import fork as _fork
-from stageflow_durable.state import locked as _locked
-from stageflow_durable.state import recovery as _recovery
-from stageflow_durable.state import settlement as _settlement
+from stageflow_durable.state import owners, runs
 from stageflow_durable.state.shortcut import Shortcut
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions import fence, operate, retry, start, take
+from stageflow_durable.transitions import resolve as _resolve
+from stageflow_durable.transitions.change import Row, Table
+from stageflow_durable.transitions.draft import Draft
 
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
 ride: Any = _ride
-commit: Any = _commit
+applying: Any = _apply
 forking: Any = _fork
-locked: Any = _locked
-recovery: Any = _recovery
-settlement: Any = _settlement
+resolve: Any = _resolve
 Plant = Callable[[ExitStack], None]
 
 
@@ -137,13 +136,13 @@ def _all_at_once(plan: Plan, steps: Any) -> tuple[str, ...]:
 def _no_intent() -> Plant:
     apply = Shortcut._apply
     return _put(
-        (strands, "intend", _always(None)),
+        (Draft, "intend", _always(None)),
         (Shortcut, "_apply", lambda self, shape, given: apply(self, replace(shape, intends=False), given)),
     )
 
 
-def _retried_all_the_same(run: Any, row: Any, _why: str, _most: int) -> Any:
-    return (recovery._ready_again(run, row),)
+def _retried_all_the_same(draft: Draft, row: Any, _why: str, _most: int) -> None:
+    take._ready_again(draft, row)
 
 
 def _never_undone(cause: Any, park: Any, *_given: Any, **_options: Any) -> Settlement:
@@ -153,13 +152,13 @@ def _never_undone(cause: Any, park: Any, *_given: Any, **_options: Any) -> Settl
 
 
 def _past_every_pivot() -> Plant:
-    decide = settlement.settlement
+    decide = resolve.settlement
 
     def blind(*given: Any, **options: Any) -> Settlement:
         decided: Settlement = decide(*given, **{**options, "pivot_passed": False})
         return decided
 
-    return _put((settlement, "settlement", blind))
+    return _put((resolve, "settlement", blind))
 
 
 def _other_keys() -> Plant:
@@ -168,16 +167,19 @@ def _other_keys() -> Plant:
 
 
 def _no_wait() -> Plant:
-    wait = commit.wait
+    due = retry._due
 
-    def at_once(connection: Any, work: Any, key: bytes, failure: Any, delay: float, drawn: float, *rest: Any) -> Any:
-        waiting = wait(connection, work, key, failure, delay, drawn, *rest)
-        change = {"wake_at": 0.0} if isinstance(waiting, ride.Waiting) else {}
-        if change:
-            strands.change(connection, work.run.id, work.strand, **change)
-        return waiting
+    def at_once(draft: Draft, work: Any, seconds: float, **columns: Any) -> Any:
+        draft.set_strand(work.strand, wake_at=0.0)
+        change = due(draft, work, seconds, **columns)
+        rows = [row._replace(columns={**row.columns, "wake_at": 0.0}) if _waits(row) else row for row in change.rows]
+        return change._replace(rows=tuple(rows))
 
-    return _put((commit, "wait", at_once))
+    return _put((retry, "_due", at_once))
+
+
+def _waits(row: Row) -> bool:
+    return row.table is Table.STRANDS and row.columns.get("wake_at") is not None
 
 
 def _one_attempt_more() -> Plant:
@@ -186,10 +188,8 @@ def _one_attempt_more() -> Plant:
 
 
 def _any_version() -> Plant:
-    look = operators._locked
-    return _put(
-        (operators, "_locked", lambda connection, order, key: look(connection, replace(order, op_version=None), key))
-    )
+    ordered = operate._ordered
+    return _put((operate, "_ordered", lambda facts, order: ordered(facts, replace(order, op_version=None))))
 
 
 def _any_parameters(connection: Any, new: Any) -> Any:
@@ -202,22 +202,22 @@ def _from_the_living() -> Plant:
 
 
 def _undo_from_the_living() -> Plant:
-    """A sweep takes what waits, whoever holds it."""
-    change = strands.rest_idle
+    """What stops takes all strands out of their owners' hands."""
+    rest = Draft.rest_idle
 
-    def all_rest(connection: Any, run_id: str) -> None:
-        change(connection, run_id)
-        for row in strands.all_of(connection, run_id):
+    def all_rest(self: Draft) -> None:
+        rest(self)
+        for row in tuple(self.strands.values()):
             if row.state == "running":
-                strands.change(connection, run_id, row.strand, state="rest", owner=None)
+                self.set_strand(row.strand, state="rest", owner=None)
 
-    return _put((settlement.strands, "rest_idle", all_rest))
+    return _put((Draft, "rest_idle", all_rest))
 
 
 def _unsealed() -> Plant:
-    seal = locked.seal
+    seal = applying.seal
     return _put(
-        (locked, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
+        (applying, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
     )
 
 
@@ -237,28 +237,17 @@ def _swapped() -> Plant:
 
 
 def _fence_dropped() -> Plant:
-    return _long_way((strands, "is_mine", _always(True)), (commit.strands, "is_mine", _always(True)))
+    return _long_way((fence, "is_mine", _always(True)))
 
 
 def _fence_of_gen_only() -> Plant:
     """The strand's fence without the attempt's: a zombie of the same generation passes."""
 
-    def mine(connection: Any, work: Any) -> bool:
-        row = strands.one(connection, work.run.id, work.strand)
+    def mine(facts: Any, work: Any) -> bool:
+        row = facts.strands.get(work.strand)
         return row is not None and row.state == "running"
 
-    return _long_way((strands, "is_mine", mine))
-
-
-def _take_without_fence() -> Plant:
-    change = strands.change
-
-    def same_gen(connection: Any, run_id: str, strand: str, **columns: Any) -> None:
-        columns.pop("gen", None)
-        if columns:
-            change(connection, run_id, strand, **columns)
-
-    return _put((recovery.strands, "change", same_gen))
+    return _long_way((fence, "is_mine", mine))
 
 
 def _told_too_early() -> Plant:
@@ -296,11 +285,10 @@ def _answers_are_work() -> Plant:
 def _obligations_copied() -> Plant:
     copy = forking._copy
 
-    def both(run: Any, new_id: str, saved: Any) -> None:
-        copy(run, new_id, saved)
+    def both(connection: Any, new_id: str, saved: Any) -> None:
+        copy(connection, new_id, saved)
         for row in saved:
-            if run.plan.by_name[row["stage"]].undo is not None:
-                strands._INTEND.run(run.connection, run=new_id, stage=row["stage"])
+            applying._INSERT[Table.SAGA_STEPS].run(connection, run=new_id, stage=row["stage"], state="intended")
 
     return _put((forking, "_copy", both))
 
@@ -322,19 +310,19 @@ MUTANTS = (
     Mutant("forget the lease renewal", _put((owners, "renew", _always(True))), quick=True),
     Mutant("take from a live owner", _from_the_living(), quick=True),
     Mutant("undo while a branch still runs", _undo_from_the_living()),
-    Mutant("undo in order", _put((settlement, "ready_undos", _in_order)), quick=True),
-    Mutant("undo everything at once", _put((settlement, "ready_undos", _all_at_once)), quick=True),
-    Mutant("undo before a lost stage is over", _put((settlement.strands, "acts_until", _always(0.0)))),
+    Mutant("undo in order", _put((resolve, "ready_undos", _in_order)), quick=True),
+    Mutant("undo everything at once", _put((resolve, "ready_undos", _all_at_once)), quick=True),
+    Mutant("undo before a lost stage is over", _put((Draft, "acts_until", _always(0.0)))),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
-    Mutant("finish without undoing", _put((settlement, "settlement", _never_undone)), quick=True),
+    Mutant("finish without undoing", _put((resolve, "settlement", _never_undone)), quick=True),
     Mutant("undo past the pivot", _past_every_pivot()),
     Mutant(
         "begin without looking at the phase",
-        _long_way((begin, "_refusal", _always(None)), (settlement.strands, "rest_idle", _always(None))),
+        _long_way((start, "_refusal", _always(None)), (Draft, "rest_idle", _always(None))),
     ),
     Mutant("a join begins after any of its branches", _put((Plan, "heads_after", _any_dependency)), quick=True),
     Mutant("a join never begins", _put((Plan, "heads_after", _a_join_too_few))),
-    Mutant("ignore on_unknown, and poison", _put((recovery, "_redo", _retried_all_the_same)), quick=True),
+    Mutant("ignore on_unknown, and poison", _put((take, "_redo", _retried_all_the_same)), quick=True),
     Mutant("a key of its own for each attempt", _other_keys(), quick=True),
     Mutant("retry at once", _no_wait(), quick=True),
     Mutant("one attempt too many", _one_attempt_more(), quick=True),

@@ -1,0 +1,172 @@
+"""Loading what transitions decide on, under the run's lock.
+
+Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two
+branches cannot miss each other at a join, and a cancel and a begin cannot both win.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, and_, bindparam, select, union
+
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
+from stageflow_durable.model.work import RunFacts
+from stageflow_durable.state import definitions
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.idempotency_keys import held_by_run
+from stageflow_durable.state.prepared import Prepared
+from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, strands
+from stageflow_durable.state.tables import definitions as definition_table
+from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, StrandRow
+
+_OF_RUN: Any = bindparam("run_id")
+_LOCK = Prepared(select(runs, now().label("clock")).where(runs.c.id == _OF_RUN).with_for_update())
+_STRANDS = Prepared(
+    select(*(strands.c[name] for name in StrandRow._fields)).where(strands.c.run == _OF_RUN).order_by(strands.c.strand)
+)
+_SAVED = Prepared(select(checkpoints.c.stage, checkpoints.c.skipped).where(checkpoints.c.run == _OF_RUN))
+_STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == _OF_RUN))
+_ATTEMPTS = Prepared(
+    select(*(attempts.c[name] for name in AttemptRow._fields)).where(attempts.c.run == _OF_RUN).order_by(attempts.c.n)
+)
+_ALIVE = Prepared(
+    select(owners.c.id).where(
+        and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None), owners.c.expires_at > now())
+    )
+)
+_OWNERS = Prepared(
+    select(*(owners.c[name] for name in OwnerRow._fields))
+    .join(strands, strands.c.owner == owners.c.id)
+    .where(strands.c.run == _OF_RUN)
+)
+_DEFINITIONS = Prepared(
+    select(definition_table.c.digest, definition_table.c.registered_at).where(
+        definition_table.c.pipeline == bindparam("pipeline")
+    )
+)
+_SCHEMAS = Prepared(
+    union(
+        select(runs.c.input_schema).where(runs.c.id == _OF_RUN),
+        select(checkpoints.c.saved_schema).where(and_(checkpoints.c.run == _OF_RUN, checkpoints.c.skipped.is_(False))),
+    )
+)
+
+
+class Locked(NamedTuple):
+    """A run that this transaction alone may change, and the database's clock, in seconds since the epoch."""
+
+    run: RunFacts
+    clock: float
+
+
+def lock(connection: Connection, run_id: str) -> Locked | None:
+    """Lock a run: the first statement of every transaction that changes one. None: there is no such run."""
+    row = _LOCK.run(connection, run_id=run_id).fetchone()
+    return None if row is None else Locked(facts_of(row), float(row[-1]))
+
+
+def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> Facts:
+    """What is known of a locked run."""
+    return Facts(locked.run, definitions.plan_of(connection, locked.run.definition), locked.clock, parts)
+
+
+def part(connection: Connection, of: RunFacts, which: Part, me: str) -> Any:
+    """One part of the facts. ``me``: the owner who asks."""
+    return _LOADED[which](connection, of, me)
+
+
+def strands_of(connection: Connection, run_id: str) -> dict[str, StrandRow]:
+    """Every strand of a run, by name."""
+    rows = [StrandRow._make(row) for row in _STRANDS.run(connection, run_id=run_id).fetchall()]
+    return {row.strand: row for row in rows}
+
+
+def saved_of(connection: Connection, run_id: str) -> dict[str, bool]:
+    """Stages that have a checkpoint, and whether they were skipped."""
+    return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id).fetchall()}
+
+
+def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:
+    """The run's saga steps."""
+    return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id).fetchall()}
+
+
+def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
+    """Schemas under which the input and the outputs were saved."""
+    return frozenset(_SCHEMAS.column(connection, run_id=run_id))
+
+
+def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
+    rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
+    return tuple(AttemptRow(stage, way, n, state, bool(doubt), until) for stage, way, n, state, doubt, until in rows)
+
+
+def _owners_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, OwnerRow]:
+    rows = _OWNERS.run(connection, run_id=of.id).fetchall()
+    return {
+        owner: OwnerRow(owner, host, pid, dead_at, bool(confirmed)) for owner, host, pid, dead_at, confirmed in rows
+    }
+
+
+def _keys_of(connection: Connection, of: RunFacts, _me: str) -> tuple[HeldKey, ...]:
+    held = held_by_run(connection, of.id)
+    return tuple(HeldKey(scope.client_id, scope.operation, key, stage, ttl) for scope, key, stage, ttl in held)
+
+
+def _definitions_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, float]:
+    return dict(_DEFINITIONS.run(connection, pipeline=of.pipeline).fetchall())
+
+
+def _newest_of(connection: Connection, of: RunFacts, _me: str) -> Any:
+    digest = definitions.newest(connection, of.pipeline)
+    return definitions.plan_of(connection, of.definition if digest is None else digest)
+
+
+_LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
+    Part.STRANDS: lambda connection, of, _me: strands_of(connection, of.id),
+    Part.SAVED: lambda connection, of, _me: saved_of(connection, of.id),
+    Part.STEPS: lambda connection, of, _me: steps_of(connection, of.id),
+    Part.ATTEMPTS: _attempts_of,
+    Part.KEYS: _keys_of,
+    Part.ALIVE: lambda connection, _of, me: _ALIVE.value(connection, me=me) is not None,
+    Part.OWNERS: _owners_of,
+    Part.DEFINITIONS: _definitions_of,
+    Part.SCHEMAS: lambda connection, of, _me: schemas_of(connection, of.id),
+    Part.NEWEST: _newest_of,
+}
+
+
+# --- a run's row ------------------------------------------------------------------------------------------------------
+
+
+def facts_of(row: Any) -> RunFacts:
+    """A ``runs`` row as facts, with its states as enums; further columns of the row are left out."""
+    return facts_of_values(row[: len(RunFacts._fields)])
+
+
+def facts_of_values(values: Sequence[Any]) -> RunFacts:
+    """Values in the order of the table's columns as facts; drivers give booleans and states in their own ways."""
+    given = list(values)
+    for place, kind in _KIND_AT:
+        if given[place] is not None:
+            given[place] = kind(given[place])
+    return RunFacts._make(given)
+
+
+def _member(states: type[StrEnum]) -> Callable[[str], StrEnum]:
+    return {state.value: state for state in states}.__getitem__  # asking the class costs ten times that
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "phase": _member(Phase),
+    "status": _member(RunStatus),
+    "cause": _member(Cause),
+    "park_reason": _member(ParkReason),
+    "pivot_passed": bool,
+    "past_pivot": bool,
+}
+_KIND_AT = [(RunFacts._fields.index(name), kind) for name, kind in _KINDS.items()]

@@ -1,0 +1,61 @@
+"""A stage that has failed for good."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.status import Cause, ParkReason, Phase, StrandState
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.transitions.attempt import Failure, Kept
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.fence import drafted, let_key_go, void_step
+from stageflow_durable.transitions.resolve import stop
+from stageflow_durable.transitions.rows import HeldKey
+
+
+def fail(
+    facts: Facts,
+    work: Work,
+    failure: Failure,
+    *,
+    cause: Cause = Cause.FAILED,
+    park: ParkReason | None = None,
+    exhausted: bool = False,
+    events: Kept = (),
+    key: HeldKey | None = None,
+) -> Change | Fenced:
+    """The run stops, and is resolved in this transaction when nothing else of it runs."""
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    stage, error = work.stage, failure.error
+    draft.end_attempt(work, failure.state, doubt=failure.doubt, error=error, category=failure.category)
+    draft.set_strand(work.strand, state=StrandState.REST, owner=None, tries=work.tries + 1)
+    draft.keep(work, events)
+    if exhausted:
+        draft.emit("work.retry_exhausted", stage=stage, attempt=work.tries + 1, error=error, undo=work.undoing)
+    draft.emit(
+        "stage.failed",
+        stage=stage,
+        attempt=work.attempt,
+        error=error,
+        category=failure.category,
+        doubt=failure.doubt,
+    )
+    clean = failure.vouched or not (failure.called or draft.called_before(work))
+    if clean:
+        void_step(draft, stage)
+    reason = park or _park_reason(draft, work, clean)
+    if draft.run.phase is not Phase.FORWARD and not draft.plan.by_name[stage].pivot:
+        reason = None  # it was stopped before: what else was asked for stands, as for a stage that is lost
+    if key is not None:
+        let_key_go(draft, key, doubt=failure.doubt)
+    stop(draft, cause, error=error, stage=stage, park=reason)
+    return draft.done()
+
+
+def _park_reason(draft: Draft, work: Work, clean: bool) -> ParkReason | None:
+    certain = clean and not draft.in_doubt(work.stage)
+    if draft.plan.by_name[work.stage].pivot and not certain:
+        return ParkReason.UNKNOWN  # nobody but a person can say whether the point of no return was passed
+    return ParkReason.OPERATOR if draft.plan.on_failure == "park" else None

@@ -1,0 +1,114 @@
+"""A stage that is done: its output is saved, and the run moves on."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.transitions.attempt import Kept, Taker
+from stageflow_durable.transitions.change import Change, KeyEnd
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
+from stageflow_durable.transitions.grant import denial
+from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
+from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.start import start
+
+
+def succeed(
+    facts: Facts,
+    work: Work,
+    taker: Taker | None,
+    delta: str | None,
+    *,
+    skipped: bool = False,
+    replayed: bool = False,
+    events: Kept = (),
+    key: HeldKey | None = None,
+) -> Change | Fenced:
+    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``taker``: the owner that
+    would run the next stage itself. ``delta``: what the stage added, encoded. ``key``: the business key that it holds.
+    """
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    stage = work.stage
+    draft.end_attempt(work, AttemptState.SKIPPED if skipped else AttemptState.OK)
+    draft.save(stage, delta, schema=draft.plan.schema, skipped=skipped)
+    _record(draft, stage, acted=not (skipped or replayed))
+    draft.keep(work, events)
+    draft.emit("stage.skipped" if skipped else "stage.ok", stage=stage, attempt=work.attempt)
+    if key is not None and delta is None:  # skipped: nothing that another run could be answered with
+        let_key_go(draft, key, doubt=False)
+    elif key is not None:
+        draft.end_key(key, KeyEnd.FINISHED, delta, work.plan.schema)
+        end_keys(draft, stage, but=key)  # an earlier attempt named another key: nobody else would let it go
+    advance(draft, work.strand, stage, taker, work.queue)
+    return draft.done()
+
+
+def _record(draft: Draft, stage: str, *, acted: bool) -> None:
+    if draft.plan.by_name[stage].undo is None:
+        return
+    if acted:
+        draft.set_step(stage, StepState.RECORDED)
+    elif not draft.in_doubt(stage):
+        draft.set_step(stage, StepState.VOID)
+
+
+def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, here: str = "") -> None:
+    """Move on after ``stage``: the next on its strand, strands whose last dependency it was, or the end of the run."""
+    onward = draft.plan.next_on_strand.get(stage)
+    if onward is None:
+        draft.set_strand(strand, state=StrandState.DONE, owner=None, progress=None)
+    else:
+        _ready_next(draft, strand, onward)
+    heads = draft.plan.heads_after(stage, frozenset(draft.saved))
+    for head in heads:
+        draft.open_strand(
+            head,
+            direction=Phase.FORWARD,
+            stage=head,
+            state=StrandState.READY,
+            published_at=draft.clock,
+            queue=draft.queue_of(head),
+        )
+    if draft.run.phase is Phase.DRAINING:
+        draft.rest_idle()
+        resolve_or_succeed(draft)
+        return
+    ready = [*([strand] if onward else []), *heads]
+    if ready:
+        hand_on(draft, ready, taker, here)
+    elif draft.saved.keys() >= draft.plan.by_name.keys():
+        end(draft, RunStatus.SUCCEEDED)
+    else:
+        set_activity(draft)
+
+
+def _ready_next(draft: Draft, strand: str, onward: str) -> None:
+    draft.set_strand(
+        strand,
+        stage=onward,
+        state=StrandState.READY,
+        owner=None,
+        tries=0,
+        lost=0,
+        delay=None,
+        first_at=None,
+        published_at=draft.clock,
+        nudges=0,
+        queue=draft.queue_of(onward),
+        attempt=0,
+        progress=None,
+    )
+
+
+def hand_on(draft: Draft, ready: list[str], taker: Taker | None, here: str) -> None:
+    """Grant the first strand to the owner that is here, where it may begin at once; publish the others."""
+    first = draft.strands[ready[0]]
+    if taker is not None and denial(draft, first, taker, here) is None:
+        start(draft, first, taker)
+        ready = ready[1:]
+    for name in ready:
+        draft.publish(name)

@@ -1,0 +1,40 @@
+"""Whether the next stage may begin at once, in the hands of the owner that just committed; if not, why not."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from stageflow_durable.model.status import Phase
+from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.rows import StrandRow
+
+
+class Denial(StrEnum):
+    """Why a stage is not granted. It is published instead, or the run stops."""
+
+    NO_OWNER = "the message has carried the run far enough, or its process stops"
+    STOPPING = "the run goes no further this way"
+    QUEUE = "the stage runs on another queue"
+    LATE = "the run's deadline has passed"
+    DEFINITION = "this process knows another definition"
+    DEAD_OWNER = "this process was declared dead"
+
+
+def denial(draft: Draft, row: StrandRow, taker: Taker | None, here: str) -> Denial | None:
+    """Why the strand's stage may not begin in the hands of ``taker``; None when it may.
+
+    ``taker``: None where its owner does not go on. ``here``: the queue over which the owner got its message.
+    """
+    if taker is None:
+        return Denial.NO_OWNER
+    if draft.run.phase.value != row.direction:
+        return Denial.STOPPING
+    if row.queue != here:
+        return Denial.QUEUE
+    if row.direction == Phase.FORWARD and draft.is_late:
+        return Denial.LATE
+    plan = taker.plans.get(draft.run.pipeline)
+    if plan is None or plan.digest != draft.run.definition:
+        return Denial.DEFINITION
+    return None if draft.facts.alive else Denial.DEAD_OWNER

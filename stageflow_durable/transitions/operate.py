@@ -1,0 +1,286 @@
+"""What a person may do to a run. Each verb checks the ``op_version`` that the person saw, and raises the fences.
+
+A verb that meets a changed run raises OperatorConflict; one that the run's state does not allow raises NotAllowed with
+the reason, by the rules of :mod:`stageflow_durable.model.verbs`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stageflow_durable.errors import NotAllowed, OperatorConflict
+from stageflow_durable.model.stage_state import stage_state
+from stageflow_durable.model.status import (
+    OPEN_STEPS,
+    AttemptState,
+    Cause,
+    ParkReason,
+    Phase,
+    RunStatus,
+    StepState,
+    StrandState,
+)
+from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
+from stageflow_durable.saga.settle import undone
+from stageflow_durable.transitions.change import Change, KeyEnd
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.finish import advance
+from stageflow_durable.transitions.resolve import end, go_backward, stop, withdraw_pivot
+from stageflow_durable.transitions.rows import StrandRow
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who asks for what, why, and which version of the run they looked at (None: whatever it is now). ``skip``: stages
+    whose undo is given up.
+    """
+
+    run_id: str
+    verb: str
+    reason: str
+    actor: str
+    op_version: int | None = None
+    past_pivot: bool = False
+    skip: tuple[str, ...] = ()
+
+
+def _ordered(facts: Facts, order: Order) -> Draft:
+    if order.op_version is not None and facts.run.op_version != order.op_version:
+        raise OperatorConflict(order.run_id, order.verb)
+    draft = Draft(facts)
+    draft.change(op_version=facts.run.op_version + 1)
+    draft.emit(f"operator.{order.verb}", actor=order.actor, reason=order.reason, past_pivot=order.past_pivot)
+    return draft
+
+
+def _permit(draft: Draft, order: Order, stage: str | None = None) -> None:
+    """Refuse what the rules refuse."""
+    why = refusal(VerbName(order.verb), _standing(draft), stage=stage, past_pivot=order.past_pivot)
+    if why is not None:
+        raise NotAllowed(draft.id, order.verb, why)
+
+
+def _standing(draft: Draft) -> Standing:
+    run = draft.run
+    stages = []
+    for planned in draft.plan.stages:
+        strand = next(
+            (r for r in draft.strands.values() if (r.stage, r.direction) == (planned.name, Phase.FORWARD)), None
+        )
+        ended = [r for r in draft.attempts if (r.stage, r.direction) == (planned.name, Phase.FORWARD)]
+        last = AttemptState(ended[-1].state) if ended else None
+        if strand is not None and strand.state == StrandState.RUNNING and not (ended and ended[-1].n >= strand.attempt):
+            last = AttemptState.RUNNING
+        step = None if planned.undo is None else draft.steps.get(planned.name, StepState.VOID)
+        state = stage_state(
+            run.phase,
+            run.status,
+            skipped=draft.saved.get(planned.name),
+            strand=None if strand is None else StrandState(strand.state),
+            last_attempt=last,
+            step=step,
+        )
+        stages.append(StageStanding(planned.name, state, planned.on_unknown, planned.undo, step))
+    return standing_of(run.id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
+
+
+# --- stop, undo -------------------------------------------------------------------------------------------------------
+
+
+def cancel(facts: Facts, order: Order) -> Change:
+    """Stop the run; completed work is undone. A run that is stopping already is left alone."""
+    draft = _ordered(facts, order)
+    run = draft.run
+    if run.status not in TURNING_BACK:
+        _permit(draft, order)
+        _turn(draft, Cause.CANCELLED, order)
+    elif run.phase is Phase.DRAINING and run.park_reason not in (None, ParkReason.UNKNOWN):
+        draft.change(cause=Cause.CANCELLED, park_reason=None)  # it was about to be parked: the person has decided
+    return draft.done()
+
+
+def compensate(facts: Facts, order: Order) -> Change:
+    """Undo what the run did, or try failed undos again; ``order.skip`` gives undos up instead, visibly."""
+    draft = _ordered(facts, order)
+    _permit(draft, order)
+    _skip(draft, order)
+    if draft.run.status is RunStatus.COMPENSATION_FAILED:
+        _try_undos_again(draft)
+    else:
+        _turn(draft, Cause.OPERATOR, order)
+    return draft.done()
+
+
+_SKIPPABLE = OPEN_STEPS | {StepState.COMPENSATION_FAILED}
+
+
+def _skip(draft: Draft, order: Order) -> None:
+    if not order.skip:
+        return
+    if draft.run.phase is not Phase.SETTLED:
+        raise NotAllowed(draft.id, "skip", "it is not at rest; what is being done or undone cannot be given up")
+    owed = [name for name, state in draft.steps.items() if state in _SKIPPABLE]
+    for stage in order.skip:
+        if stage not in owed:
+            listed = ", ".join(owed) or "none"
+            raise NotAllowed(draft.id, "skip", f"no undo of a stage {stage!r} is owed; owed are those of: {listed}")
+        draft.set_step(stage, StepState.SKIPPED, reason=order.reason)
+        draft.emit("undo.skipped", stage=stage, actor=order.actor, reason=order.reason)
+
+
+def _turn(draft: Draft, cause: Cause, order: Order) -> None:
+    """Bring the run to a halt for ``cause``, from wherever it is."""
+    run = draft.run
+    draft.change(past_pivot=order.past_pivot or run.past_pivot)
+    if run.phase is not Phase.SETTLED:
+        stop(draft, cause, error=order.reason)
+        return
+    draft.change(phase=Phase.FORWARD, status=RunStatus.RUNNING, park_reason=None, finished_at=None)
+    stop(draft, cause, error=run.error or order.reason, stage=run.error_stage)
+
+
+def _try_undos_again(draft: Draft) -> None:
+    for stage, state in draft.steps.items():
+        if state is StepState.COMPENSATION_FAILED:
+            draft.set_step(stage, StepState.RECORDED if stage in draft.saved else StepState.INTENDED)
+    # Against owners and messages from before; all at once, for the later ones open without a person.
+    for row in tuple(draft.strands.values()):
+        if row.direction == Phase.BACKWARD:
+            draft.set_strand(row.strand, gen=row.gen + 1)
+    go_backward(draft)
+    over = undone(draft.steps)
+    if over is not None:  # what was left was given up
+        end(draft, over.status)
+    for row in _halted(draft):
+        _revive(draft, row)
+
+
+def _halted(draft: Draft) -> list[StrandRow]:
+    """Undos that had begun when another one's failure put a halt to them."""
+    return [
+        row
+        for row in draft.strands.values()
+        if row.state == StrandState.REST
+        and row.direction == Phase.BACKWARD
+        and draft.steps.get(row.stage) is StepState.COMPENSATING
+    ]
+
+
+# --- go on ------------------------------------------------------------------------------------------------------------
+
+
+def resume(facts: Facts, order: Order) -> Change:
+    """Let a run that is parked, failed or cancelled go forward again from its last checkpoints."""
+    draft = _ordered(facts, order)
+    _permit(draft, order)
+    _go_forward(draft)
+    return draft.done()
+
+
+def _go_forward(draft: Draft, but: str | None = None) -> None:
+    """Set the run going again, and every strand at rest with it, ``but`` the one that is advanced by itself."""
+    run = draft.run
+    if run.deadline is not None and run.deadline <= draft.clock:
+        # Else the next sweep would stop the run again for the very deadline that the person saw pass.
+        draft.emit("run.deadline_lifted", deadline=run.deadline)
+        draft.change(deadline=None)
+    draft.change(
+        phase=Phase.FORWARD,
+        status=RunStatus.RUNNING,
+        cause=None,
+        error=None,
+        error_stage=None,
+        park_reason=None,
+        finished_at=None,
+    )
+    for row in _at_rest(draft):
+        if row.strand != but:
+            _revive(draft, row)
+
+
+def _at_rest(draft: Draft) -> list[StrandRow]:
+    return [row for row in draft.strands.values() if row.state == StrandState.REST and row.direction == Phase.FORWARD]
+
+
+def _revive(draft: Draft, row: StrandRow) -> None:
+    draft.set_strand(
+        row.strand,
+        state=StrandState.READY,
+        gen=row.gen + 1,  # against messages and owners from before the person's decision
+        tries=0,
+        lost=0,
+        delay=None,
+        first_at=None,
+        wake_at=None,
+        published_at=draft.clock,
+        nudges=0,
+    )
+    draft.publish(row.strand)
+
+
+# --- an unknown outcome that somebody found out about -----------------------------------------------------------------
+
+
+def settle(facts: Facts, order: Order, stage: str, delta: str | None) -> Change:
+    """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or (None) not done.
+
+    Then go on, unless there is another stage that must not be tried before somebody finds out about it.
+    """
+    draft = _ordered(facts, order)
+    row = _doubtful(draft, order, stage)
+    draft.clear_doubt(stage)
+    row = draft.set_strand(row.strand, gen=row.gen + 1)
+    draft.emit("stage.settled", stage=stage, done=delta is not None, actor=order.actor)
+    if delta is None:
+        _not_done(draft, stage)
+    else:
+        _found_done(draft, stage, delta)
+    left = _standing(draft).undecided
+    if left:
+        _stay(draft, row, stage, left[0], done=delta is not None)
+    elif delta is None:
+        _go_forward(draft)
+    else:
+        _go_forward(draft, but=row.strand)
+        advance(draft, row.strand, stage)
+    return draft.done()
+
+
+def _doubtful(draft: Draft, order: Order, stage: str) -> StrandRow:
+    if stage not in draft.plan.by_name:
+        raise NotAllowed(draft.id, order.verb, f"it has no stage {stage!r}; it has: {', '.join(draft.plan.by_name)}")
+    _permit(draft, order, stage)
+    row = next((row for row in _at_rest(draft) if row.stage == stage), None)
+    if row is None or not draft.in_doubt(stage):
+        raise NotAllowed(draft.id, order.verb, f"the outcome of {stage!r} is not in doubt")
+    return row
+
+
+def _not_done(draft: Draft, stage: str) -> None:
+    planned = draft.plan.by_name[stage]
+    if planned.undo is not None:
+        draft.set_step(stage, StepState.VOID)
+    if planned.pivot:
+        withdraw_pivot(draft, stage)
+
+
+def _found_done(draft: Draft, stage: str, delta: str) -> None:
+    schema = draft.facts.newest.schema  # people say it as the code of today has it
+    draft.save(stage, delta, schema=schema)
+    for key in draft.facts.keys:
+        if key.stage == stage:
+            draft.end_key(key, KeyEnd.FINISHED, delta, schema)
+    if draft.plan.by_name[stage].undo is not None:
+        draft.set_step(stage, StepState.RECORDED)
+
+
+def _stay(draft: Draft, row: StrandRow, stage: str, other: str, *, done: bool) -> None:
+    """At rest as before, for the sake of the ``other`` stage; what follows a stage that was done rests as well."""
+    before = draft.run
+    if done:
+        draft.change(phase=Phase.FORWARD)
+        advance(draft, row.strand, stage)
+        draft.rest_idle()
+        draft.publish_nothing()
+    draft.change(phase=before.phase, status=before.status, error_stage=other)

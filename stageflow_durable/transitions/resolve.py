@@ -1,0 +1,138 @@
+"""Bringing a run to rest, and from there to its end or on its way back."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
+from stageflow_durable.saga.plan import ready_undos
+from stageflow_durable.saga.settle import halted, settlement, undone
+from stageflow_durable.transitions.change import KeyEnd
+from stageflow_durable.transitions.draft import ACTIVE, Draft, undo_strand
+
+DEADLINE_PASSED = "the deadline passed"
+
+
+def stop(
+    draft: Draft, cause: Cause, *, error: str | None = None, stage: str | None = None, park: ParkReason | None = None
+) -> None:
+    """Stop the run: nothing begins any more, what waits comes to rest; resolve it when nothing runs.
+
+    The first trigger wins and a later one changes nothing, except a pivot in doubt: whatever else was asked for, only a
+    person can say whether the point of no return was passed.
+    """
+    run = draft.run
+    if run.phase is Phase.FORWARD:
+        draft.change(
+            phase=Phase.DRAINING,
+            status=RunStatus.STOPPING,
+            cause=cause,
+            error=error,
+            error_stage=stage,
+            park_reason=park,
+        )
+        draft.emit("run.stopping", cause=cause, stage=stage, error=error, park_reason=park)
+    elif run.phase is Phase.DRAINING and park is ParkReason.UNKNOWN:
+        draft.change(park_reason=park, error=error, error_stage=stage)
+    draft.rest_idle()
+    resolve(draft)
+
+
+def resolve(draft: Draft) -> None:
+    """Decide how a stopping run ends, unless one of its strands still runs."""
+    run = draft.run
+    if run.phase is not Phase.DRAINING:
+        return
+    if any(row.state == StrandState.RUNNING for row in draft.strands.values()):
+        return
+    assert run.cause is not None
+    to = settlement(run.cause, run.park_reason, draft.steps, pivot_passed=run.pivot_passed, past_pivot=run.past_pivot)
+    if to.phase is Phase.BACKWARD:
+        go_backward(draft)
+    else:
+        end(draft, to.status)
+
+
+def resolve_or_succeed(draft: Draft) -> None:
+    """The same, after work that ran came to rest: a run whose stages are all done has succeeded, unless a person asked
+    for its undo and not only for a stop.
+    """
+    if draft.run.cause is not Cause.OPERATOR and len(draft.saved) == len(draft.plan.stages):
+        draft.change(cause=None, error=None, error_stage=None)
+        end(draft, RunStatus.SUCCEEDED)  # everything was done before the stop could take hold
+    else:
+        resolve(draft)
+
+
+def end(draft: Draft, status: RunStatus) -> None:
+    """The run is at rest: nothing of it is published any more, and the keys it held are let go."""
+    draft.rest_idle()
+    if status not in (RunStatus.PARKED, RunStatus.SUCCEEDED):  # a success finishes its keys with their results
+        _let_keys_go(draft)
+    draft.change(phase=Phase.SETTLED, status=status, finished_at=draft.clock)
+    run = draft.run
+    draft.emit(f"run.{status}", cause=run.cause, stage=run.error_stage, error=run.error, park_reason=run.park_reason)
+    draft.ended = True
+
+
+def _let_keys_go(draft: Draft) -> None:
+    """Business keys of stages that never finished: free where nothing can have happened, else taken for their time."""
+    for key in draft.facts.keys:
+        if key.stage not in draft.saved:  # the key of one that finished just now ends with its result
+            draft.end_key(key, KeyEnd.ABANDONED if draft.in_doubt(key.stage) else KeyEnd.RELEASED)
+
+
+def go_backward(draft: Draft) -> None:
+    """Begin to undo."""
+    draft.change(phase=Phase.BACKWARD, status=RunStatus.COMPENSATING, park_reason=None, finished_at=None)
+    draft.emit("work.compensation_started", cause=draft.run.cause, error=draft.run.error)
+    open_undos(draft)
+
+
+def open_undos(draft: Draft) -> None:
+    """Open a strand for each undo that may begin now and has none; one that is not yet safe waits."""
+    there = {row.strand for row in draft.strands.values() if row.state in ACTIVE}
+    for stage in ready_undos(draft.plan, draft.steps):
+        if undo_strand(stage) not in there:
+            _open_undo(draft, stage)
+
+
+def _open_undo(draft: Draft, stage: str) -> None:
+    # What a paused process may still send has to be over before its effect is undone.
+    safe_at = max(draft.acts_until(name) for name in {stage} | draft.plan.descendants[stage])
+    waits = safe_at > draft.clock
+    draft.open_strand(
+        undo_strand(stage),
+        direction=Phase.BACKWARD,
+        stage=stage,
+        queue=draft.queue_of(stage),
+        state=StrandState.WAITING if waits else StrandState.READY,
+        wake_at=safe_at if waits else None,
+        published_at=None if waits else draft.clock,
+    )
+    if not waits:
+        draft.publish(undo_strand(stage))
+
+
+def after_undo(draft: Draft) -> None:
+    """After an undo reached its end: open the next ones, or end the run."""
+    halt = halted(draft.plan.on_compensation_failure, draft.steps)
+    if halt and any(row.state == StrandState.RUNNING for row in draft.strands.values()):
+        draft.rest_idle()  # one that runs comes to its end, one that waits rests
+        return
+    over = undone(draft.steps, halt=halt)
+    if over is None:
+        open_undos(draft)
+    else:
+        end(draft, over.status)
+
+
+def withdraw_pivot(draft: Draft, pivot: str) -> None:
+    """A pivot turned out not to have happened: the run can turn back again, unless another one was passed before."""
+    others = any(stage.pivot and stage.name != pivot and stage.name in draft.saved for stage in draft.plan.stages)
+    draft.change(pivot_passed=others)
+
+
+def set_activity(draft: Draft) -> None:
+    """Set the status that a person sees of a run that goes forward."""
+    if draft.run.phase is Phase.FORWARD:
+        busy = any(row.state in (StrandState.RUNNING, StrandState.READY) for row in draft.strands.values())
+        draft.change(status=RunStatus.RUNNING if busy else RunStatus.WAITING)

@@ -1,0 +1,80 @@
+"""An attempt that is to be tried again, or that was given back before its body was called."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.status import AttemptState, StrandState
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.transitions.attempt import Failure, Kept
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.fence import drafted, void_step
+from stageflow_durable.transitions.resolve import resolve_or_succeed, set_activity
+
+
+def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Change | Fenced:
+    """Try again in ``delay`` seconds (``drawn``: what the policy alone chose); a stopping run comes to rest instead."""
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    draft.end_attempt(
+        work,
+        AttemptState.RETRY if failure.called else AttemptState.VOID,
+        doubt=failure.doubt,
+        error=failure.error,
+        category=failure.category,
+        delay=delay,
+    )
+    draft.keep(work, events)
+    draft.emit(
+        "work.retry_attempt",
+        stage=work.stage,
+        attempt=work.tries + 1,
+        delay=delay,
+        error=failure.error,
+        category=failure.category,
+        undo=work.undoing,
+    )
+    if not (failure.called or work.undoing or draft.called_before(work)):
+        void_step(draft, work.stage)
+    if draft.run.phase is not work.direction:
+        return _rest(draft, work)
+    return _due(draft, work, delay, tries=work.tries + 1, delay=drawn)
+
+
+def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
+    """Give the strand back before the body was called, due again in ``delay`` seconds: the attempt counts for
+    nothing.
+    """
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    draft.end_attempt(work, AttemptState.VOID)
+    draft.emit("stage.postponed", stage=work.stage, attempt=work.attempt, delay=delay)
+    if not work.undoing and not work.tries:
+        void_step(draft, work.stage)
+    if draft.run.phase is not work.direction:
+        return _rest(draft, work)
+    return _due(draft, work, delay)
+
+
+def _due(draft: Draft, work: Work, seconds: float, **columns: float | None) -> Change:
+    draft.set_strand(
+        work.strand,
+        state=StrandState.WAITING,
+        owner=None,
+        wake_at=draft.clock + seconds,
+        published_at=None,
+        **columns,
+    )
+    set_activity(draft)
+    draft.publish(work.strand)
+    draft.due_in = seconds
+    return draft.done()
+
+
+def _rest(draft: Draft, work: Work) -> Change:
+    """The run has turned since the attempt began."""
+    draft.set_strand(work.strand, state=StrandState.REST, owner=None)
+    resolve_or_succeed(draft)
+    return draft.done()

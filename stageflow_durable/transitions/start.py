@@ -1,0 +1,199 @@
+"""Beginning a stage or an undo: what a message names, or what was granted."""
+
+from __future__ import annotations
+
+from stageflow_durable.model.plan import Plan, mismatch
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
+from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
+from stageflow_durable.transitions.rows import StrandRow
+
+HAND_BACK_SECONDS = 5.0
+"""How long a strand waits for a worker that knows its definition, before it is offered again; twice as long each
+time that none did.
+"""
+
+LONGEST_HAND_BACK_SECONDS = 60.0
+
+EARLY_SECONDS = 0.05
+"""How much too early a message with a countdown may come: timers of two machines differ by some milliseconds."""
+
+
+def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
+    """Take the strand that a message names. A message that comes twice finds nothing to take.
+
+    :returns: a change with ``granted``; a refusal; or a change with ``refused``, where something has to be written.
+    """
+    row = facts.strands.get(nudge.strand)
+    refusal = _refusal(facts, row, nudge)
+    if refusal is not None or row is None:
+        return Refused(refusal or Refusal.GONE)
+    draft = Draft(facts)
+    draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, taker)
+    if draft.refused is None:
+        start(draft, row, taker)
+    return draft.done()
+
+
+def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None:
+    if row is None:
+        return Refusal.GONE
+    if row.gen != nudge.gen:
+        return Refusal.FENCED
+    if facts.run.phase.value != row.direction:
+        return Refusal.STOPPED
+    if row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS:
+        return Refusal.NOT_DUE
+    if row.state not in (StrandState.READY, StrandState.WAITING):
+        return Refusal.NOT_READY
+    return None if facts.alive else Refusal.DEAD_OWNER
+
+
+def _refuse_late(draft: Draft) -> Refusal | None:
+    """Nothing begins past the deadline: a message that comes before the next sweep stops the run itself."""
+    if not draft.is_late:
+        return None
+    stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
+    return Refusal.STOPPED
+
+
+# --- does this process know the run's definition? ---------------------------------------------------------------------
+
+
+def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refusal | None:
+    """Refuse what this process cannot run; move the run to a newer definition where its past allows."""
+    run, plan = draft.run, taker.plans.get(draft.run.pipeline)
+    if plan is not None and plan.digest == run.definition:
+        return None
+    if plan is not None and row.direction == Phase.BACKWARD:
+        return _refuse_undo(draft, row, plan)
+    if plan is None or _is_older(draft.facts, plan.digest, than=run.definition):
+        return _hand_back(draft, row)  # against an old worker that would drop stages which the run was accepted with
+    why = why_not(draft, plan)
+    if why is None:
+        draft.change(definition=plan.digest, version=plan.version)
+        draft.emit("run.migrated", definition=plan.digest, version=plan.version)
+        draft.plan = plan
+        return None
+    # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
+    if not _is_newest(draft.facts, plan.digest):
+        return _hand_back(draft, row)
+    stop(draft, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
+    return Refusal.PARKED
+
+
+def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refusal | None:
+    """An undo needs its stage's undo, and what the run saved; where the newest definition has not got them either, it
+    fails for a person.
+    """
+    known = plan.by_name.get(row.stage)
+    can = known is not None and known.undo is not None and unreadable(draft.facts.schemas, plan) is None
+    return None if can or _is_newest(draft.facts, plan.digest) else _hand_back(draft, row)
+
+
+def _is_older(facts: Facts, digest: str, than: str) -> bool:
+    one, other = facts.definitions.get(digest), facts.definitions.get(than)
+    return one is not None and other is not None and one < other
+
+
+def _is_newest(facts: Facts, digest: str) -> bool:
+    registered = facts.definitions
+    return bool(registered) and max(registered, key=lambda one: registered[one]) == digest
+
+
+def why_not(draft: Draft, new: Plan) -> str | None:
+    """Why the run cannot go forward under ``new``; None: it can."""
+    cannot_read = unreadable(draft.facts.schemas, new)
+    if cannot_read is not None:
+        return cannot_read
+    rows = [row for row in draft.strands.values() if row.direction == Phase.FORWARD]
+    active = frozenset(row.stage for row in rows if row.state != StrandState.DONE)
+    begun = frozenset(row.stage for row in rows if row.attempt > 0)
+    return mismatch(draft.plan, new, begun | draft.saved.keys(), active)
+
+
+def unreadable(saved: frozenset[int], new: Plan) -> str | None:
+    """Why ``new`` cannot read what was saved under these schemas; None: it can."""
+    wrong = sorted(schema for schema in saved if not new.reads <= schema <= new.schema)
+    if not wrong:
+        return None
+    return f"its outputs have schema {wrong[0]}, this definition reads {new.reads} to {new.schema}"
+
+
+def _hand_back(draft: Draft, row: StrandRow) -> Refusal:
+    """Offer the strand to others later. No event: a history does not grow while nobody can run it."""
+    pause = min(LONGEST_HAND_BACK_SECONDS, HAND_BACK_SECONDS * 2.0 ** min(row.nudges, 10))
+    draft.set_strand(
+        row.strand,
+        state=StrandState.WAITING,
+        wake_at=draft.clock + pause,
+        nudges=row.nudges + 1,
+        published_at=None,
+    )
+    return Refusal.HANDED_BACK
+
+
+# --- the beginning itself ---------------------------------------------------------------------------------------------
+
+
+def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
+    """Begin the stage at which the strand stands: the intent to undo it is written before the action."""
+    forward, stage = row.direction == Phase.FORWARD, row.stage
+    number = draft.next_number(stage, row.direction)
+    first_at = draft.clock if row.first_at is None else row.first_at
+    limit = taker.timeouts.get((draft.run.pipeline, stage)) if forward else None
+    draft.set_strand(
+        row.strand,
+        stage=stage,
+        state=StrandState.RUNNING,
+        owner=taker.owner,
+        attempt=number,
+        first_at=first_at,
+        wake_at=None,
+        published_at=None,
+        nudges=0,
+        progress=None,
+        began_at=draft.clock,
+        kill_by=None if limit is None else draft.clock + limit,
+    )
+    (_intend if forward else _begin_undo)(draft, stage)
+    begun = {"stage": stage, "attempt": number, "owner": taker.owner}
+    if not (forward and draft.add_to_last("stage.ok", then=begun)):
+        draft.emit("stage.begun" if forward else "undo.begun", **begun)
+    draft.granted = Work(
+        draft.run,
+        draft.plan,
+        row.strand,
+        Phase(row.direction),
+        stage,
+        row.gen,
+        taker.owner,
+        number,
+        row.tries,
+        row.lost,
+        row.delay,
+        first_at,
+        draft.clock,
+        row.queue,
+        draft.run.seq,
+        draft.run.head,
+        row.published_at,
+    )
+
+
+def _intend(draft: Draft, stage: str) -> None:
+    planned = draft.plan.by_name[stage]
+    if planned.undo is not None:
+        draft.intend(stage)
+    draft.change(status=RunStatus.RUNNING, pivot_passed=draft.run.pivot_passed or planned.pivot)
+
+
+def _begin_undo(draft: Draft, stage: str) -> None:
+    state = draft.steps[stage]
+    if state is not StepState.COMPENSATING:  # a further attempt keeps what the first one found
+        outcome = "ok" if state is StepState.RECORDED else "unknown"
+        draft.set_step(stage, StepState.COMPENSATING, outcome=outcome)

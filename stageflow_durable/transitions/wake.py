@@ -1,0 +1,60 @@
+"""What a sweep does to runs that nobody has in hand: wake what is due, note what was published again, stop what is
+late.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stageflow_durable.model.status import Cause, StrandState
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
+from stageflow_durable.transitions.rows import StrandRow
+
+
+def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
+    """The strand as the scan saw it, or None when somebody was first."""
+    row = facts.strands.get(strand)
+    return row if row is not None and row.gen == gen and row.state == state else None
+
+
+def wake(facts: Facts, strand: str, gen: int) -> Change | None:
+    """Make a due strand ready, to be published now. None: it is not due any more."""
+    row = _as_seen(facts, strand, gen, StrandState.WAITING)
+    if row is None or (row.wake_at or 0.0) > facts.clock:
+        return None  # somebody woke it since the scan, and it may wait again
+    draft = Draft(facts)
+    draft.emit("stage.woken", stage=row.stage, strand=strand)
+    # ``nudges`` stays: what is handed back again and again is offered less and less often.
+    draft.set_strand(strand, state=StrandState.READY, wake_at=None, published_at=draft.clock)
+    draft.publish(strand)
+    return draft.done()
+
+
+def published_again(facts: Facts, strand: str, gen: int, published_at: float | None, nudges: int) -> Change | None:
+    """Note that the broker took a message once more. None: somebody took the strand meanwhile, or published it too."""
+    row = _as_seen(facts, strand, gen, StrandState.READY)
+    if row is None or (row.published_at, row.nudges) != (published_at, nudges):
+        return None
+    draft = Draft(facts)
+    draft.emit("stage.nudged", stage=row.stage, strand=strand)
+    draft.set_strand(strand, published_at=draft.clock, nudges=nudges + 1)
+    return draft.done()
+
+
+def expire(facts: Facts) -> Change | None:
+    """Stop a run that is past its deadline. None: it is not."""
+    if not facts.run.is_late(facts.clock):
+        return None
+    draft = Draft(facts)
+    stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
+    return draft.done()
+
+
+def note(facts: Facts, kind: str, data: dict[str, Any]) -> Change:
+    """Add an event to the run's history."""
+    draft = Draft(facts)
+    draft.emit(kind, **data)
+    return draft.done()
