@@ -1,0 +1,35 @@
+"""What a reader opens to follow a stage: measured, and bounded. A bound is lowered when the path gets shorter, and
+raised only together with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.project.path import Followed, of_a_stage, of_lost_work
+
+# What they are today; the goals are 15 modules and 3,000 lines for a stage, 22 modules with lost work.
+STAGE_MODULES, STAGE_LINES = 44, 7_300
+LOST_MODULES = 62
+
+
+@pytest.fixture
+def followed(migrated_postgres_url: str, valkey_url: str) -> Iterator[Followed]:
+    made = Followed(migrated_postgres_url, valkey_url)
+    yield made
+    made.close()
+
+
+def test_a_stage_is_followed_in_few_modules(followed: Followed) -> None:
+    path = of_a_stage(followed)
+    assert "engine/body.py" in path.modules
+    assert len(path.modules) <= STAGE_MODULES, str(path)
+    assert path.lines <= STAGE_LINES, str(path)
+
+
+def test_lost_work_is_followed_in_few_modules(followed: Followed) -> None:
+    path = of_lost_work(followed)
+    assert "transitions/take.py" in path.modules
+    assert len(path.modules) <= LOST_MODULES, str(path)
