@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stageflow_durable.delivery.adopt import task_stage
     from stageflow_durable.engine.accept import Submission
     from stageflow_durable.engine.handle import RunHandle
+    from stageflow_durable.engine.leftovers import kept_between_stages
     from stageflow_durable.errors import (
         CompensationFailed,
         ConfigurationError,
@@ -37,6 +38,7 @@ _WHERE = {
     "Engine": "application",
     "Submission": "engine.accept",
     "RunHandle": "engine.handle",
+    "kept_between_stages": "engine.leftovers",
     "CompensationFailed": "errors",
     "ConfigurationError": "errors",
     "IdempotencyParamMismatch": "errors",
@@ -94,6 +96,7 @@ __all__ = [
     "TransientError",
     "Undo",
     "get_default_interceptors",
+    "kept_between_stages",
     "task_stage",
 ]
 

@@ -180,7 +180,11 @@ class Engine(Steering):
         """Register the definitions, once a process."""
         if self._registered_in != os.getpid():
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
-            self._registered_in = os.getpid()
+            if not self.store.after_commit(self._are_registered):
+                self._are_registered()
+
+    def _are_registered(self) -> None:
+        self._registered_in = os.getpid()
 
     # --- starting runs ----------------------------------------------------------------------------------------------
 

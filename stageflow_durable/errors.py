@@ -166,6 +166,10 @@ class NotAllowed(Terminal):
         super().__init__(f"{verb} of run {run_id} refused: {why}")
 
 
+class NotAllowedInStage(NotAllowed):
+    """A stage called what would hold up its worker, or what only another kind of stage has: a bug of the stage."""
+
+
 # --- dependencies -----------------------------------------------------------------------------------------------------
 
 

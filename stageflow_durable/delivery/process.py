@@ -10,10 +10,11 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.consumer import boot_id
+from stageflow_durable.delivery.ending import told_to_end
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
+from stageflow_durable.engine import ends
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.handle import inside_stage
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
@@ -33,6 +34,7 @@ HOLD_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long a message is held while the database is away, one after another. Other tasks of this process wait too."""
 
 stopping = False
+ends.know(told_to_end)
 
 
 class Process:
@@ -161,7 +163,6 @@ class Process:
         """Carry a nudge. Raises StoreUnavailable, SchemaBehind."""
         self._join()
         owner, rider = self._rider()
-        inside_stage.run = nudge.run_id
         self._riding.add(owner)
         try:
             rode = rider.ride(nudge)
@@ -169,7 +170,6 @@ class Process:
             return rode
         finally:
             self._riding.discard(owner)
-            inside_stage.run = None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         """Publish, or leave it to the sweep."""

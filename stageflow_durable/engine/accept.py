@@ -6,10 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, TypeAlias
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, encode_and_fingerprint, plain
+from stageflow_durable.duration import is_duration, seconds_of, shown
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.services import validated
@@ -25,7 +27,6 @@ log = logging.getLogger("stageflow.accept")
 DEFAULT_CLIENT = "default"
 _NO_METADATA = encode({})
 PRIORITIES = range(10)
-LONGEST_DEADLINE = timedelta(days=3650).total_seconds()
 
 Deadline: TypeAlias = datetime | timedelta | float
 """An aware point in time, or a timedelta or seconds from now."""
@@ -180,14 +181,15 @@ def _moment(deadline: datetime) -> float:
 
 
 def _from_now(deadline: object) -> float:
-    seconds = deadline.total_seconds() if isinstance(deadline, timedelta) else deadline
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float | timedelta):
         raise InvalidInput(
-            "enqueue", [f"deadline: {deadline!r} given; seconds or a timedelta from now, or an aware datetime"]
+            "enqueue", [f"deadline: {shown(deadline)} given; seconds or a timedelta from now, or an aware datetime"]
         )
-    if not 0 < seconds <= LONGEST_DEADLINE:  # NaN fails every comparison
-        raise InvalidInput("enqueue", [f"deadline: {deadline!r} given; more than 0 and at most ten years from now"])
-    return float(seconds)
+    if not is_duration(deadline, above=True):
+        raise InvalidInput(
+            "enqueue", [f"deadline: {shown(deadline)} given; more than 0 and at most ten years from now"]
+        )
+    return seconds_of(deadline)
 
 
 def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay: float = 0.0) -> bool:
@@ -195,7 +197,7 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay
 
     Raises nothing that publishing met: the rows stand, and a caller who saw an error would do the same once more.
     """
-    if not nudges:
+    if not nudges or store.after_commit(partial(publish, store, publisher, nudges, delay)):
         return True
     try:
         publisher.publish(nudges, delay)

@@ -4,43 +4,38 @@ them.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import inspect
 import logging
-import threading
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from stageflow_durable.engine import loop
+from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.memory import Memory
+from stageflow_durable.engine.outcome import text_of
 from stageflow_durable.engine.services import Services, validated
-from stageflow_durable.engine.timeout import StageTimeout, bounded
-from stageflow_durable.errors import StageflowError
+from stageflow_durable.engine.timeout import bounded
+from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.messages import is_sql, message_of
+from stageflow_durable.retry.look import attribute
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import moment
 
 log = logging.getLogger("stageflow.body")
-_loops = threading.local()
-
-ERRORS = (Exception, StageTimeout, asyncio.CancelledError)
-"""What a body's end by an exception looks like: nothing of ours cancels its coroutine, so a cancellation is the
-body's.
-"""
 
 
 @dataclass(frozen=True, slots=True)
 class Called:
     """How a body ended: its value, or its error; ``called`` is False when it never began: an interceptor answered or
-    failed.
+    failed, or its timer could not be set.
     """
 
     value: Any = None
@@ -101,7 +96,7 @@ def is_async(runner: Runner) -> bool:
     """Whether a runner is ``async def``, or an object whose call is."""
     try:
         return _known_async(runner)
-    except TypeError:  # an object that cannot be a key of the cache
+    except Exception:  # noqa: BLE001  # an object that cannot be a key of the cache, or fails as one
         return _known_async.__wrapped__(runner)
 
 
@@ -110,60 +105,72 @@ def _known_async(runner: Runner) -> bool:
     return inspect.iscoroutinefunction(runner) or inspect.iscoroutinefunction(type(runner).__call__)
 
 
-def call(runner: Runner, ctx: Any, timeout: float | None) -> Any:
-    """Call it and wait for its end, bounded by ``timeout`` seconds."""
-    # A coroutine is stopped by its loop; the alarm, a little later, is for one that blocks the loop.
-    with bounded(timeout, late=1.0 if is_async(runner) else 0.0):
-        answer = runner(ctx)
-        return _awaited(answer, timeout) if inspect.isawaitable(answer) else answer
+def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> Called:
+    """Call it in ``context`` and wait for its end, at most ``timeout`` seconds. Raises only what ends the process."""
+    begun = False
 
+    def start() -> Any:
+        nonlocal begun
+        begun = True
+        return runner(ctx)
 
-def _awaited(awaitable: Any, timeout: float | None) -> Any:
     try:
-        return _runner().run(_limited(awaitable, timeout))
-    except StageTimeout:
-        # A coroutine that still cleans up must not wake again in the loop of the next body. Closing waits for it; what
-        # does not end is ended with its process, whose bound is still armed.
-        runner, _loops.runner = _loops.runner, None
-        runner.close()
-        raise
+        return Called(_ended(start, is_async(runner), ctx, timeout, context))
+    except BaseException as error:
+        if is_end_of_process(error):
+            raise
+        return Called(error=error, called=begun)
 
 
-async def _limited(awaitable: Any, timeout: float | None) -> Any:
-    limit = asyncio.timeout(timeout)
+def _ended(start: Callable[[], Any], in_loop: bool, ctx: Any, timeout: float | None, context: Context) -> Any:
+    if in_loop:
+        return loop.run(start, context, timeout, _what(ctx))
+    with bounded(timeout):
+        answer = context.run(start)
+    return loop.run(lambda: answer, context, timeout, _what(ctx)) if _is_awaitable(answer) else answer
+
+
+def _is_awaitable(answer: object) -> bool:
     try:
-        async with limit:
-            return await awaitable
-    except TimeoutError:
-        if limit.expired():
-            raise StageTimeout(f"it took longer than its timeout of {timeout:g} s") from None
-        raise
+        return inspect.isawaitable(answer)
+    except Exception:  # noqa: BLE001  # a stranger's object; saving it says what is wrong with it
+        return False
 
 
-def _runner() -> asyncio.Runner:
-    """The one seam between the synchronous engine and ``async def`` bodies: one loop a thread, kept between stages."""
-    runner: asyncio.Runner | None = getattr(_loops, "runner", None)
-    if runner is None:
-        runner = _loops.runner = asyncio.Runner()
-    return runner
+def _what(ctx: Any) -> str:
+    undo = "undo of " if isinstance(ctx, CompensationContext) else ""
+    return f"run {ctx.run_id}: {undo}stage {ctx.stage}"
 
 
 def run_stage(
     runner: Runner, ctx: StageContext[Any], services: Services, interceptors: Sequence[Any], timeout: float | None
 ) -> Called:
-    """Interceptors' ``before``, then the body; cleanups run however it ended."""
+    """Interceptors' ``before``, then the body; cleanups run however it ended. Raises only what ends the process."""
+    context = services.context
     try:
         for interceptor in interceptors:
-            output = interceptor.before(ctx)
+            output = context.run(interceptor.before, ctx)
             if output is not None:
                 return Called(output, called=False)
-    except Exception as error:  # noqa: BLE001  # whatever it is, it is the stage's error and gets decided upon
+    except BaseException as error:
+        if is_end_of_process(error):
+            raise
         return Called(error=error, called=False)
+    called = call(runner, ctx, timeout, context)
+    return _cleaned_up(called, ctx, services)
+
+
+def _cleaned_up(called: Called, ctx: StageContext[Any], services: Services) -> Called:
     try:
-        with closing(services):
-            return Called(call(runner, ctx, timeout))
-    except ERRORS as error:
-        return Called(error=error)
+        services.context.run(services.close)
+    except BaseException as error:
+        if is_end_of_process(error):
+            raise
+        if called.error is None:
+            return Called(error=error)
+        said = "run %s: a cleanup of stage %s failed as well: %s"
+        log.warning(said, ctx.run_id, ctx.stage, text_of(error), exc_info=loggable(error))
+    return called
 
 
 def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called, output: Any, store: Store) -> None:
@@ -176,11 +183,12 @@ def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called,
                 interceptor.after(ctx, output)
             else:
                 interceptor.on_error(ctx, called.error)
-        except Exception as error:
-            what = f"{type(error).__name__}: {message_of(error)}"[:500]
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            what, name = text_of(error)[:500], str(attribute(interceptor, "name") or type(interceptor).__name__)
             said = "interceptor %s failed at stage %s of run %s: %s"
-            trace = None if is_sql(error) else error
-            log.exception(said, interceptor.name, ctx.stage, ctx.run_id, what, exc_info=trace)
-            with contextlib.suppress(StageflowError):  # the outcome is saved: an observer changes nothing any more
-                found = {"stage": ctx.stage, "interceptor": interceptor.name, "error": what}
+            log.error(said, name, ctx.stage, ctx.run_id, what, exc_info=loggable(error))  # noqa: TRY400  # it may have none
+            with contextlib.suppress(Exception):  # the outcome is saved: an observer changes nothing any more
+                found = {"stage": ctx.stage, "interceptor": name, "error": what}
                 store.note(ctx.run_id, "interceptor.failed", found)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import threading
+from datetime import timedelta
 from typing import Any, NoReturn
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
+from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
+from stageflow_durable.engine.inside import run_inside
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.services import validated
 from stageflow_durable.engine.twins import HandleTwins
 from stageflow_durable.errors import (
     CompensationFailed,
     InvalidInput,
-    NotAllowed,
+    NotAllowedInStage,
     ResultTimeout,
     RunCancelled,
     RunCompensated,
@@ -29,9 +30,6 @@ from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.store import Store
-
-inside_stage = threading.local()
-"""``inside_stage.run`` is set while a worker thread runs a stage."""
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.FAILED: RunFailed,
@@ -86,25 +84,23 @@ class RunHandle(HandleTwins):
         value = decode(delta or "null")
         return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None) -> Any:
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
         it has none.
 
-        ``timeout`` in seconds, None: for ever. Raises ResultTimeout, or InvalidInput for a timeout that is no time;
-        RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended otherwise;
-        NotAllowed inside a stage, whose worker slot it would hold.
+        ``timeout`` in seconds or as a timedelta, None: for ever. Raises ResultTimeout, or InvalidInput for a timeout
+        that is no time; RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended
+        otherwise; NotAllowedInStage inside a stage, whose worker slot it would hold.
         """
-        if getattr(inside_stage, "run", None) is not None:
-            raise NotAllowed(
-                self.run_id,
-                "result()",
-                f"called inside a stage of run {inside_stage.run}, it would hold the worker's slot",
+        inside = run_inside()
+        if inside is not None:
+            raise NotAllowedInStage(
+                self.run_id, "result()", f"called inside a stage of run {inside}, it would hold the worker's slot"
             )
-        if timeout is not None and not _is_time(timeout):
-            raise InvalidInput(
-                f"result of run {self.run_id}", [f"timeout: {timeout!r} is no number of seconds, or None"]
-            )
-        facts = self._at_rest(timeout)
+        if timeout is not None and not is_duration(timeout, low=-LONGEST):  # what is below 0 has just run out
+            wrong = f"timeout: {shown(timeout)} is no number of seconds up to ten years, or None"
+            raise InvalidInput(f"result of run {self.run_id}", [wrong])
+        facts = self._at_rest(None if timeout is None else seconds_of(timeout, low=-LONGEST))
         if facts.status is not RunStatus.SUCCEEDED:
             self._raise(facts)
         outputs = self.outputs()
@@ -135,7 +131,3 @@ class RunHandle(HandleTwins):
 
     def _raise(self, facts: RunFacts) -> NoReturn:
         raise _ERRORS[facts.status](facts.id, facts.status.value, facts.cause, facts.error_stage, facts.error)
-
-
-def _is_time(seconds: object) -> bool:
-    return isinstance(seconds, int | float) and not isinstance(seconds, bool) and not math.isnan(seconds)

@@ -1,16 +1,19 @@
-"""What follows from the answer to a stage's business key: pure decisions."""
+"""A stage's key across runs: what it is, and what follows where another run has it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from stageflow_durable.codec import decode, encode
-from stageflow_durable.engine.outcome import Over, refusal
+from stageflow_durable.codec import decode, encode, encode_and_fingerprint, plain
+from stageflow_durable.engine.outcome import Over, Succeeded, refusal
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
-from stageflow_durable.idempotency.store import Done, HeldByRun, InProgress, Mismatch
+from stageflow_durable.idempotency.keys import Scope, valid_key
+from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProgress, Mismatch
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.stage import StageSpec
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.state.store import BusinessKey, Store
 from stageflow_durable.transitions.attempt import Kept
 
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 60.0
@@ -29,20 +32,49 @@ def as_of_now(pipeline: Pipeline[Any, Any], stage: str, answer: Done) -> str:
     return encode(migrated_output(pipeline, stage, decode(answer.result_text), answer.schema))
 
 
-def holder_of(answer: Any) -> str | None:
-    """The run that has the key; None where that is a lease of the store's."""
-    return None if isinstance(answer, InProgress) else answer.run_id
+def business_key(work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
+    """The stage's key, from the application's function. Raises what that raises, InvalidKey."""
+    if spec.key is None:
+        return None
+    key: Any = spec.key(ctx)
+    valid_key(key, what=f"what key= of stage {work.stage} gave")
+    params = plain(ctx.snapshot.input)
+    scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
+    text, fingerprint = encode_and_fingerprint(params)
+    return BusinessKey(scope, key, fingerprint, text, spec.key_ttl)
 
 
-def refused_key(key: str, answer: Any) -> tuple[Over, Kept]:
-    """What follows where the key is not to be had, and the event that tells of it."""
-    held_by = holder_of(answer)
+def claim(
+    store: Store, work: Work, pipeline: Pipeline[Any, Any], key: BusinessKey
+) -> tuple[Succeeded | Over | Fenced | float | None, Kept]:
+    """Take the key (None), or what takes the body's place: a replayed result, a refusal, or how many seconds to wait
+    for whoever holds it; and what the history is told of it.
+    """
+    answer = store.claim_key(work, key)
+    if isinstance(answer, Claimed | Fenced):
+        return (None if isinstance(answer, Claimed) else answer), ()
+    if isinstance(answer, Done):
+        hit: dict[str, object] = {"key": key.key}
+        return Succeeded(as_of_now(pipeline, work.stage, answer), replayed=True), (("work.idempotency_hit", hit),)
+    return _refused(store, work, key.key, answer)
+
+
+def _refused(store: Store, work: Work, key: str, answer: Any) -> tuple[Over | float, Kept]:
+    held_by = None if isinstance(answer, InProgress) else answer.run_id
     if isinstance(answer, Mismatch):
         differing: dict[str, object] = {"key": key, "fields": list(answer.fields)}
         mismatch = IdempotencyParamMismatch(key, answer.fields, run_id=held_by)
         return refusal(mismatch), (("work.idempotency_mismatch", differing),)
+    held = isinstance(answer, InProgress | HeldByRun)
+    if held and not _settled(store, held_by):
+        return patience(work), ()
     why = "its work was undone; start over with a new key"
-    if isinstance(answer, InProgress | HeldByRun):
+    if held:
         why = f"run {held_by} ended in doubt about it; settle that run, or wait until its key runs out"
-    held: dict[str, object] = {"key": key, "run": held_by}
-    return refusal(IdempotencyConflict(key, why, run_id=held_by)), (("work.idempotency_conflict", held),)
+    conflict: dict[str, object] = {"key": key, "run": held_by}
+    return refusal(IdempotencyConflict(key, why, run_id=held_by)), (("work.idempotency_conflict", conflict),)
+
+
+def _settled(store: Store, run_id: str | None) -> bool:
+    facts = None if run_id is None else store.facts(run_id)
+    return facts is not None and facts.finished_at is not None and facts.park_reason is None

@@ -73,8 +73,11 @@ class Memory:
             self._exact = None
         if delta is None:
             self._skipped.add(work.stage)
-        else:
+            return
+        try:
             self._outputs[work.stage] = freeze(decode(delta))
+        except Exception:  # noqa: BLE001  # it is saved: what it does not come back as is told to the stage that reads it
+            self._run = None
 
     def load(self, work: Work) -> None:
         """Read everything the run saved; an undo may need what is not among a stage's ancestors."""

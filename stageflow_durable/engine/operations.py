@@ -11,6 +11,7 @@ from typing import Any
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, fingerprint
+from stageflow_durable.duration import is_duration, seconds_of, shown
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.outcome import storable
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
@@ -117,7 +118,9 @@ class Operations:
 
     def _seconds(self, since: datetime | timedelta | None) -> float | None:
         if isinstance(since, timedelta):
-            return self._clock.time() - since.total_seconds()
+            if not is_duration(since):
+                raise InvalidInput("runs", [f"since: {shown(since)}; a timedelta of at most ten years back"])
+            return self._clock.time() - seconds_of(since)
         if since is not None and since.tzinfo is None:
             raise InvalidInput("runs", ["since: a naive datetime; use an aware one or a timedelta"])
         return None if since is None else since.timestamp()
@@ -140,9 +143,10 @@ class Operations:
         """Delete runs that succeeded, failed, were cancelled or compensated more than ``older_than`` ago, ``batch``
         in a transaction, ``limit`` at the most; returns how many. Their idempotency keys stay taken.
         """
-        seconds = older_than.total_seconds()
-        if seconds <= 0 or batch < 1:
-            raise InvalidInput("prune", ["older_than: more than 0 is needed, e.g. timedelta(days=30); batch: from 1"])
+        if not is_duration(older_than, above=True) or batch < 1:
+            wrong = "older_than: more than 0 and at most ten years, e.g. timedelta(days=30); batch: from 1"
+            raise InvalidInput("prune", [wrong])
+        seconds = seconds_of(older_than)
         most = float("inf") if limit is None else limit
         if dry_run:
             return int(min(self._store.prunable(seconds), most))

@@ -14,11 +14,16 @@ from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason
 from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
-from stageflow_durable.state.messages import message_of
+from stageflow_durable.retry.look import is_a, name_of
+from stageflow_durable.retry.look import text as text_of_any
+from stageflow_durable.state.messages import members_of, message_of
 from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000
 """Characters of an error's text that are kept."""
+
+MEMBERS = 10
+"""How many members of a group its text names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +74,57 @@ class History:
 
 
 def text_of(error: BaseException | str | None) -> str:
-    """An error as one short text."""
-    text = (
-        error if isinstance(error, str) else f"{type(error).__name__}: {message_of(error)}" if error is not None else ""
-    )
-    return storable(text)[:MAX_ERROR]
+    """An error as one short text; a group names its members. It never raises, whatever the error is."""
+    if error is None:
+        return ""
+    try:
+        return storable(_text(error))[:MAX_ERROR]
+    except BaseException as why:  # noqa: BLE001  # a stranger's error, whose own code was asked
+        return f"{ascii_of(name_of(type(error)))} (its text cannot be had: {ascii_of(name_of(type(why)))})"
+
+
+def _text(error: BaseException | str) -> str:
+    if is_a(error, str):
+        return text_of_any(error, MAX_ERROR)
+    assert is_a(error, BaseException)
+    said = f"{name_of(type(error))}: {message_of(error)}".removesuffix(": ")
+    inside = members_of(error, MEMBERS)
+    return f"{said}: {inside}" if inside else said
 
 
 def storable(text: str) -> str:
-    """A text as every database's text column takes it: NUL is shown as an escape, a lone surrogate as ``?``."""
-    return text.replace("\x00", "\\x00").encode("utf-8", "replace").decode()
+    """A text as a database's text column takes it: NUL and lone surrogates are shown as escapes."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def ascii_of(text: str) -> str:
+    """A text as every database takes it, whatever its encoding: all but ASCII is shown as escapes."""
+    return storable(text).encode("ascii", "backslashreplace").decode()[:MAX_ERROR]
+
+
+def in_ascii(outcome: Again | Over) -> Again | Over:
+    """The same outcome, for a database whose encoding does not hold its text."""
+    return replace(outcome, failure=replace(outcome.failure, error=ascii_of(outcome.failure.error)))
+
+
+def mistake(error: BaseException, behind: BaseException | None = None) -> Over:
+    """What follows from what nobody planned for: a person looks, and the body is not called again. ``behind``: what the
+    body itself raised.
+    """
+    text = text_of(error) if behind is None else f"{text_of(error)}; the stage raised {text_of(behind)}"[:MAX_ERROR]
+    return Over(Failure(text, Category.BUG, doubt=True), park=ParkReason.BUG, error=error)
+
+
+def unjudged(why: BaseException) -> Over:
+    """What follows where deciding what follows has failed: nobody's plan, so a person looks."""
+    return Over(Failure(f"judging its outcome failed: {text_of(why)}", Category.BUG, doubt=True), park=ParkReason.BUG)
 
 
 def as_output(value: Any) -> StageOutput:
     """What a body returned, as an output."""
-    return value if isinstance(value, StageOutput) else StageOutput(OutputKind.OK, value=value)
+    if is_a(value, StageOutput):
+        return value
+    return StageOutput(OutputKind.OK, value=value)
 
 
 def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -94,7 +135,7 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> O
 
 def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
     """What follows from an exception. Only a body that was ``called`` may have acted before it raised."""
-    category = Category.TRANSIENT if isinstance(error, StageTimeout) else classify(error, policy)
+    category = Category.TRANSIENT if is_a(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)
     return _decided(error, category, after, policy, history, draw, doubt=called, called=called)
 
@@ -136,7 +177,13 @@ def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) 
     try:
         return Succeeded(encode(output.value))
     except UnsavableValue as error:
-        return Over(Failure(f"output cannot be saved: {error}", Category.BUG, doubt=True), park=ParkReason.BUG)
+        return _unsavable(storable(str(error))[:MAX_ERROR])
+    except Exception as error:  # noqa: BLE001  # the value's own code raised: a property, an iterator, a serializer
+        return _unsavable(text_of(error))
+
+
+def _unsavable(why: str) -> Over:
+    return Over(Failure(f"output cannot be saved: {why}", Category.BUG, doubt=True), park=ParkReason.BUG)
 
 
 def _skip(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
@@ -193,7 +240,7 @@ def _decided(
         draw=draw,
     )
     failure = Failure(text_of(error), category, doubt=doubt, called=called)
-    thrown = error if isinstance(error, BaseException) else None
+    thrown = error if is_a(error, BaseException) else None
     if not isinstance(decision, GiveUp):
         return Again(failure, decision.delay, decision.drawn, error=thrown, most=policy.max_attempts)
     park = ParkReason.BUG if decision.reason is GiveUpReason.BUG else None

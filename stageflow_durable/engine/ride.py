@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
-from stageflow_durable.codec import encode_and_fingerprint, plain
 from stageflow_durable.engine import body
-from stageflow_durable.engine.keyed import as_of_now, holder_of, patience, refused_key
+from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
+from stageflow_durable.engine.inside import own_context
+from stageflow_durable.engine.keyed import business_key, claim
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import (
@@ -23,26 +24,27 @@ from stageflow_durable.engine.outcome import (
     fitting,
     heeded,
     misfit,
+    mistake,
     raised,
     returned,
     text_of,
+    unjudged,
 )
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
+from stageflow_durable.engine.saving import AWAY, saved
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.tell import fenced, refused, told
 from stageflow_durable.engine.timeout import GRACE_SECONDS
+from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
-from stageflow_durable.idempotency.keys import Scope, valid_key
-from stageflow_durable.idempotency.store import Claimed, HeldByRun, InProgress
-from stageflow_durable.idempotency.store import Done as Answered
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import StageSpec
-from stageflow_durable.model.status import Cause, ParkReason
+from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
-from stageflow_durable.state.messages import is_sql
+from stageflow_durable.retry.look import is_a
 from stageflow_durable.state.store import BusinessKey, Store
 from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 
@@ -119,13 +121,14 @@ class Rider:
     def ride(self, nudge: Nudge) -> Rode:
         """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
         try:
-            begun = self._store.begin(nudge, self._taker())
-            if isinstance(begun, Refused):
-                refused(nudge, begun)
-                return Rode(begun.nudges, refused=begun)
-            if begun.sent_at is not None:
-                self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
-            return self._carry(begun)
+            with interruptible_by_hand():
+                begun = self._store.begin(nudge, self._taker())
+                if isinstance(begun, Refused):
+                    refused(nudge, begun)
+                    return Rode(begun.nudges, refused=begun)
+                if begun.sent_at is not None:
+                    self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
+                return self._carry(begun)
         except BaseException:
             # Something may have begun whose end nobody will write: under this id nothing is finished any more.
             self._owner.abandon()
@@ -169,35 +172,33 @@ class Rider:
         policy = spec.retry or pipeline.retry or self._retry
         began = self._world.clock.monotonic()
         try:
-            ctx = body.stage_context(work, pipeline, memory, services)
-            key = self._business_key(work, spec, ctx)
-            found, noted = (None, ()) if key is None else self._claim(work, key)
-        except StoreUnavailable:
+            ctx = services.context.run(body.stage_context, work, pipeline, memory, services)
+            key = services.context.run(business_key, work, spec, ctx)
+            found, noted = (None, ()) if key is None else claim(self._store, work, pipeline, key)
+        except AWAY:
             raise
-        except Exception as error:  # noqa: BLE001  # what is wrong before the body is the application's, not ours
-            before = raised(error, policy, self._history(work, began), self._world.draw, called=False)
-            return self._save(work, memory, misfit(before), services, None, go_on)
-        if isinstance(found, Waiting | Done | Fenced):
+        except BaseException as error:  # what is wrong before the body is the application's, not ours
+            if is_end_of_process(error):
+                raise
+            called = body.Called(error=error, called=False)
+            before = self._judged(called, services, policy, self._history(work, began), "retry")
+            return self._saved(work, memory, misfit(before), services, None, go_on)
+        if isinstance(found, float):
+            return self._commit(work, lambda: self._store.postpone(work, found))
+        if isinstance(found, Fenced):
             return found
         if isinstance(found, Succeeded | Over):
-            return self._save(work, memory, found, services, None, go_on, noted)
+            return self._saved(work, memory, found, services, None, go_on, noted=noted)
         if not self._owner.is_still(work.owner):
             return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
         called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
+        on_unknown = work.plan.by_name[work.stage].on_unknown
         history = self._history(work, began)
-        outcome = heeded(self._outcome(called, policy, history), work.plan.by_name[work.stage].on_unknown)
-        try:
-            ending = self._save(work, memory, outcome, services, key, go_on)
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            said, why = "run %s: the outcome of stage %s could not be saved: %s", text_of(error)
-            log.exception(said, work.run.id, work.stage, why, exc_info=None if is_sql(error) else error)
-            ending = self._save_instead(
-                work, memory, error, services, key, raised(error, policy, history, self._world.draw)
-            )
+        outcome = self._judged(called, services, policy, history, on_unknown)
+        ending = self._saved(work, memory, outcome, services, key, go_on, history)
         if self._interceptors and not isinstance(ending, Fenced):
-            body.observe(self._interceptors, ctx, called, as_output(called.value), self._store)
+            output = as_output(called.value)
+            services.context.run(body.observe, self._interceptors, ctx, called, output, self._store)
         return ending
 
     def _history(self, work: Work, began: float) -> History:
@@ -205,8 +206,23 @@ class Rider:
         elapsed = max(0.0, work.began_at - work.first_at) + self._world.clock.monotonic() - began
         return History(work.tries, work.delay, elapsed, self._world.clock.time())
 
+    def _judged(
+        self, called: body.Called, services: Services, policy: RetryPolicy, history: History, on_unknown: str
+    ) -> Outcome:
+        """What follows, whatever the value's or the error's own code does while it is looked at."""
+        try:
+            outcome = heeded(services.context.run(self._outcome, called, policy, history), on_unknown)
+        except BaseException as why:
+            if is_end_of_process(why):
+                raise
+            return unjudged(why)
+        if services.holder is None or isinstance(outcome, Succeeded):
+            return outcome
+        misused = services.holder.refused()
+        return outcome if misused is None else mistake(misused, called.error)
+
     def _outcome(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
-        if isinstance(called.error, StageCancelled):
+        if is_a(called.error, StageCancelled):
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
@@ -215,22 +231,38 @@ class Rider:
             return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
         return outcome
 
-    def _save_instead(
+    def _saved(
         self,
         work: Work,
         memory: Memory,
-        error: Exception,
+        outcome: Outcome,
         services: Services,
         key: BusinessKey | None,
-        outcome: Outcome,
+        go_on: bool,
+        history: History | None = None,
+        noted: Kept = (),
     ) -> Ending:
-        """What the body wrote through its session does not fit: its own error. Anything else is nobody's plan: a person
+        """Save the outcome, or that it could not be saved: the attempt has ended, and is not lost for that.
+
+        What the body wrote through its session does not fit: its own error. Anything else is nobody's plan: a person
         looks, and the body is not called again.
         """
-        if services.holder is None:
+        written = services.holder is not None
+
+        def save(this: Outcome) -> Ending:
+            return self._save(work, memory, this, services, key, go_on and this is outcome, noted)
+
+        def instead(error: BaseException) -> Outcome:
+            if written and history is not None:
+                return raised(error, self._policy(work), history, self._world.draw)
             services.events.clear()
-            outcome = Over(Failure(text_of(error), Category.BUG, doubt=True), park=ParkReason.BUG)
-        return self._save(work, memory, outcome, services, key, False)
+            return mistake(error)
+
+        return saved(work, outcome, save, instead)
+
+    def _policy(self, work: Work) -> RetryPolicy:
+        pipeline = self._pipelines[work.run.pipeline]
+        return pipeline.by_name[work.stage].retry or pipeline.retry or self._retry
 
     def _save(
         self,
@@ -262,6 +294,7 @@ class Rider:
             )
             if isinstance(done, Done):
                 memory.add(work, outcome.delta)
+                services.committed()
             return done
         services.abandon()
         if isinstance(outcome, Again):
@@ -282,36 +315,6 @@ class Rider:
             ),
         )
 
-    # --- business keys ------------------------------------------------------------------------------------------------
-
-    def _business_key(self, work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
-        if spec.key is None:
-            return None
-        key: Any = spec.key(ctx)
-        valid_key(key, what=f"what key= of stage {work.stage} gave")
-        params = plain(ctx.snapshot.input)
-        scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
-        text, fingerprint = encode_and_fingerprint(params)
-        return BusinessKey(scope, key, fingerprint, text, spec.key_ttl)
-
-    def _claim(self, work: Work, key: BusinessKey) -> tuple[Any, Kept]:
-        """Take the key (None), or what takes the body's place: a replayed result, a wait as a row, a refusal; and what
-        the history is told of it.
-        """
-        answer = self._store.claim_key(work, key)
-        if isinstance(answer, Claimed | Fenced):
-            return (None if isinstance(answer, Claimed) else answer), ()
-        if isinstance(answer, Answered):
-            replayed = Succeeded(as_of_now(self._pipelines[work.run.pipeline], work.stage, answer), replayed=True)
-            return replayed, (("work.idempotency_hit", {"key": key.key}),)
-        if isinstance(answer, InProgress | HeldByRun) and not self._settled(holder_of(answer)):
-            return self._commit(work, lambda: self._store.postpone(work, patience(work))), ()
-        return refused_key(key.key, answer)
-
-    def _settled(self, run_id: str | None) -> bool:
-        facts = None if run_id is None else self._store.facts(run_id)
-        return facts is not None and facts.finished_at is not None and facts.park_reason is None
-
     # --- an undo ------------------------------------------------------------------------------------------------------
 
     def _undo(self, work: Work, memory: Memory, go_on: bool) -> Ending:
@@ -319,34 +322,43 @@ class Rider:
         spec = pipeline.by_name.get(work.stage)
         undo = None if spec is None else spec.compensate
         policy = (None if undo is None else undo.retry) or pipeline.retry or self._retry
-        key, began = None, self._world.clock.monotonic()
+        key, began, context = None, self._world.clock.monotonic(), own_context(work.run.id)
         try:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
-            ctx = body.undo_context(work, pipeline, memory, outcome)
-            answer = body.call(undo.action, ctx, spec.timeout)
+            ctx = context.run(body.undo_context, work, pipeline, memory, outcome)
+            called = body.call(undo.action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, memory)
-            said = answer if isinstance(answer, StageOutput) else None  # what else an undo returns is nobody's
-            ended = returned(said, policy, self._history(work, began), self._world.draw)
-        except StoreUnavailable:
+            ended = context.run(self._undone, called, policy, self._history(work, began))
+        except AWAY:
             raise
-        except body.ERRORS as error:
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
             ended = raised(error, policy, self._history(work, began), self._world.draw)
-        return self._save_undo(work, ended, key, go_on)
+        return saved(work, ended, lambda this: self._save_undo(work, this, key, go_on), mistake)
+
+    def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
+        if called.error is not None:
+            return raised(called.error, policy, history, self._world.draw)
+        said = called.value if is_a(called.value, StageOutput) else None  # what else an undo returns is nobody's
+        return returned(said, policy, history, self._world.draw)
 
     def _key_to_close(
         self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, memory: Memory
     ) -> BusinessKey | None:
         try:
             services = Services(self._store, work, is_async=False)
-            return self._business_key(work, spec, body.stage_context(work, pipeline, memory, services))
-        except StoreUnavailable:
+            ctx = services.context.run(body.stage_context, work, pipeline, memory, services)
+            return services.context.run(business_key, work, spec, ctx)
+        except AWAY:
             raise
-        except Exception:
-            log.exception(
-                "run %s: the key of %s cannot be told any more; it runs out by itself", work.run.id, work.stage
-            )
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            said = "run %s: the key of %s cannot be told any more; it runs out by itself"
+            log.error(said, work.run.id, work.stage, exc_info=loggable(error))  # noqa: TRY400  # it may have none
             return None
 
     def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: bool) -> Ending:

@@ -9,10 +9,12 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from stageflow_durable.codec import encode, plain
-from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowed, StageCancelled
+from stageflow_durable.engine.inside import own_context
+from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowedInStage, StageCancelled
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
+from stageflow_durable.state.nested import Place
 from stageflow_durable.state.progress import report
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.store import Store
@@ -67,18 +69,28 @@ class Services:
         self._work = work
         self._is_async = is_async
         self._cleanups: list[Callable[[], None]] = []
+        self._over = False
         self.events: list[tuple[str, dict[str, object]]] = []
-        self.holder: SessionHolder | None = None
+        self.place = Place()
+        self.context = own_context(work.run.id, self.place)
+
+    @property
+    def holder(self) -> SessionHolder | None:
+        """The body's session, once it is open."""
+        return self.place.holder  # type: ignore[no-any-return]  # the place is below it
 
     def session(self) -> Any:
         """A session in the transaction that will save the outcome."""
         if self._is_async:
-            raise NotAllowed(
-                self._work.run.id, f"ctx.session in stage {self._work.stage}", "the stage is async def; make it def"
-            )
-        if self.holder is None:
-            self.holder = SessionHolder(self._store.database, f"stage {self._work.stage} of run {self._work.run.id}")
-        return self.holder.session
+            raise self._refused("the stage is async def; make it def")
+        if self._over:
+            raise self._refused("the stage is over; a thread of it still runs")
+        if self.place.holder is None:
+            self.place.holder = SessionHolder(self._store.database)
+        return self.place.holder.session
+
+    def _refused(self, why: str) -> NotAllowedInStage:
+        return NotAllowedInStage(self._work.run.id, f"ctx.session in stage {self._work.stage}", why)
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Keep an event of the body's; what cannot be saved, or would pass for the engine's or a person's, is refused
@@ -111,15 +123,27 @@ class Services:
 
     def close(self) -> None:
         """Run the cleanups, the latest first; an error in one does not keep the others from running."""
-        with contextlib.ExitStack() as stack:
-            for action in self._cleanups:
-                stack.callback(action)
+        try:
+            with contextlib.ExitStack() as stack:
+                for action in self._cleanups:
+                    stack.callback(action)
+        finally:
+            self._over = True
 
     def abandon(self) -> None:
         """Roll back what the body wrote through its session."""
-        if self.holder is not None:
-            self.holder.rollback()
-            self.holder = None
+        holder, self.place.holder = self.place.holder, None
+        self.place.later.clear()
+        if holder is not None:
+            holder.rollback()
+
+    def committed(self) -> None:
+        """Do what waited for the commit of the body's session."""
+        self.place.holder = None
+        later = self.place.later[:]
+        self.place.later.clear()
+        for action in later:
+            action()
 
     def validated(self, value: Any, as_type: type[T], what: str) -> T:
         """Validate by Pydantic."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 
 from stageflow_durable.engine.outcome import Again, Over
+from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, RunFacts, Waiting, Work
-from stageflow_durable.state.messages import is_sql
 from stageflow_durable.state.recovery import Place
 
 log = logging.getLogger("stageflow.run")
@@ -41,7 +41,7 @@ def _over(work: Work, outcome: Over) -> None:
         _error(outcome),
         parked,
         work.run.id,
-        exc_info=None if is_sql(outcome.error) else outcome.error,
+        exc_info=loggable(outcome.error),
     )
 
 

@@ -11,52 +11,87 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 STDERR = 2
 GRACE_SECONDS = 5.0
 """How long a body may clean up after its timeout before its process is ended."""
+
+AGAIN_SECONDS = 1.0
+"""How often a coroutine that blocks its loop is interrupted, from a little after its timeout on."""
 
 
 class StageTimeout(BaseException):
     """The attempt took longer than its ``timeout``."""
 
 
-@contextmanager
-def bounded(seconds: float | None, *, late: float = 0.0) -> Iterator[None]:
-    """Bound a body: the exception comes ``late`` seconds after its time, the process's end :data:`GRACE_SECONDS` after
-    it. In a thread other than the main one there are neither signals nor an end of one thread alone: there only
+def too_late(seconds: float) -> StageTimeout:
+    """The error of an attempt that took longer."""
+    return StageTimeout(f"it took longer than its timeout of {seconds:g} s")
+
+
+class bounded:  # noqa: N801  # a context manager, used like the functions of contextlib
+    """Bound what is within: the exception is raised there after ``seconds``, the process's end comes
+    :data:`GRACE_SECONDS` later. What ends in time without having heeded the exception is late all the same.
+
+    ``blocks``: for a coroutine, whose loop ends it in time: whether it keeps the loop from doing so. Only then is it
+    interrupted here, and again until it lets go.
+
+    In a thread other than the main one there are neither signals nor an end of one thread alone: there only
     coroutines are bounded, by their loop.
     """
-    if seconds is None:
-        yield
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    alarm = _Alarm(seconds)
-    before = signal.signal(signal.SIGALRM, alarm)
-    # By number: a worker's sys.stderr is a logger, which has no file.
-    faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True, file=STDERR)
-    signal.setitimer(signal.ITIMER_REAL, seconds + late)
-    try:
-        yield
-    finally:
-        alarm.armed = False  # one that rings from here on finds the body over
+
+    def __init__(self, seconds: float | None, *, blocks: Callable[[], bool] | None = None) -> None:
+        self._seconds = seconds
+        self._blocks = blocks
+        self._armed = False
+        self._rang = False
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if self._seconds is None or threading.current_thread() is not threading.main_thread():
+            return self
+        self._before = signal.signal(signal.SIGALRM, self._ring)
+        try:
+            self._armed = True
+            # By number: a worker's sys.stderr is a logger, which has no file.
+            faulthandler.dump_traceback_later(self._seconds + GRACE_SECONDS, exit=True, file=STDERR)
+            if self._blocks is None:
+                signal.setitimer(signal.ITIMER_REAL, self._seconds)
+            else:
+                signal.setitimer(signal.ITIMER_REAL, self._seconds + AGAIN_SECONDS, AGAIN_SECONDS)
+        except BaseException:
+            self._disarm()
+            raise
+        if self._rang:  # while it was being armed
+            self._disarm()
+            raise too_late(self._seconds)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._armed:
+            self._disarm()
+            if self._rang and kind is None:
+                assert self._seconds is not None
+                raise too_late(self._seconds)
+
+    def _disarm(self) -> None:
+        self._armed = False  # one that rings from here on finds the body over
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, self._before)
         faulthandler.cancel_dump_traceback_later()
 
+    def _ring(self, _number: int, frame: FrameType | None) -> None:
+        if not self._armed or (self._blocks is not None and not self._blocks()):
+            return
+        self._rang = True
+        if frame is None or frame.f_code not in _OWN:  # raised in there, it would leave the timer armed
+            assert self._seconds is not None
+            raise too_late(self._seconds)
 
-class _Alarm:
-    """Raises in the body, as long as there is one."""
 
-    def __init__(self, seconds: float) -> None:
-        self.armed = True
-        self._seconds = seconds
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if self.armed:
-            raise StageTimeout(f"it took longer than its timeout of {self._seconds:g} s")
+_OWN = frozenset(method.__code__ for method in (bounded.__enter__, bounded.__exit__, bounded._disarm))  # noqa: SLF001  # its own

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class HandleTwins:
         """:meth:`outputs`."""
         return await asyncio.to_thread(self.outputs)
 
-    async def aresult(self, timeout: float | None = None) -> Any:
+    async def aresult(self, timeout: float | timedelta | None = None) -> Any:
         """:meth:`result`."""
         return await asyncio.to_thread(self.result, timeout)
 

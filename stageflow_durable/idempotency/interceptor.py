@@ -75,7 +75,7 @@ class IdempotencyInterceptor:
     :param lease_seconds: how long a dead owner keeps the key; positive.
     :param wait_seconds: how long a duplicate waits for the first; 0: refused at once.
     :param pause: sleeps the given seconds between two looks.
-    :raises ConfigurationError: a duration is not positive.
+    :raises ConfigurationError: a duration is not positive, or longer than ten years.
     """
 
     name = "idempotency"
@@ -91,7 +91,7 @@ class IdempotencyInterceptor:
         *,
         operation: str | None = None,
         lease_seconds: float | timedelta = 30.0,
-        wait_seconds: float = 30.0,
+        wait_seconds: float | timedelta = 30.0,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = _NEVER.wait,
     ) -> None:
@@ -101,7 +101,7 @@ class IdempotencyInterceptor:
         self._ttl = seconds_of(ttl_seconds, "ttl_seconds")
         self._lease = seconds_of(lease_seconds, "lease_seconds")
         self._operation = operation
-        self._wait = wait_seconds
+        self._wait = seconds_of(wait_seconds, "wait_seconds") if wait_seconds else 0.0
         self._clock = clock
         self._pause = pause
         self._running = LeaseKeeper(self._renew, self._lease / 3)

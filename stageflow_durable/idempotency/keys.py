@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 
+from stageflow_durable.duration import SHORTEST_TIMEOUT
+from stageflow_durable.duration import seconds_of as duration_in_seconds
 from stageflow_durable.errors import ConfigurationError, InvalidKey
 
 MAX_CHARACTERS = 255
@@ -20,9 +22,6 @@ MAX_ADDRESS_BYTES = 2600
 """The longest client id, operation and key together, in UTF-8: an index entry of PostgreSQL holds no more than 2,704
 bytes.
 """
-
-MAX_SECONDS = 100 * 365.25 * 86400
-"""The longest lease or time to live: a hundred years, far inside what every store counts."""
 
 _FORBIDDEN = re.compile("([\x00-\x1f\x7f-\x9f])|([\ud800-\udfff])")
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,200}")
@@ -114,9 +113,10 @@ def _ascii(stage: str) -> str:
 def seconds_of(duration: float | timedelta, what: str) -> float:
     """A duration (seconds or timedelta) in seconds.
 
-    :raises ConfigurationError: not positive, not finite, or longer than a hundred years; names ``what``.
+    :raises ConfigurationError: not seconds or a timedelta, below a millisecond (which no store counts), or longer than
+        ten years; names ``what``.
     """
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
-    if not 0 < seconds <= MAX_SECONDS:  # NaN fails every comparison
-        raise ConfigurationError(f"{what} must be positive and at most a hundred years, not {seconds!r} seconds")
-    return seconds
+    try:
+        return duration_in_seconds(duration, low=SHORTEST_TIMEOUT)
+    except ValueError as error:
+        raise ConfigurationError(f"{what} {error}") from None

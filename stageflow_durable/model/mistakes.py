@@ -5,11 +5,11 @@ What is looked at may be anything, whatever its annotation says: that is what is
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from stageflow_durable.duration import SHORTEST_TIMEOUT, is_duration, shown
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import SchemaMigration, StageKind, StageSpec
@@ -19,7 +19,7 @@ After = Sequence[tuple[str, ...]]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _NAMED = "letters, digits, '_', '.', '-' (1 to 100)"
-_DURATION = "{!r} has to be seconds or a timedelta, and positive"
+_DURATION = "{} has to be seconds or a timedelta, and positive: at least 1 ms, at most ten years"
 _ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
 
 
@@ -113,7 +113,7 @@ def options_of_stage(spec: Any) -> list[str]:
         (not callable(spec.runner), "runner {!r} is not a function and has no execute(ctx)", spec.runner),
         (not isinstance(spec.kind, StageKind), "kind {!r} is not a StageKind", spec.kind),
         (not isinstance(spec.retry, RetryPolicy | None), "retry {!r} is not a RetryPolicy", spec.retry),
-        (spec.timeout is not None and not _is_duration(spec.timeout), f"timeout {_DURATION}", spec.timeout),
+        (spec.timeout is not None and not _is_duration(spec.timeout), f"timeout {_DURATION}", shown(spec.timeout)),
         (not isinstance(spec.pivot, bool), "pivot {!r} is not True or False", spec.pivot),
         (
             spec.on_unknown not in ("retry", "park", "compensate"),
@@ -121,7 +121,7 @@ def options_of_stage(spec: Any) -> list[str]:
             spec.on_unknown,
         ),
         (spec.key is not None and not callable(spec.key), "key is not a function of one context", spec.key),
-        (not _is_duration(spec.key_ttl), f"key_ttl {_DURATION}", spec.key_ttl),
+        (not _is_duration(spec.key_ttl), f"key_ttl {_DURATION}", shown(spec.key_ttl)),
         (not queue_is_fine, "queue {!r} is not the name of a queue", spec.queue),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
@@ -136,9 +136,7 @@ def _undo(undo: Any) -> Iterator[str]:
 
 
 def _is_duration(seconds: object) -> bool:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        return False
-    return math.isfinite(seconds) and seconds > 0
+    return is_duration(seconds, low=SHORTEST_TIMEOUT)
 
 
 def unordered_pivots(plan: Plan) -> list[str]:

@@ -8,10 +8,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from stageflow_durable.duration import seconds_of, shown
 from stageflow_durable.errors import ConfigurationError
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
-_LONGEST = timedelta(days=3650).total_seconds()  # beyond ten years it is a mistake, and points in time soon overflow
 
 
 class Backoff(StrEnum):
@@ -87,11 +87,11 @@ class RetryPolicy:
         read = _Reader()
         fields = {
             "max_attempts": read(_count, "max_attempts", max_attempts),
-            "base_delay": read(_seconds, "base_delay", base_delay),
-            "max_delay": read(_seconds, "max_delay", max_delay),
+            "base_delay": read(seconds_of, "base_delay", base_delay),
+            "max_delay": read(seconds_of, "max_delay", max_delay),
             "backoff": read(_choice(Backoff), "backoff", backoff),
             "jitter": read(_choice(Jitter), "jitter", jitter),
-            "retry_for": None if retry_for is None else read(_seconds, "retry_for", retry_for),
+            "retry_for": None if retry_for is None else read(seconds_of, "retry_for", retry_for),
             "retry_on": read(_types, "retry_on", retry_on),
             "give_up_on": read(_types, "give_up_on", give_up_on),
             "retry_on_fail": read(_flag, "retry_on_fail", retry_on_fail),
@@ -134,15 +134,8 @@ def _disagreements(fields: Mapping[str, Any]) -> list[str]:
 
 def _count(value: object) -> int:
     if type(value) is not int or value < 1:
-        raise ValueError(f"must be a whole number from 1, not {value!r}")
+        raise ValueError(f"must be a whole number from 1, not {shown(value)}")
     return value
-
-
-def _seconds(value: object) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= _LONGEST:
-        raise ValueError(f"must be seconds or a timedelta, 0 to ten years, not {value!r}")
-    return float(seconds)
 
 
 def _choice(choices: type[_Choice]) -> Callable[[Any], _Choice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stageflow_durable.duration import LONGEST, seconds_of, shown
 from stageflow_durable.errors import ConfigurationError, TransientError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import Stage
@@ -60,5 +61,9 @@ class RetryStage:
 
 def _seconds(field: str, milliseconds: object) -> float:
     if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float):
-        raise ConfigurationError(f"RetryInterceptor {field}: must be milliseconds, not {milliseconds!r}")
-    return milliseconds / 1000
+        raise ConfigurationError(f"RetryInterceptor {field}: must be milliseconds, not {shown(milliseconds)}")
+    try:
+        return seconds_of(milliseconds, high=LONGEST * 1000) / 1000
+    except ValueError:
+        said = f"must be milliseconds, 0 to ten years, not {shown(milliseconds)}"
+        raise ConfigurationError(f"RetryInterceptor {field}: {said}") from None

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.retry import table
-from stageflow_durable.retry.look import attribute
+from stageflow_durable.retry.look import MOST_MEMBERS, add_note, attribute, full_name_of, is_a, members, name_of, text
 from stageflow_durable.retry.table import Category
+
+Look: TypeAlias = Callable[[BaseException, RetryPolicy], Category | None]
+
+MOST_REASONS = 10
+"""How far one error that only wraps another is followed."""
 
 
 def classify(error: BaseException | str, policy: RetryPolicy) -> Category:
@@ -18,12 +24,34 @@ def classify(error: BaseException | str, policy: RetryPolicy) -> Category:
     status on the error or its response (``status_code``, ``status``, ``code``); the table of types and names, the
     nearest first. A text, which is what ``StageOutput.fail("…")`` has, is permanent, or transient with
     ``retry_on_fail``. A ``category_of`` that raises, or answers what is no category, makes it a bug, and a note on
-    the error says so.
+    the error says so. An error that fails while it is looked at is none the wiser known for it: it never raises here.
     """
-    if isinstance(error, str):
+    if is_a(error, str):
         return Category.TRANSIENT if policy.retry_on_fail else Category.PERMANENT
-    answers = (answer for look in _LOOKS if (answer := look(error, policy)) is not None)
-    return next(answers, Category.UNKNOWN)
+    assert is_a(error, BaseException)
+    found: set[Category] = set()
+    waiting: list[Any] = [error]
+    looked = 0
+    while waiting and looked < MOST_MEMBERS:
+        one, looked = waiting.pop(), looked + 1
+        answer = _first(_OF_THE_APPLICATION, one, policy)
+        inside = members(one) if answer is None else ()
+        if inside:
+            waiting += inside
+        else:
+            found.add(answer or _first(_BY_SHAPE, one, policy) or Category.UNKNOWN)
+    return next(category for category in table.SEVEREST_FIRST if category in found)
+
+
+def _first(looks: Iterable[Look], error: BaseException, policy: RetryPolicy) -> Category | None:
+    for look in looks:
+        try:
+            answer = look(error, policy)
+        except BaseException:  # noqa: BLE001, S112  # a stranger's error, whose own code was asked
+            continue
+        if answer is not None:
+            return answer
+    return None
 
 
 def categories(extension: Mapping[type[BaseException] | str, str]) -> Callable[[BaseException], Category | None]:
@@ -36,7 +64,9 @@ def categories(extension: Mapping[type[BaseException] | str, str]) -> Callable[[
     known = {kind: Category(category) for kind, category in extension.items()}
 
     def category_of(error: BaseException) -> Category | None:
-        return next((known[key] for kind in type(error).__mro__ for key in (kind, _name(kind)) if key in known), None)
+        return next(
+            (known[key] for kind in type(error).__mro__ for key in (kind, full_name_of(kind)) if key in known), None
+        )
 
     return category_of
 
@@ -47,8 +77,8 @@ def _by_policy(error: BaseException, policy: RetryPolicy) -> Category | None:
     try:
         answer = policy.category_of(error)
         return None if answer is None else Category(answer)
-    except Exception as failure:  # the application's code; failing here would lose the error it was asked about  # noqa: BLE001  # whatever the application's function raises is its bug
-        error.add_note(f"category_of failed on this error: {type(failure).__name__}: {failure}")
+    except BaseException as failure:  # noqa: BLE001  # whatever the application's function raises is its bug
+        add_note(error, f"category_of failed on this error: {name_of(type(failure))}: {text(failure, 200)}")
         return Category.BUG
 
 
@@ -61,16 +91,9 @@ def _by_lists(error: BaseException, policy: RetryPolicy) -> Category | None:
     return None
 
 
-def _by_members(error: BaseException, policy: RetryPolicy) -> Category | None:
-    if not isinstance(error, BaseExceptionGroup):
-        return None
-    found = {classify(member, policy) for member in error.exceptions}
-    return next(category for category in table.SEVEREST_FIRST if category in found)
-
-
 def _by_code(error: BaseException, _: RetryPolicy) -> Category | None:
     code = attribute(error, "code")
-    return Category.POLICY if isinstance(code, str) and code in table.POLICY_CODES else None
+    return Category.POLICY if is_a(code, str) and code in table.POLICY_CODES else None
 
 
 def _by_status(error: BaseException, _: RetryPolicy) -> Category | None:
@@ -87,25 +110,28 @@ def _statuses(error: BaseException) -> Iterator[int]:
     said = ((error, "status_code"), (response, "status_code"), (response, "status"), (error, "status"), (error, "code"))
     for holder, name in said:
         status = attribute(holder, name)
-        if isinstance(status, int) and status in table.HTTP_ERRORS:
+        if is_a(status, int) and status in table.HTTP_ERRORS:
             yield status
 
 
 def _by_table(error: BaseException, policy: RetryPolicy) -> Category | None:
-    reason = attribute(error, "reason")  # urllib's URLError tells nothing by itself
-    if _name(type(error)) == "urllib.error.URLError" and isinstance(reason, Exception):
-        return classify(reason, policy)
+    for _followed in range(MOST_REASONS):
+        reason = attribute(error, "reason")  # urllib's URLError tells nothing by itself
+        if full_name_of(type(error)) != "urllib.error.URLError" or not is_a(reason, Exception):
+            break
+        error = reason
+        answer = _first(_LOOKS[:-1], error, policy)
+        if answer is not None:
+            return answer
     return next((answer for kind in type(error).__mro__ if (answer := _of_type(kind, error)) is not None), None)
 
 
 def _of_type(kind: type, error: BaseException) -> Category | None:
     if kind is OSError:
         return Category.TRANSIENT if attribute(error, "errno") in table.TRANSIENT_ERRNOS else None
-    return table.BY_TYPE.get(kind) or table.BY_NAME.get(_name(kind))
+    return table.BY_TYPE.get(kind) or table.BY_NAME.get(full_name_of(kind))
 
 
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-_LOOKS = (_by_policy, _by_lists, _by_members, _by_code, _by_status, _by_table)
+_OF_THE_APPLICATION: tuple[Look, ...] = (_by_policy, _by_lists)
+_BY_SHAPE: tuple[Look, ...] = (_by_code, _by_status, _by_table)
+_LOOKS = (*_OF_THE_APPLICATION, *_BY_SHAPE)

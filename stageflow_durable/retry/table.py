@@ -35,6 +35,7 @@ BY_TYPE: dict[type[BaseException], Category] = {
     errors.Conflict: TRANSIENT,  # "read it again and decide again" is what a retry does
     errors.Terminal: PERMANENT,
     errors.StageCancelled: PERMANENT,
+    errors.NotAllowedInStage: BUG,
     errors.ConfigurationError: BUG,
     errors.DefinitionError: BUG,
     errors.UnknownPipeline: BUG,
@@ -60,6 +61,10 @@ BY_TYPE: dict[type[BaseException], Category] = {
     AssertionError: BUG,
     NotImplementedError: BUG,
     RecursionError: BUG,
+    # what ends a program, a loop or a generator, raised in a stage
+    SystemExit: BUG,
+    KeyboardInterrupt: BUG,
+    GeneratorExit: BUG,
     # the file system
     FileNotFoundError: PERMANENT,
     FileExistsError: PERMANENT,
@@ -98,6 +103,7 @@ BY_NAME: dict[str, Category] = {
     "redis.exceptions.ReadOnlyError": TRANSIENT,
     "redis.exceptions.TryAgainError": TRANSIENT,
     "kombu.exceptions.OperationalError": TRANSIENT,
+    "billiard.exceptions.SoftTimeLimitExceeded": TRANSIENT,
     "sqlalchemy.exc.OperationalError": TRANSIENT,
     "sqlalchemy.exc.InterfaceError": TRANSIENT,
     "sqlalchemy.exc.TimeoutError": TRANSIENT,

@@ -113,6 +113,8 @@ def _number(value: object, what: str) -> float:
         raise ValueError(f"must be {what}, not {type(value).__name__}")
     try:
         number = float(value)
+    except OverflowError:
+        number = math.inf
     except ValueError:
         raise ValueError(f"is not {what}; write for example 10") from None
     if not math.isfinite(number):

@@ -19,12 +19,18 @@ ANSWER_SECONDS = 20.0
 def connection_class() -> Any:
     """A connection of psycopg, bounded by its ``answer_seconds`` (None: for ever) for each statement."""
     import psycopg
+    from psycopg.pq import TransactionStatus
 
     class BoundedConnection(psycopg.Connection[Any]):
         answer_seconds: float | None = ANSWER_SECONDS
+        left_transaction: bool | None = None
+        """Whether it was outside of a transaction after a statement; None: nobody asks."""
 
         def wait(self, gen: Any, *given: Any, **options: Any) -> Any:
-            return super().wait(_bounded(self, gen), *given, **options)
+            answer = super().wait(_bounded(self, gen), *given, **options)
+            if self.left_transaction is False and self.pgconn.transaction_status == TransactionStatus.IDLE:
+                self.left_transaction = True
+            return answer
 
     return BoundedConnection
 

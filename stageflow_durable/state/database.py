@@ -20,6 +20,7 @@ from stageflow_durable.state.bounded import ANSWER_SECONDS, connection_class
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.line import Line
 from stageflow_durable.state.metadata import PREFIX
+from stageflow_durable.state.nested import session_on
 
 CONNECT_SECONDS = 5
 STATEMENT_MILLISECONDS = 15_000
@@ -69,6 +70,11 @@ class Database:
         return self.url.get_backend_name() == "sqlite"
 
     @property
+    def in_memory(self) -> bool:
+        """Whether this is SQLite in memory, which is its one connection."""
+        return self.is_sqlite and self.url.database in (None, "", ":memory:")
+
+    @property
     def engine(self) -> Engine:
         """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones
         opened.
@@ -105,7 +111,7 @@ class Database:
             self.url,
             connect_args={"timeout": SQLITE_BUSY_SECONDS, "check_same_thread": False},
             hide_parameters=True,
-            **({"poolclass": StaticPool} if self.url.database in (None, "", ":memory:") else {}),
+            **({"poolclass": StaticPool} if self.in_memory else {}),
         )
         event.listen(engine, "connect", self._prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
@@ -120,8 +126,12 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is
-        away.
+        away. Within a stage whose session is open on SQLite it is a part of that one's.
         """
+        if self.is_sqlite and (session := session_on(self.url)) is not None:
+            with session.nested() as connection:
+                yield connection
+            return
         with translated(), self.engine.connect() as connection, connection.begin(), interruptible(connection):
             yield connection
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from itertools import islice
 
 from sqlalchemy.exc import StatementError
 
+from stageflow_durable.retry.look import attribute, is_a, leaves, name_of
+from stageflow_durable.retry.look import text as text_of_any
+
 LONGEST = 8_000
 """Characters of an error's text that are looked at: more than is ever kept of it."""
+
+MOST_BEHIND = 1000
+"""Of an error's causes, contexts and members, these are looked at."""
 
 _DRIVERS = frozenset({"psycopg", "psycopg2", "sqlite3", "asyncpg"})
 # What follows the first line of a database's message repeats the statement, its parameters or the row.
@@ -32,7 +39,9 @@ def message_of(error: BaseException) -> str:
     Of a driver's error only the first line is kept: the others repeat the row. An application's own error that quotes
     one loses the quoted part as well.
     """
-    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+    orig = attribute(error, "orig") if is_a(error, StatementError) else None
+    cause = orig if is_a(orig, BaseException) else error
+    assert is_a(cause, BaseException)
     text = _said(cause)
     if not _of_driver(cause):
         return _without_values(text, error)
@@ -43,15 +52,25 @@ def message_of(error: BaseException) -> str:
 
 def _said(error: BaseException) -> str:
     """What an error says; one whose own ``__str__`` fails must not take the attempt, and then its process, with it."""
-    try:
-        return str(error)
-    except Exception as why:  # noqa: BLE001  # it is the application's code
-        return f"(its text cannot be had: {type(why).__name__})"
+    return text_of_any(error, LONGEST)
+
+
+def members_of(error: BaseException, most: int) -> str:
+    """The errors in a group by name and text, ``most`` of them; empty for an error that is no group."""
+    if not is_a(error, BaseExceptionGroup):
+        return ""
+    named: list[str] = []
+    rest = 0
+    for one in leaves(error):
+        if len(named) < most:
+            named.append(f"{name_of(type(one))}: {message_of(one)}".removesuffix(": "))
+        else:
+            rest += 1
+    return "; ".join((*named, *([f"and {rest} more"] if rest else [])))
 
 
 def _without_values(text: str, error: BaseException) -> str:
     """An application's text, up to where it repeats a statement, or a value that a database refused."""
-    text = text[:LONGEST]
     quoted = _quoted_value(text, error)
     if quoted is not None:  # the value may hold anything, so that its end cannot be told
         text = f'{text[:quoted]}"…"'
@@ -74,31 +93,42 @@ def is_sql(error: BaseException | None) -> bool:
     """Whether an error, one behind it or one in its group is a database's: its traceback would show what
     ``message_of`` leaves out.
     """
-    return error is not None and any(isinstance(one, StatementError) or _of_driver(one) for one in _chain(error))
+    return error is not None and any(is_a(one, StatementError) or _of_driver(one) for one in _chain(error))
+
+
+def is_long(error: BaseException, most: int) -> bool:
+    """Whether more than ``most`` errors are behind this one, or in its group."""
+    return next(islice(_chain(error), most, None), None) is not None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error, and all that a traceback may show with it."""
     seen: set[int] = set()  # an application may have tied a chain to itself
-    waiting: list[BaseException | None] = [error]
-    while waiting:
+    waiting: list[object] = [error]
+    while waiting and len(seen) < MOST_BEHIND:
         one = waiting.pop()
-        if one is None or id(one) in seen:
+        if not is_a(one, BaseException) or id(one) in seen:
             continue
+        assert isinstance(one, BaseException)
         seen.add(id(one))
         yield one
-        waiting += [one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ())]
-        if isinstance(one, StatementError):
-            waiting.append(one.orig)
+        waiting += [attribute(one, name) for name in ("__cause__", "__context__")]
+        if is_a(one, BaseExceptionGroup):
+            held = attribute(one, "exceptions")
+            waiting += held[:MOST_BEHIND] if type(held) is tuple else ()
+        if is_a(one, StatementError):
+            waiting.append(attribute(one, "orig"))
 
 
 def _of_driver(error: BaseException) -> bool:
-    return any(kind.__module__.partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
+    return any(str(attribute(kind, "__module__")).partition(".")[0] in _DRIVERS for kind in type(error).__mro__)
 
 
 def _of_data(error: BaseException) -> bool:
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or ""
-    return _of_driver(error) and str(state).startswith(_DATA_EXCEPTION)
+    if not _of_driver(error):
+        return False  # any other may answer anything, or raise
+    state = attribute(error, "sqlstate") or attribute(error, "pgcode") or ""
+    return str(state).startswith(_DATA_EXCEPTION)
 
 
 def _names_data(name: str) -> bool:

@@ -20,6 +20,7 @@ from stageflow_durable.state.apply import transact
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.recovery import Missed, Place
@@ -79,6 +80,15 @@ class Store(Reading):
         with self.database.transaction() as connection:
             return action(connection)
 
+    @property
+    def _in_session(self) -> bool:
+        """Whether a stage calls whose own session keeps everybody else from writing."""
+        return self.database.is_sqlite and session_on(self.database.url) is not None
+
+    def after_commit(self, action: Callable[[], object]) -> bool:
+        """Leave ``action`` to the commit of the stage that calls, where what it has written here waits for that."""
+        return self.database.is_sqlite and after_commit(self.database.url, action)
+
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
     def register(self, plans: Sequence[Plan], boot: str | None = None) -> None:
@@ -91,7 +101,7 @@ class Store(Reading):
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
-        created = self._shortcut.create(new) if self._shortcut is not None else None
+        created = self._shortcut.create(new) if self._shortcut is not None and not self._in_session else None
         return created or self._do(lambda c: runs.create(c, new, self._audit))
 
     def clock(self) -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stageflow_durable.duration import is_duration, shown
+
 START = 1_767_225_600.0
 """2026-01-01T00:00:00Z, in seconds since the epoch: where a :class:`FakeClock` begins unless told otherwise."""
 
@@ -35,9 +37,9 @@ class FakeClock:
         self.idle(seconds)
 
     def advance(self, seconds: float) -> None:
-        """Let ``seconds`` pass. Raises ValueError for a negative number."""
-        if seconds < 0:
-            raise ValueError(f"a clock does not go back: {seconds!r}")
+        """Let ``seconds`` pass, at most ten years. Raises ValueError for a negative number, or what is none."""
+        if not is_duration(seconds):
+            raise ValueError(f"a clock does not go back, nor further than ten years at once: {shown(seconds)}")
         self._now += seconds
         self.moved(self._now)
 

@@ -4,6 +4,7 @@ process.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
+from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.model.pipeline import Pipeline
@@ -188,7 +190,7 @@ class InProcessEngine(Engine):
         Raises StillGoing when that takes more than ``seconds`` of the clock, or when a run is active and nothing
         will ever move it.
         """
-        until = self.clock.time() + seconds
+        until = self.clock.time() + seconds_of(seconds)
         while self._moved():
             moment = self.next_due()
             if moment is not None and moment > until:
@@ -196,6 +198,12 @@ class InProcessEngine(Engine):
         active = self.runs(status=_ACTIVE)
         if active:
             raise StillGoing("nothing is left that would move them", active)
+
+    async def adrain(self, seconds: float = LONGEST) -> None:
+        """:meth:`drain` in a thread, for an ``async def`` test: meanwhile its own loop goes on, with whatever the
+        stages talk to there.
+        """
+        await asyncio.to_thread(self.drain, seconds)
 
     def _moved(self) -> bool:
         if self.work() or _found(self.sweep()):

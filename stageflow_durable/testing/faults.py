@@ -13,6 +13,7 @@ from functools import wraps
 from traceback import walk_tb
 from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
+from stageflow_durable.engine.ends import ProcessEnds
 from stageflow_durable.engine.services import Services
 from stageflow_durable.state.store import Store
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 When = Literal["before", "after"]
 
 
-class Crash(BaseException):
+class Crash(ProcessEnds):
     """The process is dead: nothing catches it, nothing is tidied up.
 
     Raised at a crash point; a stage's body that raises it dies there.
@@ -100,7 +101,7 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-READS = frozenset({*_SEE, "overdue", "undelivered", "missed"})
+READS = frozenset({*_SEE, "after_commit", "overdue", "undelivered", "missed"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

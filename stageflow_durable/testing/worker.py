@@ -8,7 +8,6 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.handle import inside_stage
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.ride import Limits, Rider, Rode
@@ -76,14 +75,11 @@ class InProcessWorker:
 
     def carry(self, nudge: Nudge) -> Rode | None:
         """Carry one message as far as it goes; None when the database was away and the message comes again."""
-        outer, inside_stage.run = getattr(inside_stage, "run", None), nudge.run_id
         try:
             rode = self._rider.ride(nudge)
         except StoreUnavailable:
             self._publisher.publish((nudge,), AWAY_SECONDS)
             return None
-        finally:
-            inside_stage.run = outer
         self._leave(rode)
         return rode
 

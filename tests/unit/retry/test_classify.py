@@ -117,7 +117,7 @@ def database(kind: type[sqlalchemy.exc.DBAPIError]) -> sqlalchemy.exc.DBAPIError
         (RuntimeError(), UNKNOWN),
         (Exception(), UNKNOWN),
         (MemoryError(), UNKNOWN),
-        (KeyboardInterrupt(), UNKNOWN),
+        (KeyboardInterrupt(), BUG),
         (errors.TransientError(), TRANSIENT),
         (errors.StoreUnavailable(), TRANSIENT),
         (errors.FenceLost(), TRANSIENT),

@@ -175,7 +175,7 @@ def test_given_a_transaction_that_was_interrupted_then_what_interrupted_it_is_ra
         wait(connection)
     with interrupted_by(error), database.read() as connection:
         wait(connection)
-    holder = SessionHolder(database, "a stage")
+    holder = SessionHolder(database)
     with interrupted_by(error):
         holder.write(wait)
     holder.rollback()
@@ -307,7 +307,7 @@ def test_given_a_server_process_that_stands_still_when_a_transaction_goes_on_the
 def test_given_a_server_that_is_only_slow_then_a_session_of_a_stage_waits_for_it(database: Database) -> None:
     from stageflow_durable.state.session import SessionHolder
 
-    holder = SessionHolder(database, "a stage")
+    holder = SessionHolder(database)
     assert holder.session.execute(text("SELECT 1 FROM pg_sleep(1)")).scalar_one() == 1
     holder.rollback()
 
