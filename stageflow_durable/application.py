@@ -5,6 +5,7 @@ with.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -72,6 +73,7 @@ class Engine(Steering):
         self._world = world or system_world()
         self._life = Life(self._make_process, self._bury)
         self._registered_in = 0
+        self._registering: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
         self.celery_app = (
             celery_app
             if celery_app is not None
@@ -81,7 +83,11 @@ class Engine(Steering):
         self._attach_to_worker()
 
     def _attach_to_worker(self) -> None:
-        attach(self.celery_app, self._life, self, lambda: self.settings.quick_acks)
+        attach(self.celery_app, self._life, self, lambda: self.settings.quick_acks, self._require_usable)
+
+    def _require_usable(self) -> None:
+        """Raise ConfigurationError where no stage could run here."""
+        self.store.require_usable()
 
     @classmethod
     @contextmanager
@@ -177,11 +183,14 @@ class Engine(Steering):
         }
 
     def _ready(self) -> None:
-        """Register the definitions, once a process."""
-        if self._registered_in != os.getpid():
-            self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
-            if not self.store.after_commit(self._are_registered):
-                self._are_registered()
+        """Register the definitions, once a process: threads that come together wait for the first."""
+        if self._registered_in == os.getpid():
+            return
+        with self._registering.setdefault(os.getpid(), threading.Lock()):
+            if self._registered_in != os.getpid():
+                self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
+                if not self.store.after_commit(self._are_registered):
+                    self._are_registered()
 
     def _are_registered(self) -> None:
         self._registered_in = os.getpid()

@@ -183,6 +183,12 @@ class RunBusy(StoreUnavailable):
     """Another transaction holds the row for longer than is waited; the same call may succeed later."""
 
 
+class StoreRefused(StoreUnavailable):
+    """The database answered, and refused what the engine needs: a right, or a statement. Nothing was accepted; the
+    message says what to grant or to set, and the same call succeeds once that is done.
+    """
+
+
 class BrokerUnavailable(Retryable):
     """The broker did not answer in bounded time; what was recorded will be delivered by the recovery sweep."""
 

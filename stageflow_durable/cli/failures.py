@@ -10,6 +10,7 @@ import click
 
 from stageflow_durable.cli.legible import legible
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.settings.masking import masked
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -20,7 +21,7 @@ class Failure(click.ClickException):
     exit_code = FAILED
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(masked(message)))
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the line."""

@@ -16,6 +16,7 @@ from stageflow_durable.errors import (
     Retryable,
     RunBusy,
     StageflowError,
+    StoreRefused,
     StoreUnavailable,
     UnsavableValue,
 )
@@ -123,7 +124,7 @@ def _batch(taken: Sequence[Wanted | Line], start: Start, pause: Callable[[float]
     lost = False
     for seconds in (*PATIENCE, None):
         waiting, trouble = _tried(waiting, start, ended)
-        lost = lost or (isinstance(trouble, StoreUnavailable) and not isinstance(trouble, RunBusy))
+        lost = lost or (isinstance(trouble, StoreUnavailable) and not isinstance(trouble, RunBusy | StoreRefused))
         if not isinstance(trouble, Retryable) or seconds is None:
             break
         pause(seconds)

@@ -26,10 +26,11 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
 from stageflow_durable.retry.look import attribute
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.views import moment
 
-log = logging.getLogger("stageflow.body")
+log = masking(logging.getLogger("stageflow.body"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.errors import Retryable, StageflowError
+from stageflow_durable.errors import Retryable, StageflowError, StoreRefused
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 
-log = logging.getLogger("stageflow.owner")
+log = masking(logging.getLogger("stageflow.owner"))
 
 
 class Owner:
@@ -171,8 +172,9 @@ class Pulse:
     def _failed(self, error: StageflowError) -> None:
         if self._trouble is not type(error):
             self._trouble = type(error)
-            # An outage ends by itself; a schema that is behind needs somebody.
-            level = logging.WARNING if isinstance(error, Retryable) else logging.ERROR
+            # An outage ends by itself; a schema that is behind, or a right that is missing, needs somebody.
+            waits = isinstance(error, Retryable) and not isinstance(error, StoreRefused)
+            level = logging.WARNING if waits else logging.ERROR
             log.log(level, "%s: %s; tried again every %.1f s", self._name, error, self._every)
 
     def _worked(self) -> None:

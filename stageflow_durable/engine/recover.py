@@ -15,11 +15,12 @@ from stageflow_durable.engine.tell import buried, taken_over
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.messages import is_sql, message_of
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.state.store import Store
 
-log = logging.getLogger("stageflow.recover")
+log = masking(logging.getLogger("stageflow.recover"))
 T = TypeVar("T")
 R = TypeVar("R")
 

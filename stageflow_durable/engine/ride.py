@@ -45,10 +45,11 @@ from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.store import BusinessKey, Store
 from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 
-log = logging.getLogger("stageflow.ride")
+log = masking(logging.getLogger("stageflow.ride"))
 T = TypeVar("T")
 Ending = Done | Waiting | Fenced
 
@@ -58,9 +59,7 @@ MARGIN_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far one message may carry a run, how long a commit is tried while the database is away (seconds), and how
-    large an output may be.
-    """
+    """How far a message may carry a run, for how long a commit is tried (seconds), how large an output may be."""
 
     in_place_stages: int = 200
     in_place_seconds: float = 5.0

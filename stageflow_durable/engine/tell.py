@@ -10,9 +10,10 @@ from stageflow_durable.engine.outcome import Again, Over
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, RunFacts, Waiting, Work
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.recovery import Place
 
-log = logging.getLogger("stageflow.run")
+log = masking(logging.getLogger("stageflow.run"))
 Ending = Done | Waiting | Fenced
 
 

@@ -9,22 +9,28 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 ANSWER_SECONDS = 20.0
 """How long an answer is waited for; the server gives up a statement after 15 s."""
 
+BoundedConnection: TypeAlias = Any
+"""What :func:`connection_class` makes: a ``psycopg.Connection`` with two attributes more."""
+
 
 @cache
 def connection_class() -> Any:
-    """A connection of psycopg, bounded by its ``answer_seconds`` (None: for ever) for each statement."""
+    """A connection of psycopg, bounded by its ``answer_seconds`` (None: for ever) for each statement. ``prelude``: what
+    each transaction has to say first, where a pooler stands between; None: nothing.
+    """
     import psycopg
     from psycopg.pq import TransactionStatus
 
-    class BoundedConnection(psycopg.Connection[Any]):
+    class Bounded(psycopg.Connection[Any]):
         answer_seconds: float | None = ANSWER_SECONDS
         left_transaction: bool | None = None
         """Whether it was outside of a transaction after a statement; None: nobody asks."""
+        prelude: str | None = None
 
         def wait(self, gen: Any, *given: Any, **options: Any) -> Any:
             answer = super().wait(_bounded(self, gen), *given, **options)
@@ -32,7 +38,7 @@ def connection_class() -> Any:
                 self.left_transaction = True
             return answer
 
-    return BoundedConnection
+    return Bounded
 
 
 def _bounded(connection: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, DisconnectionError, NoSuchModuleError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import StaticPool
 
-from stageflow_durable.errors import ConfigurationError, RunBusy, SchemaBehind, StoreUnavailable
-from stageflow_durable.state.bounded import ANSWER_SECONDS, connection_class
+from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.state.address import parsed, usable
+from stageflow_durable.state.bounded import ANSWER_SECONDS
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.line import Line
-from stageflow_durable.state.metadata import PREFIX
 from stageflow_durable.state.nested import session_on
+from stageflow_durable.state.opening import CONNECT_SECONDS, arguments, connected
+from stageflow_durable.state.trouble import POOL_SECONDS, is_full, translated
 
-CONNECT_SECONDS = 5
-STATEMENT_MILLISECONDS = 15_000
-IDLE_MILLISECONDS = 5_000
-"""A process that was paused inside a transaction holds up everybody who needs its rows; a stage's own session may
-take longer.
-"""
+__all__ = ["CONNECT_SECONDS", "Database", "be_patient", "interruptible", "is_pooled", "translated"]
+
+KEPT = 5
+"""Connections for transactions that stay open when nobody uses them."""
+MOST = 25
+"""Such connections at once: each of a pool's threads may run a stage that uses ``ctx.session``."""
+FULL_SECONDS = 2.0
+"""How long a server that has no connection left is asked again."""
 SESSION_MILLISECONDS = 600_000
 SQLITE_BUSY_SECONDS = 30
 
@@ -48,11 +51,17 @@ class Database:
         clock: Callable[[], float] = time.time,
         prepares: bool = True,
     ) -> None:
-        self.url = _parsed(url)
+        self.url = parsed(url)
         self._prepares = prepares
         self._synchronous = synchronous
         self._clock = clock
         self._engines: dict[int, Engine] = {}
+        self._pooled = False
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler was met on the way to the database, which gives each transaction another connection."""
+        return self._pooled
 
     @property
     def clock(self) -> Callable[[], float]:
@@ -93,19 +102,22 @@ class Database:
         return [engine for engine in there if engine is not None]
 
     def _create(self) -> Engine:
+        usable(self.url)
         if not self.is_sqlite:
             engine = create_engine(
                 self.url,
-                pool_size=5,
-                max_overflow=20,
-                pool_timeout=CONNECT_SECONDS,
+                pool_size=KEPT,
+                max_overflow=MOST - KEPT,
+                pool_timeout=POOL_SECONDS,
                 pool_pre_ping=False,
                 isolation_level="READ COMMITTED",
-                connect_args=_postgresql_arguments(self.url, self._prepares),
+                connect_args=arguments(self.url, self._prepares),
                 hide_parameters=True,  # they may be secrets, and tracebacks get logged
             )
-            event.listen(engine, "do_connect", _connect_bounded)
+            event.listen(engine, "do_connect", self._connect)
             event.listen(engine, "checkout", _refuse_dead)
+            if self._pooled:
+                event.listen(engine, "begin", _say_prelude)
             return engine
         engine = create_engine(
             self.url,
@@ -116,6 +128,25 @@ class Database:
         event.listen(engine, "connect", self._prepare_sqlite)
         event.listen(engine, "begin", _begin_immediate)
         return engine
+
+    def _connect(self, _dialect: object, _record: object, given: Any, options: Any) -> Any:
+        made = self._connected_in_time(given, options)
+        if made.prelude is not None:
+            self._pooled = True
+            if not event.contains(self.engine, "begin", _say_prelude):  # nothing of it costs who meets no pooler
+                event.listen(self.engine, "begin", _say_prelude)
+        return made
+
+    def _connected_in_time(self, given: Any, options: Any) -> Any:
+        """Where the server has no connection left, another process may give one back in a moment."""
+        until = time.monotonic() + FULL_SECONDS
+        while True:
+            try:
+                return connected(given, options, pooled=self._pooled)
+            except Exception as error:
+                if not is_full(error) or time.monotonic() > until:
+                    raise
+                threading.Event().wait(0.05)
 
     def _prepare_sqlite(self, connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves
@@ -152,52 +183,14 @@ class Database:
         self._engines.clear()
 
 
-def _parsed(url: str) -> URL:
+def is_pooled(url: str) -> bool:
+    """Whether a pooler stands before this database. Raises StoreUnavailable."""
+    database = Database(url)
     try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "postgresql" and parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        parsed.get_dialect()
-    except (NoSuchModuleError, ValueError) as error:
-        raise ConfigurationError(f"STAGEFLOW_DATABASE_URL: {error}") from error
-    except Exception as error:  # SQLAlchemy's ArgumentError quotes the URL, with its password
-        raise ConfigurationError(
-            "STAGEFLOW_DATABASE_URL is not a SQLAlchemy URL, e.g. postgresql+psycopg://user@host/db"
-        ) from error
-    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
-        raise ConfigurationError(
-            f"STAGEFLOW_DATABASE_URL: {parsed.get_backend_name()} is not supported; use PostgreSQL or SQLite"
-        )
-    return parsed
-
-
-def _postgresql_arguments(url: URL, prepares: bool) -> dict[str, Any]:
-    # A half-open connection or a stopped server has to show within bounded time, never hang a worker. What the URL says
-    # of it is the user's; of its options (a search_path, say) only what ours do not set.
-    bounds: dict[str, Any] = {
-        "connect_timeout": CONNECT_SECONDS,
-        "tcp_user_timeout": STATEMENT_MILLISECONDS,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "application_name": "stageflow",
-    }
-    return {name: value for name, value in bounds.items() if name not in url.query} | {
-        "prepare_threshold": 2 if prepares else None,
-        "client_encoding": "utf8",  # what goes below psycopg's cursors is, whatever PGCLIENTENCODING says
-        "options": " ".join(
-            (
-                *url.normalized_query.get("options", ()),
-                f"-c statement_timeout={STATEMENT_MILLISECONDS} -c lock_timeout={STATEMENT_MILLISECONDS}",
-                f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}",
-                "-c default_transaction_isolation=read\\ committed",  # of what commits by itself, SQLAlchemy is silent
-            )
-        ),
-    }
-
-
-def _connect_bounded(_dialect: object, _record: object, given: Any, options: Any) -> Any:
-    return connection_class().connect(*given, **options)
+        with database.read():
+            return database.pooled
+    finally:
+        database.dispose()
 
 
 def _refuse_dead(connection: Any, record: Any, _proxy: object) -> None:
@@ -209,6 +202,20 @@ def _refuse_dead(connection: Any, record: Any, _proxy: object) -> None:
         # The pool answers with a new connection; nothing was sent over the old one.
         raise DisconnectionError("the server has closed this connection")
     connection.answer_seconds = ANSWER_SECONDS  # whoever had it before may have been more patient
+
+
+def _say_prelude(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(driver.prelude)
+    except driver_error(connection) as error:
+        raise DBAPIError.instance("", {}, error, driver_error(connection)) from error
+
+
+def driver_error(connection: Connection) -> type[Exception]:
+    """What the driver's errors are."""
+    kind: type[Exception] = connection.dialect.dbapi.Error  # type: ignore[union-attr]  # a dialect that has connected has one
+    return kind
 
 
 def be_patient(connection: Connection, seconds: float | None) -> None:
@@ -246,54 +253,3 @@ def _begin_immediate(connection: Connection) -> None:
         driver.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         raise DBAPIError.instance("", {}, error, sqlite3.Error) from error
-
-
-class _Translated:  # not a generator: it is around every statement of a stage's path
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, PoolTimeout):
-            raise StoreUnavailable(f"no database connection within {CONNECT_SECONDS} s; is it overloaded?") from error
-        if isinstance(error, DBAPIError) and (ours := _ours(error)) is not None:
-            raise ours from error
-
-
-_TRANSLATED = _Translated()
-
-
-def translated() -> _Translated:
-    """Turn a driver's errors about reachability and schema into ours."""
-    return _TRANSLATED
-
-
-_NO_DATABASE = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
-_BUSY = frozenset({"55P03", "57014"})  # lock_not_available, query_canceled (by our own timeout)
-_AWAY = frozenset(
-    {"25006", "25P03", "57P01", "57P02", "57P03"}
-)  # read-only after a failover, idle too long, shutting down
-
-
-def _ours(error: DBAPIError) -> Exception | None:
-    text = str(error.orig)
-    # A body's session may miss a table of its own, which no upgrade of ours brings. Our own way to the driver has no
-    # statement here.
-    ours = PREFIX in text or PREFIX in (error.statement or PREFIX)
-    if ours and (
-        any(sign in text for sign in ("no such table", "no such column", "has no column named"))
-        or type(error.orig).__name__ in ("UndefinedTable", "UndefinedColumn")
-    ):
-        return SchemaBehind(f"{text.splitlines()[0]}; run: stageflow db upgrade")
-    code = getattr(error.orig, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_ERROR:
-        return None  # the statement is wrong, which SQLite calls operational too
-    if code in _NO_DATABASE:
-        return StoreUnavailable(f"the database's file cannot be read: {text}")
-    state = getattr(error.orig, "sqlstate", None)
-    if state in _BUSY:
-        return RunBusy(f"somebody else holds the row: {text.splitlines()[0]}")
-    if isinstance(error, OperationalError) or error.connection_invalidated or state in _AWAY:
-        return StoreUnavailable(
-            f"the database did not answer: {text.splitlines()[0] if text else type(error.orig).__name__}"
-        )
-    return None

@@ -11,6 +11,7 @@ from sqlalchemy.exc import StatementError
 
 from stageflow_durable.retry.look import attribute, is_a, leaves, name_of
 from stageflow_durable.retry.look import text as text_of_any
+from stageflow_durable.settings.masking import masked
 
 LONGEST = 8_000
 """Characters of an error's text that are looked at: more than is ever kept of it."""
@@ -33,8 +34,8 @@ _OF_A_VALUE = re.compile(
 
 
 def message_of(error: BaseException) -> str:
-    """``str(error)`` without SQL statements, their parameters, and the values that a database quotes: each may be a
-    secret.
+    """``str(error)`` without SQL statements, their parameters, the values that a database quotes, and what URLs in it
+    hold of users and passwords: each may be a secret.
 
     Of a driver's error only the first line is kept: the others repeat the row. An application's own error that quotes
     one loses the quoted part as well.
@@ -44,10 +45,10 @@ def message_of(error: BaseException) -> str:
     assert is_a(cause, BaseException)
     text = _said(cause)
     if not _of_driver(cause):
-        return _without_values(text, error)
+        return masked(_without_values(text, error))
     if _of_data(cause):
         text = _QUOTED.sub('"…"', text)
-    return text.partition("\n")[0]
+    return masked(text.partition("\n")[0])
 
 
 def _said(error: BaseException) -> str:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.line import Line
-from stageflow_durable.state.wire import Wire
+from stageflow_durable.state.wire import Rows, ServerStatement, Wire
+
+
+class OwnStatement(Protocol):
+    """A statement, as it is written for the driver, and below it."""
+
+    sql: str
+
+    @property
+    def prepared(self) -> ServerStatement:
+        """For :class:`Wire`."""
+
+    def values(self, given: Mapping[str, Any]) -> Any:
+        """All parameters, as the driver takes them."""
 
 
 def opened(database: Database) -> Any:
@@ -23,17 +36,46 @@ def opened(database: Database) -> Any:
 
 
 class Own:
-    """This process's ``connection``, used by one thread at a time."""
+    """This process's ``connection``, used by one thread at a time; each statement is a transaction of its own.
 
-    def __init__(self, connection: Any, *, is_sqlite: bool) -> None:
+    ``prepares``: whether statements on PostgreSQL are prepared and go below psycopg's cursors; never over a pooler.
+    """
+
+    def __init__(self, connection: Any, *, is_sqlite: bool, prepares: bool = False) -> None:
         self.connection = connection
+        self.idle_since = 0.0
+        """When it was given back last, by the monotonic clock."""
         self._pid = os.getpid()
         self._line = None if is_sqlite else Line(connection.fileno())
+        self._prelude: str | None = None if is_sqlite else connection.prelude
+        self.prepares = prepares and not is_sqlite and self._prelude is None
 
     @cached_property
     def wire(self) -> Wire:
         """The same connection, below psycopg's cursors."""
         return Wire(self.connection)
+
+    def execute(self, statement: OwnStatement, given: Mapping[str, Any]) -> Any:
+        """Run it; returns the driver's cursor."""
+        if self._prelude is None:
+            return self.connection.execute(statement.sql, statement.values(given))
+        self.connection.execute(f"BEGIN ISOLATION LEVEL READ COMMITTED; {self._prelude}")
+        cursor = self.connection.execute(statement.sql, statement.values(given))
+        self.connection.execute("COMMIT")
+        return cursor
+
+    def rows(self, statement: OwnStatement, given: Mapping[str, Any]) -> Rows:
+        """Run it; returns its rows."""
+        if self.prepares:
+            return self.wire.rows(statement.prepared, given)
+        found: Rows = self.execute(statement, given).fetchall()
+        return found
+
+    def touched(self, statement: OwnStatement, given: Mapping[str, Any]) -> bool:
+        """Run it; returns whether it touched a row."""
+        if self.prepares:
+            return self.wire.touched(statement.prepared, given) > 0
+        return bool(self.execute(statement, given).rowcount > 0)
 
     @property
     def usable(self) -> bool:

@@ -17,9 +17,10 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, li
 from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.state.clock import ago, now
-from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
+from stageflow_durable.state.database import Database
 from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
+from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
 from stageflow_durable.state.tables import (
     attempts,
     checkpoints,

@@ -20,7 +20,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def config() -> Config:
     """Alembic's configuration of our migrations; the connection is handed over in ``attributes``."""
     made = Config()
-    made.set_main_option("script_location", str(MIGRATIONS))
+    made.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))  # it interpolates
     return made
 
 

@@ -16,6 +16,7 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, 
 from stageflow_durable.state import batch, definitions, idempotency_keys, owners, progress, recovery, retention, runs
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
+from stageflow_durable.state.address import usable
 from stageflow_durable.state.apply import transact
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
@@ -70,6 +71,12 @@ class Store(Reading):
         self._hints = hints and shortcut and not database.is_sqlite
         self._shortcut = Shortcut(self._driver, audit_key, hints=self._hints) if shortcut else None
         self._batches = batches
+
+    def require_usable(self) -> None:
+        """Raise ConfigurationError where the database's driver is missing, or its URL has options that it does not
+        know. Nothing is connected.
+        """
+        usable(self.database.url)
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""

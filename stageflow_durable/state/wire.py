@@ -7,9 +7,9 @@ compiled. See "pq" in psycopg's documentation.
 
 from __future__ import annotations
 
+import hashlib
 import select
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any, TypeAlias
 
 from sqlalchemy import BigInteger, Boolean, Double, Integer
@@ -22,12 +22,10 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 _TEXT = 25
 
 
-_names = count()
-
-
 class ServerStatement:
-    """One statement, compiled, under a name of its own on every connection. Parameters that the caller does not give
-    keep the values they were written with.
+    """One statement, compiled, under a name that is the hash of its text and types: where two connections turn out to
+    be one, as behind a pooler, a name means one statement still. Parameters that the caller does not give keep the
+    values they were written with.
     """
 
     __slots__ = ("_columns", "_order", "name", "sql", "types")
@@ -35,10 +33,11 @@ class ServerStatement:
     def __init__(self, element: Any) -> None:
         made: Any = postgresql.dialect  # its constructor has no types
         compiled = element.compile(dialect=made(paramstyle="numeric_dollar"))
-        self.name = b"stageflow_%d" % next(_names)
         self.sql = str(compiled).encode()
         kinds = [_kind(compiled.binds[name].type) for name in compiled.positiontup]
         self.types = [oid for oid, _written in kinds]
+        said = self.sql + repr(self.types).encode()
+        self.name = b"stageflow_" + hashlib.sha256(said).hexdigest()[:32].encode()
         self._order = [
             (name, compiled.params[name], written)
             for name, (_oid, written) in zip(compiled.positiontup, kinds, strict=True)
@@ -88,13 +87,6 @@ class Wire:
     def rows(self, statement: ServerStatement, given: Mapping[str, Any]) -> Rows:
         """Run it in a transaction of its own; returns its rows. Raises psycopg's errors."""
         return statement.rows(self._answer(statement, given))
-
-    def either(self, first: ServerStatement, second: ServerStatement, given: Mapping[str, Any]) -> tuple[Rows, Rows]:
-        """Run the first and, where it has no rows, the second, each in a transaction of its own; returns the rows of
-        both. Raises psycopg's errors.
-        """
-        rows = self.rows(first, given)
-        return rows, [] if rows else self.rows(second, given)
 
     def _answer(self, statement: ServerStatement, given: Mapping[str, Any]) -> Any:
         values = statement.values(given)

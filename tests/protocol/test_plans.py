@@ -82,7 +82,7 @@ def store(migrated_url: str) -> Iterator[Store]:
             connection.execute(statement.replace(":digest", f"'{PLAN.digest}'").encode())
         connection.execute("ANALYZE")
     yield made
-    made._driver.drop()  # its connection is this thread's, who goes on with other tests
+    made._driver.close()  # its connection is this thread's, who goes on with other tests
     database.dispose()
 
 
@@ -105,12 +105,12 @@ def carried(store: Store, *, shortcut: bool) -> None:
     done: Any = ways.succeed(work, taker, "1", go_on=True)
     ways.outputs(work.run.id)
     ways.succeed(done.granted, taker, "2")
-    ways._driver.drop()  # as above
+    ways._driver.close()  # as above
     ways, work = fresh(store, shortcut=shortcut)
     taker = Taker(work.owner, {"line": PLAN}, {})
     handed: Any = ways.succeed(work, taker, "1")
     assert isinstance(ways.begin(handed.nudges[0]._replace(hint=None), taker), Work)
-    ways._driver.drop()  # as above
+    ways._driver.close()  # as above
 
 
 def horizon(store: Store) -> None:

@@ -50,7 +50,7 @@ class PostgresService:
         self.directory = Path(tempfile.mkdtemp(prefix="sf-postgres-", dir=within))
         self.process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
-        self._user = _server_user()
+        self._user = server_user()
         if self._user is not None:
             os.chown(self.directory, self._user, self._user)
         self.binaries = find_binaries(self.directory)
@@ -258,7 +258,7 @@ def _usable(directory: Path) -> bool:
     """Whether the user whom the server will run as may execute it."""
     try:
         asked: list[str | Path] = [directory / "initdb", "--version"]
-        process = spawn(asked, cwd=Path("/"), stdout=subprocess.DEVNULL, user=_server_user())
+        process = spawn(asked, cwd=Path("/"), stdout=subprocess.DEVNULL, user=server_user())
     except OSError:
         return False
     return process.wait(timeout=10) == 0
@@ -275,8 +275,8 @@ def _copied(binaries: Path, room: Path) -> Path:
     return target / "bin"
 
 
-def _server_user() -> int | None:
-    # PostgreSQL refuses to run as root.
+def server_user() -> int | None:
+    """Whom a server runs as that refuses to run as root; None: as us."""
     return _nobody() if os.geteuid() == 0 else None
 
 

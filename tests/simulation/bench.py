@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any, cast
 
 from stageflow_durable.model import keys
 from stageflow_durable.state import owners
-from stageflow_durable.state.driver import _Held
+from stageflow_durable.state.own import Own
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing.clock import START
 from tests.simulation.sql import MemoryDatabase
@@ -26,9 +27,22 @@ class Bench:
 
     def _store(self, shortcut: bool) -> Store:
         store = Store(self.database, AUDIT_KEY, shortcut=shortcut)
-        held = _Held(self.database.raw, is_sqlite=True)
-        store._driver._held = lambda: held  # type: ignore[method-assign]  # every line uses the one
+        store._driver._connections = cast("Any", OneConnection(Own(self.database.raw, is_sqlite=True)))
         return store
+
+
+class OneConnection:
+    """Every line uses the one: a database in memory has no other."""
+
+    def __init__(self, own: Own) -> None:
+        self._own = own
+
+    def use(self, do: Callable[..., Any], *given: Any) -> Any:
+        """Do it over that."""
+        return do(self._own, *given)
+
+    def close(self) -> None:
+        """It stays."""
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.state.database import STATEMENT_MILLISECONDS, Database
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
 
 
 def test_given_a_file_that_is_no_database_when_it_is_opened_then_it_is_away_and_the_message_says_why(

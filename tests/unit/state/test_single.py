@@ -28,10 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.state import single
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Statement
-from stageflow_durable.state.single import KEPT, MOST, Singles
+from stageflow_durable.state.pool import KEPT, Connections
+from stageflow_durable.state.single import MOST, Singles
 from tests.services.process import eventually
 
 pytestmark = pytest.mark.postgres
@@ -198,14 +198,12 @@ def test_given_more_threads_than_connections_then_the_others_wait_and_few_connec
 
 
 def test_given_connections_that_are_all_in_use_when_none_gets_free_then_the_database_is_away(
-    database: Database, singles: Singles, monkeypatch: pytest.MonkeyPatch
+    database: Database,
 ) -> None:
-    monkeypatch.setattr(single, "MOST", 1)
-    monkeypatch.setattr(single, "CONNECT_SECONDS", 0.05)
-    few = single.Connections(database)
+    few = Connections(database, prepares=True, most=1, patience=0.05)
     busy, done = threading.Event(), threading.Event()
 
-    def hold(_wire: object) -> None:
+    def hold(_own: object) -> None:
         busy.set()
         done.wait(20)
 
@@ -213,10 +211,10 @@ def test_given_connections_that_are_all_in_use_when_none_gets_free_then_the_data
         holding = threads.submit(few.use, hold)
         busy.wait(20)
         with pytest.raises(StoreUnavailable, match=r"within 0\.05 s"):
-            few.use(lambda wire: None)
+            few.use(lambda _own: None)
         done.set()
         holding.result(20)
-    few.use(lambda wire: None)
+    few.use(lambda _own: None)
     few.close()
 
 

@@ -31,7 +31,8 @@ from sqlalchemy import (
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state import bounded, wire
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.driver import Driver, Statement, _Held
+from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.own import Own
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.wire import ServerStatement
 from tests.services.process import eventually
@@ -203,9 +204,14 @@ def test_given_a_connection_that_the_server_ended_when_a_statement_follows_then_
     assert driver.touched(add, {**thing, "id": 2})
 
 
+def kept(driver: Driver) -> Own:
+    """The connection that the driver's next statement goes over."""
+    return driver._connections._kept[-1]
+
+
 def end(driver: Driver) -> None:
     """End the server's side of the driver's connection, and wait until its socket knows."""
-    held = driver._held()
+    held = kept(driver)
     with psycopg.connect(driver.engine.url.render_as_string(hide_password=False).replace("+psycopg", "")) as other:
         other.execute("SELECT pg_terminate_backend(%s)", (held.connection.info.backend_pid,))
     eventually(lambda: not held.usable, what="its socket knows")
@@ -222,31 +228,17 @@ def sleeps(database: Database) -> bool:
 def test_given_a_driver_that_is_closed_while_a_statement_runs_then_the_statement_ends_and_the_connection_is_closed(
     database: Database,
 ) -> None:
-    driver, seen = Driver(database), []
+    driver = Driver(database)
     slow = Statement(select(text("pg_sleep(0.5)")), is_sqlite=False)
-
-    def work() -> None:
-        driver.touched(slow, {})
-        seen.append(driver._local.held.connection)
-
-    thread = threading.Thread(target=work)
+    driver.touched(Statement(RENAME, is_sqlite=False), {"which": 1})
+    connection = kept(driver).connection
+    thread = threading.Thread(target=driver.touched, args=(slow, {}))
     thread.start()
     eventually(lambda: sleeps(database), what="the statement runs")
     driver.close()
+    assert not connection.closed, "its statement runs"
     thread.join()
-    assert [connection.closed for connection in seen] == [True]
-
-
-def test_given_a_connection_that_is_let_go_when_it_is_closed_then_no_statement_can_begin_on_it_meanwhile() -> None:
-    could_begin = []
-
-    class Connection:
-        def close(self) -> None:
-            could_begin.append(held._in_use.acquire(blocking=False))
-
-    held = _Held(Connection(), is_sqlite=True)
-    held.let_go()
-    assert could_begin == [False]
+    assert connection.closed
 
 
 # --- a server that says nothing --------------------------------------------------------------------------------------
@@ -278,7 +270,7 @@ def test_given_a_server_process_that_stands_still_when_a_statement_is_sent_then_
     driver.touched(rename, {"which": 1})
     began = time.monotonic()
     with (
-        stopped(driver._held().connection.info.backend_pid),
+        stopped(kept(driver).connection.info.backend_pid),
         pytest.raises(StoreUnavailable, match="the server said nothing"),
     ):
         driver.touched(rename, {"which": 1})
@@ -312,5 +304,9 @@ def test_given_a_server_that_is_only_slow_then_a_session_of_a_stage_waits_for_it
     holder.rollback()
 
 
-def test_equal_statements_have_names_of_their_own() -> None:
-    assert ServerStatement(RENAME).name != ServerStatement(RENAME).name
+def test_a_statement_has_the_same_name_in_every_process_and_no_other_statement_has_it() -> None:
+    same, other = ServerStatement(RENAME), ServerStatement(RENAME.where(THINGS.c.good))
+    assert ServerStatement(RENAME).name == same.name != other.name
+    assert len(same.name) < 64, "what is longer PostgreSQL cuts off"
+    as_number = ServerStatement(select(bindparam("given", type_=Integer)))
+    assert as_number.name != ServerStatement(select(bindparam("given", type_=Double))).name, "types are part of it"
