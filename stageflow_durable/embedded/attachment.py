@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 
 from stageflow_durable.embedded.home import Home
+from stageflow_durable.embedded.private import accessible
 from stageflow_durable.embedded.state import State, read_state
 from stageflow_durable.settings import Settings, Urls
 
@@ -28,15 +30,17 @@ def attach(home: Path | str, *, patience: float = 3.0) -> Urls | None:
 
     It runs when the process that keeps it lives (pid, start time and boot agree) and its port answers to the home's
     password. A broker that is just being restarted gets ``patience`` seconds; one that stays away does not make the
-    home a stopped one: the database is the truth, and what is recorded there is delivered later.
+    home a stopped one: the database is the truth, and what is recorded there is delivered later. Raises
+    ConfigurationError where the home is another user's.
     """
     place = Home(Path(home).absolute())
-    state = read_state(place.state)
-    if state.port is None or state.keeper is None or not state.keeper.lives():
-        return None
-    if _answer_in_time(place, state.port, patience) is Answer.REFUSED:
-        return None
-    return urls_of(place, state)
+    with accessible(place.root):
+        state = read_state(place.state)
+        if state.port is None or state.keeper is None or not state.keeper.lives():
+            return None
+        if _answer_in_time(place, state.port, patience) is Answer.REFUSED:
+            return None
+        return urls_of(place, state)
 
 
 def stopped(settings: Settings) -> Settings | None:
@@ -45,9 +49,13 @@ def stopped(settings: Settings) -> Settings | None:
     For what needs the database alone: it can be looked at, and what is ordered is carried out by the next start.
     """
     place = Home(settings.home)
-    if settings.database_url or settings.broker_url or not place.database.exists():
+    if settings.database_url or settings.broker_url:
         return None
-    return replace(settings, database_url=place.database_url, audit_key=settings.audit_key or place.audit_key())
+    with accessible(place.root):
+        if not place.database.exists():
+            return None
+        os.close(os.open(place.database, os.O_RDWR | os.O_CLOEXEC))  # SQLite would not say why it cannot
+        return replace(settings, database_url=place.database_url, audit_key=settings.audit_key or place.audit_key())
 
 
 def urls_of(home: Home, state: State) -> Urls:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -13,6 +15,7 @@ from stageflow_durable.embedded.children import Follower, Process, end, spawn
 from stageflow_durable.embedded.home import Home
 from stageflow_durable.embedded.identity import Identity, identify
 from stageflow_durable.embedded.ports import free_port, is_free
+from stageflow_durable.embedded.private import OTHERS
 from stageflow_durable.errors import ConfigurationError
 
 Say = Callable[[str], None]
@@ -29,15 +32,24 @@ class Broker:
     """The Valkey of a home. ``started(port, process)`` is called after each start; ``say`` gets lines for people.
 
     ``port``: the one to use; None: ``before`` if it is free, so that those who know it find it again, else any.
+    ``stands``: whether the home is still there.
     """
 
     def __init__(
-        self, home: Home, *, port: int | None, before: int | None, say: Say, started: Callable[[int, Identity], None]
+        self,
+        home: Home,
+        *,
+        port: int | None,
+        before: int | None,
+        say: Say,
+        started: Callable[[int, Identity], None],
+        stands: Callable[[], bool] = lambda: True,
     ) -> None:
         self._home = home
         self._program = valkey.binary()
         self._say = say
         self._started = started
+        self._stands = stands
         self._fixed = port is not None
         self._process: Process | None = None
         self._stopping = threading.Event()
@@ -86,11 +98,19 @@ class Broker:
         except Exception as error:  # noqa: BLE001  # handed to the thread that called start()
             self._error = error
         self._settled.set()
-        while self._error is None and not self._stopping.is_set():
-            self._watch()
-            self._restart()
+        try:
+            while self._error is None and not self._stopping.is_set():
+                self._watch()
+                self._restart()
+        except OSError as error:
+            self._say(self._cannot_be_kept(error))
         if self._process is not None:
             end(self._process, within=STOP_SECONDS)
+
+    def _cannot_be_kept(self, error: OSError) -> str:
+        if not self._stands():
+            return f"{self._home.root} was deleted or replaced while it was in use: its broker is stopped"
+        return f"the broker in {self._home.root} cannot be kept ({error.strerror}); it is stopped"
 
     def _first_start(self) -> None:
         for _ in range(START_TRIES):
@@ -117,7 +137,8 @@ class Broker:
         log = self._home.logs / "valkey.log"
         config = valkey.configure(self._home, self.port)
         said = Follower(log)
-        self._process = spawn([str(self._program), str(config)], log=log, at_our_death=signal.SIGTERM)
+        argv = [str(self._program), str(config)]
+        self._process = spawn(argv, log=log, at_our_death=signal.SIGTERM, umask=OTHERS)
         if not self._answers(self._process):
             end(self._process, within=STOP_SECONDS)
             return "\n".join(said.lines())
@@ -163,6 +184,8 @@ class Broker:
                 self._say(f"the broker ended ({_how(status)}); starting it again")
                 return
             if turn % HEALTH_TURNS == 0:
+                if not self._stands():
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._home.root))
                 self._look_at_disk()
 
     def _look_at_disk(self) -> None:

@@ -19,16 +19,21 @@ LARGEST_LOG_BYTES = 10 * 1024 * 1024
 
 
 def spawn(
-    argv: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None, at_our_death: signal.Signals
+    argv: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    at_our_death: signal.Signals,
+    umask: int = -1,
 ) -> Process:
     """Start ``argv`` as leader of a session of its own, its output appended to ``log``.
 
     A session of its own: Ctrl-C in the terminal reaches us alone, and we stop the children in order. ``environment``
-    is added to ours. The kernel sends ``at_our_death`` when the *thread* that calls this ends: call it from one that
-    stays.
+    is added to ours. ``umask``: of the files that it makes; -1: as ours. The kernel sends ``at_our_death`` when the
+    *thread* that calls this ends: call it from one that stays.
     """
     _rotate(log)
-    with log.open("ab") as output:
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-I", "-S", _LAUNCH, str(os.getpid()), str(at_our_death.value), *argv],
             env=os.environ | (environment or {}),
@@ -36,6 +41,7 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            umask=umask,
         )
 
 

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stageflow_durable.embedded.private import private_contents, private_directory, secret, write_private
 from stageflow_durable.errors import ConfigurationError
 
 # Valkey and SQLite both stop in the middle of their work without room; better not to begin.
 LEAST_FREE_BYTES = 16 * 1024 * 1024
+
+
+_PASSWORDS = frozenset({"password", "flower.password"})
+_OURS = frozenset(
+    {
+        *_PASSWORDS,
+        *("lock", "state.json", "audit.key", "stageflow.db", "stageflow.db-wal", "stageflow.db-shm", "valkey", "log"),
+        *("up.lock", "up.json", ".gitignore", "celerybeat-schedule", "celerybeat-schedule.db"),
+        *(f"celerybeat-schedule.{end}" for end in ("bak", "dat", "dir")),
+    }
+)
+"""What a home holds; one that is open to others and holds more is somebody's for another purpose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +78,21 @@ class Home:
         return secret(self.root / "audit.key")
 
     def prepare(self, free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free) -> None:
-        """Make the directories, closed to other users; raises :class:`ConfigurationError` where that cannot be."""
+        """Make the directories and close them, and what they hold, to other users; raises :class:`ConfigurationError`
+        where that cannot be. Passwords that others could read are made anew.
+        """
+        if "?" in str(self.root):  # a database's URL ends there
+            raise ConfigurationError(f"{self.root}: a home's path may hold no question mark; set STAGEFLOW_HOME")
         try:
-            for directory in (self.root, self.valkey, self.logs):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            was_open = private_directory(self.root, _OURS)
+            for directory in (self.valkey, self.logs):
+                private_directory(directory)
+            exposed = private_contents(self.root)
+            if was_open:
+                self._forget_passwords(exposed)
             # It holds passwords and everybody's runs; nobody means to commit it.
-            (self.root / ".gitignore").write_text("*\n")
+            if not (ignored := self.root / ".gitignore").exists():
+                write_private(ignored, "*\n")
         except OSError as error:
             raise ConfigurationError(f"{self.root} cannot be used: {error.strerror}; set STAGEFLOW_HOME") from error
         left = free(self.root)
@@ -79,6 +100,16 @@ class Home:
             raise ConfigurationError(
                 f"the disk of {self.root} is full ({left // 1024} KiB left); make room, or set STAGEFLOW_HOME"
             )
+
+    def _forget_passwords(self, exposed: Sequence[Path]) -> None:
+        """Those that others could read; while a broker knows one it stays until that has stopped."""
+        lock = HomeLock(self.lock)
+        if not lock.acquire():
+            return
+        for file in exposed:
+            if file.name in _PASSWORDS:
+                file.unlink()
+        lock.release()
 
 
 class HomeLock:
@@ -90,7 +121,7 @@ class HomeLock:
 
     def acquire(self) -> bool:
         """Take the lock if it is free; answers whether it is ours now."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -101,24 +132,22 @@ class HomeLock:
         os.register_at_fork(after_in_child=self.release)
         return True
 
+    def stood(self) -> bool:
+        """:attr:`stands`, to be asked later."""
+        return self.stands
+
+    @property
+    def stands(self) -> bool:
+        """Whether the lock is ours and still the one that others would take: not deleted, nor its directory."""
+        if self._file is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._file), self._path.stat())
+        except OSError:
+            return False
+
     def release(self) -> None:
         """Give the lock back, if it is ours."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` in one step, readable by its owner only from the first byte on."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    draft.replace(path)
-
-
-def secret(path: Path) -> str:
-    """What the file holds; made of chance, for its owner only, when it is not there."""
-    if not path.exists():
-        write_private(path, secrets.token_hex(32))
-    return path.read_text().strip()

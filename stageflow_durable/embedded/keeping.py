@@ -18,6 +18,7 @@ from stageflow_durable.embedded.broker import Broker, Say
 from stageflow_durable.embedded.children import end_orphan
 from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.identity import Identity, myself
+from stageflow_durable.embedded.private import private_file
 from stageflow_durable.embedded.state import State, StateFile
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import Urls
@@ -38,7 +39,8 @@ class _Keeping:
 
     def end(self) -> None:
         self.broker.stop()
-        self.state.write(State(self.broker.port))
+        if self.lock.stands:  # else the directory was deleted, and what is there now is another's
+            self.state.write(State(self.broker.port))
         self.lock.release()
 
 
@@ -123,8 +125,9 @@ def _keep(home: Home, lock: HomeLock, port: int | None, upgrade: Upgrade | None,
         # From here on nobody attaches until our broker answers.
         file.write(State(before.port))
         if upgrade is not None:
+            private_file(home.database)  # SQLite would make it for everybody to read
             upgrade(home.database_url)
-        broker = Broker(home, port=port, before=before.port, say=say, started=_recorder(file))
+        broker = Broker(home, port=port, before=before.port, say=say, started=_recorder(file), stands=lock.stood)
         broker.start()
     except BaseException:
         lock.release()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stageflow_durable.embedded.children import Follower, Process, kill, kill_group, spawn
 from stageflow_durable.embedded.identity import Identity, identify
+from stageflow_durable.embedded.private import OTHERS
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]
@@ -26,7 +27,8 @@ LONGEST_PAUSE_SECONDS = 15.0
 class Role:
     """A child to keep running. ``rank``: lower ones are stopped first, and their end is awaited before the next.
 
-    ``stop_seconds``: from SIGTERM to SIGKILL. ``environment`` is added to ours.
+    ``stop_seconds``: from SIGTERM to SIGKILL. ``environment`` is added to ours. ``private``: others may not read the
+    files that it makes.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Role:
     environment: Mapping[str, str] = field(default_factory=dict)
     rank: int = 0
     stop_seconds: float = 10.0
+    private: bool = False
 
 
 def pause_after(deaths: int) -> float:
@@ -57,7 +60,11 @@ class _Child:
             return False
         # We die, it dies at once: what it was doing is retried by the next start, and nothing lingers.
         self.process = spawn(
-            self.role.argv, log=self.log, environment=self.role.environment, at_our_death=signal.SIGKILL
+            self.role.argv,
+            log=self.log,
+            environment=self.role.environment,
+            at_our_death=signal.SIGKILL,
+            umask=OTHERS if self.role.private else -1,
         )
         self._started_at = self._clock()
         return True
@@ -120,10 +127,12 @@ class Supervisor:
                 self._changed(self._identities())
         return None
 
-    def run(self, stopping: threading.Event) -> bool:
-        """Keep them running until ``stopping`` is set (True), or until one will never start (False)."""
+    def run(self, stopping: threading.Event, stands: Callable[[], bool] = lambda: True) -> bool:
+        """Keep them running until ``stopping`` is set (True), or until one will never start, or what they stand on does
+        not stand any more (False).
+        """
         while not stopping.is_set():
-            if self.tick() is not None:
+            if not stands() or self.tick() is not None:
                 return False
             stopping.wait(TICK_SECONDS)
         return True

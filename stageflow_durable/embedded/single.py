@@ -10,23 +10,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stageflow_durable.embedded.home import Home, HomeLock, write_private
+from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.identity import myself
+from stageflow_durable.embedded.private import accessible, write_private
 from stageflow_durable.errors import ConfigurationError
 
 
 @contextmanager
-def only_one(home: Home, app: str) -> Iterator[None]:
-    """Inside, no other ``up`` runs in ``home``. Raises ConfigurationError saying who does, and how to stop it."""
+def only_one(home: Home, app: str) -> Iterator[HomeLock]:
+    """Inside, no other ``up`` runs in ``home``; gives the lock that says so. Raises ConfigurationError saying who does,
+    and how to stop it.
+    """
     lock = HomeLock(home.root / "up.lock")
     note = home.root / "up.json"
-    if not lock.acquire():
-        raise ConfigurationError(_refusal(home, _read(note)))
+    with accessible(home.root):
+        if not lock.acquire():
+            raise ConfigurationError(_refusal(home, _read(note)))
     try:
         write_private(note, json.dumps({"pid": myself().pid, "user": _user(), "app": app, "at": time.time()}))
-        yield
+        yield lock
     finally:
-        note.unlink(missing_ok=True)
+        if lock.stands:  # else the directory was deleted, and what is there now is another's
+            note.unlink(missing_ok=True)
         lock.release()
 
 

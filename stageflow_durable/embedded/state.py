@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stageflow_durable.embedded.home import write_private
 from stageflow_durable.embedded.identity import Identity
+from stageflow_durable.embedded.private import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,15 @@ class StateFile:
 
 
 def read_state(path: Path) -> State:
-    """The state of a home; one that is missing, half written or of another version reads as empty."""
+    """The state of a home; one that is missing, half written or of another version reads as empty. Raises
+    PermissionError.
+    """
     try:
         data = json.loads(path.read_text())
         keeper = data["keeper"] and Identity(**data["keeper"])
         children = {name: Identity(**child) for name, child in data["children"].items()}
         return State(data["port"], keeper, children)
+    except PermissionError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return State()

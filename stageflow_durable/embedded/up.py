@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from stageflow_durable.embedded.home import Home, secret
+from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
 from stageflow_durable.embedded.ports import free_port, is_free
+from stageflow_durable.embedded.private import secret
 from stageflow_durable.embedded.processes import Role, Say, Supervisor
 from stageflow_durable.embedded.single import only_one
 from stageflow_durable.errors import ConfigurationError
@@ -43,7 +44,7 @@ def run_up(
     home = Home(settings.home)
     home.prepare()
     with (
-        only_one(home, settings.app or app),
+        only_one(home, settings.app or app) as lock,
         stopping_on_signals() as stop,
         _place(settings, home, upgrade, out) as (urls, embedded),
     ):
@@ -54,7 +55,7 @@ def run_up(
         out(f"broker   {safe_url(urls.broker_url)}")
         out("Ctrl-C stops all; the next `stageflow up` carries on")
         changed = embedded.record if embedded is not None else None
-        return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop)
+        return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop, lock, home, out)
 
 
 def roles_of(
@@ -72,7 +73,7 @@ def roles_of(
     roles = [Role("worker", celery(app, *worker), environment, rank=0)]
     if beat:
         schedule = ["--quiet", "beat", f"--schedule={settings.home / 'celerybeat-schedule'}", "--pidfile="]
-        roles.append(Role("beat", celery(app, *schedule), environment, rank=1, stop_seconds=5.0))
+        roles.append(Role("beat", celery(app, *schedule), environment, rank=1, stop_seconds=5.0, private=True))
     return roles
 
 
@@ -115,11 +116,14 @@ def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) ->
         yield embedded.urls, embedded
 
 
-def _supervise(supervisor: Supervisor, stop: Stop) -> int:
+def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, out: Say) -> int:
     try:
-        return 0 if supervisor.run(stop.event) else 1
+        return 0 if supervisor.run(stop.event, lock.stood) else 1
     finally:
-        supervisor.stop(lambda: stop.hurry)
+        gone = not lock.stands
+        if gone:
+            out(f"{home.root} was deleted or replaced while it was in use: everything is stopped; start again")
+        supervisor.stop(lambda: stop.hurry or gone)  # what they would still save has no place
 
 
 def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:

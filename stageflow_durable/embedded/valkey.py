@@ -8,7 +8,8 @@ import re
 from enum import Enum
 from pathlib import Path
 
-from stageflow_durable.embedded.home import Home, write_private
+from stageflow_durable.embedded.home import Home
+from stageflow_durable.embedded.private import write_private
 from stageflow_durable.errors import ConfigurationError
 
 

@@ -297,7 +297,7 @@ def test_given_a_pid_that_now_means_another_process_then_it_is_not_ours(home: Ho
 def test_given_somebody_elses_server_on_our_port_then_attach_refuses_it(embedded: Embedded, home: Home) -> None:
     port = read_port(embedded)
     assert ping(port, "guess") is Answer.REFUSED
-    (home.root / "password").write_text("guess")
+    (home.root / "password").write_text("guess" * 4)
     assert attach(home.root) is None
 
 
