@@ -106,7 +106,9 @@ def broker(facts: BrokerFacts) -> Iterator[Check]:
             "broker",
             Level.FAIL,
             f"{facts.transport} does not answer: {facts.error}",
-            "start it, or set STAGEFLOW_BROKER_URL to one that answers",
+            'celery_app.conf.broker_transport_options = {"master_name": "…"}'
+            if "master_name" in facts.error
+            else "start it, or set STAGEFLOW_BROKER_URL to one that answers",
         )
         return
     yield ok("broker", f"{facts.transport} answers")
@@ -152,6 +154,27 @@ def _eviction(facts: RedisFacts) -> Check:
         "redis-cli CONFIG SET maxmemory-policy noeviction && redis-cli CONFIG REWRITE",
         level=Level.WARN if facts.maxmemory == 0 else Level.FAIL,
     )
+
+
+def claims(url: str | None, trouble: str | None) -> Check:
+    """Claims of messages are kept where they are said to be; else each duplicate costs a look at its row."""
+    if url is None:
+        return skipped("claims", "none are kept: the database alone drops duplicates")
+    return judged(
+        "claims",
+        trouble is None,
+        "kept in Redis",
+        f"not kept: {trouble}; the database alone drops duplicates",
+        "set STAGEFLOW_REDIS_URL to what redis-py takes, or off",
+        level=Level.WARN,
+    )
+
+
+def pooler(pooled: bool) -> Check:
+    """How the database is reached."""
+    if not pooled:
+        return ok("pooler", "none is met")
+    return ok("pooler", "one is met: nothing is prepared, and each transaction says its settings (a few trips more)")
 
 
 # --- the Celery application -------------------------------------------------------------------------------------------

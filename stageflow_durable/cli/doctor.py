@@ -14,6 +14,7 @@ from stageflow_durable.cli.failures import FAILED, one_line
 from stageflow_durable.cli.output import console, print_json
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.errors import ConfigurationError, StageflowError
+from stageflow_durable.settings.masking import masked
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -74,7 +75,10 @@ def _guarded(name: str, mend: str, look: Callable[[], Iterable[Check]]) -> Itera
     try:
         yield from look()
     except (StageflowError, click.ClickException) as error:
-        yield Check(name, Level.FAIL, one_line(getattr(error, "message", None) or str(error)), mend)
+        yield Check(name, Level.FAIL, one_line(masked(getattr(error, "message", None) or str(error))), mend)
+    except Exception as error:  # noqa: BLE001  # of what is wrong here the others are told all the same
+        said = one_line(masked(f"{type(error).__name__}: {error}"))
+        yield Check(name, Level.FAIL, f"could not be looked at: {said}", "report it, if the line does not say why")
 
 
 def _database(session: Session) -> Iterator[Check]:
@@ -84,6 +88,10 @@ def _database(session: Session) -> Iterator[Check]:
     url = session.database_url()
     current = schema.current(url)
     yield checks.ok("database", f"{safe_url(url)} answers")
+    if not url.startswith("sqlite"):
+        from stageflow_durable.state.database import is_pooled
+
+        yield checks.pooler(is_pooled(url))
     yield checks.schema(current, schema.head(), ahead=schema.is_ahead(current))
 
 
@@ -114,14 +122,26 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
     else:
         from stageflow_durable.delivery.probes import probe_broker
 
-        facts = probe_broker(url, timeout=timeout)
+        facts = probe_broker(url, timeout=timeout, app=application.celery_app if application is not None else None)
         yield from checks.broker(facts)
+        yield from _guarded("claims", "STAGEFLOW_REDIS_URL=off", lambda: _claims(settings, timeout))
     if application is None:
         yield checks.skipped(
             "application", "none is named; its Celery settings and timeouts were not looked at (--app module:attribute)"
         )
         return
-    yield from _application(application, facts)
+    yield from _guarded(
+        "application",
+        "correct the application's Celery settings; see deploy.md",
+        lambda: _application(application, facts),
+    )
+
+
+def _claims(settings: Any, timeout: float) -> Iterator[Check]:
+    from stageflow_durable.delivery.probes import probe_claims
+
+    redis_url = settings.redis_url if settings.broker_url else settings.require().redis_url
+    yield checks.claims(redis_url, probe_claims(redis_url, timeout=timeout) if redis_url else None)
 
 
 def _stopped(session: Session, settings: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from stageflow_durable.cli.exposure import flower_arguments
 from stageflow_durable.cli.failures import Failure, one_line
 from stageflow_durable.cli.output import say
 from stageflow_durable.cli.session import Session, app_option
@@ -59,10 +60,19 @@ def beat(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
 @_role
 @click.pass_context
 def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
-    """Flower. What follows goes to celery flower as it is; give it a password: --basic-auth=user:password."""
+    """Flower, on 127.0.0.1. What follows goes to celery flower as it is.
+
+    Another --address takes a sign-in as well: FLOWER_BASIC_AUTH=user:password, --basic-auth, --auth or --auth-provider.
+    """
     if importlib.util.find_spec("flower") is None:
         raise Failure("flower is not installed: pip install 'stageflow_durable[flower]'")
-    _become(ctx, "flower", celery_arguments)
+    arguments = flower_arguments(celery_arguments, os.environ)
+    if arguments is None:
+        raise Failure(
+            "flower would show runs to everybody who reaches that address, and let them revoke: set "
+            "FLOWER_BASIC_AUTH=user:password (or --auth, --auth-provider), or leave --address out for 127.0.0.1"
+        )
+    _become(ctx, "flower", arguments)
 
 
 def queues(application: Application) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kombu.connection import Connection
-from kombu.exceptions import OperationalError
 
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.spawned import Application
+from stageflow_durable.errors import StageflowError
+from stageflow_durable.idempotency.redis import Script, link_to
+from stageflow_durable.settings.masking import masked
 
 _connect: Callable[..., Any] = Connection  # kombu's own signature is untyped
 
@@ -64,15 +66,38 @@ class CeleryFacts:
     obeys: str = "look"
 
 
-def probe_broker(url: str, *, timeout: float = 3.0) -> BrokerFacts:
-    """Ask the broker at a kombu ``url``; answers within a few ``timeout`` seconds, reachable or not."""
-    with _connect(url, connect_timeout=timeout, transport_options=_bounded(timeout)) as connection:
-        transport = str(connection.transport_cls)
-        try:
+def probe_broker(url: str, *, timeout: float = 3.0, app: Any = None) -> BrokerFacts:
+    """Ask the broker at a kombu ``url``, or as ``app``, a Celery application, reaches it: with its transport options,
+    its TLS and its other URLs. Answers within a few ``timeout`` seconds, reachable or not; whatever keeps it from
+    asking is the answer.
+    """
+    transport = url.partition("://")[0]
+    bounds = {"connect_timeout": timeout, "transport_options": _bounded(timeout)}
+    try:
+        with _connect(url, **bounds) if app is None else app.connection_for_write(**bounds) as connection:
+            transport = str(connection.transport_cls)
             connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=timeout)
             return BrokerFacts(transport, redis=_redis_facts(connection) if _speaks_redis(transport) else None)
-        except (OperationalError, OSError, *connection.connection_errors, *connection.channel_errors) as error:
-            return BrokerFacts(transport, error=str(error) or type(error).__name__)
+    except Exception as error:  # noqa: BLE001  # a transport raises what it likes over an option that it lacks
+        said = masked(str(error)).strip().partition("\n")[0]
+        return BrokerFacts(transport, error=said or type(error).__name__)
+
+
+def probe_claims(url: str, *, timeout: float = 3.0) -> str | None:
+    """Why claims cannot be kept in Redis at ``url``; None: they can."""
+    link = None
+    try:
+        link = link_to(url, timeout)
+        link.run(_PONG, "stageflow:doctor")
+    except StageflowError as error:
+        return str(error)
+    finally:
+        if link is not None:
+            link.close()
+    return None
+
+
+_PONG = Script("return redis.call('EXISTS', KEYS[1])")
 
 
 def _bounded(timeout: float) -> dict[str, Any]:
@@ -86,7 +111,7 @@ def _speaks_redis(transport: str) -> bool:
 def _redis_facts(connection: Any) -> RedisFacts | None:
     try:
         info: Mapping[str, Any] = connection.default_channel.client.info()
-    except connection.channel_errors:  # an ACL without INFO: reachable, but it does not tell
+    except Exception:  # noqa: BLE001  # an ACL without INFO, a proxy: reachable, but it does not tell
         return None
     server = "valkey" if info.get("server_name") == "valkey" or "valkey_version" in info else "redis"
     version = str(info.get(f"{server}_version") or info.get("redis_version") or "0")

@@ -4,13 +4,16 @@ without.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
 from redis import Redis
 
-from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.errors import ConfigurationError, StoreUnavailable
 from stageflow_durable.idempotency.redis import Link, RedisLink, Script, link_to
+
+log = logging.getLogger("stageflow.gate")
 
 PAUSE_SECONDS = 1.0
 """How long Redis is left alone after it did not answer."""
@@ -28,8 +31,12 @@ _RELEASE = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.ca
 def _link(source: str | Redis | None, timeout_seconds: float, lean: bool) -> Link | None:
     if source is None:
         return None
-    # Any number of connections: a worker has as many threads as it has, and none of them is to wait for another.
-    return link_to(source, timeout_seconds) if lean else RedisLink(source, timeout_seconds)
+    try:
+        # Any number of connections: a worker has as many threads as it has, and none of them is to wait for another.
+        return link_to(source, timeout_seconds) if lean else RedisLink(source, timeout_seconds)
+    except ConfigurationError as error:
+        log.warning("%s; messages are not claimed there, the rows alone drop duplicates", error)
+        return None
 
 
 class NudgeGate:
@@ -82,7 +89,7 @@ class NudgeGate:
             return None
         try:
             return self._link.run(script, f"{self._prefix}:{nudge_key}", *arguments)
-        except StoreUnavailable:
+        except (StoreUnavailable, ConfigurationError):
             # Not an error: the rows are the truth, this only saved a look at them.
             self._closed_until = self._clock() + self._pause
             return None

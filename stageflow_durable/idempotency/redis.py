@@ -25,7 +25,8 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import differing, in_progress, settled
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
-from stageflow_durable.idempotency.wires import keepalive, wires_to
+from stageflow_durable.idempotency.wires import pool_of, wires_to
+from stageflow_durable.settings.masking import masked
 
 TIMEOUT_SECONDS = 1.0
 """How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""
@@ -56,7 +57,7 @@ class Link(ABC):
         try:
             return self._run(script, key, *arguments)
         except RedisError as error:
-            raise StoreUnavailable(f"Redis did not answer: {error}") from error
+            raise StoreUnavailable(f"Redis did not answer: {masked(str(error))}") from error
 
     def _run(self, script: Script, key: str, *arguments: Argument) -> Any:
         try:
@@ -106,15 +107,14 @@ class RedisLink(Link):
     def _connect(self, url: str) -> Redis:
         # One more try mends a connection that went stale in the pool; the scripts give the same answer when they ran
         # already.
-        pool = BlockingConnectionPool.from_url(
+        pool = pool_of(
+            BlockingConnectionPool,
             url,
             max_connections=CONNECTIONS,
             timeout=self._timeout,
             socket_timeout=self._timeout,
             socket_connect_timeout=self._timeout,
             retry=Retry(NoBackoff(), 1),
-            client_name="stageflow",
-            **keepalive(url),
         )
         return Redis.from_pool(pool)
 

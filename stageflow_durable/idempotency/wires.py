@@ -14,8 +14,13 @@ from typing import Any, TypeAlias
 
 from redis import ConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
+
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.settings.claims import for_redis_py
+from stageflow_durable.settings.masking import masked
+from stageflow_durable.settings.parsing import safe_url
 
 Command: TypeAlias = tuple[str | int | float, ...]
 
@@ -159,8 +164,22 @@ def keepalive(url: str) -> dict[str, Any]:
 
 def wires_to(url: str, timeout_seconds: float, most: int | None = None) -> Wires:
     """To a server; ``timeout_seconds`` bounds each connecting, each answer, and the wait for one of ``most``
-    connections.
+    connections. Raises ConfigurationError where redis-py does not take the URL.
     """
     bounds = {"socket_timeout": timeout_seconds, "socket_connect_timeout": timeout_seconds}
-    pool: Any = ConnectionPool.from_url(url, **bounds, **keepalive(url), client_name="stageflow")
+    pool: Any = pool_of(ConnectionPool, url, **bounds)
     return Wires(connector(pool), most, timeout_seconds)
+
+
+def pool_of(kind: Any, url: str, **options: Any) -> Any:
+    """A pool of redis-py's, of that kind, to a URL that kombu takes as well. Raises ConfigurationError where redis-py
+    does not take it: it would say so at each command only, which looks like a server that is away.
+    """
+    address = for_redis_py(url)
+    try:
+        pool = kind.from_url(address, **options, **keepalive(address), client_name="stageflow")
+        connector(pool)()
+    except (TypeError, ValueError, LookupError, RedisError) as error:
+        said = masked(str(error)).splitlines()[0]
+        raise ConfigurationError(f"STAGEFLOW_REDIS_URL: redis-py does not take {safe_url(url)}: {said}") from error
+    return pool

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.settings.claims import claims_by
 from stageflow_durable.settings.names import mistyped_keys, mistyped_variables
-from stageflow_durable.settings.values import PARSERS, Settings, claims_by, disagreements, parse_all, refuse, variable
+from stageflow_durable.settings.values import PARSERS, Settings, disagreements, parse_all, refuse, variable
 
 Given = dict[str, tuple[object, str]]
 

@@ -16,7 +16,7 @@ Parser = Callable[[object], object]
 
 DATABASES = ("postgresql+psycopg", "sqlite")
 BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp", "memory")
-CLAIM_STORES = ("redis", "rediss", "unix")
+CLAIM_STORES = ("redis", "rediss", "unix", "redis+socket")
 # Other spellings of what we support: SQLAlchemy 2.1 and Heroku for psycopg, Valkey's own for Redis's protocol.
 _SPELLINGS = {
     "postgres": "postgresql+psycopg",

@@ -249,13 +249,6 @@ def _shown(name: str, value: object) -> str:
     return f"={safe_url(value) if isinstance(value, str) else value!r}"
 
 
-def claims_by(broker: str | None) -> str | None:
-    """Where claims are kept when nothing else is said: the broker, if it speaks Redis."""
-    # A failover list is kombu's to read, not redis-py's.
-    speaks_redis = broker is not None and broker.startswith(("redis://", "rediss://")) and ";" not in broker
-    return broker if speaks_redis else None
-
-
 def _redacted(settings: Settings | Urls) -> str:
     shown = [f"{field.name}={_hidden(field.name, getattr(settings, field.name))!r}" for field in fields(settings)]
     return f"{type(settings).__name__}({', '.join(shown)})"

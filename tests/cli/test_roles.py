@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from stageflow_durable.cli.exposure import flower_arguments
 from stageflow_durable.cli.roles import SHIM
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.settings import Settings
@@ -70,7 +72,53 @@ def test_a_worker_serves_the_queues_that_the_caller_chooses(
 @pytest.mark.parametrize("role", ["beat", "flower"])
 def test_the_other_roles_pass_on_what_follows(invoke: Invoke, became: list[list[str]], role: str) -> None:
     invoke(role, "--port=5556", "-l", "info")
-    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, role, "--port=5556", "-l", "info"]]
+    bound = ["--address=127.0.0.1"] if role == "flower" else []
+    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, role, *bound, "--port=5556", "-l", "info"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "file", "passed_on"),
+    [
+        (["--address=127.0.0.1"], {}, "", ["--address=127.0.0.1"]),
+        (["--address=::1"], {}, "", ["--address=::1"]),
+        (["--unix-socket=/run/flower"], {}, "", ["--unix-socket=/run/flower"]),
+        (["--address=0.0.0.0"], {}, "", None),
+        (["-address=0.0.0.0"], {}, "", None),
+        (["--address="], {}, "", None),
+        (["--address=10.0.0.1", "--basic-auth="], {}, "", None),
+        ([], {"FLOWER_ADDRESS": "0.0.0.0"}, "", None),
+        ([], {}, "address = '0.0.0.0'", None),
+        (["--conf=other.py"], {}, "address = '0.0.0.0'", ["--address=127.0.0.1", "--conf=other.py"]),
+        (["--address=0.0.0.0", "--basic-auth=a:b"], {}, "", ["--address=0.0.0.0", "--basic-auth=a:b"]),
+        (["--address=0.0.0.0", "--basic_auth=a:b"], {}, "", ["--address=0.0.0.0", "--basic_auth=a:b"]),
+        (["--address=0.0.0.0"], {"FLOWER_BASIC_AUTH": "a:b"}, "", ["--address=0.0.0.0"]),
+        (["--address=0.0.0.0"], {"FLOWER_BASIC_AUTH": ""}, "", None),
+        (["--address=0.0.0.0"], {"FLOWER_AUTH_PROVIDER": "x.Y"}, "", ["--address=0.0.0.0"]),
+        (["--address=0.0.0.0"], {}, "basic_auth = ['a:b']", ["--address=0.0.0.0"]),
+        (["--address=0.0.0.0"], {"FLOWER_CONF": "none.py"}, "basic_auth = ['a:b']", None),
+    ],
+)
+def test_flower_listens_on_loopback_and_elsewhere_only_with_a_sign_in(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    environment: dict[str, str],
+    file: str,
+    passed_on: list[str] | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if file:
+        (tmp_path / "flowerconfig.py").write_text(file)
+    assert flower_arguments(given, environment) == passed_on
+
+
+def test_flower_without_a_sign_in_on_another_address_is_refused_with_the_ways_out(
+    invoke: Invoke, became: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
+    result = invoke("flower", "--address=0.0.0.0")
+    assert (result.exit_code, became) == (1, [])
+    assert "FLOWER_BASIC_AUTH=user:password" in result.stderr
 
 
 def test_without_flower_the_way_out_is_to_install_it(
