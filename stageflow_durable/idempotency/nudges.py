@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from redis import Redis
+from redis import ConnectionPool, Redis
 
 from stageflow_durable.errors import ConfigurationError, StoreUnavailable
 from stageflow_durable.idempotency.redis import Link, RedisLink, Script, link_to
+from stageflow_durable.idempotency.wires import pool_of
 
 log = logging.getLogger("stageflow.gate")
 
@@ -32,6 +33,8 @@ def _link(source: str | Redis | None, timeout_seconds: float, lean: bool) -> Lin
     if source is None:
         return None
     try:
+        if isinstance(source, str):
+            pool_of(ConnectionPool, source)
         # Any number of connections: a worker has as many threads as it has, and none of them is to wait for another.
         return link_to(source, timeout_seconds) if lean else RedisLink(source, timeout_seconds)
     except ConfigurationError as error:
@@ -89,7 +92,7 @@ class NudgeGate:
             return None
         try:
             return self._link.run(script, f"{self._prefix}:{nudge_key}", *arguments)
-        except (StoreUnavailable, ConfigurationError):
+        except StoreUnavailable:
             # Not an error: the rows are the truth, this only saved a look at them.
             self._closed_until = self._clock() + self._pause
             return None

@@ -129,7 +129,8 @@ _BY_STATE = {
 _RIGHTS = "42501"
 _STATEMENT_MODE = "statement pooling mode"
 _MISSPELT = re.compile(
-    r"invalid connection option|bad value for|^(?:connection is bad: )?(?:invalid |.* value .* invalid)"
+    r"invalid connection option|for connection option|bad value for"
+    r"|^(?:connection is bad: )?(?:invalid |.* value .* invalid)"
 )
 _FULL = ("too many clients", "too many connections", "remaining connection slots", "no more connections allowed")
 _BY_TEXT = (

@@ -202,3 +202,23 @@ def test_given_a_redis_on_a_local_socket_then_gate_and_store_reach_it(valkey: Br
     assert link.run(Script("return 7"), "local") == 7
     gate.close()
     link.close()
+
+
+@pytest.mark.parametrize("form", ["CERT_NONE", "CERT_REQUIRED", "CERT_OPTIONAL", "none", "required", "optional"])
+def test_a_url_of_tls_is_taken_in_kombus_words_and_in_redis_pys(form: str) -> None:
+    wires = wires_to(f"rediss://localhost:1/0?ssl_cert_reqs={form}", 0.1)
+    with pytest.raises(RedisConnectionError):  # and not: it is no flag
+        wires.ask("PING")
+
+
+@pytest.mark.parametrize("lean", [True, False], ids=["kept wires", "redis-py's pool"])
+def test_a_url_that_redis_py_does_not_take_is_said_once_and_lets_all_messages_pass(
+    caplog: pytest.LogCaptureFixture, lean: bool
+) -> None:
+    gate = NudgeGate("redis://:pa55word@localhost:1/0?nonsense=1", lean=lean)
+    assert gate.claim("a", "me", 1000)
+    assert gate.claim("a", "you", 1000)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "redis-py does not take" in said[0]
+    assert "pa55word" not in said[0]

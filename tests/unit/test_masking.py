@@ -1,0 +1,78 @@
+"""Secrets in free text."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from stageflow_durable.engine.outcome import text_of
+from stageflow_durable.settings.claims import claims_by, for_redis_py
+from stageflow_durable.settings.masking import masked, masking
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "POST https://user:pa55word@api.example.com/v1?token=abc&page=2 failed",
+            "POST https://***@api.example.com/v1?token=***&page=2 failed",
+        ),
+        ("https://ghp_abc@github.com/x", "https://***@github.com/x"),
+        ("https://sk_live_abc:@api.stripe.com", "https://***@api.stripe.com"),
+        ("redis://:pa/ss@h:6379/0", "redis://***@h:6379/0"),
+        ("two: amqp://a:b@h//, postgresql+psycopg://c:d@h/x", "two: amqp://***@h//, postgresql+psycopg://***@h/x"),
+        ("'https://a:b@h/x?api_key=1&sig=2;key=3'", "'https://***@h/x?api_key=***&sig=***;key=***'"),
+        ("host=h user=u password=hunter2 dbname=x", "host=h user=u password=*** dbname=x"),
+        ("password='two words' x", "password=*** x"),
+        ("https://example.com:8080/users?mail=ada@example.com", "https://example.com:8080/users?mail=ada@example.com"),
+        ("ada@example.com, 3 = 4 & no url", "ada@example.com, 3 = 4 & no url"),
+        ("https://example.com/a?design=4&monkey=5", "https://example.com/a?design=4&monkey=5"),
+    ],
+)
+def test_who_logs_in_and_what_is_named_a_secret_is_masked_and_nothing_else(text: str, shown: str) -> None:
+    assert masked(text) == shown
+
+
+def test_a_body_that_names_a_url_in_its_error_stores_no_password() -> None:
+    text = "https://user:pa55word@api.example.com/v1?token=abc"
+    for error in (ConnectionError(text), text):
+        assert "pa55word" not in text_of(error)
+        assert "abc" not in text_of(error)
+        assert "api.example.com/v1" in text_of(error)
+
+
+def test_a_traceback_in_the_log_is_masked(caplog: pytest.LogCaptureFixture) -> None:
+    log = masking(masking(logging.getLogger("stageflow.test-masking")))
+    assert len(log.filters) == 1
+    try:
+        raise ConnectionError("https://user:pa55word@api.example.com/")
+    except ConnectionError:
+        log.exception("it failed")
+    assert "pa55word" not in caplog.text
+    assert "https://***@api.example.com/" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("broker", "address"),
+    [
+        ("redis://:p%20w@h:6379/3", "redis://:p%20w@h:6379/3"),
+        ("rediss://h/0?ssl_cert_reqs=CERT_NONE", "rediss://h/0?ssl_cert_reqs=none"),
+        ("rediss://h/0?ssl_cert_reqs=CERT_REQUIRED", "rediss://h/0?ssl_cert_reqs=required"),
+        ("rediss://h/0?ssl_cert_reqs=optional", "rediss://h/0?ssl_cert_reqs=optional"),
+        ("redis://h/0?ssl_cert_reqs=none", "rediss://h/0?ssl_cert_reqs=none"),
+        ("redis+socket:///run/r.sock?virtual_host=3", "unix:///run/r.sock?db=3"),
+        ("redis+socket://:pw@/run/r.sock", "unix://:pw@/run/r.sock?db=0"),
+        ("redis://h/0?connect_timeout=3&socket_timeout=5", "redis://h/0?socket_timeout=5"),
+    ],
+)
+def test_claims_are_kept_at_the_brokers_url_in_the_words_of_redis_py(broker: str, address: str) -> None:
+    assert claims_by(broker) == broker
+    assert for_redis_py(broker) == address
+
+
+@pytest.mark.parametrize(
+    "broker", ["sentinel://h:26379/0", "redis://a;redis://b", "amqp://h", "redis://h?credential_provider=x.Y", None]
+)
+def test_what_only_kombu_can_read_keeps_no_claims(broker: str | None) -> None:
+    assert claims_by(broker) is None
