@@ -116,14 +116,12 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
         yield checks.skipped("application", "its Celery settings and timeouts are looked at while it runs")
         return
     url = _broker_url(settings)
-    facts = None
+    seen: list[BrokerFacts] = []
     if url is None:
         yield checks.skipped("broker", "no broker is named; set STAGEFLOW_BROKER_URL")
     else:
-        from stageflow_durable.delivery.probes import probe_broker
-
-        facts = probe_broker(url, timeout=timeout, app=application.celery_app if application is not None else None)
-        yield from checks.broker(facts)
+        asked, app = url, None if application is None else application.celery_app
+        yield from _guarded("broker", "set STAGEFLOW_BROKER_URL", lambda: _broker(asked, timeout, app, seen))
         yield from _guarded("claims", "STAGEFLOW_REDIS_URL=off", lambda: _claims(settings, timeout))
     if application is None:
         yield checks.skipped(
@@ -133,8 +131,16 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
     yield from _guarded(
         "application",
         "correct the application's Celery settings; see deploy.md",
-        lambda: _application(application, facts),
+        lambda: _application(application, seen[0] if seen else None),
     )
+
+
+def _broker(url: str, timeout: float, app: Any, seen: list[BrokerFacts]) -> Iterator[Check]:
+    from stageflow_durable.delivery.probes import probe_broker
+
+    facts = probe_broker(url, timeout=timeout, app=app)
+    seen.append(facts)
+    yield from checks.broker(facts)
 
 
 def _claims(settings: Any, timeout: float) -> Iterator[Check]:

@@ -2,17 +2,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from ssl import CERT_NONE
 
 import pytest
+from celery import Celery
 
 from stageflow_durable.cli import checks
 from stageflow_durable.cli.checks import Check, Level
-from stageflow_durable.delivery.probes import BrokerFacts, CeleryFacts, RedisFacts, TaskFacts, numbers, probe_broker
+from stageflow_durable.delivery.probes import (
+    BrokerFacts,
+    CeleryFacts,
+    RedisFacts,
+    TaskFacts,
+    numbers,
+    probe_broker,
+    probe_claims,
+)
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import WorkerView
 from stageflow_durable.model.status import RunStatus
+from stageflow_durable.settings import Settings
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
+from tests.services.broker import BrokerService
 
 REDIS = RedisFacts("redis", (7, 2, 4), "noeviction", 0, True)
 CELERY = CeleryFacts(
@@ -229,3 +241,69 @@ def test_a_database_that_is_away_is_a_verdict_and_the_other_checks_go_on(
     assert result.exit_code == 1
     assert "FAIL  database     the database did not answer: connection refused" in result.stdout
     assert "ok    broker       memory answers" in result.stdout
+
+
+# --- what cannot be looked at -----------------------------------------------------------------------------------------
+
+
+def test_a_sentinel_without_the_name_of_its_master_is_a_verdict_with_the_line_that_names_it() -> None:
+    facts = probe_broker("sentinel://127.0.0.1:1/0", timeout=0.2)
+    [check] = checks.broker(facts)
+    assert (check.level, check.name) == (Level.FAIL, "broker")
+    assert "'master_name' transport option must be specified" in check.message
+    assert "master_name" in (check.mend or "")
+
+
+def test_the_broker_is_asked_as_the_application_reaches_it(valkey: BrokerService) -> None:
+    there = valkey.url_of(1)
+    app = Celery("x", broker=f"redis://127.0.0.1:1/0;{there}")
+    app.conf.broker_transport_options = {"socket_timeout": 1}
+    assert probe_broker("redis://127.0.0.1:1/0", timeout=0.2, app=app).redis is not None, "by its second URL"
+    app = Celery("x", broker=there, broker_use_ssl={"ssl_cert_reqs": CERT_NONE})
+    assert probe_broker(there, timeout=1.0).error is None
+    assert probe_broker(there, timeout=1.0, app=app).error, "that server speaks no TLS, which the application asks for"
+
+
+def test_an_answer_that_names_the_broker_hides_its_password() -> None:
+    app = Celery("x", broker="redis://:pa55word@127.0.0.1:1/0?nonsense=1")
+    assert "pa55word" not in str(probe_broker("redis://:pa55word@127.0.0.1:1/0", timeout=0.2, app=app))
+
+
+def test_claims_that_are_not_kept_are_told(valkey: BrokerService) -> None:
+    assert checks.claims(None, None).level is Level.SKIP
+    assert probe_claims(valkey.url_of(1)) is None
+    wrong = valkey.url_of(1).replace(valkey.password, "wrong")
+    for url in ("redis://127.0.0.1:1/0", "redis://127.0.0.1:1/0?nonsense=1", wrong):
+        check = checks.claims(url, probe_claims(url, timeout=0.3))
+        assert (check.level, "not kept" in check.message) == (Level.WARN, True)
+
+
+@pytest.mark.usefixtures("_schema")
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [
+        ("stageflow_durable.state.schema.current", "database"),
+        ("stageflow_durable.delivery.probes.probe_broker", "broker"),
+        ("stageflow_durable.delivery.probes.probe_claims", "claims"),
+        ("stageflow_durable.delivery.probes.celery_facts", "application"),
+    ],
+)
+def test_a_look_that_itself_fails_is_a_failed_check_and_the_others_go_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, engine: FakeApplication, where: str, name: str
+) -> None:
+    def broken(*_given: object, **_options: object) -> None:
+        raise ZeroDivisionError("nobody thought of redis://:pa55word@h")
+
+    monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
+    engine.settings = Settings(
+        database_url="sqlite:////tmp/x.db", broker_url="redis://127.0.0.1:1/0", redis_url="redis://h:1/0"
+    )
+    engine.celery_app = Celery("x", broker="redis://127.0.0.1:1/0")
+    monkeypatch.setattr("stageflow_durable.cli.session.Session.has_application", lambda _self: True)
+    monkeypatch.setattr(where, broken)
+    result = invoke("--app", "shop:engine", "doctor", "--json", "--timeout", "0.2")
+    found = named([Check(**check) for check in json.loads(result.stdout)])
+    assert result.exit_code == 1
+    assert found[name].level == Level.FAIL
+    assert found[name].message == "could not be looked at: ZeroDivisionError: nobody thought of redis://***@h"
+    assert len(found) > 2, "the others went on"

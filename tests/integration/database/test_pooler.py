@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Integer, bindparam, literal_column, select, text
@@ -51,7 +52,7 @@ def shown(name: str) -> str:
 
 @pytest.mark.parametrize(("mode", "options"), [AS_PACKAGED, OPTIONS_IGNORED, IN_SESSIONS])
 def test_given_a_pooler_then_each_transaction_has_our_settings_and_those_of_the_url(pooled: Database) -> None:
-    every = select(*(literal_column(shown(name)) for name in (*SETTINGS, "search_path")))
+    every: Any = select(*(literal_column(shown(name)) for name in (*SETTINGS, "search_path")))
     with pooled.read() as connection:
         assert list(connection.execute(every).one()) == [*SAID, "shop ,public"]
     with pooled.transaction() as connection:

@@ -67,7 +67,7 @@ def test_given_300_threads_that_enqueue_then_all_are_answered_and_idle_threads_h
         try:
             engine.enqueue("p", {})
             answered["started"] += 1
-        except Exception as error:  # noqa: BLE001  # counted
+        except Exception as error:  # noqa: BLE001  # the test counts it
             answered[f"{type(error).__name__}: {error}"] += 1
         idle.wait(90)
 
@@ -91,7 +91,8 @@ def test_given_hundreds_of_tasks_on_an_event_loop_that_enqueue_then_all_are_answ
     engine: Engine, migrated_postgres_url: str
 ) -> None:
     async def all_of_them() -> list[object]:
-        return await asyncio.gather(*(engine.aenqueue("p", {}) for _ in range(300)))
+        started: list[object] = await asyncio.gather(*(engine.aenqueue("p", {}) for _ in range(300)))
+        return started
 
     assert len(asyncio.run(all_of_them())) == 300
     assert connections(migrated_postgres_url) <= KEPT + 1

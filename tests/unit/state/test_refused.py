@@ -62,7 +62,7 @@ def role(url: str) -> Iterator[str]:
 
 def alter(url: str, what: str) -> None:
     with psycopg.connect(plain(url), autocommit=True) as admin:
-        admin.execute(sql.SQL("ALTER ROLE poor SET ") + sql.SQL(what))  # type: ignore[arg-type]  # ours
+        admin.execute(sql.SQL("ALTER ROLE poor SET ") + sql.SQL(what))
         admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO poor")
 
 
