@@ -106,7 +106,7 @@ def broker(facts: BrokerFacts) -> Iterator[Check]:
             "broker",
             Level.FAIL,
             f"{facts.transport} does not answer: {facts.error}",
-            'celery_app.conf.broker_transport_options = {"master_name": "…"}'
+            'STAGEFLOW_SENTINEL_MASTER=NAME, or celery_app.conf.broker_transport_options = {"master_name": "NAME"}'
             if "master_name" in facts.error
             else "start it, or set STAGEFLOW_BROKER_URL to one that answers",
         )
