@@ -16,9 +16,13 @@ from stageflow_durable.cli.failures import Failure, Misuse
 from stageflow_durable.cli.ports import Application
 from stageflow_durable.errors import StageflowError
 
+_NAME_IT = "name what Engine(…) returned, assigned to a variable of the module: engine = Engine('shop', …)"
+
 
 def load_application(reference: str) -> Application:
     """The Engine that ``reference`` names; the working directory is importable. Fails with one line and the way out."""
+    if instead := _of_a_path(reference):
+        raise Misuse(f"--app {reference!r} is a path, not the name of a module; {instead}")
     module_name, colon, attribute = reference.partition(":")
     if not module_name or (colon and not attribute):
         raise Misuse(f"--app {reference!r} is not of the form module:attribute, e.g. --app shop:engine")
@@ -52,12 +56,43 @@ def _not_found(error: ModuleNotFoundError, name: str, reference: str) -> Failure
     return Failure(f"--app {reference}: {name} needs module {missing!r}, which is not installed{_where(error)}")
 
 
+def _of_a_path(reference: str) -> str | None:
+    """How the module of a file is named, where somebody gave the file's path; None where it is no path."""
+    path, attribute = _split_path(reference)
+    if not re.search(r"[/\\]|\.py$", path):
+        return None
+    file = Path(path.replace("\\", "/")).expanduser()
+    named = file.with_suffix("") if file.suffix == ".py" else file
+    if named.name == "__init__":
+        named = named.parent
+    here = Path.cwd()
+    inside = named.relative_to(here) if named.is_absolute() and named.is_relative_to(here) else named
+    if not inside.is_absolute() and inside.parts and inside.parts[0] != "..":
+        return f"did you mean --app {'.'.join(inside.parts)}:{attribute}?"
+    top = _package_root(named)
+    dotted = ".".join(named.relative_to(top).parts)
+    return f"a module is imported by its name: cd {top} && stageflow --app {dotted}:{attribute} …"
+
+
+def _split_path(reference: str) -> tuple[str, str]:
+    """The path and the attribute; the colon behind a drive is neither."""
+    path, colon, attribute = reference.rpartition(":")
+    if not colon or re.search(r"[/\\]", attribute):
+        return reference, "engine"
+    return path, attribute or "engine"
+
+
+def _package_root(named: Path) -> Path:
+    """The directory from which a file is importable: above every package that it is in."""
+    root = named.parent
+    while (root / "__init__.py").is_file() and root != root.parent:
+        root = root.parent
+    return root
+
+
 def _meant(reference: str) -> str:
     """What somebody may have meant by the name of a module that is not there."""
     name, colon, attribute = reference.partition(":")
-    module = re.sub(r"\.py$", "", name).strip("./").replace("/", ".")
-    if module != name:
-        return f"did you mean --app {module}:{attribute or 'engine'}?"
     parent, dot, last = name.rpartition(".")
     if dot and not colon and _is_there(parent):
         return f"between module and attribute stands a colon: did you mean --app {parent}:{last}?"
@@ -65,7 +100,7 @@ def _meant(reference: str) -> str:
         return f"did you mean --app {near[0]}:{attribute or 'engine'}?"
     if found := next(Path.cwd().glob(f"*/{name.replace('.', '/')}.py"), None):
         return f"there is {found.relative_to(Path.cwd())}: run it from {found.parent.name}/, or set PYTHONPATH"
-    return "run from the directory that holds it, or mend the name"
+    return "run from the directory that holds it, or correct the name"
 
 
 def _is_there(module: str) -> bool:
@@ -111,15 +146,19 @@ def _attribute(module: ModuleType, dotted: str, reference: str) -> object:
 
 
 def _instead(module: ModuleType, name: str) -> str:
-    close = _engines(module) or difflib.get_close_matches(name, vars(module), n=1)
-    return f"; did you mean --app {module.__name__}:{close[0]}?" if close else "; name the Engine that it builds"
+    engines = _engines(module)
+    if not engines:
+        return f"; {_NAME_IT}"
+    close = difflib.get_close_matches(name, engines, n=1) or engines[:1]
+    return f"; did you mean --app {module.__name__}:{close[0]}?"
 
 
 def _engine(found: object, module: ModuleType, reference: str) -> Application:
     if not _is_engine(found):
         engines = ", ".join(f"--app {module.__name__}:{name}" for name in _engines(module))
-        instead = f"did you mean {engines}?" if engines else "name what Engine(…) returned: engine = Engine('shop', …)"
-        raise Misuse(f"--app {reference} is of type {type(found).__name__}, not an Engine; {instead}")
+        instead = f"did you mean {engines}?" if engines else _NAME_IT
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"of type {type(found).__name__}"
+        raise Misuse(f"--app {reference} is {what}, not an Engine; {instead}")
     return cast("Application", found)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse
-from stageflow_durable.cli.output import print_json, say
+from stageflow_durable.cli.output import print_json, print_line, say
 from stageflow_durable.cli.parameters import strict_json
+from stageflow_durable.cli.reading import decoded, unreadable
 from stageflow_durable.cli.session import Session, json_option
 from stageflow_durable.cli.words import counted
 
@@ -50,7 +51,7 @@ def verify(ctx: click.Context, run_ids: tuple[str, ...], heads_file: Path | None
             broken.append(checked)
             if not as_json:
                 for problem in checked.problems:
-                    click.echo(f"{checked.run_id}  {problem}")
+                    print_line(f"{checked.run_id}  {problem}")
     if as_json:
         print_json({"runs": runs, "events": events, "rows_not_covered": before, "broken": broken})
     else:
@@ -67,7 +68,7 @@ def heads(ctx: click.Context) -> None:
     to the database cannot.
     """
     for run_id, seq, mac in Session.of(ctx).operations().audit_heads():
-        click.echo(json.dumps({"run_id": run_id, "seq": seq, "head": mac}))
+        print_line(json.dumps({"run_id": run_id, "seq": seq, "head": mac}))
 
 
 def _left_out(operations: Operations, before: int) -> str:
@@ -86,9 +87,9 @@ def _left_out(operations: Operations, before: int) -> str:
 def _read(path: Path) -> dict[str, tuple[int, str]]:
     found: dict[str, tuple[int, str]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misuse(f"--heads {path}: {getattr(error, 'strerror', None) or error}") from error
+        lines = decoded(path.read_bytes(), f"--heads {path}").splitlines()
+    except (OSError, ValueError) as error:
+        raise unreadable(str(path), "--heads", error) from error
     for number, line in enumerate(lines, 1):
         try:
             read = strict_json(line)

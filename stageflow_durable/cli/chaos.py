@@ -14,6 +14,7 @@ from stageflow_durable.cli.output import console, print_json, say
 from stageflow_durable.cli.parameters import json_value
 from stageflow_durable.cli.roles import SHIM, queues
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.times import Finite, Seconds
 from stageflow_durable.errors import InvalidInput, UnknownPipeline
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ SHOWN = 10
 @click.option("--seed", type=int, default=1, show_default=True, metavar="S", help="Decides who is killed, and when.")
 @click.option(
     "--minutes",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     default=0,
     metavar="M",
     help="Again and again with the next seed, for so long.  [default: once]",
 )
 @click.option(
     "--patience",
-    type=click.FloatRange(min=1),
+    type=Seconds(1),
     default=120,
     show_default=True,
     metavar="SECONDS",

@@ -13,6 +13,7 @@ from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.cli.failures import FAILED, one_line
 from stageflow_durable.cli.output import console, print_json
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.times import Seconds
 from stageflow_durable.errors import ConfigurationError, StageflowError
 from stageflow_durable.settings.masking import masked
 
@@ -32,7 +33,7 @@ _MARK = {
 @click.command(short_help="Unsafe settings, each with the line that mends it.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     default=3.0,
     show_default=True,
     metavar="SECONDS",

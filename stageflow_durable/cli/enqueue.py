@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -13,32 +11,21 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, one_line
+from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, OutputLost
 from stageflow_durable.cli.interrupts import Steps
-from stageflow_durable.cli.lines import BATCH, Answer, Line, Start, Wanted, key_of, numbered, started
-from stageflow_durable.cli.output import console, print_json, print_json_line, say
-from stageflow_durable.cli.parameters import json_value, strict_json
+from stageflow_durable.cli.lines import BATCH, Answer, Start, Wanted, key_of, numbered, started
+from stageflow_durable.cli.output import console, print_json, print_line, printing, say
+from stageflow_durable.cli.parameters import SECONDS, parsed, strict_json
+from stageflow_durable.cli.reading import Lines, decoded, read_bytes, standard_input, unreadable
 from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
-from stageflow_durable.cli.words import counted
+from stageflow_durable.cli.tally import Tally, Wish, document, result_of
 from stageflow_durable.engine.accept import Submission
-from stageflow_durable.errors import ResultTimeout, RunError
 from stageflow_durable.model.keys import new_run_id
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Handle
 
 StartOne = Callable[[Any, str | None], "Handle"]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How the caller wants it. ``timeout``: seconds to wait for a result; None: for ever."""
-
-    wait: bool
-    timeout: float | None
-    as_json: bool
-    key_field: str | None
-    from_line: int
 
 
 @click.command(short_help="Start runs, from JSON, a file or a file of lines.")
@@ -56,7 +43,7 @@ class Wish:
 @click.option("--key-field", metavar="FIELD", help="Take the key from this field of the input, e.g. order_id.")
 @click.option("--from-line", type=click.IntRange(min=1), default=1, metavar="N", help="Begin at this line of the file.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless every run succeeds.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait at most so long for each.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait at most so long for each.")
 @json_option
 @app_option
 @click.pass_context
@@ -99,7 +86,7 @@ def enqueue(
 def _stream_of_lines(source: str, lines: bool) -> AbstractContextManager[IO[bytes]] | None:
     """The lines to start; None when the source is one document."""
     if source == "@-":
-        return nullcontext(sys.stdin.buffer) if lines else None
+        return nullcontext(standard_input("--input")) if lines else None
     if not source.startswith("@"):
         return nullcontext(BytesIO(source.encode())) if lines else None
     path = Path(source[1:])
@@ -107,20 +94,21 @@ def _stream_of_lines(source: str, lines: bool) -> AbstractContextManager[IO[byte
         return None
     try:
         return path.open("rb")
-    except OSError as error:
-        raise Misuse(f"--input {source}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise unreadable(source, "--input", error) from error
 
 
 # --- one ------------------------------------------------------------------------------------------------------------
 
 
 def _start_one(start: StartOne, start_many: Start, source: str, key: str | None, wish: Wish) -> int:
-    if source == "@-":
-        text = sys.stdin.buffer.read()
-        if _many_documents(text):
-            return _start_many(start_many, BytesIO(text), "-", wish)
-        source = text.decode(errors="replace")
-    value = json_value(source, "--input")
+    text = source
+    if source.startswith("@"):
+        raw = read_bytes(source, "--input")
+        text = decoded(raw, f"--input {source}")
+        if source == "@-" and _many_documents(text):
+            return _start_many(start_many, BytesIO(raw), "-", wish)
+    value = parsed(text, f"--input {source}" if source.startswith("@") else "--input")
     try:
         handle = start(value, key if key is not None else key_of(value, wish.key_field))
     except ValueError as error:
@@ -130,20 +118,21 @@ def _start_one(start: StartOne, start_many: Start, source: str, key: str | None,
     return _await(handle, wish)
 
 
-def _many_documents(text: bytes) -> bool:
+def _many_documents(text: str) -> bool:
     """Whether standard input holds JSON lines: more than one, and not one document that is spread over them."""
     try:
-        strict_json(text.decode())
+        strict_json(text)
     except ValueError:
-        return len(text.split(b"\n", 2)) > 1 and text.strip().count(b"\n") > 0
+        return "\n" in text.strip()
     return False
 
 
 def _announce(handle: Handle, wish: Wish) -> int:
-    if wish.as_json:
-        print_json(_document(handle))
-        return 0
-    click.echo(handle.run_id)
+    with printing(f"run {handle.run_id} is {_was(handle)}"):
+        if wish.as_json:
+            print_json(document(handle))
+            return 0
+        print_line(handle.run_id)
     say(f"{_was(handle)}; stageflow show {handle.run_id}")
     return 0
 
@@ -154,32 +143,19 @@ def _was(handle: Handle) -> str:
 
 def _await(handle: Handle, wish: Wish) -> int:
     # The id comes first: whoever stops waiting still knows which run it was.
-    say(f"{_was(handle)}: {handle.run_id}") if wish.as_json else click.echo(handle.run_id)
+    say(f"{_was(handle)}: {handle.run_id}") if wish.as_json else print_line(handle.run_id)
     try:
-        result, error = _result(handle, wish)
+        result, error = result_of(handle, wish)
     except KeyboardInterrupt:
         say(f"\nstageflow: no longer waiting; run {handle.run_id} goes on: stageflow show {handle.run_id} --watch")
         raise click.exceptions.Exit(INTERRUPTED) from None
     if wish.as_json:
-        print_json({**_document(handle), "status": handle.status(), "result": result, "error": error})
+        print_json({**document(handle), "status": handle.status(), "result": result, "error": error})
         return FAILED if error else 0
     if error:
         raise Failure(error)
     print_json(result)
     return 0
-
-
-def _result(handle: Handle, wish: Wish) -> tuple[Any, str | None]:
-    try:
-        return handle.result(timeout=wish.timeout), None
-    except ResultTimeout:
-        return None, f"run {handle.run_id} did not end in time, it goes on; stageflow show {handle.run_id} --watch"
-    except RunError as error:
-        return None, one_line(str(error))
-
-
-def _document(handle: Handle) -> dict[str, Any]:
-    return {"run_id": handle.run_id, "replayed": handle.replayed}
 
 
 # --- many -----------------------------------------------------------------------------------------------------------
@@ -188,30 +164,38 @@ def _document(handle: Handle) -> dict[str, Any]:
 def _start_many(start: Start, stream: IO[bytes], name: str, wish: Wish) -> int:
     tally, steps = Tally(name, wish), Steps()
     try:
-        _start_all(start, stream, tally, steps, wish)
-        if wish.wait:
-            _await_all(tally)
+        with steps.held_back():
+            _start_all(start, Lines(stream), tally, steps, wish)
+            if wish.wait:
+                _await_all(tally)
     except KeyboardInterrupt:
         say(f"\nstageflow: {tally.interrupted(torn=steps.torn)}")
-        raise click.exceptions.Exit(INTERRUPTED) from None
-    finally:
         tally.conclude()
+        raise click.exceptions.Exit(128 + steps.number) from None
+    except OutputLost as error:
+        say(f"stageflow: {error.message}: {tally.interrupted(torn=False)}")
+        tally.conclude(printed=False)
+        raise
+    except BaseException:
+        tally.conclude()
+        raise
+    tally.conclude()
     return FAILED if tally.refused or tally.failed else 0
 
 
-def _start_all(start: Start, stream: IO[bytes], tally: Tally, steps: Steps, wish: Wish) -> None:
+def _start_all(start: Start, lines: Lines, tally: Tally, steps: Steps, wish: Wish) -> None:
     def whole(wanted: Sequence[Wanted]) -> Sequence[Answer]:
         steps.hold()
         return start(wanted)
 
-    total = _count(stream)
+    total = lines.count()
     # What cannot be read twice comes line by line, from somebody who may wait for the answer.
     batch = BATCH if total is not None else 1
-    lines = numbered(stream, wish.from_line)
-    with steps.held_back(), _progress("starting", total) as (advance, tell):
-        for told in started(lines, whole, wish.key_field, batch=batch, pause=steps.pause, new_id=_new_id):
-            for line in told:
-                tally.add(line, tell)
+    wanted = numbered(lines, wish.from_line)
+    with _progress("starting", total) as (advance, tell):
+        for told in started(wanted, whole, wish.key_field, batch=batch, pause=steps.pause, new_id=_new_id):
+            tally.take(told, tell)
+            for _line in told:
                 advance()
             steps.release()
     tally.complete = True
@@ -226,67 +210,6 @@ def _await_all(tally: Tally) -> None:
         for number, handle in tally.handles:
             tally.end(number, handle, tell)
             advance()
-
-
-class Tally:
-    """Counts what became of the lines, and tells each refusal as it happens."""
-
-    def __init__(self, name: str, wish: Wish) -> None:
-        self.handles: list[tuple[int, Handle]] = []
-        self.refused = self.replayed = self.accepted = self.failed = self.last = 0
-        self.complete = False
-        self._name, self._wish = name, wish
-
-    def add(self, line: Line, tell: Callable[[str], None]) -> None:
-        """One line was started or refused."""
-        self.last = line.number
-        if line.handle is None:
-            self.refused += 1
-            self._line(line.number, {"error": line.error}, f"refused: {one_line(line.error or '')}", tell)
-            return
-        self.accepted += 1
-        self.replayed += line.handle.replayed
-        if self._wish.wait:
-            self.handles.append((line.number, line.handle))
-        else:
-            self._line(line.number, _document(line.handle), "", tell)
-
-    def end(self, number: int, handle: Handle, tell: Callable[[str], None]) -> None:
-        """One run was waited for."""
-        result, error = _result(handle, self._wish)
-        self.failed += error is not None
-        document = {**_document(handle), "status": handle.status(), "result": result, "error": error}
-        self._line(number, document, error or "", tell)
-
-    def _line(self, number: int, document: dict[str, Any], trouble: str, tell: Callable[[str], None]) -> None:
-        if self._wish.as_json:
-            print_json_line({"line": number, **document})
-        if trouble:
-            tell(f"{self._name}:{number}: {trouble}")
-
-    def interrupted(self, *, torn: bool) -> str:
-        """What to say after Ctrl-C."""
-        if self.complete:
-            return "no longer waiting; the runs go on: stageflow runs"
-        further = "some after it may be recorded too; " if torn else ""
-        return f"interrupted after line {self.last}; {further}go on with --from-line {self.last + 1}"
-
-    def conclude(self) -> None:
-        """Say the sums."""
-        parts = [f"{counted(self.accepted, 'line')} accepted"]
-        parts += [f"{self.replayed} of them had been before"] if self.replayed else []
-        parts += [f"{self.failed} did not succeed"] if self.failed else []
-        parts += [f"{self.refused} refused"] if self.refused else []
-        say(", ".join(parts)) if self._wish.as_json else click.echo(", ".join(parts))
-
-
-def _count(stream: IO[bytes]) -> int | None:
-    """How many lines the file has; None for what cannot be read twice."""
-    if not stream.seekable():
-        return None
-    lines = sum(1 for _line in stream)
-    stream.seek(0)
-    return lines
 
 
 @contextmanager

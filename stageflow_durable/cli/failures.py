@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -34,6 +35,23 @@ class Misuse(Failure):
     exit_code = USAGE
 
 
+class OutputLost(Failure):
+    """Standard output takes nothing more. Nothing is said of a pipe that was closed: ``| head`` has what it wanted."""
+
+    def __init__(self, error: OSError) -> None:
+        self.closed = error.errno == errno.EPIPE
+        what = "whoever read the output has gone" if self.closed else error.strerror or str(error)
+        super().__init__(f"standard output: {what}")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the line, unless it goes without saying."""
+        if not self.closed:
+            super().show(file)
+
+
+_OF_A_STREAM = frozenset({errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT, errno.EFBIG, errno.EAGAIN})
+
+
 def one_line(message: str) -> str:
     """``message`` with its line breaks folded into spaces, and nothing in it that acts on a terminal."""
     return legible(" ".join(message.split()))
@@ -49,6 +67,10 @@ def plainly(explained: Callable[[StageflowError], str] = str) -> Iterator[None]:
         yield
     except StageflowError as error:
         raise Failure(explained(error) or type(error).__name__) from error
+    except OSError as error:
+        if error.filename is not None or error.errno not in _OF_A_STREAM:
+            raise
+        raise OutputLost(error) from error
     except click.exceptions.NoArgsIsHelpError:
         raise
     except click.UsageError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from stageflow_durable.cli.output import print_json
+from stageflow_durable.cli.output import print_json, print_line, printing
 from stageflow_durable.cli.parameters import accountable
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.show import find_run
@@ -35,8 +35,10 @@ def fork(
     operations = Session.of(ctx).operations()
     original = find_run(operations, run_id)
     made = operations.fork(original.run_id, from_stage, reason=reason, actor=actor, idempotency_key=idempotency_key)
-    if as_json:
-        print_json({"run_id": made.run_id, "replayed": made.replayed, "of": original.run_id, "from": from_stage})
-        return
     known = " (there already under its key)" if made.replayed else ""
-    click.echo(f"{made.run_id}  from {from_stage} of {original.run_id[:SHORT_ID]}{known}")
+    said = f"{made.run_id}  from {from_stage} of {original.run_id[:SHORT_ID]}{known}"
+    with printing(f"made {said}"):
+        if as_json:
+            print_json({"run_id": made.run_id, "replayed": made.replayed, "of": original.run_id, "from": from_stage})
+        else:
+            print_line(said)

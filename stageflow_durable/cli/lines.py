@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from stageflow_durable.cli.parameters import json_mistake, strict_json
+from stageflow_durable.cli.reading import MOST_BYTES, not_decoded
 from stageflow_durable.errors import (
     IdempotencyConflict,
     IdempotencyParamMismatch,
@@ -80,10 +81,10 @@ class Line:
     error: str | None = None
 
 
-def numbered(stream: IO[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
+def numbered(lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[int, bytes]]:
     """Lines that are not blank, with their numbers in the file, from ``first`` on."""
-    for number, raw in enumerate(stream, 1):
-        text = raw.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else raw.strip()
+    for number, raw in enumerate(lines, 1):
+        text = raw.strip()
         if text and number >= first:
             yield number, text
 
@@ -106,13 +107,15 @@ def started(
 
 
 def _read(number: int, raw: bytes, key_field: str | None, new_id: Callable[[], str]) -> Wanted | Line:
+    if len(raw) >= MOST_BYTES:
+        return Line(number, error=f"longer than {MOST_BYTES} bytes, which no input may be")
     try:
         value = strict_json(raw.decode())
         key = key_of(value, key_field)
         # Made once a line, whatever the number of tries: a try that was recorded without our knowing is found again.
         return Wanted(number, value, key, new_id() if key is None else None)
     except UnicodeDecodeError as error:
-        return Line(number, error=f"not UTF-8 at byte {error.start + 1}")
+        return Line(number, error=not_decoded("utf-8", error))
     except ValueError as error:
         return Line(number, error=json_mistake(error))
 

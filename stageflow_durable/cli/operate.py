@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse, one_line
-from stageflow_durable.cli.output import console, print_json, say
-from stageflow_durable.cli.parameters import accountable, park_reason_option, run_filters
+from stageflow_durable.cli.output import console, print_json, print_line, printing, say
+from stageflow_durable.cli.parameters import MOST_RUNS, accountable, park_reason_option, run_filters
 from stageflow_durable.cli.selection import Filter, chosen, confirmed
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.times import Finite
 from stageflow_durable.cli.words import counted, shown_length
 from stageflow_durable.errors import Retryable, StageflowError
 from stageflow_durable.model.run import RunSummary
@@ -57,10 +58,8 @@ def _bulk(command: F) -> F:
         json_option,
         click.option("--yes", "-y", is_flag=True, help="Do not ask before changing what a filter found."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many runs."),
-        click.option(
-            "--rate", type=click.FloatRange(min=0, min_open=True), metavar="N", help="At most so many runs a second."
-        ),
+        click.option("--limit", type=click.IntRange(1, MOST_RUNS), metavar="N", help="At most so many runs."),
+        click.option("--rate", type=Finite(min=0, min_open=True), metavar="N", help="At most so many runs a second."),
         accountable,
         park_reason_option,
         run_filters,
@@ -208,13 +207,14 @@ def _progress(verb: VerbName, number: int) -> Iterator[Callable[[], object]]:
 
 
 def _report(verb: VerbName, outcomes: list[Outcome], how: How) -> None:
-    if how.as_json:
-        print_json(outcomes)
-        return
-    length = shown_length(outcome.run_id for outcome in outcomes)
-    for outcome in outcomes:
-        line = f"{outcome.run_id[:length]}  {_told(verb, outcome)}"
-        click.echo(line) if outcome.ok else say(f"stageflow: {line}")
+    with printing(_total(verb, outcomes, how)):
+        if how.as_json:
+            print_json(outcomes)
+            return
+        length = shown_length(outcome.run_id for outcome in outcomes)
+        for outcome in outcomes:
+            line = f"{outcome.run_id[:length]}  {_told(verb, outcome)}"
+            print_line(line) if outcome.ok else say(f"stageflow: {line}")
     if len(outcomes) != 1:
         say(_total(verb, outcomes, how))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stageflow_durable.cli.failures import OutputLost
 from stageflow_durable.cli.legible import harmless_json
 
 if TYPE_CHECKING:
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 200
 """Columns where no terminal sets a limit: what is piped to grep must not be cut at 80."""
+
+LEAST_WIDTH = 20
+"""Columns that are used even where a terminal says that it has fewer, or none."""
 
 NARROWEST = 8
 """Columns that a flexible column keeps."""
@@ -34,8 +40,20 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False)
+    width = _columns() or (None if stream.isatty() else PIPE_WIDTH)
+    # Rich fails on a number of columns that is none.
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    made = Console(
+        file=stream, width=width, highlight=False, soft_wrap=False, markup=False, emoji=False, _environ=environ
+    )
+    made.width = max(made.width, LEAST_WIDTH)
+    return made
+
+
+def _columns() -> int | None:
+    """What COLUMNS asks for, where it is a number that can be a width."""
+    given = os.environ.get("COLUMNS", "")
+    return min(max(int(given), LEAST_WIDTH), UNBOUNDED) if re.fullmatch("[1-9][0-9]{0,8}", given) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +119,44 @@ def below(said: str, width: int) -> list[Text]:
 def print_lines(lines: Iterable[Text | str]) -> None:
     """Lines on stdout, uncut: a command that is longer than the window can still be copied whole."""
     out = console()
-    for line in lines:
-        out.print(line, soft_wrap=True)
+    with printing():
+        for line in lines:
+            out.print(line, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """A line of text on stdout."""
+    with printing():
+        click.echo(text)
 
 
 def say(message: str) -> None:
-    """A line of talk, on stderr."""
-    click.echo(message, err=True)
+    """A line of talk, on stderr; nobody there to read it ends no command."""
+    with suppress(OSError):
+        click.echo(message, err=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    click.echo(harmless_json(json.dumps(jsonable(value), indent=2, ensure_ascii=False)))
+    print_line(harmless_json(json.dumps(jsonable(value), indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: Any) -> None:
     """One JSON value on a line of its own, for streams."""
-    click.echo(harmless_json(json.dumps(jsonable(value), ensure_ascii=False)))
+    print_line(harmless_json(json.dumps(jsonable(value), ensure_ascii=False)))
+
+
+@contextmanager
+def printing(done: str | None = None) -> Iterator[None]:
+    """Where results are printed. Raises OutputLost when stdout takes them no longer; ``done`` is then said on stderr:
+    what was changed all the same.
+    """
+    try:
+        yield
+    except (OutputLost, OSError) as error:
+        if done is not None:
+            say(f"stageflow: {done}, though it could not be printed")
+        raise error if isinstance(error, OutputLost) else OutputLost(error) from error
 
 
 def jsonable(value: Any) -> Any:

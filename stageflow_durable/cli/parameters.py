@@ -4,44 +4,47 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
 import socket
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
 
 from stageflow_durable.cli.failures import Misuse
+from stageflow_durable.cli.output import say
+from stageflow_durable.cli.reading import read_source
 from stageflow_durable.cli.session import Session
+from stageflow_durable.cli.times import FORMS, Seconds, moment_of, told
 from stageflow_durable.model.status import ParkReason, RunStatus
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-_UNIT = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+SECONDS = Seconds()
+"""A number of seconds, or an age."""
 
-
-def age_of(text: str) -> timedelta | None:
-    """``30m``, ``2h``, ``7d``; None: it is no age. Raises OverflowError."""
-    match = _AGO.fullmatch(text.strip())
-    return timedelta(**{_UNIT[match[2]]: float(match[1])}) if match else None
+MOST_RUNS = 1_000_000
+"""The largest number of runs that an option may name."""
 
 
 def _since(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
-    """``2h``, ``30m``, ``7d``, or an ISO 8601 time with its zone, as an aware datetime."""
+    """An age or a time, as an aware datetime; one without a zone is this machine's, which is said."""
     if value is None:
         return None
+    now = Session.of(ctx).now()
     try:
-        if (age := age_of(value)) is not None:
-            return Session.of(ctx).now() - age
-        at = datetime.fromisoformat(value)
-    except (ValueError, OverflowError):
-        raise Misuse(f"--since {value!r} is neither an age (30m, 2h, 7d) nor a time (2026-01-31T08:00:00Z)") from None
-    if at.tzinfo is None:
-        raise Misuse(f"--since {value!r} has no time zone; say which, e.g. {value}Z")
+        meant = moment_of(value, now)
+        if meant is None:
+            raise Misuse(f"--since {value!r} is neither {FORMS}")
+        at, assumed = meant
+        future = at.astimezone(UTC) > now
+    except (OverflowError, ValueError):
+        raise Misuse(f"--since {value!r} is further away than dates reach") from None
+    if future:
+        raise Misuse(f"--since {value!r} lies in the future: {told(at)}")
+    if assumed:
+        say(f"since {told(at)}")
     return at
 
 
@@ -58,7 +61,9 @@ def _status(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
 def run_filters(command: F) -> F:
     """``--status --pipeline --client-id --since``."""
     for option in (
-        click.option("--since", callback=_since, metavar="AGE|TIME", help="Begun since: 2h, 7d, 2026-01-31T08:00:00Z."),
+        click.option(
+            "--since", callback=_since, metavar="AGE|TIME", help="Begun since: 2h30m, yesterday, 2026-01-31 14:00."
+        ),
         click.option("--client-id", metavar="NAME", help="Runs of this client."),
         click.option("--pipeline", metavar="NAME", help="Runs of this pipeline."),
         click.option("--status", callback=_status, metavar="STATUS", help=f"One of: {', '.join(RunStatus)}."),
@@ -106,18 +111,6 @@ def json_value(text: str, option: str) -> Any:
     return parsed(read_source(text, option), option)
 
 
-def read_source(text: str, option: str) -> str:
-    """What ``text`` stands for: itself, or the contents of ``@file`` or ``@-``."""
-    if not text.startswith("@"):
-        return text
-    if text == "@-":
-        return sys.stdin.read()
-    try:
-        return Path(text[1:]).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misuse(f"{option} {text}: {getattr(error, 'strerror', None) or error}") from error
-
-
 def parsed(text: str, what: str) -> Any:
     """``text`` as JSON. Fails with the place of the mistake."""
     try:
@@ -134,13 +127,21 @@ def json_mistake(error: ValueError) -> str:
     """Where and what, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        return f"{error.msg[:1].lower()}{error.msg[1:]} at {line}column {error.colno}"
+        return f"{error.msg[:1].lower()}{error.msg[1:].removesuffix(' at')} at {line}column {error.colno}"
     return str(error)
 
 
 def strict_json(text: str) -> Any:
-    """JSON without NaN and Infinity. Raises ValueError."""
+    """JSON without NaN and Infinity, and without a name that stands twice in one object. Raises ValueError."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once_each)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # Python keeps the last, others the first: nobody knows which was meant
+        names = [name for name, _value in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return found

@@ -7,9 +7,10 @@ from datetime import timedelta
 import click
 
 from stageflow_durable.cli.failures import Misuse
-from stageflow_durable.cli.output import print_json
-from stageflow_durable.cli.parameters import age_of
+from stageflow_durable.cli.output import print_json, print_line, printing
+from stageflow_durable.cli.parameters import MOST_RUNS
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.times import age_of
 from stageflow_durable.cli.words import counted
 
 
@@ -25,7 +26,7 @@ def _age(_ctx: click.Context, _parameter: click.Parameter, value: str) -> timede
 
 @click.command(short_help="Delete runs that ended for good long ago.")
 @click.option("--older-than", required=True, metavar="AGE", callback=_age, help="Ended longer ago: 12h, 30d, 8w.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, MOST_RUNS), metavar="N", help="At most so many.")
 @click.option("--dry-run", is_flag=True, help="Only say how many.")
 @json_option
 @app_option
@@ -37,7 +38,9 @@ def prune(ctx: click.Context, older_than: timedelta, limit: int | None, dry_run:
     may run at once, beside the workers.
     """
     count = Session.of(ctx).operations().prune(older_than, limit=limit, dry_run=dry_run)
-    if as_json:
-        print_json({"pruned": 0 if dry_run else count, "prunable": count if dry_run else None})
-    else:
-        click.echo(f"{counted(count, 'run')} {'would be ' if dry_run else ''}pruned")
+    said = f"{counted(count, 'run')} {'would be ' if dry_run else ''}pruned"
+    with printing(said):
+        if as_json:
+            print_json({"pruned": 0 if dry_run else count, "prunable": count if dry_run else None})
+        else:
+            print_line(said)

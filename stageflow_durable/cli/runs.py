@@ -11,7 +11,7 @@ import click
 from stageflow_durable.cli.attention import Group, drawn, grouped
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
-from stageflow_durable.cli.parameters import run_filters
+from stageflow_durable.cli.parameters import MOST_RUNS, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.why import why
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 @click.option("--attention", is_flag=True, help="What needs a person: parked, failed, undo failed, stuck; by reason.")
 @run_filters
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="At most so many.  [default: 100, with --attention 1000]"
+    "--limit",
+    type=click.IntRange(1, MOST_RUNS),
+    metavar="N",
+    help="At most so many.  [default: 100, with --attention 1000]",
 )
 @json_option
 @app_option

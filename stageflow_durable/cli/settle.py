@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from stageflow_durable.cli.failures import Failure, Misuse
-from stageflow_durable.cli.output import print_json
+from stageflow_durable.cli.output import print_json, print_line, printing
 from stageflow_durable.cli.parameters import accountable, json_value
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.show import find_run
@@ -44,12 +44,10 @@ def settle(
     run = find_run(operations, run_id)
     _check(run, stage)
     after = operations.settle(run.run_id, stage, **found, reason=reason, actor=actor, op_version=run.op_version)
-    if as_json:
-        print_json(after)
-        return
-    click.echo(
-        f"{run.run_id[:SHORT_ID]}  {stage} {'did not happen' if not_done else 'is done'}: {run.status} → {after.status}"
-    )
+    became = "did not happen" if not_done else "is done"
+    said = f"{run.run_id[:SHORT_ID]}  {stage} {became}: {run.status} → {after.status}"
+    with printing(said):
+        print_json(after) if as_json else print_line(said)
 
 
 def _check(run: Run, stage: str) -> None:

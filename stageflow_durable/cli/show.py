@@ -11,6 +11,7 @@ import click
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import console, jsonable, print_json, print_json_line
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.times import Seconds
 from stageflow_durable.cli.words import SHORT_ID
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.run import Run
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--watch", is_flag=True, help="Draw it again as it goes, until it is at rest.")
 @click.option(
     "--every",
-    type=click.FloatRange(min=0.1),
+    type=Seconds(0.1),
     default=0.5,
     show_default=True,
     metavar="SECONDS",

@@ -45,7 +45,7 @@ def _directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (tmp_path / "src" / "till.py").write_text(SHOP)
     yield
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("shop", "broken", "needy", "two"):
+        if name.partition(".")[0] in ("shop", "broken", "needy", "two", "only_the_class"):
             del sys.modules[name]
 
 
@@ -75,13 +75,32 @@ def test_the_engine_is_found_in_the_working_directory(reference: str) -> None:
         ("./shop.py", "did you mean --app shop:engine?"),
         ("shpo", "did you mean --app shop:engine?"),
         ("till:engine", "there is src/till.py: run it from src/, or set PYTHONPATH"),
-        ("nowhere:engine", "run from the directory that holds it, or mend the name"),
+        ("nowhere:engine", "run from the directory that holds it, or correct the name"),
+        ("src/till.py:engine", "did you mean --app src.till:engine?"),
+        ("src\\till.py:engine", "did you mean --app src.till:engine?"),
+        ("{here}/shop.py:engine", "did you mean --app shop:engine?"),
+        ("{here}/shop.py", "did you mean --app shop:engine?"),
+        ("{here}/src/pack/__init__.py:app", "did you mean --app src.pack:app?"),
+        ("{other}/till.py:engine", "cd {other} && stageflow --app till:engine"),
+        ("{other}/pack/sub.py:engine", "cd {other} && stageflow --app pack.sub:engine"),
+        ("../shop.py:engine", "cd .. && stageflow --app shop:engine"),
+        ("C:\\work\\shop.py:engine", "not the name of a module"),
+        ("only_the_class:Engine", "is the class Engine, not an Engine; name what Engine(…) returned"),
+        ("only_the_class:engin", "has no attribute 'engin'; name what Engine(…) returned"),
+        ("only_the_class:make", "is of type function, not an Engine; name what Engine(…) returned"),
     ],
 )
-def test_a_wrong_name_is_one_line_that_says_which_part_is_wrong_and_the_way_out(reference: str, says: str) -> None:
-    result = enqueue("--app", reference)
+def test_a_wrong_name_is_one_line_that_says_which_part_is_wrong_and_the_way_out(
+    tmp_path_factory: pytest.TempPathFactory, reference: str, says: str
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    (other / "pack").mkdir()
+    (other / "pack" / "__init__.py").touch()
+    Path("only_the_class.py").write_text("from stageflow_durable import Engine\ndef make(): return Engine('x')\n")
+    places = {"here": str(Path.cwd()), "other": str(other)}
+    result = enqueue("--app", reference.format(**places))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert says in result.stderr
+    assert says.format(**places) in result.stderr
     assert result.stderr.count("\n") == 1
 
 
