@@ -22,7 +22,7 @@ class Operations(Protocol):
     def runs(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | Sequence[RunStatus] | None = None,
         pipeline: str | None = None,
         client_id: str | None = None,
         since: datetime | None = None,

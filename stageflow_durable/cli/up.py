@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import click
 
 from stageflow_durable.cli.roles import PASSED_ON, SHIM, chooses_queues, passed_on, queues, usable_schema
 from stageflow_durable.cli.session import Session, app_option
+
+if TYPE_CHECKING:
+    from stageflow_durable.settings import Urls
 
 
 @click.command(short_help="Everything on this machine: broker, workers, beat, monitor.", context_settings=PASSED_ON)
@@ -32,7 +37,8 @@ def up(
     """Broker, workers, beat and monitor on this machine, in one directory (STAGEFLOW_HOME, else .stageflow).
 
     Where a database and a broker are set, those are used. Ctrl-C stops all, and the next up carries on where they
-    were. What follows the options goes to celery worker as it is.
+    were. It tells when it is ready, each run that ends, and what fails; -l info tells more. What follows the options
+    goes to celery worker as it is.
     """
     session = Session.of(ctx)
     reference = session.application_reference()
@@ -40,8 +46,16 @@ def up(
     settings = replace(application.settings, app=reference)
     if settings.database_url and settings.broker_url:
         usable_schema(session)
+    from stageflow_durable.cli.cockpit import Cockpit, hello, watching
     from stageflow_durable.embedded.up import run_up
+    from stageflow_durable.engine.connect import open_operations
     from stageflow_durable.state import schema
+
+    began = session.now()
+
+    def watched(urls: Urls) -> AbstractContextManager[None]:
+        operations = open_operations(replace(settings, database_url=urls.database_url, broker_url=urls.broker_url))
+        return watching(Cockpit(operations, click.echo, began, hello(reference, application.pipelines)))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
     served = () if chooses_queues(celery_arguments) else ("-Q", queues(application))
@@ -55,5 +69,6 @@ def up(
             out=click.echo,
             upgrade=schema.upgrade,
             worker_options=(*served, *celery_arguments),
+            watched=watched,
         )
     )

@@ -29,6 +29,7 @@ class Application(Celery):  # type: ignore[misc]  # Celery has no types
     """
 
     stageflow: Any = None
+    log_cls = "stageflow_durable.delivery.log_lines:OneLineLogging"
 
     def __reduce__(self) -> Any:
         place = place_of(self.stageflow, self)

@@ -103,7 +103,8 @@ class Follower:
             file.seek(self._offset)
             whole, newline, _ = file.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return whole.decode(errors="replace").splitlines()
+        # Nothing else ends a line: a carriage return in one may not hide what stands before it.
+        return whole.decode(errors="replace").split("\n") if newline else []
 
 
 def _rotate(log: Path) -> None:

@@ -12,10 +12,13 @@ from pathlib import Path
 from stageflow_durable.embedded.children import Follower, Process, kill, kill_group, spawn
 from stageflow_durable.embedded.identity import Identity, identify
 from stageflow_durable.embedded.private import OTHERS
+from stageflow_durable.engine.tell import one_line
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]
 TICK_SECONDS = 0.05
+# How often it is told who is still waited for.
+TOLD_SECONDS = 2.0
 # A child that lives this long did start; one that does not, several times in a row, never will.
 SETTLED_SECONDS = 5.0
 QUICK_DEATHS = 5
@@ -143,12 +146,17 @@ class Supervisor:
             self._stop([child for child in self._children.values() if child.role.rank == rank], hurry)
 
     def _stop(self, children: list[_Child], hurry: Callable[[], bool]) -> None:
-        begun = self._clock()
+        begun = told = self._clock()
         for child in children:
             if child.process is not None and child.process.poll() is None:
                 child.process.terminate()
-        while any(_runs(child, begun, self._clock()) for child in children) and not hurry():
+        while (waited_for := [child for child in children if _runs(child, begun, self._clock())]) and not hurry():
             self._show_all()
+            if self._clock() - told >= TOLD_SECONDS:
+                told = self._clock()
+                for child in waited_for:
+                    left = child.role.stop_seconds - (told - begun)
+                    self._say(child.role.name, f"finishes what it runs; killed in {left:.0f} s if it does not")
             threading.Event().wait(TICK_SECONDS)
         for child in children:
             self._end(child)
@@ -172,7 +180,7 @@ class Supervisor:
 
     def _show(self, name: str) -> None:
         for line in self._children[name].follower.lines():
-            self._say(name, line)
+            self._say(name, one_line(line))
 
     def _say(self, name: str, line: str) -> None:
         self._out(f"{name:<{self._width}} | {line}")

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
@@ -33,13 +33,15 @@ def run_up(
     out: Say = print,
     upgrade: Upgrade | None = None,
     worker_options: Sequence[str] = (),
+    watched: Callable[[Urls], AbstractContextManager[None]] | None = None,
 ) -> int:
     """Run everything until SIGINT, SIGTERM or SIGHUP; returns the exit status. Call it from the main thread.
 
     With database and broker set, they are used; with neither, the broker of ``settings.home`` is started (or attached
     to), and ``upgrade(database_url)`` called before the first worker. ``app``: what ``celery -A`` takes.
-    ``worker_options`` are added to its command. A second signal kills at once. Raises :class:`ConfigurationError`,
-    also when an ``up`` runs in the home already.
+    ``worker_options`` are added to its command. ``watched``: entered while they run, told where database and broker
+    are. A second signal kills at once. Raises :class:`ConfigurationError`, also when an ``up`` runs in the home
+    already.
     """
     home = Home(settings.home)
     home.prepare()
@@ -55,7 +57,8 @@ def run_up(
         out(f"broker   {safe_url(urls.broker_url)}")
         out("Ctrl-C stops all; the next `stageflow up` carries on")
         changed = embedded.record if embedded is not None else None
-        return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop, lock, home, out)
+        with nullcontext() if watched is None else watched(urls):
+            return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop, lock, home, out)
 
 
 def roles_of(
@@ -118,7 +121,10 @@ def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) ->
 
 def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, out: Say) -> int:
     try:
-        return 0 if supervisor.run(stop.event, lock.stood) else 1
+        ended = supervisor.run(stop.event, lock.stood)
+        if ended:
+            out("stopping: stages that run may finish; Ctrl-C again kills at once, and the next up carries on")
+        return 0 if ended else 1
     finally:
         gone = not lock.stands
         if gone:
@@ -129,7 +135,10 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
 def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
     if importlib.util.find_spec("flower") is None:
         raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
-    port = FLOWER_PORT if is_free(FLOWER_PORT) else free_port()
+    port = FLOWER_PORT
+    if not is_free(port):
+        port = free_port()
+        out(f"monitor  port {FLOWER_PORT} is taken by another program: {port} is used instead")
     file = home.root / "flower.password"
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}

@@ -58,6 +58,8 @@ def _error(outcome: Again | Over) -> str:
 
 def one_line(text: str) -> str:
     """``text`` on one line, for what a remote side said must not pass for lines of this log."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -85,7 +87,7 @@ def buried(owners: tuple[str, ...], why: str) -> None:
 
 def taken_over(place: Place, run: RunFacts | None) -> None:
     """Log work that was taken from a dead owner, and what became of its run if that does not go on."""
-    log.warning("run %s: %s was taken over from a dead owner", place.run, place.strand)
+    log.warning("run %s: %s was taken over from a dead owner", place.run, place.stage or place.strand)
     if run is not None and run.park_reason is not None:
         log.error("run %s parked (%s): %s; look: stageflow show %s", run.id, run.park_reason, _why(run), run.id)
 

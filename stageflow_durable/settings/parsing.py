@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
+from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
+
 Parser = Callable[[object], object]
 
 DATABASES = ("postgresql+psycopg", "sqlite")
@@ -25,6 +27,7 @@ _SPELLINGS = {
     "valkey": "redis",
     "valkeys": "rediss",
 }
+_OF_FILES = ("sqlite", "memory", "unix", "redis+socket")
 _PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&;]*", re.IGNORECASE)
 
 
@@ -39,8 +42,12 @@ def safe_url(url: str) -> str:
 
 def _safe(url: str) -> str:
     scheme, separator, rest = url.partition("://")
+    if not separator or not SCHEME.fullmatch(scheme):
+        return "***"  # no URL: nobody knows which part of it is the password
     # The last @: an unescaped one, or a slash, inside a password must not cut it short.
     account, at, place = rest.rpartition("@")
+    if scheme not in _OF_FILES and not is_place(place):
+        return f"{scheme}://***"
     user, colon, _ = account.partition(":")
     hidden = f"{user}:***" if colon else user
     return _PASSWORD_OPTION.sub(r"\1***", f"{scheme}{separator}{hidden}{at}{place}")
@@ -54,7 +61,7 @@ def database_url(value: object) -> str:
 
 def broker_url(value: object) -> str:
     """A kombu URL of Redis, Valkey or RabbitMQ, or several joined by ``;``."""
-    return ";".join(_url(part, BROKERS) for part in _text(value).split(";"))
+    return ";".join(_url(part, BROKERS) for part in unquoted(_text(value)).split(";"))
 
 
 def redis_url(value: object) -> str:
@@ -63,12 +70,16 @@ def redis_url(value: object) -> str:
 
 
 def _url(value: object, schemes: Iterable[str]) -> str:
-    written, separator, rest = _text(value).partition("://")
+    text = unquoted(_text(value))
+    written, separator, rest = text.partition("://")
     scheme = _SPELLINGS.get(written.lower(), written.lower())
-    if not separator:
-        raise ValueError(f"not a URL; write {' or '.join(f'{name}://…' for name in schemes)}")
+    if not separator or not SCHEME.fullmatch(written):
+        meant = meant_by(text) if "sqlite" in schemes else ""
+        raise ValueError(f"not a URL; write {' or '.join(f'{name}://…' for name in schemes)}{meant}")
     if scheme not in schemes:
         raise ValueError(f"{written}:// is not supported; use {', '.join(schemes)}")
+    if scheme not in _OF_FILES:
+        account_and_place(rest)
     return f"{scheme}://{rest}"
 
 
@@ -76,12 +87,12 @@ def _absolute_sqlite(url: str) -> str:
     place, mark, options = url.removeprefix("sqlite://").partition("?")
     if place and not place.startswith("/"):
         raise ValueError("a SQLite file takes three slashes, and four when its path begins with one: sqlite:///file.db")
-    path = place.removeprefix("/")
+    path = path_of_sqlite(place)
     if path in ("", ":memory:") or "mode=memory" in options:
         raise ValueError("SQLite in memory is one process's own, workers are others; write sqlite:///stageflow.db")
     if path.startswith("file:"):
         return url
-    return f"sqlite:///{Path(path).expanduser().absolute()}{mark}{options}"
+    return f"sqlite:///{_home(Path(path)).absolute()}{mark}{options}"
 
 
 def seconds(low: float, high: float = 7 * 86400.0, *, above: bool = False) -> Parser:
@@ -188,7 +199,14 @@ def text(value: object) -> str:
 
 def directory(value: object) -> Path:
     """A directory, made absolute; it need not exist."""
-    return Path(value if isinstance(value, Path) else _text(value)).expanduser().absolute()
+    return _home(Path(value if isinstance(value, Path) else _text(value))).absolute()
+
+
+def _home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path.parts[0]} is the home directory of nobody known here") from error
 
 
 def _text(value: object) -> str:

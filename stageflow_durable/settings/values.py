@@ -246,7 +246,10 @@ def _variables(values: dict[str, object]) -> dict[str, str]:
 def _shown(name: str, value: object) -> str:
     if name in HIDDEN and name not in URLS:
         return ""
-    return f"={safe_url(value) if isinstance(value, str) else value!r}"
+    is_url = isinstance(value, str) and "://" in value
+    if name in URLS and not is_url:
+        return ""  # it may be the password alone
+    return f"={(safe_url(str(value)) if is_url else value)!r}"
 
 
 def _redacted(settings: Settings | Urls) -> str:

@@ -51,6 +51,8 @@ class Place(NamedTuple):
     run: str
     strand: str
     gen: int
+    stage: str | None = None
+    """Where the strand is, to be told."""
 
 
 class Overdue(NamedTuple):
@@ -64,7 +66,7 @@ class Overdue(NamedTuple):
     queues: list[str]
 
 
-_PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen)
+_PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen, strand_table.c.stage)
 _ORPHANS = (
     select(*_PLACE)
     .join(owners, owners.c.id == strand_table.c.owner)

@@ -191,7 +191,7 @@ class FakeOperations:
     def runs(
         self,
         *,
-        status: RunStatus | None = None,
+        status: RunStatus | Sequence[RunStatus] | None = None,
         pipeline: str | None = None,
         client_id: str | None = None,
         since: datetime | None = None,
@@ -211,7 +211,7 @@ class FakeOperations:
         found = [
             one
             for one in self.held
-            if status in (None, one.status)
+            if (status is None or one.status in ((status,) if isinstance(status, RunStatus) else status))
             and pipeline in (None, one.pipeline)
             and client_id in (None, one.client_id)
             and (since is None or one.created_at >= since)

@@ -299,7 +299,9 @@ def test_given_only_a_database_then_what_needs_no_broker_works(tmp_path: Path) -
         ("sentinel://:s3cret@a:1;sentinel://:s3cret@b:2", "sentinel://:***@a:1;sentinel://:***@b:2"),
         ("postgresql+psycopg://shop@h/d", "postgresql+psycopg://shop@h/d"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
-        ("not a url", "not a url"),
+        ("not a url", "***"),
+        ("redis://:s3cret", "redis://***"),
+        ("host=db password=s3cret", "***"),
     ],
 )
 def test_given_a_url_then_its_safe_form_hides_the_password_only(url: str, shown: str) -> None:

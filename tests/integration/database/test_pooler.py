@@ -63,7 +63,7 @@ def test_given_a_pooler_then_each_transaction_has_our_settings_and_those_of_the_
     assert singles.rows(statement, {}) == [(*SAID, "shop ,public")]
     driver.close()
     singles.close()
-    holder = SessionHolder(pooled, "a stage")
+    holder = SessionHolder(pooled)
     assert holder.session.execute(text(f"SELECT {shown(SETTINGS[2])}")).scalar_one() == "10min", "a stage's own session"
     holder.rollback()
     assert pooled.pooled

@@ -131,6 +131,24 @@ def test_given_a_child_that_ignores_sigterm_then_it_is_killed_after_its_time(
     assert "did not end in time: killed" in out[-1]
 
 
+def test_given_a_line_with_control_characters_then_none_of_them_reaches_the_terminal(
+    supervise: Supervise, out: list[str]
+) -> None:
+    supervisor = supervise(shell("worker", r"printf 'a\033[2J\rb\342\200\250c\n'; sleep 60"))
+    ticks_until(supervisor, lambda: out, "the line")
+    assert out == [r"worker | a\x1b[2J\rb\u2028c"]
+
+
+def test_given_a_child_that_takes_its_time_to_end_then_it_is_told_who_is_waited_for(
+    supervise: Supervise, out: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stageflow_durable.embedded.processes.TOLD_SECONDS", 0.1)
+    supervisor = supervise(shell("worker", STUBBORN, stop_seconds=0.5))
+    ticks_until(supervisor, lambda: out, "it is up")
+    supervisor.stop()
+    assert "worker | finishes what it runs; killed in 0 s if it does not" in out
+
+
 def test_given_a_second_ctrl_c_then_nobody_is_waited_for(supervise: Supervise, out: list[str]) -> None:
     supervisor = supervise(shell("worker", STUBBORN, stop_seconds=60))
     ticks_until(supervisor, lambda: out, "it is up")

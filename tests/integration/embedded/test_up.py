@@ -117,6 +117,7 @@ def gone(*pids: int) -> bool:
 
 def test_given_up_then_schema_broker_worker_and_beat_are_there_and_ctrl_c_ends_all(up: Up) -> None:
     process = up.start("beat")
+    assert "stopping" not in up.shown
     assert f"upgraded sqlite:///{up.home.root}/stageflow.db" in up.shown
     assert up.home.password() not in up.shown
     eventually(lambda: "beat" in up.pids(), what="the beat is up")
