@@ -32,27 +32,31 @@ from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.settings import Settings, Urls, load_settings
+from stageflow_durable.retry.adapters import RetryInterceptor
+from stageflow_durable.settings import Settings, Urls, check_keywords, load_settings
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 
 OnError = Literal["raise", "collect"]
 
 
+_OWN = ("name", "pipelines", "celery_app", "retry", "interceptors", "settings", "world")
+
+
 class Engine(Steering):
     """A durable engine over a database and a broker.
 
-    ``pipelines``: what this engine runs; mistakes raise DefinitionError here. ``celery_app``: an existing application
-    to adopt; our task brings its own options and queue, nothing of theirs is changed. ``retry``: policy of stages and
-    pipelines that have none. ``settings``: a Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``).
-    Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
-    both ways out.
+    ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
+    existing application to adopt; our task brings its own options and queue, nothing of theirs is changed. ``retry``:
+    policy of stages and pipelines that have none. ``settings``: a Settings, or keywords of it (``database_url=…``,
+    ``lease_seconds=…``); mistyped ones raise ConfigurationError here. Nothing is connected before the first use; with
+    nothing set and nothing running that raises ConfigurationError with both ways out.
     """
 
     def __init__(
         self,
         name: str,
-        pipelines: Iterable[Pipeline[Any, Any]] = (),
+        pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any] = (),
         *,
         celery_app: Any = None,
         retry: RetryPolicy | None = None,
@@ -63,13 +67,17 @@ class Engine(Steering):
     ) -> None:
         if settings is not None and keywords:
             raise ConfigurationError(f"give settings= or {', '.join(keywords)}=, not both")
+        check_keywords(keywords, others=_OWN)
         self.name = name
         self.pipelines = _by_name(pipelines)
         self._keywords = keywords
         self._given = settings
         self._adopted = celery_app
-        self._retry = retry
-        self._interceptors = in_order(get_default_interceptors() if interceptors is None else interceptors)
+        wrapped, policies = _apart(get_default_interceptors() if interceptors is None else interceptors)
+        if len(policies) + (retry is not None) > 1:
+            raise ConfigurationError("retry= and RetryInterceptor are the same policy, of which an engine has one")
+        self._retry = retry or next(iter(policies), None)
+        self._interceptors = in_order(wrapped)
         self._world = world or system_world()
         self._life = Life(self._make_process, self._bury)
         self._registered_in = 0
@@ -94,7 +102,7 @@ class Engine(Steering):
     def embedded(
         cls,
         name: str,
-        pipelines: Iterable[Pipeline[Any, Any]] = (),
+        pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any] = (),
         *,
         home: str | Path = ".stageflow",
         **keywords: Any,
@@ -340,11 +348,28 @@ class Engine(Steering):
             self.publisher.close()
 
 
-def _by_name(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[str, Pipeline[Any, Any]]:
+def _apart(interceptors: Sequence[Any]) -> tuple[Sequence[Any], list[RetryPolicy]]:
+    """What wraps a body, and what only looks so: a retry policy, which the engine itself keeps."""
+    if isinstance(interceptors, str) or not isinstance(interceptors, Sequence):
+        return interceptors, []  # to be refused
+    policies = [one.policy for one in interceptors if isinstance(one, RetryInterceptor)]
+    return [one for one in interceptors if not isinstance(one, RetryInterceptor)], policies
+
+
+def _by_name(pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any]) -> dict[str, Pipeline[Any, Any]]:
     found: dict[str, Pipeline[Any, Any]] = {}
-    for pipeline in pipelines:
+    for number, pipeline in enumerate((pipelines,) if isinstance(pipelines, Pipeline) else _listed(pipelines)):
+        if not isinstance(pipeline, Pipeline):
+            held = "; did you mean its .pipeline?" if isinstance(getattr(pipeline, "pipeline", None), Pipeline) else ""
+            raise ConfigurationError(f"pipelines[{number}] is of type {type(pipeline).__name__}, not a Pipeline{held}")
         if pipeline.name in found:
             raise ConfigurationError(f"two pipelines are named {pipeline.name!r}")
         found[pipeline.name] = pipeline
         pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
     return found
+
+
+def _listed(pipelines: Any) -> Iterable[Any]:
+    if isinstance(pipelines, Mapping | str) or not isinstance(pipelines, Iterable):
+        raise ConfigurationError(f"pipelines= is a Pipeline or a list of them, not {type(pipelines).__name__}")
+    return pipelines

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def show(ctx: click.Context, run_id: str, watch: bool, every: float, as_json: bool) -> None:
     """One run as a tree: attempts, delays, owners, undos and keys; at the end the commands that are legal now.
 
-    RUN is a run id or the beginning of one, at least six characters.
+    RUN is a run id or the beginning of one that no other run has: at least six characters; the twelve of a list do.
     """
     session = Session.of(ctx)
     run = find_run(session.operations(), run_id)
@@ -55,9 +55,10 @@ def show(ctx: click.Context, run_id: str, watch: bool, every: float, as_json: bo
 
 def find_run(operations: Operations, run_id: str) -> Run:
     """The run of that id or prefix. Fails on a prefix too short to mean one run."""
-    if len(run_id) < 6:
+    wanted = run_id.strip().rstrip("….").upper()  # as it was read out, or cut from a line
+    if len(wanted) < 6:
         raise Misuse(f"{run_id!r} is too short for a run id; give at least six characters (stageflow runs lists them)")
-    return operations.run(run_id)
+    return operations.run(wanted)
 
 
 def short_id(operations: Operations, run: Run) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.output import StageOutput
 
 
@@ -30,8 +31,29 @@ class Interceptor:
 
 
 def in_order(interceptors: Iterable[Any]) -> tuple[Any, ...]:
-    """Outermost first; equal priorities keep the order in which they were given."""
-    return tuple(sorted(interceptors, key=lambda interceptor: interceptor.priority))
+    """Outermost first; equal priorities keep the order in which they were given.
+
+    Raises ConfigurationError, naming what is no interceptor: one has ``before``, ``after``, ``on_error``, ``priority``
+    and ``name``.
+    """
+    if isinstance(interceptors, str) or not isinstance(interceptors, Iterable):
+        raise ConfigurationError(f"interceptors= is a list of interceptors, not {type(interceptors).__name__}")
+    found = tuple(interceptors)
+    if problems := [f"interceptors[{n}] {wrong}" for n, one in enumerate(found) if (wrong := _misfit(one))]:
+        raise ConfigurationError("; ".join(problems))
+    return tuple(sorted(found, key=lambda interceptor: interceptor.priority))
+
+
+def _misfit(one: Any) -> str | None:
+    if isinstance(one, type):
+        return f"is the class {one.__name__}; give an instance of it"
+    lacking = [f"{name}()" for name in ("before", "after", "on_error") if not callable(getattr(one, name, None))]
+    priority = getattr(one, "priority", None)
+    if isinstance(priority, bool) or not isinstance(priority, int | float):
+        lacking.append("a number as priority")
+    if not isinstance(getattr(one, "name", None), str):
+        lacking.append("a text as name")
+    return f"of type {type(one).__name__} is no interceptor: it lacks {', '.join(lacking)}" if lacking else None
 
 
 def get_default_interceptors() -> Sequence[Interceptor]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow_durable.duration import SHORTEST_TIMEOUT, is_duration, shown
+from stageflow_durable.model.callables import uncallable
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import SchemaMigration, StageKind, StageSpec
@@ -62,9 +63,9 @@ def schemas(schema: object, migrations: Any, stages: frozenset[object]) -> Itera
             continue
         named = {"input": step.input, **{f"outputs[{name!r}]": move for name, move in step.outputs.items()}}
         yield from (
-            f"migrations[{number}].{what} {move!r} is not a function of one value"
+            f"migrations[{number}].{what}: {wrong}"
             for what, move in named.items()
-            if not callable(move) and not (what == "input" and move is None)
+            if not (what == "input" and move is None) and (wrong := uncallable(move, "value"))
         )
         yield from (
             f"migrations[{number}].outputs[{name!r}]: no such stage" for name in step.outputs if name not in stages
@@ -120,17 +121,22 @@ def options_of_stage(spec: Any) -> list[str]:
             "on_unknown={!r}: 'retry', 'park' or 'compensate'",
             spec.on_unknown,
         ),
-        (spec.key is not None and not callable(spec.key), "key is not a function of one context", spec.key),
         (not _is_duration(spec.key_ttl), f"key_ttl {_DURATION}", shown(spec.key_ttl)),
         (not queue_is_fine, "queue {!r} is not the name of a queue", spec.queue),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
-    return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *_undo(spec.compensate))]
+    calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
+    return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *calls, *_undo(spec.compensate))]
+
+
+def _called(given: Any, name: str) -> Iterator[str]:
+    if given is not None and (wrong := uncallable(given)):
+        yield f"{name}{wrong}"
 
 
 def _undo(undo: Any) -> Iterator[str]:
-    if undo is not None and not callable(undo.action):
-        yield "compensate is not a function of one context"
+    if undo is not None and (wrong := uncallable(undo.action)):
+        yield f"compensate: {wrong}"
     if undo is not None and not isinstance(undo.retry, RetryPolicy | None):
         yield f"compensate: retry {undo.retry!r} is not a RetryPolicy"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,14 @@ def load_settings(
     parsed = cast("dict[str, Any]", found)
     parsed.setdefault("redis_url", claims_by(parsed.get("broker_url")))
     return Settings(**parsed)
+
+
+def check_keywords(keywords: Mapping[str, object], *, others: Iterable[str] = ()) -> None:
+    """Raise ConfigurationError with every keyword that is no setting, or has a value that is none; None: not given.
+    ``others``: what else may be meant by a mistyped name.
+    """
+    _found, mistakes = parse_all({name: pair for name, pair in _from_keywords(keywords).items() if name in PARSERS})
+    refuse(mistyped_keys(keywords, "keyword ", others=others) + mistakes)
 
 
 def _from_keywords(keywords: Mapping[str, object]) -> Given:

@@ -28,9 +28,17 @@ def mistyped_variables(environment: Iterable[str]) -> list[str]:
     ]
 
 
-def mistyped_keys(keys: Iterable[str], where: str) -> list[str]:
-    """A line for each unknown key of a place that is ours alone, with the nearest name where there is one."""
-    return [f"{where}{key}{_did_you_mean(near_names(key))}" for key in sorted(keys) if key not in PARSERS]
+def mistyped_keys(keys: Iterable[str], where: str, *, others: Iterable[str] = ()) -> list[str]:
+    """A line for each unknown key of a place that is ours alone, with the nearest name where there is one; ``others``:
+    names that are no settings, but known there.
+    """
+    return [f"{where}{key}{_did_you_mean(_near(key, others))}" for key in sorted(keys) if key not in PARSERS]
+
+
+def _near(name: str, others: Iterable[str]) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name.lower(), [*others], n=1, cutoff=0.66) or near_names(name)
 
 
 def near_names(name: str) -> list[str]:

@@ -37,6 +37,9 @@ _OUTPUTS = Prepared(
 )
 # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
 _FITS = func.substr(runs.c.id, 1, func.length(bindparam("prefix", type_=String))) == bindparam("prefix", type_=String)
+SHORTEST_PREFIX = 6
+"""Characters of an id that may stand for it. Runs of a quarter of an hour begin with the same six."""
+
 _FITTING = Prepared(
     select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
 )
@@ -82,9 +85,12 @@ def full_id(connection: Connection, prefix: str) -> str:
     pruned = None if found else _pruned(connection, prefix)
     if pruned is not None:
         raise UnknownRun(pruned)
-    if len(found) != 1 or len(prefix) < 4:
+    if found and len(prefix) < SHORTEST_PREFIX:
+        raise UnknownRun(f"{prefix!r} is too short for a run id; give at least {SHORTEST_PREFIX} characters")
+    if len(found) != 1:
+        fitting = ", ".join(map(str, found))
         raise UnknownRun(
-            f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run; give more of the id"
+            f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run, {fitting}; give more of the id"
         )
     return str(found[0])
 

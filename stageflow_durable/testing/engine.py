@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -241,8 +241,7 @@ def _found(report: SweepReport) -> bool:
 
 @contextmanager
 def engine_for_tests(
-    pipelines: Iterable[Pipeline[Any, Any]],
-    *,
+    *pipelines: Pipeline[Any, Any] | Iterable[Pipeline[Any, Any]],
     name: str = "tests",
     database_url: str | None = None,
     clock: FakeClock | None = None,
@@ -263,6 +262,8 @@ def engine_for_tests(
     ...     handle.result()
     {'greet': 'hello Ada'}
 
+    ``pipelines``: one after the other, or a list of them.
+
     ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
     it). ``draw``: chance, the middle unless said otherwise. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
@@ -272,7 +273,7 @@ def engine_for_tests(
         given = Settings(database_url=url, broker_url="memory://", **settings)
         engine = InProcessEngine(
             name,
-            pipelines,
+            _flat(pipelines),
             given,
             clock=clock or FakeClock(),
             draw=draw,
@@ -284,6 +285,14 @@ def engine_for_tests(
             yield engine
         finally:
             engine.close()
+
+
+def _flat(pipelines: Iterable[Any]) -> list[Any]:
+    """Pipelines, however they were given; what is none is left for the engine to refuse."""
+    found: list[Any] = []
+    for one in pipelines:
+        found += one if isinstance(one, Iterable) and not isinstance(one, str | Mapping) else [one]
+    return found
 
 
 def _new_database(directory: Path) -> str:

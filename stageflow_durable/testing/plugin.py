@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,12 +20,12 @@ MakeEngine = Callable[..., InProcessEngine]
 def stageflow_engine() -> Iterator[MakeEngine]:
     """Makes engines of pipelines, closed when the test ends.
 
-    ``stageflow_engine(checkout, lease_seconds=2)``: the keywords are those of
+    ``stageflow_engine(checkout, lease_seconds=2)``: pipelines, or a list of them, and the keywords are those of
     :func:`~stageflow_durable.testing.engine_for_tests`.
     """
     with ExitStack() as stack:
 
-        def make(*pipelines: Pipeline[Any, Any], **options: Any) -> InProcessEngine:
-            return stack.enter_context(engine_for_tests(pipelines, **options))
+        def make(*pipelines: Pipeline[Any, Any] | Iterable[Pipeline[Any, Any]], **options: Any) -> InProcessEngine:
+            return stack.enter_context(engine_for_tests(*pipelines, **options))
 
         yield make

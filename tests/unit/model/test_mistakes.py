@@ -31,9 +31,9 @@ def mistakes(pipeline: Any) -> tuple[str, ...]:
         ({"timeout": timedelta(seconds=-1)}, "timeout -1.0 has to be"),
         ({"key_ttl": "1d"}, "key_ttl '1d' has to be seconds or a timedelta, and positive"),
         ({"key_ttl": None}, "key_ttl None has to be"),
-        ({"key": "order_id"}, "key is not a function of one context"),
+        ({"key": "order_id"}, "key: 'order_id' is not a function of one context"),
         ({"retry": 5}, "retry 5 is not a RetryPolicy"),
-        ({"compensate": "refund"}, "compensate is not a function of one context"),
+        ({"compensate": "refund"}, "compensate: 'refund' is not a function of one context"),
         ({"compensate": Undo(body, retry=3)}, "compensate: retry 3 is not a RetryPolicy"),  # type: ignore[arg-type]  # the point
         ({"kind": "work"}, "kind 'work' is not a StageKind"),
         ({"pivot": "yes"}, "pivot 'yes' is not True or False"),
