@@ -31,7 +31,8 @@ class StageTally:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What came of it. ``unfinished``: runs that did not come to rest; ``missing``: accepted, and not there any more;
-    ``twice``: ``run/stage`` whose outcome, or undo, was recorded more than once.
+    ``twice``: ``run/stage`` whose outcome, or undo, was recorded more than once. ``asked``: how many kills were wanted;
+    ``kills``: those that were made; ``interrupted``: stages and undos that a kill took away while they ran.
     """
 
     pipeline: str
@@ -46,11 +47,18 @@ class Verdict:
     twice: Sequence[str] = ()
     attention: Sequence[str] = field(default=())
     """Runs at rest that need a person."""
+    asked: int = 0
+    interrupted: int = 0
 
     @property
     def holds(self) -> bool:
-        """Whether the engine kept its promise."""
+        """Whether the engine kept its promise, as far as it was put to the test."""
         return not (self.unfinished or self.missing or self.twice)
+
+    @property
+    def proves(self) -> bool:
+        """Whether it was put to the test: a kill that hits no stage at work is none."""
+        return self.interrupted > 0
 
 
 def judge(
@@ -61,12 +69,14 @@ def judge(
     seed: int,
     kills: Sequence[str],
     seconds: float,
+    asked: int = 0,
 ) -> Verdict:
     """The verdict on the runs that were accepted, of which those were found, each with its history."""
-    wanted, runs, twice = list(accepted), list[Run](), list[str]()
+    wanted, runs, twice, interrupted = list(accepted), list[Run](), list[str](), 0
     tallies: dict[str, StageTally] = {}
     for run, history in found:
         runs.append(run)
+        interrupted += sum(event.type == LOST for event in history)
         twice += [f"{run.run_id}/{stage}" for stage in _twice(history)]
         lost, undone = _stages(history, LOST), _stages(history, UNDONE)
         for stage in run.stages:
@@ -84,6 +94,8 @@ def judge(
         missing=[run_id for run_id in wanted if run_id not in there],
         twice=twice,
         attention=[run.run_id for run in runs if run.status in (RunStatus.PARKED, RunStatus.COMPENSATION_FAILED)],
+        asked=asked,
+        interrupted=interrupted,
     )
 
 

@@ -21,6 +21,9 @@ from stageflow_durable.demo.scene import LiveScene
 
 CLIENT = "chaos"
 CLOCK = SystemClock()
+LOOK_SECONDS = 0.05
+"""Short beside a stage: a kill falls while one is at work, or it proves nothing."""
+
 
 Say = Callable[[str], None]
 
@@ -62,7 +65,7 @@ def run_chaos(engine: Engine, reference: str, wish: Wish, *, app: str, options: 
 
 
 def _perform(stage: Place, wish: Wish, say: Say) -> Verdict:
-    began, accepted, kills = CLOCK.monotonic(), list[str](), list[str]()
+    began, accepted, kills, asked = CLOCK.monotonic(), list[str](), list[str](), 0
     until, turn = began + 60 * wish.minutes, 0
     while not turn or CLOCK.monotonic() < until:
         accepted += [_enqueue(stage, wish, f"{turn}-{number}") for number in range(wish.runs)]
@@ -72,9 +75,17 @@ def _perform(stage: Place, wish: Wish, say: Say) -> Verdict:
         scene = LiveScene(stage, random.Random(seed))  # noqa: S311  # chooses who is killed, no secret
         blows = [type(blow)(blow.after + len(accepted) - wish.runs, blow.target) for blow in blows]
         reached = drive(
-            scene, len(accepted), blows, shown, patience=wish.patience, clock=CLOCK.monotonic, pause=CLOCK.sleep
+            scene,
+            len(accepted),
+            blows,
+            shown,
+            patience=wish.patience,
+            clock=CLOCK.monotonic,
+            pause=CLOCK.sleep,
+            look=LOOK_SECONDS,
         )
         kills += reached.kills
+        asked += wish.kills
         turn += 1
         if not reached.done:
             break
@@ -82,7 +93,7 @@ def _perform(stage: Place, wish: Wish, say: Say) -> Verdict:
     there = {run.run_id for run in stage.runs()}
     found = ((stage.engine.run(one), stage.engine.history(one)) for one in accepted if one in there)
     seconds = CLOCK.monotonic() - began
-    return judge(wish.pipeline, accepted, found, seed=wish.seed, kills=kills, seconds=seconds)
+    return judge(wish.pipeline, accepted, found, seed=wish.seed, kills=kills, seconds=seconds, asked=asked)
 
 
 def _enqueue(stage: Place, wish: Wish, key: str) -> str:

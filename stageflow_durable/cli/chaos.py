@@ -15,6 +15,7 @@ from stageflow_durable.cli.parameters import json_value
 from stageflow_durable.cli.roles import SHIM, queues
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Finite, Seconds
+from stageflow_durable.cli.words import counted
 from stageflow_durable.errors import InvalidInput, UnknownPipeline
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from stageflow_durable.chaos.judge import Verdict
 
 SHOWN = 10
+NOTHING_PROVED = 3
+"""Exit code: nothing broke, and nothing was put to the test."""
 
 
 @click.command(short_help="Your own pipeline under SIGKILL, and a verdict.")
@@ -60,7 +63,7 @@ def chaos(ctx: click.Context, /, pipeline: str, source: str, as_json: bool, **wi
 
     Broker, database and two workers are started for this alone, in a temporary directory; the application's own are
     not touched. What its stages do to the world is done: point them at test accounts first. Exits 1 when a run did
-    not come to rest, was lost, or had a stage committed twice.
+    not come to rest, was lost, or had a stage committed twice; 3 when no kill hit a stage at work: that proves nothing.
     """
     session = Session.of(ctx)
     reference = session.application_reference()
@@ -83,16 +86,22 @@ def chaos(ctx: click.Context, /, pipeline: str, source: str, as_json: bool, **wi
     except (InvalidInput, RuntimeError) as error:  # a worker that keeps dying by itself says where its log is
         raise (Misuse if isinstance(error, InvalidInput) else click.ClickException)(str(error)) from error
     if as_json:
-        print_json({**_fields(verdict), "holds": verdict.holds})
+        print_json({**_fields(verdict), "holds": verdict.holds, "proves": verdict.proves})
     else:
         _show(verdict)
-    ctx.exit(0 if verdict.holds else FAILED)
+    ctx.exit(_exit_code(verdict))
 
 
 def _fields(verdict: Verdict) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(verdict)
+
+
+def _exit_code(verdict: Verdict) -> int:
+    if not verdict.holds:
+        return FAILED
+    return 0 if verdict.proves or not verdict.asked else NOTHING_PROVED
 
 
 def _exit(number: int, _frame: FrameType | None) -> None:
@@ -112,7 +121,7 @@ def _show(verdict: Verdict) -> None:
     out.print(table)
     ends = ", ".join(f"{count} {status}" for status, count in verdict.statuses.items())
     out.print(f"{verdict.accepted} runs accepted: {ends}", soft_wrap=True)
-    out.print(f"{len(verdict.kills)} SIGKILLs in {verdict.seconds:.0f} s, seed {verdict.seed}", soft_wrap=True)
+    out.print(f"{_kills(verdict)} in {verdict.seconds:.0f} s, seed {verdict.seed}", soft_wrap=True)
     if again := [stage.name for stage in verdict.stages if stage.again]:
         out.print(
             f"called more than once in a run: {', '.join(again)}. What these do has to be idempotent: hand "
@@ -123,8 +132,24 @@ def _show(verdict: Verdict) -> None:
     _list(out, "did not come to rest", verdict.unfinished)
     _list(out, "accepted, and not in the database", verdict.missing)
     _list(out, "committed or undone twice", verdict.twice)
-    kept = "The engine kept its promise: every run is at rest, none is lost, no stage was committed twice."
-    out.print(kept if verdict.holds else "The engine BROKE its promise; see above.", soft_wrap=True)
+    out.print(_sentence(verdict), soft_wrap=True)
+
+
+def _kills(verdict: Verdict) -> str:
+    made = f"{len(verdict.kills)} of {counted(verdict.asked, 'SIGKILL')}"
+    return f"{made} made; {counted(verdict.interrupted, 'stage')} interrupted at work"
+
+
+def _sentence(verdict: Verdict) -> str:
+    if not verdict.holds:
+        return "The engine BROKE its promise; see above."
+    if verdict.proves:
+        under = f"The engine kept its promise, with {counted(verdict.interrupted, 'stage')} interrupted"
+        return f"{under}: every run is at rest, none is lost, no stage was committed twice."
+    nothing = "Nothing broke, and nothing was proved: no stage was at work when a kill came."
+    if not verdict.asked:
+        return "No kill was asked for: every run is at rest, which proves nothing about crashes."
+    return f"{nothing} Give them more to do (--runs {10 * verdict.accepted}), more --kills, or slower stages."
 
 
 def _list(out: Any, what: str, found: Any) -> None:

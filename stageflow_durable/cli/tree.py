@@ -11,9 +11,9 @@ from rich.text import Text
 
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.why import attempt_phrase, losses, orders, undone_for, who, why_in_full
-from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_WORD, age, duration
+from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
-from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
+from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import Verb, legal_verbs, unknown_stages
 
 INLINE = 36
@@ -52,6 +52,7 @@ class Row:
     note: str
     undo: str
     below: tuple[str, ...]
+    undo_style: str = "dim"
 
 
 def draw(
@@ -80,12 +81,21 @@ def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text
         f"  key {run.key}" if run.key else "",
     )
     phrase = why_in_full(run)
-    status = f"{_status(run)} {age(run.finished_at or run.updated_at, now)}{': ' if phrase else ''}{phrase}"
+    status = f"{_status(run)} {_when(run, now)}{': ' if phrase else ''}{phrase}"
     if len(left) + 4 + len(status) <= width:
         yield left.append("    ").append(status, STATUS_STYLE[run.status])
     else:
         yield left
         yield from _indented([status], width, STATUS_STYLE[run.status])
+
+
+def _when(run: Run, now: datetime) -> str:
+    """How long ago it came to rest, and after how long; or for how long it has been under way."""
+    if run.status not in AT_REST:
+        return f"for {age(run.created_at, now)}"
+    if run.finished_at is None:
+        return f"{age(run.updated_at, now)} ago"
+    return f"{age(run.finished_at, now)} ago, after {duration((run.finished_at - run.created_at).total_seconds())}"
 
 
 def _indented(said: Iterable[str], width: int, style: str = "") -> Iterator[Text]:
@@ -117,6 +127,7 @@ def _row(run: Run, stage: StageView, now: datetime) -> Row:
         "  ".join([*inline, *notes]),
         _undo(stage),
         (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)),
+        STEP_STYLE.get(stage.undo.state, "dim") if stage.undo else "dim",
     )
 
 
@@ -167,7 +178,9 @@ def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
         _owner(stage),
         _due(stage, now),
         f"lost {stage.lost}×" if stage.lost > 1 else "",
-        f"progress {stage.progress}" if stage.progress is not None and stage.state is StageState.RUNNING else "",
+        f"progress {progress(stage.progress)}"
+        if stage.progress is not None and stage.state is StageState.RUNNING
+        else "",
         _branch(run, stage),
         "(pivot)" if stage.pivot else "",
     ]
@@ -239,11 +252,12 @@ def _lines(row: Row, longest: Row, width: int, guide: str, below: str) -> Iterat
     if row.tries:
         head.append(f"  {row.tries.ljust(len(longest.tries))}  {row.took.rjust(len(longest.took))}")
     whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries else f" {row.note}")
-    whole.append(f"  {row.undo}" if row.undo else "", "dim")
+    whole.append(f"  {row.undo}" if row.undo else "", row.undo_style)
     fits = len(whole) <= width
     yield _stripped(whole if fits else head)
-    for detail in (*(() if fits else (row.note, row.undo)), *row.below):
-        yield from (Text.assemble((below, "dim"), "   ", line) for line in _wrapped(detail, width - 6))
+    under = () if fits else ((row.note, ""), (row.undo, row.undo_style))
+    for detail, style in (*under, *((one, "") for one in row.below)):
+        yield from (Text.assemble((below, "dim"), "   ", (line, style)) for line in _wrapped(detail, width - 6))
 
 
 def _stripped(line: Text) -> Text:

@@ -52,6 +52,19 @@ def _shared(one: str, other: str) -> int:
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
+def progress(of: object) -> str:
+    """``73 %`` of a share, ``4 of 10`` of a count; else as it was given."""
+    if isinstance(of, float) and 0 <= of <= 1:
+        return f"{of * 100:.0f} %"
+    if isinstance(of, dict) and of.keys() == {"done", "of"}:
+        return f"{of['done']} of {of['of']}"
+    if isinstance(of, float):
+        return f"{of:g}"
+    if isinstance(of, dict):
+        return clipped(", ".join(f"{name} {value}" for name, value in of.items()), 60)
+    return clipped(str(of), 60)
+
+
 def clipped(text: str, most: int) -> str:
     """``text`` on one line, at most ``most`` characters."""
     flat = " ".join(text.split())
@@ -89,6 +102,9 @@ STAGE_STYLE: dict[StageState, str] = {
     _S.CANCELLED: "dim",
     _S.UNDONE: "magenta",
 }
+STEP_STYLE: dict[StepState, str] = {_U.COMPENSATION_FAILED: "bold red", _U.COMPENSATING: "yellow"}
+"""Of an undo; dim where nothing is the matter."""
+
 STEP_WORD: dict[StepState, str] = {
     _U.INTENDED: "",
     _U.RECORDED: "",

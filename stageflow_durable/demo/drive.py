@@ -40,8 +40,11 @@ def drive(
     patience: float,
     clock: Callable[[], float],
     pause: Callable[[float], object],
+    look: float = LOOK_SECONDS,
 ) -> Progress:
-    """Until ``total`` runs are at rest, or ``patience`` seconds have passed; the last look."""
+    """Until ``total`` runs are at rest, or ``patience`` seconds have passed, with a look each ``look`` seconds; the
+    last look.
+    """
     began = clock()
     due, kills = list(blows), list[str]()
     while True:
@@ -51,7 +54,7 @@ def drive(
             return progress
         kills += _let_fall(scene, due, progress)
         scene.heal()
-        pause(LOOK_SECONDS)
+        pause(look)
 
 
 def _let_fall(scene: Scene, due: list[Blow], progress: Progress) -> list[str]:

@@ -65,10 +65,11 @@ class Standing:
 class Verb:
     """One legal command.
 
-    ``arguments`` is what follows ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
+    ``name``: a :class:`VerbName`, or ``fork``, which changes nothing of its run. ``arguments`` is what follows
+    ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
     """
 
-    name: VerbName
+    name: str
     arguments: tuple[str, ...]
     effect: str
     stage: str | None = None
@@ -237,6 +238,8 @@ def legal_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
     if facts.status not in GOING_FORWARD and refusal(VerbName.COMPENSATE, facts, past_pivot=True) is None:
         found.append(_compensate(ref, facts))
         found += [_skip(ref, stage, facts) for stage in failed_undo_stages(run)]
+    if facts.status is RunStatus.SUCCEEDED and run.stages:
+        found.append(_fork(ref, run.stages[-1].name))
     return tuple(found)
 
 
@@ -267,6 +270,11 @@ def _skip(ref: str, stage: str, facts: Standing) -> Verb:
     past = ("--past-pivot",) if facts.pivot_passed else ()
     line = ("compensate", ref, "--skip", stage, *past, *_REASON)
     return Verb(VerbName.COMPENSATE, line, f"gives the undo of {stage} up, with your reason", stage)
+
+
+def _fork(ref: str, stage: str) -> Verb:
+    line = ("fork", ref, "--from", stage, *_REASON)
+    return Verb("fork", line, f"a new run from {stage} on", stage)
 
 
 def _cancel_effect(facts: Standing) -> str:

@@ -46,7 +46,17 @@ checkout = (Pipeline("checkout", input_type=Order).stage("reserve", act, compens
             .stage("charge", act, compensate=act).stage("ship", ship))
 engine = Engine("shop", [checkout])
 """
-GOOD = Verdict("checkout", 1, 3, {"succeeded": 3}, [StageTally("charge", 3, 4, 1, 1, 0)], ["worker-1 killed"], 9.0)
+GOOD = Verdict(
+    "checkout",
+    1,
+    3,
+    {"succeeded": 3},
+    [StageTally("charge", 3, 4, 1, 1, 0)],
+    ["worker-1 killed"],
+    9.0,
+    asked=1,
+    interrupted=1,
+)
 
 
 class Told:
@@ -89,7 +99,26 @@ def test_a_promise_that_was_kept_is_exit_0_and_names_the_stages_whose_body_ran_a
     assert answer.exit_code == 0, answer.output
     assert told.wish == chaos_run.Wish("checkout", {"cents": 5}, runs=3, kills=1, seed=7)
     assert "called more than once in a run: charge." in answer.stdout
-    assert "kept its promise" in answer.stdout
+    assert "1 of 1 SIGKILL made; 1 stage interrupted at work in 9 s" in answer.stdout
+    assert "kept its promise, with 1 stage interrupted" in answer.stdout
+
+
+def test_kills_that_hit_no_stage_prove_nothing_and_are_exit_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos_run, "run_chaos", Told(replace(GOOD, asked=6, kills=["Valkey 7 killed"], interrupted=0)))
+    answer = invoke("checkout")
+    assert answer.exit_code == 3
+    assert "1 of 6 SIGKILLs made; 0 stages interrupted at work" in answer.stdout
+    assert "nothing was proved" in answer.stdout
+    assert "kept its promise" not in answer.stdout
+    told = json.loads(invoke("checkout", "--json").stdout)
+    assert (told["holds"], told["proves"], told["interrupted"], told["asked"]) == (True, False, 0, 6)
+
+
+def test_without_kills_nothing_about_crashes_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos_run, "run_chaos", Told(replace(GOOD, asked=0, kills=[], interrupted=0)))
+    answer = invoke("checkout", "--kills", "0")
+    assert answer.exit_code == 0
+    assert "proves nothing about crashes" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -128,6 +157,7 @@ def test_the_judge_counts_calls_losses_and_undos_and_finds_what_was_committed_tw
     assert verdict.stages == [StageTally("charge", runs=2, bodies=3, again=1, lost=2, undone=0)]
     assert (verdict.twice, verdict.unfinished, verdict.missing) == (["R1/charge"], ["R2"], ["R3"])
     assert not verdict.holds
+    assert (verdict.interrupted, verdict.proves) == (2, True)
     assert judge("checkout", ["R1"], [(good, history)], seed=1, kills=[], seconds=1.0).holds
 
 
@@ -163,6 +193,7 @@ def test_a_pipeline_of_ones_own_goes_through_kills_and_leaves_no_file(tmp_path: 
     assert (verdict["accepted"], verdict["statuses"]) == (8, {"compensated": 8})
     assert [tally["undone"] for tally in verdict["stages"]] == [8, 8, 0]
     assert len(verdict["kills"]) >= 1
+    assert verdict["interrupted"] >= 1
     assert list((tmp_path / "tmp").glob("stageflow-*")) == []
 
 

@@ -16,7 +16,7 @@ def test_given_a_prefix_of_six_show_draws_the_run(invoke: Invoke, engine: FakeAp
     engine.held = [parked_unknown()]
     result = invoke("show", "01J9F2")
     assert result.exit_code == 0, result.output
-    assert "PARKED 14m: charge outcome unknown" in result.stdout
+    assert "PARKED 14m ago: charge outcome unknown" in result.stdout
     assert "stageflow settle 01J9F2QZ7KXV charge --not-done" in result.stdout
 
 
@@ -60,7 +60,7 @@ def test_watching_draws_each_change_until_the_run_is_at_rest(invoke: Invoke, eng
     ends = Ending(run(RunStatus.RUNNING, stage("a", StageState.RUNNING, attempt())))
     engine.run = ends  # type: ignore[method-assign]  # a run that ends by itself
     text = invoke("show", RUN_ID, "--watch", "--every", "0.1").stdout
-    assert "running 1m" in text
+    assert "running for 16m" in text
     assert "succeeded" in text
 
 

@@ -18,7 +18,7 @@ def test_a_run_parked_because_an_outcome_is_unknown_is_drawn_with_what_died_its_
     assert (
         drawn(parked_unknown())
         == """\
-checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m: charge outcome unknown
+checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m ago: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge began; on_unknown="park"
 ├─ validate  ok       1/1    4 ms
 ├─ reserve   ok       2/5  310 ms  #1 503 → +1.2s  undo: release
@@ -36,7 +36,7 @@ def test_in_a_narrow_terminal_notes_and_undos_stand_below_their_stage_and_no_lin
         drawn(parked_unknown(), width=60)
         == """\
 checkout v1  01J9F2QZ7KXV  client web  key order-A-1
-  PARKED 14m: charge outcome unknown
+  PARKED 14m ago: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge
   began; on_unknown="park"
 ├─ validate  ok       1/1    4 ms
@@ -66,8 +66,8 @@ def test_a_running_stage_shows_its_owner_its_progress_and_how_long_it_has_been_a
     assert (
         drawn(running)
         == """\
-checkout v1  01J9F2QZ7KXV  client web  key order-A-1    running 1m: pay
-└─ pay  running  1/3  12.0 s  on pay-7 (pid 812)  progress 0.4
+checkout v1  01J9F2QZ7KXV  client web  key order-A-1    running for 16m: pay
+└─ pay  running  1/3  12.0 s  on pay-7 (pid 812)  progress 40 %
 If need be: stageflow cancel 01J9F2QZ7KXV --reason …   (stops it; nothing to undo)"""
     )
 
@@ -108,7 +108,7 @@ def test_a_long_error_stands_below_its_stage_on_lines_that_keep_the_guide() -> N
         cause=Cause.FAILED,
     )
     lines = drawn(failed, width=80).splitlines()
-    assert lines[0].endswith("FAILED 1m: pay: 400")
+    assert lines[0].endswith("FAILED 1m ago: pay: 400")
     assert lines[2:4] == [
         "│     the bank answered 400: amount is not a number amount is not a number",
         "│     amount is not a number amount is not a number amount is not a number",
@@ -131,7 +131,7 @@ def test_an_undo_that_failed_for_good_shows_its_attempts_and_its_key() -> None:
     assert (
         drawn(broken)
         == f"""\
-checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m: undo refund of charge failed: 410 gone
+checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m ago: undo refund of charge failed: 410 gone
   it was to be undone because: ship: no stock
 ├─ reserve  undone  1/1  10 ms            undo: release done
 ├─ charge   ok      1/1  10 ms            undo: refund FAILED
@@ -166,7 +166,7 @@ def test_poison_says_how_many_processes_it_has_killed() -> None:
             error_stage="pay",
         )
     )
-    assert "PARKED 1m: pay kills its worker each time" in text
+    assert "PARKED 1m ago: pay kills its worker each time" in text
     assert "after pay began; 3 times so far" in text
     assert "lost 3×" in text
 
@@ -185,7 +185,24 @@ def test_without_utf8_the_tree_is_drawn_in_ascii() -> None:
     assert [line.plain[:3] for line in lines[2:7]] == ["|- ", "|- ", "|- ", "|  ", "`- "]
 
 
-def test_a_succeeded_run_ends_without_commands() -> None:
-    text = drawn(run(RunStatus.SUCCEEDED, stage("a", StageState.OK, attempt()), finished_at=ago(5)))
-    assert text.splitlines()[0].endswith("succeeded 5s")
-    assert "stageflow" not in text
+def test_a_succeeded_run_says_how_long_it_took_and_ends_with_how_to_fork_it() -> None:
+    done = run(RunStatus.SUCCEEDED, *(stage(name, StageState.OK, attempt()) for name in "ab"), finished_at=ago(5))
+    lines = drawn(done).splitlines()
+    assert lines[0].endswith("succeeded 5s ago, after 16.6 min")
+    assert lines[-1] == "If need be: stageflow fork 01J9F2QZ7KXV --from b --reason …   (a new run from b on)"
+    assert sum("stageflow" in line for line in lines) == 1
+
+
+def test_an_undo_that_failed_is_red_and_one_that_is_done_is_not() -> None:
+    broken = run(
+        RunStatus.COMPENSATION_FAILED,
+        stage("a", StageState.UNDONE, attempt(), undo=undo("give", StepState.COMPENSATED)),
+        stage("b", StageState.OK, attempt(), undo=undo("refund", StepState.COMPENSATION_FAILED)),
+    )
+    for width in (120, 40):
+        styles = {
+            line.plain[span.start : span.end].strip(): str(span.style)
+            for line in draw(broken, now=NOW, width=width, shown_id=RUN_ID[:12])
+            for span in line.spans
+        }
+        assert (styles["undo: refund FAILED"], styles["undo: give done"]) == ("bold red", "dim")

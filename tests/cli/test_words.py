@@ -146,3 +146,23 @@ def test_prune_without_an_age_deletes_nothing(invoke: Invoke, engine: FakeApplic
     result = invoke("prune", *age)
     assert (result.exit_code, engine.calls) == (2, [])
     assert "--older-than" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (0.7333333333333333, "73 %"),
+        (0.0, "0 %"),
+        (1.0, "100 %"),
+        (7, "7"),
+        (12.5, "12.5"),
+        ({"done": 4, "of": 10}, "4 of 10"),
+        ({"rows": 7, "file": "a"}, "rows 7, file a"),
+        ("half way", "half way"),
+        ("x" * 99, "x" * 59 + "…"),
+        ([1, 2], "[1, 2]"),
+        (True, "True"),
+    ],
+)
+def test_progress_reads_as_a_share_or_a_count(given: object, shown: str) -> None:
+    assert words.progress(given) == shown
