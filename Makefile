@@ -3,17 +3,21 @@
 #   make test ARGS="tests/unit -k saga"     what to run, and how
 #   make test JOBS=                         in one process; by default three, each with services of its own
 #   make PYTHON=python3.13 setup            another Python
+#   make test VENV=.venv313 PYTHON=/path/to/python3.13     another Python beside it
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-BIN := .venv/bin
-STAMP := .venv/.installed
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 BENCH := .bench/.installed
 EXTRAS := all,dev
 ARGS ?=
+# What `make run` runs unless it is told: the deployment's example.
+APP ?= $(or $(STAGEFLOW_APP),workers.app:engine)
 SEEDS ?= 100000
 MINUTES ?= 30
 # Compose: the plugin, or the older program of its own.
@@ -28,8 +32,8 @@ help: ## What there is
 setup: $(STAMP) ## Make .venv and install the library with every extra
 
 $(STAMP): pyproject.toml
-	@.ci/venv .venv $(PYTHON)
-	@echo "Installing into .venv (once, a minute or two) ..."
+	@.ci/venv $(VENV) $(PYTHON)
+	@echo "Installing into $(VENV) (once, a minute or two) ..."
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
@@ -38,8 +42,8 @@ demo: $(STAMP) ## The product in a minute: orders, flaky services, killed worker
 	@$(BIN)/stageflow demo $(ARGS)
 
 .PHONY: run
-run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops all
-	@$(BIN)/stageflow up $(ARGS)
+run: $(STAMP) ## APP=shop:engine: broker, workers, beat and monitor on this machine; Ctrl-C stops all
+	@$(BIN)/stageflow --app $(APP) up $(ARGS)
 
 # Three on two cores: while one waits for what it started, the others compute. They start processes by the hundred: without
 # bytecode that is kept, each would compile the library again.
@@ -47,6 +51,25 @@ run: $(STAMP) ## Broker, workers, beat and monitor on this machine; Ctrl-C stops
 test: JOBS ?= 3
 test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
+
+# The oldest versions that pyproject.toml allows, on SQLite and Valkey: the parts that touch other libraries.
+LOWEST := .lowest/.installed
+OLDEST := tests/unit tests/conformance tests/cli/test_for_real.py tests/integration/delivery tests/integration/engine/test_pools.py
+
+.PHONY: test-lowest
+test-lowest: JOBS ?= 3
+test-lowest: $(LOWEST) ## A part of the tests with the oldest versions that are allowed
+	@PYTHONHASHSEED=0 .lowest/bin/python -m pytest -W default -k "not postgres" $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(or $(ARGS),$(OLDEST))
+
+# uv alone can choose the oldest; the tests' own tools stay the newest that go with them.
+$(LOWEST): UV = .lowest/bin/python -m uv pip
+$(LOWEST): pyproject.toml
+	@.ci/venv .lowest $(PYTHON)
+	@echo "Installing the oldest versions into .lowest (once, a minute or two) ..."
+	@.lowest/bin/python -m pip install -qq --disable-pip-version-check uv
+	@$(UV) compile -q --python .lowest/bin/python --resolution lowest-direct --extra all --output-file .lowest/oldest.txt pyproject.toml
+	@$(UV) install -q --python .lowest/bin/python --constraint .lowest/oldest.txt --editable '.[all,dev]'
+	@touch $@
 
 .PHONY: chaos
 chaos: $(STAMP) ## Only the tests that kill processes and services; two minutes of the mix
@@ -110,5 +133,5 @@ down: ## Stop the containers; the volumes stay
 
 .PHONY: clean
 clean: ## Remove .venv and everything that was built or cached
-	@rm -rf .venv .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build dist
+	@rm -rf .venv .venv3* .lowest .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build dist
 	@find stageflow_durable workers tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

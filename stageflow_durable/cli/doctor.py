@@ -181,6 +181,17 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
             adopted=found.adopted,
             quick_acks=settings.quick_acks,
         )
+        yield from _habits(application, facts.transport, adopted=found.adopted)
+
+
+def _habits(application: Any, transport: str, *, adopted: bool) -> Iterator[Check]:
+    from stageflow_durable.cli.habits import own_tasks, rabbitmq
+    from stageflow_durable.delivery.habits import habits
+
+    queue = application.settings.queue
+    found = habits(application.celery_app, queue)
+    yield from own_tasks(found, transport, adopted=adopted)
+    yield from rabbitmq(found, transport, queue)
 
 
 def _longest_timeout(application: Any) -> float | None:

@@ -15,7 +15,7 @@ from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse,
 from stageflow_durable.cli.interrupts import Steps
 from stageflow_durable.cli.lines import BATCH, Answer, Start, Wanted, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import SECONDS, parsed, strict_json
+from stageflow_durable.cli.parameters import SECONDS, parsed, pipelines_known, strict_json
 from stageflow_durable.cli.reading import Lines, decoded, read_bytes, standard_input, unreadable
 from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
 from stageflow_durable.cli.tally import Tally, Wish, document, result_of
@@ -29,7 +29,7 @@ StartOne = Callable[[Any, str | None], "Handle"]
 
 
 @click.command(short_help="Start runs, from JSON, a file or a file of lines.")
-@click.argument("pipeline")
+@click.argument("pipeline", shell_complete=pipelines_known)
 @click.option(
     "--input",
     "source",

@@ -58,6 +58,14 @@ def _status(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
         raise Misuse(f"--status {value!r} is not a status; there are: {', '.join(RunStatus)}") from None
 
 
+def pipelines_known(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    """For a shell's completion: the application's pipelines that begin so; none where it cannot be asked."""
+    try:
+        return [name for name in Session.of(ctx).application().pipelines if name.startswith(begun)]
+    except Exception:  # noqa: BLE001  # whatever is wrong is told when the command is run, not while it is typed
+        return []
+
+
 def run_filters(command: F) -> F:
     """``--status --pipeline --client-id --since``."""
     for option in (
@@ -65,8 +73,14 @@ def run_filters(command: F) -> F:
             "--since", callback=_since, metavar="AGE|TIME", help="Begun since: 2h30m, yesterday, 2026-01-31 14:00."
         ),
         click.option("--client-id", metavar="NAME", help="Runs of this client."),
-        click.option("--pipeline", metavar="NAME", help="Runs of this pipeline."),
-        click.option("--status", callback=_status, metavar="STATUS", help=f"One of: {', '.join(RunStatus)}."),
+        click.option("--pipeline", metavar="NAME", help="Runs of this pipeline.", shell_complete=pipelines_known),
+        click.option(
+            "--status",
+            callback=_status,
+            metavar="STATUS",
+            help=f"One of: {', '.join(RunStatus)}.",
+            shell_complete=lambda _ctx, _parameter, begun: [one for one in RunStatus if one.startswith(begun.lower())],
+        ),
     ):
         command = option(command)
     return command

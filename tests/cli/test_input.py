@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 
+from stageflow_durable.cli import celery_group
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.reading import MOST_BYTES, Lines, decoded
+from stageflow_durable.cli.session import Session
 from stageflow_durable.cli.times import Seconds, age_of, moment_of
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, FakeApplication
@@ -199,3 +202,33 @@ def test_seconds_may_be_an_age_and_are_finite(invoke: Invoke) -> None:
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1), text
     for option in ("--rate=nan", "--rate=inf", "--limit=99999999999999999999"):
         assert invoke("cancel", "01J9F2QZ7KXV", option, "--reason", "x").exit_code == 2, option
+
+
+# --- completion -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "begun", "offered"),
+    [
+        ([], "aud", ["audit"]),
+        (["runs", "--status"], "comp", ["compensating", "compensated", "compensation_failed"]),
+        (["runs", "--pipeline"], "ch", ["checkout"]),
+        (["enqueue"], "ch", ["checkout"]),
+        (["enqueue"], "x", []),
+    ],
+)
+def test_a_shell_completes_commands_statuses_and_pipelines(
+    engine: FakeApplication, arguments: list[str], begun: str, offered: list[str]
+) -> None:
+    engine.pipelines["checkout"] = None
+    session = Session(operations=engine, application=engine)
+    completion = ShellComplete(celery_group, {"obj": session}, "stageflow", "_STAGEFLOW_COMPLETE")
+    assert [one.value for one in completion.get_completions(arguments, begun)] == offered
+
+
+def test_where_the_application_cannot_be_asked_nothing_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    completion = ShellComplete(celery_group, {"obj": Session(reference="nowhere:engine")}, "stageflow", "_X")
+    assert completion.get_completions(["enqueue"], "c") == []

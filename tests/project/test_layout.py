@@ -120,7 +120,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 def test_the_project_and_its_extras_are_declared() -> None:
     project = PYPROJECT["project"]
     assert project["requires-python"] == ">=3.11"
-    extras = {"embedded", "postgres", "flower", "sandbox", "dynamodb", "otel", "all"}
+    extras = {"embedded", "postgres", "flower", "all"}
     assert extras <= set(project["optional-dependencies"])
 
 

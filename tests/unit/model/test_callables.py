@@ -108,10 +108,12 @@ def test_what_cannot_be_called_with_a_context_is_refused_at_definition(runner: A
 
 
 def test_undos_keys_and_migrations_are_looked_at_too() -> None:
+    takes_nothing: Any = lambda: 1  # noqa: E731  # its name is what is told
+    takes_two: Any = two
     with pytest.raises(DefinitionError) as why:
         _ = (
-            Pipeline("p", schema=2, migrations={1: SchemaMigration(input=lambda: 1, outputs={"s": two})})
-            .stage("s", plain, compensate=Undo(lambda: None), key=lambda: "k")
+            Pipeline("p", schema=2, migrations={1: SchemaMigration(input=takes_nothing, outputs={"s": takes_two})})
+            .stage("s", plain, compensate=Undo(takes_nothing), key=takes_nothing)
             .plan
         )
     said = str(why.value)
