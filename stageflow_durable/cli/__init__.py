@@ -35,7 +35,7 @@ def _with_all_streams() -> None:
             pass
         os.close(number)
     sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # as long as the process lives
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115  # as long as that
     if out is None:
         sys.exit("stageflow: standard output is closed; to discard what is printed: > /dev/null")
 

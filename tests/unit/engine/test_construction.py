@@ -108,7 +108,7 @@ def test_a_retry_interceptor_is_the_engines_policy() -> None:
         assert handle.result() == {"s": 4}
 
 
-def test_engines_for_tests_take_pipelines_or_a_list_of_them(stageflow_engine: MakeEngine) -> None:  # noqa: F811
+def test_engines_for_tests_take_pipelines_or_a_list_of_them(stageflow_engine: MakeEngine) -> None:  # noqa: F811  # the fixture
     other = Pipeline("other").stage("s", lambda ctx: 1)
     for given in ((CHECKOUT, other), ([CHECKOUT, other],), (CHECKOUT, [other])):
         assert list(stageflow_engine(*given).pipelines) == ["checkout", "other"]
