@@ -8,17 +8,21 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stageflow_durable.clock import World, system_world
 from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
+from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
+from stageflow_durable.delivery.engines import Member, engines_of
 from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.signing import Signer
+from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
@@ -31,9 +35,18 @@ from stageflow_durable.errors import ConfigurationError, InvalidInput, Stageflow
 from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.retry.adapters import RetryInterceptor
-from stageflow_durable.settings import Settings, Urls, check_keywords, load_settings
+from stageflow_durable.settings import (
+    Settings,
+    Urls,
+    broker_name,
+    check_keywords,
+    default_queue,
+    engine_name,
+    load_settings,
+)
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 
@@ -68,7 +81,7 @@ class Engine(Steering):
         if settings is not None and keywords:
             raise ConfigurationError(f"give settings= or {', '.join(keywords)}=, not both")
         check_keywords(keywords, others=_OWN)
-        self.name = name
+        self.name = engine_name(name)
         self.pipelines = _by_name(pipelines)
         self._keywords = keywords
         self._given = settings
@@ -87,11 +100,19 @@ class Engine(Steering):
             if celery_app is not None
             else own_application(name, lambda: own_settings(self.settings, self.urls.broker_url))
         )
-        register(self.celery_app, self._life.working)
+        if isinstance(self.celery_app, Application):
+            self.celery_app.stageflow = self
         self._attach_to_worker()
 
     def _attach_to_worker(self) -> None:
-        attach(self.celery_app, self._life, self, lambda: self.settings.quick_acks, self._require_usable)
+        engines, first = engines_of(self.celery_app)
+        member = Member(
+            self.name, self, self._life, lambda: self.queues, lambda: self.settings.quick_acks, self._require_usable
+        )
+        engines.add(member)
+        if first:
+            register(self.celery_app, engines)
+            attach(self.celery_app, engines)
 
     def _require_usable(self) -> None:
         """Raise ConfigurationError where no stage could run here."""
@@ -132,13 +153,31 @@ class Engine(Steering):
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings in force."""
-        if self._given is not None:
-            return self._given
+        """The settings in force; where no queue is set, the queue carries the engine's name."""
+        found = self._given or self._loaded()
+        return found if found.queue else replace(found, queue=default_queue(self.name))
+
+    def _loaded(self) -> Settings:
         keywords = dict(self._keywords)
         if self._adopted is not None and "broker_url" not in keywords and self._adopted.conf.broker_url:
             keywords["broker_url"] = self._adopted.conf.broker_url
         return load_settings(**keywords)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that its runs use, to be served by workers: its own, those of its stages, and, where its own is
+        the default, the default of older releases, which runs of then still name.
+        """
+        own = self.settings.queue
+        of_stages = {stage.queue for pipeline in self.pipelines.values() for stage in pipeline.stages if stage.queue}
+        older = (LEGACY_QUEUE,) if own == default_queue(self.name) else ()
+        return tuple(dict.fromkeys((own, *older, *sorted(of_stages))))
+
+    @property
+    def profile(self) -> Profile:
+        """What a worker of this engine knows and serves, in this process."""
+        known = {name: Known(found.plan.version, found.plan.digest) for name, found in self.pipelines.items()}
+        return Profile(self.name, broker_name(self.urls.broker_url), consumed() or self.queues, known)
 
     @cached_property
     def urls(self) -> Urls:
@@ -174,9 +213,8 @@ class Engine(Steering):
 
     @cached_property
     def _sweeper(self) -> Sweeper:
-        return Sweeper(
-            self.store, self.publisher, Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
-        )
+        patience = Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
+        return Sweeper(self.store, self.publisher, patience, broker=broker_name(self.urls.broker_url))
 
     @cached_property
     def _acceptor(self) -> Acceptor:
@@ -191,9 +229,13 @@ class Engine(Steering):
         }
 
     def _ready(self) -> None:
-        """Register the definitions, once a process: threads that come together wait for the first."""
+        """Register the definitions, once a process: threads that come together wait for the first. Raises
+        ConfigurationError where workers would refuse messages.
+        """
         if self._registered_in == os.getpid():
             return
+        if self._adopted is not None and not takes_json(self._adopted):
+            raise ConfigurationError(no_json(self._adopted, self.name))
         with self._registering.setdefault(os.getpid(), threading.Lock()):
             if self._registered_in != os.getpid():
                 self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
@@ -318,7 +360,7 @@ class Engine(Steering):
         return settings_beside(self._adopted.conf, self.settings)
 
     def _make_process(self) -> Process:
-        plans = [pipeline.plan for pipeline in self.pipelines.values()]
+        plans, profile = [pipeline.plan for pipeline in self.pipelines.values()], self.profile
         return Process(
             self.store,
             self.publisher,
@@ -328,7 +370,8 @@ class Engine(Steering):
             redis_url=self.urls.redis_url,
             retry=self._retry,
             interceptors=self._interceptors,
-            register=lambda: self.store.register(plans, boot_id()),
+            register=lambda: self.store.register(plans, boot_id(), profile),
+            profile=profile,
             signer=self._signer,
         )
 

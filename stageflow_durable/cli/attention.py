@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from stageflow_durable.cli.output import Column, below, laid_out
-from stageflow_durable.cli.why import PARKED_WORDS, failed_undos
+from stageflow_durable.cli.why import MISSING_WORDS, PARKED_WORDS, failed_undos
 from stageflow_durable.cli.words import SHORT_ID, age
+from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import Run, RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus
 
@@ -28,6 +29,7 @@ class Group:
 
     ``next``: the line to type. ``oldest_at``: when the one that waits longest got there. ``last_error``: of the run
     that got there last, ``last_run``; where its undo failed that undo's, and ``cause`` is why it was to be undone.
+    ``missing``: why no live worker carries them, which then is the ``last_error`` too.
     """
 
     reason: str
@@ -40,6 +42,7 @@ class Group:
     last_run: str
     next: str
     run_ids: tuple[str, ...]
+    missing: Missing | None = None
 
 
 def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
@@ -47,9 +50,10 @@ def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
 
     ``look`` is asked for one run of each group whose undo failed: a list does not know of undos.
     """
-    found: dict[tuple[RunStatus | None, ParkReason | None, str, str | None], list[RunSummary]] = {}
+    found: dict[tuple[RunStatus | None, ParkReason | Missing | None, str, str | None], list[RunSummary]] = {}
     for run in runs:
-        found.setdefault((_trouble(run), run.park_reason, run.pipeline, run.error_stage), []).append(run)
+        why = run.missing or run.park_reason
+        found.setdefault((_trouble(run), why, run.pipeline, run.error_stage), []).append(run)
     ranked = sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1])))
     return [_group(members, look) for _key, members in ranked]
 
@@ -73,11 +77,12 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
         latest.error_stage,
         len(runs),
         min(run.updated_at for run in runs),
-        undos or latest.error,
+        undos or (latest.missing.message if latest.missing else latest.error),
         latest.error if undos else None,
         latest.run_id,
         _next(latest, len(runs)),
         tuple(run.run_id for run in runs),
+        latest.missing,
     )
 
 
@@ -86,10 +91,12 @@ def _reason(run: RunSummary) -> str:
         return f"parked: {PARKED_WORDS[run.park_reason]}"
     if run.status in AT_REST:
         return run.status.replace("_", " ")
-    return f"stuck: {run.status}"
+    return f"stuck: {run.status}" if run.missing is None else MISSING_WORDS[run.missing.kind]
 
 
 def _next(run: RunSummary, count: int) -> str:
+    if run.missing is not None:
+        return run.missing.command
     if run.status not in AT_REST:
         return "stageflow doctor"
     if count == 1 or run.park_reason in (ParkReason.UNKNOWN, ParkReason.OPERATOR):
@@ -123,7 +130,9 @@ def drawn(groups: Sequence[Group], now: datetime, width: int) -> list[Text]:
 def _told(group: Group, width: int) -> Iterator[Text]:
     from rich.text import Text
 
-    if group.last_error:
+    if group.missing is not None:
+        yield from below(f"{group.missing.message}; {group.missing.advice}", width)
+    elif group.last_error:
         of = f" of {group.last_run[:SHORT_ID]}" if group.count > 1 else ""
         yield from below(f"last error{of}: {group.last_error}", width)
     if group.cause:

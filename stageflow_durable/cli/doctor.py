@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stageflow_durable.cli import checks
+from stageflow_durable.cli import checks, serving
 from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.cli.failures import FAILED, one_line
 from stageflow_durable.cli.output import console, print_json
@@ -64,6 +64,8 @@ def examined(session: Session, timeout: float) -> Iterator[Check]:
     yield from database
     if all(check.level is Level.OK for check in database):
         yield from _guarded("runs", "stageflow db upgrade", lambda: _runs(session))
+        if session.has_application():
+            yield from _guarded("served", "stageflow db upgrade", lambda: _served(session))
     yield from _guarded(
         "application",
         "mend the application; stageflow --app module:attribute doctor",
@@ -104,6 +106,18 @@ def _runs(session: Session) -> Iterator[Check]:
     alive = checks.live_workers(operations.workers(), active)
     yield replace(alive, mend="stageflow up") if session.at_rest and alive.mend else alive
     yield checks.overdue(attention, session.now())
+    yield from serving.carried(attention)
+    yield from serving.shared(operations.roster())
+    yield from serving.strangers(operations.strangers())
+
+
+def _served(session: Session) -> Iterator[Check]:
+    application = session.application()
+    if session.at_rest:
+        return
+    mine = application.profile
+    wanted = serving.Served(mine.engine, mine.broker, application.queues, mine.pipelines)
+    yield from serving.served(wanted, session.operations().roster())
 
 
 # --- broker and application -------------------------------------------------------------------------------------------
@@ -171,6 +185,7 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
 
     found = celery_facts(application.celery_app)
     yield from checks.application(found)
+    yield serving.takes_json(found.accept_content)
     if facts is not None:
         settings = application.settings
         yield checks.visibility(

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import Standing
@@ -51,6 +52,12 @@ class Operations(Protocol):
 
     def workers(self) -> Sequence[WorkerView]:
         """Processes that own, or owned, work."""
+
+    def roster(self) -> Roster:
+        """What the live workers know and serve."""
+
+    def strangers(self) -> Mapping[str, float]:
+        """By queue: how many seconds ago messages came that named runs of another database."""
 
     def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         """Stop a run. Raises NotAllowed, OperatorConflict."""
@@ -175,6 +182,14 @@ class Application(Operations, Protocol):
     @property
     def pipelines(self) -> Mapping[str, Any]:
         """Its pipelines by name."""
+
+    @property
+    def profile(self) -> Profile:
+        """What a worker of it knows and serves."""
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that its runs use."""
 
     def check(self) -> Sequence[tuple[RunSummary, str]]:
         """Unfinished runs that its definitions would park, and why."""

@@ -77,8 +77,7 @@ def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
 
 def queues(application: Application) -> str:
     """The queues that the application's runs use, as ``celery worker -Q`` takes them."""
-    own = {stage.queue for pipeline in application.pipelines.values() for stage in pipeline.stages if stage.queue}
-    return ",".join((application.settings.queue, *sorted(own - {application.settings.queue})))
+    return ",".join(application.queues)
 
 
 def chooses_queues(celery_arguments: Sequence[str]) -> bool:

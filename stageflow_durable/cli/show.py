@@ -83,7 +83,7 @@ def as_document(run: Run) -> dict[str, Any]:
         {"verb": verb.name, "stage": verb.stage, "command": verb.command, "effect": verb.effect}
         for verb in legal_verbs(run)
     ]
-    return {**jsonable(run), "legal": legal}
+    return {**jsonable(run), "waiting_for": run.waiting_for, "legal": legal}
 
 
 def _print(session: Session, run: Run, shown_id: str) -> None:

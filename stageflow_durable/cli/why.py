@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from stageflow_durable.cli.words import age, clipped, clock, delay
+from stageflow_durable.model.roster import MissingKind
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import unknown_stages
@@ -27,6 +28,14 @@ PARKED_WORDS: dict[ParkReason, str] = {
 }
 """What is said of a parked run, or of the stage that it is parked for."""
 
+MISSING_WORDS: dict[MissingKind, str] = {
+    "worker": "no worker is alive",
+    "queue": "its queue is not served",
+    "pipeline": "no worker knows it",
+    "definition": "no worker knows its version",
+}
+"""What is said of runs that no live worker carries."""
+
 CAUSE_WORDS: dict[Cause, str] = {
     Cause.FAILED: "failed",
     Cause.CANCELLED: "cancelled",
@@ -39,6 +48,8 @@ CAUSE_WORDS: dict[Cause, str] = {
 def why(run: RunSummary) -> str:
     """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
     error = error_of(run)
+    if run.missing is not None:
+        return run.missing.message
     if run.park_reason:
         what = f"{run.error_stage} " if run.error_stage else ""
         tail = f": {error}" if error and run.park_reason is not ParkReason.UNKNOWN else ""
@@ -60,6 +71,8 @@ def why_in_full(run: Run) -> str:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:
         return "; ".join(clipped(told, MOST_OF_AN_ERROR) for told in failed_undos(run)) or why(run)
+    if run.missing is not None:
+        return run.missing.message
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)
@@ -85,6 +98,11 @@ def undone_for(run: Run) -> list[str]:
 
 def _colon(error: str | None) -> str:
     return f": {error}" if error else ""
+
+
+def way_out(run: Run) -> list[str]:
+    """What to do where no live worker carries it."""
+    return [] if run.missing is None else [f"To let it go on, {run.missing.way_out}"]
 
 
 def losses(run: Run, now: datetime) -> list[str]:

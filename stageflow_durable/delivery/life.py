@@ -20,6 +20,7 @@ class Life:
         self._make = make
         self._bury = bury
         self._process: Process | None = None
+        self.closed = False
         self._starting = threading.Lock()
 
     def working(self) -> Process:
@@ -28,7 +29,7 @@ class Life:
             if self._process is None or self._process.pid != os.getpid():
                 process = self._make()
                 process.start()
-                self._process = process
+                self._process, self.closed = process, False
             return self._process
 
     def child_started(self) -> None:
@@ -50,4 +51,4 @@ class Life:
     def close(self) -> None:
         """End what was started here."""
         self.child_ends()
-        self._process = None
+        self._process, self.closed = None, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import concurrency
@@ -13,16 +14,16 @@ from stageflow_durable.errors import ConfigurationError
 USABLE = "prefork (the default), threads or solo"
 
 
-def refuse_unusable(worker: Any, queue: str, *, adopted: bool) -> None:
+def refuse_unusable(worker: Any, queues: Sequence[str], *, adopted: bool) -> None:
     """Raise ConfigurationError, by name, for a pool whose tasks share what a stage needs for itself: an owner and its
     lease are a thread's, a database connection and a time limit are a process's, and green threads are neither.
 
-    An adopted application's worker that does not serve the engine's queue may use what it likes.
+    An adopted application's worker that serves none of the engine's queues may use what it likes.
     """
     pool = concurrency.get_implementation(worker.pool_cls)
-    if is_usable(pool) or (adopted and queue not in worker.app.amqp.queues.consume_from):
+    if is_usable(pool) or (adopted and not set(queues) & set(worker.app.amqp.queues.consume_from)):
         return
-    serves = f"; or let this worker not serve the queue {queue} (-Q)" if adopted else ""
+    serves = f"; or let this worker not serve {', '.join(queues)} (-Q)" if adopted else ""
     raise ConfigurationError(
         f"stages cannot run in the pool {pool.__module__}.{pool.__qualname__}: use -P {USABLE}{serves}"
     )

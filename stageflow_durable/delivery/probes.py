@@ -137,7 +137,7 @@ def celery_facts(app: Any) -> CeleryFacts:
         task=None if task is None else _task_facts(task),
         worker_consumer=str(conf.worker_consumer),
         prefetch_multiplier=int(conf.worker_prefetch_multiplier),
-        accept_content=tuple(map(str, conf.accept_content)),
+        accept_content=("json",) if conf.accept_content is None else tuple(map(str, conf.accept_content)),
         result_backend=conf.result_backend,
         visibility_timeout=options.get("visibility_timeout"),
         broker_url=conf.broker_url,

@@ -22,6 +22,7 @@ from stageflow_durable.engine.ride import Limits, Rider, Rode
 from stageflow_durable.idempotency.nudges import NudgeGate
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
@@ -52,6 +53,7 @@ class Process:
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
         register: Callable[[], None],
+        profile: Profile,
         signer: Signer = UNSIGNED,
     ) -> None:
         self.queue = settings.queue
@@ -72,11 +74,16 @@ class Process:
         self._signer = signer
         self._owners: list[Owner] = []
         self._riding: set[Owner] = set()
-        self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock)
+        self._profile = profile
+        self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock, profile)
         self._sweep_seconds = settings.sweep_seconds
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
         self._sweeper = Sweeper(
-            store, publisher, patience, lambda: all(owner.may_judge for owner in tuple(self._owners))
+            store,
+            publisher,
+            patience,
+            lambda: all(owner.may_judge for owner in tuple(self._owners)),
+            broker=profile.broker,
         )
         self._make_rider = partial(
             Rider,
@@ -154,6 +161,14 @@ class Process:
         self._away = min(self._away + 1, len(HOLD_SECONDS))
         self._reached.clear()  # not what a heartbeat reached before
         self._reached.wait(HOLD_SECONDS[self._away - 1])
+
+    def nearness(self, run_id: str) -> int:
+        """How much of a run is this engine's, of several: its definition, its pipeline, its database, or nothing."""
+        run = self._store.facts(run_id)
+        if run is None:
+            return 0
+        known = self._profile.pipelines.get(run.pipeline)
+        return 1 if known is None else 3 if known.digest == run.definition else 2
 
     def first(self, key: str) -> bool:
         """Whether this message is not a duplicate of one that was just taken."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Celery, Task
 from celery._state import connect_on_app_finalize
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
+from stageflow_durable.delivery.engines import Engines
 from stageflow_durable.delivery.messages import Unfit, Words, read
 from stageflow_durable.delivery.refusals import refusals
 from stageflow_durable.delivery.spawned import Application, is_spawned
@@ -25,10 +26,8 @@ AWAY_SECONDS = 2.0
 AWAY = (StoreUnavailable, SchemaBehind)
 
 
-def register(app: Celery, process: Callable[[], Any]) -> None:
-    """Register our tasks with an application; ``process`` gives this process's :class:`Process` at the first
-    message.
-    """
+def register(app: Celery, engines: Engines) -> None:
+    """Register our tasks with an application, for all of its engines."""
 
     def add(to: Celery) -> None:
         # At once, not lazily: in a spawned child Celery would lay a lazy task into every application there is.
@@ -37,11 +36,17 @@ def register(app: Celery, process: Callable[[], Any]) -> None:
 
     def advance(task: Task, *given: Any, **named: Any) -> None:
         words = understood(task, given, named)
-        if words is not None:
-            carry(task, process(), words)
+        if words is None:
+            return
+        try:
+            process = engines.process_of(words.run_id)
+        except AWAY as error:
+            raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
+        carry(task, process, words)
 
     def sweep(*_given: Any, **_named: Any) -> None:
-        process().sweep()
+        for process in engines.processes():
+            process.sweep()
 
     if app.finalized:
         add(app)

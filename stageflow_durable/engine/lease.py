@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.errors import Retryable, StageflowError, StoreRefused
+from stageflow_durable.model.roster import Profile
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
@@ -24,14 +25,17 @@ log = masking(logging.getLogger("stageflow.owner"))
 
 class Owner:
     """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. A process
-    that was declared dead comes back under a new id.
+    that was declared dead comes back under a new id. ``profile``: what the process knows and serves, for the others.
     """
 
-    def __init__(self, store: Store, boot: str, lease_seconds: float, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, boot: str, lease_seconds: float, clock: Clock, profile: Profile | None = None
+    ) -> None:
         self._store = store
         self._boot = boot
         self._lease = lease_seconds
         self._clock = clock
+        self._profile = profile
         self._guard = threading.Lock()
         self._id: str | None = None
         self._pid = 0
@@ -46,7 +50,8 @@ class Owner:
         """The owner's id, joined at first use in each process. Raises StoreUnavailable."""
         with self._guard:
             if self._id is None or self._pid != os.getpid():
-                self._id = self._store.join(Identity(socket.gethostname(), os.getpid(), self._boot), self._lease)
+                me = Identity(socket.gethostname(), os.getpid(), self._boot)
+                self._id = self._store.join(me, self._lease, self._profile)
                 self._pid, self._renewed_at = os.getpid(), self._clock.monotonic()
                 self._joined_at = self._renewed_at
             return self._id

@@ -21,6 +21,7 @@ from stageflow_durable.errors import InvalidInput
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.state.fork import Fork
@@ -41,6 +42,10 @@ STANDINGS = 200
 
 STUCK_SECONDS = 60.0
 """How long a run may stand still before ``attention`` lists it."""
+
+
+UNSERVED_SECONDS = 15.0
+"""How long a run may lack a worker before ``attention`` lists it: workers are restarted."""
 
 
 class Operations:
@@ -84,7 +89,7 @@ class Operations:
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
         pages = self._store.pages(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
         found = [run for page in pages for run in page]
-        return [*found, *self._store.stuck(self._clock.time() - STUCK_SECONDS)] if attention else found
+        return [*found, *self._standing()] if attention else found
 
     def matching(
         self,
@@ -116,6 +121,13 @@ class Operations:
             if text is not None:
                 valid_key(text, what)
 
+    def _standing(self) -> list[RunSummary]:
+        """Runs that stand still: no live worker can carry them, or nobody knows why."""
+        now = self._clock.time()
+        unserved = self._store.unserved(now - UNSERVED_SECONDS)
+        told = {run.run_id for run in unserved}
+        return [*unserved, *(run for run in self._store.stuck(now - STUCK_SECONDS) if run.run_id not in told)]
+
     def _seconds(self, since: datetime | timedelta | None) -> float | None:
         if isinstance(since, timedelta):
             if not is_duration(since):
@@ -132,6 +144,14 @@ class Operations:
     def workers(self) -> list[WorkerView]:
         """Processes that own, or owned, work."""
         return self._store.workers()
+
+    def roster(self) -> Roster:
+        """What the live workers know and serve."""
+        return self._store.roster()
+
+    def strangers(self) -> dict[str, float]:
+        """By queue: how many seconds ago messages came that named runs of another database."""
+        return self._store.strangers()
 
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""

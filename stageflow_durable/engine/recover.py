@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.tell import buried, taken_over
+from stageflow_durable.engine.tell import buried, nobody, taken_over
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
+from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.masking import masking
@@ -31,6 +32,10 @@ BACKLOG_SECONDS = 600.0
 """The same when it says that some do: others' work on the same queue would hide a lost one for ever."""
 
 
+TELL_SECONDS = 60.0
+"""How often all workers together log that nobody carries some runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
     """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a due strand may be before the sweep
@@ -44,15 +49,25 @@ class Patience:
 
 
 class Sweeper:
-    """Finds what stands still and sets it going again."""
+    """Finds what stands still and sets it going again. ``broker``: where it publishes, as workers call it; what only
+    workers of another broker take is left to a sweep of theirs.
+    """
 
     def __init__(
-        self, store: Store, publisher: Publisher, patience: Patience, may_judge: Callable[[], bool] | None = None
+        self,
+        store: Store,
+        publisher: Publisher,
+        patience: Patience,
+        may_judge: Callable[[], bool] | None = None,
+        *,
+        broker: str | None = None,
     ) -> None:
         self._store = store
         self._publisher = publisher
         self._patience = patience
         self._may_judge = may_judge
+        self._broker = broker
+        self._roster = Roster()
         self._broker_away = False
 
     def sweep(self) -> SweepReport:
@@ -62,9 +77,10 @@ class Sweeper:
         problems: list[str] = []
         dead = self._bury()
         overdue = self._store.overdue(self._patience.grace)
+        self._roster = self._store.roster() if any(overdue) else self._roster
         taken = sum(self._each(overdue.orphans, self._take_one, problems))
         late = sum(self._each(overdue.late, self._expire, problems))
-        woken = self._wake(overdue.due, problems)
+        woken = self._wake(self._worth_waking(overdue.due), problems)
         nudged = self._nudge(overdue.queues, problems)
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
 
@@ -73,7 +89,9 @@ class Sweeper:
         apart: the turns of a worker that has just started would bury nobody, for a whole lease.
         """
         judges = self._may_judge is None or self._may_judge()
-        mine = self._store.my_tick("sweep" if judges else "sweep of newcomers", every)
+        turn = "sweep" if judges else "sweep of newcomers"
+        # A turn of each broker's own: else one whose sweeps come first would keep the other's from all of theirs.
+        mine = self._store.my_tick(turn if self._broker is None else f"{turn} at {self._broker}"[:255], every)
         return self.sweep() if mine else None
 
     def _bury(self) -> tuple[str, ...]:
@@ -91,6 +109,7 @@ class Sweeper:
         dead = self._store.mark_killed(boot, pid)
         buried(dead, f"its process {pid} has ended")
         orphans = self._store.overdue(self._patience.grace).orphans if dead else []
+        self._roster = self._store.roster() if orphans else self._roster
         return sum(self._each(orphans, self._take_one, []))
 
     def _take_one(self, place: Place) -> int:
@@ -99,12 +118,41 @@ class Sweeper:
         if nudges is None:
             return 0
         taken_over(place, self._store.facts(place.run))
-        publish(self._store, self._publisher, nudges)
+        self._deliver(nudges)
         return 1
 
     def _expire(self, run_id: str) -> int:
-        publish(self._store, self._publisher, self._store.expire(run_id))
+        self._deliver(self._store.expire(run_id))
         return 1
+
+    def _deliver(self, nudges: tuple[Nudge, ...]) -> None:
+        theirs = tuple(nudge for nudge in nudges if not self._speaks_for(nudge.queue))
+        if theirs:
+            self._store.unpublish(theirs)
+        publish(self._store, self._publisher, tuple(nudge for nudge in nudges if nudge not in theirs))
+
+    def _speaks_for(self, queue: str, definitions: frozenset[str] | None = None) -> bool:
+        return self._broker is None or self._roster.speaks_for(self._broker, queue, definitions)
+
+    def _worth_waking(self, due: list[Place]) -> list[Place]:
+        """Without what is another broker's, and what was handed back and still no live worker knows."""
+        waits = self._store.waits([place.run for place in due]) if due else []
+        theirs = {(one.run, one.strand) for one in waits if not self._speaks_for(one.need.queue, one.need.definitions)}
+        nobodys = {}
+        for one in waits:
+            missing = self._roster.missing(one.need) if one.handed_back else None
+            if missing is not None:
+                nobodys[one.run, one.strand] = missing
+        if nobodys:
+            self._store.put_off(sorted({run for run, _strand in nobodys}))
+            for missing in set(nobodys.values()):
+                self._tell(missing)
+        return [place for place in due if (place.run, place.strand) not in theirs | nobodys.keys()]
+
+    def _tell(self, missing: Missing) -> None:
+        """Once a minute, in the log of one worker."""
+        if self._store.my_tick(f"told: {missing.message}"[:255], TELL_SECONDS):
+            nobody(missing)
 
     def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
         nudges = tuple(nudge for nudge in self._each(places, self._store.wake, problems) if nudge is not None)
@@ -115,6 +163,11 @@ class Sweeper:
         """Publish what was never delivered, and note it only then."""
         count = 0
         for queue in queues:
+            unserved = self._roster.unserved(queue)
+            if unserved is not None:
+                self._tell(unserved)
+            if not self._speaks_for(queue):
+                continue
             try:
                 found = self._each(self._lost(queue), self._store.missed, problems)
                 missed = [one for one in found if one is not None]
@@ -137,7 +190,9 @@ class Sweeper:
     def _lost(self, queue: str) -> list[Place]:
         patience = self._patience
         depth = self._publisher.depth(queue)
-        return self._store.undelivered(queue, depth, patience.lost, BLIND_SECONDS if depth is None else BACKLOG_SECONDS)
+        blind = BLIND_SECONDS if depth is None else BACKLOG_SECONDS
+        elsewhere = self._roster.carried_elsewhere(self._broker, queue) if self._broker is not None else frozenset()
+        return self._store.undelivered(queue, depth, patience.lost, blind, elsewhere)
 
     def _taken_by_broker(self, nudges: tuple[Nudge, ...]) -> bool:
         try:

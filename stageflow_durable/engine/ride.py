@@ -31,9 +31,10 @@ from stageflow_durable.engine.outcome import (
     unjudged,
 )
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
+from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.saving import AWAY, saved
 from stageflow_durable.engine.services import Services
-from stageflow_durable.engine.tell import fenced, refused, told
+from stageflow_durable.engine.tell import fenced, told
 from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
@@ -109,6 +110,7 @@ class Rider:
         self._limits = limits or Limits()
         self._stopping = stopping
         self._publish = publish
+        self._refusals = Refusals(world.clock.monotonic, store.note_strangers)
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
         self._timeouts = {
             (name, spec.name): spec.timeout + GRACE_SECONDS + MARGIN_SECONDS
@@ -123,7 +125,7 @@ class Rider:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._taker())
                 if isinstance(begun, Refused):
-                    refused(nudge, begun)
+                    self._refusals.tell(nudge, begun)
                     return Rode(begun.nudges, refused=begun)
                 if begun.sent_at is not None:
                     self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
@@ -142,11 +144,8 @@ class Rider:
         current: Work | None = work
         left: list[Nudge] = []
         while current is not None:
-            go_on = (
-                stages + 1 < self._limits.in_place_stages
-                and self._world.clock.monotonic() < until
-                and not self._stopping()
-            )
+            in_time = self._world.clock.monotonic() < until
+            go_on = stages + 1 < self._limits.in_place_stages and in_time and not self._stopping()
             ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
             if self._owner.is_still(current.owner):
                 ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)

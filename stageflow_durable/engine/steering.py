@@ -9,6 +9,7 @@ from typing import Any
 
 from stageflow_durable.engine.operations import UNSAID, Operations
 from stageflow_durable.engine.twins import EngineTwins
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.state.listing import Found
 from stageflow_durable.state.standings import Seen
@@ -46,6 +47,14 @@ class Steering(EngineTwins):
     def workers(self) -> list[WorkerView]:
         """Processes that own, or owned, work."""
         return self.operations.workers()
+
+    def roster(self) -> Roster:
+        """What the live workers know and serve."""
+        return self.operations.roster()
+
+    def strangers(self) -> dict[str, float]:
+        """By queue: how many seconds ago messages came that named runs of another database."""
+        return self.operations.strangers()
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         """Let a parked, failed or cancelled run go on."""

@@ -8,8 +8,9 @@ import logging
 
 from stageflow_durable.engine.outcome import Again, Over
 from stageflow_durable.engine.traces import loggable
+from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, RunFacts, Waiting, Work
+from stageflow_durable.model.work import Done, Fenced, RunFacts, Waiting, Work
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.recovery import Place
 
@@ -69,14 +70,9 @@ def fenced(work: Work) -> None:
     log.warning("run %s %s was taken over while it ran here; its outcome is dropped", work.run.id, stage)
 
 
-def refused(nudge: Nudge, answer: Refused) -> None:
-    """Log a nudge whose run was parked for it."""
-    if answer.why is Refusal.PARKED:
-        log.error(
-            "run %s parked: this definition of its pipeline cannot carry it; look: stageflow show %s",
-            nudge.run_id,
-            nudge.run_id,
-        )
+def nobody(missing: Missing) -> None:
+    """Log that no live worker carries some runs."""
+    log.warning("runs wait: %s; %s", one_line(missing.message), one_line(missing.way_out))
 
 
 def buried(owners: tuple[str, ...], why: str) -> None:

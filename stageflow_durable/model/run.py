@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StageState, StepState
 
 
@@ -65,7 +66,9 @@ class StageView:
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run as one line of a list."""
+    """A run as one line of a list. ``missing``: why no live worker can carry it now; None: one can, it waits for
+    something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do).
+    """
 
     run_id: str
     pipeline: str
@@ -84,6 +87,12 @@ class RunSummary:
     updated_at: datetime
     finished_at: datetime | None
     deadline: datetime | None
+    missing: Missing | None = field(default=None, kw_only=True)
+
+    @property
+    def waiting_for(self) -> str | None:
+        """``"worker"``: one that knows this run and serves its queue; None: nothing that this release tells."""
+        return None if self.missing is None else "worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,11 @@ class WorkerView:
     """``run_id/stage`` each."""
     ended_at: datetime | None = None
     confirmed: bool = False
+    engine: str | None = None
+    broker: str | None = None
+    queues: tuple[str, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    """``name v1`` each. All four are empty for a worker of an older release, which does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
 
 UNDO_PREFIX = "undo:"
@@ -155,10 +156,15 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was taken: acknowledge and drop. ``nudges``: what has to be published all the same."""
+    """Nothing was taken: acknowledge and drop. ``nudges``: what has to be published all the same.
+
+    Of what was handed back, ``about`` names pipeline and version; ``missing``: why no live worker carries it, or None.
+    """
 
     why: Refusal
     nudges: tuple[Nudge, ...] = ()
+    about: str | None = None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)

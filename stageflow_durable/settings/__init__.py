@@ -4,7 +4,17 @@
 """
 
 from stageflow_durable.settings.load import check_keywords, load_settings
-from stageflow_durable.settings.parsing import safe_url
+from stageflow_durable.settings.parsing import broker_name, safe_url
+from stageflow_durable.settings.queues import default_queue, engine_name
 from stageflow_durable.settings.values import Settings, Urls
 
-__all__ = ["Settings", "Urls", "check_keywords", "load_settings", "safe_url"]
+__all__ = [
+    "Settings",
+    "Urls",
+    "broker_name",
+    "check_keywords",
+    "default_queue",
+    "engine_name",
+    "load_settings",
+    "safe_url",
+]

@@ -53,6 +53,21 @@ def _safe(url: str) -> str:
     return _PASSWORD_OPTION.sub(r"\1***", f"{scheme}{separator}{hidden}{at}{place}")
 
 
+def broker_name(url: str) -> str:
+    """What all who use a broker call it: its place without user, password and options; several in a fixed order."""
+    return ";".join(sorted(_place(part) for part in re.split(r";(?=[\w+]+://)", url)))
+
+
+def _place(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    place = rest.rpartition("@")[2].partition("?")[0].rstrip("/")
+    host, slash, number = place.partition("/")
+    if scheme in ("redis", "rediss"):  # what redis-py takes where a part is left out
+        host = host if ":" in host.rpartition("]")[2] else f"{host or 'localhost'}:6379"
+        slash, number = "/", number or "0"
+    return f"{scheme}://{host}{slash}{number}"
+
+
 def database_url(value: object) -> str:
     """A SQLAlchemy URL of PostgreSQL or of a SQLite file, whose path is made absolute: processes share it."""
     url = _url(value, DATABASES)

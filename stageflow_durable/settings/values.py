@@ -81,6 +81,7 @@ class Settings:
     ``lease_seconds``: how long an owner is believed without a heartbeat.
     ``max_recoveries``: lost attempts of one stage before its run is parked.
     ``home``: directory of the one-machine mode.
+    ``queue``: of messages; by default the engine's own, ``stageflow-`` and its name.
     ``in_place_stages``, ``in_place_seconds``: how far one message may carry a run.
     ``short_delay_seconds``: the longest delay that Celery carries; beyond it the row alone.
     ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
@@ -111,7 +112,7 @@ class Settings:
     lease_seconds: float = 10.0
     max_recoveries: int = 5
     home: Path = Path(".stageflow")
-    queue: str = "stageflow"
+    queue: str = cast("str", None)  # filled in by the engine, from its name: readers of an engine's never see None
     in_place_stages: int = 200
     in_place_seconds: float = 5.0
     short_delay_seconds: float = 5.0

@@ -12,7 +12,9 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, s
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
+from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import runs, strands
 from stageflow_durable.state.views import summary_of
 
@@ -127,3 +129,26 @@ def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
     quiet = runs.c.updated_at < older_than
     found = select(*SUMMARY).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
     return [summary_of(facts_of(row)) for row in connection.execute(found)]
+
+
+def unserved(connection: Connection, older_than: float, limit: int = 100) -> list[RunSummary]:
+    """Runs that no live worker can carry, each with the reason, and that have not moved for ``older_than`` seconds:
+    handed back by workers that do not know them, or ready in a queue that nobody serves.
+    """
+    known = live(connection)
+    if known.silent:  # a worker of an older release does not say what it knows
+        return []
+    ready = strands.c.state == constant(StrandState.READY)
+    used = connection.execute(select(strands.c.queue).where(ready).distinct()).scalars()
+    nobodys = [queue for queue in used if queue not in known.queues]
+    waiting = [HANDED_BACK] + [and_(ready, strands.c.queue == queue) for queue in nobodys]
+    found: dict[str, RunSummary] = {}
+    for where in waiting:
+        of = select(runs, strands.c.queue.label("of_strand")).join(strands, strands.c.run == runs.c.id)
+        quiet = and_(where, runs.c.updated_at < older_than)
+        for row in connection.execute(of.where(quiet).order_by(runs.c.created_at).limit(limit)):
+            facts = facts_of(row)
+            missing = known.missing(need(connection, facts.pipeline, facts.version, facts.definition, row.of_strand))
+            if missing is not None:
+                found[facts.id] = replace(summary_of(facts), missing=missing)
+    return list(found.values())

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, bindparam, select, union
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.state import definitions
+from stageflow_durable.state import definitions, roster
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
@@ -137,6 +137,7 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
     Part.DEFINITIONS: _definitions_of,
     Part.SCHEMAS: lambda connection, of, _me: schemas_of(connection, of.id),
     Part.NEWEST: _newest_of,
+    Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }
 
 

@@ -13,13 +13,19 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, insert, select, true, update
 
+from stageflow_durable.model.roster import Profile
+from stageflow_durable.state import roster
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import owners, queues
+from stageflow_durable.state.tables import owners, profiles, queues
 
 _ALIVE = and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None))
 _REGISTER = Prepared(insert(owners).values(expires_at=now() + bindparam("lease"), started_at=now()))
-_BOOTED = Prepared(select(owners.c.id).where(owners.c.boot == bindparam("by_boot")).limit(1))
+_BOOTED = Prepared(
+    select(owners.c.id)
+    .where(and_(owners.c.boot == bindparam("by_boot"), owners.c.profile == bindparam("with_profile")))
+    .limit(1)
+)
 _RENEW = Prepared(update(owners).where(_ALIVE).values(expires_at=now() + bindparam("lease")))
 _RETIRE = Prepared(update(owners).where(_ALIVE).values(dead_at=now(), confirmed=true()))
 _MARK_EXPIRED = Prepared(
@@ -59,16 +65,20 @@ class Identity:
     boot: str
 
 
-def register(connection: Connection, identity: Identity, lease_seconds: float) -> str:
-    """A new owner; returns its id."""
+def register(connection: Connection, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
+    """A new owner; returns its id. ``profile``: what it knows and serves."""
     owner = f"{identity.boot}-{identity.pid}-{secrets.token_hex(4)}"
-    _REGISTER.run(connection, id=owner, host=identity.host, pid=identity.pid, boot=identity.boot, lease=lease_seconds)
+    told = {} if profile is None else {"profile": profile.id}
+    if profile is not None:
+        roster.publish(connection, profile)
+    me = {"id": owner, "host": identity.host, "pid": identity.pid, "boot": identity.boot}
+    _REGISTER.run(connection, lease=lease_seconds, **me, **told)
     return owner
 
 
-def booted(connection: Connection, boot: str) -> bool:
-    """Whether some child of that worker has joined before."""
-    return _BOOTED.value(connection, by_boot=boot) is not None
+def booted(connection: Connection, boot: str, profile: Profile) -> bool:
+    """Whether some child of that worker has joined before, for the same engine."""
+    return _BOOTED.value(connection, by_boot=boot, with_profile=profile.id) is not None
 
 
 def renew(connection: Connection, owner: str, lease_seconds: float) -> bool:
@@ -98,10 +108,9 @@ def served(connection: Connection, marks: dict[str, float]) -> None:
 
 
 def alive_and_dead(connection: Connection, limit: int) -> list[Any]:
-    """Owners with whether they live, the newest first."""
+    """Owners with whether they live, and what they know and serve (encoded), the newest first."""
     alive = and_(owners.c.dead_at.is_(None), owners.c.expires_at > now())
-    return list(
-        connection.execute(
-            select(owners, alive.label("alive")).order_by(alive.desc(), owners.c.started_at.desc()).limit(limit)
-        )
+    of = select(owners, alive.label("alive"), profiles.c.body).join(
+        profiles, profiles.c.id == owners.c.profile, isouter=True
     )
+    return list(connection.execute(of.order_by(alive.desc(), owners.c.started_at.desc()).limit(limit)))

@@ -8,11 +8,14 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.state import fitting, listing, progress, recovery, retention, verification, views
+from stageflow_durable.state import fitting, handed_back, listing, progress, recovery, retention, verification, views
+from stageflow_durable.state import roster as rosters
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.handed_back import Waits
 from stageflow_durable.state.listing import Filter, Found
 from stageflow_durable.state.recovery import Missed, Overdue, Place
 from stageflow_durable.state.shortcut import Shortcut
@@ -57,9 +60,32 @@ class Reading:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))
 
-    def undelivered(self, queue: str, depth: int | None, patience: float, blind: float) -> list[Place]:
-        """Ready strands whose nudge was lost."""
-        return self._see(lambda c: recovery.undelivered(c, queue, depth=depth, patience=patience, blind_patience=blind))
+    def undelivered(
+        self,
+        queue: str,
+        depth: int | None,
+        patience: float,
+        blind: float,
+        elsewhere: frozenset[str] = frozenset(),
+    ) -> list[Place]:
+        """Ready strands whose nudge was lost; ``elsewhere``: definitions that are carried by other brokers' workers."""
+        return self._see(
+            lambda c: recovery.undelivered(
+                c, queue, depth=depth, patience=patience, blind_patience=blind, elsewhere=elsewhere
+            )
+        )
+
+    def roster(self) -> Roster:
+        """What the live workers know and serve."""
+        return self._see(rosters.live)
+
+    def strangers(self) -> dict[str, float]:
+        """By queue: how many seconds ago messages of runs that are not here were last noted."""
+        return self._see(recovery.strangers)
+
+    def waits(self, run_ids: Sequence[str]) -> list[Waits]:
+        """The strands of these runs that wait, with what they need of a worker."""
+        return self._see(lambda c: handed_back.waits(c, run_ids))
 
     def missed(self, place: Place) -> Missed | None:
         """The message for a ready strand that none reached."""
@@ -113,6 +139,10 @@ class Reading:
     def stuck(self, older_than: float) -> list[RunSummary]:
         """Runs that should move and do not."""
         return self._see(lambda c: listing.stuck(c, older_than))
+
+    def unserved(self, older_than: float) -> list[RunSummary]:
+        """Runs that no live worker can carry, with the reason."""
+        return self._see(lambda c: listing.unserved(c, older_than))
 
     def history(self, run_id: str) -> list[Event]:
         """A run's events."""

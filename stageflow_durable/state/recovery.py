@@ -16,6 +16,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
+    exists,
     literal_column,
     null,
     or_,
@@ -35,6 +36,10 @@ from stageflow_durable.state.tables import strands as strand_table
 
 BATCH = 500
 """How many strands one scan looks at."""
+
+
+STRANGERS = "strangers in "
+"""What the names of ticks begin with that note when messages of unknown runs were dropped, and from which queue."""
 
 
 class Missed(NamedTuple):
@@ -137,12 +142,13 @@ _LOST = or_(
     _SERVED - bindparam("patience", type_=Double) * _MORE > _SENT,
     now() - _SENT > bindparam("alone", type_=Double) * _MORE,
 )
-_UNDELIVERED = Prepared(
+_LOST_ONES = (
     select(*_PLACE)
     .where(and_(strand_table.c.state == constant(StrandState.READY), strand_table.c.queue == _OF_QUEUE, _LOST))
     .order_by(_SENT)
     .limit(BATCH)
 )
+_UNDELIVERED = Prepared(_LOST_ONES)
 
 
 def _turn(dialect: Any) -> Any:
@@ -172,23 +178,37 @@ def overdue(connection: Connection, grace: float) -> Overdue:
 
 
 def undelivered(
-    connection: Connection, queue: str, *, depth: int | None, patience: float, blind_patience: float
+    connection: Connection,
+    queue: str,
+    *,
+    depth: int | None,
+    patience: float,
+    blind_patience: float,
+    elsewhere: frozenset[str] = frozenset(),
 ) -> list[Place]:
     """Ready strands of a queue whose nudge was lost.
 
     A nudge counts as lost when it was never published; when nudges published later were served already; when the
     broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; or, when the broker
     cannot say (``depth`` None), older than ``blind_patience``. Each publication doubles the patience, so that messages
-    stay bounded under any backlog.
+    stay bounded under any backlog. Runs of the definitions ``elsewhere`` are left to the sweeps of another broker.
     """
-    alone = patience if depth == 0 else blind_patience
-    found = _UNDELIVERED.run(connection, of_queue=queue, patience=patience, alone=alone)
-    return [Place._make(row) for row in found.fetchall()]
+    given = {"of_queue": queue, "patience": patience, "alone": patience if depth == 0 else blind_patience}
+    if not elsewhere:
+        return [Place._make(row) for row in _UNDELIVERED.run(connection, **given).fetchall()]
+    theirs = exists(select(runs.c.id).where(and_(runs.c.id == strand_table.c.run, runs.c.definition.in_(elsewhere))))
+    return [Place(*row) for row in connection.execute(_LOST_ONES.where(~theirs), given)]
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
     """Whether it is this process's turn: at most one of all processes is told so in ``every_seconds``."""
     return _TICK.value(connection, name=name, every=every_seconds) is not None
+
+
+def strangers(connection: Connection) -> dict[str, float]:
+    """How many seconds ago a message of an unknown run was last noted, by queue."""
+    found = select(ticks.c.name, now() - ticks.c.at).where(ticks.c.name.startswith(STRANGERS, autoescape=True))
+    return {name.removeprefix(STRANGERS): max(0.0, float(age)) for name, age in connection.execute(found)}
 
 
 def missed(connection: Connection, place: Place) -> Missed | None:

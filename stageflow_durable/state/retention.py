@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, li
 
 from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
+from stageflow_durable.state import roster
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.dialect import constant, insert_for
@@ -175,11 +176,12 @@ def _bury(connection: Connection, audit_key: bytes, ids: Sequence[str]) -> None:
 
 
 def _forget(connection: Connection, older_than: float, key_seconds: float) -> None:
-    """Tombstones that outlived their time, and owners who died long ago and left nothing behind."""
+    """Tombstones that outlived their time, owners who died long ago and left nothing behind, and what they knew."""
     connection.execute(delete(tombstones).where(tombstones.c.pruned_at < ago(key_seconds)))
     busy = and_(strands.c.owner == owners.c.id, strands.c.state == literal_column("'running'"))
     gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)))
     connection.execute(delete(owners).where(gone))
+    roster.forget(connection, older_than)
 
 
 def _forget_keys(database: Database) -> None:

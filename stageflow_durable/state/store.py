@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -11,9 +11,20 @@ from sqlalchemy import Connection
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
-from stageflow_durable.state import batch, definitions, idempotency_keys, owners, progress, recovery, retention, runs
+from stageflow_durable.state import (
+    batch,
+    definitions,
+    handed_back,
+    idempotency_keys,
+    owners,
+    progress,
+    recovery,
+    retention,
+    runs,
+)
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
@@ -24,7 +35,7 @@ from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.reading import Reading
-from stageflow_durable.state.recovery import Missed, Place
+from stageflow_durable.state.recovery import STRANGERS, Missed, Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
 from stageflow_durable.transitions import fail as failing
@@ -98,12 +109,14 @@ class Store(Reading):
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
-    def register(self, plans: Sequence[Plan], boot: str | None = None) -> None:
-        """Store definitions. ``boot``: of the worker that starts with them; its first child makes them the newest."""
+    def register(self, plans: Sequence[Plan], boot: str | None = None, profile: Profile | None = None) -> None:
+        """Store definitions. ``boot``: of the worker that starts with them, with that profile; its first child makes
+        them the newest.
+        """
         with self.database.transaction() as connection:
             for plan in plans:
                 definitions.register(connection, plan)
-            if boot is not None and not owners.booted(connection, boot):
+            if boot is not None and not (profile is not None and owners.booted(connection, boot, profile)):
                 definitions.deployed(connection, plans)
 
     def create(self, new: NewRun) -> Created:
@@ -142,7 +155,10 @@ class Store(Reading):
         )
         if not isinstance(decided, Change):
             return decided or Refused(Refusal.GONE)
-        return decided.granted or Refused(decided.refused or Refusal.GONE, decided.nudges)
+        if decided.refused is not None:
+            return replace(decided.refused, nudges=decided.nudges)
+        assert decided.granted is not None
+        return decided.granted
 
     def succeed(
         self,
@@ -269,9 +285,17 @@ class Store(Reading):
 
     # --- owners and recovery ------------------------------------------------------------------------------------------
 
-    def join(self, identity: Identity, lease_seconds: float) -> str:
-        """A new owner."""
-        return self._do(lambda c: owners.register(c, identity, lease_seconds))
+    def join(self, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
+        """A new owner; ``profile``: what it knows and serves. What others handed back, and it knows, is due now."""
+        owner = self._do(lambda c: owners.register(c, identity, lease_seconds, profile))
+        # After it has joined: what is handed back from now on finds it in the roster.
+        while profile is not None and self._do(lambda c: handed_back.hasten(c, profile)):
+            pass
+        return owner
+
+    def put_off(self, run_ids: Sequence[str]) -> None:
+        """Let what was handed back in these runs rest: no live worker knows it."""
+        self._do(lambda c: handed_back.put_off(c, run_ids))
 
     def renew(self, owner: str, lease_seconds: float) -> bool:
         """Renew a lease; False: declared dead."""
@@ -298,6 +322,10 @@ class Store(Reading):
     def my_tick(self, name: str, every: float) -> bool:
         """Whether it is this process's turn."""
         return self._do(lambda c: recovery.my_tick(c, name, every))
+
+    def note_strangers(self, queue: str) -> None:
+        """Messages in this queue named runs that are not in this database; ``doctor`` reports it."""
+        self._do(lambda c: recovery.my_tick(c, f"{STRANGERS}{queue}"[:255], 0.0))
 
     def take(self, place: Place, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
         """Take a strand from the dead."""

@@ -56,6 +56,8 @@ owners = Table(
     Column("dead_at", Double),
     # The parent saw the process end: what it began cannot act any more. Without it only its lease ran out.
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
+    # What it knows and serves; NULL: of a release that did not say.
+    Column("profile", ID),
     Index(
         "ix_stageflow_owners_alive",
         "expires_at",
@@ -63,6 +65,15 @@ owners = Table(
         sqlite_where=text("dead_at IS NULL"),
     ),
     Index("ix_stageflow_owners_boot", "boot", "pid"),
+)
+
+profiles = Table(
+    "stageflow_profiles",
+    metadata,
+    # A digest of the body: processes that know and serve the same share the row.
+    Column("id", ID, primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
 )
 
 definitions = Table(
@@ -171,6 +182,13 @@ strands = Table(
         "wake_at",
         postgresql_where=text("state = 'waiting'"),
         sqlite_where=text("state = 'waiting'"),
+    ),
+    # Handed back by a worker that does not know its definition: see ``state.handed_back``.
+    Index(
+        "ix_stageflow_strands_handed_back",
+        "run",
+        postgresql_where=text("state = 'waiting' AND nudges > 0"),
+        sqlite_where=text("state = 'waiting' AND nudges > 0"),
     ),
     Index(
         "ix_stageflow_strands_outbox",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,17 +14,21 @@ from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
+from stageflow_durable.model.roster import Missing, Profile
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
 from stageflow_durable.model.stage_state import stage_state
 from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.handed_back import need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
+from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 from stageflow_durable.state.vouched import AUDIT
+from stageflow_durable.transitions.hand_back import is_handed_back
 
 BEYOND = "z" * 32
 """After an id's beginning: what comes after all ids that begin so, however the database sorts."""
@@ -164,9 +168,18 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
             tuple(held.get(row.id, ())),
             moment(row.dead_at),
             bool(row.confirmed),
+            **_known(row.body),
         )
         for row in alive_and_dead(connection, limit)
     ]
+
+
+def _known(body: str | None) -> dict[str, Any]:
+    if body is None:
+        return {}
+    profile = Profile.decode(body)
+    pipelines = tuple(f"{name} v{known.version}" for name, known in profile.pipelines.items())
+    return {"engine": profile.engine, "broker": profile.broker, "queues": profile.queues, "pipelines": pipelines}
 
 
 def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
@@ -177,13 +190,24 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     plan = plan_of(connection, found.definition)
     rows = _Rows.read(connection, run_id)
     stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
-    summary = summary_of(found)
+    summary = replace(summary_of(found), missing=_missing(connection, found, rows))
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input),
         metadata=decode(found.metadata),
         stages=stages,
     )
+
+
+def _missing(connection: Connection, run: RunFacts, rows: _Rows) -> Missing | None:
+    """Why no live worker carries a strand that waits for one."""
+    idle = [row for row in rows.strands.values() if row.state == StrandState.READY or is_handed_back(row)]
+    if run.phase is Phase.SETTLED or not idle:
+        return None
+    known = live(connection)
+    about = run.pipeline, run.version, run.definition
+    found = (known.missing(need(connection, *about, queue)) for queue in sorted({row.queue for row in idle}))
+    return next((missing for missing in found if missing is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

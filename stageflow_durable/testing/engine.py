@@ -8,6 +8,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.roster import Known
 from stageflow_durable.model.run import RunSummary, SweepReport
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.settings import Settings
@@ -92,7 +94,7 @@ class InProcessEngine(Engine):
         self._patience = patience.lost
         self._riding = 0
         # Parts that the engine makes at their first use: here they are made beforehand.
-        sweeper = Sweeper(store, self.messages, patience, lambda: True)
+        sweeper = Sweeper(store, self.messages, patience, lambda: True, broker=self.profile.broker)
         self.__dict__.update(store=store, publisher=self.messages, _sweeper=sweeper)
         self.crew = [self.hired() for _number in range(workers)]
         clock.idle = self._while_waiting
@@ -103,6 +105,7 @@ class InProcessEngine(Engine):
     def hired(self, *pipelines: Pipeline[Any, Any]) -> InProcessWorker:
         """A new worker, not yet in the ``crew``; ``pipelines``: what it knows, left out: what the engine knows."""
         known = {pipeline.name: pipeline for pipeline in pipelines} or self.pipelines
+        versions = {name: Known(found.plan.version, found.plan.digest) for name, found in known.items()}
         return InProcessWorker(
             os.urandom(6).hex(),
             self.store,
@@ -112,6 +115,7 @@ class InProcessEngine(Engine):
             self._world,
             retry=self._retry,
             interceptors=self._interceptors,
+            profile=replace(self.profile, pipelines=versions),
         )
 
     def deploy(self, *pipelines: Pipeline[Any, Any]) -> None:

@@ -101,7 +101,9 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-READS = frozenset({*_SEE, "after_commit", "overdue", "undelivered", "missed"})
+READS = frozenset(
+    {*_SEE, "after_commit", "overdue", "undelivered", "missed", "roster", "waits", "strangers", "unserved"}
+)
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

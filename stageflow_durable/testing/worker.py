@@ -14,6 +14,7 @@ from stageflow_durable.engine.ride import Limits, Rider, Rode
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.store import Store
@@ -35,7 +36,8 @@ class _Mortal(Owner):
 class InProcessWorker:
     """One worker process, as the others see it: an owner with a lease, which rides messages.
 
-    ``boot`` is its identity: when it dies, another comes with another one. ``alive`` is False once it crashed.
+    ``boot`` is its identity: when it dies, another comes with another one. ``alive`` is False once it crashed;
+    ``profile``: what it tells the others of itself.
     """
 
     def __init__(
@@ -49,13 +51,16 @@ class InProcessWorker:
         *,
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
+        profile: Profile,
     ) -> None:
         self.boot = boot
         self.alive = True
+        self.profile = profile
+        self._joined = False
         self._store = store
         self._publisher = publisher
         self._short = settings.short_delay_seconds
-        self.owner = _Mortal(store, boot, settings.lease_seconds, world.clock)
+        self.owner = _Mortal(store, boot, settings.lease_seconds, world.clock, profile)
         self._rider = Rider(
             store,
             self.owner,
@@ -69,13 +74,23 @@ class InProcessWorker:
             publish=self._publish,
         )
 
+    def join(self) -> None:
+        """Become an owner, once, as a process does before its first message: the others see what it knows."""
+        if not self._joined:
+            self.owner.join()
+            self._joined = True
+
     def beat(self) -> None:
-        """Renew the lease."""
-        self.owner.beat()
+        """Renew the lease; the first time, join."""
+        if self._joined:
+            self.owner.beat()
+        else:
+            self.join()
 
     def carry(self, nudge: Nudge) -> Rode | None:
         """Carry one message as far as it goes; None when the database was away and the message comes again."""
         try:
+            self.join()
             rode = self._rider.ride(nudge)
         except StoreUnavailable:
             self._publisher.publish((nudge,), AWAY_SECONDS)

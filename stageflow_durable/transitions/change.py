@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from stageflow_durable.model.work import Nudge, Refusal, Work
+from stageflow_durable.model.work import Nudge, Refused, Work
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import HeldKey
 
@@ -87,7 +87,7 @@ class Change(NamedTuple):
     keys: tuple[KeyChange, ...] = ()
     nudges: tuple[Nudge, ...] = ()
     granted: Work | None = None
-    refused: Refusal | None = None
+    refused: Refused | None = None
     due_in: float | None = None
     ended: bool = False
 

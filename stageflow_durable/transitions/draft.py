@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
-from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refusal, RunFacts, Work
+from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.attempt import Kept
 from stageflow_durable.transitions.change import Change, Event, KeyChange, KeyEnd, Row, Table
 from stageflow_durable.transitions.facts import Facts
@@ -28,13 +28,13 @@ class Draft:
         self._rows: dict[tuple[Table, tuple[Any, ...]], Row] = {}
         self._events: list[Event] = []
         self._keys: dict[tuple[str, str, str], KeyChange] = {}
-        self._to_publish: list[str] = []
+        self._to_publish: dict[str, int | None] = {}
         self._strands: dict[str, StrandRow] | None = None
         self._saved: dict[str, bool] | None = None
         self._steps: dict[str, StepState] | None = None
         self._attempts: tuple[AttemptRow, ...] | None = None
         self.granted: Work | None = None
-        self.refused: Refusal | None = None
+        self.refused: Refused | None = None
         self.due_in: float | None = None
         self.ended = False
 
@@ -215,17 +215,19 @@ class Draft:
 
     # --- the result ---------------------------------------------------------------------------------------------------
 
-    def publish(self, strand: str) -> None:
-        """Publish the strand once the change is applied."""
-        self._to_publish.append(strand)
+    def publish(self, strand: str, mark: int | None = None) -> None:
+        """Publish the strand once the change is applied. ``mark``: tells this publication from others of it; None: the
+        run's number does.
+        """
+        self._to_publish[strand] = mark
 
     def next_to_publish(self) -> str | None:
         """The strand that would be published first, or None."""
-        return self._to_publish[0] if self._to_publish else None
+        return next(iter(self._to_publish), None)
 
     def withhold(self, strand: str) -> None:
         """Do not publish it after all: it begins at once."""
-        self._to_publish.remove(strand)
+        del self._to_publish[strand]
 
     def publish_nothing(self) -> None:
         """Withdraw what was to be published: it rests."""
@@ -243,7 +245,7 @@ class Draft:
             tuple(self._rows.values()),
             tuple(self._events),
             tuple(self._keys.values()),
-            tuple(self._nudge(name, seq) for name in self._to_publish),
+            tuple(self._nudge(name, seq if mark is None else mark) for name, mark in self._to_publish.items()),
             granted,
             self.refused,
             self.due_in,

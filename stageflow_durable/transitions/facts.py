@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, StrandRow
@@ -26,6 +27,7 @@ class Part(StrEnum):
     DEFINITIONS = "definitions"
     SCHEMAS = "schemas"
     NEWEST = "newest"
+    ROSTER = "roster"
 
 
 class NotLoaded(Exception):
@@ -105,6 +107,12 @@ class Facts:
     def schemas(self) -> frozenset[int]:
         """Schemas under which the input and the outputs were saved."""
         found: frozenset[int] = self._part(Part.SCHEMAS)
+        return found
+
+    @property
+    def roster(self) -> Roster:
+        """What the live workers know and serve."""
+        found: Roster = self._part(Part.ROSTER)
         return found
 
     @property

@@ -9,15 +9,9 @@ from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
-
-HAND_BACK_SECONDS = 5.0
-"""How long a strand waits for a worker that knows its definition, before it is offered again; twice as long each
-time that none did.
-"""
-
-LONGEST_HAND_BACK_SECONDS = 60.0
 
 EARLY_SECONDS = 0.05
 """How much too early a message with a countdown may come: timers of two machines differ by some milliseconds."""
@@ -31,7 +25,7 @@ def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
     row = facts.strands.get(nudge.strand)
     refusal = _refusal(facts, row, nudge)
     if refusal is not None or row is None:
-        return Refused(refusal or Refusal.GONE)
+        return Refused(refusal or Refusal.NOT_READY)
     draft = Draft(facts)
     draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, taker)
     if draft.refused is None:
@@ -41,7 +35,7 @@ def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
 
 def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None:
     if row is None:
-        return Refusal.GONE
+        return Refusal.NOT_READY
     if row.gen != nudge.gen:
         return Refusal.FENCED
     if facts.run.phase.value != row.direction:
@@ -53,18 +47,18 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
     return None if facts.alive else Refusal.DEAD_OWNER
 
 
-def _refuse_late(draft: Draft) -> Refusal | None:
+def _refuse_late(draft: Draft) -> Refused | None:
     """Nothing begins past the deadline: a message that comes before the next sweep stops the run itself."""
     if not draft.is_late:
         return None
     stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
-    return Refusal.STOPPED
+    return Refused(Refusal.STOPPED)
 
 
 # --- does this process know the run's definition? ---------------------------------------------------------------------
 
 
-def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refusal | None:
+def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refused | None:
     """Refuse what this process cannot run; move the run to a newer definition where its past allows."""
     run, plan = draft.run, taker.plans.get(draft.run.pipeline)
     if plan is not None and plan.digest == run.definition:
@@ -72,7 +66,7 @@ def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refusal | 
     if plan is not None and row.direction == Phase.BACKWARD:
         return _refuse_undo(draft, row, plan)
     if plan is None or _is_older(draft.facts, plan.digest, than=run.definition):
-        return _hand_back(draft, row)  # against an old worker that would drop stages which the run was accepted with
+        return hand_back(draft, row)  # against an old worker that would drop stages which the run was accepted with
     why = why_not(draft, plan)
     if why is None:
         draft.change(definition=plan.digest, version=plan.version)
@@ -81,18 +75,18 @@ def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refusal | 
         return None
     # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
     if not _is_newest(draft.facts, plan.digest):
-        return _hand_back(draft, row)
+        return hand_back(draft, row)
     stop(draft, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
-    return Refusal.PARKED
+    return Refused(Refusal.PARKED)
 
 
-def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refusal | None:
+def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refused | None:
     """An undo needs its stage's undo, and what the run saved; where the newest definition has not got them either, it
     fails for a person.
     """
     known = plan.by_name.get(row.stage)
     can = known is not None and known.undo is not None and unreadable(draft.facts.schemas, plan) is None
-    return None if can or _is_newest(draft.facts, plan.digest) else _hand_back(draft, row)
+    return None if can or _is_newest(draft.facts, plan.digest) else hand_back(draft, row)
 
 
 def _is_older(facts: Facts, digest: str, than: str) -> bool:
@@ -122,19 +116,6 @@ def unreadable(saved: frozenset[int], new: Plan) -> str | None:
     if not wrong:
         return None
     return f"its outputs have schema {wrong[0]}, this definition reads {new.reads} to {new.schema}"
-
-
-def _hand_back(draft: Draft, row: StrandRow) -> Refusal:
-    """Offer the strand to others later. No event: a history does not grow while nobody can run it."""
-    pause = min(LONGEST_HAND_BACK_SECONDS, HAND_BACK_SECONDS * 2.0 ** min(row.nudges, 10))
-    draft.set_strand(
-        row.strand,
-        state=StrandState.WAITING,
-        wake_at=draft.clock + pause,
-        nudges=row.nudges + 1,
-        published_at=None,
-    )
-    return Refusal.HANDED_BACK
 
 
 # --- the beginning itself ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from stageflow_durable.errors import (
     UnknownPipeline,
     UnknownRun,
 )
+from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import (
     AttemptView,
     Event,
@@ -178,6 +179,8 @@ class FakeOperations:
     events: list[Event] = field(default_factory=list)
     checked: list[Checked] = field(default_factory=list)
     replays: bool = False
+    known_roster: Roster = field(default_factory=Roster)
+    seen_strangers: dict[str, float] = field(default_factory=dict)
     has_audit_key: bool = True
 
     def run(self, run_id: str) -> Run:
@@ -237,6 +240,12 @@ class FakeOperations:
 
     def workers(self) -> Sequence[WorkerView]:
         return self.known_workers
+
+    def roster(self) -> Roster:
+        return self.known_roster
+
+    def strangers(self) -> Mapping[str, float]:
+        return self.seen_strangers
 
     def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
         self.calls.append(Call("prune", "", {"older_than": older_than, "limit": limit, "dry_run": dry_run}))
@@ -359,6 +368,8 @@ class FakeApplication(FakeOperations):
     settings: Any = None
     pipelines: dict[str, Any] = field(default_factory=dict)
     misfits: list[tuple[RunSummary, str]] = field(default_factory=list)
+    queues: tuple[str, ...] = ("stageflow-shop",)
+    profile: Profile = field(default_factory=lambda: Profile("shop", "redis://localhost:6379/0", (), {}))
 
     def check(self) -> Sequence[tuple[RunSummary, str]]:
         return self.misfits

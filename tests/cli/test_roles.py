@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +24,7 @@ def _application(engine: FakeApplication, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("STAGEFLOW_APP", "shop:engine")
     engine.settings = Settings(queue="sf", database_url="sqlite:///shop.db", broker_url="memory://")
     monkeypatch.setattr("stageflow_durable.state.schema.current", lambda url: schema.head())
-    stages = [SimpleNamespace(queue=name) for name in (None, "gpu", "sf")]
-    engine.pipelines = {"checkout": SimpleNamespace(stages=stages)}
+    engine.queues = ("sf", "gpu")
 
 
 @pytest.fixture

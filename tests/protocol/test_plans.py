@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.database import Database
@@ -25,8 +26,9 @@ pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("plans")]
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).stage("b", lambda _ctx: None).plan
 CHANGED = Pipeline("line").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
+PROFILE = Profile("shop", "redis://h:6379/0", ("q1",), {"line": Known("1", PLAN.digest)})
 FINISHED, LIVE, DEAD_OWNERS = 6000, 300, 50
-SMALL = {"stageflow_owners", "stageflow_queues", "stageflow_definitions", "stageflow_ticks"}
+SMALL = {"stageflow_owners", "stageflow_queues", "stageflow_definitions", "stageflow_ticks", "stageflow_profiles"}
 """Tables of a few rows."""
 
 # Of the finished runs a few failed, are parked or of a rare pipeline; of the live ones a third is ready, runs, waits.
@@ -138,6 +140,11 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "runs of late": lambda store: store.summaries(Filter(since=100_200.0)),
     "check": lambda store: store.misfits([CHANGED]),
     "stuck": lambda store: store.stuck(4e9),
+    "unserved": lambda store: store.unserved(4e9),
+    "waits": lambda store: store.waits([OF_A_FINISHED]),
+    "put off": lambda store: store.put_off([OF_A_FINISHED]),
+    "a worker joins": lambda store: store.join(Identity("h", 2, "boot"), 60.0, PROFILE),
+    "undelivered, others' left out": lambda store: store.undelivered("q1", 0, 10.0, 60.0, frozenset({"theirs"})),
     "workers": lambda store: store.workers(),
     "a run by a prefix": lambda store: store.full_id(OF_A_FINISHED),
     "a run": lambda store: store.run(OF_A_FINISHED),

@@ -16,6 +16,7 @@ from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.ride import Limits, Rider, Rode
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
+from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing import Crash
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 BEAT_SECONDS = LEASE / 4
+BROKER = "memory://"
 DEFAULT_POLICY = RetryPolicy()
 QUIET = frozenset({"my_tick", "renew", "served", "clock"})
 TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick"})
@@ -191,12 +193,14 @@ class Worker(Process):
         self._joined = self._joining = False
         self._renewed_at = float("-inf")
         self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
-        self.owner = Owner(self.store, self.boot, LEASE, self.clock)
-        self._guard = Guard()
-        self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
         unsure = 0.0 if sim.passed and sim.healing else 0.05
         unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", unsure)]
         self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
+        known = {one: Known(pipeline.plan.version, pipeline.plan.digest) for one, pipeline in self.knows.items()}
+        self.profile = Profile("simulated", BROKER, (self.queue, "other"), known)
+        self.owner = Owner(self.store, self.boot, LEASE, self.clock, self.profile)
+        self._guard = Guard()
+        self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
         self._rider = Rider(
             self.store,
             self.owner,
@@ -207,7 +211,7 @@ class Worker(Process):
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
         )
-        self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.may_judge)
+        self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.may_judge, broker=BROKER)
         self.carrying: Job | None = None
         self.sweeping: Job | None = None
 

@@ -32,7 +32,8 @@ def write_pyproject(directory: Path, *lines: str) -> None:
 
 def test_given_nothing_then_the_defaults_hold(tmp_path: Path) -> None:
     settings = load(tmp_path)
-    assert (settings.lease_seconds, settings.max_recoveries, settings.queue) == (10.0, 5, "stageflow")
+    assert (settings.lease_seconds, settings.max_recoveries) == (10.0, 5)
+    assert not settings.queue, "an engine names its queue after itself"
     assert (settings.sweep_seconds, settings.visibility_timeout) == (1.0, 3600)
     assert settings.home == Path.cwd() / ".stageflow"
     assert settings.database_url is settings.broker_url is settings.redis_url is None

@@ -200,7 +200,7 @@ class Site:
 
     # --- looking ---------------------------------------------------------------------------------------------
 
-    def messages(self, queue: str = "stageflow") -> int:
+    def messages(self, queue: str = "stageflow-lanes") -> int:
         """How many messages wait in the broker."""
         with self.broker.client(self.number) as client:
             return int(client.llen(queue))

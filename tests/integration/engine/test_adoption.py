@@ -22,6 +22,7 @@ from tests.integration.engine.site import Site
 pytestmark = [pytest.mark.process, on(SQLITE_REDIS)]
 
 
+QUEUE = "stageflow-lanes"
 NOT_EVEN_A_MESSAGE = {"no envelope": b"not an envelope", "a list": b"[]", "an empty object": b"{}"}
 
 
@@ -32,7 +33,7 @@ def test_adopting_an_application_changes_none_of_its_settings() -> None:
 
 def test_an_adopted_application_runs_our_stages_and_its_own_tasks(bare_site: Site, tmp_path: Path) -> None:
     broker = bare_site.settings["broker_url"]
-    worker = bare_site.worker("tests.integration.apps.adopted", "-Q", "theirs,stageflow", their_broker=broker)
+    worker = bare_site.worker("tests.integration.apps.adopted", "-Q", "theirs,stageflow-shop", their_broker=broker)
     theirs = Celery("theirs", broker=broker, set_as_current=False)
     theirs.send_task("theirs.add", args=(str(tmp_path / "sum"), 2, 3), queue="theirs")
     ours = Engine("shop", PIPELINES, celery_app=theirs, **bare_site.settings)
@@ -82,7 +83,7 @@ def envelope(body: bytes, content_type: str = "application/json", **headers: Any
         "priority": 0,
         "body_encoding": "base64",
         "delivery_tag": marker,
-        "delivery_info": {"exchange": "", "routing_key": "stageflow"},
+        "delivery_info": {"exchange": "", "routing_key": QUEUE},
     }
     return json.dumps(
         {
@@ -126,7 +127,7 @@ def test_what_strangers_write_to_the_queue_harms_nothing(site: Site, tmp_path: P
     trap = tmp_path / "unpickled"
     before = [worker.process.pid for worker in site.workers]
     with site.broker.client(site.number) as client:
-        client.lpush("stageflow", {**strange(trap), **NOT_EVEN_A_MESSAGE}[what])
+        client.lpush(QUEUE, {**strange(trap), **NOT_EVEN_A_MESSAGE}[what])
     run = site.engine.enqueue("three", {})
     site.at_rest([run])
     is_whole(site, run, 3)

@@ -78,7 +78,7 @@ def test_given_a_message_that_was_carried_before_the_sweep_noted_it_then_the_his
     run = engine.enqueue("one", {})
     engine.messages.lose_all()
     engine.advance(SWEEP)
-    (place,) = engine.store.undelivered("stageflow", 0, 1.0, 60.0)
+    (place,) = engine.store.undelivered(engine.settings.queue, 0, 1.0, 60.0)
     missed = engine.store.missed(place)
     assert missed is not None
     engine.messages.publish((missed.nudge,))

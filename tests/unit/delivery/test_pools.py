@@ -41,17 +41,17 @@ def worker(pool: type, *queues: str) -> Any:
 @pytest.mark.parametrize("adopted", [False, True])
 @pytest.mark.parametrize("pool", [Prefork, Threads, Solo, Sturdy])
 def test_a_pool_that_stages_run_in_is_fine(pool: type, adopted: bool) -> None:
-    refuse_unusable(worker(pool, "lane"), "lane", adopted=adopted)
+    refuse_unusable(worker(pool, "lane"), ["lane"], adopted=adopted)
 
 
 @pytest.mark.parametrize("adopted", [False, True])
 @pytest.mark.parametrize("pool", [Green, Custom, GreenSolo])
 def test_another_is_refused_by_name_with_those_that_are_fine(pool: type, adopted: bool) -> None:
     with pytest.raises(ConfigurationError, match=rf"{pool.__name__}: use -P prefork \(the default\), threads or solo"):
-        refuse_unusable(worker(pool, "celery", "lane"), "lane", adopted=adopted)
+        refuse_unusable(worker(pool, "celery", "lane"), ["lane"], adopted=adopted)
 
 
 def test_an_adopted_applications_worker_that_does_not_serve_the_queue_may_use_any() -> None:
-    refuse_unusable(worker(Green, "celery"), "lane", adopted=True)
+    refuse_unusable(worker(Green, "celery"), ["lane"], adopted=True)
     with pytest.raises(ConfigurationError):
-        refuse_unusable(worker(Green, "celery"), "lane", adopted=False)
+        refuse_unusable(worker(Green, "celery"), ["lane"], adopted=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import Phase, RunStatus, StepState
 from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
@@ -96,6 +97,7 @@ class Story:
             Part.DEFINITIONS: {self.plan.digest: 1.0},
             Part.SCHEMAS: frozenset({1}),
             Part.NEWEST: self.plan,
+            Part.ROSTER: Roster(),
         }
         return Facts(self.run, self.plan, self.clock, {**there, **self.parts})
 
@@ -137,7 +139,7 @@ class Story:
         """Why it is not to be taken."""
         nudge = self.nudge(strand) if gen is None else self.nudge(strand)._replace(gen=gen)
         decided = self.apply(start.begin(self.facts(), nudge, self.taker))
-        return decided.why if isinstance(decided, Refused) else decided.refused
+        return decided.why if isinstance(decided, Refused) else decided.refused.why
 
     def nudge(self, strand: str) -> Nudge:
         """The message for a strand as it stands."""

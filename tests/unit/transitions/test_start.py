@@ -67,7 +67,8 @@ def test_given_a_process_that_does_not_know_the_pipeline_when_it_gets_its_messag
     story = Story(line("a"))
     decided = story.apply(start.begin(story.facts(), story.nudge("a"), Taker(ME, {}, {})))
     assert isinstance(decided, Change)
-    assert decided.refused is Refusal.HANDED_BACK
+    assert decided.refused is not None
+    assert decided.refused.why is Refusal.HANDED_BACK
     assert decided.events == ()
     assert story.state("a") == StrandState.WAITING
 
@@ -95,7 +96,7 @@ def test_given_an_old_worker_when_it_meets_a_run_of_a_newer_definition_then_it_h
     story.parts[Part.DEFINITIONS] = {older.digest: 1.0, story.plan.digest: 2.0}
     taker = Taker(ME, {older.pipeline: older}, {})
     decided = story.apply(start.begin(story.facts(), story.nudge("a"), taker))
-    assert decided.refused is Refusal.HANDED_BACK
+    assert decided.refused.why is Refusal.HANDED_BACK
     assert story.run.definition == story.plan.digest
 
 

@@ -1,0 +1,90 @@
+"""The engines of one Celery application. Celery has one task of a name, so each message of it goes to the engine whose
+run it names: the row says which, as it says everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery import Celery
+
+from stageflow_durable.delivery.consumed import is_worker_of
+from stageflow_durable.delivery.life import Life
+from stageflow_durable.delivery.process import Process
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.model.keys import is_run_id
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One engine of an application. ``queues``: those that its runs use; ``quick_acks``: see ``unacked``;
+    ``require_usable``: raises ConfigurationError where no stage could run.
+    """
+
+    name: str
+    engine: Any
+    life: Life
+    queues: Callable[[], tuple[str, ...]]
+    quick_acks: Callable[[], bool]
+    require_usable: Callable[[], object]
+
+
+class Engines:
+    """The engines of an application, in the order in which they were built."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, Member] = {}
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(tuple(self._members.values()))
+
+    def add(self, member: Member) -> None:
+        """One more. Raises ConfigurationError where another of its name is in use: neither would get its messages."""
+        other = self._members.get(member.name)
+        if other is not None and not other.life.closed:
+            raise ConfigurationError(
+                f"the Celery application already has an engine named {member.name!r}; give both their own names, or "
+                "all pipelines to one engine (close() the other first where it is to be replaced)"
+            )
+        self._members[member.name] = member
+
+    def processes(self) -> list[Process]:
+        """This process as a worker of each engine."""
+        return [member.life.working() for member in self]
+
+    def process_of(self, run_id: object) -> Process:
+        """This process as a worker of the engine that a run belongs to. Raises StoreUnavailable."""
+        processes = self.processes()
+        if len(processes) == 1 or not (isinstance(run_id, str) and is_run_id(run_id)):
+            return processes[0]
+        return max(processes, key=lambda process: process.nearness(run_id))  # the first of equals
+
+    def child_started(self) -> None:
+        """A process of the worker begins."""
+        for member in self:
+            if is_worker_of(member.name):
+                member.life.child_started()
+
+    def child_ends(self) -> None:
+        """This process ends by itself."""
+        for member in self:
+            member.life.child_ends()
+
+    def child_lost(self, pid: int) -> None:
+        """The parent saw a child gone."""
+        for member in self:
+            member.life.child_lost(pid)
+
+
+_OF: WeakKeyDictionary[Celery, Engines] = WeakKeyDictionary()
+
+
+def engines_of(app: Celery) -> tuple[Engines, bool]:
+    """The engines of an application, and whether it had none before."""
+    found = _OF.get(app)
+    if found is not None:
+        return found, False
+    return _OF.setdefault(app, Engines()), True

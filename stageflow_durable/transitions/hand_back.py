@@ -1,0 +1,62 @@
+"""Handing back: a message reached a worker that does not know its run's definition, in a rolling deploy or on a queue
+that several applications share.
+
+That costs little and is counted as nothing: no attempt, no event. The strand is offered again at once, then within
+seconds, while a live worker knows it; while none does it rests, and a worker that joins wakes what it knows.
+"""
+
+from __future__ import annotations
+
+from stageflow_durable.model.roster import Need
+from stageflow_durable.model.status import StrandState
+from stageflow_durable.model.work import Refusal, Refused
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.rows import StrandRow
+
+AT_ONCE = 3
+"""How often a strand is offered again without a pause, while a live worker knows it."""
+
+LONGEST_SECONDS = 8.0
+"""The longest pause while a live worker knows it: it may be busy, and who does not know it idle."""
+
+RESTS_SECONDS = 60.0
+"""How long it rests while no live worker knows it."""
+
+MOST_NUDGES = 7
+"""Up to here the count rises: it also says how long a lost message is waited for."""
+
+
+def hand_back(draft: Draft, row: StrandRow) -> Refused:
+    """Leave the strand to a worker that knows its run's definition."""
+    run, known = draft.run, draft.facts.roster
+    definitions = draft.facts.definitions
+    newest = max(definitions, key=lambda one: definitions[one], default=run.definition)
+    missing = known.missing(Need(run.pipeline, run.version, frozenset({run.definition, newest}), row.queue))
+    nudges = min(row.nudges + 1, MOST_NUDGES)
+    about = f"{run.pipeline} v{run.version}"
+    if missing is None and not known.silent and row.nudges < AT_ONCE:
+        draft.set_strand(row.strand, state=StrandState.READY, wake_at=None, published_at=draft.clock, nudges=nudges)
+        draft.publish(row.strand, offer_mark(draft.clock))
+        return Refused(Refusal.HANDED_BACK, about=about)
+    pause = RESTS_SECONDS / 2 if missing is not None else _pause(row.nudges, silent=known.silent)
+    draft.set_strand(
+        row.strand, state=StrandState.WAITING, wake_at=draft.clock + pause, published_at=None, nudges=nudges
+    )
+    return Refused(Refusal.HANDED_BACK, about=about, missing=missing)
+
+
+def _pause(nudges: int, *, silent: bool) -> float:
+    """Seconds. ``silent``: a live worker of an older release does not say what it knows, so perhaps none does."""
+    return min(RESTS_SECONDS, 5.0 * 2**nudges) if silent else min(LONGEST_SECONDS, 2.0 ** max(nudges - AT_ONCE, 0))
+
+
+def offer_mark(clock: float) -> int:
+    """What marks the message that offers a strand again. No event does, so the clock does: the gate in Redis must not
+    take it for the message before, delivered twice.
+    """
+    return int(clock * 1000) % 10**9
+
+
+def is_handed_back(row: StrandRow) -> bool:
+    """Whether it waits for a worker, not for its time: only a hand-back makes a strand wait with a count."""
+    return row.state == StrandState.WAITING and row.nudges > 0
