@@ -164,12 +164,18 @@ def jsonable(value: Any) -> Any:
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Mapping):
-        return {str(jsonable(key)): jsonable(item) for key, item in value.items()}
+        return _object(value)
     if isinstance(value, list | tuple | set | frozenset):
         return [jsonable(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
     return _scalar(value)
+
+
+def _object(value: Mapping[Any, Any]) -> Any:
+    """A JSON object; where two keys would be one text, as of 1 and "1", a list of pairs: nothing gets lost."""
+    shown = {str(jsonable(key)): jsonable(item) for key, item in value.items()}
+    return shown if len(shown) == len(value) else [[jsonable(key), jsonable(item)] for key, item in value.items()]
 
 
 def _scalar(value: Any) -> Any:

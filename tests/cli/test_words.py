@@ -82,6 +82,7 @@ class Point:
         ),
         (RunStatus.PARKED, "parked"),
         ({RunStatus.PARKED: (1, 2.5, None, True)}, {"parked": [1, 2.5, None, True]}),
+        ({1: "one", "1": "text"}, [[1, "one"], ["1", "text"]]),
         (timedelta(minutes=2), 120.0),
         (b"\x00\xff", "AP8="),
         (date(2026, 1, 1), "2026-01-01"),
