@@ -31,6 +31,7 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.steering import Steering
+from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import get_default_interceptors, in_order
 from stageflow_durable.model.pipeline import Pipeline
@@ -409,6 +410,7 @@ def _by_name(pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any]) -> di
             raise ConfigurationError(f"two pipelines are named {pipeline.name!r}")
         found[pipeline.name] = pipeline
         pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
+        check_types(pipeline)
     return found
 
 

@@ -164,8 +164,10 @@ class Handle(Protocol):
     def status(self) -> RunStatus:
         """Its status now."""
 
-    def result(self, timeout: float | None = None) -> Any:
-        """Its result, waited for at most ``timeout`` seconds. Raises RunError, ResultTimeout."""
+    def result(self, timeout: float | None = None, *, for_people: bool = False) -> Any:
+        """Its result, waited for at most ``timeout`` seconds; ``for_people``: without what models do not show. Raises
+        RunError, ResultTimeout.
+        """
 
 
 class Application(Operations, Protocol):

@@ -32,7 +32,7 @@ class Wish:
 def result_of(handle: Handle, wish: Wish) -> tuple[Any, str | None]:
     """The run's result, waited for as long as is wished, or why there is none."""
     try:
-        return handle.result(timeout=wish.timeout), None
+        return handle.result(timeout=wish.timeout, for_people=True), None
     except ResultTimeout:
         return None, f"run {handle.run_id} did not end in time, it goes on; stageflow show {handle.run_id} --watch"
     except RunError as error:

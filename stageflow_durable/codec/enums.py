@@ -30,6 +30,16 @@ def register_enum(cls: _Enum, *, name: str | None = None) -> _Enum:
     return cls
 
 
+def is_registered(cls: type[Enum]) -> bool:
+    """Whether members of ``cls`` are restored wherever they are read."""
+    return cls in _names
+
+
+def is_known(name: object) -> bool:
+    """Whether an enum is registered as ``name``. Raises TypeError for what can be no name."""
+    return name in _classes
+
+
 def name_of(cls: type[Enum]) -> str:
     """Return what the text calls ``cls``."""
     return _names.get(cls) or _qualified(cls)

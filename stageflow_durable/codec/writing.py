@@ -3,6 +3,10 @@
 A value that JSON lacks is ``{"$sf": tag, "v": payload}``. A dict that JSON would change (with keys that are not
 text), or that holds the tag's own key, is written as its pairs under the tag ``dict``: nothing that a user saves can
 pass for a tag.
+
+What has a class to be restored is ``{"$sf": "enum", "of": name, "v": payload}``, where the payload is what it is to
+those who do not know the name. An enum's name is text; any other is JSON: an array of the class, of the shape of its
+fields, and, where there is more to say, an object. So a release that knows enums only reads the payload.
 """
 
 from __future__ import annotations
@@ -14,18 +18,26 @@ from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from json.encoder import c_make_encoder, encode_basestring_ascii  # type: ignore[attr-defined]  # typeshed lacks one
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from stageflow_durable.codec.enums import name_of
+from stageflow_durable.codec.classes import Classes, name_of, shape_of
+from stageflow_durable.codec.enums import name_of as name_of_enum
 from stageflow_durable.codec.frozen import FrozenDict, FrozenList
-from stageflow_durable.codec.plain import MAX_DEPTH, plain
+from stageflow_durable.codec.kinds import Kind
+from stageflow_durable.codec.paths import MAX_DEPTH
+from stageflow_durable.codec.plain import SavedObject, has_known_zone, tree
 
 TAG = "$sf"
 PAYLOAD = "v"
 ENUM_NAME = "of"
+OBJECT = "object"
+VALIDATED = "="  # as the name of a class: none, the value was validated as the type of this shape
+ZONE = "zone"
 FOLD = " fold"  # after the time of day: the second of two, when clocks are set back
 
 JSON_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None)})
@@ -33,21 +45,58 @@ _PATH = type(Path())
 # The JSON writer asks ``tagged`` about these; tuples and enums it would flatten unasked, and sets need a look inside.
 _ATOMS: frozenset[type] = JSON_ATOMS | {datetime, date, timedelta, UUID, bytes, _PATH}
 
+_WITH_FIELDS = frozenset({Kind.MODEL, Kind.DATACLASS})
+_AS_THEY_ARE: frozenset[type] = frozenset({int, float, bool, type(None)})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TEXT = frozenset({str})
 _OBJECTS = frozenset({dict, FrozenDict})
 _ARRAYS = frozenset({list, FrozenList})
 
 
-def encode(value: object, root: str = "value") -> str:
-    """Return ``value`` as ASCII JSON text that ``decode`` restores; ``plain`` says what is converted on the way.
+class Marked(dict[str, object]):
+    """An object on its way to canonical text, under a tag that nothing is saved under."""
 
-    The text is not canonical (dicts keep their order): compare by ``canonical``. Raises :class:`UnsavableValue` with
-    the path below ``root`` of what cannot be saved. Cost: tens of microseconds for a kilobyte of JSON types and
-    dates, a few times that with sets, tuples, enums or models.
+
+def encode(value: object, root: str = "value", classes: Classes | None = None) -> str:
+    """Return ``value`` as ASCII JSON text that ``decode`` restores; ``tree`` says what is converted on the way.
+
+    ``classes``: of the type as which ``value`` was validated; the text says that it was. The text is not canonical
+    (dicts keep their order): compare by ``canonical``. Raises :class:`UnsavableValue` with the path below ``root`` of
+    what cannot be saved. Cost: tens of microseconds for a kilobyte of JSON types and dates, a few times that with
+    sets, tuples, enums or models.
     """
     text = quick_text(value, _ATOMS, write_json)
-    return write_json(tagged(plain(value, root))) if text is None else text
+    if text is None:
+        saved = tree(value, root, classes)
+        text = quick_object(saved, _ATOMS) or write_json(tagged(saved))
+    return marked(text, classes)
+
+
+def quick_object(saved: object, atoms: frozenset[type]) -> str | None:
+    """The text of an object of which there is nothing but its fields, and these JSON can write as they are."""
+    if type(saved) is not SavedObject or has_more(saved):
+        return None
+    view = quick_text(saved.parts.view, atoms, write_json)
+    return None if view is None else f"{_opening(saved.cls, saved.make.fields)}{view}}}"
+
+
+@lru_cache(maxsize=4096)
+def _opening(cls: type, fields: tuple[str, ...]) -> str:
+    return f'{{"{TAG}":"enum","{ENUM_NAME}":{write_json(_name(cls, fields))},"{PAYLOAD}":'
+
+
+def has_more(saved: SavedObject) -> bool:
+    """Whether an object is more than its fields, all of them set."""
+    parts = saved.parts
+    return bool(parts.unset or parts.extra or parts.rest or saved.make.hidden or parts.private is not None)
+
+
+def marked(text: str, classes: Classes | None) -> str:
+    """An encoded value with the note that it was validated, where its class does not say so."""
+    if classes is None or classes.mark is None:
+        return text
+    name = write_json(write_json([VALIDATED, classes.mark]))
+    return f'{{"{TAG}":"enum","{ENUM_NAME}":{name},"{PAYLOAD}":{text}}}'
 
 
 def quick_text(value: object, atoms: frozenset[type], write: Callable[[object], str]) -> str | None:
@@ -102,8 +151,40 @@ def _tag(name: str, payload: object) -> dict[str, object]:
     return {TAG: name, PAYLOAD: payload}
 
 
+def _named(name: str, payload: object) -> dict[str, object]:
+    return {TAG: "enum", ENUM_NAME: name, PAYLOAD: payload}
+
+
 def _enum(value: Enum) -> dict[str, object]:
-    return {TAG: "enum", ENUM_NAME: name_of(type(value)), PAYLOAD: tagged(value.value)}
+    return _named(name_of_enum(type(value)), tagged(value.value))
+
+
+def _object(saved: SavedObject) -> dict[str, object]:
+    parts, make = saved.parts, saved.make
+    view = parts.view
+    if make.kind in _WITH_FIELDS and not make.is_root and TAG not in view:
+        view = {name: part if type(part) in _AS_THEY_ARE else tagged(part) for name, part in view.items()}
+    else:
+        view = tagged(view)
+    if not has_more(saved):
+        return _named(_name(saved.cls, make.fields), view)
+    more: dict[str, object] = {}
+    if parts.unset:
+        more["unset"] = list(parts.unset)
+    if parts.extra:
+        more["extra"] = list(parts.extra)
+    for name, held in (("private", parts.private), ("rest", parts.rest)):
+        if held is not None:
+            more[name] = tagged(held)
+    if make.hidden:
+        more["hidden"] = sorted(make.hidden)
+    name = _name(saved.cls, make.fields)
+    return _named(f"{name[:-1]},{write_json(more)}]", view)
+
+
+@lru_cache(maxsize=4096)
+def _name(cls: type, fields: tuple[str, ...]) -> str:
+    return write_json([name_of(cls), shape_of(cls, fields)])
 
 
 def _str(value: str) -> object:
@@ -120,6 +201,13 @@ def _base64(value: bytes) -> str:
 
 def _clock(value: datetime | time) -> str:
     return value.isoformat() + (FOLD if value.fold else "")
+
+
+def _datetime(value: datetime) -> dict[str, object]:
+    if not has_known_zone(value):
+        raise ValueError("a zone of an unknown class")  # the careful way names where
+    told = _tag("datetime", _clock(value))
+    return _named(write_json([ZONE, value.tzinfo.key]), told) if isinstance(value.tzinfo, ZoneInfo) else told
 
 
 def is_object(value: dict[Any, Any]) -> bool:
@@ -148,7 +236,9 @@ _WRITERS: dict[type, Callable[[Any], object]] = {
     tuple: lambda value: _tag("tuple", _list(value)),
     set: lambda value: _tag("set", _sorted(value)),
     frozenset: lambda value: _tag("frozenset", _sorted(value)),
-    datetime: lambda value: _tag("datetime", _clock(value)),
+    datetime: _datetime,
+    SavedObject: _object,
+    Marked: lambda value: _tag(OBJECT, {key: tagged(item) for key, item in value.items()}),
     date: lambda value: _tag("date", value.isoformat()),
     time: lambda value: _tag("time", _clock(value)),
     timedelta: lambda value: _tag("timedelta", [value.days, value.seconds, value.microseconds]),

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.codec import encode, encode_and_fingerprint, plain
+from stageflow_durable.codec import Classes, encode, encode_and_fingerprint
 from stageflow_durable.duration import is_duration, seconds_of, shown
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.services import validated
+from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, PublishingFailed, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id, new_run_id
@@ -128,9 +128,9 @@ class Acceptor:
         publish(self._store, self._publisher, created.nudges)
 
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
-        given = checked_input(pipeline, submission.input)
+        given, classes = checked_input(pipeline, submission.input)
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
-        text, fingerprint = encode_and_fingerprint(given)
+        text, fingerprint = encode_and_fingerprint(given, classes, "input")
         return NewRun(
             id=_run_id(submission) or new_run_id(int(self._clock.time() * 1000)),
             client_id=_name(submission.client_id, "client_id"),
@@ -216,14 +216,15 @@ def _leave_to_the_sweep(store: Store, nudges: tuple[Nudge, ...]) -> None:
         log.info("the sweep looks for them later (%s)", type(error).__name__)
 
 
-def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> Any:
-    """The input, to be encoded: validated by the pipeline's type, or any JSON object. Raises InvalidInput naming the
-    fields.
+def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> tuple[Any, Classes | None]:
+    """The input, to be encoded, and the classes to restore it by: validated by the pipeline's type, or any JSON object.
+    Raises InvalidInput naming the fields.
     """
     what = f"input of {pipeline.name}"
     if pipeline.input_type is None:
-        return _object(given, what)
-    return plain(validated(given, pipeline.input_type, what))
+        return _object(given, what), None
+    declared = typed(pipeline.input_type)
+    return declared.validated(given, what), declared.classes
 
 
 def _object(given: Any, what: str) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from stageflow_durable.engine import loop
 from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import text_of
-from stageflow_durable.engine.services import Services, validated
+from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.timeout import bounded
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
-from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
 from stageflow_durable.retry.look import attribute
@@ -44,20 +43,16 @@ class Called:
     called: bool = True
 
 
-def stage_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, services: Services) -> StageContext[Any]:
+def stage_context(work: Work, memory: Memory, services: Services) -> StageContext[Any]:
     """The context of a stage. Raises InvalidInput when the stored input does not fit the pipeline's type any more."""
     snapshot = memory.snapshot(work)
-    given = (
-        snapshot.input
-        if pipeline.input_type is None
-        else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
-    )
+    services.saved, services.result_type = memory.saved(), memory.result_type(work)
     return StageContext(
         work.run.id,
         work.run.pipeline,
         work.stage,
         work.tries + 1,
-        given,
+        memory.given(),
         snapshot,
         work.run.client_id,
         stage_key(work.run.id, work.stage),
@@ -67,20 +62,15 @@ def stage_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, serv
     )
 
 
-def undo_context(work: Work, pipeline: Pipeline[Any, Any], memory: Memory, outcome: Any) -> CompensationContext[Any]:
+def undo_context(work: Work, memory: Memory, outcome: Any) -> CompensationContext[Any]:
     """The context of an undo."""
     memory.load(work)
     snapshot = memory.snapshot(work)
-    given = (
-        snapshot.input
-        if pipeline.input_type is None
-        else validated(snapshot.input, pipeline.input_type, f"input of {pipeline.name}")
-    )
     return CompensationContext(
         run_id=work.run.id,
         pipeline=work.run.pipeline,
         stage=work.stage,
-        input=given,
+        input=memory.given(),
         outputs=snapshot.outputs,
         output=memory.output(work.stage),
         outcome=outcome,

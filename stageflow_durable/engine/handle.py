@@ -10,8 +10,8 @@ from stageflow_durable.codec import decode
 from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.inside import run_inside
 from stageflow_durable.engine.operations import Operations
-from stageflow_durable.engine.services import validated
 from stageflow_durable.engine.twins import HandleTwins
+from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
     InvalidInput,
@@ -28,7 +28,7 @@ from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
-from stageflow_durable.model.work import RunFacts
+from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.store import Store
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
@@ -77,20 +77,28 @@ class RunHandle(HandleTwins):
 
     def outputs(self) -> dict[str, Any]:
         """What each stage saved so far, by name."""
-        saved = self._store.outputs(self.run_id)
-        return {stage: self._read(stage, *found) for stage, found in saved.items() if found.delta is not None}
+        return self._outputs(for_people=False)
 
-    def _read(self, stage: str, delta: str | None, schema: int) -> Any:
-        value = decode(delta or "null")
+    def _outputs(self, *, for_people: bool) -> dict[str, Any]:
+        saved = self._store.outputs(self.run_id)
+        return {
+            stage: self._read(stage, *found, for_people=for_people)
+            for stage, found in saved.items()
+            if found.delta is not None
+        }
+
+    def _read(self, stage: str, delta: str | None, schema: int, *, for_people: bool = False) -> Any:
+        value = decode(delta or "null", shown=for_people)
         return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
-    def result(self, timeout: float | timedelta | None = None) -> Any:
+    def result(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> Any:
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
         it has none.
 
-        ``timeout`` in seconds or as a timedelta, None: for ever. Raises ResultTimeout, or InvalidInput for a timeout
-        that is no time; RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended
-        otherwise; NotAllowedInStage inside a stage, whose worker slot it would hold.
+        ``timeout`` in seconds or as a timedelta, None: for ever. ``for_people``: all outputs are without what models do
+        not show. Raises ResultTimeout, or InvalidInput for a timeout that is no time; RunFailed, RunCancelled,
+        RunCompensated, CompensationFailed or RunParked for a run that ended otherwise; NotAllowedInStage inside a
+        stage, whose worker slot it would hold.
         """
         inside = run_inside()
         if inside is not None:
@@ -103,12 +111,18 @@ class RunHandle(HandleTwins):
         facts = self._at_rest(None if timeout is None else seconds_of(timeout, low=-LONGEST))
         if facts.status is not RunStatus.SUCCEEDED:
             self._raise(facts)
-        outputs = self.outputs()
-        result_type = None if self._pipeline is None else self._pipeline.result_type
-        if result_type is None:
-            return outputs
+        if self._pipeline is None or self._pipeline.result_type is None:
+            return self._outputs(for_people=for_people)
         last = self._operations.run(self.run_id).stages[-1].name
-        return validated(outputs.get(last), result_type, f"result of run {self.run_id}")
+        return self._typed(last, self._pipeline, self._store.outputs(self.run_id).get(last))
+
+    def _typed(self, stage: str, pipeline: Pipeline[Any, Any], saved: Saved | None) -> Any:
+        declared, what = typed(pipeline.result_type), f"result of run {self.run_id}"
+        if saved is None or saved.delta is None:
+            return declared.validated(None, what)
+        if saved.schema == pipeline.schema:
+            return declared.read_output(saved.delta, what)
+        return declared.migrated(self._read(stage, *saved), what)
 
     def _at_rest(self, timeout: float | None) -> RunFacts:
         started, pause = self._clock.monotonic(), 0.01

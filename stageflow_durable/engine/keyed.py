@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from stageflow_durable.codec import decode, encode, encode_and_fingerprint, plain
+from stageflow_durable.codec import decode, encode, encode_and_fingerprint
 from stageflow_durable.engine.outcome import Over, Succeeded, refusal
+from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
-from stageflow_durable.idempotency.keys import Scope, valid_key
+from stageflow_durable.idempotency.keys import Scope, key_text
 from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProgress, Mismatch
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
@@ -32,15 +33,16 @@ def as_of_now(pipeline: Pipeline[Any, Any], stage: str, answer: Done) -> str:
     return encode(migrated_output(pipeline, stage, decode(answer.result_text), answer.schema))
 
 
-def business_key(work: Work, spec: StageSpec, ctx: Any) -> BusinessKey | None:
-    """The stage's key, from the application's function. Raises what that raises, InvalidKey."""
+def business_key(work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, ctx: Any) -> BusinessKey | None:
+    """The stage's key, from the application's function, bound to the whole input. Raises what that raises,
+    InvalidKey.
+    """
     if spec.key is None:
         return None
-    key: Any = spec.key(ctx)
-    valid_key(key, what=f"what key= of stage {work.stage} gave")
-    params = plain(ctx.snapshot.input)
+    key = key_text(spec.key(ctx), what=f"what key= of stage {work.stage} gave")
     scope = Scope(work.run.client_id, f"{work.run.pipeline}.{work.stage}")
-    text, fingerprint = encode_and_fingerprint(params)
+    classes = None if pipeline.input_type is None else typed(pipeline.input_type).classes
+    text, fingerprint = encode_and_fingerprint(ctx.input, classes, "input")
     return BusinessKey(scope, key, fingerprint, text, spec.key_ttl)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stageflow_durable.codec import FrozenDict, decode, freeze
+from stageflow_durable.codec import FrozenDict, decode, freeze, holds_objects
+from stageflow_durable.engine.typed import typed
 from stageflow_durable.model.migrate import migrated_input, migrated_output
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan
@@ -24,8 +25,10 @@ class Memory:
         self._pipeline = pipeline
         self._run: str | None = None
         self._outputs: dict[str, Any] = {}
+        self._saved: dict[str, str] = {}
         self._skipped: set[str] = set()
         self._input: Any = None
+        self._text: str | None = None  # of the input, where it has the newest schema
         self._metadata: Mapping[str, Any] = {}
         # The stage of which was held exactly what its ancestors saved, as long as nothing but its own was added.
         self._exact: str | None = None
@@ -59,6 +62,23 @@ class Memory:
             work.run.id, work.run.pipeline, self._input, FrozenDict(known), frozenset(self._skipped & ancestors)
         )
 
+    def given(self) -> Any:
+        """The input as its pipeline declares it, made anew: what one stage does to it no other sees. Raises
+        InvalidInput when it does not fit the declared type any more.
+        """
+        if self._pipeline.input_type is None:
+            return self._input
+        declared, what = typed(self._pipeline.input_type), f"input of {self._pipeline.name}"
+        return declared.migrated(self._input, what) if self._text is None else declared.read(self._text, what)
+
+    def saved(self) -> Mapping[str, str]:
+        """Outputs that hold objects, as they were saved under the newest schema."""
+        return self._saved
+
+    def result_type(self, work: Work) -> Any:
+        """As what the output of this stage will be the run's result; None where it will not be."""
+        return self._pipeline.result_type if work.plan.stages[-1].name == work.stage else None
+
     def metadata(self) -> Mapping[str, Any]:
         """The run's metadata."""
         return self._metadata
@@ -76,6 +96,8 @@ class Memory:
             return
         try:
             self._outputs[work.stage] = freeze(decode(delta))
+            if holds_objects(delta):
+                self._saved[work.stage] = delta
         except Exception:  # noqa: BLE001  # it is saved: what it does not come back as is told to the stage that reads it
             self._run = None
 
@@ -86,8 +108,9 @@ class Memory:
         self._read(work)
 
     def _open(self, work: Work) -> None:
-        self._run, self._outputs, self._skipped = work.run.id, {}, set()
+        self._run, self._outputs, self._saved, self._skipped = work.run.id, {}, {}, set()
         self._exact = None
+        self._text = work.run.input if work.run.input_schema == self._pipeline.schema else None
         given = migrated_input(self._pipeline, decode(work.run.input), work.run.input_schema)
         self._input, self._metadata = freeze(given), freeze(decode(work.run.metadata))
 
@@ -99,6 +122,8 @@ class Memory:
                 self._skipped.add(stage)
             elif stage not in self._outputs:
                 self._outputs[stage] = freeze(migrated_output(self._pipeline, stage, decode(saved.delta), saved.schema))
+                if saved.schema == self._pipeline.schema and holds_objects(saved.delta):
+                    self._saved[stage] = saved.delta
 
 
 def _in_order(plan: Plan, names: frozenset[str]) -> list[str]:

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stageflow_durable.clock import Draw
-from stageflow_durable.codec import encode
+from stageflow_durable.codec import Classes, encode
 from stageflow_durable.engine.payload import too_large
 from stageflow_durable.engine.timeout import StageTimeout
+from stageflow_durable.engine.typed import saved_by
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
@@ -128,9 +129,11 @@ def as_output(value: Any) -> StageOutput:
     return StageOutput(OutputKind.OK, value=value)
 
 
-def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
-    """What follows from a body's return value."""
+def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
+    """What follows from a body's return value. ``result_type``: as what it will be the run's result, or None."""
     output = as_output(value)
+    if output.kind is OutputKind.OK:
+        return _ok(output, saved_by(result_type, output.value))
     return _ENDINGS[output.kind](output, policy, history, draw)
 
 
@@ -174,9 +177,9 @@ def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
     return Over(outcome.failure, cause=cause, park=park, error=outcome.error, most=outcome.most)
 
 
-def _ok(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+def _ok(output: StageOutput, classes: Classes | None) -> Outcome:
     try:
-        return Succeeded(encode(output.value))
+        return Succeeded(encode(output.value, "output", classes))
     except UnsavableValue as error:
         return _unsavable(storable(str(error))[:MAX_ERROR])
     except Exception as error:  # noqa: BLE001  # the value's own code raised: a property, an iterator, a serializer
@@ -211,7 +214,6 @@ def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Dr
 
 
 _ENDINGS = {
-    OutputKind.OK: _ok,
     OutputKind.SKIP: _skip,
     OutputKind.RETRY: _retry,
     OutputKind.FAIL: _fail,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stageflow_durable.codec import encode
+from stageflow_durable.codec import decode, encode
 from stageflow_durable.errors import InvalidInput
 
 PAYLOAD_BYTES = 1_048_576
@@ -18,7 +18,8 @@ def within(text: str, value: Any, limit: int, what: str, field: str = "") -> str
     """
     if len(text) <= limit:
         return text
-    raise InvalidInput(what, [f"{_named(value, field)}: {too_large(len(text), limit)}"])
+    seen = value if isinstance(value, Mapping) else decode(text)
+    raise InvalidInput(what, [f"{_named(seen, field)}: {too_large(len(text), limit)}"])
 
 
 def too_large(size: int, limit: int) -> str:

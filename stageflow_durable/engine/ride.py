@@ -170,8 +170,8 @@ class Rider:
         policy = spec.retry or pipeline.retry or self._retry
         began = self._world.clock.monotonic()
         try:
-            ctx = services.context.run(body.stage_context, work, pipeline, memory, services)
-            key = services.context.run(business_key, work, spec, ctx)
+            ctx = services.context.run(body.stage_context, work, memory, services)
+            key = services.context.run(business_key, work, pipeline, spec, ctx)
             found, noted = (None, ()) if key is None else claim(self._store, work, pipeline, key)
         except AWAY:
             raise
@@ -209,7 +209,7 @@ class Rider:
     ) -> Outcome:
         """What follows, whatever the value's or the error's own code does while it is looked at."""
         try:
-            outcome = heeded(services.context.run(self._outcome, called, policy, history), on_unknown)
+            outcome = heeded(services.context.run(self._outcome, called, services, policy, history), on_unknown)
         except BaseException as why:
             if is_end_of_process(why):
                 raise
@@ -219,12 +219,13 @@ class Rider:
         misused = services.holder.refused()
         return outcome if misused is None else mistake(misused, called.error)
 
-    def _outcome(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
+    def _outcome(self, called: body.Called, services: Services, policy: RetryPolicy, history: History) -> Outcome:
         if is_a(called.error, StageCancelled):
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
-        outcome = fitting(returned(called.value, policy, history, self._world.draw), self._limits.payload_bytes)
+        ended = returned(called.value, policy, history, self._world.draw, services.result_type)
+        outcome = fitting(ended, self._limits.payload_bytes)
         if isinstance(outcome, Succeeded) and not called.called:
             return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
         return outcome
@@ -325,7 +326,7 @@ class Rider:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
-            ctx = context.run(body.undo_context, work, pipeline, memory, outcome)
+            ctx = context.run(body.undo_context, work, memory, outcome)
             called = body.call(undo.action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, memory)
             ended = context.run(self._undone, called, policy, self._history(work, began))
@@ -348,8 +349,8 @@ class Rider:
     ) -> BusinessKey | None:
         try:
             services = Services(self._store, work, is_async=False)
-            ctx = services.context.run(body.stage_context, work, pipeline, memory, services)
-            return services.context.run(business_key, work, spec, ctx)
+            ctx = services.context.run(body.stage_context, work, memory, services)
+            return services.context.run(business_key, work, pipeline, spec, ctx)
         except AWAY:
             raise
         except BaseException as error:

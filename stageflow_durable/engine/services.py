@@ -1,16 +1,16 @@
-"""What a running engine does for a stage body: session, events, cancellation, progress, cleanup, validation."""
+"""What a running engine does for a stage body: session, events, cancellation, progress, cleanup, outputs as objects."""
 
 from __future__ import annotations
 
 import contextlib
 import unicodedata
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any, TypeVar
 
-from stageflow_durable.codec import encode, plain
+from stageflow_durable.codec import decode, encode
 from stageflow_durable.engine.inside import own_context
-from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowedInStage, StageCancelled
+from stageflow_durable.engine.typed import typed
+from stageflow_durable.errors import ConfigurationError, NotAllowedInStage, StageCancelled
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
@@ -62,7 +62,9 @@ def own_event(event: str, data: Mapping[str, Any]) -> None:
 
 
 class Services:
-    """The services of one attempt."""
+    """The services of one attempt. ``saved``: outputs that hold objects, as they were saved, by stage;
+    ``result_type``: of the run, while its last stage is at work.
+    """
 
     def __init__(self, store: Store, work: Work, *, is_async: bool) -> None:
         self._store = store
@@ -71,6 +73,8 @@ class Services:
         self._cleanups: list[Callable[[], None]] = []
         self._over = False
         self.events: list[tuple[str, dict[str, object]]] = []
+        self.saved: Mapping[str, str] = {}
+        self.result_type: Any = None
         self.place = Place()
         self.context = own_context(work.run.id, self.place)
 
@@ -97,8 +101,8 @@ class Services:
         here, where the body can see it.
         """
         own_event(event, data)
-        encode(data)
-        self.events.append((event, plain(dict(data))))
+        # The history is for people: what a model does not show, it does not show there.
+        self.events.append((event, decode(encode(dict(data)), shown=True)))
 
     def asked_for(self) -> Kept:
         """The events that the body asked for, each marked as its own, however it came among them."""
@@ -145,30 +149,9 @@ class Services:
         for action in later:
             action()
 
-    def validated(self, value: Any, as_type: type[T], what: str) -> T:
-        """Validate by Pydantic."""
-        valid: T = validated(value, as_type, what)
-        return valid
-
-
-@lru_cache(maxsize=512)
-def _adapter(as_type: Any) -> Any:
-    from pydantic import TypeAdapter  # imported at first use: it costs more than the rest of the package
-
-    return TypeAdapter(as_type)
-
-
-def validated(value: Any, as_type: Any, what: str) -> Any:
-    """``value`` as ``as_type``. Raises InvalidInput naming each field."""
-    from pydantic import ValidationError
-
-    if isinstance(as_type, type) and isinstance(value, as_type):
-        return value
-    try:
-        return _adapter(as_type).validate_python(plain(value))
-    except ValidationError as error:
-        fields = [
-            f"{'.'.join(map(str, found['loc'])) or 'value'}: {found['msg']}"
-            for found in error.errors(include_input=False)
-        ]
-        raise InvalidInput(what, fields) from None
+    def output(self, stage: str, value: Any, as_type: type[T]) -> T:
+        """What ``stage`` saved, as ``as_type``; ``value``: what it is where no type is asked for."""
+        text = self.saved.get(stage)
+        what = f"output of {stage}"
+        found: T = typed(as_type).migrated(value, what) if text is None else typed(as_type).read_output(text, what)
+        return found

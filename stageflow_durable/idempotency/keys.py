@@ -10,6 +10,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
+from uuid import UUID
 
 from stageflow_durable.duration import SHORTEST_TIMEOUT
 from stageflow_durable.duration import seconds_of as duration_in_seconds
@@ -52,6 +54,15 @@ def valid_key(text: str, what: str = "idempotency key") -> str:
     if problem:
         raise InvalidKey(f"{what} {problem}")
     return text
+
+
+def key_text(given: object, what: str = "idempotency key") -> str:
+    """A key that an application computed, as text: whole numbers and UUIDs are written out.
+
+    :raises InvalidKey: as :func:`valid_key`; of other types too.
+    """
+    told = str(given) if isinstance(given, int | UUID) and not isinstance(given, bool | Enum) else given
+    return valid_key(told, what)  # type: ignore[arg-type]  # what is no text is what it refuses
 
 
 def _problem(text: object) -> str | None:

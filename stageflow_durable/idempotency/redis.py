@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
-from stageflow_durable.codec import encode
+from stageflow_durable.codec import as_stored, encode
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import differing, in_progress, settled
@@ -151,7 +151,9 @@ local fingerprint, params, owner, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local lease, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
 local was = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'fence', 'token', 'lease_until')
 if was[1] and was[1] ~= 'free' then
-  if was[2] ~= fingerprint then return {'mismatch', redis.call('HGET', KEYS[1], 'params')} end
+  if was[2] ~= fingerprint then
+    return {'mismatch', redis.call('HGET', KEYS[1], 'params') or '', was[2]}
+  end
   if was[1] == 'done' then return {'done', redis.call('HGET', KEYS[1], 'result')} end
   if was[4] == token then return {'claimed', was[3]} end
   if tonumber(was[5]) > now then
@@ -236,9 +238,14 @@ class RedisIdempotencyStore:
     ) -> Answer:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
         lease, ttl = _milliseconds(lease_seconds, "lease_seconds"), _milliseconds(ttl_seconds, "ttl_seconds")
-        given = (fingerprint, params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl)
-        reply = self._link.run(_CLAIM, self._name(scope, key), *given)
-        return settled(key, _answer([_text(part) for part in reply], params_text))
+        given = (params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl)
+        reply = self._ask(scope, key, fingerprint, *given)
+        if reply[0] == "mismatch" and (same := as_stored(fingerprint, reply[2])) == reply[2]:
+            reply = self._ask(scope, key, same, *given)  # it was claimed under an earlier version of fingerprints
+        return settled(key, _answer(reply, params_text))
+
+    def _ask(self, scope: Scope, key: str, *given: Argument) -> list[str]:
+        return [_text(part) for part in self._link.run(_CLAIM, self._name(scope, key), *given)]
 
     def renew(self, scope: Scope, key: str, fence: int, *, lease_seconds: float | timedelta) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""

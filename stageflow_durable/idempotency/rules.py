@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from stageflow_durable.codec import decode, differing_fields
+from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
 from stageflow_durable.idempotency.store import (
     Answer,
@@ -30,6 +30,8 @@ from stageflow_durable.idempotency.store import (
     Standing,
     Undone,
 )
+
+_NOTHING = "{}"
 
 
 class KeyState(StrEnum):
@@ -73,7 +75,7 @@ def verdict(
     """What stands in the way of claiming the key, or None: it is there to be taken."""
     if record is None or record.state is KeyState.FREE or _expired(record, now):
         return None
-    if record.fingerprint != fingerprint:
+    if record.fingerprint != as_stored(fingerprint, record.fingerprint):
         return Mismatch(differing(record.params, params), record.holder and record.holder.run_id)
     if record.state is KeyState.HELD:
         return _held(record, now, claimant)
@@ -115,7 +117,7 @@ def differing(before: str | None, given: str | None) -> tuple[str, ...]:
     """The fields in which two encoded sets of parameters differ; a set that was left out differs in all of the
     other's.
     """
-    return differing_fields(_fields(before), _fields(given))
+    return differing_texts(before or _NOTHING, given or _NOTHING)
 
 
 def settled(key: str, answer: RunAnswer) -> Answer:
@@ -160,7 +162,3 @@ def _settled(record: KeyRecord) -> Done | Undone:
     if record.state is KeyState.DONE and record.result is not None:
         return Done(record.result, record.result_schema or 1)
     return Undone(record.holder.run_id if record.holder else record.owner)
-
-
-def _fields(params: str | None) -> object:
-    return {} if params is None else decode(params)

@@ -36,8 +36,8 @@ class StageServices(Protocol):
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Run ``action`` when the body is over, however it ended."""
 
-    def validated(self, value: Any, as_type: type[T], what: str) -> T:
-        """``value`` as ``as_type``."""
+    def output(self, stage: str, value: Any, as_type: type[T]) -> T:
+        """``value``, which ``stage`` saved, as ``as_type``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +73,15 @@ class StageContext(Generic[InputT]):
     def output(self, stage: str, as_type: type[T]) -> T: ...
 
     def output(self, stage: str, as_type: type[Any] | None = None) -> Any:
-        """What ``stage`` saved, validated as ``as_type`` when given. KeyError names the stages there are."""
+        """What ``stage`` saved; as ``as_type`` when given: the object that the stage returned, where it is one, else
+        validated. KeyError names the stages there are.
+        """
         if stage not in self.snapshot.outputs:
             raise KeyError(
                 f"{stage!r} saved nothing that {self.stage!r} can see; it sees: {', '.join(self.outputs) or 'nothing'}"
             )
         value = self.snapshot.outputs[stage]
-        return value if as_type is None else self.services.validated(value, as_type, f"output of {stage}")
+        return value if as_type is None else self.services.output(stage, value, as_type)
 
     @property
     def session(self) -> Any:

@@ -145,11 +145,11 @@ class SagaOrchestrator:
         handle = self.start(engine, input, **options)
         with suppress(RunError):  # told by the outcome
             handle.result(timeout)
-        return outcome_of(handle.describe())
+        return outcome_of(handle.describe(), handle.outputs())
 
 
-def outcome_of(run: Any) -> SagaOutcome:
-    """The outcome of a :class:`~stageflow_durable.model.run.Run` at rest."""
+def outcome_of(run: Any, outputs: dict[str, Any]) -> SagaOutcome:
+    """The outcome of a :class:`~stageflow_durable.model.run.Run` at rest, whose stages saved ``outputs``."""
     undone = tuple(stage.name for stage in run.stages if stage.state is StageState.UNDONE)
     completed = tuple(stage.name for stage in run.stages if stage.state is StageState.OK)
     turned_back = run.status in (RunStatus.COMPENSATED, RunStatus.COMPENSATION_FAILED)
@@ -159,7 +159,7 @@ def outcome_of(run: Any) -> SagaOutcome:
         completed,
         undone,
         tuple(stage.name for stage in run.stages if turned_back and _left(stage)),
-        {stage.name: stage.output for stage in run.stages if stage.state is StageState.OK},
+        {name: outputs[name] for name in completed if name in outputs},
         run.error,
     )
 

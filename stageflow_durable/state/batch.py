@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stageflow_durable.codec import decode, differing_fields
+from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy, StageflowError
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.audit import EventRow
@@ -123,10 +123,10 @@ def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, 
     holder = held.get(key)
     if holder is None:
         return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
-    if holder.fingerprint == new.fingerprint:
+    if holder.fingerprint == as_stored(new.fingerprint, holder.fingerprint):
         return Created(holder.run_id, True)
     # What differs from a run that was pruned cannot be told any more.
-    fields = () if holder.input is None else differing_fields(decode(holder.input), decode(new.input))
+    fields = () if holder.input is None else differing_texts(holder.input, new.input)
     return IdempotencyParamMismatch(str(new.key), fields, run_id=holder.run_id)
 
 
@@ -222,10 +222,15 @@ def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
     """Of runs whose ids are taken, each has to be the one that has its id."""
     named = select(runs.c.id, runs.c.client_id, runs.c.pipeline, runs.c.fingerprint)
     found = connection.execute(named.where(runs.c.id.in_([new.id for new in repeated]))).all()
-    there = {(row.id, row.client_id, row.pipeline, row.fingerprint) for row in found}
-    other = [new.id for new in repeated if (new.id, new.client_id, new.plan.pipeline, new.fingerprint) not in there]
+    there = {row.id: row for row in found}
+    other = [new.id for new in repeated if new.id not in there or not _is(new, there[new.id])]
     if other:
         raise InvalidInput("enqueue", [f"run_id: {other[0]} is another run; leave it out, or make a new one"])
+
+
+def _is(new: NewRun, there: Any) -> bool:
+    same = (there.client_id, there.pipeline) == (new.client_id, new.plan.pipeline)
+    return same and there.fingerprint == as_stored(new.fingerprint, there.fingerprint)
 
 
 # --- statements -------------------------------------------------------------------------------------------------------

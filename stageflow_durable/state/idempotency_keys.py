@@ -44,6 +44,7 @@ from sqlalchemy import (
     update,
 )
 
+from stageflow_durable.codec import as_stored
 from stageflow_durable.idempotency.keys import Scope, address
 from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, verdict
 from stageflow_durable.idempotency.store import Claimed, RunAnswer
@@ -216,6 +217,8 @@ def claim_for_run(
         standing = row and verdict(record_of(row[1:]), row[0], fingerprint, params, Claimant(run_id, stage))
         if standing is not None:
             return standing
+        if row:
+            given["fingerprint"] = as_stored(fingerprint, row[1])  # a key stays bound in the version of its row
         fence = _TAKE.value(connection, **given)
         if fence is not None:
             return Claimed(fence)

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
+from stageflow_durable.codec import as_stored
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.idempotency.rules import verdict
 from stageflow_durable.idempotency.store import Claimed, RunAnswer, Standing
@@ -103,6 +104,8 @@ class Leases:
             standing = _standing(found, fingerprint, params)
             if standing is not None:
                 return standing
+            if found:
+                given["fingerprint"] = as_stored(fingerprint, found[0][1])  # a key stays bound in its row's version
             taken, found = singles.either(_take(is_sqlite), _find(is_sqlite), given)
         return Claimed(taken[0][0])
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, delete, insert, select
 
-from stageflow_durable.codec import decode, differing_fields, encode
+from stageflow_durable.codec import as_stored, differing_texts, encode
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
@@ -190,8 +190,8 @@ def existing(connection: Connection, new: NewRun) -> Created:
     found = next(iter(_BY_KEY.rows(connection, **_key_of(new))), None)
     if found is None:
         return _buried(connection, new)
-    if found.fingerprint != new.fingerprint:
-        fields = differing_fields(decode(found.input), decode(new.input))
+    if found.fingerprint != as_stored(new.fingerprint, found.fingerprint):
+        fields = differing_texts(found.input, new.input)
         raise IdempotencyParamMismatch(str(new.key), fields, run_id=found.id)
     return Created(found.id, True)
 
@@ -201,6 +201,6 @@ def _buried(connection: Connection, new: NewRun) -> Created:
     found = _tombstone(connection, new)
     if found is None:
         raise RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
-    if found.fingerprint != new.fingerprint:
+    if found.fingerprint != as_stored(new.fingerprint, found.fingerprint):
         raise IdempotencyParamMismatch(str(new.key), (), run_id=found.run)
     return Created(found.run, True)

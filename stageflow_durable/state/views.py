@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -193,8 +192,8 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     summary = replace(summary_of(found), missing=_missing(connection, found, rows))
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
-        input=decode(found.input),
-        metadata=decode(found.metadata),
+        input=decode(found.input, shown=True),
+        metadata=decode(found.metadata, shown=True),
         stages=stages,
     )
 
@@ -250,12 +249,12 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         lost=sum(row.state is AttemptState.UNKNOWN for row in tried),
         max_attempts=max_attempts,
         key=stage_key(run.id, stage.name),
-        output=decode(saved.delta) if saved is not None and saved.delta is not None else None,
+        output=decode(saved.delta, shown=True) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
         wake_at=moment(strand.wake_at) if strand is not None else None,
         attempts=tuple(tried),
         undo=undo,
-        progress=json.loads(strand.progress) if strand is not None and strand.progress else None,
+        progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
         on_unknown=stage.on_unknown,
     )
 

@@ -349,7 +349,7 @@ class FakeHandle:
     def status(self) -> RunStatus:
         return RunStatus.FAILED if isinstance(self.outcome, RunFailed) else RunStatus.SUCCEEDED
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None, *, for_people: bool = False) -> Any:
         if timeout == 0:
             raise ResultTimeout(f"run {self.run_id} did not end within 0 s")
         if isinstance(self.outcome, Exception):

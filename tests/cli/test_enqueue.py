@@ -96,7 +96,7 @@ def test_waiting_prints_the_result_and_a_run_that_fails_is_exit_1(invoke: Invoke
 def test_whoever_stops_waiting_has_the_id_and_is_told_that_the_run_goes_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: FakeHandle, timeout: float | None = None) -> Any:
+    def interrupted(self: FakeHandle, timeout: float | None = None, *, for_people: bool = False) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeHandle, "result", interrupted)
@@ -315,7 +315,7 @@ def test_interrupted_twice_it_ends_at_once_and_says_that_more_may_be_recorded(
 def test_interrupted_while_it_only_waits_it_says_that_the_runs_go_on(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(self: FakeHandle, timeout: float | None = None) -> Any:
+    def interrupted(self: FakeHandle, timeout: float | None = None, *, for_people: bool = False) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(FakeHandle, "result", interrupted)

@@ -138,7 +138,7 @@ def test_a_result_is_remembered_for_its_time_and_no_longer(make_engine: MakeEngi
     assert acts.log == ["a", "a"]
 
 
-@pytest.mark.parametrize("bad", ["", 5, None, "x" * 256, "two\nlines"], ids=repr)
+@pytest.mark.parametrize("bad", ["", 5.5, True, None, "x" * 256, "two\nlines"], ids=repr)
 def test_a_key_that_is_none_is_the_stages_mistake_before_it_began(
     make_engine: MakeEngine, acts: Acts, bad: Any
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -9,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from stageflow_durable.codec import fingerprint
 from stageflow_durable.errors import ConfigurationError, FenceLost, IdempotencyParamMismatch, InvalidKey, UnsavableValue
@@ -423,3 +425,47 @@ def test_given_two_clients_or_operations_with_one_key_then_they_never_meet(backe
         done = backend.claim(scope=scope, params={"n": number})
         assert isinstance(done, Done)
         assert done.result == number
+
+
+# --- fingerprints of an earlier version -------------------------------------------------------------------------------
+
+
+class Payment(BaseModel):
+    amount: int
+    memo: str = Field("", exclude=True)
+
+
+PAYMENT, OTHER = Payment(amount=1, memo="x"), Payment(amount=2, memo="x")
+BEFORE = hashlib.sha256(b'{"amount":1}').hexdigest()
+
+
+def claimed_before(backend: Backend, lease: float = LONG) -> int:
+    answer = backend.store.claim(
+        SCOPE, "order-1", BEFORE, owner="worker-1", lease_seconds=lease, ttl_seconds=LONG, params_text='{"amount":1}'
+    )
+    assert isinstance(answer, Claimed)
+    return answer.fence
+
+
+def test_given_a_key_of_an_earlier_version_when_claimed_with_the_same_parameters_then_it_is_no_mismatch(
+    backend: Backend,
+) -> None:
+    fence = claimed_before(backend)
+    assert fingerprint(PAYMENT) != BEFORE
+    assert isinstance(backend.claim(params=PAYMENT), InProgress)
+    backend.store.complete(SCOPE, "order-1", fence, "paid", ttl_seconds=LONG)
+    assert backend.claim(params=PAYMENT) == Done('"paid"')
+    with pytest.raises(IdempotencyParamMismatch) as refused:
+        backend.claim(params=OTHER)
+    assert "amount" in refused.value.fields
+
+
+def test_given_a_lapsed_key_of_an_earlier_version_when_claimed_with_the_same_parameters_then_it_is_taken(
+    backend: Backend,
+) -> None:
+    first = claimed_before(backend, lease=SHORT)
+    backend.advance(SHORT * 1.5)
+    with pytest.raises(IdempotencyParamMismatch):
+        backend.claim(params=OTHER)
+    assert backend.fence(params=PAYMENT) > first
+    assert isinstance(backend.claim(params=PAYMENT), InProgress)
