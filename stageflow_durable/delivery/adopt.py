@@ -17,13 +17,29 @@ def task_stage(signature_of: Callable[[StageContext[Any]], Signature]) -> Callab
 
     The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its
     ``self.retry()`` becomes a retry of ours, with its countdown or eta as the lower bound of the delay; our policy
-    counts. ``Ignore`` and ``Reject`` mean skip.
+    counts. ``Ignore`` and ``Reject`` mean skip. A chain, a group or another canvas is a bug, which parks the run before
+    any of its tasks is called.
     """
 
     def run(ctx: StageContext[Any]) -> Any:
-        return _call(signature_of(ctx), ctx)
+        return _call(_of_one_task(signature_of(ctx), ctx.stage), ctx)
 
     return run
+
+
+def _of_one_task(signature: object, stage: str) -> Signature:
+    """The signature itself. Raises TypeError for anything else than the signature of one task."""
+    if not isinstance(signature, Signature):
+        raise TypeError(
+            f"stage {stage}: {type(signature).__name__} given; task_stage takes the signature of a task: task.s(…)"
+        )
+    canvas = signature.get("subtask_type")
+    if canvas:
+        raise TypeError(
+            f"stage {stage}: a {canvas} of several tasks given; task_stage takes one task: give each a stage of its "
+            "own, one after another, or side by side with after="
+        )
+    return signature
 
 
 def _call(signature: Signature, ctx: StageContext[Any]) -> Any:

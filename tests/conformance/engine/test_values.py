@@ -268,7 +268,11 @@ def function(value: Any) -> Any:
     raise RuntimeError(value)
 
 
-@pytest.mark.parametrize("declared", [Unusable, 5, "Missing", function, Annotated[Unusable, {"doc": 1}]], ids=repr)
+@pytest.mark.parametrize(
+    "declared",
+    [Unusable, 5, "Missing", function, Annotated[Unusable, {"doc": 1}]],
+    ids=["class", "number", "name", "function", "annotated"],
+)
 @pytest.mark.parametrize("option", ["input_type", "result_type"])
 def test_a_type_that_cannot_be_used_is_refused_when_the_pipeline_is_declared_by_name(
     declared: Any, option: str
