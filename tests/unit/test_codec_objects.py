@@ -55,7 +55,7 @@ def whole(value: Any) -> object:
     return exactly(value), getattr(value, "__dict__", None)
 
 
-@pytest.mark.parametrize(("declared", "given_"), SAVED, ids=lambda case: str(case)[:60])
+@pytest.mark.parametrize(("declared", "given_"), SAVED, ids=lambda case: str(case).partition(" at 0x")[0][:60])
 def test_given_what_was_validated_when_it_is_read_then_it_is_equal_to_the_type(declared: Any, given_: Any) -> None:
     known = typed(declared)
     accepted = known.validated(given_, "input")
@@ -70,7 +70,7 @@ def test_given_what_was_validated_when_it_is_read_then_it_is_equal_to_the_type(d
     assert fingerprint(back, known.classes) == print_
 
 
-@pytest.mark.parametrize(("declared", "given_", "message"), REFUSED, ids=lambda case: str(case)[:60])
+@pytest.mark.parametrize(("declared", "given_", "message"), REFUSED, ids=lambda case: str(case).partition(" at 0x")[0][:60])
 def test_given_what_would_not_come_back_equal_then_it_is_refused_by_its_path(
     declared: Any, given_: Any, message: str
 ) -> None:
@@ -128,7 +128,6 @@ def test_given_a_release_that_knows_enums_only_then_it_reads_the_fields() -> Non
         ([Masking(card="4111")], [{"card": HIDDEN}]),
         (MaskingAll(a=1), {"a": HIDDEN}),
     ],
-    ids=repr,
 )
 def test_given_fields_that_a_model_does_not_show_when_shown_to_people_then_they_are_not(value: Any, shown: Any) -> None:
     assert decode(encode(value), shown=True) == shown
@@ -254,7 +253,6 @@ class Zone(tzinfo):
         Bag({"a": 1}),
         datetime(2024, 5, 1, tzinfo=Zone()),
     ],
-    ids=repr,
 )
 @pytest.mark.parametrize("place", [lambda value: {"at": value}, lambda value: {"at": [1, value]}], ids=["at", "list"])
 def test_given_a_subclass_that_holds_more_than_its_base_then_it_is_refused_by_its_path(place: Any, value: Any) -> None:
@@ -304,7 +302,6 @@ class Request:
         (Dog(name="r"), Dog(name="r", barks=3), Dog),
         (Dog(name="r"), Pet(name="r"), Pet),
     ],
-    ids=repr,
 )
 def test_given_inputs_that_a_stage_can_tell_apart_then_so_do_their_fingerprints(
     one: Any, other: Any, declared: Any
