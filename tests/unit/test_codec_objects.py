@@ -55,7 +55,12 @@ def whole(value: Any) -> object:
     return exactly(value), getattr(value, "__dict__", None)
 
 
-@pytest.mark.parametrize(("declared", "given_"), SAVED, ids=lambda case: str(case).partition(" at 0x")[0][:60])
+def _named(case: object) -> str:
+    """A parameter's name, the same in every process."""
+    return str(case).partition(" at 0x")[0][:60]
+
+
+@pytest.mark.parametrize(("declared", "given_"), SAVED, ids=_named)
 def test_given_what_was_validated_when_it_is_read_then_it_is_equal_to_the_type(declared: Any, given_: Any) -> None:
     known = typed(declared)
     accepted = known.validated(given_, "input")
@@ -70,7 +75,7 @@ def test_given_what_was_validated_when_it_is_read_then_it_is_equal_to_the_type(d
     assert fingerprint(back, known.classes) == print_
 
 
-@pytest.mark.parametrize(("declared", "given_", "message"), REFUSED, ids=lambda case: str(case).partition(" at 0x")[0][:60])
+@pytest.mark.parametrize(("declared", "given_", "message"), REFUSED, ids=_named)
 def test_given_what_would_not_come_back_equal_then_it_is_refused_by_its_path(
     declared: Any, given_: Any, message: str
 ) -> None:
