@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import sys
@@ -161,6 +162,8 @@ def printing(done: str | None = None) -> Iterator[None]:
 
 def jsonable(value: Any) -> Any:
     """``value`` as plain JSON: records by their fields, times as ISO 8601 in UTC, durations in seconds, else text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has neither NaN nor infinity, and its readers refuse a document with one
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Mapping):

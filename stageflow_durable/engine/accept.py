@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import Classes, encode, encode_and_fingerprint
-from stageflow_durable.duration import is_duration, seconds_of, shown
+from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.payload import PAYLOAD_BYTES, within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.typed import typed
@@ -155,7 +155,7 @@ class Acceptor:
         if deadline is None:
             return None
         if isinstance(deadline, datetime):
-            return _moment(deadline)
+            return _moment(deadline, self._store.clock())
         return self._store.clock() + _from_now(deadline)
 
 
@@ -172,12 +172,15 @@ def _run_id(submission: Submission) -> str | None:
     return given
 
 
-def _moment(deadline: datetime) -> float:
+def _moment(deadline: datetime, now: float) -> float:
     if deadline.tzinfo is None:
         raise InvalidInput(
             "enqueue", ["deadline: a naive datetime; use an aware one, e.g. datetime.now(UTC) + …, or a timedelta"]
         )
-    return deadline.timestamp()
+    seconds = deadline.timestamp()
+    if seconds > now + LONGEST:
+        raise InvalidInput("enqueue", [f"deadline: {deadline} given; at most ten years from now, or none at all"])
+    return seconds
 
 
 def _from_now(deadline: object) -> float:

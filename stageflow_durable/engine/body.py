@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from stageflow_durable.clock import as_optional_moment
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.memory import Memory
@@ -27,7 +28,6 @@ from stageflow_durable.model.work import Work
 from stageflow_durable.retry.look import attribute
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.store import Store
-from stageflow_durable.state.views import moment
 
 log = masking(logging.getLogger("stageflow.body"))
 
@@ -57,7 +57,7 @@ def stage_context(work: Work, memory: Memory, services: Services) -> StageContex
         work.run.client_id,
         stage_key(work.run.id, work.stage),
         memory.metadata(),
-        moment(work.run.deadline),
+        as_optional_moment(work.run.deadline),
         services,
     )
 

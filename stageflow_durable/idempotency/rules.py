@@ -14,10 +14,10 @@ held by a run:    another run or stage ........ HeldByRun         this run and s
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
+from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
 from stageflow_durable.idempotency.store import (
@@ -139,7 +139,7 @@ def settled(key: str, answer: RunAnswer) -> Answer:
 
 def in_progress(lease_until: float, now: float, fence: int, owner: str) -> InProgress:
     """A running lease, by the store's clock."""
-    return InProgress(datetime.fromtimestamp(lease_until, UTC), lease_until - now, fence, owner)
+    return InProgress(as_moment(lease_until), lease_until - now, fence, owner)
 
 
 def _owns(record: KeyRecord, fence: int, now: float) -> bool:

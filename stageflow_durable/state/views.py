@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, String, and_, bindparam, func, select
 
+from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
@@ -63,15 +63,6 @@ _CHECKPOINTS, _STEPS = (
 )
 
 
-def moment(seconds: float | None) -> datetime | None:
-    """Seconds since the epoch as an aware datetime."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-
-
-def _when(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
-
-
 def facts(connection: Connection, run_id: str) -> RunFacts | None:
     """A run's row as it is now, unlocked."""
     row = _FACTS.run(connection, run_id=run_id).fetchone()
@@ -102,9 +93,8 @@ def _pruned(connection: Connection, run_id: str) -> str | None:
     row = connection.execute(select(tombstones).where(tombstones.c.run == run_id)).one_or_none()
     if row is None:
         return None
-    return (
-        f"run {run_id} {row.status} at {_when(row.finished_at):%Y-%m-%d %H:%M} UTC and was pruned; its key stays taken"
-    )
+    at = as_moment(row.finished_at)
+    return f"run {run_id} {row.status} at {at:%Y-%m-%d %H:%M} UTC and was pruned; its key stays taken"
 
 
 def summary_of(run: RunFacts) -> RunSummary:
@@ -123,10 +113,10 @@ def summary_of(run: RunFacts) -> RunSummary:
         run.error_stage,
         run.op_version,
         run.pivot_passed,
-        _when(run.created_at),
-        _when(run.updated_at),
-        moment(run.finished_at),
-        moment(run.deadline),
+        as_moment(run.created_at),
+        as_moment(run.updated_at),
+        as_optional_moment(run.finished_at),
+        as_optional_moment(run.deadline),
     )
 
 
@@ -139,7 +129,7 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
     rows = _HISTORY.rows(connection, run_id=run_id)
-    return [Event(row.run, row.seq, row.type, _when(row.at), _told(row.data)) for row in rows]
+    return [Event(row.run, row.seq, row.type, as_moment(row.at), _told(row.data)) for row in rows]
 
 
 def _told(data: str) -> dict[str, Any]:
@@ -162,10 +152,10 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
             row.host,
             row.pid,
             bool(row.alive),
-            _when(row.started_at),
-            _when(row.expires_at),
+            as_moment(row.started_at),
+            as_moment(row.expires_at),
             tuple(held.get(row.id, ())),
-            moment(row.dead_at),
+            as_optional_moment(row.dead_at),
             bool(row.confirmed),
             **_known(row.body),
         )
@@ -251,7 +241,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         key=stage_key(run.id, stage.name),
         output=decode(saved.delta, shown=True) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
-        wake_at=moment(strand.wake_at) if strand is not None else None,
+        wake_at=as_optional_moment(strand.wake_at) if strand is not None else None,
         attempts=tuple(tried),
         undo=undo,
         progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
@@ -261,7 +251,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
 
 def _running(row: Any) -> AttemptView:
     """The attempt that a strand holds; its row is written when it is over."""
-    began = _when(row.began_at)
+    began = as_moment(row.began_at)
     return AttemptView(row.attempt, AttemptState.RUNNING, row.owner, row.host, row.pid, began, None, None, None, None)
 
 
@@ -272,8 +262,8 @@ def _ended(row: Any) -> AttemptView:
         row.owner,
         row.host,
         row.pid,
-        _when(row.began_at),
-        _when(row.ended_at),
+        as_moment(row.began_at),
+        as_moment(row.ended_at),
         row.error,
         row.category,
         row.delay,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stageflow_durable.duration import LONGEST
 from stageflow_durable.model.status import AttemptState, StrandState
 from stageflow_durable.model.work import Fenced, Work
 from stageflow_durable.transitions.attempt import Failure, Kept
@@ -13,8 +14,10 @@ from stageflow_durable.transitions.resolve import resolve_or_succeed, set_activi
 
 
 def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Change | Fenced:
-    """Try again in ``delay`` seconds (``drawn``: what the policy alone chose); a stopping run comes to rest instead."""
-    draft = drafted(facts, work)
+    """Try again in ``delay`` seconds, ten years at the most (``drawn``: what the policy alone chose); a stopping run
+    comes to rest instead.
+    """
+    draft, delay = drafted(facts, work), min(delay, LONGEST)
     if draft is None:
         return Fenced()
     draft.end_attempt(

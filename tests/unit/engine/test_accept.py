@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -55,6 +55,8 @@ def test_a_deadline_may_be_an_aware_moment(engine: InProcessEngine) -> None:
         (-1.0, "more than 0 and at most ten years"),
         (float("nan"), "more than 0 and at most ten years"),
         (timedelta(days=36_500), "more than 0 and at most ten years"),
+        (datetime.max.replace(tzinfo=UTC), "at most ten years from now, or none at all"),
+        (datetime(2040, 1, 1, tzinfo=timezone(timedelta(hours=-11))), "at most ten years from now"),
     ],
 )
 def test_another_deadline_is_refused_by_name(engine: InProcessEngine, given: Any, says: str) -> None:
