@@ -38,6 +38,7 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
 from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.stage import OnLeaseLost
 from stageflow_durable.retry.adapters import RetryInterceptor
 from stageflow_durable.settings import (
     Settings,
@@ -62,9 +63,11 @@ class Engine(Steering):
 
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
     existing application to adopt; our task brings its own options and queue, nothing of theirs is changed. ``retry``:
-    policy of stages and pipelines that have none. ``settings``: a Settings, or keywords of it (``database_url=…``,
-    ``lease_seconds=…``); mistyped ones raise ConfigurationError here. Nothing is connected before the first use; with
-    nothing set and nothing running that raises ConfigurationError with both ways out.
+    policy of stages and pipelines that have none. ``on_lease_lost``: of those that say nothing; ``"end"`` ends a body
+    once its worker could not renew its lease, ``"continue"`` only once its work was taken over. ``settings``: a
+    Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
+    Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
+    both ways out.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Engine(Steering):
         *,
         celery_app: Any = None,
         retry: RetryPolicy | None = None,
+        on_lease_lost: OnLeaseLost = "continue",
         interceptors: Sequence[Any] | None = None,
         settings: Settings | None = None,
         world: World | None = None,
@@ -92,6 +96,9 @@ class Engine(Steering):
             raise ConfigurationError("retry= and RetryInterceptor are the same policy, of which an engine has one")
         self._retry = retry or next(iter(policies), None)
         self._interceptors = in_order(wrapped)
+        if on_lease_lost not in get_args(OnLeaseLost):
+            raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
+        self._on_lease_lost = on_lease_lost
         self._world = world or system_world()
         self._life = Life(self._make_process, self._bury)
         self._registered_in = 0
@@ -371,6 +378,7 @@ class Engine(Steering):
             redis_url=self.urls.redis_url,
             retry=self._retry,
             interceptors=self._interceptors,
+            on_lease_lost=self._on_lease_lost,
             register=lambda: self.store.register(plans, boot_id(), profile),
             profile=profile,
             signer=self._signer,

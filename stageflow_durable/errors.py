@@ -159,11 +159,11 @@ class OperatorConflict(Conflict):
 
 
 class NotAllowed(Terminal):
-    """The run's state does not permit that verb."""
+    """The run's state does not permit that verb; ``of``: what it is, if no run."""
 
-    def __init__(self, run_id: str, verb: str, why: str) -> None:
+    def __init__(self, run_id: str, verb: str, why: str, *, of: str = "run") -> None:
         self.run_id = run_id
-        super().__init__(f"{verb} of run {run_id} refused: {why}")
+        super().__init__(f"{verb} of {of} {run_id} refused: {why}")
 
 
 class NotAllowedInStage(NotAllowed):

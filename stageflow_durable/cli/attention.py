@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Look = Callable[[str], Run]
 """A run in full, by its id."""
 
+_Kind = tuple[RunStatus | None, bool, ParkReason | Missing | None, str, str | None]
 _URGENCY = (RunStatus.COMPENSATION_FAILED, RunStatus.PARKED, RunStatus.FAILED)
 
 
@@ -50,10 +51,10 @@ def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
 
     ``look`` is asked for one run of each group whose undo failed: a list does not know of undos.
     """
-    found: dict[tuple[RunStatus | None, ParkReason | Missing | None, str, str | None], list[RunSummary]] = {}
+    found: dict[_Kind, list[RunSummary]] = {}
     for run in runs:
-        why = run.missing or run.park_reason
-        found.setdefault((_trouble(run), why, run.pipeline, run.error_stage), []).append(run)
+        kind = _trouble(run), bool(run.awaits), run.missing or run.park_reason, run.pipeline, run.error_stage
+        found.setdefault(kind, []).append(run)
     ranked = sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1])))
     return [_group(members, look) for _key, members in ranked]
 
@@ -87,6 +88,8 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
 
 
 def _reason(run: RunSummary) -> str:
+    if run.awaits:
+        return "undo waits: worker not confirmed dead"
     if run.park_reason:
         return f"parked: {PARKED_WORDS[run.park_reason]}"
     if run.status in AT_REST:
@@ -97,6 +100,8 @@ def _reason(run: RunSummary) -> str:
 def _next(run: RunSummary, count: int) -> str:
     if run.missing is not None:
         return run.missing.command
+    if run.awaits:
+        return f"stageflow show {run.run_id}"
     if run.status not in AT_REST:
         return "stageflow doctor"
     if count == 1 or run.park_reason in (ParkReason.UNKNOWN, ParkReason.OPERATOR):

@@ -59,6 +59,9 @@ class Operations(Protocol):
     def strangers(self) -> Mapping[str, float]:
         """By queue: how many seconds ago messages came that named runs of another database."""
 
+    def confirm_dead(self, owner: str, *, reason: str, actor: str) -> Sequence[str]:
+        """A person says that a lost process has ended; returns the runs that waited for it. Raises NotAllowed."""
+
     def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         """Stop a run. Raises NotAllowed, OperatorConflict."""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from rich.text import Text
 
 from stageflow_durable.cli.legible import for_people
-from stageflow_durable.cli.why import attempt_phrase, losses, orders, undone_for, way_out, who, why_in_full
+from stageflow_durable.cli.why import attempt_phrase, awaiting, losses, orders, undone_for, way_out, who, why_in_full
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState
@@ -62,7 +62,7 @@ def draw(
     guides = guides or Guides()
     run, history = for_people(run), for_people(history)
     rows = [_row(run, stage, now) for stage in run.stages]
-    said = [*way_out(run), *undone_for(run), *losses(run, now), *orders(history, now)]
+    said = [*way_out(run), *undone_for(run), *awaiting(run), *losses(run, now), *orders(history, now)]
     return [
         *_header(run, now, width, shown_id),
         *_indented(said, width),

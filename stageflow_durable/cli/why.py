@@ -73,9 +73,23 @@ def why_in_full(run: Run) -> str:
         return "; ".join(clipped(told, MOST_OF_AN_ERROR) for told in failed_undos(run)) or why(run)
     if run.missing is not None:
         return run.missing.message
+    if run.awaits:
+        return undo_waits(run)
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)
+
+
+def undo_waits(run: RunSummary) -> str:
+    """For whose end its undo waits, and what was lost with it."""
+    lost = ", ".join(f"{one.host} (pid {one.pid}), lost in {one.stage}" for one in run.awaits)
+    return f"its undo waits until a worker is confirmed dead: {lost}"
+
+
+def awaiting(run: Run) -> list[str]:
+    """What to do about processes that an undo waits for."""
+    owners = dict.fromkeys(one.owner for one in run.awaits)
+    return [f"it may still act; once it cannot: stageflow workers confirm-dead {owner} --reason …" for owner in owners]
 
 
 def failed_undos(run: Run) -> list[str]:

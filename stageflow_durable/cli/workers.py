@@ -10,8 +10,9 @@ import click
 
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
+from stageflow_durable.cli.parameters import accountable
 from stageflow_durable.cli.session import Session, app_option, json_option
-from stageflow_durable.cli.words import SHORT_ID, age
+from stageflow_durable.cli.words import SHORT_ID, age, counted
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -22,7 +23,7 @@ RECENT = timedelta(hours=1)
 """How long an orderly end is worth mentioning, and a loss worth a line."""
 
 
-@click.command(short_help="Processes that own work, and those that died.")
+@click.group(invoke_without_command=True, short_help="Processes that own work, and those that died.")
 @click.option("--all", "everybody", is_flag=True, help="Those too that ended, or were lost more than an hour ago.")
 @json_option
 @app_option
@@ -33,6 +34,8 @@ def workers(ctx: click.Context, everybody: bool, as_json: bool) -> None:
     One is lost when its lease ran out; what it was running is taken from it by the next sweep. One that ended in order,
     or was seen to end by its parent, is only counted. --json lists all.
     """
+    if ctx.invoked_subcommand is not None:
+        return
     session = Session.of(ctx)
     found, now = session.operations().workers(), session.now()
     if as_json:
@@ -44,8 +47,27 @@ def workers(ctx: click.Context, everybody: bool, as_json: bool) -> None:
     _conclude(found, listed, now, start="stageflow up" if session.at_rest else "stageflow worker")
 
 
+@workers.command("confirm-dead", short_help="Say that a lost process has ended, for undos that wait for it.")
+@click.argument("owner")
+@accountable
+@json_option
+@app_option
+@click.pass_context
+def confirm_dead(ctx: click.Context, owner: str, reason: str, actor: str, as_json: bool) -> None:
+    """Say that the process of OWNER has ended, or can act no more: undos that wait for that begin.
+
+    Look first: as long as it may still call the bank, what it pays after the undo stays paid. Refused while its lease
+    holds, and where its end was confirmed before. OWNER is told by "stageflow show RUN" and by --all --json.
+    """
+    runs = Session.of(ctx).operations().confirm_dead(owner, reason=reason, actor=actor)
+    if as_json:
+        print_json({"owner": owner, "runs": runs})
+        return
+    click.echo(f"{owner} is confirmed dead; {counted(len(runs), 'run')} waited for it")
+
+
 def _matters(worker: WorkerView, now: datetime) -> bool:
-    if worker.ended_at is None or worker.running:
+    if worker.ended_at is None or worker.running or worker.awaited:
         return True
     return not worker.confirmed and now - worker.ended_at < RECENT
 
@@ -95,7 +117,8 @@ def _state(worker: WorkerView, now: datetime) -> Text:
         return Text(f"silent for {age(worker.expires_at, now)}", "yellow")
     if worker.confirmed:
         return Text(f"ended {age(worker.ended_at, now)} ago", "dim")
-    return Text(f"lost {age(worker.ended_at, now)} ago", "red")
+    doubt = ", undos wait for its end" if worker.awaited else ""
+    return Text(f"lost {age(worker.ended_at, now)} ago{doubt}", "red")
 
 
 def _lease(worker: WorkerView, now: datetime) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from celery import bootsteps, signals
@@ -22,6 +23,9 @@ log = logging.getLogger("stageflow.worker")
 
 LOOK_SECONDS = 0.2
 """How often the parent looks whether a child is gone."""
+
+TELL_AGAIN_SECONDS = 10.0
+"""How long the parent waits, after the database did not answer, before it tells of a lost child again."""
 
 
 class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
@@ -151,6 +155,7 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
 
     def __init__(self, consumer: Any, **_options: Any) -> None:
         self._seen: set[int] = set()
+        self._untold: dict[int, float] = {}
         self._timer: Any = None
 
     def start(self, consumer: Any) -> None:
@@ -169,16 +174,22 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
         if not all(process.is_alive() for process in _children(pool)):
             pool.maintain_pool()
         children = {process.pid for process in _children(pool)}
-        for pid in self._seen - children:
-            self._report(pid)
+        self._untold |= dict.fromkeys(self._seen - children, 0.0)
         self._seen = children
+        # Until it is told: undos may wait for the end of a child that nobody but its parent has seen.
+        for pid in [pid for pid, due in self._untold.items() if due <= monotonic()]:
+            self._report(pid)
 
     def _report(self, pid: int) -> None:
+        told_before = bool(self._untold[pid])
         try:
             if self.lost is not None:
                 type(self).lost(pid)  # type: ignore[misc]  # a plain function kept on the class, not a method
+            del self._untold[pid]
         except StageflowError as error:
-            log.warning("child %d is gone; its lease has to run out, since %s", pid, error)
+            self._untold[pid] = monotonic() + TELL_AGAIN_SECONDS
+            if not told_before:
+                log.warning("child %d is gone, and nobody can be told: %s; tried again", pid, error)
 
 
 _BOOT = "STAGEFLOW_INTERNAL_BOOT"

@@ -15,15 +15,18 @@ from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.engine import ends
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.bounds import Limits
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.processes import mark_of
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.idempotency.nudges import NudgeGate
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.run import SweepReport
+from stageflow_durable.model.stage import OnLeaseLost
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.store import Store
@@ -52,6 +55,7 @@ class Process:
         redis_url: str | None,
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
+        on_lease_lost: OnLeaseLost,
         register: Callable[[], None],
         profile: Profile,
         signer: Signer = UNSIGNED,
@@ -75,16 +79,12 @@ class Process:
         self._owners: list[Owner] = []
         self._riding: set[Owner] = set()
         self._profile = profile
-        self._make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock, profile)
+        make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock, profile)
+        self._make_owner = partial(make_owner, mark=mark_of(self.pid), clock_moved=self._clock_moved)
+        self._clock, self._lease, self._looked_at = world.clock, settings.lease_seconds, float("-inf")
         self._sweep_seconds = settings.sweep_seconds
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
-        self._sweeper = Sweeper(
-            store,
-            publisher,
-            patience,
-            lambda: all(owner.may_judge for owner in tuple(self._owners)),
-            broker=profile.broker,
-        )
+        self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
         self._make_rider = partial(
             Rider,
             store,
@@ -97,10 +97,12 @@ class Process:
             ),
             stopping=lambda: stopping,
             publish=self.publish,
+            on_lease_lost=on_lease_lost,
         )
         self._pulses = (
             Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat, at_once=True),
-            Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn),
+            # At once as well: a child may be replaced before the first interval is over.
+            Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn, at_once=True),
         )
 
     def _rider(self) -> tuple[Owner, Rider]:
@@ -108,6 +110,7 @@ class Process:
         mine: tuple[Owner, Rider] | None = getattr(self._local, "mine", None)
         if mine is None:
             owner = self._make_owner()
+            owner.serves(self.queue)
             self._owners.append(owner)
             mine = self._local.mine = owner, self._make_rider(owner=owner)
         return mine
@@ -117,10 +120,25 @@ class Process:
             self._join()
         finally:
             self._tried.set()
-        troubles = [trouble for owner in tuple(self._owners) if (trouble := _failed(owner.beat)) is not None]
+        steps = (*(owner.beat for owner in tuple(self._owners)), self._look_for_ended)
+        troubles = [trouble for step in steps if (trouble := _failed(step)) is not None]
         if troubles:
             raise troubles[0]
         self._reached.set()
+
+    def _look_for_ended(self) -> None:
+        """Once a lease, in each process: whoever sweeps may be on another host."""
+        now = self._clock.monotonic()
+        if now - self._looked_at >= self._lease:
+            self._looked_at = now
+            self._sweeper.confirm_ended()
+
+    def _clock_moved(self, by: float, within: float) -> None:
+        self._sweeper.clock_moved(by, within)
+
+    def _judge(self) -> str | None:
+        judges = [owner.judge for owner in tuple(self._owners)]
+        return judges[0] if judges and all(judges) else None
 
     def start(self) -> None:
         """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database

@@ -14,10 +14,11 @@ import threading
 from collections.abc import Callable
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.errors import Retryable, StageflowError, StoreRefused
+from stageflow_durable.engine.ending import Ending
+from stageflow_durable.errors import Retryable, StageflowError, StoreRefused, StoreUnavailable
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.owners import Identity
+from stageflow_durable.state.owners import UNMARKED, Identity, Mark
 from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.owner"))
@@ -26,16 +27,33 @@ log = masking(logging.getLogger("stageflow.owner"))
 class Owner:
     """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. A process
     that was declared dead comes back under a new id. ``profile``: what the process knows and serves, for the others.
+
+    ``mark``: what proves its end to other processes of its host. ``ending``: ends the body that it runs.
+    ``clock_moved``: told by how many seconds the database's clock was found to have moved, within how many.
     """
 
     def __init__(
-        self, store: Store, boot: str, lease_seconds: float, clock: Clock, profile: Profile | None = None
+        self,
+        store: Store,
+        boot: str,
+        lease_seconds: float,
+        clock: Clock,
+        profile: Profile | None = None,
+        *,
+        mark: Mark = UNMARKED,
+        ending: Ending | None = None,
+        clock_moved: Callable[[float, float], object] | None = None,
     ) -> None:
         self._store = store
         self._boot = boot
         self._lease = lease_seconds
         self._clock = clock
         self._profile = profile
+        self._mark = mark
+        self.ending = ending or Ending()
+        self._clock_moved = clock_moved
+        self._tried_at = float("-inf")
+        self._offset: float | None = None
         self._guard = threading.Lock()
         self._id: str | None = None
         self._pid = 0
@@ -44,16 +62,21 @@ class Owner:
         self._lapsed_at = float("-inf")
         self._served: dict[str, float] = {}
         self._ended = False
+        self._works = False
+        self._inherits = False
+        self._former: set[str] = set()
+        self._queues: set[str] = set()
+        self._was_busy = True
 
     @property
     def id(self) -> str:
         """The owner's id, joined at first use in each process. Raises StoreUnavailable."""
         with self._guard:
             if self._id is None or self._pid != os.getpid():
-                me = Identity(socket.gethostname(), os.getpid(), self._boot)
-                self._id = self._store.join(me, self._lease, self._profile)
+                identity = Identity(socket.gethostname(), os.getpid(), self._boot, self._mark)
+                self._id = self._store.join(identity, self._lease, self._profile)
                 self._pid, self._renewed_at = os.getpid(), self._clock.monotonic()
-                self._joined_at = self._renewed_at
+                self._joined_at, self._inherits = self._renewed_at, False
             return self._id
 
     def is_still(self, owner: str) -> bool:
@@ -68,30 +91,68 @@ class Owner:
 
     def served(self, queue: str, published_at: float) -> None:
         """A nudge of that age was served; written with the next heartbeat."""
+        self._queues.add(queue)
         with self._guard:
             self._served[queue] = max(self._served.get(queue, 0.0), published_at)
+
+    def serves(self, queue: str) -> None:
+        """Work of that queue comes here."""
+        self._queues.add(queue)
+
+    def begin_work(self) -> None:
+        """A ride begins: under the ids that it has something may act."""
+        self._works = True
+
+    def end_work(self) -> None:
+        """It is over. What was taken over meanwhile waits for us to say so."""
+        self._works, self._was_busy = False, True
+        if self._former:
+            with contextlib.suppress(StageflowError):  # else the next heartbeat does
+                self._say_over()
+
+    def find_out(self) -> None:
+        """A write was refused: whoever took the work may be waiting for us to say that the body is over."""
+        with contextlib.suppress(StageflowError):  # else the next heartbeat does
+            self.beat()
 
     def beat(self) -> None:
         """Renew once; who lost the id joins anew. A database that does not answer is asked again at the next beat."""
         with self._guard:
             owner, served = self._id, dict(self._served)
-        if owner is None:
+        if owner is not None:
+            self._renew(owner, served)
+        elif self._joined_at < float("inf") and not self._ended:
             # Declared dead, or given up, and idle since: whoever holds no lease judges nobody, and if all are so, what
             # a dead process held stays with it for ever.
-            if self._joined_at < float("inf") and not self._ended:
-                self.join()
-            return
-        alive = self._store.renew(owner, self._lease)
+            self.join()
+        if self._former and not self._works:
+            self._say_over()
+        if self._was_busy and not self._works and self._queues and self._id is not None:
+            self._store.freed(tuple(self._queues))
+            self._was_busy = False
+
+    def _renew(self, owner: str, served: dict[str, float]) -> None:
+        asked, tried_at = self._clock.monotonic(), self._tried_at
+        self._tried_at = asked
+        try:
+            at = self._store.renew(owner, self._lease)
+        except StoreUnavailable:
+            if self._clock.monotonic() - self._renewed_at > self._lease:
+                self.ending.lease_lost()
+            raise
         now = self._clock.monotonic()
+        if at is not None:
+            self._follow_clock(at - now, now - asked, now - self._renewed_at, paused=asked - tried_at > self._lease)
         with self._guard:
             if now - self._renewed_at > self._lease / 2:
-                self._lapsed_at = (
-                    now  # we were paused, or the database was: what looks dead may only have been cut off too
-                )
+                # We were paused, or the database was: what looks dead may only have been cut off too.
+                self._lapsed_at = now
             self._renewed_at = now
-            if not alive and self._id == owner:
+            if at is None and self._id == owner:
                 log.warning("owner %s was declared dead; what it held was taken over", owner)
                 self._id = None
+                self._former.add(owner)
+                self.ending.taken_over()
         if served:
             self._note(served)
 
@@ -106,14 +167,38 @@ class Owner:
         with self._guard:
             self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
 
+    def _follow_clock(self, offset: float, took: float, window: float, *, paused: bool) -> None:
+        """``offset``: of the database's clock to one that only passes; while we were paused that one may have stood."""
+        before, self._offset = self._offset, offset
+        by = 0.0 if before is None else offset - before
+        if abs(by) <= took + 1.0 or paused:
+            return
+        log.warning("the database's clock has moved by %+.1f s; what is under way keeps its times", by)
+        if self._clock_moved is not None:
+            self._clock_moved(by, window + 1.0)
+
+    def _say_over(self) -> None:
+        for owner in tuple(self._former):
+            self._store.retire(owner)
+            self._former.discard(owner)
+
     @property
     def may_judge(self) -> bool:
-        """Whether this process may declare others dead: only after a lease of its own without a gap, since after a
-        pause of the database everybody looks dead.
+        """Whether this process may declare others dead: only after a lease without a gap, since after a pause of the
+        database everybody looks dead. A young one inherits that of its worker. The database has the last word.
         """
         now = self._clock.monotonic()
-        settled = self._id is not None and now - self._joined_at > self._lease
-        return settled and now - self._lapsed_at > self._lease and now - self._renewed_at < self._lease / 2
+        if self._id is None or now - self._lapsed_at <= self._lease or now - self._renewed_at >= self._lease / 2:
+            return False
+        if now - self._joined_at > self._lease or self._inherits:
+            return True
+        self._inherits = self._store.may_judge(self._id)
+        return self._inherits
+
+    @property
+    def judge(self) -> str | None:
+        """The id under which this process may declare others dead now, or None."""
+        return self._id if self.may_judge else None
 
     def abandon(self) -> None:
         """Give up this id: what it holds has to be taken over. The process goes on under a new one."""
@@ -128,8 +213,10 @@ class Owner:
         with self._guard:
             owner, self._id = self._id, None
         if owner is not None:
-            with contextlib.suppress(StageflowError):  # it is on its way out; the lease runs out all the same
+            self._former.add(owner)
+            with contextlib.suppress(StageflowError):  # else the next heartbeat does, or its lease runs out
                 self._store.retire(owner)
+                self._former.discard(owner)
 
 
 class Pulse:

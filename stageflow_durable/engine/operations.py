@@ -83,13 +83,13 @@ class Operations:
         limit: int = 100,
     ) -> list[RunSummary]:
         """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
-        person, stuck runs too.
+        person: stuck runs too, and those of which an undo waits until a process is confirmed to have ended.
         """
         self._name(pipeline, client_id)
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
         pages = self._store.pages(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
         found = [run for page in pages for run in page]
-        return [*found, *self._standing()] if attention else found
+        return [*found, *self._store.unconfirmed(), *self._standing()] if attention else found
 
     def matching(
         self,
@@ -152,6 +152,14 @@ class Operations:
     def strangers(self) -> dict[str, float]:
         """By queue: how many seconds ago messages came that named runs of another database."""
         return self._store.strangers()
+
+    def confirm_dead(self, owner: str, *, reason: str, actor: str) -> list[str]:
+        """A person says that the process of an owner has ended, or can act no more: undos that waited for that begin.
+        Returns the runs that go on. Raises NotAllowed where its lease holds, or where its end was confirmed before.
+        """
+        _said("confirm-dead", reason, actor)
+        self._store.confirm_dead(owner, storable(reason), storable(actor))
+        return self._sweeper.release(owner)
 
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""
@@ -289,19 +297,23 @@ class Operations:
     def _checked(
         self, run_id: str, verb: str, reason: str, actor: str, op_version: int | None, past_pivot: bool
     ) -> Order:
-        missing = [
-            f"{name}: say it; it goes into the audit"
-            for name, value in (("reason", reason), ("actor", actor))
-            if not value.strip()
-        ]
-        if missing:
-            raise InvalidInput(verb, missing)
+        _said(verb, reason, actor)
         return Order(self._store.full_id(run_id), verb, storable(reason), storable(actor), op_version, past_pivot)
 
     def _summary(self, run_id: str) -> RunSummary:
         facts = self._store.facts(run_id)
         assert facts is not None
         return summary_of(facts)
+
+
+def _said(verb: str, reason: str, actor: str) -> None:
+    missing = [
+        f"{name}: say it; it goes into the audit"
+        for name, value in (("reason", reason), ("actor", actor))
+        if not value.strip()
+    ]
+    if missing:
+        raise InvalidInput(verb, missing)
 
 
 def _statuses(status: str | Sequence[str] | None) -> tuple[RunStatus, ...] | None:

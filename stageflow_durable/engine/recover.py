@@ -5,20 +5,22 @@ once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.tell import buried, nobody, taken_over
+from stageflow_durable.engine.processes import has_ended, kernel
+from stageflow_durable.engine.tell import buried, ended, nobody, taken_over
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.messages import is_sql, message_of
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import BATCH, Place
 from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.recover"))
@@ -34,6 +36,9 @@ BACKLOG_SECONDS = 600.0
 
 TELL_SECONDS = 60.0
 """How often all workers together log that nobody carries some runs."""
+
+ROUNDS = 4
+"""Batches of one kind in one sweep: more would keep what else there is to do waiting for longer than a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,37 +63,52 @@ class Sweeper:
         store: Store,
         publisher: Publisher,
         patience: Patience,
-        may_judge: Callable[[], bool] | None = None,
+        judge: Callable[[], str | None] | None = None,
         *,
         broker: str | None = None,
     ) -> None:
+        """``judge``: the owner that may declare others dead now, or None; left out: whoever sweeps holds no lease."""
         self._store = store
         self._publisher = publisher
         self._patience = patience
-        self._may_judge = may_judge
+        self._judge = judge
         self._broker = broker
         self._roster = Roster()
         self._broker_away = False
+        self._moved: tuple[float, float] | None = None
+
+    def clock_moved(self, by: float, within: float) -> None:
+        """The database's clock was found to have moved ``by`` seconds, ``within`` the last ones: the next sweep moves
+        stored times of what is under way along.
+        """
+        self._moved = by, within
+
+    def _follow_clock(self) -> None:
+        if self._moved is not None:
+            self._store.move_times(*self._moved, self._patience.lease)
+            self._moved = None
 
     def sweep(self) -> SweepReport:
         """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the
         others.
         """
         problems: list[str] = []
+        self._follow_clock()
         dead = self._bury()
         overdue = self._store.overdue(self._patience.grace)
         self._roster = self._store.roster() if any(overdue) else self._roster
         taken = sum(self._each(overdue.orphans, self._take_one, problems))
         late = sum(self._each(overdue.late, self._expire, problems))
+        released = sum(map(len, self._each(overdue.ended, self.release, problems)))
         woken = self._wake(self._worth_waking(overdue.due), problems)
         nudged = self._nudge(overdue.queues, problems)
-        return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems))
+        return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems), released)
 
     def sweep_in_turn(self, every: float) -> SweepReport | None:
         """Sweep unless another process did within ``every`` seconds. Who may judge and who may not yet take turns
         apart: the turns of a worker that has just started would bury nobody, for a whole lease.
         """
-        judges = self._may_judge is None or self._may_judge()
+        judges = self._judge is None or self._judge() is not None
         turn = "sweep" if judges else "sweep of newcomers"
         # A turn of each broker's own: else one whose sweeps come first would keep the other's from all of theirs.
         mine = self._store.my_tick(turn if self._broker is None else f"{turn} at {self._broker}"[:255], every)
@@ -96,11 +116,11 @@ class Sweeper:
 
     def _bury(self) -> tuple[str, ...]:
         """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
-        dead: tuple[str, ...] = ()
-        if self._may_judge is None:
+        if self._judge is None:
             dead = self._store.mark_expired(self._patience.lease)
-        elif self._may_judge():
-            dead = self._store.mark_expired()
+        else:
+            judge = self._judge()
+            dead = () if judge is None else self._store.judge(judge)
         buried(dead, "its lease ran out")
         return dead
 
@@ -112,9 +132,25 @@ class Sweeper:
         self._roster = self._store.roster() if orphans else self._roster
         return sum(self._each(orphans, self._take_one, []))
 
+    def confirm_ended(self) -> None:
+        """Look whether processes of this host have ended for whose end an undo waits."""
+        host = socket.gethostname()
+        for owner in self._store.awaited(host, kernel()):
+            if has_ended(owner, host) and self._store.confirm(owner.id, f"another process of {host}"):
+                ended(owner)
+
+    def release(self, owner: str) -> list[str]:
+        """Let the undos begin that waited for the end of an owner, which is confirmed; returns their runs."""
+        found: list[str] = []
+        while waiting := self._store.runs_waiting_for(owner):
+            for run in waiting:
+                self._deliver(self._store.release(run, owner))
+            found += waiting
+        self._store.released(owner)
+        return found
+
     def _take_one(self, place: Place) -> int:
-        # Half a lease more: what a process that only lost its lease may still send has to be over before it is undone.
-        nudges = self._store.take(place, self._patience.max_lost, self._patience.lease / 2)
+        nudges = self._store.take(place, self._patience.max_lost)
         if nudges is None:
             return 0
         taken_over(place, self._store.facts(place.run))
@@ -154,10 +190,17 @@ class Sweeper:
         if self._store.my_tick(f"told: {missing.message}"[:255], TELL_SECONDS):
             nobody(missing)
 
-    def _wake(self, places: Iterable[Place], problems: list[str]) -> int:
-        nudges = tuple(nudge for nudge in self._each(places, self._store.wake, problems) if nudge is not None)
-        publish(self._store, self._publisher, nudges)
-        return len(nudges)
+    def _wake(self, places: Sequence[Place], problems: list[str]) -> int:
+        """Wake what is due. Many at one moment are woken batch by batch; what is left comes with the next sweep."""
+        count = 0
+        for _round in range(ROUNDS):
+            nudges = [nudge for some in self._together(places, self._store.wake, problems) for nudge in some]
+            publish(self._store, self._publisher, tuple(nudges))
+            count += len(nudges)
+            if len(places) < BATCH or not nudges:
+                break
+            places = self._worth_waking(self._store.overdue(self._patience.grace).due)
+        return count
 
     def _nudge(self, queues: Iterable[str], problems: list[str]) -> int:
         """Publish what was never delivered, and note it only then."""
@@ -169,16 +212,15 @@ class Sweeper:
             if not self._speaks_for(queue):
                 continue
             try:
-                found = self._each(self._lost(queue), self._store.missed, problems)
-                missed = [one for one in found if one is not None]
-                # One by one after a failure: what a broker took before it failed again must not come at every sweep.
-                pieces = [missed] if not self._broker_away else [[one] for one in missed]
-                for piece in pieces:
-                    if not self._taken_by_broker(tuple(one.nudge for one in piece)):
+                depth = self._publisher.depth(queue)
+                for _round in range(ROUNDS):
+                    places = self._lost(queue, depth)
+                    noted = self._nudge_some(places, problems)
+                    count += noted
+                    if self._broker_away:
                         return count
-                    count += len(piece)
-                    for _noted in self._each(piece, self._store.nudged, problems):
-                        pass
+                    if len(places) < BATCH or not noted:
+                        break
             except StoreUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001  # one queue that the broker refuses must not keep the others
@@ -187,9 +229,32 @@ class Sweeper:
                 problems.append(what)
         return count
 
-    def _lost(self, queue: str) -> list[Place]:
+    def _nudge_some(self, places: Sequence[Place], problems: list[str]) -> int:
+        missed = [one for some in self._together(places, self._store.missed, problems) for one in some]
+        # One by one after a failure: what a broker took before it failed again must not come at every sweep.
+        pieces = [missed] if not self._broker_away else [[one] for one in missed]
+        count = 0
+        for piece in pieces:
+            if not self._taken_by_broker(tuple(one.nudge for one in piece)):
+                break
+            count += sum(self._together(piece, self._store.nudged, problems))
+        return count
+
+    def _together(self, found: Sequence[T], act: Callable[[Sequence[T]], R], problems: list[str]) -> list[R]:
+        """Do it for all in one transaction; one by one where one of them cannot be handled."""
+        if not found:
+            return []
+        try:
+            return [act(found)]
+        except StoreUnavailable as error:
+            if not isinstance(error, RunBusy):
+                raise
+        except Exception:
+            log.debug("a batch failed; one by one", exc_info=True)
+        return list(self._each(found, lambda one: act([one]), problems))
+
+    def _lost(self, queue: str, depth: int | None) -> list[Place]:
         patience = self._patience
-        depth = self._publisher.depth(queue)
         blind = BLIND_SECONDS if depth is None else BACKLOG_SECONDS
         elsewhere = self._roster.carried_elsewhere(self._broker, queue) if self._broker is not None else frozenset()
         return self._store.undelivered(queue, depth, patience.lost, blind, elsewhere)

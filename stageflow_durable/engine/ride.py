@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
+from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
+from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.keyed import business_key, claim
@@ -30,18 +32,17 @@ from stageflow_durable.engine.outcome import (
     text_of,
     unjudged,
 )
-from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.refusals import Refusals
-from stageflow_durable.engine.saving import AWAY, saved
+from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.tell import fenced, told
-from stageflow_durable.engine.timeout import GRACE_SECONDS
+from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import StageSpec
+from stageflow_durable.model.stage import OnLeaseLost, StageSpec
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
@@ -53,19 +54,6 @@ from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 log = masking(logging.getLogger("stageflow.ride"))
 T = TypeVar("T")
 Ending = Done | Waiting | Fenced
-
-MARGIN_SECONDS = 15.0
-"""From the beginning of an attempt, as recorded, to the call of its body, at the most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How far a message may carry a run, for how long a commit is tried (seconds), how large an output may be."""
-
-    in_place_stages: int = 200
-    in_place_seconds: float = 5.0
-    hold_seconds: float = 30.0
-    payload_bytes: int = PAYLOAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +88,8 @@ class Rider:
         limits: Limits | None = None,
         stopping: Callable[[], bool] = lambda: False,
         publish: Callable[[tuple[Nudge, ...]], object] | None = None,
+        on_lease_lost: OnLeaseLost = "continue",
+        bounded: Callable[[], bool] = ends_process,
     ) -> None:
         self._store = store
         self._owner = owner
@@ -111,16 +101,14 @@ class Rider:
         self._stopping = stopping
         self._publish = publish
         self._refusals = Refusals(world.clock.monotonic, store.note_strangers)
+        self._bounded = bounded
+        self._end_with_lease = ending_with_lease(pipelines.values(), on_lease_lost)
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
-        self._timeouts = {
-            (name, spec.name): spec.timeout + GRACE_SECONDS + MARGIN_SECONDS
-            for name, pipeline in pipelines.items()
-            for spec in pipeline.stages
-            if spec.timeout is not None
-        }
+        self._timeouts = bounds(pipelines.values())
 
     def ride(self, nudge: Nudge) -> Rode:
         """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
+        self._owner.begin_work()
         try:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._taker())
@@ -130,13 +118,17 @@ class Rider:
                 if begun.sent_at is not None:
                     self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
                 return self._carry(begun)
-        except BaseException:
+        except BaseException as error:
             # Something may have begun whose end nobody will write: under this id nothing is finished any more.
             self._owner.abandon()
-            raise
+            if not isinstance(error, TakenOver):  # it was told just as its body had ended
+                raise
+            return Rode()
+        finally:
+            self._owner.end_work()
 
     def _taker(self) -> Taker:
-        return Taker(self._owner.id, self._plans, self._timeouts)
+        return Taker(self._owner.id, self._plans, self._timeouts if self._bounded() else {})
 
     def _carry(self, work: Work) -> Rode:
         memory, stages = Memory(self._store, self._pipelines[work.run.pipeline]), 0
@@ -151,6 +143,7 @@ class Rider:
                 ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
             if isinstance(ending, Fenced):
                 fenced(current)
+                self._owner.find_out()
                 return Rode(tuple(left), None, stages)
             if isinstance(ending, Waiting):
                 return Rode(tuple(left), ending, stages)
@@ -189,7 +182,8 @@ class Rider:
             return self._saved(work, memory, found, services, None, go_on, noted=noted)
         if not self._owner.is_still(work.owner):
             return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
-        called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
+        with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+            called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
         on_unknown = work.plan.by_name[work.stage].on_unknown
         history = self._history(work, began)
         outcome = self._judged(called, services, policy, history, on_unknown)
@@ -327,7 +321,8 @@ class Rider:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
             ctx = context.run(body.undo_context, work, memory, outcome)
-            called = body.call(undo.action, ctx, spec.timeout, context)
+            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+                called = body.call(undo.action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, memory)
             ended = context.run(self._undone, called, policy, self._history(work, began))
         except AWAY:
@@ -401,7 +396,3 @@ class Rider:
                     give_up()  # its locks would keep us from looking
                 self._world.clock.sleep(pause)
                 pause = min(1.0, pause * 2)
-
-
-class SessionLost(StoreUnavailable):
-    """A stage's own transaction was lost with its connection."""

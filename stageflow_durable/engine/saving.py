@@ -62,3 +62,7 @@ def _otherwise(
 def _log(work: Work, error: BaseException) -> None:
     said, why = "run %s: the outcome of stage %s could not be saved: %s", text_of(error)
     log.error(said, work.run.id, work.stage, why, exc_info=loggable(error))
+
+
+class SessionLost(StoreUnavailable):
+    """A stage's own transaction was lost with its connection."""

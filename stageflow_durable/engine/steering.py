@@ -112,6 +112,10 @@ class Steering(EngineTwins):
             run_id, stage, done=done, not_done=not_done, reason=reason, actor=actor, op_version=op_version
         )
 
+    def confirm_dead(self, owner: str, *, reason: str, actor: str) -> list[str]:
+        """Say that a lost process has ended, so that undos which wait for that begin; returns their runs."""
+        return self.operations.confirm_dead(owner, reason=reason, actor=actor)
+
     def sweep(self) -> SweepReport:
         """One recovery sweep; what the beat task calls."""
         return self.operations.sweep()

@@ -12,6 +12,7 @@ from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, RunFacts, Waiting, Work
 from stageflow_durable.settings.masking import masking
+from stageflow_durable.state.owners import Awaited
 from stageflow_durable.state.recovery import Place
 
 log = masking(logging.getLogger("stageflow.run"))
@@ -79,6 +80,11 @@ def buried(owners: tuple[str, ...], why: str) -> None:
     """Log owners that were declared dead."""
     for owner in owners:
         log.warning("owner %s was declared dead: %s; its work is taken over", owner, why)
+
+
+def ended(owner: Awaited) -> None:
+    """Log a process that was found to have ended."""
+    log.warning("owner %s has ended: its process %d is gone; undos that wait for that begin", owner.id, owner.pid)
 
 
 def taken_over(place: Place, run: RunFacts | None) -> None:

@@ -27,6 +27,11 @@ class StageTimeout(BaseException):
     """The attempt took longer than its ``timeout``."""
 
 
+def ends_process() -> bool:
+    """Whether a body of this thread that does not heed its timeout is ended with its process: only in the main one."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def too_late(seconds: float) -> StageTimeout:
     """The error of an attempt that took longer."""
     return StageTimeout(f"it took longer than its timeout of {seconds:g} s")
@@ -51,7 +56,7 @@ class bounded:  # noqa: N801  # a context manager, used like the functions of co
         self._before: Any = None
 
     def __enter__(self) -> Self:
-        if self._seconds is None or threading.current_thread() is not threading.main_thread():
+        if self._seconds is None or not ends_process():
             return self
         self._before = signal.signal(signal.SIGALRM, self._ring)
         try:

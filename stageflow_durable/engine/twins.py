@@ -59,6 +59,7 @@ class EngineTwins:
     compensate: Callable[..., RunSummary]
     fork: Callable[..., Any]
     settle: Callable[..., RunSummary]
+    confirm_dead: Callable[..., list[str]]
     sweep: Callable[..., SweepReport]
     prune: Callable[..., int]
 
@@ -109,6 +110,10 @@ class EngineTwins:
     async def asettle(self, run_id: str, stage: str, **options: Any) -> RunSummary:
         """:meth:`settle`."""
         return await asyncio.to_thread(self.settle, run_id, stage, **options)
+
+    async def aconfirm_dead(self, owner: str, **options: Any) -> list[str]:
+        """:meth:`confirm_dead`."""
+        return await asyncio.to_thread(self.confirm_dead, owner, **options)
 
     async def asweep(self) -> SweepReport:
         """:meth:`sweep`."""

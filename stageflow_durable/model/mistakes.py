@@ -21,6 +21,7 @@ After = Sequence[tuple[str, ...]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _NAMED = "letters, digits, '_', '.', '-' (1 to 100)"
 _DURATION = "{} has to be seconds or a timedelta, and positive: at least 1 ms, at most ten years"
+_ON_LEASE_LOST = (None, "continue", "end")
 _ORDERED_KINDS = frozenset({StageKind.WORK, StageKind.AGENT})
 
 
@@ -30,7 +31,13 @@ def is_name(given: object) -> bool:
 
 
 def options_of_pipeline(
-    *, name: object, version: object, retry: object, on_failure: object, on_compensation_failure: object
+    *,
+    name: object,
+    version: object,
+    retry: object,
+    on_failure: object,
+    on_compensation_failure: object,
+    on_lease_lost: object,
 ) -> Iterator[str]:
     """Mistakes in what a pipeline itself was given."""
     if not is_name(name):
@@ -43,6 +50,8 @@ def options_of_pipeline(
         yield f"on_failure={on_failure!r}: 'compensate' or 'park'"
     if on_compensation_failure not in ("continue", "halt"):
         yield f"on_compensation_failure={on_compensation_failure!r}: 'continue' or 'halt'"
+    if on_lease_lost not in _ON_LEASE_LOST:
+        yield f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'"
 
 
 def schemas(schema: object, migrations: Any, stages: frozenset[object]) -> Iterator[str]:
@@ -122,6 +131,11 @@ def options_of_stage(spec: Any) -> list[str]:
             spec.on_unknown,
         ),
         (not _is_duration(spec.key_ttl), f"key_ttl {_DURATION}", shown(spec.key_ttl)),
+        (
+            spec.on_lease_lost not in _ON_LEASE_LOST,
+            "on_lease_lost={}: 'continue' or 'end'",
+            shown(spec.on_lease_lost),
+        ),
         (not queue_is_fine, "queue {!r} is not the name of a queue", spec.queue),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]

@@ -15,6 +15,7 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
     OnCompensationFailure,
     OnFailure,
+    OnLeaseLost,
     OnUnknown,
     Runner,
     SchemaMigration,
@@ -42,8 +43,8 @@ class Pipeline(Generic[InputT, ResultT]):
     ``"compensate"`` undoes completed work when a run cannot finish, ``"park"`` leaves it to a person.
     ``on_compensation_failure``: after an undo that failed for good ``"continue"`` still undoes what is older,
     ``"halt"`` leaves the rest as it is until a person has looked. ``retry``: policy of stages that have none of their
-    own. ``schema``: the number of the shape that input and outputs have now; ``migrations``: by older number, the way
-    to the next one, for runs in flight.
+    own; ``on_lease_lost`` likewise, see :meth:`stage`. ``schema``: the number of the shape that input and outputs have
+    now; ``migrations``: by older number, the way to the next one, for runs in flight.
 
     Mistakes are found by :attr:`plan`, which an engine reads when the pipeline is registered: DefinitionError lists
     all.
@@ -56,6 +57,7 @@ class Pipeline(Generic[InputT, ResultT]):
     on_failure: OnFailure = "compensate"
     on_compensation_failure: OnCompensationFailure = "continue"
     retry: RetryPolicy | None = None
+    on_lease_lost: OnLeaseLost | None = None
     schema: int = 1
     migrations: Mapping[int, SchemaMigration] = field(default_factory=dict, hash=False)
     stages: tuple[StageSpec, ...] = ()
@@ -75,6 +77,7 @@ class Pipeline(Generic[InputT, ResultT]):
         key: Callable[[Any], str] | None = None,
         key_ttl: float | timedelta = 86400.0,
         queue: str | None = None,
+        on_lease_lost: OnLeaseLost | None = None,
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
 
@@ -82,7 +85,8 @@ class Pipeline(Generic[InputT, ResultT]):
         left out, the one before. ``compensate``: its undo. ``timeout``: seconds or timedelta for one attempt.
         ``pivot``: the point of no return. ``on_unknown``: what to do when a process died in it: ``"retry"``,
         ``"park"`` or ``"compensate"``. ``key``: a business key that dedups the stage across runs for ``key_ttl``
-        seconds. ``queue``: a Celery queue of its own.
+        seconds. ``queue``: a Celery queue of its own. ``on_lease_lost``: ``"end"`` ends the body once its worker could
+        not renew its lease, though nobody may have taken the work; ``"continue"`` only once somebody has.
         """
         brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
         given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}
@@ -100,6 +104,7 @@ class Pipeline(Generic[InputT, ResultT]):
             key=key,
             key_ttl=_seconds(key_ttl),
             queue=queue,
+            on_lease_lost=on_lease_lost,
             misfits=tuple(
                 f"{name}= is given twice: by the stage object and beside it" for name in brought.keys() & given
             ),
@@ -116,6 +121,7 @@ class Pipeline(Generic[InputT, ResultT]):
                 retry=self.retry,
                 on_failure=self.on_failure,
                 on_compensation_failure=self.on_compensation_failure,
+                on_lease_lost=self.on_lease_lost,
             ),
             *(problem for spec in self.stages for problem in mistakes.options_of_stage(spec)),
         ]

@@ -65,9 +65,20 @@ class StageView:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitedWorker:
+    """A process that was lost in ``stage`` and may act for it until somebody confirms that it has ended."""
+
+    owner: str
+    host: str
+    pid: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run as one line of a list. ``missing``: why no live worker can carry it now; None: one can, it waits for
-    something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do).
+    something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do). ``awaits``: processes for
+    whose confirmed end an undo of it waits; likewise.
     """
 
     run_id: str
@@ -87,6 +98,7 @@ class RunSummary:
     updated_at: datetime
     finished_at: datetime | None
     deadline: datetime | None
+    awaits: tuple[AwaitedWorker, ...] = field(default=(), kw_only=True)
     missing: Missing | None = field(default=None, kw_only=True)
 
     @property
@@ -146,11 +158,17 @@ class WorkerView:
     queues: tuple[str, ...] = ()
     pipelines: tuple[str, ...] = ()
     """``name v1`` each. All four are empty for a worker of an older release, which does not say."""
+    confirmed_by: str | None = None
+    """Its parent, itself, another process of its host, or the person who said so."""
+    awaited: bool = False
+    """Whether undos may wait until its end is confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What one recovery sweep did: counts, and the runs it could not handle (id: why)."""
+    """What one recovery sweep did: counts, and the runs it could not handle (id: why). ``released``: runs of which an
+    undo waited for the end of a process that is confirmed.
+    """
 
     owners_dead: int = 0
     taken: int = 0
@@ -158,3 +176,4 @@ class SweepReport:
     nudged: int = 0
     deadlines: int = 0
     problems: tuple[str, ...] = ()
+    released: int = 0

@@ -13,6 +13,9 @@ Runner = Callable[[Any], Any]
 """``def`` or ``async def`` of one context; returns a value, a model, a dict or a :class:`StageOutput`."""
 
 OnUnknown = Literal["retry", "park", "compensate"]
+OnLeaseLost = Literal["continue", "end"]
+"""What a body does once its worker has lost its lease: go on until its work was taken over, or end at once."""
+
 OnFailure = Literal["compensate", "park"]
 OnCompensationFailure = Literal["continue", "halt"]
 
@@ -76,4 +79,5 @@ class StageSpec:
     key: Callable[[Any], str] | None = None
     key_ttl: float = 86400.0
     queue: str | None = None
+    on_lease_lost: OnLeaseLost | None = None
     misfits: tuple[str, ...] = ()

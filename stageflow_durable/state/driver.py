@@ -28,8 +28,9 @@ from stageflow_durable.state.wire import ServerStatement
 _make: Any = postgresql.dialect  # its constructor has no types
 _POSTGRESQL = _make(paramstyle="pyformat")
 
-CLOCK_SECONDS = 30.0
-"""How long the offset between this machine's clock and the database's is believed."""
+_UNKNOWN = (float("-inf"), 0.0)
+CLOCK_SECONDS = 5.0
+"""How long the offset between this machine's clock and the database's is believed, over one connection."""
 
 
 class Statement:

@@ -6,7 +6,9 @@ from sqlalchemy import Connection, and_, case, func, literal, select, true, unio
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.recovery import MORE
 from stageflow_durable.state.tables import owners, runs, strands
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 
 def next_due(connection: Connection, *, patience: float | None) -> float | None:
@@ -14,7 +16,9 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     lost; None: nothing is left to do. ``patience``: seconds after which an unanswered nudge counts as lost; None: none
     does.
     """
-    waiting = select(func.min(strands.c.wake_at)).where(strands.c.state == constant(StrandState.WAITING))
+    # Not those that wait for a confirmation: no time brings that about.
+    timed = and_(strands.c.state == constant(StrandState.WAITING), strands.c.wake_at < UNTIL_CONFIRMED)
+    waiting = select(func.min(strands.c.wake_at)).where(timed)
     # Said although min() passes NULLs over: for the partial index.
     there = runs.c.deadline.is_not(None)
     bound = and_(runs.c.phase == constant(Phase.FORWARD), runs.c.pivot_passed.is_(False), there)
@@ -23,14 +27,9 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     until = case((owners.c.dead_at.is_(None), owners.c.expires_at), else_=owners.c.dead_at)
     held = select(func.min(until)).select_from(strands.join(owners, owners.c.id == strands.c.owner))
     held = held.where(strands.c.state == constant(StrandState.RUNNING))
-    sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience or 0.0) * _doubled()
+    sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience or 0.0) * MORE
     counts = strands.c.published_at.is_(None) if patience is None else true()
     lost = select(func.min(sent)).where(and_(strands.c.state == constant(StrandState.READY), counts))
     moments = union_all(waiting, late, held, lost).subquery("moments")
     moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
     return None if moment is None else float(moment)
-
-
-def _doubled() -> object:
-    # As in ``recovery.undelivered``: each publication doubles the patience.
-    return case(*[(strands.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)

@@ -12,11 +12,13 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, s
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.endings import WAITS
 from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import runs, strands
-from stageflow_durable.state.views import summary_of
+from stageflow_durable.state.views import awaits, summary_of
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
@@ -152,3 +154,11 @@ def unserved(connection: Connection, older_than: float, limit: int = 100) -> lis
             if missing is not None:
                 found[facts.id] = replace(summary_of(facts), missing=missing)
     return list(found.values())
+
+
+def unconfirmed(connection: Connection) -> list[RunSummary]:
+    """Runs of which an undo waits until somebody confirms that a process has ended; the oldest first."""
+    waits = select(strands.c.run).where(and_(strands.c.run == runs.c.id, WAITS)).exists()
+    found = select(*SUMMARY).where(and_(runs.c.status == constant(RunStatus.COMPENSATING), waits))
+    rows = connection.execute(found.order_by(runs.c.updated_at).limit(100), {"for_ever": UNTIL_CONFIRMED})
+    return [replace(summary_of(facts_of(row)), awaits=awaits(connection, row[0])) for row in rows]

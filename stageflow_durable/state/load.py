@@ -6,16 +6,17 @@ branches cannot miss each other at a join, and a cancel and a begin cannot both 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, select, union
+from sqlalchemy import Connection, and_, bindparam, exists, select, union
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import definitions, roster
 from stageflow_durable.state.clock import now
+from stageflow_durable.state.dialect import skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, strands
@@ -30,8 +31,12 @@ _STRANDS = Prepared(
 )
 _SAVED = Prepared(select(checkpoints.c.stage, checkpoints.c.skipped).where(checkpoints.c.run == _OF_RUN))
 _STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == _OF_RUN))
+# An owner that is not there any more was pruned, which none is that an undo may wait for.
+_MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
-    select(*(attempts.c[name] for name in AttemptRow._fields)).where(attempts.c.run == _OF_RUN).order_by(attempts.c.n)
+    select(*(attempts.c[name] for name in AttemptRow._fields[:-1]), _MAY_ACT.label("may_act"))
+    .where(attempts.c.run == _OF_RUN)
+    .order_by(attempts.c.n)
 )
 _ALIVE = Prepared(
     select(owners.c.id).where(
@@ -42,6 +47,8 @@ _OWNERS = Prepared(
     select(*(owners.c[name] for name in OwnerRow._fields))
     .join(strands, strands.c.owner == owners.c.id)
     .where(strands.c.run == _OF_RUN)
+    # Locked: whoever confirms the end of one meanwhile comes after the row of the attempt that is about to be written.
+    .with_for_update(of=owners)
 )
 _DEFINITIONS = Prepared(
     select(definition_table.c.digest, definition_table.c.registered_at).where(
@@ -67,6 +74,26 @@ def lock(connection: Connection, run_id: str) -> Locked | None:
     """Lock a run: the first statement of every transaction that changes one. None: there is no such run."""
     row = _LOCK.run(connection, run_id=run_id).fetchone()
     return None if row is None else Locked(facts_of(row), float(row[-1]))
+
+
+def lock_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, Locked]:
+    """Lock runs, in the order of their ids, against a deadlock with another who locks many. Those that somebody holds
+    are left out, unless it is one that is asked for.
+    """
+    ids = sorted(set(run_ids))
+    wanted = select(runs, now().label("clock")).where(runs.c.id.in_(ids)).order_by(runs.c.id)
+    locked = skip_locked(wanted) if len(ids) > 1 else wanted.with_for_update()
+    return {row[0]: Locked(facts_of(row), float(row[-1])) for row in map(tuple, connection.execute(locked))}
+
+
+def strands_of_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, dict[str, StrandRow]]:
+    """Every strand of several runs, by run and name."""
+    found: dict[str, dict[str, StrandRow]] = {run: {} for run in run_ids}
+    columns = [strands.c[name] for name in StrandRow._fields]
+    for values in connection.execute(select(*columns).where(strands.c.run.in_(sorted(found)))):
+        row = StrandRow._make(values)
+        found[row.run][row.strand] = row
+    return found
 
 
 def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> Facts:
@@ -102,7 +129,10 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
 
 def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
-    return tuple(AttemptRow(stage, way, n, state, bool(doubt), until) for stage, way, n, state, doubt, until in rows)
+    return tuple(
+        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act))
+        for stage, way, n, state, doubt, until, owner, may_act in rows
+    )
 
 
 def _owners_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, OwnerRow]:

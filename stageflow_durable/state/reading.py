@@ -12,11 +12,23 @@ from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.state import fitting, handed_back, listing, progress, recovery, retention, verification, views
+from stageflow_durable.state import (
+    endings,
+    fitting,
+    handed_back,
+    listing,
+    owners,
+    progress,
+    recovery,
+    retention,
+    verification,
+    views,
+)
 from stageflow_durable.state import roster as rosters
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.handed_back import Waits
 from stageflow_durable.state.listing import Filter, Found
+from stageflow_durable.state.owners import Awaited
 from stageflow_durable.state.recovery import Missed, Overdue, Place
 from stageflow_durable.state.shortcut import Shortcut
 from stageflow_durable.state.standings import Known, Seen, standings
@@ -87,9 +99,25 @@ class Reading:
         """The strands of these runs that wait, with what they need of a worker."""
         return self._see(lambda c: handed_back.waits(c, run_ids))
 
-    def missed(self, place: Place) -> Missed | None:
-        """The message for a ready strand that none reached."""
-        return self._see(lambda c: recovery.missed(c, place))
+    def missed(self, places: Sequence[Place]) -> list[Missed]:
+        """The messages for ready strands that none reached."""
+        return self._see(lambda c: recovery.missed(c, places))
+
+    def may_judge(self, owner: str) -> bool:
+        """Whether this owner may declare others dead."""
+        return self._see(lambda c: owners.may_judge(c, owner))
+
+    def awaited(self, host: str, kernel: str | None) -> list[Awaited]:
+        """Dead owners of that host for which undos may wait, and whose end nobody has confirmed."""
+        return self._see(lambda c: owners.awaited(c, host, kernel))
+
+    def runs_waiting_for(self, owner: str) -> list[str]:
+        """Runs of which an undo waits for the end of that owner, some at a time."""
+        return self._see(lambda c: endings.runs_waiting_for(c, owner))
+
+    def unconfirmed(self) -> list[RunSummary]:
+        """Runs of which an undo waits until the end of an owner is confirmed."""
+        return self._see(listing.unconfirmed)
 
     def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that could not go on under these definitions, and why."""

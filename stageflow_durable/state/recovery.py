@@ -1,11 +1,12 @@
 """What a sweep looks for: work of the dead, waits that are due, messages that were never delivered, runs that are late.
 
-Scans read in bounded batches along the partial indexes. What becomes of each find is a transition of its own under the
-run's lock: any number of sweeps may run at once, and one that dies half-way leaves nothing half done.
+Scans read in bounded batches along the partial indexes. What becomes of each find is a transition under the lock of its
+run: any number of sweeps may run at once, and one that dies half-way leaves nothing half done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
@@ -62,13 +64,14 @@ class Place(NamedTuple):
 
 class Overdue(NamedTuple):
     """What a sweep looks after: strands of dead owners, runs past their deadline, waiting strands that should have been
-    woken, and queues for which something is ready.
+    woken, queues for which something is ready, and owners whose awaited end has been confirmed.
     """
 
     orphans: list[Place]
     late: list[str]
     due: list[Place]
     queues: list[str]
+    ended: list[str]
 
 
 _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen, strand_table.c.stage)
@@ -95,20 +98,14 @@ _LATE = (
     .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
     .limit(BATCH)
 )
-_MISSED = Prepared(
+_MISSED = (
     select(
+        *(strand_table.c[name] for name in ("run", "strand", "gen")),
         *(strand_table.c[name] for name in ("direction", "stage", "queue", "published_at", "nudges")),
         *(runs.c[name] for name in ("seq", "definition", "priority")),
     )
     .join(runs, runs.c.id == strand_table.c.run)
-    .where(
-        and_(
-            strand_table.c.run == bindparam("run_id"),
-            strand_table.c.strand == bindparam("strand_id"),
-            strand_table.c.gen == bindparam("my_gen"),
-            strand_table.c.state == StrandState.READY,
-        )
-    )
+    .where(strand_table.c.state == constant(StrandState.READY))
 )
 _UNPUBLISH = Prepared(
     update(strand_table)
@@ -132,15 +129,35 @@ def _rows(which: str, scan: Select[Any]) -> Select[Any]:
 
 
 # At once: most sweeps find nothing, and each question is a way to the database and back.
-_SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES}
+_ENDED = select(owners.c.id).where(and_(owners.c.awaited.is_(True), owners.c.confirmed.is_(True))).limit(BATCH)
+_SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES, "ended": _ENDED}
 _OVERDUE = Prepared(union_all(*(_rows(which, scan) for which, scan in _SCANS.items())))
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
-_MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(8)], else_=256.0)
-_SERVED = select(queues.c.served_at).where(queues.c.name == _OF_QUEUE).scalar_subquery()
+_DOUBLED = 12
+MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(_DOUBLED)], else_=float(2**_DOUBLED))
+"""How much longer a strand waits for its nudge after each one more."""
+
+_OWN_CLOCK = now() + ONE_CLOCK_SECONDS
+
+
+def _of_queue(column: Any) -> Any:
+    """What is known of the queue by this clock; a time ahead of it is another clock's, and says nothing."""
+    return select(column).where(and_(queues.c.name == _OF_QUEUE, column <= _OWN_CLOCK)).scalar_subquery()
+
+
+_FREE_FOR = _SENT - _of_queue(queues.c.free_at)
+_ALONE = bindparam("alone", type_=Double)
+# Each publication doubles the patience; what happened before a worker became free counts no more.
+_PATIENCE = case(
+    (_FREE_FOR <= _ALONE, _ALONE),
+    (_FREE_FOR < _ALONE * MORE, _FREE_FOR),
+    else_=_ALONE * MORE,
+)
 _LOST = or_(
     _SENT.is_(None),
-    _SERVED - bindparam("patience", type_=Double) * _MORE > _SENT,
-    now() - _SENT > bindparam("alone", type_=Double) * _MORE,
+    _of_queue(queues.c.served_at) - bindparam("patience", type_=Double) * MORE > _SENT,
+    now() - _SENT > _PATIENCE,
+    _SENT > _OWN_CLOCK,
 )
 _LOST_ONES = (
     select(*_PLACE)
@@ -152,11 +169,13 @@ _UNDELIVERED = Prepared(_LOST_ONES)
 
 
 def _turn(dialect: Any) -> Any:
-    last = now() - bindparam("every", type_=Double)
+    every = bindparam("every", type_=Double)
+    # A turn further ahead than the next one was taken by a clock that has gone back since.
+    due = or_(ticks.c.at < now() - every, ticks.c.at > now() + every)
     return (
         dialect.insert(ticks)
         .values(at=now())
-        .on_conflict_do_update(index_elements=["name"], set_={"at": now()}, where=ticks.c.at < last)
+        .on_conflict_do_update(index_elements=["name"], set_={"at": now()}, where=due)
         .returning(ticks.c.name)
     )
 
@@ -174,6 +193,7 @@ def overdue(connection: Connection, grace: float) -> Overdue:
         [run for run, *_none in found["late"]],
         [Place(*row) for row in found["due"]],
         [queue for queue, *_none in found["queues"]],
+        [owner for owner, *_none in found["ended"]],
     )
 
 
@@ -189,9 +209,11 @@ def undelivered(
     """Ready strands of a queue whose nudge was lost.
 
     A nudge counts as lost when it was never published; when nudges published later were served already; when the
-    broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; or, when the broker
-    cannot say (``depth`` None), older than ``blind_patience``. Each publication doubles the patience, so that messages
-    stay bounded under any backlog. Runs of the definitions ``elsewhere`` are left to the sweeps of another broker.
+    broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; when the broker
+    cannot say (``depth`` None), older than ``blind_patience``; or when it was published by a clock that has gone back.
+    Each publication doubles the patience, so that messages stay bounded under any backlog, until a worker of the queue
+    becomes free. Runs of the definitions ``elsewhere`` are left to the sweeps of another
+    broker.
     """
     given = {"of_queue": queue, "patience": patience, "alone": patience if depth == 0 else blind_patience}
     if not elsewhere:
@@ -211,19 +233,24 @@ def strangers(connection: Connection) -> dict[str, float]:
     return {name.removeprefix(STRANGERS): max(0.0, float(age)) for name, age in connection.execute(found)}
 
 
-def missed(connection: Connection, place: Place) -> Missed | None:
-    """The message for a ready strand that none reached. Nothing is written before the broker took it (then
-    :func:`nudged`): while the broker is away a history does not grow.
+def missed(connection: Connection, places: Sequence[Place]) -> list[Missed]:
+    """The messages for ready strands that none reached. Nothing is written before the broker took them: while the
+    broker is away a history does not grow.
     """
-    found = _MISSED.run(connection, run_id=place.run, strand_id=place.strand, my_gen=place.gen).fetchone()
-    if found is None:
-        return None
-    direction, stage, queue, published_at, nudges, seq, definition, priority = found
-    plan = plan_of(connection, definition)
-    links = 1 if direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
-    # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
-    nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority)
-    return Missed(nudge, published_at, nudges)
+    wanted = _MISSED.where(strand_table.c.run.in_(sorted({place.run for place in places})))
+    rows = {row[:3]: row[3:] for row in map(tuple, connection.execute(wanted))}
+    found = []
+    for place in places:
+        row = rows.get((place.run, place.strand, place.gen))
+        if row is None:
+            continue
+        direction, stage, queue, published_at, nudges, seq, definition, priority = row
+        plan = plan_of(connection, definition)
+        links = 1 if direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
+        # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
+        nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority)
+        found.append(Missed(nudge, published_at, nudges))
+    return found
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:

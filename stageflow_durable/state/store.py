@@ -17,7 +17,6 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, 
 from stageflow_durable.state import (
     batch,
     definitions,
-    handed_back,
     idempotency_keys,
     owners,
     progress,
@@ -28,13 +27,13 @@ from stageflow_durable.state import (
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
-from stageflow_durable.state.apply import transact
+from stageflow_durable.state.apply import transact, transact_all
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.endings import awaited_after
 from stageflow_durable.state.nested import after_commit, session_on
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.reading import Reading
+from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, Place
 from stageflow_durable.state.runs import Created, NewRun
 from stageflow_durable.state.shortcut import Saving, Shortcut
@@ -63,7 +62,7 @@ class BusinessKey:
     ttl_seconds: float
 
 
-class Store(Reading):
+class Store(Owning):
     """Runs and everything about them, in one database."""
 
     def __init__(
@@ -93,10 +92,6 @@ class Store(Reading):
         """Close this process's connections; the next use opens new ones."""
         self._driver.close()
         self.database.dispose()
-
-    def _do(self, action: Callable[[Connection], T]) -> T:
-        with self.database.transaction() as connection:
-            return action(connection)
 
     @property
     def _in_session(self) -> bool:
@@ -283,41 +278,7 @@ class Store(Reading):
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
 
-    # --- owners and recovery ------------------------------------------------------------------------------------------
-
-    def join(self, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
-        """A new owner; ``profile``: what it knows and serves. What others handed back, and it knows, is due now."""
-        owner = self._do(lambda c: owners.register(c, identity, lease_seconds, profile))
-        # After it has joined: what is handed back from now on finds it in the roster.
-        while profile is not None and self._do(lambda c: handed_back.hasten(c, profile)):
-            pass
-        return owner
-
-    def put_off(self, run_ids: Sequence[str]) -> None:
-        """Let what was handed back in these runs rest: no live worker knows it."""
-        self._do(lambda c: handed_back.put_off(c, run_ids))
-
-    def renew(self, owner: str, lease_seconds: float) -> bool:
-        """Renew a lease; False: declared dead."""
-        return self._do(lambda c: owners.renew(c, owner, lease_seconds))
-
-    def served(self, queues: dict[str, float]) -> None:
-        """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
-        processes write, and for no mistake in it.
-        """
-        self._do(lambda c: owners.served(c, queues))
-
-    def retire(self, owner: str) -> None:
-        """The process ends by itself."""
-        self._do(lambda c: owners.retire(c, owner))
-
-    def mark_killed(self, boot: str, pid: int) -> tuple[str, ...]:
-        """A process was seen to end."""
-        return self._do(lambda c: owners.mark_killed(c, boot, pid))
-
-    def mark_expired(self, slack: float = 0.0) -> tuple[str, ...]:
-        """Leases that ran out ``slack`` seconds ago."""
-        return self._do(lambda c: owners.mark_expired(c, slack))
+    # --- recovery -----------------------------------------------------------------------------------------------------
 
     def my_tick(self, name: str, every: float) -> bool:
         """Whether it is this process's turn."""
@@ -327,28 +288,39 @@ class Store(Reading):
         """Messages in this queue named runs that are not in this database; ``doctor`` reports it."""
         self._do(lambda c: recovery.my_tick(c, f"{STRANGERS}{queue}"[:255], 0.0))
 
-    def take(self, place: Place, max_lost: int, grace: float) -> tuple[Nudge, ...] | None:
+    def take(self, place: Place, max_lost: int) -> tuple[Nudge, ...] | None:
         """Take a strand from the dead."""
 
         def decide(facts: Facts) -> Change | None:
-            return taking.take(facts, place.strand, place.gen, max_lost=max_lost, grace=grace)
+            return taking.take(facts, place.strand, place.gen, max_lost=max_lost)
 
-        taken = self._transact(place.run, decide, needs=(Part.STRANDS, Part.OWNERS, Part.ATTEMPTS))
+        def act(connection: Connection) -> Change | None:
+            needs = (Part.STRANDS, Part.OWNERS, Part.ATTEMPTS)
+            taken = transact(connection, place.run, decide, self._audit, needs=needs)
+            for owner in set() if taken is None else awaited_after(taken):
+                owners.await_end(connection, owner)
+            return taken
+
+        taken = self._do(act)
         return None if taken is None else taken.nudges
 
-    def wake(self, place: Place) -> Nudge | None:
-        """Make a due strand ready."""
-        woken = self._transact(place.run, lambda facts: waking.wake(facts, place.strand, place.gen))
-        return None if woken is None else woken.nudges[0]
+    def wake(self, places: Sequence[Place]) -> list[Nudge]:
+        """Make due strands ready."""
 
-    def nudged(self, missed: Missed) -> bool:
-        """Note that the broker took it."""
-        nudge, published_at, nudges = missed
+        def decide(facts: Facts, place: Place) -> Change | None:
+            return waking.wake(facts, place.strand, place.gen)
 
-        def decide(facts: Facts) -> Change | None:
-            return waking.published_again(facts, nudge.strand, nudge.gen, published_at, nudges)
+        woken = self._do(lambda c: transact_all(c, [(place.run, place) for place in places], decide, self._audit))
+        return [nudge for change in woken for nudge in change.nudges]
 
-        return self._transact(nudge.run_id, decide) is not None
+    def nudged(self, sent: Sequence[Missed]) -> int:
+        """Note that the broker took them."""
+
+        def decide(facts: Facts, one: Missed) -> Change | None:
+            return waking.published_again(facts, one.nudge.strand, one.nudge.gen, one.published_at, one.nudges)
+
+        given = [(one.nudge.run_id, one) for one in sent]
+        return len(self._do(lambda c: transact_all(c, given, decide, self._audit)))
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """The broker refused them."""

@@ -54,10 +54,23 @@ owners = Table(
     Column("started_at", Double, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("dead_at", Double),
-    # The parent saw the process end: what it began cannot act any more. Without it only its lease ran out.
+    # What it began cannot act any more: its process was seen to end, or its body to return. Without it only its lease
+    # ran out.
     Column("confirmed", Boolean, nullable=False, server_default=text("false")),
     # What it knows and serves; NULL: of a release that did not say.
     Column("profile", ID),
+    # Of how many seconds; and since when it, or its worker before it, has renewed without a gap by this clock.
+    Column("lease", Double),
+    Column("steady_since", Double),
+    # What proves the end of its process to others on its host: see engine/processes.
+    Column("machine", String(64)),
+    Column("kernel", String(100)),
+    Column("born", String(32)),
+    # A lost attempt of it has no bound in time: undos wait until its end is confirmed.
+    Column("awaited", Boolean, nullable=False, server_default=text("false")),
+    Column("confirmed_at", Double),
+    Column("confirmed_by", NAME),
+    Column("confirmed_reason", Text),
     Index(
         "ix_stageflow_owners_alive",
         "expires_at",
@@ -65,6 +78,7 @@ owners = Table(
         sqlite_where=text("dead_at IS NULL"),
     ),
     Index("ix_stageflow_owners_boot", "boot", "pid"),
+    Index("ix_stageflow_owners_awaited", "id", postgresql_where=text("awaited"), sqlite_where=text("awaited")),
 )
 
 profiles = Table(
@@ -215,7 +229,7 @@ attempts = Table(
     Column("doubt", Boolean, nullable=False, server_default=text("false")),
     Column("began_at", Double, nullable=False),
     Column("ended_at", Double, nullable=False),
-    # Until then the body of a lost one may still act; an undo waits for it.
+    # Until then the body of a lost one may still act, unless the end of its owner is confirmed; an undo waits for it.
     Column("kill_by", Double),
     Column("error", Text),
     Column("category", String(16)),
@@ -263,6 +277,8 @@ queues = Table(
     Column("name", NAME, primary_key=True),
     # Nudges published up to then have been served: what is older and still ready was lost.
     Column("served_at", Double, nullable=False),
+    # When a worker of it last became free, or the queue empty: what was published before and is still ready was lost.
+    Column("free_at", Double),
 )
 
 tombstones = Table(

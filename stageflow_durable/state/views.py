@@ -14,12 +14,22 @@ from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.roster import Missing, Profile
-from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView, UndoView, WorkerView
+from stageflow_durable.model.run import (
+    AttemptView,
+    AwaitedWorker,
+    Event,
+    Run,
+    RunSummary,
+    StageView,
+    UndoView,
+    WorkerView,
+)
 from stageflow_durable.model.stage_state import stage_state
 from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.endings import WAITS, awaited_by
 from stageflow_durable.state.handed_back import need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import alive_and_dead
@@ -28,6 +38,7 @@ from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 from stageflow_durable.state.vouched import AUDIT
 from stageflow_durable.transitions.hand_back import is_handed_back
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 BEYOND = "z" * 32
 """After an id's beginning: what comes after all ids that begin so, however the database sorts."""
@@ -58,6 +69,7 @@ _STRANDS = Prepared(
     .join(owners, owners.c.id == strands.c.owner, isouter=True)
     .where(strands.c.run == bindparam("run_id"))
 )
+_WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
 _CHECKPOINTS, _STEPS = (
     Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (checkpoints, saga_steps)
 )
@@ -120,6 +132,13 @@ def summary_of(run: RunFacts) -> RunSummary:
     )
 
 
+def awaits(connection: Connection, run_id: str) -> tuple[AwaitedWorker, ...]:
+    """The processes for whose confirmed end an undo of the run waits."""
+    if not _WAITS.value(connection, run_id=run_id, for_ever=UNTIL_CONFIRMED):
+        return ()
+    return tuple(AwaitedWorker(row.id, row.host, row.pid, row.stage) for row in awaited_by(connection, run_id))
+
+
 def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
     """Encoded outputs by stage."""
     found = _OUTPUTS.run(connection, run_id=run_id).fetchall()
@@ -157,6 +176,8 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
             tuple(held.get(row.id, ())),
             as_optional_moment(row.dead_at),
             bool(row.confirmed),
+            confirmed_by=row.confirmed_by,
+            awaited=bool(row.awaited and not row.confirmed),
             **_known(row.body),
         )
         for row in alive_and_dead(connection, limit)
@@ -179,7 +200,8 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     plan = plan_of(connection, found.definition)
     rows = _Rows.read(connection, run_id)
     stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
-    summary = replace(summary_of(found), missing=_missing(connection, found, rows))
+    missing = _missing(connection, found, rows)
+    summary = replace(summary_of(found), missing=missing, awaits=awaits(connection, run_id))
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input, shown=True),

@@ -105,6 +105,7 @@ finished it is there.
 
 _WHEN = "says when work is offered next, or how often it was; each attempt is an event"
 _PROCESS = "says which processes live; their leases change all the time, and nothing about a run follows from it"
+_CONFIRMED = "who said that a process has ended; each run that waited for it says so in an event of its own"
 _KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is no history to say what it must be"
 
 UNCOVERED: Mapping[str, Mapping[str, str]] = {
@@ -118,10 +119,13 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
         "kill_by": "covered once the attempt is over, by its row",
     },
     "stageflow_definitions": {"registered_at": "which definition is the newest; a rolling deploy changes it"},
-    "stageflow_owners": dict.fromkeys(
-        ("id", "host", "pid", "boot", "started_at", "expires_at", "dead_at", "confirmed"), _PROCESS
-    ),
-    "stageflow_queues": dict.fromkeys(("name", "served_at"), "says up to when messages were served"),
+    "stageflow_owners": {
+        **dict.fromkeys(("id", "host", "pid", "boot", "started_at", "expires_at", "dead_at", "confirmed"), _PROCESS),
+        **dict.fromkeys(("lease", "steady_since", "machine", "kernel", "born", "awaited", "profile"), _PROCESS),
+        **dict.fromkeys(("confirmed_at", "confirmed_by", "confirmed_reason"), _CONFIRMED),
+    },
+    "stageflow_profiles": dict.fromkeys(("id", "body", "seen_at"), "says what workers serve; they say it anew"),
+    "stageflow_queues": dict.fromkeys(("name", "served_at", "free_at"), "says up to when messages were served"),
     "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),
     "stageflow_idempotency_keys": dict.fromkeys(
         (

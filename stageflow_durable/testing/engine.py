@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -88,13 +89,14 @@ class InProcessEngine(Engine):
         self.crashes = 0
         self.watched = False
         self.problems: list[str] = []
+        self._dead: set[str] = set()
         database = Database(self.urls.database_url, synchronous="NORMAL", clock=clock.time)
         store = FaultyStore(store_on(database, settings), self.faults)
-        patience = Patience(settings.lease_seconds, grace=0.0, max_lost=settings.max_recoveries)
+        patience = Patience(0.0, grace=0.0, max_lost=settings.max_recoveries)
         self._patience = patience.lost
         self._riding = 0
         # Parts that the engine makes at their first use: here they are made beforehand.
-        sweeper = Sweeper(store, self.messages, patience, lambda: True, broker=self.profile.broker)
+        sweeper = Sweeper(store, self.messages, patience, broker=self.profile.broker)
         self.__dict__.update(store=store, publisher=self.messages, _sweeper=sweeper)
         self.crew = [self.hired() for _number in range(workers)]
         clock.idle = self._while_waiting
@@ -165,6 +167,7 @@ class InProcessEngine(Engine):
     def _died(self, worker: InProcessWorker, crash: Crash) -> None:
         bury(crash)
         worker.alive = False
+        self._dead.add(worker.boot)
         self.crashes += 1
         self.crew = [self.hired() if one is worker else one for one in self.crew]
         if self.watched:
@@ -180,12 +183,19 @@ class InProcessEngine(Engine):
     def sweep(self) -> SweepReport:
         """One recovery sweep. One that dies half-way takes the first worker with it."""
         try:
+            self._confirm_ended()
             report = super().sweep()
         except Crash as crash:
             self._died(self.crew[0], crash)
             return SweepReport()
         self.problems += report.problems
         return report
+
+    def _confirm_ended(self) -> None:
+        """What the next worker of a host finds out about those that died there."""
+        for owner in self.store.awaited(socket.gethostname(), None) if self._dead else ():
+            if owner.id.partition("-")[0] in self._dead:
+                self.store.confirm(owner.id, "another process of its host")
 
     def drain(self, seconds: float = LONGEST) -> None:
         """Deliver messages and sweep until every run is at rest; the clock jumps over the time in which nothing
@@ -240,7 +250,8 @@ class InProcessEngine(Engine):
 
 
 def _found(report: SweepReport) -> bool:
-    return bool(report.owners_dead or report.taken or report.woken or report.nudged or report.deadlines)
+    done = report.owners_dead, report.taken, report.woken, report.nudged, report.deadlines, report.released
+    return any(done)
 
 
 @contextmanager

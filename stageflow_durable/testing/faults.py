@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, ParamSpec, TypeVar
 
 from stageflow_durable.engine.ends import ProcessEnds
 from stageflow_durable.engine.services import Services
+from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.store import Store
 
 P = ParamSpec("P")
@@ -101,9 +102,9 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-READS = frozenset(
-    {*_SEE, "after_commit", "overdue", "undelivered", "missed", "roster", "waits", "strangers", "unserved"}
-)
+_ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
+_ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
+READS = frozenset({*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, "after_commit", "overdue", "undelivered", "missed"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 
@@ -119,7 +120,7 @@ class FaultyStore(Store):
 def _transactions() -> list[str]:
     return [
         name
-        for name, member in vars(Store).items()
+        for name, member in (vars(Owning) | vars(Store)).items()
         if callable(member) and not name.startswith("_") and name not in READS
     ]
 

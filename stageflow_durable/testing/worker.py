@@ -8,9 +8,10 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.bounds import Limits
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -31,6 +32,11 @@ class _Mortal(Owner):
         """Give up the id, unless this is a death: the dead tell nobody."""
         if not isinstance(sys.exception(), Crash):
             super().abandon()
+
+    def end_work(self) -> None:
+        """The same of what it had given up before."""
+        if not isinstance(sys.exception(), Crash):
+            super().end_work()
 
 
 class InProcessWorker:

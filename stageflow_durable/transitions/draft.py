@@ -11,7 +11,7 @@ from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refused, RunFacts, 
 from stageflow_durable.transitions.attempt import Kept
 from stageflow_durable.transitions.change import Change, Event, KeyChange, KeyEnd, Row, Table
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, StrandRow
+from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, StrandRow
 
 IDLE = (StrandState.READY, StrandState.WAITING)
 """A strand that nobody runs, and that would begin by itself."""
@@ -160,10 +160,21 @@ class Draft:
         **how: Any,
     ) -> None:
         """Write down an attempt that is over, from whoever has it in hand. ``doubt``: it may have acted."""
-        ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by)
+        ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "")
         self._attempts = (*self.attempts, ended)
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended[:3], {**columns, "kill_by": kill_by, **how}, new=True)
+
+    def end_lost(self, owner: str) -> bool:
+        """Nothing of that owner can act any more: whether a lost attempt waited for that."""
+        kept, found = [], False
+        for row in self.attempts:
+            if row.owner == owner and may_act_for_ever(row):
+                row, found = row._replace(kill_by=self.clock, may_act=False), True  # noqa: PLW2901  # the row as it is now
+                self._write(Table.ATTEMPTS, row[:3], {"kill_by": self.clock})
+            kept.append(row)
+        self._attempts = tuple(kept)
+        return found
 
     def clear_doubt(self, stage: str) -> None:
         """A person found out how the attempts in doubt ended."""
@@ -199,13 +210,11 @@ class Draft:
         )
 
     def acts_until(self, stage: str) -> float:
-        """Until when a lost attempt of the action may still act; 0.0 when none can."""
+        """Until when a lost attempt of the action may still act; 0.0 when none can, UNTIL_CONFIRMED when one may until
+        somebody confirms that its owner has ended.
+        """
         return max(
-            (
-                row.kill_by or 0.0
-                for row in self.attempts
-                if row.stage == stage and row.direction == Phase.FORWARD and row.state == AttemptState.UNKNOWN
-            ),
+            (row.kill_by or 0.0 for row in self.attempts if row.stage == stage and row.may_act and is_lost(row)),
             default=0.0,
         )
 
@@ -259,6 +268,16 @@ class Draft:
 
 
 _NAMED = ("run", "strand")
+
+
+def is_lost(row: AttemptRow) -> bool:
+    """Whether nobody knows how an attempt of an action ended."""
+    return row.direction == Phase.FORWARD and row.state == AttemptState.UNKNOWN
+
+
+def may_act_for_ever(row: AttemptRow) -> bool:
+    """Whether a lost attempt has no bound in time."""
+    return is_lost(row) and (row.kill_by or 0.0) >= UNTIL_CONFIRMED
 
 
 def undo_strand(stage: str) -> str:

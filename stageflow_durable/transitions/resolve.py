@@ -95,17 +95,23 @@ def open_undos(draft: Draft) -> None:
             _open_undo(draft, stage)
 
 
+def safe_at(draft: Draft, stage: str) -> float:
+    """From when on the stage can be undone: what a lost process may still do for it, or for what came after it, has to
+    be over.
+    """
+    return max(draft.acts_until(name) for name in {stage} | draft.plan.descendants[stage])
+
+
 def _open_undo(draft: Draft, stage: str) -> None:
-    # What a paused process may still send has to be over before its effect is undone.
-    safe_at = max(draft.acts_until(name) for name in {stage} | draft.plan.descendants[stage])
-    waits = safe_at > draft.clock
+    due = safe_at(draft, stage)
+    waits = due > draft.clock
     draft.open_strand(
         undo_strand(stage),
         direction=Phase.BACKWARD,
         stage=stage,
         queue=draft.queue_of(stage),
         state=StrandState.WAITING if waits else StrandState.READY,
-        wake_at=safe_at if waits else None,
+        wake_at=due if waits else None,
         published_at=None if waits else draft.clock,
     )
     if not waits:

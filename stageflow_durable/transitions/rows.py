@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 
@@ -29,8 +30,14 @@ class StrandRow(NamedTuple):
     kill_by: float | None
 
 
+UNTIL_CONFIRMED = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+"""In the place of a time until which a body may act: nothing ends it but its process, so that the end of its owner has
+to be confirmed. A date, for earlier releases wait for it and show it.
+"""
+
+
 class AttemptRow(NamedTuple):
-    """What decisions need of an attempt that is over."""
+    """What decisions need of an attempt that is over. ``may_act``: nobody has confirmed that its owner has ended."""
 
     stage: str
     direction: str
@@ -38,6 +45,8 @@ class AttemptRow(NamedTuple):
     state: str
     doubt: bool
     kill_by: float | None
+    owner: str
+    may_act: bool = True
 
 
 class HeldKey(NamedTuple):
@@ -60,6 +69,16 @@ class OwnerRow(NamedTuple):
     pid: int
     dead_at: float | None
     confirmed: bool
+
+
+class EndedOwner(NamedTuple):
+    """An owner whose end is confirmed: by whom, and why, where a person said so."""
+
+    id: str
+    host: str
+    pid: int
+    confirmed_by: str | None
+    reason: str | None
 
 
 NEW_STRAND = StrandRow(

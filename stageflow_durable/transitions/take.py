@@ -7,15 +7,14 @@ from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.resolve import after_undo, stop
-from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
 
 
-def take(facts: Facts, strand: str, gen: int, *, max_lost: int, grace: float) -> Change | None:
+def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None:
     """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None: there is nothing to
     take.
 
-    ``max_lost``: so many lost attempts of a stage park the run. ``grace``: how many seconds an attempt may still act
-    whose process was not seen to end.
+    ``max_lost``: so many lost attempts of a stage park the run.
     """
     row = facts.strands.get(strand)
     if row is None or row.gen != gen or row.state != StrandState.RUNNING:
@@ -26,7 +25,7 @@ def take(facts: Facts, strand: str, gen: int, *, max_lost: int, grace: float) ->
     draft = Draft(facts)
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
     draft.end_attempt(
-        row, AttemptState.UNKNOWN, doubt=True, kill_by=_acts_until(draft, row, owner.confirmed, grace), error=why
+        row, AttemptState.UNKNOWN, doubt=True, kill_by=_acts_until(draft, row, owner.confirmed), error=why
     )
     lost = draft.set_strand(
         strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1, progress=None
@@ -37,11 +36,11 @@ def take(facts: Facts, strand: str, gen: int, *, max_lost: int, grace: float) ->
     return draft.done()
 
 
-def _acts_until(draft: Draft, row: StrandRow, confirmed: bool, grace: float) -> float:
+def _acts_until(draft: Draft, row: StrandRow, confirmed: bool) -> float:
     """Until when the attempt's body may act."""
     if confirmed:
         return draft.clock
-    return draft.clock + grace if row.kill_by is None else row.kill_by
+    return UNTIL_CONFIRMED if row.kill_by is None else row.kill_by
 
 
 def _redo(draft: Draft, row: StrandRow, why: str, max_lost: int) -> None:

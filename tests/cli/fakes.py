@@ -181,6 +181,7 @@ class FakeOperations:
     replays: bool = False
     known_roster: Roster = field(default_factory=Roster)
     seen_strangers: dict[str, float] = field(default_factory=dict)
+    awaited: dict[str, list[str]] = field(default_factory=dict)
     has_audit_key: bool = True
 
     def run(self, run_id: str) -> Run:
@@ -253,6 +254,10 @@ class FakeOperations:
 
     def sweep(self) -> SweepReport:
         return self.report
+
+    def confirm_dead(self, owner: str, *, reason: str, actor: str) -> Sequence[str]:
+        self.calls.append(Call("confirm-dead", owner, {"reason": reason, "actor": actor}))
+        return self.awaited.pop(owner, [])
 
     def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
         return self._act(

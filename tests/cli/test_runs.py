@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable.model.run import Run, WorkerView
+from stageflow_durable.model.run import AwaitedWorker, Run, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, RUN_ID, FakeApplication, ago, attempt, parked_unknown, run, stage, undo
@@ -268,3 +268,26 @@ def test_given_a_filter_that_is_not_utf8_when_listing_then_it_is_one_line_and_no
     result = invoke("runs", "--client-id", "web\udcff")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "argument 3 is not UTF-8 at character 4" in result.stderr
+
+
+def test_a_run_whose_undo_waits_for_a_lost_worker_says_so_and_what_to_type(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    waits = run(RunStatus.COMPENSATING, awaits=(AwaitedWorker("b-812-f", "pay-7", 812, "charge"),))
+    engine.held, engine.awaited = [waits], {"b-812-f": [waits.run_id]}
+    shown = " ".join(invoke("show", waits.run_id).stdout.split())
+    assert "its undo waits until a worker is confirmed dead: pay-7 (pid 812), lost in charge" in shown
+    assert "stageflow workers confirm-dead b-812-f --reason …" in shown
+    listed = invoke("runs", "--attention").stdout
+    assert "undo waits: worker not confirmed dead" in listed
+    assert f"next: stageflow show {waits.run_id}" in listed
+    said = invoke("workers", "confirm-dead", "b-812-f", "--reason", "the host is off", "--actor", "ada")
+    assert said.stdout == "b-812-f is confirmed dead; 1 run waited for it\n"
+    assert engine.calls[-1].given == {"reason": "the host is off", "actor": "ada"}
+
+
+def test_a_lost_worker_that_undos_wait_for_is_listed_however_long_ago_it_was_lost(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.known_workers = [worker(1, ended_at=ago(90_000), awaited=True)]
+    assert "undos wait for its end" in invoke("workers").stdout

@@ -90,7 +90,7 @@ class World:
 
     def take(self, strand: str) -> None:
         """From the dead."""
-        assert self.store.take(Place(RUN, strand, 0), 5, 1.0) is not None
+        assert self.store.take(Place(RUN, strand, 0), 5) is not None
 
     def sql(self, statement: str) -> None:
         """What no transaction brings about at once: time that has passed."""
@@ -175,7 +175,7 @@ def _again(_world: World, new_id: str) -> Act:
 def _nudged(world: World) -> Act:
     missed = world.missed
     assert missed is not None
-    return lambda store: store.nudged(missed)
+    return lambda store: store.nudged([missed])
 
 
 def _beat(world: World, owner: str) -> Act:
@@ -199,8 +199,8 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "note": lambda _world: lambda store: store.note(RUN, "work.note", {}),
     "undo_done": _undo_done,
     "undo_failed": _undo_failed,
-    "take": lambda _world, strand, most="5": lambda store: store.take(Place(RUN, strand, 0), int(most), 1.0),
-    "wake": lambda _world, strand: lambda store: store.wake(Place(RUN, strand, 0)),
+    "take": lambda _world, strand, most="5": lambda store: store.take(Place(RUN, strand, 0), int(most)),
+    "wake": lambda _world, strand: lambda store: store.wake([Place(RUN, strand, 0)]),
     "expire": lambda _world: lambda store: store.expire(RUN),
     "nudged": _nudged,
     "unpublish": lambda _world, strand: lambda store: store.unpublish((Nudge(RUN, strand, 0, "q"),)),

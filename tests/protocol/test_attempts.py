@@ -20,6 +20,7 @@ from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).stage("c", lambda _ctx: None).plan
 TIMEOUT = 30.0
@@ -148,9 +149,6 @@ def test_given_a_stage_that_was_tried_on_another_strand_when_it_begins_then_its_
     assert [row.n for row in line.over() if row.stage == stage] == [1, 2, 3]
 
 
-GRACE = 1.0
-
-
 def lost(line: Line, *, seen_to_end: bool) -> Any:
     """The row of the attempt that runs, after its owner was lost and a sweep has taken the strand."""
     if seen_to_end:
@@ -158,7 +156,7 @@ def lost(line: Line, *, seen_to_end: bool) -> Any:
     else:
         line.store.mark_expired(-7200.0)
     (orphan,) = line.store.overdue(0.0).orphans
-    assert line.store.take(orphan, max_lost=5, grace=GRACE) is not None
+    assert line.store.take(orphan, max_lost=5) is not None
     return line.over()[-1]
 
 
@@ -177,7 +175,7 @@ def test_given_an_owner_that_is_lost_then_its_attempt_is_written_down_in_doubt_a
     if seen_to_end:
         assert row.kill_by == row.ended_at
     else:
-        assert row.kill_by == about(row.ended_at + GRACE if timeout is None else work.began_at + timeout)
+        assert row.kill_by == (UNTIL_CONFIRMED if timeout is None else about(work.began_at + timeout))
     assert line.store.run("R").stage(work.stage).lost == 1
     assert line.store.recall(work, line.owner) is False
 

@@ -202,7 +202,7 @@ def test_given_a_strand_that_was_taken_over_then_the_old_hint_takes_nothing_and_
     other = Taker(world.store.join(Identity("host", 2, "boot"), 60.0), world.taker.plans, {})
     assert isinstance(world.store.begin(nudge, other), Work)
     world.store.mark_killed("boot", 2)
-    taken = world.store.take(Place(nudge.run_id, nudge.strand, nudge.gen), 5, 0.0)
+    taken = world.store.take(Place(nudge.run_id, nudge.strand, nudge.gen), 5)
     refused = world.store.begin(nudge, world.taker)
     assert isinstance(refused, Refused)
     assert refused.why is Refusal.FENCED

@@ -25,7 +25,7 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.status import AttemptState, RunStatus
 from stageflow_durable.model.work import Done, Nudge, Work
-from stageflow_durable.state import idempotency_keys, owners, schema, tables
+from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
@@ -206,7 +206,7 @@ def test_given_a_worker_that_died_in_a_stage_before_an_upgrade_then_its_attempt_
     assert (running.state, running.began_at.timestamp(), running.owner_host) == (AttemptState.RUNNING, 7.0, "h")
     store.mark_expired(0.0)
     (orphan,) = store.overdue(0.0).orphans
-    assert store.take(orphan, max_lost=5, grace=1.0) is not None
+    assert store.take(orphan, max_lost=5) is not None
     (lost,) = store.run("R").stage("a").attempts
     assert (lost.n, lost.state, lost.began_at.timestamp()) == (1, AttemptState.UNKNOWN, 7.0)
     with database.read() as connection:
@@ -262,14 +262,15 @@ def test_given_a_worker_of_before_that_was_paused_when_upgraded_then_it_renews_n
 
 def owners_of_before_renew(database: Database) -> bool:
     """Whether the owner that was there is still given a lease."""
+    renewal = "UPDATE stageflow_owners SET expires_at = 4e9 WHERE id = 'o' AND dead_at IS NULL"
     with database.transaction() as connection:
-        return owners.renew(connection, "o", 3600.0)
+        return bool(connection.exec_driver_sql(renewal).rowcount)
 
 
 def test_given_an_upgrade_that_looked_for_workers_when_one_of_before_joins_then_it_waits_for_the_end(
     postgres_url: str,
 ) -> None:
-    database, newcomer = at(postgres_url, "0002"), Identity("host", 1, "boot")
+    database, newcomer = at(postgres_url, "0002"), "newcomer"
     with database.engine.connect() as connection, connection.begin():
         made = schema.config()
         made.attributes["connection"] = connection
@@ -280,11 +281,12 @@ def test_given_an_upgrade_that_looked_for_workers_when_one_of_before_joins_then_
     database.dispose()
 
 
-def joined(database: Database, identity: Identity) -> str:
-    """A new owner, unless somebody keeps it waiting."""
+def joined(database: Database, owner: str) -> bool:
+    """A new owner as one of before joins, unless somebody keeps it waiting."""
     with database.transaction() as connection:
         connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-        return owners.register(connection, identity, 10.0)
+        inserted(connection, "owners", OWNER | {"id": owner, "expires_at": 4e9})
+    return True
 
 
 def test_given_a_worker_at_work_and_keys_when_0003_is_upgraded_then_both_go_on_and_one_check_is_valid(

@@ -196,7 +196,7 @@ def test_given_a_zombie_that_commits_while_its_strand_is_taken_then_it_is_saved_
         saved, taken, over = world.play(
             at,
             lambda store: store.succeed(work, Taker(zombie, PLANS, {}), "1", go_on=True),
-            lambda store: store.take(place, 5, 1.0),
+            lambda store: store.take(place, 5),
         )
         assert isinstance(saved, Fenced) == (taken is not None)
         assert world.checkpoints(run_id) == (set() if isinstance(saved, Fenced) else {"a"})
@@ -212,9 +212,7 @@ def test_given_two_sweeps_that_take_at_once_then_the_fence_rises_once(world: Wor
         world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(dead, PLANS, {}))
         world.store.mark_killed(f"gone{at}", 98)
         place = Place(run_id, "a", 0)
-        one, two, over = world.play(
-            at, lambda store: store.take(place, 5, 1.0), lambda store: store.take(place, 5, 1.0)
-        )
+        one, two, over = world.play(at, lambda store: store.take(place, 5), lambda store: store.take(place, 5))
         assert [one, two].count(None) == 1
         (nudge,) = one or two
         assert nudge.gen == 1

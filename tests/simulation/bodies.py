@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
 from stageflow_durable.codec import decode, plain
-from stageflow_durable.engine.ride import MARGIN_SECONDS
+from stageflow_durable.engine.bounds import MARGIN_SECONDS
 from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
@@ -83,7 +83,7 @@ class Bodies:
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        began = -1e9 if timeout is None else self._began(run, stage, ctx.services._work.owner)
+        began = 0.0 if timeout is None else self._began(run, stage, ctx.services._work.owner)
         leapt = sim.leapt
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
@@ -97,8 +97,9 @@ class Bodies:
         if acts:
             self._alone(ctx)
             applied = sim.ledger.act(run, stage, ctx.idempotency_key, since)
-            # A clock that leaps in between ends any wait.
-            if not applied and sim.leapt == leapt and began + MARGIN_SECONDS >= since:
+            # A clock that leaps in between ends any wait for a time; what has no bound waits for no time.
+            bounded = timeout is not None and (sim.leapt != leapt or began + MARGIN_SECONDS < since)
+            if not applied and not bounded:
                 raise Violation(f"{stage} was undone while a process could still act for it")
             sim.note(worker, "effect", f"{stage}: {'applied' if applied else 'refused'}")
         sim.fates.in_body(f"{run} {stage} after its effect")

@@ -63,7 +63,7 @@ class Checks:
             for run in sorted(database.written):
                 self._run(call, run)
             database.written.clear()
-            if call in ("mark_expired", "take"):
+            if call in ("judge", "take"):
                 self._the_living_are_let_live()
             if self._sim.setup.watched:
                 self._watched()

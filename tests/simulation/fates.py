@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.errors import BrokerUnavailable, StoreUnavailable
 from stageflow_durable.testing import Crash
 from tests.simulation.broker import Message, due_at
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 PAUSES = [0.5, 3.0, LEASE * 0.8, LEASE * 1.3, LEASE * 2.5, LEASE * 4.5, LEASE * 6]
-JUMPS = [1.0, -1.0, 15.0, -8.0, 120.0]
+JUMPS = [1.0, -1.0, 15.0, -8.0, 120.0, -45.0, 3600.0, -3600.0]
 BODY_SECONDS = [0.2, 3.0, 12.0, 30.0]
 AT_A_POINT = ("switch", "crash", "pause", "away")
 
@@ -89,13 +90,21 @@ class Fates:
         process = self._sim.current.process
         if not process.alive:
             raise Crash("the dead do nothing")
+        self._told(process)
         if self._sim.healing:
             return
         if self._sim.chance.flip(f"{where}: takes", 0.2):
             seconds = self._sim.chance.one_of(f"{where}: seconds", BODY_SECONDS)
             self._sim.note(process, "body takes", f"{seconds:g} s")
             self._sim.sleep(seconds)
+            self._told(process)
         self._fate(self._sim.current, process, where, "body", self._in_body)
+
+    def _told(self, process: Process) -> None:
+        """What the signal does: a body whose work was taken over ends once its process runs, or a little later."""
+        if getattr(process, "told_to_end", False) and (self._sim.healing or self._sim.chance.flip("it heeds", 0.6)):
+            self._sim.note(process, "body is ended")
+            raise TakenOver("its work was taken over")
 
     def die(self, why: str) -> NoReturn:
         """The process of the current job is dead."""

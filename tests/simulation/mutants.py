@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from stageflow_durable.transitions import fence, operate, retry, start, take
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
+from tests.simulation.process import Worker
 
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
@@ -198,7 +200,28 @@ def _any_parameters(connection: Any, new: Any) -> Any:
 
 
 def _from_the_living() -> Plant:
-    return _put((Store, "mark_expired", lambda self, slack=0.0: self._do(lambda c: owners.mark_expired(c, -9.0))))
+    return _put((Store, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, -9.0))))
+
+
+def _half_a_lease() -> Plant:
+    until = take._acts_until
+
+    def soon(draft: Any, row: Any, confirmed: bool) -> float:
+        return draft.clock + 5.0 if row.kill_by is None else until(draft, row, confirmed)
+
+    return _put((take, "_acts_until", soon))
+
+
+def _confirmed_by_anybody() -> Plant:
+    def confirm(self: Any) -> None:
+        for owner in self.store.awaited(socket.gethostname(), None):
+            self.store.confirm(owner.id, "somebody")
+
+    return _put((Worker, "_confirm_ended", confirm))
+
+
+def _judged_by_anybody() -> Plant:
+    return _put((Store, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, 0.0))))
 
 
 def _undo_from_the_living() -> Plant:
@@ -313,6 +336,9 @@ MUTANTS = (
     Mutant("undo in order", _put((resolve, "ready_undos", _in_order)), quick=True),
     Mutant("undo everything at once", _put((resolve, "ready_undos", _all_at_once)), quick=True),
     Mutant("undo before a lost stage is over", _put((Draft, "acts_until", _always(0.0)))),
+    Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
+    Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
+    Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
     Mutant("finish without undoing", _put((resolve, "settlement", _never_undone)), quick=True),
     Mutant("undo past the pivot", _past_every_pivot()),

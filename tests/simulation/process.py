@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,11 @@ from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.tasks import carry, understood
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.bounds import Limits
+from stageflow_durable.engine.ending import Ending
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.ride import Limits, Rider, Rode
+from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known, Profile
@@ -35,7 +38,7 @@ BEAT_SECONDS = LEASE / 4
 BROKER = "memory://"
 DEFAULT_POLICY = RetryPolicy()
 QUIET = frozenset({"my_tick", "renew", "served", "clock"})
-TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick"})
+TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick", "freed"})
 
 
 class SimulatedStore(Store):
@@ -179,6 +182,23 @@ class Process:
         return Patience(LEASE, max_lost=self.sim.setup.max_lost)
 
 
+class Told(Ending):
+    """Tells a simulated body to end; it looks now and then whether it is to."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        self._worker.told_to_end = False
+
+    def __exit__(self, *_error: object) -> None:
+        self._worker.told_to_end = False
+
+    def taken_over(self) -> None:
+        self._worker.told_to_end = True
+
+
 class Worker(Process):
     """A worker of one process: what ``delivery.process.Process`` is, with its pulses beaten by the simulation."""
 
@@ -193,12 +213,21 @@ class Worker(Process):
         self._joined = self._joining = False
         self._renewed_at = float("-inf")
         self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
+        self.told_to_end = False
         unsure = 0.0 if sim.passed and sim.healing else 0.05
         unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", unsure)]
         self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
         known = {one: Known(pipeline.plan.version, pipeline.plan.digest) for one, pipeline in self.knows.items()}
         self.profile = Profile("simulated", BROKER, (self.queue, "other"), known)
-        self.owner = Owner(self.store, self.boot, LEASE, self.clock, self.profile)
+        self.owner = Owner(
+            self.store,
+            self.boot,
+            LEASE,
+            self.clock,
+            self.profile,
+            ending=Told(self),
+            clock_moved=self._clock_moved,
+        )
         self._guard = Guard()
         self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
         self._rider = Rider(
@@ -210,8 +239,9 @@ class Worker(Process):
             interceptors=(Observer(sim),) if sim.setup.observed else (),
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
+            bounded=lambda: True,
         )
-        self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.may_judge, broker=BROKER)
+        self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.judge, broker=BROKER)
         self.carrying: Job | None = None
         self.sweeping: Job | None = None
 
@@ -257,6 +287,8 @@ class Worker(Process):
             return
         if self.beaten_at >= self.sim.passed - LEASE / 2 or not due:
             self.owner._renewed_at = max(self.owner._renewed_at, self.sim.passed - BEAT_SECONDS)
+            if self.sim.jumped_at < self.beaten_at:
+                self.sim.database.beaten(self.owner._id, self.sim.now() - BEAT_SECONDS + LEASE)
         self.beaten_at = self.sim.passed
         with contextlib.suppress(StageflowError, Crash):
             self._join()
@@ -265,10 +297,14 @@ class Worker(Process):
             if held is not None and self.owner._id == held:
                 self._renewed_at = self.sim.passed
 
+    @property
+    def quiet(self) -> bool:
+        """Whether none of its jobs goes on."""
+        return all(job.done for job in self.jobs)
+
     def is_renewed(self) -> bool:
         """Whether its lease holds, as far as it can know."""
-        sound = self.alive and not self.stopped and self.sim.passed - self.sim.jumped_at > LEASE
-        return sound and self.sim.passed - self._renewed_at < LEASE * 0.9
+        return self.alive and not self.stopped and self.sim.passed - self._renewed_at < LEASE * 0.9
 
     def carry(self, message: Message) -> Job:
         """Take a message."""
@@ -299,8 +335,23 @@ class Worker(Process):
 
     def sweep(self) -> Job:
         """Sweep, as the process's pulse does."""
-        self.sweeping = self.start("sweep", lambda: sweep(self.sim, self, self.sweeper))
+        self.sweeping = self.start("sweep", self._sweep)
         return self.sweeping
+
+    def _clock_moved(self, by: float, within: float) -> None:
+        self.sweeper.clock_moved(by, within)
+
+    def _sweep(self) -> None:
+        with contextlib.suppress(StageflowError):
+            self._confirm_ended()
+        sweep(self.sim, self, self.sweeper)
+
+    def _confirm_ended(self) -> None:
+        """What ``engine.processes`` finds out on a host: all of them are on one."""
+        for owner in self.store.awaited(socket.gethostname(), None):
+            boot = owner.id.partition("-")[0]
+            if not any(other.boot == boot and (other.alive or not other.quiet) for other in self.sim.workers):
+                self.store.confirm(owner.id, "another process of its host")
 
 
 def sweep(sim: Simulation, process: Process, sweeper: Sweeper) -> None:

@@ -12,6 +12,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.state import definitions
 from stageflow_durable.testing.clock import START
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 from tests.simulation import scenario
 from tests.simulation.bench import Bench, known_ids
 from tests.simulation.bodies import Bodies
@@ -148,7 +149,7 @@ class Simulation:
 
     def swept(self, report: SweepReport) -> None:
         """A sweep found this many things to do."""
-        found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines
+        found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines + report.released
         self.found += found
 
     # --- processes ----------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Simulation:
     def _hire(self) -> None:
         """Workers that died are replaced, and their messages come again."""
         for worker in self.workers.copy():
-            if worker.alive or not self._quiet(worker):
+            if worker.alive or not worker.quiet:
                 continue
             self.workers.remove(worker)
             self._return_messages(worker)
@@ -168,9 +169,6 @@ class Simulation:
                     f"burial of {worker.name}",
                     lambda dead=worker: self._bury(dead),  # type: ignore[misc]  # bound now
                 )
-
-    def _quiet(self, worker: Worker) -> bool:
-        return all(job.done for job in worker.jobs)
 
     def _bury(self, worker: Worker) -> None:
         """What the pool's parent does when a child is gone."""
@@ -305,7 +303,8 @@ class Simulation:
         moments = [moment for moment in (self.broker.next_due(),) if moment is not None]
         moments += [job.until for job in self.jobs if not job.done]
         moments += [worker.stopped_until for worker in self.workers]
-        rows = self.database.see("SELECT min(wake_at) FROM stageflow_strands WHERE state='waiting'")
+        due = "SELECT min(wake_at) FROM stageflow_strands WHERE state='waiting' AND wake_at < ?"
+        rows = self.database.see(due, UNTIL_CONFIRMED)
         moments += [] if rows[0][0] is None else [rows[0][0] - START - self.jumped + 0.26]
         later = [moment for moment in moments if moment > self.passed]
         return min(later) - self.passed + 0.001 if later else 1.1

@@ -277,6 +277,11 @@ class MemoryDatabase(Database):
         """Reading alone."""
         return self._reading
 
+    def beaten(self, owner: str | None, expires_at: float) -> None:
+        """As the heartbeats left it that are not made one by one."""
+        sql = "UPDATE stageflow_owners SET expires_at = max(expires_at, ?) WHERE id = ? AND dead_at IS NULL"
+        self.raw.execute(sql, (expires_at, owner))
+
     def see(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """What a checker reads, past the engine."""
         return self.raw.execute(sql, values).fetchall()

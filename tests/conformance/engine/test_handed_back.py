@@ -200,7 +200,7 @@ def test_a_sweep_publishes_nothing_that_only_another_brokers_workers_take(make_e
         engine.advance(1)
         engine.sweep()
     assert engine.messages.published == published
-    theirs = Sweeper(engine.store, engine.messages, Patience(10.0), lambda: True, broker=elsewhere.broker)
+    theirs = Sweeper(engine.store, engine.messages, Patience(10.0), broker=elsewhere.broker)
     for _due_and_lost in range(2):
         theirs.sweep()
         engine.work()

@@ -98,23 +98,6 @@ def test_a_worker_that_dies_before_it_calls_the_body_is_lost_all_the_same(make_e
     assert handle.describe().stage("a").lost == 1
 
 
-def test_the_undo_of_a_lost_stage_waits_until_it_cannot_act_any_more(make_engine: MakeEngine, acts: Acts) -> None:
-    acts.play("b", DIES)
-    engine = make_engine(acts.line("a b", b=COMPENSATE), lease_seconds=10)
-    handle = engine.enqueue("line", {})
-    engine.work()
-    engine.advance(10.1)
-    engine.sweep()
-    taken_at = engine.clock.time()
-    assert handle.status() is RunStatus.COMPENSATING
-    engine.work()
-    assert "undo b unknown" not in acts.log
-    engine.drain()
-    assert acts.log[-2:] == ["undo b unknown", "undo a ok"]
-    # Half a lease: what a process that only lost its lease may still send.
-    assert engine.clock.time() - taken_at == pytest.approx(5, abs=0.1)
-
-
 def test_the_undo_of_a_stage_whose_process_was_seen_to_die_begins_at_once(make_engine: MakeEngine, acts: Acts) -> None:
     acts.play("b", DIES)
     engine = make_engine(acts.line("a b", b={**COMPENSATE, "timeout": 600}))

@@ -78,10 +78,9 @@ def test_given_a_message_that_was_carried_before_the_sweep_noted_it_then_the_his
     run = engine.enqueue("one", {})
     engine.messages.lose_all()
     engine.advance(SWEEP)
-    (place,) = engine.store.undelivered(engine.settings.queue, 0, 1.0, 60.0)
-    missed = engine.store.missed(place)
-    assert missed is not None
+    places = engine.store.undelivered(engine.settings.queue, 0, 1.0, 60.0)
+    (missed,) = engine.store.missed(places)
     engine.messages.publish((missed.nudge,))
     engine.work()
-    assert engine.store.nudged(missed) is False
+    assert engine.store.nudged([missed]) == 0
     assert (run.status(), nudged(engine, run.run_id)) == (RunStatus.SUCCEEDED, 0)

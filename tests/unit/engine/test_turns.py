@@ -8,12 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.schema import upgrade
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.tables import owners
 
 INTERVAL = 60.0
 
@@ -31,7 +33,10 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def sweeper(store: Store, *, judges: bool) -> Sweeper:
     publisher: Any = SimpleNamespace()
-    return Sweeper(store, publisher, Patience(10.0), lambda: judges)
+    judge = store.join(Identity("h", 2, "elder"), 10.0) if judges else None
+    with store.database.transaction() as connection:
+        connection.execute(update(owners).where(owners.c.id == judge).values(steady_since=0.0))
+    return Sweeper(store, publisher, Patience(10.0), lambda: judge)
 
 
 def test_given_a_turn_of_a_newcomer_when_one_who_may_judge_comes_then_it_buries_the_dead(store: Store) -> None:

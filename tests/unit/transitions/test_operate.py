@@ -26,7 +26,7 @@ def _unknown(**options: Any) -> Story:
     story = Story(Pipeline("one").stage("a", body, on_unknown="park", **options).stage("b", body))
     story.begin("a")
     story.lose("a")
-    story.apply(take.take(story.facts(), "a", 0, max_lost=5, grace=0.0))
+    story.apply(take.take(story.facts(), "a", 0, max_lost=5))
     assert story.run.park_reason is ParkReason.UNKNOWN
     return story
 

@@ -8,10 +8,10 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.transitions import retry, take, undo, wake
+from stageflow_durable.transitions import release, retry, take, undo, wake
 from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import KeyEnd
-from stageflow_durable.transitions.rows import HeldKey, OwnerRow
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, HeldKey, OwnerRow
 from tests.unit.transitions.story import ME, Story, body, line
 
 VOUCHED = Failure("no", "permanent", doubt=False, vouched=True)
@@ -149,9 +149,9 @@ def test_given_a_business_key_that_is_taken_when_the_stage_is_postponed_then_the
 def test_given_a_dead_owner_when_its_strand_is_taken_then_the_fence_rises_and_the_stage_is_tried_again() -> None:
     story = Story(line("a"))
     story.begin("a")
-    assert take.take(story.facts(), "a", 0, max_lost=5, grace=1.0) is None
+    assert take.take(story.facts(), "a", 0, max_lost=5) is None
     story.lose("a")
-    change = story.apply(take.take(story.facts(), "a", 0, max_lost=5, grace=1.0))
+    change = story.apply(take.take(story.facts(), "a", 0, max_lost=5))
     assert (story.row("a").gen, story.row("a").lost, story.state("a")) == (1, 1, StrandState.READY)
     assert change.nudges[0].gen == 1
 
@@ -170,8 +170,35 @@ def test_given_a_stage_that_must_not_be_tried_again_when_its_owner_dies_then_it_
     story = Story(Pipeline("one").stage("a", body, **options))
     story.begin("a")
     story.lose("a")
-    story.apply(take.take(story.facts(), "a", 0, max_lost=5, grace=1.0))
+    story.apply(take.take(story.facts(), "a", 0, max_lost=5))
     assert (story.run.status, story.run.park_reason) == (status, reason)
+
+
+def _lost_and_to_be_undone() -> Story:
+    story = Story(Pipeline("one").stage("a", body, on_unknown="compensate", compensate=body))
+    story.begin("a")
+    story.lose("a", confirmed=False)
+    story.apply(take.take(story.facts(), "a", 0, max_lost=5))
+    return story
+
+
+def test_given_a_lost_stage_without_a_bound_when_the_end_of_its_owner_is_confirmed_then_its_undo_begins() -> None:
+    story = _lost_and_to_be_undone()
+    assert (story.state("undo:a"), story.row("undo:a").wake_at) == (StrandState.WAITING, UNTIL_CONFIRMED)
+    assert release.release(story.facts(), EndedOwner("another", "host", 2, "itself", None)) is None
+    change = story.apply(release.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)))
+    assert story.state("undo:a") == StrandState.READY
+    assert [nudge.strand for nudge in change.nudges] == ["undo:a"]
+    assert [event.type for event in change.events] == ["worker.ended"]
+    assert release.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)) is None
+
+
+def test_given_an_end_that_a_person_confirmed_then_the_run_says_who_and_why_and_has_another_version() -> None:
+    story = _lost_and_to_be_undone()
+    before = story.run.op_version
+    change = story.apply(release.release(story.facts(), EndedOwner(ME, "host", 1, "ada", "it is off")))
+    assert story.run.op_version == before + 1
+    assert (change.events[0].type, change.events[0].data["actor"]) == ("operator.confirm-dead", "ada")
 
 
 def test_given_a_stage_that_keeps_killing_its_process_when_it_is_taken_too_often_then_the_run_is_parked() -> None:
@@ -179,7 +206,7 @@ def test_given_a_stage_that_keeps_killing_its_process_when_it_is_taken_too_often
     for gen in range(2):
         story.begin("a")
         story.lose("a")
-        story.apply(take.take(story.facts(), "a", gen, max_lost=2, grace=1.0))
+        story.apply(take.take(story.facts(), "a", gen, max_lost=2))
         story.owners = {ME: OwnerRow(ME, "host", 1, None, False)}
     assert (story.run.status, story.run.park_reason) == (RunStatus.PARKED, ParkReason.POISON)
 
