@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from stageflow_durable.engine.ends import ProcessEnds
 
-class Violation(BaseException):
-    """A promise was broken. Bodies raise it too, and the engine must not take it for the error of a stage."""
+
+class Violation(ProcessEnds):
+    """A promise was broken. Bodies raise it too: an end of the process, so that the engine does not take it for the
+    outcome of a stage.
+    """
 
 
 @dataclass(slots=True)
