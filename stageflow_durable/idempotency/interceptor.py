@@ -232,7 +232,7 @@ class IdempotencyInterceptor:
     def _patience(self, wish: _Wish, standing: InProgress) -> float:
         left = wish.deadline - self._clock()
         if left <= 0:
-            raise IdempotencyConflict(wish.key, f"in progress by {standing.owner}; waited {self._wait} s")
+            raise IdempotencyConflict(wish.key, f"in progress by {standing.owner}; waited {self._wait:g} s")
         pause = min(wish.poll, left)
         wish.poll = min(wish.poll * 2, LONGEST_POLL_SECONDS)
         return pause

@@ -146,7 +146,7 @@ def unserved(connection: Connection, older_than: float, limit: int = 100) -> lis
     waiting = [HANDED_BACK] + [and_(ready, strands.c.queue == queue) for queue in nobodys]
     found: dict[str, RunSummary] = {}
     for where in waiting:
-        of = select(runs, strands.c.queue.label("of_strand")).join(strands, strands.c.run == runs.c.id)
+        of = select(*SUMMARY, strands.c.queue.label("of_strand")).join(strands, strands.c.run == runs.c.id)
         quiet = and_(where, runs.c.updated_at < older_than)
         for row in connection.execute(of.where(quiet).order_by(runs.c.created_at).limit(limit)):
             facts = facts_of(row)

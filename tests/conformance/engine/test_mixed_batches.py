@@ -106,8 +106,10 @@ def test_given_runs_of_two_pipelines_when_they_are_recorded_together_then_each_h
     engine = make_engine(acts.line("a b", name="short"), acts.graph("wide", x="", y=""))
     short, wide = (engine.enqueue(name, {}) for name in ("short", "wide"))  # what each is alone
     plans = [engine.pipelines[name].plan for name in ("short", "wide", "short")]
+    facts = engine.store.facts(short.run_id)
+    assert facts is not None
     news = [
-        NewRun(new_run_id(1_700_000_000_000), "default", plan, None, "f" * 64, "{}", "{}", "stageflow")
+        NewRun(new_run_id(1_700_000_000_000), "default", plan, None, "f" * 64, "{}", "{}", facts.queue)
         for plan in plans
     ]
     engine.store.create_many(news)

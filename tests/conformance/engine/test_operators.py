@@ -479,4 +479,4 @@ class TestOddText:
         engine.cancel(handle.run_id, reason="a\0b\ud800", actor="me\0")
         engine.drain()
         run = handle.describe()
-        assert (run.status, run.error) == (RunStatus.CANCELLED, "a\\x00b?")
+        assert (run.status, run.error) == (RunStatus.CANCELLED, "a\\x00b\\ud800")

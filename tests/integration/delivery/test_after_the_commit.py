@@ -162,11 +162,11 @@ def test_given_what_was_not_published_when_the_application_is_put_right_then_the
     broken = engine_on(failing_router, migrated_sqlite_url, valkey_url)
     run = broken.enqueue("p", {})
     with pytest.raises(PublishingFailed, match=r"TypeError: no such tenant redis://user:\*\*\*@host"):
-        broken.publisher.publish((Nudge(run.run_id, "s", 0, "stageflow"),))
+        broken.publisher.publish((Nudge(run.run_id, "s", 0, "stageflow-e"),))
     assert broken.sweep().nudged == 0
     broken.close()
     right = engine_on(lambda app: None, migrated_sqlite_url, valkey_url)
     assert right.sweep().nudged == 1
-    assert right.publisher.depth("stageflow") == 1
+    assert right.publisher.depth("stageflow-e") == 1
     assert run.status() == "pending"
     right.close()

@@ -51,7 +51,7 @@ def test_given_a_masters_name_then_runs_are_published_and_a_worker_is_given_the_
     made.enqueue("p", {})
     assert "left to the recovery sweep" not in caplog.text
     with valkey.client(9) as client:
-        assert client.llen("stageflow") == 1
+        assert client.llen("stageflow-e") == 1
         client.flushdb()
     assert "asked" not in repr(made.settings)
     made.close()
