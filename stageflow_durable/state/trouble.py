@@ -23,8 +23,8 @@ from stageflow_durable.errors import (
 from stageflow_durable.settings.masking import masked
 from stageflow_durable.state.metadata import PREFIX
 
-POOL_SECONDS = 5
-"""How long a thread waits for one of the connections that others use."""
+POOL_SECONDS = 15
+"""How long a thread waits for one of the connections that others use: as long as a statement of theirs may take."""
 
 
 class _Translated:  # not a generator: it is around every statement of a stage's path
