@@ -19,6 +19,7 @@ from stageflow_durable.state import idempotency_keys, retention
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import metadata
+from stageflow_durable.state.opening import BOUNDS
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
@@ -348,7 +349,7 @@ def test_given_two_prunes_of_the_same_runs_then_the_tombstones_stay_and_the_late
 def test_given_histories_that_cannot_be_deleted_in_time_together_then_smaller_batches_are(
     migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stageflow_durable.state.database.STATEMENT_MILLISECONDS", 800)
+    monkeypatch.setitem(BOUNDS, "statement_timeout", "800")
     past = Past(migrated_postgres_url, shortcut=False)
     for number in range(4):
         past.ended(f"R{number}")
