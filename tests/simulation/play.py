@@ -23,7 +23,6 @@ CHUNK = 50
 @cache
 def bench() -> Bench:
     """This process's."""
-    logging.disable(logging.CRITICAL)  # what the engine warns of is what we do to it
     return Bench()
 
 
@@ -44,6 +43,17 @@ class Played:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """What the engine warns of is what we do to it."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
 def _collector_at_rest() -> Iterator[None]:
     """A seed leaves little to the collector, which would look through everything a dozen times in each."""
     before = gc.get_threshold()
@@ -56,7 +66,8 @@ def _collector_at_rest() -> Iterator[None]:
 
 def play(seed: int | None, answers: Answers | None = None) -> Played:
     """One seed, or a list of answers."""
-    return apart(lambda: _play(seed, answers))
+    with _quiet():
+        return apart(lambda: _play(seed, answers))
 
 
 def _play(seed: int | None, answers: Answers | None) -> Played:
