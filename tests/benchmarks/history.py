@@ -22,7 +22,8 @@ _RUNNING = """UPDATE stageflow_strands SET state = 'running', owner = 'bench', a
 _WAITING = """UPDATE stageflow_strands
     SET state = 'waiting', wake_at = extract(epoch FROM now()) + 86400, published_at = NULL
     WHERE state = 'ready' AND run IN (SELECT run FROM stageflow_strands WHERE state = 'ready' ORDER BY run LIMIT %s)"""
-_READY = """UPDATE stageflow_strands SET published_at = extract(epoch FROM now()) + 86400 WHERE state = 'ready'"""
+# Published so often before that it is not missed within the hour.
+_READY = """UPDATE stageflow_strands SET published_at = extract(epoch FROM now()), nudges = 12 WHERE state = 'ready'"""
 _OWNER = """INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expires_at)
     VALUES ('bench', 'bench', 1, 'bench', 0, extract(epoch FROM now()) + 86400)"""
 
