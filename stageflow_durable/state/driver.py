@@ -76,17 +76,16 @@ class Driver:
         """SQLAlchemy's engine of this process."""
         return self._database.engine
 
-    def run(self, statement: Statement, given: Mapping[str, Any]) -> Any:
-        """Run one statement in a transaction of its own; returns the cursor."""
-        with translated(), self._errors:
-            return self._connections.use(Own.execute, statement, given)
-
-    def row(self, statement: Statement, given: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        """Run one statement in a transaction of its own; returns its first row. Booleans and states are as the driver
-        gives them.
+    def rows(self, statement: Statement, given: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own; returns its rows, read before another thread gets the
+        connection. Booleans and states are as the driver gives them.
         """
         with translated(), self._errors:
-            return next(iter(self._connections.use(Own.rows, statement, given)), None)
+            return list(self._connections.use(Own.rows, statement, given))
+
+    def row(self, statement: Statement, given: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """The same, its first row alone."""
+        return next(iter(self.rows(statement, given)), None)
 
     def touched(self, statement: Statement, given: Mapping[str, Any]) -> bool:
         """Run one statement in a transaction of its own; returns whether it touched a row."""
@@ -107,7 +106,7 @@ class Driver:
         read_at, offset = self._offset
         here = time.monotonic()
         if here - read_at > CLOCK_SECONDS:
-            there = float(self.run(_clock_statement(self.is_sqlite), {}).fetchone()[0])
+            there = float(self.rows(_clock_statement(self.is_sqlite), {})[0][0])
             here = time.monotonic()
             offset = there - here
             self._offset = (here, offset)

@@ -77,7 +77,7 @@ class Shortcut:
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        return looks.by_stage(self._driver.run(looks.outputs(self._driver.is_sqlite), {"run_id": run_id}).fetchall())
+        return looks.by_stage(self._driver.rows(looks.outputs(self._driver.is_sqlite), {"run_id": run_id}))
 
     # --- begin --------------------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def test_given_no_pooler_then_none_is_found_and_statements_are_prepared(postgres
     driver = Driver(database)
     driver.row(Statement(select(literal_column("1", Integer)), is_sqlite=False), {})
     names = Statement(select(text("name FROM pg_prepared_statements")), is_sqlite=False)
-    assert {row[0][:10] for row in driver.run(names, {}).fetchall()} == {"stageflow_"}
+    assert {row[0][:10] for row in driver.rows(names, {})} == {"stageflow_"}
     driver.close()
     database.dispose()
 
