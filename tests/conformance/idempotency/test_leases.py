@@ -14,6 +14,7 @@ from stageflow_durable.state import idempotency_keys as keys
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.idempotency_leases import Leases
+from stageflow_durable.state.own import Own
 from stageflow_durable.state.single import Singles
 from stageflow_durable.state.wire import Rows, ServerStatement, Wire
 from tests.conformance.idempotency.backends import LONG, SCOPE
@@ -27,7 +28,7 @@ class Played:
         self.leases = Leases(database)
         self.sent: list[str] = []
         self.after: dict[str, Callable[[], object]] = {}
-        sender: Any = Wire if database.prepares else Singles
+        sender: Any = Wire if database.prepares else Singles if database.is_sqlite else Own
         send = sender.rows
 
         def watched(this: object, statement: Statement | ServerStatement, given: Mapping[str, Any]) -> Rows:

@@ -38,6 +38,7 @@ def test_given_a_database_that_is_away_when_messages_come_then_each_is_held_long
 def test_given_a_message_that_is_held_when_a_beat_reaches_the_database_then_it_goes_on_at_once() -> None:
     process: Any = object.__new__(Process)
     vars(process).update(_away=4, _reached=Event(), _owners=[], _joined=True, _tried=Event())
+    vars(process).update(_clock=Mock(monotonic=monotonic), _lease=10.0, _looked_at=float("inf"))
     beats = Timer(0.2, process._beat)
     beats.start()
     began = monotonic()
