@@ -46,7 +46,7 @@ def listening(store: Store) -> Iterator[list[Asked]]:
 
     engine, send, send_many = store.database.engine, prepared.send, prepared.send_many
     event.listen(engine, "before_cursor_execute", keep)
-    usual = {name: getattr(Driver, name) for name in ("run", "row", "touched")}
+    usual = {name: getattr(Driver, name) for name in ("rows", "touched")}
     for name, function in usual.items():
         setattr(Driver, name, keeping(function))
     prepared.send, prepared.send_many = sent, sent_many  # type: ignore[assignment]  # as above
