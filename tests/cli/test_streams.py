@@ -98,6 +98,7 @@ def test_asked_to_end_it_finishes_the_batch_and_says_where_to_go_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509  # under nohup the tests themselves ignore SIGHUP
     )
     while not recorded(tmp_path):
         assert child.poll() is None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Integer, bindparam, literal_column, select, text
+from sqlalchemy import Integer, bindparam, column, literal_column, select, text
 
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state.database import Database, is_pooled
@@ -112,7 +112,7 @@ def test_given_no_pooler_then_none_is_found_and_statements_are_prepared(postgres
     database = Database(postgres_url)
     driver = Driver(database)
     driver.row(Statement(select(literal_column("1", Integer)), is_sqlite=False), {})
-    names = Statement(select(text("name FROM pg_prepared_statements")), is_sqlite=False)
+    names = Statement(select(column("name")).select_from(text("pg_prepared_statements")), is_sqlite=False)
     assert {row[0][:10] for row in driver.rows(names, {})} == {"stageflow_"}
     driver.close()
     database.dispose()
