@@ -20,8 +20,9 @@ from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 
 log = logging.getLogger("stageflow.accept")
 DEFAULT_CLIENT = "default"

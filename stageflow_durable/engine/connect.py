@@ -40,7 +40,7 @@ def store_on(database: Database, settings: Settings, audit_key: str | None = Non
     """A store as the settings want it."""
     key = (audit_key or settings.audit_key or "").encode()
     switches = {
-        "shortcut": settings.short_way,
+        "optimistic": settings.optimistic,
         "prepares": settings.prepared_statements,
         "batches": settings.batches,
         "hints": settings.hints,

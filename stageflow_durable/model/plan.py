@@ -80,6 +80,15 @@ class Plan:
         """Stages that wait for nothing; each heads a strand from the start."""
         return tuple(stage.name for stage in self.stages if not stage.after)
 
+    @cached_property
+    def is_line(self) -> bool:
+        """Whether all stages are on one strand: with the last of them the run is done."""
+        return len(self.roots) == 1 and self.remaining_on_strand(self.roots[0]) == len(self.stages)
+
+    def branches_after(self, stage: str) -> bool:
+        """Whether a stage off its strand waits for ``stage``."""
+        return len(self.successors[stage]) > (stage in self.next_on_strand)
+
     def heads_after(self, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
         """Strands that start now that ``stage`` is finished: successors off its strand whose every dependency is in
         ``finished``.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -106,8 +106,7 @@ class Saved(NamedTuple):
     schema: int
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):  # a tuple: one is made for each stage
     """One begun attempt. ``(gen, owner, stage, attempt)`` is its fence: every write of its owner names all four.
 
     ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died;
@@ -133,7 +132,7 @@ class Work:
     seq: int
     head: str
     sent_at: float | None = None
-    saved: Mapping[str, Saved] | None = field(default=None, compare=False)
+    saved: Mapping[str, Saved] | None = None
 
     @property
     def undoing(self) -> bool:

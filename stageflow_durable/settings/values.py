@@ -28,7 +28,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "max_payload_bytes": parsing.whole(1024, 256 * 1024 * 1024),
     "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
     "visibility_timeout": parsing.whole(1, 43_200),
-    "short_way": parsing.switch,
+    "optimistic": parsing.switch,
     "hints": parsing.switch,
     "prepared_statements": parsing.switch,
     "message_templates": parsing.switch,
@@ -88,7 +88,7 @@ class Settings:
     ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again; with ``quick_acks`` only
     other tasks'.
-    ``short_way``: whether a stage along a line is one statement, where nothing but the expected can happen.
+    ``optimistic``: whether to decide without the run's lock, in one statement, where what is known suffices.
     ``hints``: whether messages carry what their run looked like, so that most begin without a look at it.
     ``prepared_statements``: whether those go to PostgreSQL prepared, below the driver's cursors.
     ``message_templates``: messages are filled into what Celery made once, where that gives the same.
@@ -121,7 +121,7 @@ class Settings:
     max_payload_bytes: int = 1_048_576
     sqlite_synchronous: str = "FULL"
     visibility_timeout: int = 3600
-    short_way: bool = True
+    optimistic: bool = True
     hints: bool = True
     prepared_statements: bool = True
     message_templates: bool = True

@@ -7,28 +7,18 @@ decided on older facts is refused whole, whoever made it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, and_, bindparam, insert, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
-from stageflow_durable.codec import encode
 from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.model.status import StepState
+from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import idempotency_keys, load, tables
-from stageflow_durable.state.audit import EventRow, seal
+from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.vouched import (
-    AUDIT,
-    FRESH_ATTEMPT,
-    OF_RUN,
-    RUN,
-    attempt_row,
-    checkpoint_row,
-    is_by_body,
-    said,
-    step_row,
-)
-from stageflow_durable.transitions.change import KEYS, Change, KeyChange, KeyEnd, Row, Table
+from stageflow_durable.state.sealing import seal_events
+from stageflow_durable.transitions.change import KEYS, Change, How, KeyChange, KeyEnd, Table
 from stageflow_durable.transitions.facts import NotLoaded, Part
 
 T = TypeVar("T")
@@ -37,6 +27,17 @@ G = TypeVar("G")
 _RUN = tables.runs
 _UPDATE_RUN = Prepared(update(_RUN).where(and_(_RUN.c.id == bindparam("run_id"), _RUN.c.seq == bindparam("seen_seq"))))
 _INSERT_EVENTS = Prepared(insert(tables.events))
+
+KEY = ("client_id", "pipeline", "key")
+"""What no two runs share, tombstones included."""
+
+_INSERT_RUN = Prepared(
+    lambda dialect: dialect.insert(_RUN).on_conflict_do_nothing(index_elements=KEY).returning(_RUN.c.id)
+)
+_TOMBSTONE = Prepared(
+    select(tables.tombstones.c.run).where(and_(*(tables.tombstones.c[name] == bindparam(name) for name in KEY)))
+)
+_DELETE_RUN = Prepared(delete(_RUN).where(_RUN.c.id == bindparam("run_id")))
 
 
 class Stale(Exception):
@@ -51,6 +52,19 @@ def _updating(table: Table) -> Prepared:
 
 _UPDATE = {table: _updating(table) for table in Table}
 _INSERT = {table: Prepared(insert(getattr(tables, table))) for table in Table}
+_STEPS = tables.saga_steps
+
+
+def intending(insertion: Any) -> Any:
+    """The insertion of a saga step's intent where a step may be there: owed again if it is void or was given up."""
+    return insertion.on_conflict_do_update(
+        index_elements=["run", "stage"],
+        set_={"state": insertion.excluded.state},
+        where=or_(_STEPS.c.state == StepState.VOID.value, _STEPS.c.state == StepState.SKIPPED.value),
+    )
+
+
+_INTEND = Prepared(lambda dialect: intending(dialect.insert(_STEPS)))
 
 
 def transact(
@@ -110,14 +124,14 @@ def _apply_all(connection: Connection, changes: Sequence[Change], audit_key: byt
     of_runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     of_rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for change in changes:
-        run, sealed = change.facts.run, _sealed(change, audit_key)
+        run, sealed = change.facts.run, seal_events(change, audit_key)
         events += [event._asdict() for event in sealed]
-        head = sealed[-1].mac if sealed else run.head
+        head = sealed[-1].mac if sealed else change.facts.head
         if sealed or change.columns:
             columns = {**change.columns, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
-            of_runs.setdefault(tuple(columns), []).append({"run_id": run.id, "seen_seq": run.seq, **columns})
+            of_runs.setdefault(tuple(columns), []).append({"run_id": run.id, "seen_seq": change.facts.seq, **columns})
         for row in change.rows:
-            assert not row.new and not change.keys, "one at a time: it inserts rows, or ends keys"
+            assert row.how is How.UPDATE and not change.keys, "one at a time: it inserts rows, or ends keys"
             key = {f"the_{name}": value for name, value in zip(KEYS[row.table], row.key, strict=True)}
             of_rows.setdefault((row.table, *row.columns), []).append({"run_id": run.id, **key, **row.columns})
     for alike in of_runs.values():
@@ -130,73 +144,59 @@ def _apply_all(connection: Connection, changes: Sequence[Change], audit_key: byt
 def apply(connection: Connection, change: Change, audit_key: bytes) -> Change:
     """Write a change within the transaction that locked its run. Raises Stale."""
     run = change.facts.run
-    sealed = _sealed(change, audit_key)
-    head = sealed[-1].mac if sealed else run.head
+    sealed = seal_events(change, audit_key)
+    head = sealed[-1].mac if sealed else change.facts.head
     if sealed or change.columns:
         columns = {**change.columns, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
-        if not _UPDATE_RUN.run(connection, run_id=run.id, seen_seq=run.seq, **columns).rowcount:
+        if not _UPDATE_RUN.run(connection, run_id=run.id, seen_seq=change.facts.seq, **columns).rowcount:
             raise Stale(f"run {run.id} was changed without its lock")
+    _write_rows(connection, change, sealed)
+    return with_head(change, head)
+
+
+def create(connection: Connection, change: Change, audit_key: bytes, *, hints: bool = False) -> Change | None:
+    """Write a new run. None: its key is taken, by a run or by what pruning left of one, and nothing was written."""
+    run, sealed = change.facts.run, seal_events(change, audit_key)
+    head = sealed[-1].mac
+    columns = {**change.columns, "id": run.id, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
+    if _INSERT_RUN.value(connection, **columns) is None:
+        return None
+    # Looked up afterwards: while the insertion waited for a deletion of the same key, the tombstone came.
+    if run.key is not None and _TOMBSTONE.value(connection, **{name: columns[name] for name in KEY}) is not None:
+        _DELETE_RUN.run(connection, run_id=run.id)
+        return None
+    _write_rows(connection, change, sealed)
+    return with_head(change, head, hints=hints)
+
+
+def _write_rows(connection: Connection, change: Change, sealed: Sequence[EventRow]) -> None:
+    run = change.facts.run
     for row in change.rows:
         names = KEYS[row.table]
-        if row.new:
-            _INSERT[row.table].run(connection, run=run.id, **dict(zip(names, row.key, strict=True)), **row.columns)
-        else:
+        if row.how is How.UPDATE:
             key = {f"the_{name}": value for name, value in zip(names, row.key, strict=True)}
             _UPDATE[row.table].run(connection, run_id=run.id, **key, **row.columns)
+        else:
+            write = _INSERT[row.table] if row.how is How.INSERT else _INTEND
+            write.run(connection, run=run.id, **dict(zip(names, row.key, strict=True)), **row.columns)
     _INSERT_EVENTS.many(connection, [event._asdict() for event in sealed])
     for key_change in change.keys:
         _end_key(connection, run.id, key_change)
-    return change._replace(granted=change.granted and _with_head(change.granted, head))
 
 
-def _with_head(granted: Any, head: str) -> Any:
-    return replace(granted, run=granted.run._replace(head=head), head=head)
+def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
+    """What became of it, with the code that the run has now: the granted attempt needs it, and what is published may
+    carry it (``hints``).
+    """
+    granted = change.granted and change.granted._replace(head=head)
+    nudges = tuple([_hinting(nudge, head if hints else None) for nudge in change.nudges])
+    return change._replace(granted=granted, nudges=nudges)
 
 
-def _sealed(change: Change, audit_key: bytes) -> list[EventRow]:
-    """The events as rows, each with the code of the one before it; the engine's last says what is written."""
-    run, at = change.facts.run, change.facts.clock
-    seq, head = run.seq, run.head
-    ours = [place for place, event in enumerate(change.events) if not is_by_body(event.data)] if audit_key else []
-    rows = []
-    for place, (kind, data) in enumerate(change.events):
-        told = data
-        if place in ours:
-            told = {**data, AUDIT: _vouched(change, audit_key) if place == ours[-1] else {}}
-        seq += 1
-        row = seal(audit_key, run.id, seq, kind, at, encode(told), head)
-        head = row.mac
-        rows.append(row)
-    return rows
-
-
-def _vouched(change: Change, audit_key: bytes) -> dict[str, dict[str, Any]]:
-    """What the change writes to covered columns, as events hold it: see ``vouched``."""
-    run = change.facts.run.id
-    written: dict[str, dict[str, Any]] = {}
-    of_run = {name: value for name, value in change.columns.items() if name in OF_RUN}
-    if of_run:
-        written[RUN] = of_run
-    for row in change.rows:
-        if row.table is not Table.STRANDS:
-            written[_NAMED[row.table](*row.key)] = _told(row)
-    return {name: said(audit_key, run, name, columns) for name, columns in written.items()}
-
-
-_NAMED: dict[Table, Callable[..., str]] = {
-    Table.ATTEMPTS: lambda stage, direction, n: attempt_row(direction, n, stage),
-    Table.CHECKPOINTS: checkpoint_row,
-    Table.SAGA_STEPS: step_row,
-}
-
-
-def _told(row: Row) -> dict[str, Any]:
-    """The columns of a row that its event has to name: those of a new one only where they are unlike a plain one's."""
-    if row.table is Table.ATTEMPTS and row.new:
-        return {name: row.columns.get(name) for name, usual in FRESH_ATTEMPT.items() if row.columns.get(name) != usual}
-    if row.table is Table.CHECKPOINTS:
-        return {name: value for name, value in row.columns.items() if name != "at"}
-    return row.columns
+def _hinting(nudge: Nudge, head: str | None) -> Nudge:
+    if nudge.hint is None:
+        return nudge
+    return nudge._replace(hint=None if head is None else nudge.hint._replace(head=head))
 
 
 def _end_key(connection: Connection, run_id: str, change: KeyChange) -> None:

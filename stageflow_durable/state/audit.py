@@ -6,7 +6,6 @@ import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
-GENESIS = "0" * 64
 _BLOCK = 64
 
 

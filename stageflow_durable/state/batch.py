@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Connection,
     Double,
     Integer,
@@ -34,8 +35,11 @@ from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, Run
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.runs import Created, NewRun, accepted, columns_of, first_nudges, queue_of, strands_of
+from stageflow_durable.state.runs import Created
+from stageflow_durable.state.sealing import accepted
 from stageflow_durable.state.tables import events, runs, strands, tombstones
+from stageflow_durable.transitions.accept import NewRun, accept, first_nudges
+from stageflow_durable.transitions.change import KEYS
 
 Answer = Created | StageflowError
 Key = tuple[str, str, str]
@@ -119,7 +123,11 @@ def _first_of_each_key(news: Sequence[NewRun]) -> list[NewRun]:
 def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, hints: bool) -> Answer:
     key = _key(new)
     if key is None or new.id in made:
-        return Created(new.id, False, first_nudges(new, made.get(new.id) if hints else None))
+        head = made.get(new.id)
+        nudges = first_nudges(new, head or "")
+        if head is None or not hints:
+            nudges = tuple([nudge._replace(hint=None) for nudge in nudges])
+        return Created(new.id, False, nudges)
     holder = held.get(key)
     if holder is None:
         return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
@@ -134,11 +142,15 @@ def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key
     """Insert what is not there; returns the heads of what was inserted by id."""
     sealed = {new.id: accepted(new, at, audit_key) for new in news}
     told = [sealed[new.id] for new in news]
+    first = accept(news[0], at)
+    run = {**first.columns, "id": news[0].id, "seq": told[0].seq, "head": told[0].mac, "updated_at": at}
     may_be_there = any(new.key is not None or new.repeats for new in news)  # to look for it takes as long as an index
-    added = _add(connection, runs, columns_of(news[0], at, told[0]), _runs(news, told), or_nothing=may_be_there)
+    added = _add(connection, runs, run, _runs(news, told), or_nothing=may_be_there)
     fresh = _fresh(connection, news, set(added.scalars().all())) if may_be_there else news
     if fresh:
-        _add(connection, strands, strands_of(fresh[0], at)[0], _strands(fresh))
+        row = first.rows[0]
+        strand = {"run": news[0].id, **dict(zip(KEYS[row.table], row.key, strict=True)), **row.columns}
+        _add(connection, strands, strand, _strands(fresh))
         told = [sealed[new.id] for new in fresh]
         _add(connection, events, told[0]._asdict(), _columns(told))
     return {new.id: sealed[new.id].mac for new in fresh}
@@ -163,7 +175,7 @@ def _runs(news: Sequence[NewRun], told: Sequence[EventRow]) -> Columns:
 
 
 def _strands(news: Sequence[NewRun]) -> Columns:
-    begun = [(new.id, root, root, queue_of(new, root)) for new in news for root in new.plan.roots]
+    begun = [(new.id, root, root, new.plan.by_name[root].queue or new.queue) for new in news for root in new.plan.roots]
     return dict(zip(("run", "strand", "stage", "queue"), zip(*begun, strict=True), strict=True))
 
 
@@ -256,7 +268,7 @@ def _apart_on_postgresql(names: Sequence[str], kinds: Mapping[str, Any]) -> dict
 
 def _plain(kind: Any) -> Any:
     """A type without its length: what is too long is refused by the table, not cut off on the way."""
-    return kind if isinstance(kind, Integer | Double) else Text()
+    return kind if isinstance(kind, Integer | Double | Boolean) else Text()
 
 
 @lru_cache(maxsize=64)

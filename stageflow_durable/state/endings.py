@@ -21,7 +21,7 @@ from stageflow_durable.state.tables import attempts
 from stageflow_durable.state.tables import owners as owner_table
 from stageflow_durable.state.tables import strands as strand_table
 from stageflow_durable.transitions import release as releasing
-from stageflow_durable.transitions.change import Change, Table
+from stageflow_durable.transitions.change import Change, How, Table
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner
 
@@ -93,7 +93,7 @@ def release(connection: Connection, run_id: str, owner: str, audit_key: bytes) -
 
 def awaited_after(change: Change) -> set[str]:
     """Owners whose attempts a change wrote down as lost without a bound in time."""
-    rows = [row for row in change.rows if row.table is Table.ATTEMPTS and row.new]
+    rows = [row for row in change.rows if row.table is Table.ATTEMPTS and row.how is How.INSERT]
     return {row.columns["owner"] for row in rows if row.columns.get("kill_by") == UNTIL_CONFIRMED}
 
 

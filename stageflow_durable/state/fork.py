@@ -7,28 +7,25 @@ The original keeps what is to be undone; the fork undoes only what it does itsel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, select
 
-from stageflow_durable.codec import encode
 from stageflow_durable.errors import NotAllowed, UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepState
-from stageflow_durable.model.work import Nudge, RunFacts
-from stageflow_durable.state.apply import apply
-from stageflow_durable.state.audit import EventRow, seal
+from stageflow_durable.model.work import RunFacts
+from stageflow_durable.state.apply import apply, create
 from stageflow_durable.state.definitions import plan_of
-from stageflow_durable.state.load import Locked, facts, lock, saved_of, steps_of
+from stageflow_durable.state.load import facts, lock, saved_of, steps_of
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.runs import Created, NewRun, accepted, existing, insert_run, queue_of, strands_of
-from stageflow_durable.state.tables import checkpoints, events, strands
-from stageflow_durable.state.vouched import AUDIT, RUN, checkpoint_row, said
+from stageflow_durable.state.runs import Created, created, existing
+from stageflow_durable.state.tables import checkpoints
+from stageflow_durable.transitions import accept as forking
+from stageflow_durable.transitions.accept import NewRun, Origin
 from stageflow_durable.transitions.wake import note
 
-_INSERT_EVENTS, _INSERT_STRANDS = Prepared(insert(events)), Prepared(insert(strands))
 _CHECKPOINTS = Prepared(select(checkpoints).where(checkpoints.c.run == bindparam("run_id")))
-_COPY = Prepared(insert(checkpoints))
+_COPIED = ("delta", "saved_schema", "at")
 _TAKEN_BACK = frozenset({StepState.COMPENSATING, StepState.COMPENSATED, StepState.COMPENSATION_FAILED})
 
 
@@ -53,24 +50,15 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
     run, plan, clock = locked.run, plan_of(connection, locked.run.definition), locked.clock
     copied = _copied(connection, run, plan, wanted.from_stage)
     new = _new(run, plan, wanted)
-    heads = tuple(stage.name for stage in plan.stages if stage.name not in copied and copied.issuperset(stage.after))
-    passed = any(plan.by_name[name].pivot for name in copied)
-    saved = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
-    sealed = _events(new, locked, wanted, saved, audit_key, passed=passed)
-    columns: dict[str, Any] = {
-        "input_schema": run.input_schema,
-        "pivot_passed": passed,
-        "seq": sealed[-1].seq,
-        "head": sealed[-1].mac,
-    }
-    if not insert_run(connection, new, clock, sealed[0], **columns):
+    rows = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
+    saved = {row["stage"]: {**{name: row[name] for name in _COPIED}, "skipped": bool(row["skipped"])} for row in rows}
+    origin = Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
+    made = created(create(connection, forking.fork(new, clock, origin), audit_key))
+    if made is None:
         return existing(connection, new)
-    _copy(connection, new.id, saved)
-    _INSERT_STRANDS.many(connection, strands_of(new, clock, heads))
-    _INSERT_EVENTS.many(connection, [event._asdict() for event in sealed])
     told = {"to": new.id, "stage": wanted.from_stage, "actor": wanted.actor, "reason": wanted.reason}
     apply(connection, note(facts(connection, locked, {}), "operator.fork", told), audit_key)
-    return Created(new.id, False, tuple(_nudge(new, plan, head, sealed[-1].seq) for head in heads))
+    return made
 
 
 def _copied(connection: Connection, run: RunFacts, plan: Plan, from_stage: str) -> frozenset[str]:
@@ -107,33 +95,3 @@ def _new(run: RunFacts, plan: Plan, wanted: Fork) -> NewRun:
         run.queue,
         run.priority,
     )
-
-
-def _events(
-    new: NewRun, locked: Locked, wanted: Fork, saved: list[dict[str, Any]], audit_key: bytes, *, passed: bool
-) -> tuple[EventRow, EventRow]:
-    first = accepted(new, locked.clock, audit_key, input_schema=locked.run.input_schema)
-    copied = sorted(row["stage"] for row in saved)
-    told: dict[str, Any] = {"of": wanted.original, "stage": wanted.from_stage, "copied": copied}
-    told |= {"actor": wanted.actor, "reason": wanted.reason}
-    if audit_key:
-        told[AUDIT] = {RUN: {"pivot_passed": passed}, **_copies(new.id, saved, audit_key)}
-    return first, seal(audit_key, new.id, 2, "run.forked", locked.clock, encode(told), first.mac)
-
-
-def _copies(new_id: str, saved: list[dict[str, Any]], audit_key: bytes) -> dict[str, dict[str, Any]]:
-    """What the event says of the outputs that were copied, which keep their times."""
-    rows = [(checkpoint_row(row["stage"]), row) for row in saved]
-    columns = ("delta", "saved_schema", "at")
-    return {
-        name: {**said(audit_key, new_id, name, {of: row[of] for of in columns}), "skipped": bool(row["skipped"])}
-        for name, row in rows
-    }
-
-
-def _copy(connection: Connection, new_id: str, saved: list[dict[str, Any]]) -> None:
-    _COPY.many(connection, [{**row, "run": new_id} for row in saved])
-
-
-def _nudge(new: NewRun, plan: Plan, head: str, mark: int) -> Nudge:
-    return Nudge(new.id, head, 0, queue_of(new, head), mark, plan.remaining_on_strand(head), new.priority)

@@ -98,7 +98,8 @@ def strands_of_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, 
 
 def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> Facts:
     """What is known of a locked run."""
-    return Facts(locked.run, definitions.plan_of(connection, locked.run.definition), locked.clock, parts)
+    run = locked.run
+    return Facts(run, definitions.plan_of(connection, run.definition), locked.clock, run.seq, run.head, parts)
 
 
 def part(connection: Connection, of: RunFacts, which: Part, me: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the short way reads: a run, one of its strands, and what the run's stages have saved."""
+"""What is read without a lock: a run, one of its strands, and what the run's stages have saved."""
 
 from __future__ import annotations
 

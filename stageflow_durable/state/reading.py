@@ -30,8 +30,8 @@ from stageflow_durable.state.handed_back import Waits
 from stageflow_durable.state.listing import Filter, Found
 from stageflow_durable.state.owners import Awaited
 from stageflow_durable.state.recovery import Missed, Overdue, Place
-from stageflow_durable.state.shortcut import Shortcut
 from stageflow_durable.state.standings import Known, Seen, standings
+from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.state.verification import Checked
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Reading:
 
     database: Database
     _audit: bytes
-    _shortcut: Shortcut | None
+    _unlocked: Unlocked | None
 
     @property
     def _in_session(self) -> bool:
@@ -55,8 +55,8 @@ class Reading:
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        if self._shortcut is not None and not self._in_session:
-            return self._shortcut.outputs(run_id)
+        if self._unlocked is not None and not self._in_session:
+            return self._unlocked.outputs(run_id)
         return self._see(lambda c: views.outputs(c, run_id))
 
     def phase(self, run_id: str) -> Phase | None:

@@ -35,12 +35,13 @@ from stageflow_durable.state.endings import awaited_after
 from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, Place
-from stageflow_durable.state.runs import Created, NewRun
-from stageflow_durable.state.shortcut import Saving, Shortcut
+from stageflow_durable.state.runs import Created
+from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, operate, retry, start, undo
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, Part
@@ -70,7 +71,7 @@ class Store(Owning):
         database: Database,
         audit_key: bytes = b"",
         *,
-        shortcut: bool = True,
+        optimistic: bool = True,
         prepares: bool = True,
         hints: bool = True,
         batches: bool = True,
@@ -78,8 +79,8 @@ class Store(Owning):
         self.database = database
         self._audit = audit_key
         self._driver = Driver(database, prepares=prepares)
-        self._hints = hints and shortcut and not database.is_sqlite
-        self._shortcut = Shortcut(self._driver, audit_key, hints=self._hints) if shortcut else None
+        self._hints = hints and optimistic and not database.is_sqlite
+        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints) if optimistic else None
         self._batches = batches
 
     def require_usable(self) -> None:
@@ -116,8 +117,8 @@ class Store(Owning):
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
-        created = self._shortcut.create(new) if self._shortcut is not None and not self._in_session else None
-        return created or self._do(lambda c: runs.create(c, new, self._audit))
+        created = None if self._unlocked is None or self._in_session else self._unlocked.create(new)
+        return created or self._do(lambda c: runs.create(c, new, self._audit, hints=self._hints))
 
     def clock(self) -> float:
         """The database's time: deadlines are told by it."""
@@ -139,7 +140,7 @@ class Store(Owning):
 
     def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
         """Take what the nudge names."""
-        begun = self._shortcut.begin(nudge, taker) if self._shortcut is not None else None
+        begun = self._unlocked.begin(nudge, taker) if self._unlocked is not None else None
         if begun is not None:
             return begun
         decided = self._transact(
@@ -171,11 +172,6 @@ class Store(Owning):
         """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at
         all.
         """
-        plain = delta is not None and not (skipped or replayed or work.undoing) and key is None and session is None
-        if self._shortcut is not None and delta is not None and plain:
-            saved = self._shortcut.save(Saving(work, delta, events, go_on), taker)
-            if saved is not None:
-                return saved
 
         def decide(facts: Facts) -> Change | Fenced:
             next_in = taker if go_on else None
@@ -184,10 +180,12 @@ class Store(Owning):
                 facts, work, next_in, delta, skipped=skipped, replayed=replayed, events=events, key=held
             )
 
-        def save(connection: Connection) -> Ending:
-            return _ending(transact(connection, work.run.id, decide, self._audit, needs=_ENDING, me=taker.owner))
-
-        done = self._do(save) if session is None else session.commit_with(save)
+        if session is None:
+            done = self._end(work, decide, me=taker.owner)
+        else:
+            done = session.commit_with(
+                lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=taker.owner))
+            )
         assert not isinstance(done, Waiting)
         return done
 
@@ -272,7 +270,8 @@ class Store(Owning):
         return self._do(lambda c: transact(c, run_id, decide, self._audit, needs=needs, me=me))
 
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
-        return _ending(self._transact(work.run.id, decide, needs=_ENDING, me=me))
+        change = None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
+        return _ending(change or self._transact(work.run.id, decide, needs=_ENDING, me=me))
 
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""

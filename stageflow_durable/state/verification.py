@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import ColumnElement, Connection, Table, and_, select, union
 
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.state.audit import GENESIS, old_tombstone_code, seal
+from stageflow_durable.state.audit import old_tombstone_code, seal
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     attempts,
@@ -31,6 +31,7 @@ from stageflow_durable.state.tables import (
 )
 from stageflow_durable.state.testimony import Row, Rows, Testimony, problems
 from stageflow_durable.state.vouched import tombstone_code
+from stageflow_durable.transitions.accept import GENESIS
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]

@@ -32,12 +32,22 @@ KEYS: dict[Table, tuple[str, ...]] = {
 """What identifies a row, besides its run."""
 
 
+class How(StrEnum):
+    """How a row is written. ``INTEND``: a saga step is inserted, or owed again where it is void or was given up; one
+    that is there otherwise is left as it is.
+    """
+
+    INSERT = "insert"
+    UPDATE = "update"
+    INTEND = "intend"
+
+
 class Row(NamedTuple):
-    """One row: ``new`` inserts it, else ``columns`` are set. ``key`` in the order of :data:`KEYS`."""
+    """One row: it is inserted with its ``columns``, or they are set. ``key`` in the order of :data:`KEYS`."""
 
     table: Table
     key: tuple[Any, ...]
-    new: bool
+    how: How
     columns: dict[str, Any]
 
 
@@ -71,13 +81,14 @@ class Event(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One decided transaction. It holds for the run as of ``facts.run.seq`` and raises that by the number of its
+    """One decided transaction. It holds for the run as of ``facts.seq`` and raises that by the number of its
     events, so that a change which was decided on older facts is refused. A change without events decides nothing about
     the run: it says only when a strand is published again.
 
     ``granted``: an attempt that begins with it; the store gives it the code that the run has afterwards. ``refused``:
     why the message that led here begins nothing. ``nudges``: what to publish once it is applied. ``due_in``: the only
-    nudge is due in that many seconds. ``ended``: the run is at rest.
+    nudge is due in that many seconds. ``ended``: the run is at rest. ``new``: the run is not there yet, and ``columns``
+    are all of its row. A hint of a nudge lacks the code that the run has afterwards: that is the store's too.
     """
 
     facts: Facts
@@ -90,8 +101,9 @@ class Change(NamedTuple):
     refused: Refused | None = None
     due_in: float | None = None
     ended: bool = False
+    new: bool = False
 
     @property
     def seq(self) -> int:
         """The run's number afterwards."""
-        return self.facts.run.seq + len(self.events)
+        return self.facts.seq + len(self.events)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
-from stageflow_durable.model.work import UNDO_PREFIX, Nudge, Refused, RunFacts, Work
+from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.attempt import Kept
-from stageflow_durable.transitions.change import Change, Event, KeyChange, KeyEnd, Row, Table
+from stageflow_durable.transitions.change import Change, Event, How, KeyChange, KeyEnd, Row, Table
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, StrandRow
 
@@ -22,17 +21,23 @@ ACTIVE = (*IDLE, StrandState.RUNNING)
 class Draft:
     """A change in the making, on one run."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, *, new: bool = False) -> None:
+        """``new``: the run is not there yet; its row is inserted as the facts have it."""
         self.facts, self.plan, self.clock = facts, facts.plan, facts.clock
-        self._columns: dict[str, Any] = {}
+        self._new = new
+        self._columns: dict[str, Any] = facts.run._asdict() if new else {}
+        for name in _BY_THE_STORE if new else ():
+            del self._columns[name]
         self._rows: dict[tuple[Table, tuple[Any, ...]], Row] = {}
         self._events: list[Event] = []
         self._keys: dict[tuple[str, str, str], KeyChange] = {}
         self._to_publish: dict[str, int | None] = {}
-        self._strands: dict[str, StrandRow] | None = None
-        self._saved: dict[str, bool] | None = None
-        self._steps: dict[str, StepState] | None = None
-        self._attempts: tuple[AttemptRow, ...] | None = None
+        # As drafted, beside what the facts say: those may not be loaded, and a decision along a line needs none.
+        self._run: RunFacts | None = None
+        self._strands: dict[str, StrandRow] = {}  # as far as somebody asked
+        self._saved: dict[str, bool] = {}
+        self._steps: dict[str, StepState] = {}
+        self._ended: dict[tuple[str, str, int], AttemptRow] = {}
         self.granted: Work | None = None
         self.refused: Refused | None = None
         self.due_in: float | None = None
@@ -43,12 +48,21 @@ class Draft:
     @property
     def run(self) -> RunFacts:
         """The run's row as drafted, its number and code as they were."""
-        return self.facts.run._replace(**self._columns) if self._columns else self.facts.run
+        if not self._columns:
+            return self.facts.run
+        if self._run is None:
+            self._run = self.facts.run._replace(**self._columns)
+        return self._run
 
     @property
     def id(self) -> str:
         """The run's id."""
         return self.facts.run.id
+
+    @property
+    def seq(self) -> int:
+        """The run's number, as drafted."""
+        return self.facts.seq + len(self._events)
 
     @property
     def is_late(self) -> bool:
@@ -58,7 +72,10 @@ class Draft:
     def change(self, **columns: Any) -> None:
         """Set columns of the run's row."""
         was = self.run
-        self._columns.update({name: value for name, value in columns.items() if getattr(was, name) != value})
+        changed = {name: value for name, value in columns.items() if getattr(was, name) != value}
+        if changed:
+            self._columns.update(changed)
+            self._run = None
 
     def emit(self, kind: str, /, **data: Any) -> None:
         """Append an event to the run's history."""
@@ -78,36 +95,47 @@ class Draft:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
-    def _write(self, table: Table, key: tuple[Any, ...], columns: dict[str, Any], *, new: bool = False) -> None:
+    def _write(self, table: Table, key: tuple[Any, ...], columns: dict[str, Any], how: How = How.UPDATE) -> None:
         there = self._rows.get((table, key))
         if there is not None:
-            new, columns = there.new, {**there.columns, **columns}
-        self._rows[table, key] = Row(table, key, new, columns)
+            how, columns = there.how, {**there.columns, **columns}
+        self._rows[table, key] = Row(table, key, how, columns)
+
+    def strand(self, name: str) -> StrandRow:
+        """One strand as drafted."""
+        row = self._strands.get(name)
+        if row is None:
+            written = self._rows.get((Table.STRANDS, (name,)))
+            if written is None:
+                row = self.facts.strands[name]
+            elif written.how is How.INSERT:
+                row = StrandRow(self.id, name, **written.columns)
+            else:
+                row = self.facts.strands[name]._replace(**written.columns)
+            self._strands[name] = row
+        return row
 
     @property
     def strands(self) -> Mapping[str, StrandRow]:
-        """The strands as drafted."""
-        return self.facts.strands if self._strands is None else self._strands
+        """All strands as drafted."""
+        written = [key[0] for table, key in self._rows if table is Table.STRANDS]
+        return (
+            {**self.facts.strands, **{name: self.strand(name) for name in written}} if written else self.facts.strands
+        )
 
-    def set_strand(self, name: str, **columns: Any) -> StrandRow:
-        """Set columns of a strand; returns it as it is then."""
-        if self._strands is None:
-            self._strands = dict(self.facts.strands)
-        row = self._strands[name] = self._strands[name]._replace(**columns)
+    def set_strand(self, name: str, **columns: Any) -> None:
+        """Set columns of a strand."""
+        self._strands.pop(name, None)
         self._write(Table.STRANDS, (name,), columns)
-        return row
 
-    def open_strand(self, name: str, **columns: Any) -> StrandRow:
+    def open_strand(self, name: str, **columns: Any) -> None:
         """A new strand; one that is there already begins anew, behind the fence and with the numbers it has."""
         if name in self.strands:
             fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0, **columns}
             fresh.pop("direction", None)
-            return self.set_strand(name, **fresh)
-        if self._strands is None:
-            self._strands = dict(self.facts.strands)
-        row = self._strands[name] = NEW_STRAND._replace(run=self.id, strand=name, **columns)
-        self._write(Table.STRANDS, (name,), {k: v for k, v in row._asdict().items() if k not in _NAMED}, new=True)
-        return row
+            self.set_strand(name, **fresh)
+        else:
+            self._write(Table.STRANDS, (name,), {**_FRESH, **columns}, How.INSERT)
 
     def rest_idle(self) -> None:
         """Bring every strand that waits for work to rest."""
@@ -118,37 +146,47 @@ class Draft:
     @property
     def saved(self) -> Mapping[str, bool]:
         """Stages that have a checkpoint as drafted, and whether they were skipped."""
-        return self.facts.saved if self._saved is None else self._saved
+        return {**self.facts.saved, **self._saved}
 
     def save(self, stage: str, delta: str | None, *, schema: int, skipped: bool = False) -> None:
         """Save what a stage added: encoded text. A second checkpoint of a stage is refused by the table's key."""
-        self._saved = {**self.saved, stage: skipped}
+        self._saved[stage] = skipped
         columns = {"delta": delta, "saved_schema": schema, "skipped": skipped, "at": self.clock}
-        self._write(Table.CHECKPOINTS, (stage,), columns, new=True)
+        self._write(Table.CHECKPOINTS, (stage,), columns, How.INSERT)
+
+    def copy_checkpoint(self, stage: str, columns: Mapping[str, Any]) -> None:
+        """Take over a checkpoint of another run, with its time."""
+        self._saved[stage] = bool(columns["skipped"])
+        self._write(Table.CHECKPOINTS, (stage,), dict(columns), How.INSERT)
 
     @property
     def steps(self) -> Mapping[str, StepState]:
         """The saga steps as drafted."""
-        return self.facts.steps if self._steps is None else self._steps
+        return {**self.facts.steps, **self._steps}
 
     def set_step(self, stage: str, state: StepState, **columns: Any) -> None:
         """Move a saga step; a stage without one is left alone."""
-        if stage not in self.steps:
-            return
-        self._steps = {**self.steps, stage: state}
-        self._write(Table.SAGA_STEPS, (stage,), {"state": state, **columns})
+        if stage in self.steps:
+            self._steps[stage] = state
+            self._write(Table.SAGA_STEPS, (stage,), {"state": state, **columns})
 
     def intend(self, stage: str) -> None:
         """Write the intent before the action. A step that is void or was given up is owed again."""
-        there = self.steps.get(stage)
-        if there is None or there in (StepState.VOID, StepState.SKIPPED):
-            self._steps = {**self.steps, stage: StepState.INTENDED}
-            self._write(Table.SAGA_STEPS, (stage,), {"state": StepState.INTENDED}, new=there is None)
+        self._steps[stage] = StepState.INTENDED
+        self._write(Table.SAGA_STEPS, (stage,), {"state": StepState.INTENDED}, How.INTEND)
+
+    def record(self, stage: str) -> None:
+        """Write that the action was done: its intent is there, since the attempt began with it."""
+        self._steps[stage] = StepState.RECORDED
+        self._write(Table.SAGA_STEPS, (stage,), {"state": StepState.RECORDED})
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:
         """Attempts that are over, as drafted."""
-        return self.facts.attempts if self._attempts is None else self._attempts
+        if not self._ended:
+            return self.facts.attempts
+        known = {row[:3]: row for row in self.facts.attempts}
+        return tuple({**known, **self._ended}.values())
 
     def end_attempt(
         self,
@@ -161,30 +199,24 @@ class Draft:
     ) -> None:
         """Write down an attempt that is over, from whoever has it in hand. ``doubt``: it may have acted."""
         ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "")
-        self._attempts = (*self.attempts, ended)
+        self._ended[ended[:3]] = ended
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
-        self._write(Table.ATTEMPTS, ended[:3], {**columns, "kill_by": kill_by, **how}, new=True)
+        self._write(Table.ATTEMPTS, ended[:3], {**columns, "kill_by": kill_by, **how}, How.INSERT)
 
     def end_lost(self, owner: str) -> bool:
         """Nothing of that owner can act any more: whether a lost attempt waited for that."""
-        kept, found = [], False
-        for row in self.attempts:
-            if row.owner == owner and may_act_for_ever(row):
-                row, found = row._replace(kill_by=self.clock, may_act=False), True  # noqa: PLW2901  # the row as it is now
-                self._write(Table.ATTEMPTS, row[:3], {"kill_by": self.clock})
-            kept.append(row)
-        self._attempts = tuple(kept)
-        return found
+        lost = [row for row in self.attempts if row.owner == owner and may_act_for_ever(row)]
+        for row in lost:
+            self._ended[row[:3]] = row._replace(kill_by=self.clock, may_act=False)
+            self._write(Table.ATTEMPTS, row[:3], {"kill_by": self.clock})
+        return bool(lost)
 
     def clear_doubt(self, stage: str) -> None:
         """A person found out how the attempts in doubt ended."""
-        kept = []
         for row in self.attempts:
             if row.stage == stage and row.direction == Phase.FORWARD and row.doubt:
-                row = row._replace(doubt=False, state=AttemptState.SETTLED)  # noqa: PLW2901  # the row as it is now
+                self._ended[row[:3]] = row._replace(doubt=False, state=AttemptState.SETTLED)
                 self._write(Table.ATTEMPTS, row[:3], {"doubt": False, "state": AttemptState.SETTLED})
-            kept.append(row)
-        self._attempts = tuple(kept)
 
     def end_key(self, key: HeldKey, end: KeyEnd, delta: str | None = None, schema: int = 1) -> None:
         """Say what becomes of a business key; the first word holds."""
@@ -192,8 +224,11 @@ class Draft:
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    def next_number(self, stage: str, direction: str) -> int:
-        """The number of a stage's next attempt; earlier strands of it (before a resume) count on."""
+    def next_number(self, row: StrandRow) -> int:
+        """The number of the next attempt of the strand's stage; earlier strands of it (before a resume) count on."""
+        if self.facts.number_free:
+            return row.attempt + 1
+        stage, direction = row.stage, row.direction
         return 1 + max((row.n for row in self.attempts if (row.stage, row.direction) == (stage, direction)), default=0)
 
     def in_doubt(self, stage: str) -> bool:
@@ -244,30 +279,39 @@ class Draft:
 
     def done(self) -> Change:
         """The change. A granted attempt gets the run as the change leaves it, but for its code: that is the store's."""
-        seq = self.facts.run.seq + len(self._events)
-        granted = self.granted
-        if granted is not None:
-            granted = replace(granted, run=self.run._replace(seq=seq), seq=seq)
+        seq, granted = self.seq, self.granted
+        assert granted is None or granted.seq == seq, "nothing is decided after a grant"
         return Change(
             self.facts,
             self._columns,
             tuple(self._rows.values()),
             tuple(self._events),
             tuple(self._keys.values()),
-            tuple(self._nudge(name, seq if mark is None else mark) for name, mark in self._to_publish.items()),
+            tuple([self._nudge(name, seq if mark is None else mark) for name, mark in self._to_publish.items()]),
             granted,
             self.refused,
             self.due_in,
             self.ended,
+            self._new,
         )
 
     def _nudge(self, strand: str, mark: int) -> Nudge:
-        row = self.strands[strand]
+        row = self.strand(strand)
         links = 1 if row.direction == Phase.BACKWARD else self.plan.remaining_on_strand(row.stage)
-        return Nudge(self.id, strand, row.gen, row.queue, mark, links, self.facts.run.priority)
+        return Nudge(self.id, strand, row.gen, row.queue, mark, links, self.facts.run.priority, self._hint(row))
+
+    def _hint(self, row: StrandRow) -> Hint | None:
+        """What its message can say of a strand that nobody has begun, so that nobody need look. One of several that are
+        published together says nothing: it would be out of date once another begins.
+        """
+        fresh = row.state == StrandState.READY and row.direction == Phase.FORWARD
+        if not fresh or row.attempt or row.first_at is not None or len(self._to_publish) > 1 or not self._events:
+            return None
+        return Hint(self.seq, "", self.run.definition, row.stage)
 
 
-_NAMED = ("run", "strand")
+_FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand")}
+_BY_THE_STORE = ("id", "seq", "head", "updated_at")
 
 
 def is_lost(row: AttemptRow) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
@@ -17,6 +17,7 @@ from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, St
 class Part(StrEnum):
     """A part of the facts that is loaded by itself."""
 
+    RUN = "run"
     STRANDS = "strands"
     SAVED = "saved"
     STEPS = "steps"
@@ -38,17 +39,43 @@ class NotLoaded(Exception):
         self.part = part
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """A run as it stood when its number was ``run.seq``. ``clock``: the database's, in seconds since the epoch.
+class SomeStrands(Mapping[str, StrandRow]):
+    """Strands that are known while the others of the run are not: to ask for another, or for all, raises
+    :class:`NotLoaded`.
+    """
 
-    Reading a part that was not loaded raises :class:`NotLoaded`: absence is never taken for a fact.
+    def __init__(self, *known: StrandRow) -> None:
+        self._known = {row.strand: row for row in known}
+
+    def __getitem__(self, name: str) -> StrandRow:
+        try:
+            return self._known[name]
+        except KeyError:
+            raise NotLoaded(Part.STRANDS) from None
+
+    def __iter__(self) -> Iterator[str]:
+        raise NotLoaded(Part.STRANDS)
+
+    def __len__(self) -> int:
+        raise NotLoaded(Part.STRANDS)
+
+
+class Facts(NamedTuple):  # a tuple: one is made for each stage
+    """A run as it stood when its number was ``seq`` and the code of its last event ``head``. ``clock``: the database's,
+    in seconds since the epoch.
+
+    ``number_free``: the attempts are not known, and the next one's number is taken to be one more than its strand
+    says; whoever applies the change makes sure of it. Reading a part that was not loaded raises :class:`NotLoaded`:
+    absence is never taken for a fact.
     """
 
     run: RunFacts
     plan: Plan
     clock: float
-    parts: Mapping[Part, Any] = field(default_factory=dict)
+    seq: int
+    head: str
+    parts: Mapping[Part, Any] = MappingProxyType({})
+    number_free: bool = False
 
     def _part(self, part: Part) -> Any:
         try:

@@ -51,7 +51,7 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
     if draft.plan.by_name[stage].undo is None:
         return
     if acted:
-        draft.set_step(stage, StepState.RECORDED)
+        draft.record(stage)
     elif not draft.in_doubt(stage):
         draft.set_step(stage, StepState.VOID)
 
@@ -63,7 +63,7 @@ def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, h
         draft.set_strand(strand, state=StrandState.DONE, owner=None, progress=None)
     else:
         _ready_next(draft, strand, onward)
-    heads = draft.plan.heads_after(stage, frozenset(draft.saved))
+    heads = draft.plan.heads_after(stage, frozenset(draft.saved)) if draft.plan.branches_after(stage) else ()
     for head in heads:
         draft.open_strand(
             head,
@@ -80,7 +80,7 @@ def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, h
     ready = [*([strand] if onward else []), *heads]
     if ready:
         hand_on(draft, ready, taker, here)
-    elif draft.saved.keys() >= draft.plan.by_name.keys():
+    elif draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys():
         end(draft, RunStatus.SUCCEEDED)
     else:
         set_activity(draft)
@@ -106,7 +106,7 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
 
 def hand_on(draft: Draft, ready: list[str], taker: Taker | None, here: str) -> None:
     """Grant the first strand to the owner that is here, where it may begin at once; publish the others."""
-    first = draft.strands[ready[0]]
+    first = draft.strand(ready[0])
     if taker is not None and denial(draft, first, taker, here) is None:
         start(draft, first, taker)
         ready = ready[1:]

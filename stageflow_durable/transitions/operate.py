@@ -230,7 +230,8 @@ def settle(facts: Facts, order: Order, stage: str, delta: str | None) -> Change:
     draft = _ordered(facts, order)
     row = _doubtful(draft, order, stage)
     draft.clear_doubt(stage)
-    row = draft.set_strand(row.strand, gen=row.gen + 1)
+    draft.set_strand(row.strand, gen=row.gen + 1)
+    row = draft.strand(row.strand)
     draft.emit("stage.settled", stage=stage, done=delta is not None, actor=order.actor)
     if delta is None:
         _not_done(draft, stage)

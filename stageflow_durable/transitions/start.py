@@ -124,7 +124,7 @@ def unreadable(saved: frozenset[int], new: Plan) -> str | None:
 def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
     """Begin the stage at which the strand stands: the intent to undo it is written before the action."""
     forward, stage = row.direction == Phase.FORWARD, row.stage
-    number = draft.next_number(stage, row.direction)
+    number = draft.next_number(row)
     first_at = draft.clock if row.first_at is None else row.first_at
     limit = taker.timeouts.get((draft.run.pipeline, stage)) if forward else None
     draft.set_strand(
@@ -160,8 +160,8 @@ def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
         first_at,
         draft.clock,
         row.queue,
-        draft.run.seq,
-        draft.run.head,
+        draft.seq,
+        draft.facts.head,  # until the store says the new one
         row.published_at,
     )
 
@@ -170,7 +170,9 @@ def _intend(draft: Draft, stage: str) -> None:
     planned = draft.plan.by_name[stage]
     if planned.undo is not None:
         draft.intend(stage)
-    draft.change(status=RunStatus.RUNNING, pivot_passed=draft.run.pivot_passed or planned.pivot)
+    draft.change(status=RunStatus.RUNNING)
+    if planned.pivot:
+        draft.change(pivot_passed=True)
 
 
 def _begin_undo(draft: Draft, stage: str) -> None:

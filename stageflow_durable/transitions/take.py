@@ -27,12 +27,10 @@ def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None
     draft.end_attempt(
         row, AttemptState.UNKNOWN, doubt=True, kill_by=_acts_until(draft, row, owner.confirmed), error=why
     )
-    lost = draft.set_strand(
-        strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1, progress=None
-    )
+    draft.set_strand(strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1, progress=None)
     undo = row.direction == Phase.BACKWARD
     draft.emit("stage.lost", stage=row.stage, attempt=row.attempt, owner=row.owner, undo=undo, error=why)
-    (_redo_undo if undo else _redo)(draft, lost, why, max_lost)
+    (_redo_undo if undo else _redo)(draft, draft.strand(strand), why, max_lost)
     return draft.done()
 
 

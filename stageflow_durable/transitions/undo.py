@@ -51,7 +51,7 @@ def _move_on(draft: Draft, work: Work, taker: Taker | None) -> Change:
     draft.set_strand(work.strand, state=StrandState.DONE, owner=None)
     after_undo(draft)
     opened = draft.next_to_publish()
-    if opened is not None and taker is not None and denial(draft, draft.strands[opened], taker, work.queue) is None:
+    if opened is not None and taker is not None and denial(draft, draft.strand(opened), taker, work.queue) is None:
         draft.withhold(opened)
-        start(draft, draft.strands[opened], taker)
+        start(draft, draft.strand(opened), taker)
     return draft.done()

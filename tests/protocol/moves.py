@@ -13,8 +13,8 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.fork import Fork
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Missed, Place
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Taker
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
@@ -53,7 +53,7 @@ class World:
     def __init__(self, url: str) -> None:
         self.url = url
         self.database = Database(url)
-        self.store = Store(self.database, shortcut=False)
+        self.store = Store(self.database, optimistic=False)
         self.watch = Watch(self.database)
         self.works: dict[str, Work] = {}
         self.missed: Missed | None = None
@@ -217,9 +217,9 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "fork": _fork,
 }
 
-_WITH_SHORT_WAY = re.compile(r"enqueue|begin (?!undo)|begin_hinted|succeed a")
+_OPTIMISTIC = re.compile(r"enqueue|begin (?!undo)|begin_hinted|(succeed|wait|postpone) a")
 
 
-def has_short_way(name: str) -> bool:
+def is_optimistic(name: str) -> bool:
     """Whether the transaction may be one statement."""
-    return _WITH_SHORT_WAY.match(name) is not None
+    return _OPTIMISTIC.match(name) is not None

@@ -40,9 +40,9 @@ _WAITING = (
 class Session:
     """A store in a thread of its own, which can be held before a statement."""
 
-    def __init__(self, url: str, *, shortcut: bool) -> None:
+    def __init__(self, url: str, *, optimistic: bool) -> None:
         self._database = Database(url)
-        self.store = Store(self._database, shortcut=shortcut)
+        self.store = Store(self._database, optimistic=optimistic)
         self._thread = ThreadPoolExecutor(1)
         self._at, self.statements = FREE, 0
         self.reached, self.halted, self._go = threading.Event(), threading.Event(), threading.Event()
@@ -107,8 +107,8 @@ class Played:
 class Stage:
     """Some sessions on one database, and somebody who sees how many of them wait for a lock."""
 
-    def __init__(self, url: str, sessions: int, *, shortcut: bool) -> None:
-        self.sessions = [Session(url, shortcut=shortcut) for _ in range(sessions)]
+    def __init__(self, url: str, sessions: int, *, optimistic: bool) -> None:
+        self.sessions = [Session(url, optimistic=optimistic) for _ in range(sessions)]
         self._observer = psycopg.connect(url.replace("postgresql+psycopg://", "postgresql://"), autocommit=True)
 
     def close(self) -> None:

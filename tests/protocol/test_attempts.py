@@ -1,5 +1,5 @@
-"""What a strand tells of the attempt that runs on it, and what is written down when it is over; the short way and the
-long way.
+"""What a strand tells of the attempt that runs on it, and what is written down when it is over; decided at once
+and under the lock.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from stageflow_durable.model.work import Done, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import attempts, strands
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
@@ -29,9 +29,9 @@ TIMEOUT = 30.0
 class Line:
     """A run of three stages, the first and the second of which have a timeout."""
 
-    def __init__(self, url: str, *, shortcut: bool) -> None:
+    def __init__(self, url: str, *, optimistic: bool) -> None:
         self.database = Database(url)
-        self.store = Store(self.database, shortcut=shortcut)
+        self.store = Store(self.database, optimistic=optimistic)
         self.store.register([PLAN])
         self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
         self.taker = Taker(self.owner, {"line": PLAN}, {("line", "a"): TIMEOUT, ("line", "b"): TIMEOUT})
@@ -57,10 +57,10 @@ class Line:
             return list(connection.execute(select(attempts).order_by(attempts.c.began_at)))
 
 
-@pytest.fixture(params=[True, False], ids=["short", "long"])
+@pytest.fixture(params=[True, False], ids=["optimistic", "locked"])
 def line(request: pytest.FixtureRequest, database_url: str) -> Iterator[Line]:
     schema.upgrade(database_url)
-    made = Line(database_url, shortcut=request.param)
+    made = Line(database_url, optimistic=request.param)
     yield made
     made.store.close()
 

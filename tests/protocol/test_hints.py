@@ -15,8 +15,8 @@ from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.looks import LARGE, MOST
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
@@ -117,7 +117,7 @@ def test_given_a_run_as_hinted_when_it_begins_then_without_a_look_and_with_what_
     assert at_once.saved == looked.saved == ({"a": ('{"a": 1}', 1)} if at is World.handed_on else None)
     assert at_once.sent_at is not None
     differing = {"run", "seq", "head", "first_at", "began_at", "sent_at", "saved"}
-    for name in set(Work.__slots__) - differing:
+    for name in set(Work._fields) - differing:
         assert getattr(at_once, name) == getattr(looked, name), name
     facts = {name: getattr(at_once.run, name) for name in type(at_once.run)._fields}
     stored = world.store.facts(hinted.run_id)

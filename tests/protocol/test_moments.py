@@ -17,8 +17,8 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.listing import ATTENTION, Filter
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Taker
 from stageflow_durable.transitions.operate import Order
 

@@ -14,8 +14,8 @@ from stageflow_durable.model.work import Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Taker
 
 LEASE = 10.0

@@ -16,8 +16,8 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.listing import Filter
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Taker
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 
@@ -88,9 +88,9 @@ def store(migrated_url: str) -> Iterator[Store]:
     database.dispose()
 
 
-def fresh(store: Store, *, shortcut: bool) -> tuple[Store, Work]:
+def fresh(store: Store, *, optimistic: bool) -> tuple[Store, Work]:
     """A run whose first stage has just begun."""
-    ways = Store(store.database, shortcut=shortcut)
+    ways = Store(store.database, optimistic=optimistic)
     owner = ways.join(Identity("h", 1, "boot"), 60.0)
     number = store.clock()
     run_id = f"N{str(number).replace('.', ''):0<25}"[:26]
@@ -100,15 +100,15 @@ def fresh(store: Store, *, shortcut: bool) -> tuple[Store, Work]:
     return ways, work
 
 
-def carried(store: Store, *, shortcut: bool) -> None:
+def carried(store: Store, *, optimistic: bool) -> None:
     """A run from its enqueueing to its end, and one whose second stage has a message of its own."""
-    ways, work = fresh(store, shortcut=shortcut)
+    ways, work = fresh(store, optimistic=optimistic)
     taker = Taker(work.owner, {"line": PLAN}, {})
     done: Any = ways.succeed(work, taker, "1", go_on=True)
     ways.outputs(work.run.id)
     ways.succeed(done.granted, taker, "2")
     ways._driver.close()  # as above
-    ways, work = fresh(store, shortcut=shortcut)
+    ways, work = fresh(store, optimistic=optimistic)
     taker = Taker(work.owner, {"line": PLAN}, {})
     handed: Any = ways.succeed(work, taker, "1")
     assert isinstance(ways.begin(handed.nudges[0]._replace(hint=None), taker), Work)
@@ -127,8 +127,8 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "expired leases": lambda store: store.mark_expired(0.0),
     "killed": lambda store: store.mark_killed("b", 9),
     "horizon": horizon,
-    "a run, the short way": lambda store: carried(store, shortcut=True),
-    "a run, the long way": lambda store: carried(store, shortcut=False),
+    "a run, at once": lambda store: carried(store, optimistic=True),
+    "a run, under the lock": lambda store: carried(store, optimistic=False),
     "prune": lambda store: store.prune(1e9, batch=20, sleep=lambda _seconds: None),
     "runs": lambda store: store.summaries(Filter()),
     "runs of a status": lambda store: store.summaries(Filter(status=(RunStatus.FAILED,))),

@@ -21,9 +21,9 @@ from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.opening import BOUNDS
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import owners, runs, strands, tombstones
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Taker
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
@@ -35,9 +35,9 @@ OF_A_RUN = ("runs", "strands", "attempts", "checkpoints", "saga_steps", "events"
 class Past:
     """A database with a past."""
 
-    def __init__(self, url: str, *, shortcut: bool) -> None:
+    def __init__(self, url: str, *, optimistic: bool) -> None:
         self.database = Database(url)
-        self.store = Store(self.database, shortcut=shortcut)
+        self.store = Store(self.database, optimistic=optimistic)
         self.store.register([PLAN])
         self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
         self.slept: list[float] = []
@@ -79,10 +79,10 @@ class Past:
             }
 
 
-@pytest.fixture(params=[True, False], ids=["short", "long"])
+@pytest.fixture(params=[True, False], ids=["optimistic", "locked"])
 def past(request: pytest.FixtureRequest, migrated_database_url: str) -> Iterator[Past]:
     """Once for each way to the database."""
-    made = Past(migrated_database_url, shortcut=request.param)
+    made = Past(migrated_database_url, optimistic=request.param)
     yield made
     made.store.close()
 
@@ -222,7 +222,7 @@ class Hold:
 @pytest.fixture
 def old(migrated_postgres_url: str) -> Iterator[Past]:
     """A past on PostgreSQL."""
-    made = Past(migrated_postgres_url, shortcut=False)
+    made = Past(migrated_postgres_url, optimistic=False)
     yield made
     made.store.close()
 
@@ -350,7 +350,7 @@ def test_given_histories_that_cannot_be_deleted_in_time_together_then_smaller_ba
     migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BOUNDS, "statement_timeout", "800")
-    past = Past(migrated_postgres_url, shortcut=False)
+    past = Past(migrated_postgres_url, optimistic=False)
     for number in range(4):
         past.ended(f"R{number}")
     past.ended("huge", LONG_AGO + 1)

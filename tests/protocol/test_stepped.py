@@ -15,8 +15,8 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.recovery import Place
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Taker
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
@@ -51,7 +51,7 @@ class World:
     def __init__(self, url: str, stage: Stage) -> None:
         self.stage = stage
         self.database = Database(url)
-        self.store = Store(self.database, shortcut=False)
+        self.store = Store(self.database, optimistic=False)
         self.watch = Watch(self.database)
         self.store.register(list(PLANS.values()))
         self.owners = [self.store.join(Identity("host", pid, "boot"), 60.0) for pid in (1, 2)]
@@ -83,7 +83,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def stage(migrated_url: str) -> Iterator[Stage]:
-    made = Stage(migrated_url, 2, shortcut=False)
+    made = Stage(migrated_url, 2, optimistic=False)
     yield made
     made.close()
 

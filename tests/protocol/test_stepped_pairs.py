@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.protocol.moves import has_short_way
+from tests.protocol.moves import is_optimistic
 from tests.protocol.scenes import Scene, brought_about, told, won
 from tests.protocol.situations import SITUATIONS, Situation
 from tests.protocol.stepping import Played, Stage
@@ -26,14 +26,14 @@ MOST = 60
 """More statements than any transaction sends."""
 
 EVERY = bool(os.environ.get("STAGEFLOW_STEP_EVERY"))
-"""Whether to hold each of two that meet, on the long way too, and before statements where it makes no difference."""
+"""Whether to hold each of two that meet, under the lock too, and before statements where it makes no difference."""
 
 Outcome = tuple[str, ...]
 MakeScene = Callable[[str], Scene]
 
 
 def _ways(*names: str) -> tuple[str, ...]:
-    return ("long", "short") if any(map(has_short_way, names)) else ("long",)
+    return ("locked", "optimistic") if any(map(is_optimistic, names)) else ("locked",)
 
 
 def _cases(names: Callable[[Situation], Iterable[tuple[str, ...]]]) -> list[Any]:
@@ -54,8 +54,8 @@ def _worth(situation: Situation, acts: tuple[str, ...], way: str) -> bool:
     """
     places = [situation.acts.index(act) for act in acts]
     if len(acts) == 3:
-        return places == sorted(places) or (way == "short" and places[0] == min(places))
-    return way == "short" or places == sorted(places)
+        return places == sorted(places) or (way == "optimistic" and places[0] == min(places))
+    return way == "optimistic" or places == sorted(places)
 
 
 ALONE = _cases(lambda situation: [(act,) for act in situation.acts])
@@ -80,8 +80,8 @@ def scene_of(migrated_url: str) -> Iterator[MakeScene]:
 
 @pytest.fixture(scope="module")
 def stages(migrated_url: str) -> Iterator[dict[str, Stage]]:
-    """Three sessions that go the long way, and three that take the short one where it is open."""
-    made = {way: Stage(migrated_url, 3, shortcut=way == "short") for way in ("long", "short")}
+    """Three sessions that always take the lock, and three that do so only where they have to."""
+    made = {way: Stage(migrated_url, 3, optimistic=way == "optimistic") for way in ("locked", "optimistic")}
     yield made
     for stage in made.values():
         stage.close()

@@ -9,9 +9,9 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import recovery
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import strands
+from stageflow_durable.transitions.accept import NewRun
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None).plan
@@ -19,7 +19,7 @@ PLAN = Pipeline("one").stage("a", lambda _ctx: None).plan
 
 def accepted(url: str, *names: str) -> tuple[Nudge, ...]:
     database = Database(url)
-    store = Store(database, shortcut=False)
+    store = Store(database, optimistic=False)
     store.register([PLAN])
     created = [store.create(NewRun(name, "c", PLAN, None, "f", "{}", "{}", "q")) for name in names]
     database.dispose()
@@ -36,7 +36,7 @@ def test_given_two_that_hand_back_the_same_runs_in_opposite_orders_then_neither_
     migrated_postgres_url: str, at: int
 ) -> None:
     nudges = accepted(migrated_postgres_url, "A", "B")
-    stage = Stage(migrated_postgres_url, 2, shortcut=False)
+    stage = Stage(migrated_postgres_url, 2, optimistic=False)
     one, other = nudges, tuple(reversed(nudges))
     played = stage.interleave((lambda store: store.unpublish(one), lambda store: store.unpublish(other)), at)
     assert played.answers == [None, None]
@@ -49,7 +49,7 @@ def test_given_more_than_one_batch_then_all_are_handed_back(
 ) -> None:
     nudges = accepted(migrated_database_url, *(f"R{number}" for number in range(7)))
     database = Database(migrated_database_url)
-    store = Store(database, shortcut=False)
+    store = Store(database, optimistic=False)
     monkeypatch.setattr(recovery, "BATCH", 3)
     store.unpublish(())
     assert unpublished(store) == set()

@@ -11,8 +11,8 @@ from stageflow_durable.model.status import AttemptState
 from stageflow_durable.model.work import Done, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.store import Store
+from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Failure, Taker
 from tests.protocol.stepping import Stage
 
@@ -35,7 +35,7 @@ def test_given_an_attempt_that_ends_while_a_run_is_read_then_it_is_seen_once_as_
     postgres_url: str, ends: Ending, at: int
 ) -> None:
     schema.upgrade(postgres_url)
-    stage = Stage(postgres_url, 2, shortcut=True)
+    stage = Stage(postgres_url, 2, optimistic=True)
     store = stage.sessions[1].store
     store.register([PLAN])
     (nudge,) = store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q")).nudges

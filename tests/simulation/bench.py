@@ -25,8 +25,8 @@ class Bench:
         self.database = MemoryDatabase(lambda: START)
         self.ways = {short: self._store(short) for short in (True, False)}
 
-    def _store(self, shortcut: bool) -> Store:
-        store = Store(self.database, AUDIT_KEY, shortcut=shortcut)
+    def _store(self, optimistic: bool) -> Store:
+        store = Store(self.database, AUDIT_KEY, optimistic=optimistic)
         store._driver._connections = cast("Any", OneConnection(Own(self.database.raw, is_sqlite=True)))
         return store
 

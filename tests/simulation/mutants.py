@@ -17,11 +17,12 @@ from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
-from stageflow_durable.state import apply as _apply
 from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import owners, runs
-from stageflow_durable.state.shortcut import Shortcut
+from stageflow_durable.state import sealing as _sealing
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import fence, operate, retry, start, take
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions.change import Row, Table
@@ -31,7 +32,7 @@ from tests.simulation.process import Worker
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
 ride: Any = _ride
-applying: Any = _apply
+sealing: Any = _sealing
 forking: Any = _fork
 resolve: Any = _resolve
 Plant = Callable[[ExitStack], None]
@@ -63,10 +64,9 @@ def _put(*places: tuple[Any, str, Any]) -> Plant:
     return plant
 
 
-def _long_way(*places: tuple[Any, str, Any]) -> Plant:
-    """The same, with the short way closed: a mistake in the long way alone would show only where it is taken."""
-    nothing = lambda *_given, **_options: None  # noqa: E731  # three names for one thing
-    return _put((Shortcut, "begin", nothing), (Shortcut, "save", nothing), *places)
+def _under_the_lock(*places: tuple[Any, str, Any]) -> Plant:
+    """The same, with everything decided under the lock: without it the statement itself holds the fence."""
+    return _put((Unlocked, "begin", _always(None)), (Unlocked, "end", _always(None)), *places)
 
 
 # --- the mistakes -----------------------------------------------------------------------------------------------------
@@ -136,11 +136,7 @@ def _all_at_once(plan: Plan, steps: Any) -> tuple[str, ...]:
 
 
 def _no_intent() -> Plant:
-    apply = Shortcut._apply
-    return _put(
-        (Draft, "intend", _always(None)),
-        (Shortcut, "_apply", lambda self, shape, given: apply(self, replace(shape, intends=False), given)),
-    )
+    return _put((Draft, "intend", _always(None)))
 
 
 def _retried_all_the_same(draft: Draft, row: Any, _why: str, _most: int) -> None:
@@ -238,9 +234,9 @@ def _undo_from_the_living() -> Plant:
 
 
 def _unsealed() -> Plant:
-    seal = applying.seal
+    seal = sealing.seal
     return _put(
-        (applying, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
+        (sealing, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
     )
 
 
@@ -253,14 +249,14 @@ def _swapped() -> Plant:
 
     def accepted(self: Any, pipeline: Any, submission: Any) -> Any:
         new = self._new(pipeline, submission)
-        accept.publish(self._store, self._publisher, runs.first_nudges(new))
+        accept.publish(self._store, self._publisher, accepting.first_nudges(new))
         return self._store.create(new)
 
     return _put((accept.Acceptor, "accept", accepted), (Store, "undelivered", _always([])))
 
 
 def _fence_dropped() -> Plant:
-    return _long_way((fence, "is_mine", _always(True)))
+    return _under_the_lock((fence, "is_mine", _always(True)))
 
 
 def _fence_of_gen_only() -> Plant:
@@ -270,7 +266,7 @@ def _fence_of_gen_only() -> Plant:
         row = facts.strands.get(work.strand)
         return row is not None and row.state == "running"
 
-    return _long_way((fence, "is_mine", mine))
+    return _under_the_lock((fence, "is_mine", mine))
 
 
 def _told_too_early() -> Plant:
@@ -306,14 +302,13 @@ def _answers_are_work() -> Plant:
 
 
 def _obligations_copied() -> Plant:
-    copy = forking._copy
+    copy = Draft.copy_checkpoint
 
-    def both(connection: Any, new_id: str, saved: Any) -> None:
-        copy(connection, new_id, saved)
-        for row in saved:
-            applying._INSERT[Table.SAGA_STEPS].run(connection, run=new_id, stage=row["stage"], state="intended")
+    def both(self: Any, stage: str, columns: Any) -> None:
+        copy(self, stage, columns)
+        self.intend(stage)
 
-    return _put((forking, "_copy", both))
+    return _put((Draft, "copy_checkpoint", both))
 
 
 def _forked_from_what_was_undone() -> Plant:
@@ -344,7 +339,7 @@ MUTANTS = (
     Mutant("undo past the pivot", _past_every_pivot()),
     Mutant(
         "begin without looking at the phase",
-        _long_way((start, "_refusal", _always(None)), (Draft, "rest_idle", _always(None))),
+        _under_the_lock((start, "_refusal", _always(None)), (Draft, "rest_idle", _always(None))),
     ),
     Mutant("a join begins after any of its branches", _put((Plan, "heads_after", _any_dependency)), quick=True),
     Mutant("a join never begins", _put((Plan, "heads_after", _a_join_too_few))),

@@ -25,7 +25,7 @@ class Setup:
     """Settings of the engine, and how often things go wrong."""
 
     in_place: int
-    shortcut: bool
+    optimistic: bool
     max_lost: int
     workers: int
     moves: int
@@ -57,7 +57,7 @@ def setup(chance: Chance) -> Setup:
     """The settings of a seed."""
     return Setup(
         in_place=int(chance.pick("in place", ["50", "1", "2"])),
-        shortcut=chance.pick("way", ["short", "long"]) == "short",
+        optimistic=chance.pick("way", ["optimistic", "locked"]) == "optimistic",
         max_lost=chance.number("poison", 2, 4),
         workers=chance.number("workers", 1, 3),
         moves=chance.number("moves", 6, 15) * chance.one_of("length", [1, 2, 4], [7, 2, 1]),

@@ -55,7 +55,7 @@ class Simulation:
         self.jobs: list[Job] = []
         self.processes: list[Process] = []
         self.setup = scenario.setup(self.chance)
-        self.store = bench.ways[self.setup.shortcut]
+        self.store = bench.ways[self.setup.optimistic]
         self.ledger = Ledger()
         self.broker = Broker(lambda: self.passed, self.setup.in_place)
         self.gate = Gate(lambda: self.passed)

@@ -1,4 +1,4 @@
-"""The engine's semantics on each database, the short way and the long way, watched at every transaction."""
+"""The engine's semantics on each database, decided at once and under the lock, watched at every transaction."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return made
 
 
-# The long way of PostgreSQL is what all but the plain case takes; ``test_crashes`` walks it from end to end.
+# Under the lock PostgreSQL does all but the plain case anyway; ``test_crashes`` does nothing else.
 WAYS = [("sqlite", True), ("sqlite", False), ("postgres", True)]
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{'short' if way[1] else 'long'}")
+@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{'optimistic' if way[1] else 'locked'}")
 def way(request: pytest.FixtureRequest) -> tuple[str, bool]:
-    """A database, and whether transactions may go the short way: all have to come to the same."""
-    kind, shortcut = request.param
-    return str(request.getfixturevalue(f"{kind}_url")), shortcut
+    """A database, and whether transactions may be decided without the lock: all have to come to the same."""
+    kind, optimistic = request.param
+    return str(request.getfixturevalue(f"{kind}_url")), optimistic
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def make_engine(way: tuple[str, bool], clock: FakeClock, watch: Watch) -> Iterat
         def make(*pipelines: Pipeline[Any, Any], **options: Any) -> InProcessEngine:
             given: dict[str, Any] = {
                 "database_url": way[0],
-                "short_way": way[1],
+                "optimistic": way[1],
                 "clock": clock,
                 "audit_key": AUDIT_KEY,
             } | options

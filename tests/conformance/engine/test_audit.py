@@ -66,7 +66,7 @@ def rows_of_run(engine: InProcessEngine) -> dict[Table, Sequence[Any]]:
 @pytest.fixture
 def engine(way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[InProcessEngine]:
     """An engine whose history may be falsified: nobody watches the invariants."""
-    options: dict[str, Any] = {"database_url": way[0], "short_way": way[1], "clock": clock, "audit_key": AUDIT_KEY}
+    options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
     with engine_for_tests([acts.line("a b c")], **options) as made:
         yield made
 

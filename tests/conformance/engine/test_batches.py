@@ -16,10 +16,11 @@ from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.state import batch
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.runs import Created, NewRun
+from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import events, runs, strands
 from stageflow_durable.testing import InProcessEngine
+from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY, MakeEngine
 

@@ -68,8 +68,8 @@ def test_whichever_way_a_run_was_written_its_history_and_its_attempts_read_the_s
     make_engine: MakeEngine, acts: Acts, ending: object
 ) -> None:
     told = []
-    for short_way in (True, False):
-        engine = make_engine(acts.line("a b c"), short_way=short_way)
+    for optimistic in (True, False):
+        engine = make_engine(acts.line("a b c"), optimistic=optimistic)
         if ending is not None:
             acts.play("b", ending)
         handle = engine.enqueue("line", {})

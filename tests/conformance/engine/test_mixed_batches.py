@@ -13,9 +13,9 @@ from sqlalchemy import select
 from stageflow_durable import Pipeline, SchemaMigration, Submission
 from stageflow_durable.codec import decode
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.state.tables import events, runs, strands
 from stageflow_durable.testing import InProcessEngine
+from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.test_batches import of_none

@@ -12,8 +12,8 @@ from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import InvalidInput, StageflowError, StoreUnavailable
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.state.batch import Answer
-from stageflow_durable.state.runs import NewRun
 from stageflow_durable.testing import InProcessEngine
+from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable import StageOutput
 from stageflow_durable.model.status import StrandState
 from stageflow_durable.state import vouched
-from stageflow_durable.state.audit import GENESIS, old_tombstone_code, seal
+from stageflow_durable.state.audit import old_tombstone_code, seal
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.tables import (
@@ -31,6 +31,7 @@ from stageflow_durable.state.tables import (
 )
 from stageflow_durable.state.verification import Checked
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
+from stageflow_durable.transitions.accept import GENESIS
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
 
@@ -48,7 +49,7 @@ def engine(way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[InPr
 def engine_on(way: tuple[str, bool], clock: FakeClock, acts: Acts, **more: Any) -> Any:
     """An engine with a line that has a key and a pivot, and a graph."""
     line = acts.line("a b c d", a={"key": lambda ctx: str(ctx.input["order"])}, c={"pivot": True})
-    options: dict[str, Any] = {"database_url": way[0], "short_way": way[1], "clock": clock, "audit_key": AUDIT_KEY}
+    options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
     return engine_for_tests([line, acts.graph(**DIAMOND)], **options | more)
 
 

@@ -12,7 +12,7 @@ from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.attempt import Failure, Taker
-from stageflow_durable.transitions.change import Change, Table
+from stageflow_durable.transitions.change import Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, StrandRow
 
@@ -99,19 +99,20 @@ class Story:
             Part.NEWEST: self.plan,
             Part.ROSTER: Roster(),
         }
-        return Facts(self.run, self.plan, self.clock, {**there, **self.parts})
+        return Facts(self.run, self.plan, self.clock, self.run.seq, self.run.head, {**there, **self.parts})
 
     def apply(self, decided: Any) -> Any:
         """Write a change; anything else is handed on."""
         if not isinstance(decided, Change):
             return decided
         for row in decided.rows:
-            self._write(row.table, row.key, row.new, row.columns)
+            self._write(row.table, row.key, row.how, row.columns)
         self.run = self.run._replace(**decided.columns, seq=decided.seq)
         self.events += [event.type for event in decided.events]
         return decided
 
-    def _write(self, table: Table, key: tuple[Any, ...], new: bool, columns: dict[str, Any]) -> None:
+    def _write(self, table: Table, key: tuple[Any, ...], how: How, columns: dict[str, Any]) -> None:
+        new = how is How.INSERT
         if table is Table.STRANDS:
             was = NEW_STRAND._replace(run=RUN, strand=key[0]) if new else self.strands[key[0]]
             self.strands[key[0]] = was._replace(**columns)
@@ -123,7 +124,7 @@ class Story:
             assert new
             assert key[0] not in self.saved
             self.saved[key[0]] = columns["skipped"]
-        else:
+        elif how is not How.INTEND or self.steps.get(key[0], StepState.VOID) in (StepState.VOID, StepState.SKIPPED):
             self.steps[key[0]] = columns["state"]
 
     # --- what happens -------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def needed(facts: Facts, decide: Callable[[Facts], Any]) -> list[Part]:
     given: dict[Part, Any] = {}
     while True:
         try:
-            decide(Facts(facts.run, facts.plan, facts.clock, given))
+            decide(facts._replace(parts=given))
         except NotLoaded as missing:
             given[missing.part] = facts.parts[missing.part]
         else:

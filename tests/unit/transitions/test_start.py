@@ -107,7 +107,7 @@ def test_given_a_pivot_when_it_begins_then_it_counts_as_passed() -> None:
     assert story.run.pivot_passed
 
 
-def test_a_begin_asks_for_no_more_than_strands_owner_attempts_and_steps() -> None:
+def test_a_begin_asks_for_no_more_than_strands_owner_and_attempts() -> None:
     story = Story(line("a"))
     asked = needed(story.facts(), lambda facts: start.begin(facts, story.nudge("a"), story.taker))
-    assert asked == [Part.STRANDS, Part.ALIVE, Part.ATTEMPTS, Part.STEPS]
+    assert asked == [Part.STRANDS, Part.ALIVE, Part.ATTEMPTS]

@@ -1,0 +1,353 @@
+"""Applying a change at once: in one statement, without the run's lock, on what was known already.
+
+Its condition is that the run's number is still the one that was decided on. Every change that decides something about
+a run raises that number, so a match means that nobody (no operator, no sweep, no other branch) decided anything in
+between. No match: nothing was written, and the caller decides again under the lock, which is always right. PostgreSQL
+gets one statement with data-modifying CTEs; SQLite, which has none, the same parts in one transaction.
+
+A statement is compiled once for each form: the tables and columns that are written, which of them become NULL and
+which are the time of the change. Everything else are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+from sqlalchemy import (
+    Double,
+    Integer,
+    String,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    insert,
+    literal_column,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state import looks, tables
+from stageflow_durable.state.apply import KEY, intending, with_head
+from stageflow_durable.state.audit import EventRow
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.sealing import seal_events
+from stageflow_durable.state.tables import attempts, events, owners, runs, strands
+from stageflow_durable.transitions.change import KEYS, Change, How
+from stageflow_durable.transitions.rows import StrandRow
+
+MOST_EVENTS = 6
+"""Changes with more events take the lock: each number of them is a statement of its own."""
+
+MOST_ROWS = 8
+"""Likewise rows."""
+
+Marks: TypeAlias = tuple[str, ...]
+"""Names of columns, each with a mark behind it when it becomes NULL or the time of the change."""
+
+_PARTS = (attempts, tables.checkpoints, tables.saga_steps)
+
+
+class Form(NamedTuple):
+    """What a change writes, as far as it shapes the statement.
+
+    ``columns``: of the run's row. ``rows``: of each row its table, how it is written, and its columns. ``grants``: an
+    attempt begins, so that its owner has to live and its number to be free. ``idle``: the strand is held by nobody yet.
+    ``hinted``: it was decided on a hint alone, and the answer says what a look would have told. ``new``: the run's row
+    is inserted.
+    """
+
+    columns: Marks
+    rows: tuple[tuple[str, How, Marks], ...]
+    events: int
+    grants: bool
+    idle: bool
+    hinted: bool
+    new: bool
+
+
+class AtOnce:
+    """Applies changes at once on one database. ``hints``: whether what is published carries some."""
+
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
+        self._driver = driver
+        self._audit = audit_key
+        self._hints = hints
+
+    def apply(self, change: Change, held: StrandRow) -> Change | None:
+        """Write a change that was decided on ``held``, the strand as it was known. None: nothing was written.
+
+        Against a zombie whose strand was taken, and every other change of the run in between: the run's number, and
+        the strand's fence.
+        """
+        sealed = seal_events(change, self._audit)
+        form, given = _formed(change, held, sealed, hinted=False)
+        try:
+            if self._driver.is_sqlite:
+                first, rest = _for_sqlite(form)
+                written = self._driver.run_if(first, rest, given)
+            else:
+                written = self._driver.touched(_for_postgresql(form), given)
+        except IntegrityError:
+            return None  # e.g. a stage that was done before, on another strand: nothing was written
+        return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
+
+    def create(self, change: Change) -> Change | None:
+        """Write a new run. None: its key is taken, by a run or by what pruning left of one."""
+        sealed = seal_events(change, self._audit)
+        form, given = _formed(change, None, sealed, hinted=False)
+        if self._driver.is_sqlite:
+            first, rest = _for_sqlite(form)
+            written = self._driver.run_if(first, rest, given)
+        else:
+            written = self._driver.touched(_for_postgresql(form), given)
+        return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
+
+    def begin_hinted(self, change: Change, held: StrandRow) -> tuple[Change, tuple[Any, ...]] | None:
+        """The same on PostgreSQL, of a change that was decided on a hint; returns the database's answer too: the
+        columns ``HINTED`` of the run, then of the strand its queue and when it was published, and what was saved.
+        """
+        sealed = seal_events(change, self._audit)
+        form, given = _formed(change, held, sealed, hinted=True)
+        try:
+            answer = self._driver.row(_for_postgresql(form), given)
+        except IntegrityError:
+            return None
+        return None if answer is None else (with_head(change, sealed[-1].mac), answer)
+
+
+def fits(change: Change) -> bool:
+    """Whether a change can be applied at once: it decides something, writes little, and ends no business key."""
+    few = 0 < len(change.events) <= MOST_EVENTS and len(change.rows) <= MOST_ROWS
+    return few and not change.keys and change.refused is None
+
+
+# --- from a change to a form and its parameters -----------------------------------------------------------------------
+
+
+def _formed(
+    change: Change, held: StrandRow | None, sealed: Sequence[EventRow], *, hinted: bool
+) -> tuple[Form, dict[str, Any]]:
+    facts, granted, run = change.facts, change.granted, change.facts.run
+    at: float = facts.clock
+    values: list[Any] = []
+    columns = _marked(change.columns, at, values)
+    rows = []
+    for row in change.rows:
+        values += row.key
+        rows.append((row.table, row.how, _marked(row.columns, at, values)))
+    idle = held is None or held.owner is None
+    form = Form(columns, tuple(rows), len(sealed), granted is not None, idle, hinted, change.new)
+    given: dict[str, Any] = dict(zip(_NAMES, values, strict=False))
+    given["run_id"], given["at"], given["seen_seq"], given["seen_head"] = run.id, at, facts.seq, facts.head
+    if held is not None:
+        given["held_strand"], given["held_gen"], given["held_stage"] = held.strand, held.gen, held.stage
+        given["held_attempt"], given["me"] = held.attempt, held.owner
+    if granted is not None:
+        given["me"], given["next_stage"], given["next_attempt"] = granted.owner, granted.stage, granted.attempt
+    if hinted:
+        given["seen_definition"] = run.definition
+    if change.new:
+        given["client_id"], given["pipeline"], given["key"] = run.client_id, run.pipeline, run.key
+    for event, (kind, data, mac) in zip(sealed, _EVENTS, strict=False):
+        given[kind], given[data], given[mac] = event.type, event.data, event.mac
+    return form, given
+
+
+def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
+    """The marks of columns; what is to be sent is added to ``values``."""
+    values += [value for value in columns.values() if value is not None and value is not at]
+    return tuple(
+        [
+            name if value is not None and value is not at else (_NULL if value is None else _NOW)[name]
+            for name, value in columns.items()
+        ]
+    )
+
+
+_COLUMNS = {column.name for table in (runs, strands, *_PARTS) for column in table.c}
+_NULL, _NOW = ({name: f"{name} {mark}" for name in _COLUMNS} for mark in ("null", "now"))
+_NAMES = tuple(f"p{number}" for number in range(400))
+_EVENTS = tuple((f"e{number}_type", f"e{number}_data", f"e{number}_mac") for number in range(MOST_EVENTS))
+
+
+# --- from a form to statements ----------------------------------------------------------------------------------------
+
+
+def _p(name: str, kind: Any = String) -> Any:
+    return bindparam(name, type_=kind)
+
+
+def _is(state: str) -> Any:
+    return literal_column(f"'{state}'", String)
+
+
+_RUN, _AT, _ME, _SEEN = _p("run_id"), _p("at", Double), _p("me"), _p("seen_seq", Integer)
+_HELD = and_(
+    strands.c.run == _RUN,
+    strands.c.strand == _p("held_strand"),
+    strands.c.gen == _p("held_gen", Integer),
+    strands.c.stage == _p("held_stage"),
+    strands.c.attempt == _p("held_attempt", Integer),
+)
+_MINE = and_(_HELD, strands.c.owner == _ME, strands.c.state == _is(StrandState.RUNNING))
+_IDLE = and_(_HELD, or_(strands.c.state == _is(StrandState.READY), strands.c.state == _is(StrandState.WAITING)))
+_NEVER_BEGUN = and_(strands.c.state == _is(StrandState.READY), strands.c.first_at.is_(None))
+_ALIVE = exists(
+    select(owners.c.id).where(and_(owners.c.id == _ME, owners.c.dead_at.is_(None), owners.c.expires_at > now()))
+)
+# A stage that began before, on another strand, counts on. Its row would be refused only at its end.
+_NUMBER_IS_FREE = ~exists(
+    select(attempts.c.run).where(
+        and_(
+            attempts.c.run == _RUN,
+            attempts.c.stage == _p("next_stage"),
+            attempts.c.direction == _is(Phase.FORWARD),
+            attempts.c.n == _p("next_attempt", Integer),
+        )
+    )
+)
+_AS_HINTED = and_(
+    runs.c.head == _p("seen_head"),
+    runs.c.definition == _p("seen_definition"),
+    or_(runs.c.deadline.is_(None), runs.c.deadline > now(), runs.c.pivot_passed),
+)
+
+_TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
+HINTED = tuple(column.name for column in runs.c if column.name not in _TOLD | {"updated_at", "finished_at"})
+"""Of a run whose hint holds, what neither the hint, nor its definition, nor its begin tells."""
+
+
+class _Names:
+    """Hands out the parameters' names, in the order in which ``_formed`` gives their values."""
+
+    def __init__(self) -> None:
+        self._names = iter(_NAMES)
+
+    def next(self, kind: Any) -> Any:
+        return _p(next(self._names), kind)
+
+    def values(self, table: Table, marks: Marks) -> dict[str, Any]:
+        return dict(self._value(table, *mark.partition(" ")) for mark in marks)
+
+    def _value(self, table: Table, name: str, _space: str, mark: str) -> tuple[str, Any]:
+        if not mark:
+            return name, self.next(table.c[name].type)
+        return name, null() if mark == "null" else _AT
+
+
+class _Part(NamedTuple):
+    """How one row is written: its table, its key, its columns."""
+
+    table: Table
+    how: How
+    key: dict[str, Any]
+    values: dict[str, Any]
+
+
+def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
+    """The statement of the run's row, which decides, and what follows from it."""
+    names = _Names()
+    columns = names.values(runs, form.columns)
+    parts = []
+    for name, how, marks in form.rows:
+        table: Table = getattr(tables, name)
+        key = {column: names.next(table.c[column].type) for column in KEYS[name]}  # type: ignore[index]  # a Table is its text
+        parts.append(_Part(table, how, key, names.values(table, marks)))
+    head = _p(_EVENTS[form.events - 1][2])
+    columns |= {"seq": _numbered(form.events), "head": head, "updated_at": _AT}
+    return (_insertion(columns, dialect) if form.new else _update(form, columns)), parts
+
+
+def _insertion(columns: dict[str, Any], dialect: Any) -> Any:
+    """A new run, unless its key is taken."""
+    buried = tables.tombstones
+    mine = [buried.c[name] == _p(name) for name in KEY]
+    row = {"id": _RUN, **columns}
+    new = select(*row.values()).where(~exists(select(buried.c.run).where(and_(*mine))))
+    return dialect.insert(runs).from_select(list(row), new).on_conflict_do_nothing(index_elements=KEY)
+
+
+def _update(form: Form, columns: dict[str, Any]) -> Any:
+    held = _IDLE if form.idle else _MINE
+    if form.hinted:
+        held = and_(held, _NEVER_BEGUN)
+    conditions = [runs.c.id == _RUN, runs.c.seq == _SEEN, exists(select(strands.c.run).where(held))]
+    if form.grants:
+        conditions += [_ALIVE, _NUMBER_IS_FREE]
+    if form.hinted:
+        conditions.append(_AS_HINTED)
+    return update(runs).where(and_(*conditions)).values(columns)
+
+
+def _numbered(place: int) -> Any:
+    return _SEEN + literal_column(str(place), Integer)
+
+
+def _written(part: _Part, source: Any, dialect: Any) -> Any:
+    """A row's statement. ``source``: what has a row when the run was updated, or None where that is known."""
+    table = part.table
+    if part.how is How.UPDATE:
+        same = [table.c.run == _RUN, *(table.c[name] == value for name, value in part.key.items())]
+        if source is not None:
+            same.append(table.c.run == source.c.id)
+        return update(table).where(and_(*same)).values(part.values)
+    row = {"run": _RUN, **part.key, **part.values}
+    picked = select(*row.values())
+    # WHERE true: without it SQLite reads the upsert's ON as a join's.
+    picked = picked.where(true()) if source is None else picked.select_from(source)
+    insertion = (dialect.insert if part.how is How.INTEND else insert)(table).from_select(list(row), picked)
+    return intending(insertion) if part.how is How.INTEND else insertion
+
+
+def _events(count: int, source: Any) -> Any:
+    """The events' rows: an event's predecessor is the one before it, or the head that was seen."""
+    selects = []
+    for number in range(count):
+        previous = _p("seen_head" if number == 0 else _EVENTS[number - 1][2])
+        kind, data, mac = (_p(name) for name in _EVENTS[number])
+        picked = select(_RUN, _numbered(number + 1), kind, _AT, data, previous, mac)
+        selects.append(picked if source is None else picked.select_from(source))
+    names = ["run", "seq", "type", "at", "data", "previous", "mac"]
+    return insert(events).from_select(names, union_all(*selects) if count > 1 else selects[0])
+
+
+@lru_cache(maxsize=256)
+def _for_postgresql(form: Form) -> Statement:
+    """The whole change as one statement; it touches a row, or has one, when the change was applied."""
+    decides, parts = _parts(form, postgresql)
+    answered = [runs.c[name] for name in HINTED] if form.hinted else []
+    run = decides.returning(runs.c.id, *answered).cte("r")
+    written = [_written(part, run, postgresql).cte(f"w{number}") for number, part in enumerate(parts)]
+    told = _events(form.events, run)
+    if not form.hinted:
+        return Statement(told.add_cte(run, *written), is_sqlite=False)
+    return Statement(_answer(run).add_cte(*written, told.cte("e")), is_sqlite=False)
+
+
+def _answer(run: Any) -> Any:
+    """``HINTED`` as it is now, the queue of the strand and when it was published as they were before (each part of a
+    statement sees that), and what was saved. The fewer columns, the less the database makes ready to answer.
+    """
+    both = run.join(strands, strands.c.run == run.c.id)
+    asked = [run.c[name] for name in HINTED]
+    answer = select(*asked, strands.c.queue, strands.c.published_at, looks.saved(is_sqlite=False))
+    return answer.select_from(both).where(and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand")))
+
+
+@lru_cache(maxsize=256)
+def _for_sqlite(form: Form) -> tuple[Statement, tuple[Statement, ...]]:
+    """The statement that decides, and those that follow in the same transaction when it touched the run."""
+    decides, parts = _parts(form, sqlite)
+    rest = [*(_written(part, None, sqlite) for part in parts), _events(form.events, None)]
+    return Statement(decides, is_sqlite=True), tuple(Statement(part, is_sqlite=True) for part in rest)

@@ -1,0 +1,147 @@
+"""The events of a change as rows: each with the code of the one before it, the engine's last with what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from stageflow_durable.codec import encode
+from stageflow_durable.state.audit import EventRow, seal
+from stageflow_durable.state.vouched import (
+    AUDIT,
+    FRESH_ATTEMPT,
+    FRESH_RUN,
+    GIVEN,
+    OF_RUN,
+    RUN,
+    attempt_row,
+    checkpoint_row,
+    given_code,
+    is_by_body,
+    said,
+    step_row,
+)
+from stageflow_durable.transitions.accept import GENESIS, NewRun
+from stageflow_durable.transitions.change import Change, Event, How, Row, Table
+
+
+def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
+    """The events of ``change`` as rows. With an audit key, the engine's last one says what is written to the rows."""
+    facts = change.facts
+    run, at, seq, head = facts.run.id, facts.clock, facts.seq, facts.head
+    texts = _with_rows(change, audit_key) if audit_key else [_text(event) for event in change.events]
+    rows = []
+    for event, text in zip(change.events, texts, strict=True):
+        seq += 1
+        row = seal(audit_key, run, seq, event.type, at, text, head)
+        head = row.mac
+        rows.append(row)
+    return rows
+
+
+def accepted(new: NewRun, at: float, audit_key: bytes) -> EventRow:
+    """The first event of a new run, as :func:`seal_events` makes it."""
+    plan = new.plan
+    text = _accepted(plan.pipeline, plan.version, new.client_id, new.key)
+    if audit_key:
+        named = (new.client_id, plan.pipeline, new.key, new.fingerprint)
+        values = (*named, new.input, plan.schema, new.metadata, new.queue, new.priority)
+        text = _with_given(text, audit_key, new.id, values, plan.digest, new.deadline)
+    return seal(audit_key, new.id, 1, "run.accepted", at, text, GENESIS)
+
+
+def _text(event: Event) -> str:
+    data = event.data
+    if event.type == "stage.begun" and len(data) == len(_BEGUN):
+        return _begun(data["stage"], data["attempt"], data["owner"])
+    if event.type == "stage.ok" and len(data) <= len(_OK):
+        then = data.get("then")
+        return _ok(data["stage"], data["attempt"], None if then is None else tuple(then.values()))
+    return encode(data)
+
+
+# What they say is the same for every run of a stage and an owner, and made once.
+
+_BEGUN, _OK = ("stage", "attempt", "owner"), ("stage", "attempt", "then")
+
+
+@lru_cache(maxsize=4096)
+def _begun(*values: Any) -> str:
+    return encode(dict(zip(_BEGUN, values, strict=True)))
+
+
+@lru_cache(maxsize=4096)
+def _ok(stage: str, attempt: int, then: tuple[Any, ...] | None) -> str:
+    data: dict[str, Any] = {"stage": stage, "attempt": attempt}
+    return encode(data if then is None else {**data, "then": dict(zip(_BEGUN, then, strict=True))})
+
+
+@lru_cache(maxsize=64)
+def _accepted(pipeline: str, version: str, client_id: str, key: str | None) -> str:
+    return encode({"pipeline": pipeline, "version": version, "client_id": client_id, "key": key})
+
+
+# --- what is written to rows ------------------------------------------------------------------------------------------
+
+
+def _with_rows(change: Change, audit_key: bytes) -> list[str]:
+    ours = [place for place, event in enumerate(change.events) if not is_by_body(event.data)]
+    told = [event.data for event in change.events]
+    for place in ours:
+        told[place] = {**told[place], AUDIT: _written(change, audit_key) if place == ours[-1] else {}}
+    texts = [encode(data) for data in told]
+    if change.new:
+        run = change.facts.run
+        given = [getattr(run, name) for name in GIVEN]
+        first = encode(change.events[0].data)
+        texts[0] = _with_given(first, audit_key, run.id, given, run.definition, run.deadline)
+    return texts
+
+
+def _with_given(
+    text: str, audit_key: bytes, run_id: str, given: Sequence[Any], definition: str, deadline: float | None
+) -> str:
+    """The first event's text with what it says of the run's row; put together by hand, for there may be a thousand of
+    them in one call. ``given``: in the order of ``GIVEN``.
+    """
+    late = "" if deadline is None else f',"deadline":{deadline!r}'
+    code = given_code(audit_key, run_id, given)
+    return f'{text[:-1]},"{AUDIT}":{{"{RUN}":{{"given":"{code}","definition":"{definition}"{late}}}}}}}'
+
+
+def _written(change: Change, audit_key: bytes) -> dict[str, dict[str, Any]]:
+    """What the change writes to covered columns, as events hold it: see ``vouched``."""
+    run = change.facts.run.id
+    written: dict[str, dict[str, Any]] = {}
+    columns = _beyond_fresh(change) if change.new else change.columns
+    of_run = {name: value for name, value in columns.items() if name in OF_RUN}
+    if of_run:
+        written[RUN] = of_run
+    for row in change.rows:
+        if row.table is not Table.STRANDS:
+            written[_NAMED[row.table](*row.key)] = _told(row, change.facts.clock)
+    return {name: said(audit_key, run, name, columns) for name, columns in written.items()}
+
+
+def _beyond_fresh(change: Change) -> dict[str, Any]:
+    """What a new run's row holds that neither its first event says nor every fresh row does."""
+    said_first = {**FRESH_RUN, "version": change.facts.run.version, "definition": change.facts.run.definition}
+    said_first["deadline"] = change.facts.run.deadline
+    return {name: value for name, value in change.columns.items() if value != said_first.get(name, value)}
+
+
+_NAMED: dict[Table, Callable[..., str]] = {
+    Table.ATTEMPTS: lambda stage, direction, n: attempt_row(direction, n, stage),
+    Table.CHECKPOINTS: checkpoint_row,
+    Table.SAGA_STEPS: step_row,
+}
+
+
+def _told(row: Row, at: float) -> dict[str, Any]:
+    """The columns of a row that its event has to name: those of a new one only where they are unlike a plain one's."""
+    if row.table is Table.ATTEMPTS and row.how is How.INSERT:
+        return {name: row.columns.get(name) for name, usual in FRESH_ATTEMPT.items() if row.columns.get(name) != usual}
+    if row.table is Table.CHECKPOINTS:
+        return {name: value for name, value in row.columns.items() if name != "at" or value != at}
+    return row.columns

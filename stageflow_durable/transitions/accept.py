@@ -1,0 +1,140 @@
+"""Accepting a run: its row is the record of the request, its strands are the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, RunStatus, StrandState
+from stageflow_durable.model.work import Hint, Nudge, RunFacts
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts, Part
+
+GENESIS = "0" * 64
+"""In the place of the code of the event before a run's first one."""
+
+
+class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
+    """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch; ``repeats``:
+    its id is the caller's, and may be there from a call before.
+    """
+
+    id: str
+    client_id: str
+    plan: Plan
+    key: str | None
+    fingerprint: str
+    input: str
+    metadata: str
+    queue: str
+    priority: int | None = None
+    deadline: float | None = None
+    repeats: bool = False
+
+
+class Origin(NamedTuple):
+    """What a new run is forked from: the run and its stage, who wants it and why, the schema of its input, and the
+    checkpoints that are copied, each as columns by name.
+    """
+
+    run_id: str
+    stage: str
+    actor: str
+    reason: str
+    input_schema: int
+    saved: Mapping[str, Mapping[str, Any]]
+
+
+def accept(new: NewRun, clock: float) -> Change:
+    """A new run, each of its roots ready and published. ``clock``: in seconds since the epoch."""
+    draft = _created(new, clock, new.plan.schema)
+    _open(draft, new.plan.roots)
+    return draft.done()._replace(nudges=first_nudges(new))
+
+
+def fork(new: NewRun, clock: float, origin: Origin) -> Change:
+    """A new run that begins with outputs of another: stages whose outputs are not copied, and that wait for no others,
+    are ready.
+    """
+    plan, saved = new.plan, origin.saved
+    draft = _created(new, clock, origin.input_schema)
+    for name, columns in saved.items():
+        draft.copy_checkpoint(name, columns)
+    if any(plan.by_name[name].pivot for name in saved):
+        draft.change(pivot_passed=True)
+    draft.emit(
+        "run.forked",
+        of=origin.run_id,
+        stage=origin.stage,
+        copied=sorted(saved),
+        actor=origin.actor,
+        reason=origin.reason,
+    )
+    heads = [stage.name for stage in plan.stages if stage.name not in saved and saved.keys() >= set(stage.after)]
+    _open(draft, heads)
+    for head in heads:
+        draft.publish(head)
+    return draft.done()
+
+
+def first_nudges(new: NewRun, head: str = "") -> tuple[Nudge, ...]:
+    """The messages of a fresh run: one for each strand that starts at once. ``head``: the code of its first event. A
+    run of several strands hints at nothing: the others' hints would be out of date once one begins.
+    """
+    plan, roots = new.plan, new.plan.roots
+    hint = None if len(roots) > 1 else Hint(1, head, plan.digest, roots[0])
+    nudges = []
+    for root in roots:
+        queue, links = plan.by_name[root].queue or new.queue, plan.remaining_on_strand(root)
+        nudges.append(Nudge(new.id, root, 0, queue, 1, links, new.priority, hint))
+    return tuple(nudges)
+
+
+def _created(new: NewRun, clock: float, input_schema: int) -> Draft:
+    plan = new.plan
+    run = RunFacts(
+        id=new.id,
+        client_id=new.client_id,
+        pipeline=plan.pipeline,
+        version=plan.version,
+        key=new.key,
+        fingerprint=new.fingerprint,
+        definition=plan.digest,
+        input=new.input,
+        input_schema=input_schema,
+        metadata=new.metadata,
+        queue=new.queue,
+        priority=new.priority,
+        phase=Phase.FORWARD,
+        status=RunStatus.PENDING,
+        cause=None,
+        park_reason=None,
+        error=None,
+        error_stage=None,
+        op_version=0,
+        pivot_passed=False,
+        past_pivot=False,
+        deadline=new.deadline,
+        seq=0,
+        head=GENESIS,
+        created_at=clock,
+        updated_at=clock,
+        finished_at=None,
+    )
+    draft = Draft(Facts(run, plan, clock, 0, GENESIS, {Part.STRANDS: {}}), new=True)
+    draft.emit("run.accepted", pipeline=plan.pipeline, version=plan.version, client_id=new.client_id, key=new.key)
+    return draft
+
+
+def _open(draft: Draft, stages: Iterable[str]) -> None:
+    for stage in stages:
+        draft.open_strand(
+            stage,
+            direction=Phase.FORWARD,
+            stage=stage,
+            state=StrandState.READY,
+            published_at=draft.clock,
+            queue=draft.queue_of(stage),
+        )
