@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
@@ -54,6 +55,10 @@ from stageflow_durable.transitions.attempt import Failure, Kept, Taker
 log = masking(logging.getLogger("stageflow.ride"))
 T = TypeVar("T")
 Ending = Done | Waiting | Fenced
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +141,7 @@ class Rider:
         current: Work | None = work
         left: list[Nudge] = []
         while current is not None:
-            in_time = self._world.clock.monotonic() < until
-            go_on = stages + 1 < self._limits.in_place_stages and in_time and not self._stopping()
+            go_on = partial(self._may_go_on, stages + 1, until)
             ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
             if self._owner.is_still(current.owner):
                 ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
@@ -154,9 +158,16 @@ class Rider:
                 left.clear()
         return Rode(tuple(left), None, stages)
 
+    def _may_go_on(self, stages: int, until: float) -> bool:
+        """Whether the next stage may begin here. Asked when a stage ends: its process may have been told to stop while
+        the body ran.
+        """
+        in_time = self._world.clock.monotonic() < until
+        return stages < self._limits.in_place_stages and in_time and not self._stopping()
+
     # --- a stage ------------------------------------------------------------------------------------------------------
 
-    def _stage(self, work: Work, memory: Memory, go_on: bool) -> Ending:
+    def _stage(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
         services = Services(self._store, work, is_async=body.is_async(spec.runner))
@@ -231,7 +242,7 @@ class Rider:
         outcome: Outcome,
         services: Services,
         key: BusinessKey | None,
-        go_on: bool,
+        go_on: Callable[[], bool],
         history: History | None = None,
         noted: Kept = (),
     ) -> Ending:
@@ -243,7 +254,7 @@ class Rider:
         written = services.holder is not None
 
         def save(this: Outcome) -> Ending:
-            return self._save(work, memory, this, services, key, go_on and this is outcome, noted)
+            return self._save(work, memory, this, services, key, go_on if this is outcome else _never, noted)
 
         def instead(error: BaseException) -> Outcome:
             if written and history is not None:
@@ -264,7 +275,7 @@ class Rider:
         outcome: Outcome,
         services: Services,
         key: BusinessKey | None,
-        go_on: bool,
+        go_on: Callable[[], bool],
         noted: Kept = (),
     ) -> Ending:
         """``noted``: events of the engine's own."""
@@ -279,7 +290,7 @@ class Rider:
                     skipped=outcome.skipped,
                     replayed=outcome.replayed,
                     events=events,
-                    go_on=go_on,
+                    go_on=go_on(),
                     key=key,
                     session=services.holder,
                 ),
@@ -310,7 +321,7 @@ class Rider:
 
     # --- an undo ------------------------------------------------------------------------------------------------------
 
-    def _undo(self, work: Work, memory: Memory, go_on: bool) -> Ending:
+    def _undo(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name.get(work.stage)
         undo = None if spec is None else spec.compensate
@@ -355,15 +366,15 @@ class Rider:
             log.error(said, work.run.id, work.stage, exc_info=loggable(error))  # noqa: TRY400  # it may have none
             return None
 
-    def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: bool) -> Ending:
+    def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: Callable[[], bool]) -> Ending:
         if isinstance(outcome, Succeeded):
-            return self._commit(work, lambda: self._store.undo_done(work, self._taker(), go_on=go_on, key=key))
+            return self._commit(work, lambda: self._store.undo_done(work, self._taker(), go_on=go_on(), key=key))
         if isinstance(outcome, Again):
             return self._tell(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
             )
         return self._tell(
-            work, outcome, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on)
+            work, outcome, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on())
         )
 
     def _tell(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:

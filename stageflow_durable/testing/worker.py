@@ -43,7 +43,7 @@ class InProcessWorker:
     """One worker process, as the others see it: an owner with a lease, which rides messages.
 
     ``boot`` is its identity: when it dies, another comes with another one. ``alive`` is False once it crashed;
-    ``profile``: what it tells the others of itself.
+    ``stopping``: it was told to stop, and begins nothing more; ``profile``: what it tells the others of itself.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class InProcessWorker:
     ) -> None:
         self.boot = boot
         self.alive = True
+        self.stopping = False
         self.profile = profile
         self._joined = False
         self._store = store
@@ -77,6 +78,7 @@ class InProcessWorker:
             limits=Limits(
                 settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
             ),
+            stopping=lambda: self.stopping,
             publish=self._publish,
         )
 

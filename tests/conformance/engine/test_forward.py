@@ -265,3 +265,18 @@ def test_result_inside_a_stage_is_refused(make_engine: MakeEngine, acts: Acts) -
     handle = engine.enqueue("line", {})
     engine.drain()
     assert "worker's slot" in str(handle.describe().error)
+
+
+def test_given_a_worker_that_is_told_to_stop_while_a_stage_runs_then_it_begins_nothing_more(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(acts.line("a b c"), in_place_stages=50)
+    (worker,) = engine.crew
+    acts.play("a", lambda _ctx: setattr(worker, "stopping", True))
+    handle = engine.enqueue("line", {})
+    engine.step(worker)
+    assert acts.log == ["a"]
+    assert len(engine.messages) == 1
+    worker.stopping = False
+    engine.drain()
+    assert acts.log == ["a", "b", "c"]
