@@ -189,11 +189,12 @@ def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
     carry it (``hints``).
     """
     granted = change.granted and change.granted._replace(head=head)
-    nudges = tuple([_hinting(nudge, head if hints else None) for nudge in change.nudges])
+    nudges = tuple([hinting(nudge, head if hints else None) for nudge in change.nudges])
     return change._replace(granted=granted, nudges=nudges)
 
 
-def _hinting(nudge: Nudge, head: str | None) -> Nudge:
+def hinting(nudge: Nudge, head: str | None) -> Nudge:
+    """A nudge whose hint has the run's code; None: without a hint."""
     if nudge.hint is None:
         return nudge
     return nudge._replace(hint=None if head is None else nudge.hint._replace(head=head))

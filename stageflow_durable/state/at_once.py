@@ -5,15 +5,13 @@ a run raises that number, so a match means that nobody (no operator, no sweep, n
 between. No match: nothing was written, and the caller decides again under the lock, which is always right. PostgreSQL
 gets one statement with data-modifying CTEs; SQLite, which has none, the same parts in one transaction.
 
-A statement is compiled once for each form: the tables and columns that are written, which of them become NULL and
-which are the time of the change. Everything else are parameters.
+A statement is compiled once for each form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Double,
@@ -38,42 +36,13 @@ from sqlalchemy.exc import IntegrityError
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state import looks, tables
 from stageflow_durable.state.apply import KEY, intending, with_head
-from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
 from stageflow_durable.state.sealing import seal_events
 from stageflow_durable.state.tables import attempts, events, owners, runs, strands
 from stageflow_durable.transitions.change import KEYS, Change, How
 from stageflow_durable.transitions.rows import StrandRow
-
-MOST_EVENTS = 6
-"""Changes with more events take the lock: each number of them is a statement of its own."""
-
-MOST_ROWS = 8
-"""Likewise rows."""
-
-Marks: TypeAlias = tuple[str, ...]
-"""Names of columns, each with a mark behind it when it becomes NULL or the time of the change."""
-
-_PARTS = (attempts, tables.checkpoints, tables.saga_steps)
-
-
-class Form(NamedTuple):
-    """What a change writes, as far as it shapes the statement.
-
-    ``columns``: of the run's row. ``rows``: of each row its table, how it is written, and its columns. ``grants``: an
-    attempt begins, so that its owner has to live and its number to be free. ``idle``: the strand is held by nobody yet.
-    ``hinted``: it was decided on a hint alone, and the answer says what a look would have told. ``new``: the run's row
-    is inserted.
-    """
-
-    columns: Marks
-    rows: tuple[tuple[str, How, Marks], ...]
-    events: int
-    grants: bool
-    idle: bool
-    hinted: bool
-    new: bool
 
 
 class AtOnce:
@@ -91,26 +60,25 @@ class AtOnce:
         the strand's fence.
         """
         sealed = seal_events(change, self._audit)
-        form, given = _formed(change, held, sealed, hinted=False)
+        form, given = formed(change, held, hinted=False)
+        written = self.write(form, given | event_values(sealed))
+        return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
+
+    def write(self, form: Form, given: dict[str, Any]) -> bool:
+        """Write a change of that form; returns whether it was."""
         try:
             if self._driver.is_sqlite:
                 first, rest = _for_sqlite(form)
-                written = self._driver.run_if(first, rest, given)
-            else:
-                written = self._driver.touched(_for_postgresql(form), given)
+                return self._driver.run_if(first, rest, given)
+            return self._driver.touched(_for_postgresql(form), given)
         except IntegrityError:
-            return None  # e.g. a stage that was done before, on another strand: nothing was written
-        return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
+            return False  # e.g. a stage that was done before, on another strand: nothing was written
 
     def create(self, change: Change) -> Change | None:
         """Write a new run. None: its key is taken, by a run or by what pruning left of one."""
         sealed = seal_events(change, self._audit)
-        form, given = _formed(change, None, sealed, hinted=False)
-        if self._driver.is_sqlite:
-            first, rest = _for_sqlite(form)
-            written = self._driver.run_if(first, rest, given)
-        else:
-            written = self._driver.touched(_for_postgresql(form), given)
+        form, given = formed(change, None, hinted=False)
+        written = self.write(form, given | event_values(sealed))
         return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
 
     def begin_hinted(self, change: Change, held: StrandRow) -> tuple[Change, tuple[Any, ...]] | None:
@@ -118,67 +86,12 @@ class AtOnce:
         columns ``HINTED`` of the run, then of the strand its queue and when it was published, and what was saved.
         """
         sealed = seal_events(change, self._audit)
-        form, given = _formed(change, held, sealed, hinted=True)
+        form, given = formed(change, held, hinted=True)
         try:
-            answer = self._driver.row(_for_postgresql(form), given)
+            answer = self._driver.row(_for_postgresql(form), given | event_values(sealed))
         except IntegrityError:
             return None
         return None if answer is None else (with_head(change, sealed[-1].mac), answer)
-
-
-def fits(change: Change) -> bool:
-    """Whether a change can be applied at once: it decides something, writes little, and ends no business key."""
-    few = 0 < len(change.events) <= MOST_EVENTS and len(change.rows) <= MOST_ROWS
-    return few and not change.keys and change.refused is None
-
-
-# --- from a change to a form and its parameters -----------------------------------------------------------------------
-
-
-def _formed(
-    change: Change, held: StrandRow | None, sealed: Sequence[EventRow], *, hinted: bool
-) -> tuple[Form, dict[str, Any]]:
-    facts, granted, run = change.facts, change.granted, change.facts.run
-    at: float = facts.clock
-    values: list[Any] = []
-    columns = _marked(change.columns, at, values)
-    rows = []
-    for row in change.rows:
-        values += row.key
-        rows.append((row.table, row.how, _marked(row.columns, at, values)))
-    idle = held is None or held.owner is None
-    form = Form(columns, tuple(rows), len(sealed), granted is not None, idle, hinted, change.new)
-    given: dict[str, Any] = dict(zip(_NAMES, values, strict=False))
-    given["run_id"], given["at"], given["seen_seq"], given["seen_head"] = run.id, at, facts.seq, facts.head
-    if held is not None:
-        given["held_strand"], given["held_gen"], given["held_stage"] = held.strand, held.gen, held.stage
-        given["held_attempt"], given["me"] = held.attempt, held.owner
-    if granted is not None:
-        given["me"], given["next_stage"], given["next_attempt"] = granted.owner, granted.stage, granted.attempt
-    if hinted:
-        given["seen_definition"] = run.definition
-    if change.new:
-        given["client_id"], given["pipeline"], given["key"] = run.client_id, run.pipeline, run.key
-    for event, (kind, data, mac) in zip(sealed, _EVENTS, strict=False):
-        given[kind], given[data], given[mac] = event.type, event.data, event.mac
-    return form, given
-
-
-def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
-    """The marks of columns; what is to be sent is added to ``values``."""
-    values += [value for value in columns.values() if value is not None and value is not at]
-    return tuple(
-        [
-            name if value is not None and value is not at else (_NULL if value is None else _NOW)[name]
-            for name, value in columns.items()
-        ]
-    )
-
-
-_COLUMNS = {column.name for table in (runs, strands, *_PARTS) for column in table.c}
-_NULL, _NOW = ({name: f"{name} {mark}" for name in _COLUMNS} for mark in ("null", "now"))
-_NAMES = tuple(f"p{number}" for number in range(400))
-_EVENTS = tuple((f"e{number}_type", f"e{number}_data", f"e{number}_mac") for number in range(MOST_EVENTS))
 
 
 # --- from a form to statements ----------------------------------------------------------------------------------------
@@ -232,7 +145,7 @@ class _Names:
     """Hands out the parameters' names, in the order in which ``_formed`` gives their values."""
 
     def __init__(self) -> None:
-        self._names = iter(_NAMES)
+        self._names = iter(NAMES)
 
     def next(self, kind: Any) -> Any:
         return _p(next(self._names), kind)
@@ -264,7 +177,7 @@ def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
         table: Table = getattr(tables, name)
         key = {column: names.next(table.c[column].type) for column in KEYS[name]}  # type: ignore[index]  # a Table is its text
         parts.append(_Part(table, how, key, names.values(table, marks)))
-    head = _p(_EVENTS[form.events - 1][2])
+    head = _p(EVENTS[form.events - 1][2])
     columns |= {"seq": _numbered(form.events), "head": head, "updated_at": _AT}
     return (_insertion(columns, dialect) if form.new else _update(form, columns)), parts
 
@@ -314,8 +227,8 @@ def _events(count: int, source: Any) -> Any:
     """The events' rows: an event's predecessor is the one before it, or the head that was seen."""
     selects = []
     for number in range(count):
-        previous = _p("seen_head" if number == 0 else _EVENTS[number - 1][2])
-        kind, data, mac = (_p(name) for name in _EVENTS[number])
+        previous = _p("seen_head" if number == 0 else EVENTS[number - 1][2])
+        kind, data, mac = (_p(name) for name in EVENTS[number])
         picked = select(_RUN, _numbered(number + 1), kind, _AT, data, previous, mac)
         selects.append(picked if source is None else picked.select_from(source))
     names = ["run", "seq", "type", "at", "data", "previous", "mac"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from stageflow_durable.codec import encode
 from stageflow_durable.state.audit import EventRow, seal
@@ -25,19 +25,25 @@ from stageflow_durable.state.vouched import (
 from stageflow_durable.transitions.accept import GENESIS, NewRun
 from stageflow_durable.transitions.change import Change, Event, How, Row, Table
 
+Say: TypeAlias = Callable[[bytes, str, str, Mapping[str, Any]], dict[str, Any]]
+
 
 def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
     """The events of ``change`` as rows. With an audit key, the engine's last one says what is written to the rows."""
     facts = change.facts
     run, at, seq, head = facts.run.id, facts.clock, facts.seq, facts.head
-    texts = _with_rows(change, audit_key) if audit_key else [_text(event) for event in change.events]
     rows = []
-    for event, text in zip(change.events, texts, strict=True):
+    for event, text in zip(change.events, event_texts(change, audit_key), strict=True):
         seq += 1
         row = seal(audit_key, run, seq, event.type, at, text, head)
         head = row.mac
         rows.append(row)
     return rows
+
+
+def event_texts(change: Change, audit_key: bytes, say: Say = said) -> list[str]:
+    """The data of a change's events as stored. ``say``: columns of a row as events hold them."""
+    return _with_rows(change, audit_key, say) if audit_key else [_text(event) for event in change.events]
 
 
 def accepted(new: NewRun, at: float, audit_key: bytes) -> EventRow:
@@ -85,11 +91,11 @@ def _accepted(pipeline: str, version: str, client_id: str, key: str | None) -> s
 # --- what is written to rows ------------------------------------------------------------------------------------------
 
 
-def _with_rows(change: Change, audit_key: bytes) -> list[str]:
+def _with_rows(change: Change, audit_key: bytes, say: Say) -> list[str]:
     ours = [place for place, event in enumerate(change.events) if not is_by_body(event.data)]
     told = [event.data for event in change.events]
     for place in ours:
-        told[place] = {**told[place], AUDIT: _written(change, audit_key) if place == ours[-1] else {}}
+        told[place] = {**told[place], AUDIT: _written(change, audit_key, say) if place == ours[-1] else {}}
     texts = [encode(data) for data in told]
     if change.new:
         run = change.facts.run
@@ -110,7 +116,7 @@ def _with_given(
     return f'{text[:-1]},"{AUDIT}":{{"{RUN}":{{"given":"{code}","definition":"{definition}"{late}}}}}}}'
 
 
-def _written(change: Change, audit_key: bytes) -> dict[str, dict[str, Any]]:
+def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, Any]]:
     """What the change writes to covered columns, as events hold it: see ``vouched``."""
     run = change.facts.run.id
     written: dict[str, dict[str, Any]] = {}
@@ -121,7 +127,7 @@ def _written(change: Change, audit_key: bytes) -> dict[str, dict[str, Any]]:
     for row in change.rows:
         if row.table is not Table.STRANDS:
             written[_NAMED[row.table](*row.key)] = _told(row, change.facts.clock)
-    return {name: said(audit_key, run, name, columns) for name, columns in written.items()}
+    return {name: say(audit_key, run, name, columns) for name, columns in written.items()}
 
 
 def _beyond_fresh(change: Change) -> dict[str, Any]:

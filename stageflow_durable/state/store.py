@@ -180,8 +180,12 @@ class Store(Owning):
                 facts, work, next_in, delta, skipped=skipped, replayed=replayed, events=events, key=held
             )
 
+        plain = delta is not None and not (skipped or replayed or events or work.undoing) and key is None
         if session is None:
-            done = self._end(work, decide, me=taker.owner)
+            done: Ending | None = None
+            if self._unlocked is not None and plain and not self._in_session:
+                done = self._unlocked.succeed(work, taker, str(delta), go_on=go_on)
+            done = done or self._end(work, decide, me=taker.owner)
         else:
             done = session.commit_with(
                 lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=taker.owner))

@@ -8,17 +8,20 @@ decides again under the lock.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, Phase, RunStatus, StrandState
-from stageflow_durable.model.work import Hint, Nudge, RunFacts, Saved, Work
+from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import at_once, looks
 from stageflow_durable.state.at_once import AtOnce
 from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.forms import fits
 from stageflow_durable.state.load import facts_of_values
+from stageflow_durable.state.recipes import SLOTS, Decides, Recipe, Value
 from stageflow_durable.state.runs import Created, created
-from stageflow_durable.transitions import start
+from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import NewRun, accept
 from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.change import Change
@@ -26,6 +29,16 @@ from stageflow_durable.transitions.facts import Facts, NotLoaded, Part, SomeStra
 from stageflow_durable.transitions.rows import NEW_STRAND, StrandRow
 
 _RUN_COLUMNS = len(RunFacts._fields)
+_OF_PLACE = (
+    *("pipeline", "version", "definition", "queue", "priority", "phase", "status", "cause", "park_reason"),
+    *("error", "error_stage", "pivot_passed"),
+)
+"""Columns of a run that may shape what becomes of its stage."""
+
+_of_place = attrgetter(*_OF_PLACE)
+
+MOST_RECIPES = 4096
+"""How many are kept; beyond, they are made anew."""
 
 
 class Unlocked:
@@ -33,13 +46,15 @@ class Unlocked:
 
     def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
         self._driver = driver
+        self._audit = audit_key
         self._at_once = AtOnce(driver, audit_key, hints=hints)
+        self._recipes: dict[tuple[Any, ...], Recipe | None] = {}
         self._hints = hints
 
     def create(self, new: NewRun) -> Created | None:
         """Record a run. None: it has many strands, or its key is taken."""
         change = accept(new, self._driver.clock())
-        return created(self._at_once.create(change)) if at_once.fits(change) else None
+        return created(self._at_once.create(change)) if fits(change) else None
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
@@ -84,6 +99,42 @@ class Unlocked:
 
     # --- the ends of an attempt ---------------------------------------------------------------------------------------
 
+    def succeed(self, work: Work, taker: Taker, delta: str, *, go_on: bool) -> Done | None:
+        """Save what a stage of a line added, and move on: what is decided is the same for every run that stands there,
+        so that it is decided once. None too where it is not the same.
+        """
+        known, onward, run = taker.plans.get(work.run.pipeline), work.plan.next_on_strand.get(work.stage), work.run
+        place = (
+            work.plan.digest,
+            known and known.digest,
+            work.strand,
+            work.direction,
+            work.stage,
+            work.attempt,
+            work.owner,
+            work.queue,
+            go_on,
+            taker.owner,
+            taker.timeouts.get((run.pipeline, onward or "")),
+            run.deadline is None,
+            *_of_place(run),
+        )
+        try:
+            recipe = self._recipes[place]
+        except KeyError:
+            if len(self._recipes) >= MOST_RECIPES:
+                self._recipes.clear()
+            recipe = self._recipes[place] = _recipe(work, taker if go_on else None, self._audit)
+        if recipe is None:
+            return None
+        values = (run.id, self._driver.clock(), work.seq, work.head, work.gen, work.began_at, delta)
+        filled = recipe.fill(values)
+        if not self._at_once.write(filled.form, filled.given):
+            return None
+        head = filled.head
+        nudges = recipe.nudges(values, head if self._hints else None)
+        return Done(recipe.granted(values, run, head), nudges, recipe.ended)
+
     def end(self, work: Work, decide: Callable[[Facts], Any]) -> Change | None:
         """Let a transition end an attempt of an action, when it needs no more than the attempt tells."""
         if work.undoing:
@@ -106,7 +157,7 @@ def _decide(facts: Facts, decide: Callable[[Facts], Any]) -> Change | None:
         decided = decide(facts)
     except NotLoaded:
         return None
-    return decided if isinstance(decided, Change) and at_once.fits(decided) else None
+    return decided if isinstance(decided, Change) and fits(decided) else None
 
 
 def _facts(run: RunFacts, plan: Plan, clock: float, seq: int, head: str, row: StrandRow) -> Facts:
@@ -140,6 +191,39 @@ def _row_of(work: Work) -> StrandRow:
         work.began_at,
         None,
     )
+
+
+def _recipe(work: Work, taker: Taker | None, audit_key: bytes) -> Recipe | None:
+    """What becomes of a stage that is done, for every run that stands where ``work`` does."""
+    slot, other = SLOTS, SLOTS[Value.OTHER]
+    columns = dict.fromkeys(RunFacts._fields, other) | {name: getattr(work.run, name) for name in _OF_PLACE}
+    columns |= {"id": slot[Value.RUN], "deadline": None if work.run.deadline is None else other}
+    run = RunFacts(**columns)
+    alike = Work(
+        run,
+        work.plan,
+        work.strand,
+        work.direction,
+        work.stage,
+        slot[Value.GEN],
+        work.owner,
+        work.attempt,
+        other,
+        other,
+        other,
+        other,
+        slot[Value.BEGAN_AT],
+        work.queue,
+        slot[Value.SEQ],
+        slot[Value.HEAD],
+    )
+    row = _row_of(alike)
+    facts = _facts(run, work.plan, slot[Value.AT], slot[Value.SEQ], slot[Value.HEAD], row)
+    try:
+        change = _decide(facts, lambda known: finish.succeed(known, alike, taker, slot[Value.DELTA]))
+        return change and Recipe(change, row, audit_key)
+    except Decides:
+        return None
 
 
 class _Unknown:

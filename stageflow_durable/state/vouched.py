@@ -138,7 +138,8 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
 """By table and column, why the history does not cover it. A column is here or in :data:`COVERED`, never in neither."""
 
 OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in (How.SAID, How.SEALED))
-_SEALED = frozenset({"error", "reason", "delta"})
+SEALED = frozenset({"error", "reason", "delta"})
+"""Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
     **dict.fromkeys(OF_RUN),
@@ -209,7 +210,7 @@ def shown(key: bytes, run: str, row: str, column: str, value: Any) -> Any:
     """A column's value as events hold it: itself, or its code."""
     if value is None:
         return None
-    if column in _SEALED:
+    if column in SEALED:
         return value_code(key, run, row, column, value)
     if isinstance(value, Enum):
         return value.value

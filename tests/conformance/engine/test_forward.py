@@ -273,7 +273,7 @@ def test_given_a_worker_that_is_told_to_stop_while_a_stage_runs_then_it_begins_n
     engine = make_engine(acts.line("a b c"), in_place_stages=50)
     (worker,) = engine.crew
     acts.play("a", lambda _ctx: setattr(worker, "stopping", True))
-    handle = engine.enqueue("line", {})
+    engine.enqueue("line", {})
     engine.step(worker)
     assert acts.log == ["a"]
     assert len(engine.messages) == 1

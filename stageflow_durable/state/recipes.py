@@ -1,0 +1,206 @@
+"""Changes that are decided once: along a line a stage's end comes to the same for every run, but for values that are
+only copied.
+
+The transition decides with a slot in the place of each such value. A slot can be copied, and a number added to it; a
+transition that compares one, or asks whether it is true, is refused, and no recipe comes of it. So what a recipe writes
+for other values is what the transition would have written for them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+from stageflow_durable.codec import encode
+from stageflow_durable.model.work import Hint, Nudge, RunFacts, Work
+from stageflow_durable.state.apply import hinting
+from stageflow_durable.state.audit import seal
+from stageflow_durable.state.forms import EVENTS, Form, formed
+from stageflow_durable.state.sealing import event_texts
+from stageflow_durable.state.vouched import SEALED, shown
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.rows import StrandRow
+
+
+class Value(IntEnum):
+    """The values that differ between the runs of a recipe, by their place among those that fill it."""
+
+    RUN = 0
+    AT = 1
+    SEQ = 2
+    HEAD = 3
+    GEN = 4
+    BEGAN_AT = 5
+    DELTA = 6
+    OTHER = 7
+    """Any other: nothing that is written may depend on it."""
+
+
+class Decides(Exception):
+    """A decision depends on a value that only one run has: there is no recipe for it."""
+
+
+class Slot:
+    """In the place of a value, or of a number that is so much more."""
+
+    __slots__ = ("place", "plus")
+
+    def __init__(self, place: Value, plus: float = 0) -> None:
+        self.place, self.plus = place, plus
+
+    def __add__(self, more: float) -> Slot:
+        return Slot(self.place, self.plus + more)
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Slot) and (self.place, self.plus) == (other.place, other.plus)
+        if same and self.place is not Value.OTHER:
+            return True
+        raise Decides
+
+    def __bool__(self) -> bool:
+        raise Decides
+
+    __hash__ = object.__hash__
+
+    def __lt__(self, _other: object) -> bool:
+        raise Decides
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def of(self, values: Sequence[Any]) -> Any:
+        """What belongs in its place."""
+        value = values[self.place]
+        return value + self.plus if self.plus else value
+
+
+SLOTS: list[Any] = [Slot(value) for value in Value]
+
+
+class Text(NamedTuple):
+    """An event's data: ``pieces`` of text, and between them what ``between`` makes of the values."""
+
+    pieces: tuple[str, ...]
+    between: tuple[Callable[[Sequence[Any]], str], ...]
+
+    def of(self, values: Sequence[Any]) -> str:
+        """The whole text."""
+        text = self.pieces[0]
+        for make, piece in zip(self.between, self.pieces[1:], strict=True):
+            text += make(values) + piece
+        return text
+
+
+class Filled(NamedTuple):
+    """A recipe with one run's values: the statement's form and parameters, and the code of the run's last event."""
+
+    form: Form
+    given: dict[str, Any]
+    head: str
+
+
+class Recipe:
+    """A change with slots in it, ready to be filled. Raises Decides where some value is no slot's."""
+
+    def __init__(self, change: Change, held: StrandRow, audit_key: bytes) -> None:
+        self.form, given = formed(change, held, hinted=False)
+        self._audit = audit_key
+        self._constants = {name: value for name, value in given.items() if not isinstance(value, Slot)}
+        self._copied = [(name, _slot(value)) for name, value in given.items() if isinstance(value, Slot)]
+        self._texts = _texts(change, audit_key)
+        for (kind, _data, _mac), event in zip(EVENTS, change.events, strict=False):
+            self._constants[kind] = event.type
+        self._types = [event.type for event in change.events]
+        self._change = change
+        self._columns = {name: _checked(value) for name, value in change.columns.items()}
+        granted = change.granted
+        self._granted = None if granted is None else [_checked(value) for value in granted[1:]]
+        self._nudges = [[_checked(value) for value in nudge] for nudge in change.nudges]
+
+    def fill(self, values: Sequence[Any]) -> Filled:
+        """``values``: in the order of :class:`Value`."""
+        given = self._constants.copy()
+        for name, slot in self._copied:
+            given[name] = slot.of(values)
+        run, at, seq, head = values[:4]
+        for kind, text, (_type, data, mac) in zip(self._types, self._texts, EVENTS, strict=False):
+            seq += 1
+            row = seal(self._audit, run, seq, kind, at, text.of(values), head)
+            given[data], given[mac] = row.data, row.mac
+            head = row.mac
+        return Filled(self.form, given, head)
+
+    def granted(self, values: Sequence[Any], run: RunFacts, head: str) -> Work | None:
+        """The attempt that begins with it. ``run``: the run's row as it was; ``head``: its code now."""
+        if self._granted is None:
+            return None
+        if self._columns:
+            run = run._replace(**{name: _filled(value, values) for name, value in self._columns.items()})
+        work = [value.of(values) if value.__class__ is Slot else value for value in self._granted]
+        work[_HEAD] = head
+        return Work(run, *work)
+
+    def nudges(self, values: Sequence[Any], head: str | None) -> tuple[Nudge, ...]:
+        """What to publish. ``head``: to be hinted at; None: nothing is."""
+        return tuple([hinting(Nudge(*[_filled(value, values) for value in nudge]), head) for nudge in self._nudges])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is at rest."""
+        return self._change.ended
+
+
+# --- making one -------------------------------------------------------------------------------------------------------
+
+_HEAD = Work._fields.index("head") - 1  # the run's row is put in by itself
+_MARK = re.compile(r'"\\u001a([0-9]+)\\u001a"')
+
+
+def _texts(change: Change, audit_key: bytes) -> list[Text]:
+    """The events' data; what events say of a value that is copied is said of each run's own."""
+    between: list[Callable[[Sequence[Any]], str]] = []
+
+    def say(key: bytes, run: str, row: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+        told = {}
+        for name, value in columns.items():
+            if isinstance(value, Slot) or (name in SEALED and value is not None):
+                told[name] = f"\x1a{len(between)}\x1a"
+                between.append(partial(_shown, key, row, name, _checked(value)))
+            else:
+                told[name] = shown(key, run, row, name, value)
+        return told
+
+    if any(isinstance(value, Slot) for event in change.events for value in event.data.values()):
+        raise Decides
+    texts = []
+    for text in event_texts(change, audit_key, say):
+        pieces = _MARK.split(text)
+        texts.append(Text(tuple(pieces[::2]), tuple(between[int(number)] for number in pieces[1::2])))
+    return texts
+
+
+def _shown(key: bytes, row: str, column: str, value: Any, values: Sequence[Any]) -> str:
+    return encode(shown(key, values[Value.RUN], row, column, _filled(value, values)))
+
+
+def _slot(slot: Slot) -> Slot:
+    if slot.place is Value.OTHER:
+        raise Decides
+    return slot
+
+
+def _checked(value: Any) -> Any:
+    if isinstance(value, Slot):
+        return _slot(value)
+    if isinstance(value, Hint):
+        for part in value:
+            _checked(part)
+    return value
+
+
+def _filled(value: Any, values: Sequence[Any]) -> Any:
+    if isinstance(value, Slot):
+        return value.of(values)
+    return Hint(*[_filled(part, values) for part in value]) if isinstance(value, Hint) else value
