@@ -81,17 +81,14 @@ class AtOnce:
         written = self.write(form, given | event_values(sealed))
         return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
 
-    def begin_hinted(self, change: Change, held: StrandRow) -> tuple[Change, tuple[Any, ...]] | None:
-        """The same on PostgreSQL, of a change that was decided on a hint; returns the database's answer too: the
-        columns ``HINTED`` of the run, then of the strand its queue and when it was published, and what was saved.
+    def write_hinted(self, form: Form, given: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The same on PostgreSQL, of a change that was decided on a hint; returns the database's answer: the columns
+        ``HINTED`` of the run, then of the strand its queue and when it was published, and what was saved.
         """
-        sealed = seal_events(change, self._audit)
-        form, given = formed(change, held, hinted=True)
         try:
-            answer = self._driver.row(_for_postgresql(form), given | event_values(sealed))
+            return self._driver.row(_for_postgresql(form), given)
         except IntegrityError:
             return None
-        return None if answer is None else (with_head(change, sealed[-1].mac), answer)
 
 
 # --- from a form to statements ----------------------------------------------------------------------------------------

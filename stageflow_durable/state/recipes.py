@@ -1,5 +1,5 @@
-"""Changes that are decided once: along a line a stage's end comes to the same for every run, but for values that are
-only copied.
+"""Changes that are decided once: what most begins and ends of a stage come to is the same for every run, but for values
+that are only copied.
 
 The transition decides with a slot in the place of each such value. A slot can be copied, and a number added to it; a
 transition that compares one, or asks whether it is true, is refused, and no recipe comes of it. So what a recipe writes
@@ -35,7 +35,14 @@ class Value(IntEnum):
     GEN = 4
     BEGAN_AT = 5
     DELTA = 6
-    OTHER = 7
+    SENT_AT = 7
+    CLIENT = 8
+    KEY = 9
+    FINGERPRINT = 10
+    INPUT = 11
+    METADATA = 12
+    DEADLINE = 13
+    OTHER = 14
     """Any other: nothing that is written may depend on it."""
 
 
@@ -44,7 +51,7 @@ class Decides(Exception):
 
 
 class Slot:
-    """In the place of a value, or of a number that is so much more."""
+    """In the place of a value that is not None, or of a number that is so much more."""
 
     __slots__ = ("place", "plus")
 
@@ -55,6 +62,8 @@ class Slot:
         return Slot(self.place, self.plus + more)
 
     def __eq__(self, other: object) -> bool:
+        if other is None:
+            return False
         same = isinstance(other, Slot) and (self.place, self.plus) == (other.place, other.plus)
         if same and self.place is not Value.OTHER:
             return True
@@ -104,8 +113,8 @@ class Filled(NamedTuple):
 class Recipe:
     """A change with slots in it, ready to be filled. Raises Decides where some value is no slot's."""
 
-    def __init__(self, change: Change, held: StrandRow, audit_key: bytes) -> None:
-        self.form, given = formed(change, held, hinted=False)
+    def __init__(self, change: Change, held: StrandRow | None, audit_key: bytes, *, hinted: bool = False) -> None:
+        self.form, given = formed(change, held, hinted=hinted)
         self._audit = audit_key
         self._constants = {name: value for name, value in given.items() if not isinstance(value, Slot)}
         self._copied = [(name, _slot(value)) for name, value in given.items() if isinstance(value, Slot)]
@@ -172,10 +181,18 @@ def _texts(change: Change, audit_key: bytes) -> list[Text]:
                 told[name] = shown(key, run, row, name, value)
         return told
 
-    if any(isinstance(value, Slot) for event in change.events for value in event.data.values()):
-        raise Decides
+    if change.new and audit_key:
+        raise Decides  # one code covers all that a run was given
+    events = []
+    for event in change.events:
+        data = dict(event.data)
+        for name, value in data.items():
+            if isinstance(value, Slot):
+                data[name] = f"\x1a{len(between)}\x1a"
+                between.append(partial(_encoded, _slot(value)))
+        events.append(event._replace(data=data))
     texts = []
-    for text in event_texts(change, audit_key, say):
+    for text in event_texts(change._replace(events=tuple(events)), audit_key, say):
         pieces = _MARK.split(text)
         texts.append(Text(tuple(pieces[::2]), tuple(between[int(number)] for number in pieces[1::2])))
     return texts
@@ -183,6 +200,10 @@ def _texts(change: Change, audit_key: bytes) -> list[Text]:
 
 def _shown(key: bytes, row: str, column: str, value: Any, values: Sequence[Any]) -> str:
     return encode(shown(key, values[Value.RUN], row, column, _filled(value, values)))
+
+
+def _encoded(slot: Slot, values: Sequence[Any]) -> str:
+    return encode(slot.of(values))
 
 
 def _slot(slot: Slot) -> Slot:
