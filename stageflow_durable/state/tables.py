@@ -1,6 +1,6 @@
 """The tables. Times are seconds since the epoch by the database's clock; JSON is stored as text, as it was encoded.
 
-Every write follows ``docs/explanation/how-it-works.md``: the run row is locked first, an owner's write names its fence.
+Every write follows ``docs/explanation/protocol.md``: the run row is locked first, an owner's write names its fence.
 Rows of a run have no foreign key to it: what is written under the run's lock cannot miss it, and the database would
 look it up for each row again (ADR 0017). ``retention`` deletes them with their run.
 """

@@ -1,6 +1,6 @@
 """What holds after every transaction, whatever happened: the protocol's invariants, checked on the tables.
 
-The numbers are those of ``docs/explanation/how-it-works.md``. Some speak of one moment (:data:`OF_A_MOMENT`), some of
+The numbers are those of ``docs/explanation/protocol.md``. Some speak of one moment (:data:`OF_A_MOMENT`), some of
 what changed since the moment before (:data:`OF_A_CHANGE`).
 """
 
