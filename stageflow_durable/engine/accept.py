@@ -206,7 +206,7 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay
     try:
         publisher.publish(nudges, delay)
     except (BrokerUnavailable, PublishingFailed) as error:
-        log.warning("%s; %d nudge(s) are left to the recovery sweep", error, len(nudges))
+        log.warning("%s; %d message(s) are left to the recovery sweep", error, len(nudges))
         if not delay:
             _leave_to_the_sweep(store, nudges)
         return False
