@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
+from stageflow_durable.settings.masking import masked_options
 from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
 
 Parser = Callable[[object], object]
@@ -28,7 +29,6 @@ _SPELLINGS = {
     "valkeys": "rediss",
 }
 _OF_FILES = ("sqlite", "memory", "unix", "redis+socket")
-_PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&;]*", re.IGNORECASE)
 
 
 def safe_url(url: str) -> str:
@@ -50,7 +50,7 @@ def _safe(url: str) -> str:
         return f"{scheme}://***"
     user, colon, _ = account.partition(":")
     hidden = f"{user}:***" if colon else user
-    return _PASSWORD_OPTION.sub(r"\1***", f"{scheme}{separator}{hidden}{at}{place}")
+    return masked_options(f"{scheme}{separator}{hidden}{at}{place}")
 
 
 def broker_name(url: str) -> str:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import ast
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import getsource
 from ssl import CERT_NONE
 
 import pytest
 from celery import Celery
 
-from stageflow_durable.cli import checks
+from stageflow_durable.cli import checks, doctor, habits, serving
 from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.delivery.probes import (
     BrokerFacts,
@@ -73,6 +75,23 @@ def test_an_unsafe_server_is_told_with_the_line_that_fixes_it(
     check = named(list(checks.redis(facts)))[name]
     assert check.level is level
     assert fix in (check.fix or "")
+
+
+def test_every_verdict_that_is_not_fine_has_the_line_that_fixes_it() -> None:
+    made = [
+        (module.__name__, call.lineno, len(call.args) + len(call.keywords))
+        for module in (checks, habits, serving, doctor)
+        for call in ast.walk(ast.parse(getsource(module)))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Check"
+        if ast.unparse(call.args[1]) not in ("Level.OK", "Level.SKIP")
+    ]
+    assert len(made) > 8
+    assert [where for *where, given in made if given < len(fields(Check))] == []
+
+
+def test_it_says_whether_a_pooler_was_met() -> None:
+    assert checks.pooler(False).message == "none is met"
+    assert checks.pooler(True).message.startswith("one is met")
 
 
 def test_valkey_counts_its_versions_anew() -> None:
@@ -209,6 +228,19 @@ def test_with_only_a_database_what_needs_more_is_skipped_with_a_reason(
         ["1", "ok,"],
     ]
     assert "fix: stageflow db upgrade" in result.stdout
+
+
+@pytest.mark.usefixtures("_schema")
+@pytest.mark.parametrize(("head", "level", "code"), [("0001", "warn", 0), ("0002", "fail", 1)])
+def test_a_warning_leaves_zero_and_a_failed_check_ends_with_one(  # fixtures and a row
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, engine: FakeApplication, head: str, level: str, code: int
+) -> None:
+    monkeypatch.setattr("stageflow_durable.state.schema.head", lambda: head)
+    monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
+    assert engine.known_workers == [], "without work that is a warning"
+    result = invoke("doctor", "--json")
+    assert level in {check["level"] for check in json.loads(result.stdout)}
+    assert result.exit_code == code
 
 
 @pytest.mark.usefixtures("_schema")
