@@ -14,6 +14,7 @@ from pathlib import Path
 
 from stageflow_durable.settings.masking import masked_options
 from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
+from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 
 Parser = Callable[[object], object]
 
@@ -146,6 +147,14 @@ def _number(value: object, what: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"must be {what}, and finite")
     return number
+
+
+def queue(value: object) -> str:
+    """The name of a queue."""
+    name = value.strip() if isinstance(value, str) else value
+    if not is_queue_name(name):
+        raise ValueError(f"must be {QUEUE_NAME}")
+    return str(name)
 
 
 def matching(pattern: str, what: str) -> Parser:

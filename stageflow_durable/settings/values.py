@@ -20,7 +20,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "lease_seconds": parsing.seconds(2, 3600),
     "max_recoveries": parsing.whole(1, 1000),
     "home": parsing.directory,
-    "queue": parsing.matching(r"[\w.-]{1,200}", "a queue's name: letters, digits, _ . -"),
+    "queue": parsing.queue,
     "in_place_stages": parsing.whole(1),
     "in_place_seconds": parsing.seconds(0, 3600),
     "short_delay_seconds": parsing.seconds(0, 3600),
