@@ -213,6 +213,11 @@ def secret(value: object) -> str:
     return text
 
 
+def secrets(value: object) -> str:
+    """Several keys, with commas between them."""
+    return ",".join(secret(part) for part in _text(value).split(","))
+
+
 def text(value: object) -> str:
     """Text that says something."""
     given = _text(value)
