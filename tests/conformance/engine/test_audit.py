@@ -200,7 +200,7 @@ class TestAnotherKey:
         with ExitStack() as opened:
 
             def make(**keys: Any) -> InProcessEngine:
-                options: dict[str, Any] = {"database_url": way[0], "short_way": way[1], "clock": clock}
+                options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock}
                 return opened.enter_context(engine_for_tests([acts.line("a b c")], **options, **keys))
 
             yield make
