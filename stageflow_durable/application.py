@@ -21,7 +21,7 @@ from stageflow_durable.delivery.engines import Member, engines_of
 from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
-from stageflow_durable.delivery.signing import Signer
+from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
@@ -47,6 +47,7 @@ from stageflow_durable.settings import (
     check_keywords,
     default_queue,
     engine_name,
+    listed,
     load_settings,
 )
 from stageflow_durable.state.runs import Created
@@ -211,7 +212,7 @@ class Engine(Steering):
         # Looked at before anything is recorded: whoever cannot sign must not accept runs.
         settings = self.settings
         signing = settings.message_signing
-        return Signer(signing, None if signing == "off" else self.urls.audit_key)
+        return UNSIGNED if signing == "off" else Signer(signing, self.urls.audit_key, listed(settings.old_audit_keys))
 
     @cached_property
     def operations(self) -> Operations:

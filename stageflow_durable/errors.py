@@ -1,7 +1,7 @@
 """Every error that the engine raises on purpose, under one root.
 
 Three axes matter to a caller, and each is a type: :class:`Retryable` (the same call may succeed later),
-:class:`Terminal` (it will not, mend the input or the setting) and :class:`Conflict` (somebody else was first: read
+:class:`Terminal` (it will not, fix the input or the setting) and :class:`Conflict` (somebody else was first: read
 again, then decide). Messages name the run or the field and the way out, and carry no secrets. Every error survives
 pickling.
 """
@@ -54,7 +54,7 @@ class TransientError(Retryable):
 
 
 class PermanentError(Terminal):
-    """Raised by a stage for a failure that no retry mends: the stage has failed."""
+    """Raised by a stage for a failure that no retry fixes: the stage has failed."""
 
 
 class StageCancelled(StageflowError):
@@ -247,7 +247,7 @@ class CompensationFailed(RunError, Terminal):
 
 
 class RunParked(RunError):
-    """The run waits for a person's decision; ``stageflow show`` lists what is legal."""
+    """The run waits for a person's decision; ``stageflow show`` lists what is allowed."""
 
 
 class ResultTimeout(StageflowError, TimeoutError):

@@ -1,4 +1,4 @@
-"""What ``stageflow doctor`` thinks of what it found: facts in, verdicts out, each with the line that mends it. Pure."""
+"""What ``stageflow doctor`` thinks of what it found: facts in, verdicts out, each with the line that fixes it. Pure."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One verdict. ``mend``: the line that mends it, where something is wrong."""
+    """One verdict. ``fix``: the line that fixes it, where something is wrong."""
 
     name: str
     level: Level
     message: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def ok(name: str, message: str) -> Check:
@@ -51,9 +51,9 @@ def skipped(name: str, why: str) -> Check:
     return Check(name, Level.SKIP, why)
 
 
-def judged(name: str, fine: bool, good: str, bad: str, mend: str, *, level: Level = Level.FAIL) -> Check:
-    """``good`` when ``fine``, else ``bad`` with its ``level`` and the line that mends it."""
-    return ok(name, good) if fine else Check(name, level, bad, mend)
+def judged(name: str, fine: bool, good: str, bad: str, fix: str, *, level: Level = Level.FAIL) -> Check:
+    """``good`` when ``fine``, else ``bad`` with its ``level`` and the line that fixes it."""
+    return ok(name, good) if fine else Check(name, level, bad, fix)
 
 
 # --- database and runs ------------------------------------------------------------------------------------------------

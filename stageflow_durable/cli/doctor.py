@@ -1,4 +1,4 @@
-"""``stageflow doctor``: database, broker, application and runs; each unsafe setting with the line that mends it."""
+"""``stageflow doctor``: database, broker, application and runs; each unsafe setting with the line that fixes it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MARK = {
 }
 
 
-@click.command(short_help="Unsafe settings, each with the line that mends it.")
+@click.command(short_help="Unsafe settings, each with the line that fixes it.")
 @click.option(
     "--timeout",
     type=Seconds(0.1),
@@ -68,17 +68,17 @@ def examined(session: Session, timeout: float) -> Iterator[Check]:
             yield from _guarded("served", "stageflow db upgrade", lambda: _served(session))
     yield from _guarded(
         "application",
-        "mend the application; stageflow --app module:attribute doctor",
+        "fix the application; stageflow --app module:attribute doctor",
         lambda: _delivery(session, timeout),
     )
 
 
-def _guarded(name: str, mend: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
+def _guarded(name: str, fix: str, look: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     """A look that cannot be taken is a verdict too; the others go on."""
     try:
         yield from look()
     except (StageflowError, click.ClickException) as error:
-        yield Check(name, Level.FAIL, one_line(masked(getattr(error, "message", None) or str(error))), mend)
+        yield Check(name, Level.FAIL, one_line(masked(getattr(error, "message", None) or str(error))), fix)
     except Exception as error:  # noqa: BLE001  # of what is wrong here the others are told all the same
         said = one_line(masked(f"{type(error).__name__}: {error}"))
         yield Check(name, Level.FAIL, f"could not be looked at: {said}", "report it, if the line does not say why")
@@ -104,7 +104,7 @@ def _runs(session: Session) -> Iterator[Check]:
     recent = operations.runs(limit=1000)
     active = sum(run.status in checks.GOING for run in recent)
     alive = checks.live_workers(operations.workers(), active)
-    yield replace(alive, mend="stageflow up") if session.at_rest and alive.mend else alive
+    yield replace(alive, fix="stageflow up") if session.at_rest and alive.fix else alive
     yield checks.overdue(attention, session.now())
     yield from serving.carried(attention)
     yield from serving.shared(operations.roster())
@@ -232,5 +232,5 @@ def _lines(check: Check, width: int) -> Iterator[Text]:
 
     mark, style = _MARK[check.level]
     yield Text.assemble((mark, style), f"  {check.name.ljust(width)}  {check.message}")
-    if check.mend and check.level is not Level.OK:
-        yield Text.assemble(f"      {' ' * width}  mend: ", (check.mend, "bold"))
+    if check.fix and check.level is not Level.OK:
+        yield Text.assemble(f"      {' ' * width}  fix: ", (check.fix, "bold"))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from stageflow_durable.cli.exposure import flower_arguments
-from stageflow_durable.cli.failures import Failure, one_line
+from stageflow_durable.cli.failures import Failure, Misuse, one_line
 from stageflow_durable.cli.output import say
 from stageflow_durable.cli.session import Session, app_option
+from stageflow_durable.duration import shown
 from stageflow_durable.errors import Retryable, SchemaAhead
+from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Application
@@ -44,7 +47,7 @@ def worker(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
 
     All of them: celery worker --help. Without -Q it serves the queues of the application's pipelines.
     """
-    served = () if chooses_queues(celery_arguments) else ("-Q", queues(Session.of(ctx).application()))
+    served = queue_options(celery_arguments, Session.of(ctx).application)
     _become(ctx, "worker", (*served, *celery_arguments))
 
 
@@ -80,9 +83,25 @@ def queues(application: Application) -> str:
     return ",".join(application.queues)
 
 
-def chooses_queues(celery_arguments: Sequence[str]) -> bool:
-    """Whether the caller says which queues the worker serves."""
-    return any(given.startswith(("-Q", "--queues", "-X", "--exclude-queues")) for given in celery_arguments)
+def queue_options(celery_arguments: Sequence[str], application: Callable[[], Application]) -> tuple[str, ...]:
+    """``-Q`` with the application's queues; nothing where the caller says which ones the worker serves. Raises Misuse
+    when a name of the caller's is none: Celery would serve a queue that nobody publishes to.
+    """
+    chosen = list(_chosen_queues(celery_arguments))
+    for name in chosen:
+        if not is_queue_name(name):
+            raise Misuse(f"-Q or -X: {shown(name)} is not {QUEUE_NAME}; several are written with commas alone: -Q a,b")
+    return () if chosen else ("-Q", queues(application()))
+
+
+def _chosen_queues(celery_arguments: Sequence[str]) -> Iterator[str]:
+    """The names in ``-Q a,b``, ``-Qa,b``, ``--queues a,b``, ``--queues=a,b``, and the same for ``-X``."""
+    for given, after in pairwise((*celery_arguments, "")):
+        option, equals, value = given.partition("=")
+        if option in ("--queues", "--exclude-queues"):
+            yield from (value if equals else after).split(",")
+        elif given.startswith(("-Q", "-X")):
+            yield from (given[2:] or after).split(",")
 
 
 def usable_schema(session: Session) -> None:

@@ -23,7 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Runs": {
         "enqueue": ("enqueue", "Start runs, from JSON, a file or a file of lines."),
         "runs": ("runs", "List runs; --attention: what needs a person, by reason."),
-        "show": ("show", "One run as a tree, and the commands that are legal now."),
+        "show": ("show", "One run as a tree, and the commands that are allowed now."),
     },
     "Operate (each takes a reason and is recorded)": {
         "resume": ("operate", "Carry on with runs that are parked, failed or cancelled."),
@@ -39,7 +39,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "audit": ("audit", "Whether the histories are what the engine wrote."),
         "check": ("check", "Runs that these definitions would break; before a deploy."),
         "db": ("db", "The database's schema: upgrade, current."),
-        "doctor": ("doctor", "Unsafe settings, each with the line that mends it."),
+        "doctor": ("doctor", "Unsafe settings, each with the line that fixes it."),
         "chaos": ("chaos", "Your own pipeline under SIGKILL, and a verdict."),
         "demo": ("demo", "The product in a minute: killed workers, balanced books."),
     },

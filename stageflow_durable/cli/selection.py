@@ -29,7 +29,7 @@ APPLICABLE: dict[VerbName, frozenset[RunStatus]] = {
     VerbName.RESUME: RESUMABLE,
     VerbName.COMPENSATE: GOING_FORWARD | RESUMABLE | {RunStatus.COMPENSATION_FAILED},
 }
-"""Statuses in which a verb may be legal; a filter leaves the others out."""
+"""Statuses in which a verb may be allowed; a filter leaves the others out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,8 +58,8 @@ def strangers(seen: Mapping[str, float]) -> Iterator[Check]:
     for queue, ago in sorted(seen.items()):
         if ago < RECENT_SECONDS:
             told = f"{queue}: messages named runs that are not in this database, the last {ago / 60:.0f} min ago"
-            mend = "another application shares broker and queue: give one another broker database or STAGEFLOW_QUEUE"
-            yield Check("messages of others", Level.WARN, told, mend)
+            fix = "another application shares broker and queue: give one another broker database or STAGEFLOW_QUEUE"
+            yield Check("messages of others", Level.WARN, told, fix)
 
 
 def served(wanted: Served, roster: Roster) -> Iterator[Check]:

@@ -16,7 +16,7 @@ from stageflow_durable.cli.words import SHORT_ID
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import AT_REST
-from stageflow_durable.model.verbs import legal_verbs
+from stageflow_durable.model.verbs import allowed_verbs
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Operations
 
 
-@click.command(short_help="One run as a tree, and the commands that are legal now.")
+@click.command(short_help="One run as a tree, and the commands that are allowed now.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--watch", is_flag=True, help="Draw it again as it goes, until it is at rest.")
 @click.option(
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 @app_option
 @click.pass_context
 def show(ctx: click.Context, run_id: str, watch: bool, every: float, as_json: bool) -> None:
-    """One run as a tree: attempts, delays, owners, undos and keys; at the end the commands that are legal now.
+    """One run as a tree: attempts, delays, owners, undos and keys; at the end the commands that are allowed now.
 
     RUN is a run id or the beginning of one that no other run has: at least six characters; the twelve of a list do.
     """
@@ -78,12 +78,12 @@ def _means(operations: Operations, prefix: str) -> bool:
 
 
 def as_document(run: Run) -> dict[str, Any]:
-    """The run as JSON, with the commands that are legal now."""
-    legal = [
+    """The run as JSON, with the commands that are allowed now."""
+    allowed = [
         {"verb": verb.name, "stage": verb.stage, "command": verb.command, "effect": verb.effect}
-        for verb in legal_verbs(run)
+        for verb in allowed_verbs(run)
     ]
-    return {**jsonable(run), "waiting_for": run.waiting_for, "legal": legal}
+    return {**jsonable(run), "waiting_for": run.waiting_for, "allowed": allowed}
 
 
 def _print(session: Session, run: Run, shown_id: str) -> None:

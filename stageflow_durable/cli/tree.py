@@ -1,4 +1,4 @@
-"""A run drawn as a tree: stages with attempts, delays, owners, undos and keys; the legal commands at the end. Pure."""
+"""A run drawn as a tree: stages with attempts, delays, owners, undos and keys; at the end what is allowed. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stageflow_durable.cli.why import attempt_phrase, awaiting, losses, orders, 
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState
-from stageflow_durable.model.verbs import Verb, legal_verbs, unknown_stages
+from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
 
 INLINE = 36
 """The longest note that stands beside its stage; a longer one, or a second, gets a line below it."""
@@ -67,7 +67,7 @@ def draw(
         *_header(run, now, width, shown_id),
         *_indented(said, width),
         *_stages(rows, width, guides),
-        *_commands(run, legal_verbs(run, shown_id=shown_id), width),
+        *_commands(run, allowed_verbs(run, shown_id=shown_id), width),
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stageflow_durable.cli.roles import PASSED_ON, SHIM, chooses_queues, passed_on, queues, usable_schema
+from stageflow_durable.cli.roles import PASSED_ON, SHIM, passed_on, queue_options, usable_schema
 from stageflow_durable.cli.session import Session, app_option
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def up(
         return watching(Cockpit(operations, click.echo, began, hello(reference, application.pipelines)))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
-    served = () if chooses_queues(celery_arguments) else ("-Q", queues(application))
+    served = queue_options(celery_arguments, lambda: application)
     ctx.exit(
         run_up(
             settings,

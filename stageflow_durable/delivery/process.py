@@ -213,6 +213,9 @@ class Process:
         return self._sweeper.sweep()
 
     def _sweep_in_turn(self) -> None:
+        # The first sweep begins beside the first heartbeat, which joins: a child that is replaced before the second one
+        # would never sweep.
+        self._tried.wait()
         if not self._joined:
             return  # the heartbeat tries, and says why it cannot
         # All workers share one rhythm: whoever comes first after the interval sweeps.

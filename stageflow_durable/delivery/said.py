@@ -1,15 +1,15 @@
-"""What a log may repeat of what came from outside: short, on one line, without passwords."""
+"""What a log may repeat of what came from outside: short, on one line, masked."""
 
 from __future__ import annotations
 
-import re
-
 from stageflow_durable.engine.tell import one_line
+from stageflow_durable.settings.masking import masked
 
 LENGTH = 300
 """Characters that are kept."""
 
-_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)\S*@")
+_READ = 10_000
+"""Characters that are looked at: a password may be long, and is masked before its text is cut."""
 
 
 def said(text: object) -> str:
@@ -18,7 +18,7 @@ def said(text: object) -> str:
         read = text if isinstance(text, str) else repr(text)
     except Exception as error:  # noqa: BLE001  # of an object that is not ours
         read = f"<{type(text).__name__} that cannot be shown: {type(error).__name__}>"
-    kept = _PASSWORD.sub(r"\1***@", read[: 4 * LENGTH])
+    kept = masked(read[:_READ])
     return one_line(kept if len(kept) <= LENGTH else f"{kept[:LENGTH]}…")
 
 

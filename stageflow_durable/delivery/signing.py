@@ -6,6 +6,7 @@ A signature stands behind the mark, where a release that knows none takes it for
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from hashlib import sha256
 
 from stageflow_durable.delivery.messages import Words
@@ -27,15 +28,18 @@ def derived(audit_key: str) -> bytes:
 
 
 class Signer:
-    """Signs what is published, and judges what has come. ``mode``: ``off``, ``sign`` or ``require``."""
+    """Signs what is published, and judges what has come. ``mode``: ``off``, ``sign`` or ``require``. ``older``: audit
+    keys of before, by which what has come may be signed as well.
+    """
 
-    def __init__(self, mode: str = "off", audit_key: str | None = None) -> None:
+    def __init__(self, mode: str = "off", audit_key: str | None = None, older: Sequence[str] = ()) -> None:
         if mode != "off" and not audit_key:
             raise ConfigurationError(
                 f"message_signing={mode} needs the audit key: set STAGEFLOW_AUDIT_KEY, the same for all processes"
             )
         self._required = mode == "require"
         self._key = derived(audit_key) if mode != "off" and audit_key else None
+        self._accepted = [key for key in (self._key, *map(derived, older)) if key is not None]
 
     def mark(self, nudge: Nudge, link: int) -> str:
         """The mark of a link of a nudge's chain, as its message carries it."""
@@ -43,7 +47,7 @@ class Signer:
         if self._key is None:
             return plain
         mark, space, hinted = plain.partition(" ")
-        signature = self._signature(nudge.run_id, nudge.strand, nudge.gen, mark, hinted, nudge.queue)
+        signature = _signature(self._key, nudge.run_id, nudge.strand, nudge.gen, mark, hinted, nudge.queue)
         return f"{mark}~{signature}{space}{hinted}"
 
     def refused(self, words: Words, queue: str) -> str | None:
@@ -52,16 +56,16 @@ class Signer:
             return None  # what is not signed is accepted, so that what is wrongly signed can be sent without
         if not words.signature:
             return "it is not signed"
-        given = self._signature(words.run_id, words.strand, words.gen, words.mark, words.hinted, queue)
-        return (
-            None if hmac.compare_digest(given, words.signature) else "its signature is not by this key, or not for this"
-        )
+        said = words.run_id, words.strand, words.gen, words.mark, words.hinted, queue
+        # Each is computed: which of them fits is told by no time.
+        fitting = [hmac.compare_digest(_signature(key, *said), words.signature) for key in self._accepted]
+        return None if any(fitting) else "its signature is not by this key, or not for this"
 
-    def _signature(self, run_id: str, strand: str, gen: int, mark: str, hinted: str, queue: str) -> str:
-        # No run, mark, fence or strand holds a line break, so that nothing can be moved from one to another.
-        said = f"{run_id}\n{gen}\n{mark}\n{strand}\n{len(queue)}\n{queue}\n{hinted}"
-        assert self._key is not None
-        return hmac.digest(self._key, said.encode(), "sha256")[:BYTES].hex()
+
+def _signature(key: bytes, run_id: str, strand: str, gen: int, mark: str, hinted: str, queue: str) -> str:
+    # No run, mark, fence or strand holds a line break, so that nothing can be moved from one to another.
+    said = f"{run_id}\n{gen}\n{mark}\n{strand}\n{len(queue)}\n{queue}\n{hinted}"
+    return hmac.digest(key, said.encode(), "sha256")[:BYTES].hex()
 
 
 UNSIGNED = Signer()

@@ -58,7 +58,7 @@ def drive(
 
 
 def _let_fall(scene: Scene, due: list[Blow], progress: Progress) -> list[str]:
-    """At most one blow a look: the damage of each is to be mended under way, not in one go."""
+    """At most one blow a look: the damage of each is to be repaired under way, not in one go."""
     if not due or progress.at_rest < due[0].after:
         return []
     hit = scene.strike(due[0].target)

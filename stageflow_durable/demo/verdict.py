@@ -31,6 +31,7 @@ def announce(console: Console, evidence: Evidence) -> bool:
     for line in evidence.intake.refused:
         say(console, f"  line {line.line:>3} refused: {escape(line.reason)}")
     console.print(_table(evidence))
+    _explain_failed(console, evidence)
     _print_differences(console, differences)
     say(console, _sentence(evidence, differences))
     return not differences
@@ -73,6 +74,18 @@ def _trouble(evidence: Evidence) -> list[tuple[str, int | str]]:
     engine = [(f"engine: {words}", evidence.events.get(name, 0)) for name, words in TROUBLE.items()]
     kills = [("SIGKILL", f"{len(evidence.progress.kills)} of {evidence.kills_wanted}")]
     return [*faults, *engine, *kills]
+
+
+def _explain_failed(console: Console, evidence: Evidence) -> None:
+    """Say why failed runs and books that agree go together; nothing where a ledger has something of one."""
+    failed = {run.order_id for run in evidence.runs if run.status == "failed"}
+    touched = failed.intersection([*(effect.order_id for effect in evidence.effects), *evidence.letters])
+    if failed and not touched:
+        say(
+            console,
+            "Failed runs are orders that were refused before anything was done (what they cost does not add up, or the "
+            "warehouse has none): nothing had to be undone, and the ledgers have nothing of them.",
+        )
 
 
 def _print_differences(console: Console, differences: Sequence[Difference]) -> None:

@@ -17,7 +17,7 @@ class Death(Enum):
     """Why a server ended while it started."""
 
     PORT_TAKEN = re.compile("Address already in use")
-    # A cut-off end is mended by the server itself; this is damage in the middle.
+    # A cut-off end is repaired by the server itself; this is damage in the middle.
     DAMAGED_FILE = re.compile("Bad file format|MANIFEST FILE ERROR|Wrong signature|AOF file .* doesn't exist|checksum")
     DISK_FULL = re.compile("No space left on device")
     OTHER = re.compile("")

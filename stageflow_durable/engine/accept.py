@@ -20,6 +20,7 @@ from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
@@ -140,7 +141,7 @@ class Acceptor:
             fingerprint=fingerprint,
             input=within(text, given, self._payload_bytes, f"input of {pipeline.name}"),
             metadata=self._metadata(submission),
-            queue=self._queue if submission.queue is None else _name(submission.queue, "queue"),
+            queue=self._queue if submission.queue is None else _queue(submission.queue),
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
             repeats=submission.run_id is not None,
@@ -164,6 +165,12 @@ def _name(text: str, what: str) -> str:
     if not valid_key(text, what).strip():
         raise InvalidKey(f"{what} is blank; give 1 to 255 characters that say something, or leave it out")
     return text
+
+
+def _queue(name: object) -> str:
+    if not is_queue_name(name):
+        raise InvalidInput("enqueue", [f"queue: {shown(name)} is not {QUEUE_NAME}"])
+    return str(name)
 
 
 def _run_id(submission: Submission) -> str | None:
@@ -206,7 +213,7 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay
     try:
         publisher.publish(nudges, delay)
     except (BrokerUnavailable, PublishingFailed) as error:
-        log.warning("%s; %d nudge(s) are left to the recovery sweep", error, len(nudges))
+        log.warning("%s; %d message(s) are left to the recovery sweep", error, len(nudges))
         if not delay:
             _leave_to_the_sweep(store, nudges)
         return False

@@ -7,7 +7,7 @@ from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.settings import Settings, Urls
+from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import Store
 
@@ -45,7 +45,7 @@ def store_on(database: Database, settings: Settings, audit_key: str | None = Non
         "batches": settings.batches,
         "hints": settings.hints,
     }
-    return Store(database, key, **switches)
+    return Store(database, key, tuple(old.encode() for old in listed(settings.old_audit_keys)), **switches)
 
 
 class NoPublisher:

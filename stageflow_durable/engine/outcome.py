@@ -18,7 +18,7 @@ from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, de
 from stageflow_durable.retry.look import is_a, name_of
 from stageflow_durable.retry.look import text as text_of_any
 from stageflow_durable.settings.masking import masked
-from stageflow_durable.state.messages import members_of, message_of
+from stageflow_durable.state.messages import LONGEST, members_of, message_of
 from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000
@@ -87,7 +87,7 @@ def text_of(error: BaseException | str | None) -> str:
 
 def _text(error: BaseException | str) -> str:
     if is_a(error, str):
-        return masked(text_of_any(error, MAX_ERROR))
+        return masked(text_of_any(error, LONGEST))
     assert is_a(error, BaseException)
     said = f"{name_of(type(error))}: {message_of(error)}".removesuffix(": ")
     inside = members_of(error, MEMBERS)

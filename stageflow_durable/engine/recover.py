@@ -265,7 +265,7 @@ class Sweeper:
                 self._publisher.publish(nudges)
         except BrokerUnavailable as error:
             if not self._broker_away:  # once an outage, not at every sweep
-                log.warning("%s; %d nudge(s) wait for a later sweep", error, len(nudges))
+                log.warning("%s; %d message(s) wait for a later sweep", error, len(nudges))
             self._broker_away = True
             return False
         if nudges:

@@ -14,6 +14,7 @@ It remembers where its store does: on ``RedisIdempotencyStore`` work runs a seco
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import threading
@@ -25,7 +26,7 @@ from functools import partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, TypeVar
 
-from stageflow_durable.codec import encode_and_fingerprint
+from stageflow_durable.codec import Classes, encode_and_fingerprint
 from stageflow_durable.errors import (
     ConfigurationError,
     FenceLost,
@@ -35,6 +36,7 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
 from stageflow_durable.idempotency.keys import Scope, seconds_of
+from stageflow_durable.idempotency.remembered import Known, comes_back, remembered
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore, InProgress
 from stageflow_durable.model.output import OutputKind, StageOutput
 
@@ -46,6 +48,8 @@ _NEVER = threading.Event()
 
 T = TypeVar("T")
 
+log = logging.getLogger("stageflow.idempotency")
+
 
 @dataclass(slots=True)
 class _Wish:
@@ -56,16 +60,19 @@ class _Wish:
     fingerprint: str
     params_text: str
     deadline: float
+    classes: Classes
     poll: float = FIRST_POLL_SECONDS
 
 
 class IdempotencyInterceptor:
     """Claims the key before the body, remembers its output after; duplicates wait for it, in bounded time.
 
-    Remembered is an ``ok`` with its value, falsy ones exactly; models and dataclasses come back as the dict of their
-    fields. ``reject`` vouches that nothing happened and frees the key. Anything else (``retry``, ``fail``, ``skip``,
-    ``cancel``, an exception) ends the lease, and the next claim with the same parameters runs the body again. The
-    lease is renewed while the body runs; a process that dies keeps the key for one lease.
+    Remembered is an ``ok`` with its value, which comes back equal: models and dataclasses as objects of the classes
+    that ``result_type``, or the body's annotation, leads to. What cannot is told in the log when it is remembered, and
+    refused to duplicates; the body is not called for them. ``reject`` vouches that nothing happened and frees the key.
+    Anything else (``retry``, ``fail``, ``skip``, ``cancel``, an exception) ends the lease, and the next claim with the
+    same parameters runs the body again. The lease is renewed while the body runs; a process that dies keeps the key
+    for one lease.
 
     :param key_extractor: the key of a context, or None: not guarded this time. Default: ``ctx.idempotency_key``.
     :param params_extractor: the parameters to compare. Default: ``ctx.input``.
@@ -73,6 +80,7 @@ class IdempotencyInterceptor:
     :param validate_params: whether one key with two sets of parameters is refused; the same everywhere for a key.
     :param operation: what the key is for, with the client its scope. Default: pipeline and stage of the context.
     :param lease_seconds: how long a dead owner keeps the key; positive.
+    :param result_type: the type that the body returns; with :meth:`run` and the mixin its annotation is known as well.
     :param wait_seconds: how long a duplicate waits for the first; 0: refused at once.
     :param pause: sleeps the given seconds between two looks.
     :raises ConfigurationError: a duration is not positive, or longer than ten years.
@@ -90,6 +98,7 @@ class IdempotencyInterceptor:
         validate_params: bool = True,
         *,
         operation: str | None = None,
+        result_type: Any = None,
         lease_seconds: float | timedelta = 30.0,
         wait_seconds: float | timedelta = 30.0,
         clock: Callable[[], float] = time.monotonic,
@@ -101,6 +110,8 @@ class IdempotencyInterceptor:
         self._ttl = seconds_of(ttl_seconds, "ttl_seconds")
         self._lease = seconds_of(lease_seconds, "lease_seconds")
         self._operation = operation
+        self._known = Known(result_type)
+        self._told: set[str] = set()
         self._wait = seconds_of(wait_seconds, "wait_seconds") if wait_seconds else 0.0
         self._clock = clock
         self._pause = pause
@@ -111,8 +122,12 @@ class IdempotencyInterceptor:
 
         :raises IdempotencyParamMismatch: the key was used with other parameters, finished or in flight.
         :raises IdempotencyConflict: another still works under the key after ``wait_seconds``, or its work was undone.
+        :raises UnreadableValue: what is remembered cannot come back equal.
         """
-        wish = self._wish(ctx)
+        return self._before(ctx, self._known.declared)
+
+    def _before(self, ctx: Any, classes: Classes) -> StageOutput | None:
+        wish = self._wish(ctx, classes)
         while isinstance(answer := self._look(ctx, wish), float):
             self._pause(answer)
         return answer
@@ -128,6 +143,7 @@ class IdempotencyInterceptor:
             return
         if output.kind is OutputKind.OK:
             self._store.complete(held.scope, held.key, held.fence, output.value, ttl_seconds=self._ttl)
+            self._tell_of_objects(held, output.value)
         else:
             self._store.release(held.scope, held.key, held.fence, vouched=output.kind is OutputKind.REJECT)
 
@@ -150,9 +166,9 @@ class IdempotencyInterceptor:
         if ctx in self._running:
             return _output(body(ctx))
         try:
-            remembered = self.before(ctx)
-            if remembered is not None:
-                return remembered
+            known = self._before(ctx, self._known.of(body))
+            if known is not None:
+                return known
             output = _output(body(ctx))
         except BaseException as error:
             self.on_error(ctx, error)
@@ -168,9 +184,9 @@ class IdempotencyInterceptor:
         if ctx in self._running:
             return _output(await body(ctx))
         try:
-            remembered = await self._abefore(ctx)
-            if remembered is not None:
-                return remembered
+            known = await self._abefore(ctx, self._known.of(body))
+            if known is not None:
+                return known
             output = _output(await body(ctx))
         except BaseException as error:
             await _in_thread(self.on_error, ctx, error)
@@ -178,35 +194,45 @@ class IdempotencyInterceptor:
         await _in_thread(self.after, ctx, output)
         return output
 
-    async def _abefore(self, ctx: Any) -> StageOutput | None:
-        wish = self._wish(ctx)
+    def _tell_of_objects(self, held: Held, value: object) -> None:
+        if held.scope.operation not in self._told and not comes_back(value, held.classes):
+            self._told.add(held.scope.operation)
+            log.warning(
+                "the output of %s holds objects that duplicates cannot have back: give "
+                "IdempotencyInterceptor(result_type=…) the type that the body returns",
+                held.scope.operation,
+            )
+
+    async def _abefore(self, ctx: Any, classes: Classes) -> StageOutput | None:
+        wish = self._wish(ctx, classes)
         # The key is in a store that tells nobody when it changes.
         while isinstance(answer := await _in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
             await asyncio.sleep(answer)
         return answer
 
-    def _wish(self, ctx: Any) -> _Wish | None:
+    def _wish(self, ctx: Any, classes: Classes) -> _Wish | None:
         key = self._key_of(ctx)
         if key is None:
             return None
         scope = Scope(getattr(ctx, "client_id", None) or _UNNAMED_CLIENT, self._operation or _operation_of(ctx))
         text, fingerprint = encode_and_fingerprint(self._params_of(ctx))
-        return _Wish(scope, key, fingerprint, text, self._clock() + self._wait)
+        return _Wish(scope, key, fingerprint, text, self._clock() + self._wait, classes)
 
     def _look(self, ctx: Any, wish: _Wish | None) -> StageOutput | float | None:
         """What :meth:`before` returns, or the seconds to pause until the next look."""
         if wish is None:
             return None
-        answer = self._told(ctx, wish)
+        answer = self._asked(ctx, wish)
         if isinstance(answer, float):
             return answer
         if isinstance(answer, Done):
+            output = StageOutput(OutputKind.OK, value=remembered(answer.result_text, wish.classes, wish.key))
             _emit(ctx, "work.idempotency_hit", wish)
-            return StageOutput(OutputKind.OK, value=answer.result)
-        self._running.add(Held(ctx, wish.scope, wish.key, answer.fence))
+            return output
+        self._running.add(Held(ctx, wish.scope, wish.key, answer.fence, wish.classes))
         return None
 
-    def _told(self, ctx: Any, wish: _Wish) -> Claimed | Done | float:
+    def _asked(self, ctx: Any, wish: _Wish) -> Claimed | Done | float:
         try:
             answer = self._claim(wish)
             return self._patience(wish, answer) if isinstance(answer, InProgress) else answer

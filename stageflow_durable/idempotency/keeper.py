@@ -8,18 +8,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from stageflow_durable.codec import Classes
 from stageflow_durable.errors import FenceLost, StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A key under which a body runs. ``ctx`` is kept so that its ``id`` stays its own."""
+    """A key under which a body runs. ``ctx`` is kept so that its ``id`` stays its own; ``classes``: what its output is
+    restored by.
+    """
 
     ctx: Any
     scope: Scope
     key: str
     fence: int
+    classes: Classes
 
 
 class LeaseKeeper:

@@ -55,7 +55,9 @@ class Done:
 
     @property
     def result(self) -> object:
-        """The result, decoded anew at each reading: exactly what was given, falsy values included."""
+        """The result, decoded anew at each reading: what was given, falsy values included; of an object the dict of its
+        fields (``codec.restore`` with its classes makes the object).
+        """
         return decode(self.result_text)
 
 

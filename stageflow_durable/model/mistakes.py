@@ -14,6 +14,7 @@ from stageflow_durable.model.callables import uncallable
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import SchemaMigration, StageKind, StageSpec
+from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 
 After = Sequence[tuple[str, ...]]
 """What each stage waits for, in their order."""
@@ -118,7 +119,6 @@ def implicit_after_branch(specs: Sequence[StageSpec]) -> Iterator[str]:
 
 def options_of_stage(spec: Any) -> list[str]:
     """Mistakes in a stage's options."""
-    queue_is_fine = spec.queue is None or (isinstance(spec.queue, str) and bool(spec.queue.strip()))
     checks = (
         (not callable(spec.runner), "runner {!r} is not a function and has no execute(ctx)", spec.runner),
         (not isinstance(spec.kind, StageKind), "kind {!r} is not a StageKind", spec.kind),
@@ -136,7 +136,7 @@ def options_of_stage(spec: Any) -> list[str]:
             "on_lease_lost={}: 'continue' or 'end'",
             shown(spec.on_lease_lost),
         ),
-        (not queue_is_fine, "queue {!r} is not the name of a queue", spec.queue),
+        (not _is_queue(spec.queue), f"queue {{}} is not {QUEUE_NAME}", shown(spec.queue)),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
     calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
@@ -153,6 +153,10 @@ def _undo(undo: Any) -> Iterator[str]:
         yield f"compensate: {wrong}"
     if undo is not None and not isinstance(undo.retry, RetryPolicy | None):
         yield f"compensate: retry {undo.retry!r} is not a RetryPolicy"
+
+
+def _is_queue(name: object) -> bool:
+    return name is None or is_queue_name(name)
 
 
 def _is_duration(seconds: object) -> bool:

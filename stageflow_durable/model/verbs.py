@@ -1,7 +1,7 @@
 """What a person may do to a run now, and what to type for it.
 
-One set of rules for both sides: ``stageflow show`` ends with :func:`legal_verbs`, and the engine's operators refuse by
-:func:`refusal` inside the transaction that would act. Semantics: ``docs/explanation/guarantees.md``.
+One set of rules for both sides: ``stageflow show`` ends with :func:`allowed_verbs`, and the engine's operators refuse
+by :func:`refusal` inside the transaction that would act. Semantics: ``docs/explanation/guarantees.md``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class VerbName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The facts that decide which verbs are legal.
+    """The facts that decide which verbs are allowed.
 
     ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
     those that failed for good. ``unknown``: stages whose outcome nobody knows. ``failed``: stages that failed: with an
@@ -63,7 +63,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """One legal command.
+    """One allowed command.
 
     ``name``: a :class:`VerbName`, or ``fork``, which changes nothing of its run. ``arguments`` is what follows
     ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
@@ -152,7 +152,7 @@ def _undos(stages: Sequence[StageStanding], states: frozenset[StepState]) -> tup
 
 
 def refusal(verb: VerbName, facts: Standing, *, stage: str | None = None, past_pivot: bool = False) -> str | None:
-    """Why ``verb`` is not legal now, with the way out; None when it is.
+    """Why ``verb`` is not allowed now, with the way out; None when it is.
 
     ``stage``: the one to settle. ``past_pivot``: the person said that undoing past the pivot is meant.
     """
@@ -219,7 +219,7 @@ def _nothing_owed(facts: Standing) -> str:
 # --- the lines to type ----------------------------------------------------------------------------------------------
 
 
-def legal_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
+def allowed_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
     """The commands worth typing for ``run`` now, the most careful first; of two that come to the same, the plainer one.
 
     ``shown_id``: the prefix to print instead of the whole id.

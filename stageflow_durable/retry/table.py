@@ -50,7 +50,7 @@ BY_TYPE: dict[type[BaseException], Category] = {
     # values: the same input fails again
     ValueError: PERMANENT,
     ArithmeticError: PERMANENT,
-    # a slip in the code, which is mended by a deploy and not by undoing what customers ordered
+    # a slip in the code, which is fixed by a deploy and not by undoing what customers ordered
     TypeError: BUG,
     AttributeError: BUG,
     NameError: BUG,

@@ -6,7 +6,7 @@
 from stageflow_durable.settings.load import check_keywords, load_settings
 from stageflow_durable.settings.parsing import broker_name, safe_url
 from stageflow_durable.settings.queues import default_queue, engine_name
-from stageflow_durable.settings.values import Settings, Urls
+from stageflow_durable.settings.values import Settings, Urls, listed
 
 __all__ = [
     "Settings",
@@ -15,6 +15,7 @@ __all__ = [
     "check_keywords",
     "default_queue",
     "engine_name",
+    "listed",
     "load_settings",
     "safe_url",
 ]

@@ -6,14 +6,18 @@ import logging
 import re
 import traceback
 
-_AUTHORITY = re.compile(r"([A-Za-z][\w+.-]*://)[^\s/?#'\"<>]*@")
+# No pattern looks at a character more often than a few times: texts come from outside, and are long.
+_RUN = re.compile(r"[^\s'\"<>]+")
+_AUTHORITY = re.compile(r"(://)[^/?#]*@")
 # A password with an unescaped slash: what stands behind the colon is no port.
-_SLASHED = re.compile(r"([A-Za-z][\w+.-]*://)[^\s/?#:@'\"<>]*:(?!\d{1,5}(?:[/?#\s]|$))[^\s'\"<>]*@")
-_NAMED = (
-    r"\w*(?:pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|signature|api[_-]?key|access[_-]?key|private[_-]?key)"
+_SLASHED = re.compile(r"(://)[^/?#:@]*:(?!\d{1,5}[/?#]).*@")
+_SECRET = re.compile(
+    r"pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|signature|(?:api|access|private)[_-]?key", re.IGNORECASE
 )
-_OPTION = re.compile(rf"([?&;](?:{_NAMED}\w*|key|sig|auth)=)[^&;\s'\"<>]*", re.IGNORECASE)
-_WORD = re.compile(rf"(\b{_NAMED}\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]+)", re.IGNORECASE)
+_SHORT = frozenset({"key", "sig", "auth"})
+"""What is a secret as an option of a URL, and a word of many meanings elsewhere."""
+_OPTION = re.compile(r"([?&;]([\w-]+)=)[^&;\s'\"<>]*")
+_WORD = re.compile(r"(\b([\w-]+)\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]+)")
 
 
 def masked(text: str) -> str:
@@ -21,8 +25,29 @@ def masked(text: str) -> str:
     what stands behind ``password=``.
     """
     if "://" in text:
-        text = _SLASHED.sub(r"\1***@", _AUTHORITY.sub(r"\1***@", text))
-    return _WORD.sub(r"\1***", _OPTION.sub(r"\1***", text)) if "=" in text else text
+        text = _RUN.sub(_without_account, text)
+    return _WORD.sub(_without_value, masked_options(text)) if "=" in text else text
+
+
+def masked_options(url: str) -> str:
+    """``url`` with ``***`` in the place of the values of secret options."""
+    return _OPTION.sub(_without_option, url)
+
+
+def _without_account(run: re.Match[str]) -> str:
+    head, at, place = run[0].rpartition("@")
+    if not at or "://" not in head:
+        return run[0]
+    return _SLASHED.sub(r"\1***@", _AUTHORITY.sub(r"\1***@", head + at)) + place
+
+
+def _without_option(option: re.Match[str]) -> str:
+    is_secret = option[2].lower() in _SHORT or _SECRET.search(option[2])
+    return f"{option[1]}***" if is_secret else option[0]
+
+
+def _without_value(word: re.Match[str]) -> str:
+    return f"{word[1]}***" if any(found.end() == len(word[2]) for found in _SECRET.finditer(word[2])) else word[0]
 
 
 class _Masking(logging.Filter):

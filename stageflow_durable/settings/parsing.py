@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
+from stageflow_durable.settings.masking import masked_options
 from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
+from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 
 Parser = Callable[[object], object]
 
@@ -28,7 +30,6 @@ _SPELLINGS = {
     "valkeys": "rediss",
 }
 _OF_FILES = ("sqlite", "memory", "unix", "redis+socket")
-_PASSWORD_OPTION = re.compile(r"([?&][^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&;]*", re.IGNORECASE)
 
 
 def safe_url(url: str) -> str:
@@ -50,7 +51,7 @@ def _safe(url: str) -> str:
         return f"{scheme}://***"
     user, colon, _ = account.partition(":")
     hidden = f"{user}:***" if colon else user
-    return _PASSWORD_OPTION.sub(r"\1***", f"{scheme}{separator}{hidden}{at}{place}")
+    return masked_options(f"{scheme}{separator}{hidden}{at}{place}")
 
 
 def broker_name(url: str) -> str:
@@ -148,6 +149,14 @@ def _number(value: object, what: str) -> float:
     return number
 
 
+def queue(value: object) -> str:
+    """The name of a queue."""
+    name = value.strip() if isinstance(value, str) else value
+    if not is_queue_name(name):
+        raise ValueError(f"must be {QUEUE_NAME}")
+    return str(name)
+
+
 def matching(pattern: str, what: str) -> Parser:
     """Text that fits ``pattern`` as a whole; ``what`` says so to people."""
 
@@ -202,6 +211,11 @@ def secret(value: object) -> str:
         make = "python -c 'import secrets; print(secrets.token_hex())'"
         raise ValueError(f"must have at least 16 characters; make one: {make}")
     return text
+
+
+def secrets(value: object) -> str:
+    """Several keys, with commas between them."""
+    return ",".join(secret(part) for part in _text(value).split(","))
 
 
 def text(value: object) -> str:

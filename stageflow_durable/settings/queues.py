@@ -1,4 +1,4 @@
-"""An engine's name, and the queue that carries it unless another is set."""
+"""Names of queues, an engine's name, and the queue that carries it unless another is set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from stageflow_durable.errors import ConfigurationError
 LONGEST_NAME = 150
 """Bytes: with our prefix a queue's name has to fit what brokers and tables take."""
 
+LONGEST_QUEUE = 200
+"""Bytes of a queue's name."""
+
+QUEUE_NAME = f"a queue's name: 1 to {LONGEST_QUEUE} bytes, without blanks, commas and control characters"
+"""What is allowed wherever a queue is named: commas part the names in ``celery worker -Q``, which keeps blanks."""
+
 _NAME = re.compile(r"\w[\w.-]*")
+_PARTING = frozenset(" ,")
+
+
+def is_queue_name(given: object) -> bool:
+    """Whether a queue may be called so."""
+    # What is printable can be encoded, and holds no blank but the plain one.
+    is_legible = isinstance(given, str) and given.isprintable() and not _PARTING.intersection(given)
+    return is_legible and 0 < len(str(given).encode()) <= LONGEST_QUEUE
 
 
 def default_queue(engine: str) -> str:

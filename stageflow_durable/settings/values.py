@@ -20,7 +20,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "lease_seconds": parsing.seconds(2, 3600),
     "max_recoveries": parsing.whole(1, 1000),
     "home": parsing.directory,
-    "queue": parsing.matching(r"[\w.-]{1,200}", "a queue's name: letters, digits, _ . -"),
+    "queue": parsing.queue,
     "in_place_stages": parsing.whole(1),
     "in_place_seconds": parsing.seconds(0, 3600),
     "short_delay_seconds": parsing.seconds(0, 3600),
@@ -36,6 +36,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "batches": parsing.switch,
     "quick_acks": parsing.switch,
     "audit_key": parsing.secret,
+    "old_audit_keys": parsing.secrets,
     "sentinel_master": parsing.matching(r"[\w.-]{1,200}", "the name of a master, as the sentinels know it"),
     "sentinel_password": parsing.text,
     "message_signing": parsing.word("off", "sign", "require"),
@@ -44,7 +45,7 @@ PARSERS: dict[str, parsing.Parser] = {
 }
 URLS = ("database_url", "broker_url", "redis_url")
 SECRETS = (*URLS, "audit_key")
-HIDDEN = (*SECRETS, "sentinel_password")
+HIDDEN = (*SECRETS, "old_audit_keys", "sentinel_password")
 # The one-machine mode stands above the settings, so it is looked up by name, and only when nothing else is set.
 _ATTACH = ("stageflow_durable.embedded.attachment", "attach")
 
@@ -96,7 +97,8 @@ class Settings:
     ``batches``: whether ``enqueue_many`` shares statements and sendings between its runs.
     ``quick_acks``: whether a worker on Redis keeps what is unacknowledged of ours in itself, and notes other tasks'
     over a connection that is kept for it.
-    ``audit_key``: of the event chain's HMACs.
+    ``audit_key``: of the event chain's HMACs. ``old_audit_keys``: earlier ones, with commas between them, which are
+    accepted where histories are verified and messages were signed.
     ``sentinel_master``, ``sentinel_password``: for a broker at ``sentinel://``, the master's name and the sentinels'
     own password.
     ``message_signing``: ``sign``: messages are signed with a key that is derived from the audit key, those that are not
@@ -129,6 +131,7 @@ class Settings:
     batches: bool = True
     quick_acks: bool = True
     audit_key: str | None = None
+    old_audit_keys: str | None = None
     sentinel_master: str | None = None
     sentinel_password: str | None = None
     message_signing: str = "off"
@@ -221,6 +224,11 @@ def _cannot_sign(parsed: Mapping[str, object]) -> list[str]:
         return []
     name = variable("audit_key")
     return [f"message_signing={signing} needs the audit key, which messages are signed with: set {name} everywhere"]
+
+
+def listed(values: str | None) -> list[str]:
+    """A setting that holds several values, one by one."""
+    return values.split(",") if values else []
 
 
 def refuse(problems: Sequence[str]) -> None:

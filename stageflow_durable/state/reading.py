@@ -42,6 +42,7 @@ class Reading:
 
     database: Database
     _audit: bytes
+    _old_audits: tuple[bytes, ...]
     _unlocked: Unlocked | None
 
     @property
@@ -125,7 +126,7 @@ class Reading:
 
     def audit(self, run_ids: Sequence[str] | None, heads: Mapping[str, tuple[int, str]]) -> Iterator[Checked]:
         """Check the chains of runs (None: of all), one after another."""
-        return verification.verify(self._see, self._audit, run_ids, heads)
+        return verification.verify(self._see, (self._audit, *self._old_audits), run_ids, heads)
 
     @property
     def has_audit_key(self) -> bool:

@@ -70,6 +70,7 @@ class Store(Owning):
         self,
         database: Database,
         audit_key: bytes = b"",
+        old_audit_keys: Sequence[bytes] = (),
         *,
         optimistic: bool = True,
         prepares: bool = True,
@@ -77,7 +78,7 @@ class Store(Owning):
         batches: bool = True,
     ) -> None:
         self.database = database
-        self._audit = audit_key
+        self._audit, self._old_audits = audit_key, tuple(old_audit_keys)
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and optimistic and not database.is_sqlite
         self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints) if optimistic else None

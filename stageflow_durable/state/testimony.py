@@ -30,6 +30,8 @@ from stageflow_durable.state.vouched import (
 )
 
 Row = Mapping[Any, Any]
+Keys = Sequence[bytes]
+"""Audit keys: the one in force, and older ones that are accepted."""
 Begun = tuple[str, int, str]
 """Direction, number and stage of an attempt."""
 
@@ -107,30 +109,30 @@ class Testimony:
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
 
-def problems(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+def problems(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
     """Each row that is not what the events say: changed, missing, or more than there may be. Where some events do not
     say what they wrote, only what the run was given is compared.
     """
-    given = given_code(key, seen.run["id"], [seen.run[name] for name in GIVEN])
-    if heard.given not in (None, given):
+    given = [seen.run[name] for name in GIVEN]
+    if heard.given is not None and all(given_code(key, seen.run["id"], given) != heard.given for key in keys):
         yield "the run's row: what it was given was changed (input, metadata, client, pipeline, key, queue or priority)"
     if not heard.complete:
         return
-    yield from _of_run(key, seen, heard)
-    yield from _of_parts(key, seen, heard)
+    yield from _of_run(keys, seen, heard)
+    yield from _of_parts(keys, seen, heard)
     yield from _of_strands(seen, heard)
     yield from _of_keys(seen)
 
 
-def _of_run(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+def _of_run(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
     run = seen.run
     told = heard.rows.get(RUN, {})
-    yield from _differences(key, run["id"], RUN, "the run's row", {name: run[name] for name in OF_RUN}, told)
+    yield from _differences(keys, run["id"], RUN, "the run's row", {name: run[name] for name in OF_RUN}, told)
     if (run["created_at"], run["updated_at"]) != (seen.events[0]["at"], seen.events[-1]["at"]):
         yield "the run's row: created_at or updated_at was changed"
 
 
-def _of_parts(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
+def _of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
     there = {
         **{attempt_row(row["direction"], row["n"], row["stage"]): row for row in seen.attempts},
         **{checkpoint_row(row["stage"]): row for row in seen.checkpoints},
@@ -141,12 +143,12 @@ def _of_parts(key: bytes, seen: Rows, heard: Testimony) -> Iterator[str]:
     yield from (f"{name} was added: no event tells of it" for name in there.keys() - told.keys())
     for name in told.keys() & there.keys():
         row = {column: there[name][column] for column in told[name]}
-        yield from _differences(key, seen.run["id"], name, name, row, told[name])
+        yield from _differences(keys, seen.run["id"], name, name, row, told[name])
 
 
-def _differences(key: bytes, run: str, row: str, called: str, columns: Row, told: Row) -> Iterator[str]:
+def _differences(keys: Keys, run: str, row: str, called: str, columns: Row, told: Row) -> Iterator[str]:
     for name, value in columns.items():
-        if shown(key, run, row, name, value) != told.get(name):
+        if all(shown(key, run, row, name, value) != told.get(name) for key in keys):
             yield f"{called}: {name} was changed"
 
 

@@ -29,7 +29,7 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.state.testimony import Row, Rows, Testimony, problems
+from stageflow_durable.state.testimony import Keys, Row, Rows, Testimony, problems
 from stageflow_durable.state.vouched import tombstone_code
 from stageflow_durable.transitions.accept import GENESIS
 
@@ -79,10 +79,12 @@ def _batch(connection: Connection, after: str) -> Sequence[Any]:
 
 
 def verify(
-    see: See[Any], key: bytes, run_ids: Sequence[str] | None, exported: Mapping[str, tuple[int, str]]
+    see: See[Any], keys: Keys, run_ids: Sequence[str] | None, exported: Mapping[str, tuple[int, str]]
 ) -> Iterator[Checked]:
-    """Check runs, page by page; ``exported``: heads from before, by run, that must still be in the chains."""
-    checker = _Checker(key, exported)
+    """Check runs, page by page; ``exported``: heads from before, by run, that must still be in the chains. A code
+    may be by any of ``keys``: a run that went on while the key changed has some of each.
+    """
+    checker = _Checker(keys, exported)
     if run_ids is not None:
         for start in range(0, len(run_ids), RUNS):
             yield from see(partial(checker.named, ids=run_ids[start : start + RUNS]))
@@ -93,16 +95,16 @@ def verify(
         gone.difference_update(checked.run_id for checked in page.checked)
         yield from page.checked
         last, more = page.last, bool(page.last)
-    yield from _tombs(see, key)
+    yield from _tombs(see, keys)
     for run in sorted(gone):
-        yield see(partial(_gone, key=key, run=run, exported=exported[run]))
+        yield see(partial(_gone, keys=keys, run=run, exported=exported[run]))
 
 
 class _Checker:
     """Checks runs against ``exported`` heads; each page sees one moment of the database, whoever writes meanwhile."""
 
-    def __init__(self, key: bytes, exported: Mapping[str, tuple[int, str]]) -> None:
-        self._key = key
+    def __init__(self, keys: Keys, exported: Mapping[str, tuple[int, str]]) -> None:
+        self._keys = keys
         self._exported = exported
 
     def page(self, connection: Connection, after: str) -> _Page:
@@ -142,12 +144,12 @@ class _Checker:
         left = ", ".join(f"{len(some)} of {table.name}" for table, some in zip(_PARTS, rows, strict=True) if some)
         if left:
             return Checked(run, len(rows[0]), (f"the run's row is gone, and rows of it are left: {left}",))
-        return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._key)))
+        return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._keys)))
 
     def _checked(self, seen: Rows) -> Checked:
         run = seen.run["id"]
         found = [
-            *_chain(seen.events, self._key),
+            *_chain(seen.events, self._keys),
             *_end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
         ]
         if run in self._exported:
@@ -157,10 +159,10 @@ class _Checker:
                 "its definition is missing or was changed: its text does not have the digest that the run names"
             )
         vouched = False
-        if self._key and not any(found):
+        if any(self._keys) and not any(found):
             heard = Testimony.of(seen.events)
             vouched = heard.complete
-            found += problems(self._key, seen, heard)
+            found += problems(self._keys, seen, heard)
         return Checked(run, len(seen.events), tuple(dict.fromkeys(found)), vouched)
 
 
@@ -220,11 +222,11 @@ def _plan(row: Any) -> Plan | None:
 # --- pruned runs ------------------------------------------------------------------------------------------------------
 
 
-def _tombs(see: See[Any], key: bytes) -> Iterator[Checked]:
+def _tombs(see: See[Any], keys: Keys) -> Iterator[Checked]:
     """What is left of pruned runs has to be what ``prune`` left."""
     last = ""
     while batch := see(partial(_stones, after=last)):
-        yield from (Checked(row.run, 0, found) for row in batch if (found := tuple(_stone(row, key))))
+        yield from (Checked(row.run, 0, found) for row in batch if (found := tuple(_stone(row, keys))))
         last = batch[-1].run
 
 
@@ -238,21 +240,25 @@ def _stones_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
     return {row.run: row for row in found}
 
 
-def _stone(row: Any, key: bytes) -> Iterator[str]:
-    # One that an earlier release laid covers less; nobody without the key can make either.
-    if row.mac not in (
-        tombstone_code(key, row._mapping),
-        old_tombstone_code(key, row.run, row.status, row.seq, row.head),
+def _stone(row: Any, keys: Keys) -> Iterator[str]:
+    # One that an earlier release laid covers less; nobody without a key can make either.
+    if all(
+        row.mac
+        not in (
+            tombstone_code(key, row._mapping),
+            old_tombstone_code(key, row.run, row.status, row.seq, row.head),
+        )
+        for key in keys
     ):
         yield "its tombstone was changed, or not laid by prune: its code does not fit"
 
 
-def _gone(connection: Connection, key: bytes, run: str, exported: tuple[int, str]) -> Checked:
+def _gone(connection: Connection, keys: Keys, run: str, exported: tuple[int, str]) -> Checked:
     """A run of the exported heads that is not there: pruned, with a tombstone no shorter than the head, or deleted."""
     row = _stones_of(connection, [run]).get(run)
     if row is None:
         return Checked(run, 0, ("it was there when the heads were exported, and is gone",))
-    found = list(_stone(row, key))
+    found = list(_stone(row, keys))
     if (row.seq, row.head) != exported and row.seq <= exported[0]:
         found.append(f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off")
     return Checked(run, 0, tuple(found))
@@ -261,7 +267,7 @@ def _gone(connection: Connection, key: bytes, run: str, exported: tuple[int, str
 # --- the chain --------------------------------------------------------------------------------------------------------
 
 
-def _chain(rows: Sequence[Row], key: bytes) -> Iterator[str]:
+def _chain(rows: Sequence[Row], keys: Keys) -> Iterator[str]:
     if rows and (rows[0]["seq"], rows[0]["previous"]) != (1, GENESIS):
         yield f"event {rows[0]['seq']} comes first and is not the beginning: what was before it is missing"
     for before, row in pairwise(rows):
@@ -272,9 +278,20 @@ def _chain(rows: Sequence[Row], key: bytes) -> Iterator[str]:
                 f"event {row['seq']} ({row['type']}) does not follow event {before['seq']}: "
                 "one was changed, moved or replaced"
             )
-    for row in rows:
-        if row["mac"] != seal(key, *(row[name] for name in ("run", "seq", "type", "at", "data", "previous"))).mac:
-            yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
+    wrong = [row for row in rows if not _fits(row, keys)]
+    if wrong and len(wrong) == len(rows):
+        yield (
+            "no event has a code by this key: the run was written under another one (STAGEFLOW_OLD_AUDIT_KEYS), or "
+            "without one, or all of it was replaced"
+        )
+        return
+    for row in wrong:
+        yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
+
+
+def _fits(row: Row, keys: Keys) -> bool:
+    said = [row[name] for name in ("run", "seq", "type", "at", "data", "previous")]
+    return any(seal(key, *said).mac == row["mac"] for key in keys)
 
 
 def _beyond(rows: Sequence[Row], seq: int) -> Iterator[str]:

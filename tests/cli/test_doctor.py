@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import ast
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import getsource
 from ssl import CERT_NONE
 
 import pytest
 from celery import Celery
 
-from stageflow_durable.cli import checks
+from stageflow_durable.cli import checks, doctor, habits, serving
 from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.delivery.probes import (
     BrokerFacts,
@@ -45,14 +47,14 @@ def named(found: list[Check]) -> dict[str, Check]:
     return {check.name: check for check in found}
 
 
-def test_a_safe_server_and_application_have_nothing_to_mend() -> None:
+def test_a_safe_server_and_application_have_nothing_to_fix() -> None:
     found = [*checks.broker(BrokerFacts("redis", redis=REDIS)), *checks.application(CELERY)]
     assert {check.level for check in found} == {Level.OK}
-    assert all(check.mend is None for check in found)
+    assert all(check.fix is None for check in found)
 
 
 @pytest.mark.parametrize(
-    ("facts", "name", "level", "mend"),
+    ("facts", "name", "level", "fix"),
     [
         (replace(REDIS, version=(6, 0, 16)), "redis version", Level.FAIL, "upgrade the server"),
         (
@@ -67,12 +69,29 @@ def test_a_safe_server_and_application_have_nothing_to_mend() -> None:
         (replace(REDIS, policy=None), "redis eviction", Level.SKIP, ""),
     ],
 )
-def test_an_unsafe_server_is_told_with_the_line_that_mends_it(
-    facts: RedisFacts, name: str, level: Level, mend: str
+def test_an_unsafe_server_is_told_with_the_line_that_fixes_it(
+    facts: RedisFacts, name: str, level: Level, fix: str
 ) -> None:
     check = named(list(checks.redis(facts)))[name]
     assert check.level is level
-    assert mend in (check.mend or "")
+    assert fix in (check.fix or "")
+
+
+def test_every_verdict_that_is_not_fine_has_the_line_that_fixes_it() -> None:
+    made = [
+        (module.__name__, call.lineno, len(call.args) + len(call.keywords))
+        for module in (checks, habits, serving, doctor)
+        for call in ast.walk(ast.parse(getsource(module)))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Check"
+        if ast.unparse(call.args[1]) not in ("Level.OK", "Level.SKIP")
+    ]
+    assert len(made) > 8
+    assert [where for *where, given in made if given < len(fields(Check))] == []
+
+
+def test_it_says_whether_a_pooler_was_met() -> None:
+    assert checks.pooler(False).message == "none is met"
+    assert checks.pooler(True).message.startswith("one is met")
 
 
 def test_valkey_counts_its_versions_anew() -> None:
@@ -106,21 +125,21 @@ def test_an_unsafe_application_is_told(facts: CeleryFacts, name: str, level: Lev
     check = named(list(checks.application(facts)))[name]
     assert check.level is level
     assert says in check.message
-    assert (check.mend is None) == (level is Level.OK)
+    assert (check.fix is None) == (level is Level.OK)
 
 
 def test_each_line_for_an_adopted_application_names_the_one_setting_that_is_unsafe() -> None:
     wrong = {"worker_consumer": THEIRS, "prefetch_multiplier": 4, "cancels": True, "accept_content": ("yaml",)}
     facts = replace(CELERY, **wrong, adopted=True, obeys="all")  # type: ignore[arg-type]  # each has its own type
-    assert [check.mend for check in checks.application(facts) if check.mend] == [
+    assert [check.fix for check in checks.application(facts) if check.fix] == [
         'celery_app.conf.worker_consumer = "stageflow_durable.delivery.consumer:SturdyConsumer"',
         "celery_app.conf.worker_prefetch_multiplier = 1",
         "celery_app.conf.worker_cancel_long_running_tasks_on_connection_loss = False",
         'celery_app.conf.accept_content = ["json"]',
         "celery_app.conf.worker_enable_remote_control = False",
     ]
-    mend = checks.visibility(60.0, "redis", 10.0, 30.0, adopted=True).mend
-    assert mend == 'celery_app.conf.broker_transport_options["visibility_timeout"] = 100'
+    fix = checks.visibility(60.0, "redis", 10.0, 30.0, adopted=True).fix
+    assert fix == 'celery_app.conf.broker_transport_options["visibility_timeout"] = 100'
 
 
 @pytest.mark.parametrize(
@@ -133,7 +152,7 @@ def test_the_visibility_timeout_has_to_exceed_the_longest_work_of_a_message(
     check = checks.visibility(timeout, "redis", 10.0, longest)
     assert check.level is level
     if level is Level.FAIL:
-        assert check.mend == f"STAGEFLOW_VISIBILITY_TIMEOUT={10 + (longest or 0) + 60:.0f}"
+        assert check.fix == f"STAGEFLOW_VISIBILITY_TIMEOUT={10 + (longest or 0) + 60:.0f}"
 
 
 def test_a_short_visibility_timeout_is_no_matter_where_workers_note_what_is_unacknowledged_in_themselves() -> None:
@@ -144,11 +163,11 @@ def test_a_broker_without_visibility_timeout_is_not_asked_for_one() -> None:
     assert checks.visibility(None, "amqp", 10.0, 1e6).level is Level.SKIP
 
 
-def test_a_schema_of_a_newer_release_is_mended_by_deploying_it_and_not_by_an_upgrade() -> None:
+def test_a_schema_of_a_newer_release_is_fixed_by_deploying_it_and_not_by_an_upgrade() -> None:
     check = checks.schema("0009", "0001", ahead=True)
     assert (check.level, "0009" in check.message, "0001" in check.message) == (Level.WARN, True, True)
-    assert "deploy" in (check.mend or "")
-    assert checks.schema("0000", "0001").mend == "stageflow db upgrade"
+    assert "deploy" in (check.fix or "")
+    assert checks.schema("0000", "0001").fix == "stageflow db upgrade"
 
 
 def test_no_live_worker_is_a_failure_only_while_there_is_work() -> None:
@@ -203,12 +222,25 @@ def test_with_only_a_database_what_needs_more_is_skipped_with_a_reason(
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
         ["ok", "database"],
         ["FAIL", "schema"],
-        ["mend:", "stageflow"],
+        ["fix:", "stageflow"],
         ["skip", "broker"],
         ["skip", "application"],
         ["1", "ok,"],
     ]
-    assert "mend: stageflow db upgrade" in result.stdout
+    assert "fix: stageflow db upgrade" in result.stdout
+
+
+@pytest.mark.usefixtures("_schema")
+@pytest.mark.parametrize(("head", "level", "code"), [("0001", "warn", 0), ("0002", "fail", 1)])
+def test_a_warning_leaves_zero_and_a_failed_check_ends_with_one(  # fixtures and a row
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, engine: FakeApplication, head: str, level: str, code: int
+) -> None:
+    monkeypatch.setattr("stageflow_durable.state.schema.head", lambda: head)
+    monkeypatch.setenv("STAGEFLOW_DATABASE_URL", "sqlite:////tmp/x.db")
+    assert engine.known_workers == [], "without work that is a warning"
+    result = invoke("doctor", "--json")
+    assert level in {check["level"] for check in json.loads(result.stdout)}
+    assert result.exit_code == code
 
 
 @pytest.mark.usefixtures("_schema")
@@ -223,7 +255,7 @@ def test_as_json_each_check_is_a_record(
         "name": "workers",
         "level": "fail",
         "message": "none alive, and 1 run to do",
-        "mend": "stageflow worker",
+        "fix": "stageflow worker",
     }
     assert found["overdue runs"]["level"] == "fail"
 
@@ -251,7 +283,7 @@ def test_a_sentinel_without_the_name_of_its_master_is_a_verdict_with_the_line_th
     [check] = checks.broker(facts)
     assert (check.level, check.name) == (Level.FAIL, "broker")
     assert "'master_name' transport option must be specified" in check.message
-    assert "master_name" in (check.mend or "")
+    assert "master_name" in (check.fix or "")
 
 
 def test_the_broker_is_asked_as_the_application_reaches_it(valkey: BrokerService) -> None:

@@ -37,7 +37,7 @@ def levels(checks: dict[str, Check]) -> dict[str, Level]:
 
 def test_late_acknowledgement_without_its_other_half_loses_tasks_of_theirs() -> None:
     found = of(task_acks_late=True)["your tasks, late"]
-    assert (found.level, found.mend) == (Level.WARN, "celery_app.conf.task_reject_on_worker_lost = True")
+    assert (found.level, found.fix) == (Level.WARN, "celery_app.conf.task_reject_on_worker_lost = True")
     assert "a killed process loses the message of your own task" in found.message
     assert of(task_acks_late=True, task_reject_on_worker_lost=True)["your tasks, late"].level is Level.OK
     assert of()["your tasks, late"].level is Level.OK

@@ -25,13 +25,13 @@ def failed(run_id: str = RUN_ID) -> Run:
 class TestFork:
     def test_it_says_which_run_is_new(self, invoke: Invoke, engine: FakeApplication) -> None:
         engine.held = [run(RunStatus.FAILED)]
-        result = invoke("fork", "01J9F2", "--from", "charge", "--reason", "mended", "--actor", "ann")
+        result = invoke("fork", "01J9F2", "--from", "charge", "--reason", "fixed", "--actor", "ann")
         assert (result.exit_code, result.stderr) == (0, "")
         assert result.stdout == f"{RUN_ID[:-1]}F  from charge of {RUN_ID[:12]}\n"
         assert engine.calls[0].run_id == RUN_ID
         assert engine.calls[0].given == {
             "from_stage": "charge",
-            "reason": "mended",
+            "reason": "fixed",
             "actor": "ann",
             "idempotency_key": None,
         }

@@ -68,7 +68,7 @@ def test_without_a_reason_nothing_is_done(invoke: Invoke, engine: FakeApplicatio
     assert "--reason" in result.stderr
 
 
-def test_a_verb_that_is_not_legal_is_refused_with_the_way_out_and_exit_1(
+def test_a_verb_that_is_not_allowed_is_refused_with_the_way_out_and_exit_1(
     invoke: Invoke, engine: FakeApplication
 ) -> None:
     engine.held = [parked_unknown()]

@@ -14,6 +14,7 @@ from stageflow_durable.cli.exposure import flower_arguments
 from stageflow_durable.cli.roles import SHIM
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.settings import Settings
+from stageflow_durable.settings.queues import QUEUE_NAME
 from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import FakeApplication
@@ -65,6 +66,16 @@ def test_a_worker_serves_the_queues_that_the_caller_chooses(
 ) -> None:
     invoke("worker", *given)
     assert became[0][6:] == given
+
+
+@pytest.mark.parametrize("role", ["worker", "up"])
+@pytest.mark.parametrize("given", [["-Q", "gpu, cpu"], ["--queues=gpu,"], ["-Q"], ["-Qgpu,,"], ["-X", "a\tb"]])
+def test_a_queue_that_the_caller_chooses_and_nobody_can_name_is_refused(
+    invoke: Invoke, became: list[list[str]], role: str, given: list[str]
+) -> None:
+    result = invoke(role, *given)
+    assert (result.exit_code, became) == (2, [])
+    assert QUEUE_NAME in result.stderr
 
 
 @pytest.mark.parametrize("role", ["beat", "flower"])

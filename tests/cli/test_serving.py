@@ -83,12 +83,12 @@ def test_doctor_fails_over_runs_that_nobody_carries_and_does_not_call_them_overd
     checks = {check["name"]: check for check in json.loads(result.stdout)}
     assert checks["runs carried"]["level"] == "fail"
     assert checks["runs carried"]["message"] == f"2 runs wait: {SLOW.message}"
-    assert checks["runs carried"]["mend"] == SLOW.way_out
+    assert checks["runs carried"]["fix"] == SLOW.way_out
     assert checks["overdue runs"]["level"] == "ok"
     assert result.exit_code == 1
 
 
-def test_an_application_that_is_served_has_nothing_to_mend() -> None:
+def test_an_application_that_is_served_has_nothing_to_fix() -> None:
     found = [*serving.served(WANTED, Roster((SHOP,))), *serving.shared(Roster((SHOP,))), *serving.carried([])]
     assert {check.level for check in found} == {Level.OK}
 
@@ -125,7 +125,7 @@ def test_what_live_workers_lack_is_told_before_a_run_waits_for_it(
 ) -> None:
     check = named(list(serving.served(wanted, Roster((SHOP,)))))[name]
     assert (check.level, check.message) == (level, message)
-    assert check.mend
+    assert check.fix
 
 
 def test_beside_a_worker_that_says_nothing_of_itself_nothing_is_said() -> None:

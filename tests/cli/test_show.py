@@ -43,17 +43,17 @@ def test_given_a_name_that_means_no_single_run_show_says_so_on_one_line(
     assert result.stderr.count("\n") == 1
 
 
-def test_as_json_times_are_utc_and_the_legal_commands_come_along(invoke: Invoke, engine: FakeApplication) -> None:
+def test_as_json_times_are_utc_and_the_allowed_commands_come_along(invoke: Invoke, engine: FakeApplication) -> None:
     engine.held = [parked_unknown()]
     document = json.loads(invoke("show", RUN_ID, "--json").stdout)
     assert document["created_at"] == "2026-03-01T02:59:40.000000Z"
     assert document["stages"][2]["undo"]["name"] == "refund"
-    assert [(verb["verb"], verb["stage"]) for verb in document["legal"]] == [
+    assert [(verb["verb"], verb["stage"]) for verb in document["allowed"]] == [
         ("settle", "charge"),
         ("settle", "charge"),
         ("compensate", None),
     ]
-    assert document["legal"][2]["command"] == f"stageflow compensate {RUN_ID} --reason …"
+    assert document["allowed"][2]["command"] == f"stageflow compensate {RUN_ID} --reason …"
 
 
 def test_watching_draws_each_change_until_the_run_is_at_rest(invoke: Invoke, engine: FakeApplication) -> None:

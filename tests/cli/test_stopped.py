@@ -78,7 +78,7 @@ def test_doctor_says_that_it_is_stopped_and_looks_at_the_rest(run_id: str) -> No
         "database": "ok", "schema": "ok", "workers": "fail", "overdue runs": "ok",
         "runs carried": "ok", "broker": "warn", "application": "skip",
     }  # fmt: skip
-    assert found["broker"]["mend"] == found["workers"]["mend"] == "stageflow up"
+    assert found["broker"]["fix"] == found["workers"]["fix"] == "stageflow up"
 
 
 def test_a_run_cannot_be_started_while_it_is_stopped_and_both_ways_out_are_told(run_id: str) -> None:

@@ -1,4 +1,4 @@
-"""Which verbs are legal for a run: one set of rules for the picture, the command and the engine's operators."""
+"""Which verbs are allowed for a run: one set of rules for the picture, the command and the engine's operators."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import AttemptState, ParkReason, RunStatus, StageState, StepState
-from stageflow_durable.model.verbs import FINAL, GOING_FORWARD, Standing, VerbName, legal_verbs, refusal, standing
+from stageflow_durable.model.verbs import FINAL, GOING_FORWARD, Standing, VerbName, allowed_verbs, refusal, standing
 from tests.cli.fakes import RUN_ID, attempt, parked_unknown, run, stage, undo
 
 
 def commands(of: Run) -> list[str]:
-    return [verb.command for verb in legal_verbs(of, shown_id="01J9F2")]
+    return [verb.command for verb in allowed_verbs(of, shown_id="01J9F2")]
 
 
 def charged(status: RunStatus, step: StepState = StepState.RECORDED, **more: Any) -> Run:
@@ -52,7 +52,7 @@ def test_a_pivot_that_raised_is_unknown_too_and_undoing_it_needs_the_word() -> N
 
 
 def test_going_forward_one_may_cancel_and_is_told_what_would_be_undone_in_order() -> None:
-    [verb] = legal_verbs(charged(RunStatus.RUNNING))
+    [verb] = allowed_verbs(charged(RunStatus.RUNNING))
     assert (verb.command, verb.effect) == (
         f"stageflow cancel {RUN_ID} --reason …",
         "stops it, then undoes: refund, release",
@@ -78,14 +78,14 @@ def test_parked_with_nothing_to_undo_one_resumes_or_cancels() -> None:
 
 
 def test_an_undo_that_failed_can_be_tried_again_or_given_up() -> None:
-    again, *given_up = legal_verbs(charged(RunStatus.COMPENSATION_FAILED, StepState.COMPENSATION_FAILED))
+    again, *given_up = allowed_verbs(charged(RunStatus.COMPENSATION_FAILED, StepState.COMPENSATION_FAILED))
     assert (again.name, again.effect) == (VerbName.COMPENSATE, "tries again: refund, release")
     assert [verb.arguments[2:4] for verb in given_up] == [("--skip", "reserve"), ("--skip", "charge")]
     assert given_up[1].effect == "gives the undo of charge up, with your reason"
 
 
 @pytest.mark.parametrize("status", sorted(FINAL | {RunStatus.STOPPING, RunStatus.COMPENSATING}))
-def test_nothing_is_legal_where_nothing_leaves_or_the_way_back_has_begun(status: RunStatus) -> None:
+def test_nothing_is_allowed_where_nothing_leaves_or_the_way_back_has_begun(status: RunStatus) -> None:
     forks = ["stageflow fork 01J9F2 --from charge --reason …"] if status is RunStatus.SUCCEEDED else []
     assert commands(charged(status)) == forks  # a fork changes nothing of its run
 
@@ -140,7 +140,7 @@ def test_past_pivot_only_ever_permits_more(facts: Standing, verb: VerbName, past
 
 
 @given(_standings)
-def test_resume_and_cancel_of_a_run_that_moves_are_never_both_legal(facts: Standing) -> None:
+def test_resume_and_cancel_of_a_run_that_moves_are_never_both_allowed(facts: Standing) -> None:
     if facts.status in GOING_FORWARD:
         assert refusal(VerbName.RESUME, facts) is not None
 
@@ -151,12 +151,12 @@ def test_resume_and_cancel_of_a_run_that_moves_are_never_both_legal(facts: Stand
     st.booleans(),
     st.lists(st.tuples(st.sampled_from(StageState), st.sampled_from(StepState)), max_size=4),
 )
-def test_every_command_that_is_offered_is_legal(
+def test_every_command_that_is_offered_is_allowed(
     status: RunStatus, reason: ParkReason | None, passed: bool, shape: list[tuple[StageState, StepState]]
 ) -> None:
     stages = [stage(f"s{n}", state, attempt(), undo=undo(f"u{n}", step)) for n, (state, step) in enumerate(shape)]
     of = run(status, *stages, park_reason=reason, pivot_passed=passed, error_stage="s0")
-    for verb in legal_verbs(of):
+    for verb in allowed_verbs(of):
         if verb.name == "fork":
             assert status is RunStatus.SUCCEEDED
             continue

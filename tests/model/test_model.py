@@ -21,7 +21,7 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, RunError
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, RunStatus, StageState
-from stageflow_durable.model.verbs import failed_undo_stages, legal_verbs
+from stageflow_durable.model.verbs import allowed_verbs, failed_undo_stages
 from stageflow_durable.testing import Crash, InProcessEngine, engine_for_tests
 from tests.model.world import AFTER_VERB, AT_WILL, PLAYS, Fate, Outside, descendants, pipelines
 
@@ -194,7 +194,7 @@ class Promises(RuleBasedStateMachine):
     @rule(run=runs, data=st.data())
     def what_show_offers(self, run: str, data: st.DataObject) -> None:
         seen = self.engine.run(run)
-        offered = [verb for verb in legal_verbs(seen) if verb.name != "fork"]  # forks have a rule of their own
+        offered = [verb for verb in allowed_verbs(seen) if verb.name != "fork"]  # forks have a rule of their own
         if not offered:
             return
         verb = data.draw(st.sampled_from(offered))

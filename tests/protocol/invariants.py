@@ -256,7 +256,7 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
         if not heard.complete:
             yield "10: an event does not say what its transaction wrote"
         parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
-        yield from (f"10: {what}" for what in problems(audit_key, Rows(seen.run, seen.plan, (), *parts), heard))
+        yield from (f"10: {what}" for what in problems((audit_key,), Rows(seen.run, seen.plan, (), *parts), heard))
 
 
 def something_will_move_it(seen: Picture) -> Iterator[str]:

@@ -103,7 +103,7 @@ def _from(now: float, seconds: float) -> Any:
 
 
 class Operator:
-    """Somebody looks at a run, and a while later does what was legal then."""
+    """Somebody looks at a run, and a while later does what was allowed then."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
@@ -154,10 +154,10 @@ class Operator:
             return
         facts = standing(run)
         past = sim.chance.flip("past the pivot", 0.3)
-        legal = [verb for verb in VerbName if refusal(verb, facts, past_pivot=past) is None]
-        if not legal:
+        allowed = [verb for verb in VerbName if refusal(verb, facts, past_pivot=past) is None]
+        if not allowed:
             return
-        verb = sim.chance.pick("verb", [str(one) for one in legal])
+        verb = sim.chance.pick("verb", [str(one) for one in allowed])
         version = run.op_version if sim.chance.flip("as seen", 0.6) else None
         if version is not None:
             self.looked[run_id, process.name] = version

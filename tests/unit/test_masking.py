@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
-from stageflow_durable.engine.outcome import text_of
+from stageflow_durable.delivery.said import said, said_of
+from stageflow_durable.engine.outcome import MAX_ERROR, text_of
+from stageflow_durable.settings import safe_url
 from stageflow_durable.settings.claims import claims_by, for_redis_py
 from stageflow_durable.settings.masking import masked, masking
 
@@ -32,6 +35,51 @@ from stageflow_durable.settings.masking import masked, masking
 )
 def test_who_logs_in_and_what_is_named_a_secret_is_masked_and_nothing_else(text: str, shown: str) -> None:
     assert masked(text) == shown
+
+
+SECRETS = (
+    "redis://user:pa55word@h:6379/0",
+    "redis://:pa55word@h:6379/0",
+    "redis://:pa55/word@h:6379/0",
+    *(f"https://h/x?{name}=pa55word&page=2" for name in ("password", "client_secret", "access_token", "api_key")),
+    *(f"https://h/x?page=2&{name}=pa55word" for name in ("sslpassword", "aws_credentials", "sig", "auth")),
+)
+
+
+@pytest.mark.parametrize("url", SECRETS)
+@pytest.mark.parametrize("told", [masked, safe_url, said], ids=["an error", "a setting", "what came from outside"])
+def test_one_rule_says_what_is_masked(told: Callable[[str], str], url: str) -> None:
+    shown = told(url)
+    assert "***" in shown
+    assert "pa55" not in shown
+    assert "word=***" in shown or "word" not in shown
+
+
+LONG = 400_000
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * LONG + "://=",
+        "x://" + "a" * LONG,
+        "://u:" * (LONG // 5) + "@" + "://u:" * (LONG // 5),
+        "x://?" + "pass" * (LONG // 4),
+        "pass" + " " * LONG + "://",
+        "a='" * (LONG // 3) + "://",
+    ],
+    ids=["no scheme", "no account", "many accounts", "no option", "no value", "no end"],
+)
+def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
+    masked(text)
+
+
+def test_a_password_is_masked_before_its_text_is_cut() -> None:
+    url = f"redis://:{'pa55word' * 100}@h"
+    for shown in (text_of("x" * (MAX_ERROR - 100) + " " + url), said(url), said_of(ValueError(url))):
+        assert "pa55word" not in shown
+        assert "redis://***@h" in shown
 
 
 def test_a_body_that_names_a_url_in_its_error_stores_no_password() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from stageflow_durable import Engine, Pipeline
-from stageflow_durable.errors import ConfigurationError
+from stageflow_durable import Engine, Pipeline, Submission
+from stageflow_durable.cli.failures import Misuse
+from stageflow_durable.cli.roles import queue_options
+from stageflow_durable.errors import ConfigurationError, StageflowError
 from stageflow_durable.settings import broker_name
+from stageflow_durable.settings.queues import QUEUE_NAME
+from stageflow_durable.testing import engine_for_tests
 
 WHERE: dict[str, Any] = {
     "database_url": "sqlite:///unused.db",
@@ -36,6 +42,74 @@ def test_a_profile_holds_no_password() -> None:
 def test_a_name_that_no_queue_can_carry_is_refused(name: Any) -> None:
     with pytest.raises(ConfigurationError, match="is no name for an engine"):
         Engine(name, **WHERE)
+
+
+NO_QUEUES = [
+    "",
+    "  ",
+    "a b",
+    "a,b",
+    "a\nb",
+    "a\x1b[2J",
+    "a\x06\x169",
+    "a\u00a0b",
+    "\ud800",
+    "q" * 201,
+    "é" * 101,
+    7,
+    True,
+]
+QUEUES = ["q", "team/orders:high", "bestellungen-ä", "{orders}", "100%", "q" * 200]
+
+PIPELINE = Pipeline[Any, Any]("p").stage("a", print)
+
+
+def as_setting(name: Any) -> None:
+    assert Engine("shop", **WHERE, queue=name).settings.queue == name
+
+
+def of_a_stage(name: Any) -> None:
+    assert name in Engine("shop", [Pipeline[Any, Any]("p").stage("a", print, queue=name)], **WHERE).queues
+
+
+def of_a_run(name: Any) -> None:
+    with engine_for_tests([PIPELINE]) as engine:
+        engine.enqueue(PIPELINE, {}, queue=name)
+        assert engine.messages.depth(name) == 1
+
+
+def of_one_of_many(name: Any) -> None:
+    with engine_for_tests([PIPELINE]) as engine:
+        engine.enqueue_many(PIPELINE, [Submission({}, queue=name)])
+        assert engine.messages.depth(name) == 1
+
+
+def as_option(name: Any) -> None:
+    if not isinstance(name, str):
+        raise Misuse(QUEUE_NAME)  # nothing else can be typed
+    assert queue_options(["-Q", name], lambda: pytest.fail("it is said which")) == ()
+
+
+ENTRIES = [as_setting, of_a_stage, of_a_run, of_one_of_many, as_option]
+ELSEWHERE = {(as_setting, "  "), (as_option, "a,b")}
+"""A setting that is blank is not set, and a comma in an option parts two names."""
+
+
+@pytest.mark.parametrize(
+    ("enter", "name"), [pair for pair in itertools.product(ENTRIES, NO_QUEUES) if pair not in ELSEWHERE]
+)
+def test_a_name_that_is_no_queues_is_refused_wherever_one_is_named_with_the_same_rule(
+    enter: Callable[[Any], None], name: Any
+) -> None:
+    with pytest.raises((StageflowError, Misuse)) as refused:
+        enter(name)
+    assert QUEUE_NAME in str(refused.value)
+
+
+@pytest.mark.parametrize("enter", ENTRIES)
+@pytest.mark.parametrize("name", QUEUES)
+def test_other_queues_are_taken_wherever_one_is_named(enter: Callable[[Any], None], name: str) -> None:
+    enter(name)
 
 
 @pytest.mark.parametrize("name", ["shop", "bestellungen-ä", "a.b_c-1", "x" * 150])

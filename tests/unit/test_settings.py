@@ -157,6 +157,7 @@ def test_given_a_lease_then_sweeps_come_four_times_as_often_and_at_least_each_se
         ("sqlite_synchronous", "off", "FULL, NORMAL, EXTRA"),
         ("message_templates", "perhaps", "on or off"),
         ("audit_key", "s3cret", "at least 16"),
+        ("old_audit_keys", "a key of some length,s3cret", "at least 16"),
         ("app", "shop/engine.py", "module:attribute"),
     ],
 )
@@ -310,7 +311,9 @@ def test_given_a_url_then_its_safe_form_hides_the_password_only(url: str, shown:
 
 
 def test_given_secrets_then_neither_repr_nor_str_shows_them(tmp_path: Path) -> None:
-    settings = load(tmp_path, BOTH, audit_key="s3cret-s3cret-s3cret")
+    settings = load(
+        tmp_path, BOTH, audit_key="s3cret-s3cret-s3cret", old_audit_keys="s3cret-s3cret-16,s3cret-s3cret-17"
+    )
     for value in (settings, settings.require()):
         assert "s3cret" not in f"{value!r} {value}"
         assert "shop:***@db" in repr(value)

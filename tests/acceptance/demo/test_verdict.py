@@ -91,6 +91,30 @@ def test_given_books_that_agree_when_announced_then_refused_lines_counts_and_ver
     assert "DIFFERENCE" not in text
 
 
+def failed_runs(evidence: Evidence) -> Evidence:
+    return replace(evidence, runs=[evidence.runs[0], RunRow("2", "A-2", "failed")])
+
+
+def test_given_failed_runs_without_effects_when_announced_then_the_output_says_why_the_books_agree(
+    evidence: Evidence,
+) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    assert announce(console, failed_runs(evidence))
+    text = _text(console)
+    assert "Failed runs are orders that were refused before anything was done" in text
+    assert text.index("Failed runs are") < text.index("The books agree")
+
+
+def test_given_no_failed_run_or_one_with_an_effect_when_announced_then_nothing_is_said_of_failed_runs(
+    evidence: Evidence,
+) -> None:
+    touched = [*evidence.effects, Effect("k", "charge", "A-2", 100, "EUR")]
+    for given in (evidence, replace(failed_runs(evidence), effects=touched)):
+        console = Console(file=io.StringIO(), width=160)
+        announce(console, given)
+        assert "Failed runs" not in _text(console)
+
+
 def test_given_a_lost_line_when_announced_then_it_is_a_difference(evidence: Evidence) -> None:
     console = Console(file=io.StringIO(), width=160)
     assert not announce(console, replace(evidence, lines=6))

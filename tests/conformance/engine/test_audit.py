@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,9 @@ from tests.conformance.engine.conftest import AUDIT_KEY
 
 OF_RUNS = (runs, events, attempts, checkpoints, saga_steps, strands)
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
+SECOND_KEY = "the key that came after it"
 Tamper = Callable[[Connection, str], object]
+OpenWith = Callable[..., InProcessEngine]
 
 
 def _of(run: str, seq: int) -> Any:
@@ -47,6 +50,11 @@ def cut_off(connection: Connection, run: str) -> None:
 
 def beheaded(connection: Connection, run: str) -> None:
     connection.execute(delete(events).where(_of(run, 1)))
+
+
+def paid_twice(connection: Connection, run: str) -> None:
+    of_c = (checkpoints.c.run == run) & (checkpoints.c.stage == "c")
+    connection.execute(update(checkpoints).where(of_c).values(delta='"twice"'))
 
 
 def put_back(connection: Connection, earlier: Mapping[Table, Sequence[Any]]) -> None:
@@ -181,6 +189,67 @@ def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
     assert next(iter(checking)).run_id in ids
     assert len(read) == 1
     assert {checked.run_id for checked in checking} | {min(ids)} == {*ids, "gone"}
+
+
+class TestAnotherKey:
+    """The key may be changed while runs are kept: whoever verifies knows the old one as well."""
+
+    @pytest.fixture
+    def open_with(self, way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[OpenWith]:
+        """An engine with these keys, on the database of those before."""
+        with ExitStack() as opened:
+
+            def make(**keys: Any) -> InProcessEngine:
+                options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock}
+                return opened.enter_context(engine_for_tests([acts.line("a b c")], **options, **keys))
+
+            yield make
+
+    @pytest.fixture
+    def kept(self, open_with: OpenWith, acts: Acts) -> dict[str, str]:
+        """Under the first key one run has ended, one was pruned and one goes on under the second."""
+        first = open_with(audit_key=AUDIT_KEY)
+        pruned = first.enqueue("line", {}).run_id
+        first.drain()
+        first.advance(86_400 * 31)
+        assert first.prune(timedelta(days=30)) == 1
+        ended = first.enqueue("line", {}).run_id
+        first.drain()
+        acts.play("b", TypeError("a bug"))
+        parked = first.enqueue("line", {}).run_id
+        first.drain()
+        second = open_with(audit_key=SECOND_KEY)
+        second.resume(parked, **WHO)
+        second.drain()
+        fresh = second.enqueue("line", {}).run_id
+        second.drain()
+        return {"pruned": pruned, "ended": ended, "went on": parked, "fresh": fresh}
+
+    def found(self, engine: InProcessEngine, kept: dict[str, str]) -> dict[str, tuple[str, ...]]:
+        problems = {checked.run_id: checked.problems for checked in engine.operations.audit()}
+        return {name: problems.get(run, ()) for name, run in kept.items()}
+
+    def test_with_the_old_key_beside_it_all_are_whole(self, open_with: OpenWith, kept: dict[str, str]) -> None:
+        engine = open_with(audit_key=SECOND_KEY, old_audit_keys=f"a key of even before that,{AUDIT_KEY}")
+        assert self.found(engine, kept) == dict.fromkeys(kept, ())
+        assert all(checked.rows for checked in engine.operations.audit())
+
+    def test_without_it_what_was_written_before_does_not_verify_and_says_why(
+        self, open_with: OpenWith, kept: dict[str, str]
+    ) -> None:
+        found = self.found(open_with(audit_key=SECOND_KEY), kept)
+        assert "its code does not fit" in found["pruned"][0]
+        assert "STAGEFLOW_OLD_AUDIT_KEYS" in found["ended"][0]
+        assert "its code does not fit" in found["went on"][0]
+        assert found["fresh"] == ()
+
+    def test_what_was_changed_is_found_under_either_key(self, open_with: OpenWith, kept: dict[str, str]) -> None:
+        engine = open_with(audit_key=SECOND_KEY, old_audit_keys=AUDIT_KEY)
+        for run in (kept["ended"], kept["went on"], kept["fresh"]):
+            tampered(engine, paid_twice, run)
+        found = self.found(engine, kept)
+        assert found.pop("pruned") == ()
+        assert set(found.values()) == {("checkpoint c: delta was changed",)}
 
 
 class TestPruned:

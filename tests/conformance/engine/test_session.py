@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, select
 
 from stageflow_durable import Pipeline, RunStatus, StageOutput, TransientError
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.state.database import Database
-from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import DIES, Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.conformance.engine.own_table import OwnTable
 
-OWN = MetaData()
-ledger = Table("shop_ledger", OWN, Column("id", Integer, primary_key=True), Column("what", String(50), unique=True))
-
-
-@pytest.fixture(autouse=True)
-def own_table(database_url: str) -> Iterator[None]:
-    """A table of the application's own beside the engine's."""
-    database = Database(database_url)
-    OWN.create_all(database.engine)
-    yield
-    OWN.drop_all(database.engine)
-    database.dispose()
-
-
-def booked(engine: InProcessEngine) -> list[str]:
-    with engine.store.database.read() as connection:
-        return list(connection.execute(select(ledger.c.what).order_by(ledger.c.id)).scalars())
+LEDGER = OwnTable("shop_ledger", unique=True)
+ledger, booked, own_table = LEDGER.table, LEDGER.written, LEDGER.fixture()
 
 
 def book(ctx: Any, what: str | None = None) -> str:
-    ctx.session.execute(ledger.insert(), {"what": what or ctx.stage})
+    LEDGER.write(ctx, what or ctx.stage)
     return "booked"
 
 

@@ -5,43 +5,27 @@ gets it alone, and what a stage asks of the engine meanwhile does not wait for t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, select, text
+from sqlalchemy import text
 
 from stageflow_durable import RetryPolicy, RunStatus, StageOutput, TransientError
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.state.database import Database
-from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.conformance.engine.own_table import OwnTable
 
-OWN = MetaData()
-notes = Table("shop_notes", OWN, Column("id", Integer, primary_key=True), Column("what", String(50)))
+NOTES = OwnTable("shop_notes")
+notes, written, own_table = NOTES.table, NOTES.written, NOTES.fixture()
 SOON = RetryPolicy(max_attempts=2, base_delay=0.1)
 
 
-@pytest.fixture(autouse=True)
-def own_table(database_url: str) -> Iterator[None]:
-    """A table of the application's own beside the engine's."""
-    database = Database(database_url)
-    OWN.create_all(database.engine)
-    yield
-    OWN.drop_all(database.engine)
-    database.dispose()
-
-
-def written(engine: InProcessEngine) -> list[str]:
-    with engine.store.database.read() as connection:
-        return list(connection.execute(select(notes.c.what).order_by(notes.c.id)).scalars())
-
-
 def write(ctx: Any, what: str = "note") -> None:
-    ctx.session.execute(notes.insert(), {"what": what})
+    NOTES.write(ctx, what)
 
 
 def _raw(ctx: Any) -> Any:

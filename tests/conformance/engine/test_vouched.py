@@ -311,7 +311,7 @@ def test_a_run_that_was_made_in_the_tables_is_found(engine: InProcessEngine, two
     edited(engine, insert(runs), {**row, "id": "MADE", "key": "made"})
     assert "the end was cut off" in named(engine, "MADE")
     edited(engine, insert(events), told)
-    assert "was changed: its code does not fit" in named(engine, "MADE")
+    assert "no event has a code by this key" in named(engine, "MADE")
 
 
 def test_what_a_history_says_is_no_hash_that_could_be_guessed(engine: InProcessEngine, two: tuple[str, str]) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
+from pydantic import BaseModel, Field, field_validator
 
-from stageflow_durable.codec import encode, fingerprint
+from stageflow_durable.codec import UnreadableValue, encode, fingerprint
 from stageflow_durable.errors import (
     ConfigurationError,
     FenceLost,
@@ -163,6 +166,116 @@ def test_given_a_body_that_raises_then_it_is_seen_and_the_next_one_runs_at_once(
 def test_given_an_output_that_cannot_be_saved_then_the_caller_is_told(guard: IdempotencyInterceptor) -> None:
     with pytest.raises(UnsavableValue):
         guard.run(Ctx(), Body({"socket": object()}))
+
+
+# --- objects ----------------------------------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "r"
+
+
+class Receipt(BaseModel):
+    """A model that says less than it holds: an alias, an excluded field, a validator that transforms."""
+
+    payment: str = Field(alias="paymentId")
+    cents: int
+    token: str = Field("", exclude=True)
+
+    @field_validator("cents")
+    @classmethod
+    def _from_euros(cls, euros: int) -> int:
+        return euros * 100
+
+
+@dataclass(frozen=True)
+class Parcel:
+    weight: Decimal
+    colour: Colour
+
+
+RECEIPT = Receipt(paymentId="p-1", cents=5, token="t")
+OBJECTS = [
+    (RECEIPT, Receipt),
+    (Parcel(Decimal("0.10"), Colour.RED), Parcel),
+    ([RECEIPT, RECEIPT], list[Receipt]),
+    ({"receipt": RECEIPT, "n": 1}, dict[str, Receipt | int]),
+    (Colour.RED, Colour),
+]
+
+
+@pytest.mark.parametrize(("value", "declared"), OBJECTS)
+def test_given_a_declared_type_then_a_duplicate_gets_an_equal_object(
+    backend: Backend, value: Any, declared: Any
+) -> None:
+    guard = IdempotencyInterceptor(backend.store, wait_seconds=0, result_type=declared)
+    body = Body(value)
+    assert guard.run(Ctx(), body).value is value
+    again = guard.run(Ctx(), body).value
+    assert (again, type(again), body.runs) == (value, type(value), 1)
+    assert guard.before(Ctx()) == StageOutput.ok(value)
+
+
+def issue(_ctx: Any) -> Receipt:
+    return RECEIPT
+
+
+async def issue_soon(_ctx: Any) -> Receipt:
+    return RECEIPT
+
+
+class Issue(IdempotentStageMixin):
+    def __init__(self, guard: IdempotencyInterceptor) -> None:
+        self.idempotency = guard
+
+    def execute(self, _ctx: Any) -> Receipt:
+        return RECEIPT
+
+
+class Issuer:
+    def __call__(self, _ctx: Any) -> Receipt:
+        return RECEIPT
+
+
+def test_given_an_annotated_body_then_a_duplicate_gets_an_equal_object_and_nothing_is_declared(
+    store: MemoryIdempotencyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    guard = IdempotencyInterceptor(store, wait_seconds=0)
+    calls: dict[str, Callable[[Any], Any]] = {
+        "function": lambda ctx: guard.run(ctx, issue),
+        "partial": lambda ctx: guard.run(ctx, partial(issue)),
+        "coroutine": lambda ctx: asyncio.run(guard.arun(ctx, issue_soon)),
+        "mixin": Issue(guard).execute,
+        "object": lambda ctx: guard.run(ctx, Issuer()),
+    }
+    for stage, call in calls.items():
+        assert [call(Ctx(stage=stage)).value for _ in range(2)] == [RECEIPT, RECEIPT], stage
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("value", [value for value, _ in OBJECTS])
+def test_given_objects_of_no_known_class_then_it_is_told_once_and_duplicates_are_refused_without_calling_the_body(
+    guard: IdempotencyInterceptor, caplog: pytest.LogCaptureFixture, value: Any
+) -> None:
+    body = Body(value)
+    assert guard.run(Ctx(), body).value is value
+    guard.run(Ctx(idempotency_key="order-2"), body)
+    [line] = caplog.messages
+    assert "the output of checkout/charge holds objects that duplicates cannot have back" in line
+    for _ in range(2):
+        with pytest.raises(UnreadableValue, match="result_type="):
+            guard.run(Ctx(), body)
+    assert body.runs == 2
+
+
+def test_given_a_class_that_has_other_fields_now_then_a_duplicate_is_refused(store: MemoryIdempotencyStore) -> None:
+    class Older(BaseModel):
+        cents: str
+
+    Older.__qualname__, Older.__module__ = "Receipt", Receipt.__module__
+    IdempotencyInterceptor(store, result_type=Older).run(Ctx(), Body(Older(cents="5")))
+    with pytest.raises(UnreadableValue, match="have other fields now"):
+        IdempotencyInterceptor(store, result_type=Receipt).run(Ctx(), Body())
 
 
 def test_given_a_remembered_output_when_its_ttl_has_passed_then_the_body_runs_again(

@@ -4,6 +4,10 @@ on a stage.
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -105,6 +109,16 @@ def test_given_a_pooler_that_gives_each_statement_another_connection_then_it_is_
 ) -> None:
     with pytest.raises(StoreUnavailable, match="statement pooling mode; set the pooler's pool_mode to transaction"):
         upgrade(start_pooler("statement").url(postgres_url))
+
+
+@pytest.mark.parametrize(("mode", "options"), [AS_PACKAGED])
+def test_given_a_pooler_then_doctor_says_that_one_was_met(pooled_url: str, postgres_url: str) -> None:
+    for url, said in ((pooled_url, "one is met"), (postgres_url, "none is met")):
+        environment = {**os.environ, "STAGEFLOW_DATABASE_URL": url, "STAGEFLOW_BROKER_URL": "memory://"}
+        command = [sys.executable, "-m", "stageflow_durable.cli", "doctor", "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        [check] = [check for check in json.loads(done.stdout) if check["name"] == "pooler"]
+        assert check["message"].startswith(said)
 
 
 def test_given_no_pooler_then_none_is_found_and_statements_are_prepared(postgres_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -45,6 +46,24 @@ def test_a_database_that_was_never_there_is_named_without_its_password(bare_site
     with pytest.raises(StoreUnavailable) as caught:
         engine.enqueue("three", {})
     assert "secret" not in str(caught.value)
+
+
+def test_no_line_of_a_worker_holds_a_password_of_its_settings_while_both_are_away(
+    bare_site: Site, postgres: PostgresService
+) -> None:
+    worker = bare_site.worker(flags=("-l", "DEBUG"), audit_key="the audit key of this test")
+    bare_site.ready(worker)
+    postgres.kill()
+    bare_site.broker.kill()
+    bare_site.until(lambda: "Cannot connect" in worker.log(), "the broker is missed")
+    bare_site.until(
+        lambda: re.search("stageflow-heartbeat|database did not answer", worker.log()), "so is the database"
+    )
+    postgres.start()
+    bare_site.broker.start()
+    for secret in (postgres.password, bare_site.broker.password, "the audit key of this test"):
+        assert secret not in worker.log()
+    bare_site.forget(worker)
 
 
 def test_a_run_is_recorded_while_the_broker_is_away_and_delivered_when_it_is_back(site: Site) -> None:

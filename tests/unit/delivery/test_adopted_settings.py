@@ -31,13 +31,13 @@ def test_their_schedule_and_their_transport_options_stay() -> None:
     assert app.conf.broker_transport_options["visibility_timeout"] == engine.settings.visibility_timeout
 
 
-def test_each_line_that_doctor_advises_mends_what_it_names() -> None:
+def test_each_line_that_doctor_advises_fixes_what_it_names() -> None:
     app, engine = adopted()
-    unsafe = [check for check in checks.application(celery_facts(engine.celery_app)) if check.mend]
+    unsafe = [check for check in checks.application(celery_facts(engine.celery_app)) if check.fix]
     assert len(unsafe) == 5
     for check in unsafe:
-        exec(check.mend or "", {"celery_app": app})  # the line that a person would copy
-    assert [check for check in checks.application(celery_facts(engine.celery_app)) if check.mend] == []
+        exec(check.fix or "", {"celery_app": app})  # the line that a person would copy
+    assert [check for check in checks.application(celery_facts(engine.celery_app)) if check.fix] == []
     assert app.conf.beat_schedule == THEIRS
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Event, Timer
+from threading import Event, Lock, Thread, Timer
 from time import monotonic
 from types import SimpleNamespace
 from typing import Any
@@ -45,3 +45,28 @@ def test_given_a_message_that_is_held_when_a_beat_reaches_the_database_then_it_g
     process.hold_back()
     assert monotonic() - began < 4
     beats.join()
+
+
+def test_given_a_sweep_that_begins_before_the_first_beat_has_joined_then_it_waits_for_that_and_sweeps() -> None:
+    process: Any = object.__new__(Process)
+    sweeper = Mock()
+    vars(process).update(_joined=False, _joining=Lock(), _owners=[], _tried=Event(), _reached=Event())
+    vars(process).update(_register=Mock(), _sweeper=sweeper, _sweep_seconds=1.0)
+    vars(process).update(_clock=Mock(monotonic=monotonic), _lease=10.0, _looked_at=float("inf"))
+    process._owners.append(Mock())
+    sweep = Thread(target=process._sweep_in_turn)
+    sweep.start()
+    sweep.join(0.2)
+    assert sweep.is_alive(), "a child that is replaced before the next interval has no other sweep"
+    process._beat()
+    sweep.join(5)
+    sweeper.sweep_in_turn.assert_called_once_with(0.9)
+
+
+def test_given_a_first_beat_that_cannot_join_then_nothing_is_swept() -> None:
+    process: Any = object.__new__(Process)
+    sweeper, tried = Mock(), Event()
+    tried.set()
+    vars(process).update(_joined=False, _tried=tried, _sweeper=sweeper, _sweep_seconds=1.0)
+    process._sweep_in_turn()
+    sweeper.sweep_in_turn.assert_not_called()

@@ -61,6 +61,14 @@ def test_every_link_of_a_chain_has_a_signature_of_its_own() -> None:
     assert [signer.refused(link, "lane") for link in links] == [None] * 3
 
 
+def test_while_the_key_is_changed_both_are_accepted_and_the_new_one_signs() -> None:
+    old, new = Signer("require", KEY), Signer("require", "the key that comes after", [KEY, "one of before"])
+    assert new.refused(words(old.mark(NUDGE, 0)), "lane") is None
+    assert new.refused(words(new.mark(NUDGE, 0)), "lane") is None
+    assert old.refused(words(new.mark(NUDGE, 0)), "lane") is not None
+    assert new.refused(words(Signer("require", "a key of nobody's").mark(NUDGE, 0)), "lane") is not None
+
+
 @pytest.mark.parametrize("mode", ["off", "sign"])
 def test_until_they_are_required_unsigned_and_wrongly_signed_messages_are_accepted(mode: str) -> None:
     signer = Signer(mode, KEY)

@@ -38,8 +38,8 @@ def mistakes(pipeline: Any) -> tuple[str, ...]:
         ({"kind": "work"}, "kind 'work' is not a StageKind"),
         ({"pivot": "yes"}, "pivot 'yes' is not True or False"),
         ({"on_unknown": "ask"}, "on_unknown='ask': 'retry', 'park' or 'compensate'"),
-        ({"queue": ""}, "queue '' is not the name of a queue"),
-        ({"queue": 7}, "queue 7 is not the name of a queue"),
+        ({"queue": ""}, "queue '' is not a queue's name: 1 to 200 bytes"),
+        ({"queue": 7}, "queue 7 is not a queue's name: 1 to 200 bytes"),
         ({"after": 5}, "after (5,) is not the name of a stage, or several"),
     ],
 )
