@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -194,7 +195,8 @@ class Sweeper:
         """Wake what is due. Many at one moment are woken batch by batch; what is left comes with the next sweep."""
         count = 0
         for _round in range(ROUNDS):
-            nudges = [nudge for some in self._together(places, self._store.wake, problems) for nudge in some]
+            woken = [some for layer in _layers(places) for some in self._together(layer, self._store.wake, problems)]
+            nudges = [nudge for some in woken for nudge in some]
             publish(self._store, self._publisher, tuple(nudges))
             count += len(nudges)
             if len(places) < BATCH or not nudges:
@@ -230,6 +232,15 @@ class Sweeper:
         return count
 
     def _nudge_some(self, places: Sequence[Place], problems: list[str]) -> int:
+        """Publish, then note it. What was published and not noted would be published at every sweep."""
+        count = 0
+        for layer in _layers(places):
+            count += self._nudge_layer(layer, problems)
+            if self._broker_away:
+                break
+        return count
+
+    def _nudge_layer(self, places: Sequence[Place], problems: list[str]) -> int:
         missed = [one for some in self._together(places, self._store.missed, problems) for one in some]
         # One by one after a failure: what a broker took before it failed again must not come at every sweep.
         pieces = [missed] if not self._broker_away else [[one] for one in missed]
@@ -284,3 +295,15 @@ class Sweeper:
                 what = f"{item}: {type(error).__name__}: {message_of(error)}"
                 log.warning("sweep: %s", what, exc_info=not (isinstance(error, StageflowError) or is_sql(error)))
                 problems.append(what)
+
+
+def _layers(places: Sequence[Place]) -> list[list[Place]]:
+    """Parts in which each run comes once: a transaction over many runs changes one strand of each."""
+    layers: list[list[Place]] = []
+    seen: Counter[str] = Counter()
+    for place in places:
+        if seen[place.run] == len(layers):
+            layers.append([])
+        layers[seen[place.run]].append(place)
+        seen[place.run] += 1
+    return layers

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, String, Table, literal_column
+from sqlalchemy import Column, ColumnElement, Connection, String, Table, any_, func, literal, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 _make: Any = sqlite.dialect  # its constructor has no types
@@ -36,6 +37,15 @@ def constant(state: StrEnum) -> ColumnElement[str]:
     use an index of the rows in that state.
     """
     return literal_column(f"'{state.value}'", String)
+
+
+def among(connection: Connection, column: Column[str], values: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a column of text is one of many values. They are one parameter: as one each they would be written into
+    the statement, and it would be planned, anew each time.
+    """
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal(list(values), postgresql.ARRAY(String)))
+    return column.in_(select(func.json_each(json.dumps(list(values))).table_valued("value").c.value))
 
 
 def skip_locked(statement: Any) -> Any:

@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, or_, select, tuple_, union_all
 
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
+from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS
 from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
+from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import runs, strands
 from stageflow_durable.state.views import awaits, summary_of
@@ -120,6 +122,13 @@ def _newest(columns: Iterable[Any], by: Any, limit: int, *where: ColumnElement[b
     return select(*columns).where(and_(True, *where)).order_by(desc(by.created_at), desc(by.id)).limit(limit)
 
 
+def _quiet(older_than: float) -> ColumnElement[bool]:
+    """Nothing of the run has moved since then. A change ahead of the clock was made by one that has gone back since:
+    when that was nobody knows, and to be silent about it for as long would be worse than to be early.
+    """
+    return or_(runs.c.updated_at < older_than, runs.c.updated_at > now() + ONE_CLOCK_SECONDS)
+
+
 def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
     """Runs that should move and have not for ``older_than`` seconds: nothing runs, nothing is due later."""
     # Apart: each has its partial index.
@@ -128,8 +137,12 @@ def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
         for state in (StrandState.RUNNING, StrandState.WAITING)
     ]
     active = runs.c.status.in_([constant(status) for status in RunStatus if status not in AT_REST])
-    quiet = runs.c.updated_at < older_than
-    found = select(*SUMMARY).where(and_(active, quiet, *(~one for one in busy))).order_by(runs.c.updated_at).limit(100)
+    found = (
+        select(*SUMMARY)
+        .where(and_(active, _quiet(older_than), *(~one for one in busy)))
+        .order_by(runs.c.updated_at)
+        .limit(100)
+    )
     return [summary_of(facts_of(row)) for row in connection.execute(found)]
 
 
@@ -147,7 +160,7 @@ def unserved(connection: Connection, older_than: float, limit: int = 100) -> lis
     found: dict[str, RunSummary] = {}
     for where in waiting:
         of = select(*SUMMARY, strands.c.queue.label("of_strand")).join(strands, strands.c.run == runs.c.id)
-        quiet = and_(where, runs.c.updated_at < older_than)
+        quiet = and_(where, _quiet(older_than))
         for row in connection.execute(of.where(quiet).order_by(runs.c.created_at).limit(limit)):
             facts = facts_of(row)
             missing = known.missing(need(connection, facts.pipeline, facts.version, facts.definition, row.of_strand))

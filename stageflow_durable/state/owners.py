@@ -196,12 +196,6 @@ _RELEASED = Prepared(
     update(owners).where(and_(owners.c.id == _p("ended", String), owners.c.confirmed.is_(True))).values(awaited=false())
 )
 _ONE = Prepared(select(owners).where(owners.c.id == _p("asked", String)))
-# Locked: whoever confirms its end meanwhile comes after the row of the attempt that is about to be written.
-_HOLDER = Prepared(
-    select(owners.c.host, owners.c.pid, owners.c.dead_at, owners.c.confirmed)
-    .where(owners.c.id == _p("held_by", String))
-    .with_for_update()
-)
 
 
 def _onwards(dialect: Any) -> Any:
@@ -279,11 +273,6 @@ def mark_killed(connection: Connection, boot: str, pid: int) -> tuple[str, ...]:
 def confirm(connection: Connection, owner: str, by: str, reason: str | None = None) -> bool:
     """Note that the process of a dead owner has ended; False when it was confirmed before, or is not dead."""
     return _CONFIRM.value(connection, ended=owner, by=by, reason=reason, slack=0.0) is not None
-
-
-def holder(connection: Connection, owner: str | None) -> Any:
-    """Host, process, death and confirmation of the owner of a strand, locked until the transaction ends; or None."""
-    return next(iter(_HOLDER.rows(connection, held_by=owner)), None)
 
 
 def await_end(connection: Connection, owner: str | None) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Column, Connection, select
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.verbs import Standing, standing
 from stageflow_durable.state import views
+from stageflow_durable.state.dialect import among
 from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_steps, strands
 
 Known = dict[Hashable, tuple[Any, ...]]
@@ -47,7 +48,7 @@ def standings(connection: Connection, ids: Sequence[str], known: Known) -> dict[
     if connection.dialect.name == "postgresql":
         # One moment for all: of which kind a run is, and how one of that kind stands.
         connection = connection.execution_options(isolation_level="REPEATABLE READ")
-    found = connection.execute(select(*_OWN).where(runs.c.id.in_(ids))).all()
+    found = connection.execute(select(*_OWN).where(among(connection, runs.c.id, ids))).all()
     parts = _parts(connection, ids)
     seen: dict[str, Seen] = {}
     for run, op_version, status, *own in found:
@@ -67,7 +68,7 @@ def _parts(connection: Connection, ids: Sequence[str]) -> dict[str, list[Hashabl
     """By run, what its other rows say: of the attempts of a stage only how the last one ended."""
     parts: dict[str, list[Hashable]] = {}
     for name, columns in _PARTS.items():
-        rows: Iterable[Any] = connection.execute(select(*columns).where(columns[0].in_(ids)))
+        rows: Iterable[Any] = connection.execute(select(*columns).where(among(connection, columns[0], ids)))
         if name == "attempt":
             rows = _last(rows)
         for run, *said in rows:

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from stageflow_durable import Engine
 from stageflow_durable.state.schema import upgrade
+from tests.benchmarks.backlog import Backlog
 from tests.benchmarks.checks import Checks
 from tests.benchmarks.deaths import Deaths
 from tests.benchmarks.held_app import pipeline as held_pipeline
@@ -27,7 +28,7 @@ from tests.benchmarks.worker import CHILDREN, Worker
 from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
-DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, DEATHS = range(12)
+DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, BACKLOG, DEATHS = range(13)
 """Numbers of the broker's databases: no side sees another's keys. The last is the first of several."""
 
 LOADING = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "16GB", "autovacuum": "off"}
@@ -177,6 +178,20 @@ class Bench:
         environment = _environment(database, broker, {"lease_seconds": lease})
         engine = Engine("held", [held_pipeline], database_url=database, broker_url=broker, lease_seconds=lease)
         return closing(Deaths(engine, self.broker.client(DEATHS + number), environment, self._directory))
+
+    def backlog(self) -> AbstractContextManager[Backlog]:
+        """Many runs at once, on a database of their own."""
+        database, broker = self.database(), self.broker.url_of(BACKLOG)
+        environment = _environment(database, broker, {})
+        return closing(
+            Backlog(
+                engine_of(database, broker),
+                database,
+                self.broker.client(BACKLOG),
+                environment,
+                lambda: Worker("tests.benchmarks.durable_app", environment, self._directory, talks=True),
+            )
+        )
 
     def histories(self, finished: int) -> Histories:
         """Live runs, without and with that many finished ones; made at the first use."""

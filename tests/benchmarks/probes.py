@@ -32,6 +32,12 @@ TABLES = ("runs", "strands", "attempts", "checkpoints", "events")
 SWEEPS, PRUNED = 51, 10
 """Sweeps of each side, in turn; batches."""
 
+DRAINED, DUE, LISTED = 40_000, 6000, 50_000
+"""Runs that wait at once: when every worker dies, for one moment, and for a person's command."""
+
+BEFORE, FRESH = " before", " fresh"
+"""What follows a probe's name in what it is compared with."""
+
 FEWER_STAGES = 10
 """By what the first reading of memory comes before the last."""
 
@@ -125,6 +131,23 @@ def _memory(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     return {name: last, "resident early": first, "stages early": most // FEWER_STAGES, "stages late": most}
 
 
+def _drained(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    with bench.backlog() as backlog:
+        rates = backlog.drain(volume.some(DRAINED))
+    return {name: rates.after, name + BEFORE: rates.before}
+
+
+def _due_at_once(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    with bench.backlog() as backlog:
+        late = backlog.wait(volume.some(DUE))
+    return {name: late.due, name + FRESH: late.fresh}
+
+
+def _dry_run(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    with bench.backlog() as backlog:
+        return {name: backlog.dry_run_s(volume.some(LISTED))}
+
+
 def _resident_after(bench: Bench, stages: int) -> float:
     for _ in range(max(1, stages // 5000)):
         bench.memory.pace(100, min(stages, 5000) // 100)
@@ -162,11 +185,14 @@ PROBES: Mapping[str, Probe] = {
     "sweep over finished": _past,
     "growth": _growth,
     "resident": _memory,
+    "drained": _drained,
+    "due at once": _due_at_once,
+    "dry run": _dry_run,
     "import": _start_of(start.IMPORT),
     "import Engine": _start_of(start.IMPORT_ENGINE),
     "help": _start_of(start.HELP),
     "python": _start_of(start.NOTHING),
 }
 
-ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident"})
+ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident", "drained", "due at once", "dry run"})
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

@@ -7,7 +7,21 @@ from dataclasses import dataclass
 
 from tests.benchmarks.figures import Figure, Goal, Samples, at_least, at_most, plain, ratio
 from tests.benchmarks.history import QUESTIONS, WAL
-from tests.benchmarks.probes import ASKED, CALLER, LEASES, MEDIAN, MOST, P99, PROBES, SERVICES, TABLES, WORKER, lease_of
+from tests.benchmarks.probes import (
+    ASKED,
+    BEFORE,
+    CALLER,
+    FRESH,
+    LEASES,
+    MEDIAN,
+    MOST,
+    P99,
+    PROBES,
+    SERVICES,
+    TABLES,
+    WORKER,
+    lease_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +207,28 @@ def _start(found: Samples) -> list[Figure]:
     ]
 
 
+def _drained(found: Samples) -> list[Figure]:
+    before, after = found["drained" + BEFORE], found["drained"]
+    return [
+        plain(17, "runs of one stage, before every worker died", "/s", before),
+        plain(17, "runs afterwards, the broker emptied", "/s", after),
+        ratio(17, "afterwards over before", after, before, at_least(0.8)),
+    ]
+
+
+def _due(found: Samples) -> list[Figure]:
+    fresh, due = found["due at once" + FRESH], found["due at once"]
+    return [
+        plain(18, "the last of the fresh runs begun, after", "s", fresh),
+        plain(18, "the last of as many waits begun, late by", "s", due),
+        ratio(18, "waits over fresh runs", due, fresh, at_most(1.2)),
+    ]
+
+
+def _listed(found: Samples) -> list[Figure]:
+    return [plain(19, "stageflow cancel --dry-run by a filter", "s", found["dry run"], at_most(5.0))]
+
+
 ROWS: Mapping[int, Row] = {
     1: Row("throughput of runs of 10 stages", ("durable 10", "bare 10", "bare-1K 10"), _throughput),
     2: Row("against other engines", ("durable 10", "dbos 10", "restate 10", "temporal 10"), _peers),
@@ -207,6 +243,9 @@ ROWS: Mapping[int, Row] = {
     11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
+    17: Row("a backlog after every worker died", ("drained",), _drained),
+    18: Row("waits due at one moment", ("due at once",), _due),
+    19: Row("a verb by filter", ("dry run",), _listed),
 }
 
 

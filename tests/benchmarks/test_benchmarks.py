@@ -90,8 +90,8 @@ def test_every_row_judges_what_its_probes_give(row: int) -> None:
     assert all(shown(figure) for figure in figures)
 
 
-def test_all_thirteen_rows_are_there() -> None:
-    assert list(ROWS) == list(range(1, 14))
+def test_the_rows_that_are_measured_are_there() -> None:
+    assert list(ROWS) == [*range(1, 14), 17, 18, 19]
 
 
 def test_a_peer_without_samples_is_left_out_of_the_figures() -> None:
@@ -216,7 +216,7 @@ def test_a_distribution_is_read_at_its_shares() -> None:
 def test_an_unknown_row_is_refused_with_those_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--rows", "1,99"])
-    assert "there are 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13" in capsys.readouterr().err
+    assert "there are 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 17, 18, 19" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not PROC.exists(), reason="no /proc")
@@ -310,3 +310,18 @@ def test_given_a_worker_when_it_does_four_times_as_much_then_it_holds_no_more_me
         for _ in range(3):
             bench.memory.pace(100, 15)
         assert bench.memory.resident_mb() < early * 1.05
+
+
+@pytest.mark.slow
+@pytest.mark.process
+@pytest.mark.postgres
+def test_given_a_backlog_when_it_is_lost_or_due_or_asked_for_then_each_run_of_it_counts() -> None:
+    with opened() as bench:
+        with bench.backlog() as backlog:
+            rates = backlog.drain(80)
+            assert min(rates.before, rates.after) > 0
+        with bench.backlog() as backlog:
+            late = backlog.wait(40)
+            assert late.fresh > 0 and late.due > -1
+        with bench.backlog() as backlog:
+            assert backlog.dry_run_s(50) > 0

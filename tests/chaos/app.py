@@ -135,23 +135,25 @@ FAILURES: dict[str, Callable[[], Any]] = {
 }
 
 
-def saga(name: str, *stages: str, timeout: float | None = None) -> Pipeline[Any, Any]:
-    """Stages in a row, each with an undo; ``timeout`` bounds both."""
+def saga(name: str, *stages: str, **options: Any) -> Pipeline[Any, Any]:
+    """Stages in a row, each with an undo; ``options``: of each, where a timeout bounds its undo as well."""
     pipeline: Pipeline[Any, Any] = Pipeline(name, retry=SOON)
     for stage in stages:
-        pipeline = pipeline.stage(stage, act, compensate=Undo(undo, retry=STUBBORN), timeout=timeout)
+        pipeline = pipeline.stage(stage, act, compensate=Undo(undo, retry=STUBBORN), **options)
     return pipeline
 
 
 FIVE = saga("five", "s1", "s2", "s3", "s4", "s5")
 ORDER = saga("order", "reserve", "charge", "ship")
 BOUND = saga("bound", "s1", "s2", "s3", timeout=1.0)
+DOUBTFUL = saga("doubtful", "s1", "s2", on_unknown="compensate")
 SAGAS = {
     "five": ("s1", "s2", "s3", "s4", "s5"),
     "order": ("reserve", "charge", "ship"),
     "bound": ("s1", "s2", "s3"),
+    "doubtful": ("s1", "s2"),
 }
-PIPELINES = (FIVE, ORDER, BOUND, *LANES)
+PIPELINES = (FIVE, ORDER, BOUND, DOUBTFUL, *LANES)
 
 engine = Engine("chaos", PIPELINES)
 celery_app = engine.celery_app

@@ -14,7 +14,7 @@ from tests.order import SOAK
 from tests.services.broker import BrokerService
 from tests.services.missing import wanted
 
-QUICK = {"test_faults.py", "test_operators.py", "test_command.py", *([SOAK] if wanted("CI") else [])}
+QUICK = {"test_faults.py", "test_operators.py", "test_command.py", "test_ends.py", *([SOAK] if wanted("CI") else [])}
 """What every run of the tests has; in continuous integration two minutes of the mix as well. The rest kills for
 minutes: ``make chaos``.
 """

@@ -382,6 +382,37 @@ FAULTS = (
         "make soak; two minutes of it in make chaos and in continuous integration",
         (f"{CHAOS}test_soak.py",),
     ),
+    Fault(
+        57,
+        "thousands of messages that nobody can read, between those of runs",
+        "LPUSH of 5,000",
+        (f"{CHAOS}test_parents.py", f"{ENGINE}test_hostile_messages.py"),
+    ),
+    Fault(
+        58,
+        "a mistake of our own in the worker's event loop",
+        "what looks at each message raises at every third one",
+        (f"{CHAOS}test_parents.py",),
+    ),
+    Fault(
+        59,
+        "a worker killed beside one whose children never grow old",
+        "SIGKILL to the group; worker_max_tasks_per_child=3 under load",
+        (f"{CHAOS}test_parents.py",),
+    ),
+    Fault(
+        60,
+        "a process that stands still past its lease in a stage without a timeout",
+        "SIGSTOP to the child; its end is confirmed by its parent, its host, itself and a person",
+        (f"{CHAOS}test_ends.py", SIMULATION),
+    ),
+    Fault(61, "SIGTERM to a child mid-stage", "signal to the child", (f"{CHAOS}test_ends.py",)),
+    Fault(
+        62,
+        "messages that a busy worker holds in advance",
+        "15 messages behind a body that waits; --prefetch-multiplier 16",
+        (f"{CHAOS}test_parents.py",),
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from celery.signals import after_task_publish, before_task_publish
 
 from stageflow_durable import Engine
 from stageflow_durable.clock import SystemClock, World
+from stageflow_durable.delivery import shapes
 from stageflow_durable.delivery.configure import ADVANCE
 from tests.chaos.app import PIPELINES
 from tests.integration.apps.ledger import Ledger
@@ -18,6 +20,7 @@ from tests.integration.apps.ledger import Ledger
 MAIN = os.getpid()
 VARIANT = os.environ.get("VARIANT", "")
 LINKS_THAT_KILL = 3
+STUMBLES = 30
 
 
 class Shifted(SystemClock):
@@ -74,6 +77,17 @@ if VARIANT == "dies before it publishes":
     before_task_publish.connect(lambda sender=None, **_: _die("before", sender), weak=False)
 if VARIANT == "dies after it published":
     after_task_publish.connect(lambda sender=None, **_: _die("after", sender), weak=False)
+if VARIANT == "stumbles":
+    _envelope, _looks = shapes.envelope, itertools.count(1)
+
+    def _stumbling(raw: Any) -> str | None:
+        """Our own mistake, in the parent's event loop: at every third message for a while."""
+        look = next(_looks)
+        if look % 3 == 0 and look <= STUMBLES:
+            raise AttributeError("a mistake of ours")
+        return _envelope(raw)
+
+    shapes.envelope = _stumbling
 if VARIANT == "sends everything twice":
     _send = celery_app.amqp.send_task_message
 

@@ -42,8 +42,9 @@ def _branches(name: str, **options: Any) -> Line:
     return both.stage("r", nothing, after=(), compensate=nothing).stage("join", nothing, after=("l", "r"))
 
 
+DOUBTFUL = Line("doubtful").stage("a", nothing, compensate=nothing, on_unknown="compensate").stage("b", nothing)
 FORK, HALT = _branches("fork"), _branches("halt", on_compensation_failure="halt")
-PLANS = {pipeline.name: pipeline.plan for pipeline in (LINE, BARE, PIVOT, GUARDED, FORK, HALT)}
+PLANS = {pipeline.name: pipeline.plan for pipeline in (LINE, BARE, PIVOT, GUARDED, DOUBTFUL, FORK, HALT)}
 NO = Failure("no", "permanent", doubt=True)
 
 
@@ -87,6 +88,10 @@ class World:
     def kill(self, owner: str = "gone") -> None:
         """Its process was seen to end."""
         assert self.store.mark_killed("boot", OWNERS[owner])
+
+    def expire(self, owner: str = "gone") -> None:
+        """Its lease ran out, and somebody declared it dead; whether its process has ended nobody knows."""
+        self.sql(f"UPDATE stageflow_owners SET dead_at = 2, expires_at = 2 WHERE pid = {OWNERS[owner]}")
 
     def take(self, strand: str) -> None:
         """From the dead."""
@@ -186,6 +191,29 @@ def _beat(world: World, owner: str) -> Act:
     return beat
 
 
+def _confirm_dead(world: World, owner: str) -> Act:
+    def confirm(store: Store) -> bool:
+        store.confirm_dead(world.owners[owner], "I looked", "somebody")
+        return True  # else it raises
+
+    return confirm
+
+
+def _end(world: World, verb: str, owner: str) -> Act:
+    """Who confirms an end lets go what waits for it: one transaction a run, and one when nothing waits any more."""
+    confirm, name = TRANSACTIONS[verb](world, owner), world.owners[owner]
+
+    def end(store: Store) -> list[str]:
+        confirm(store)
+        waiting = store.runs_waiting_for(name)
+        for run in waiting:
+            store.release(run, name)
+        store.released(name)
+        return waiting
+
+    return end
+
+
 TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "enqueue": _again,
     "begin": _begin,
@@ -207,6 +235,10 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "renew": _beat,
     "retire": lambda world, owner: lambda store: store.retire(world.owners[owner]),
     "mark_killed": lambda _world, owner: lambda store: store.mark_killed("boot", OWNERS[owner]),
+    "confirm": lambda world, owner: lambda store: store.confirm(world.owners[owner], "its host"),
+    "confirm_dead": _confirm_dead,
+    "release": lambda world, owner: lambda store: store.release(RUN, world.owners[owner]),
+    "end": _end,
     "mark_expired": lambda _world: lambda store: store.mark_expired(),
     "cancel": lambda world: _order(world, "cancel"),
     "cancel_anyway": _stop_anyway,

@@ -9,9 +9,10 @@ from stageflow_durable.model.status import ParkReason
 from stageflow_durable.model.work import Waiting
 from stageflow_durable.state.recovery import Place
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.moves import BARE, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
+from tests.protocol.moves import BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
 
 RUN, KEY = "R", "key"
+Make = Callable[[World], None]
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class Situation:
 SITUATIONS: dict[str, Situation] = {}
 
 
-def situation(acts: str, *, rivals: str = "", core: str = "") -> Callable[[Callable[[World], None]], None]:
+def situation(acts: str, *, rivals: str = "", core: str = "") -> Callable[[Make], Make]:
     """Lists are written with commas, groups with a bar between them."""
 
-    def add(make: Callable[[World], None]) -> None:
+    def add(make: Make) -> Make:
         name = make.__name__
         groups = tuple(frozenset(_names(group)) for group in rivals.split("|"))
         SITUATIONS[name] = Situation(name, make, _names(acts), groups, _names(core))
+        return make
 
     return add
 
@@ -111,6 +113,37 @@ def lease_over(world: World) -> None:
     world.accept(LINE)
     world.begin("a")
     world.sql("UPDATE stageflow_owners SET expires_at = 2 WHERE pid = 1")
+
+
+@situation(
+    "take a, succeed a, confirm gone, confirm_dead gone, mark_killed gone, retire gone, release gone, cancel",
+    rivals="take a, succeed a | confirm gone, confirm_dead gone",
+    core="take a, confirm gone, release gone",
+)
+def unconfirmed(world: World) -> None:
+    """Its lease ran out, and its body may act."""
+    world.accept(DOUBTFUL)
+    world.begin("a", "gone")
+    world.expire()
+
+
+@situation(
+    "confirm gone, confirm_dead gone, mark_killed gone, retire gone, release gone, cancel, note, skip a",
+    rivals="confirm gone, confirm_dead gone",
+    core="confirm gone, confirm_dead gone, release gone",
+)
+def undo_waits_for_an_end(world: World) -> None:
+    unconfirmed(world)
+    world.take("a")
+
+
+@situation(
+    "release gone, begin undo:a me, begin undo:a other, cancel, note",
+    core="release gone, begin undo:a me, begin undo:a other",
+)
+def end_confirmed(world: World) -> None:
+    undo_waits_for_an_end(world)
+    assert world.store.confirm(world.owners["gone"], "its host")
 
 
 @situation(

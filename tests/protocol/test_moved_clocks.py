@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
@@ -203,3 +204,15 @@ def test_given_many_due_waits_then_they_are_woken_together_but_for_those_that_so
     assert len(world.store.wake(due[:2])) == 2
     assert sorted(nudge.run_id for nudge in world.store.wake(due)) == sorted(place.run for place in due[2:])
     assert all([event.type for event in world.store.history(place.run)].count("stage.woken") == 1 for place in due)
+
+
+def test_given_a_run_that_nobody_can_carry_when_the_clock_goes_back_then_it_is_reported_all_the_same(
+    world: World,
+) -> None:
+    world.store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q"))
+    world.store.join(Identity("host", 1, "boot"), LEASE, Profile("e", "b", ("another queue",), {}))
+    world.clock_moves(-HOUR)
+    world.sql(f"UPDATE stageflow_owners SET expires_at = expires_at - {HOUR}")  # it has renewed since
+    a_while_ago = world.store.clock() - 15.0
+    assert [run.run_id for run in world.store.unserved(a_while_ago)] == ["R"]
+    assert [run.run_id for run in world.store.stuck(a_while_ago)] == ["R"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable.model.work import Refused, Work
 from tests.protocol.moves import is_optimistic
 from tests.protocol.scenes import Scene, brought_about, told, won
 from tests.protocol.situations import SITUATIONS, Situation
@@ -165,3 +166,20 @@ def test_three_that_meet_come_out_as_one_after_the_other(
     scene_of: MakeScene, stages: dict[str, Stage], name: str, three: tuple[str, str, str], way: str
 ) -> None:
     every_interleaving(scene_of(name), stages[way], three, way, 1)
+
+
+@pytest.mark.parametrize("end", ["confirm", "confirm_dead", "mark_killed", "retire"])
+@pytest.mark.parametrize("way", ["locked", "optimistic"])
+def test_however_an_end_is_confirmed_while_its_work_is_taken_the_undo_begins_and_not_before(
+    scene_of: MakeScene, stages: dict[str, Stage], end: str, way: str
+) -> None:
+    scene, stage = scene_of("unconfirmed"), stages[way]
+    for names in (("take a", f"end {end} gone"), (f"end {end} gone", "take a")):
+        for at in range(MOST):
+            played = play(scene, stage, names, way, at)
+            assert isinstance(stage.alone(scene.act("begin undo:a me")), Work), f"{names}, held before {at}"
+            if not played.stopped:
+                break
+    scene.set_up()
+    stage.alone(scene.act("take a"))
+    assert isinstance(stage.alone(scene.act("begin undo:a me")), Refused)

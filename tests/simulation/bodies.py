@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
@@ -12,19 +13,44 @@ from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
-from tests.simulation.ledger import Violation
+from stageflow_durable.testing import Crash
+from tests.simulation.ledger import Request, Violation
 
 if TYPE_CHECKING:
     from tests.simulation.process import Worker
     from tests.simulation.simulation import Simulation
 
-ACTED = {"transient", "permanent", "fail", "bug", "cancel", "unsavable"}
+NO_ORDINARY_ERRORS = ["exit", "interrupt", "group", "hostile"]
+"""Whatever else a body may raise."""
+
+ACTED = {"transient", "permanent", "fail", "bug", "cancel", "unsavable", *NO_ORDINARY_ERRORS}
 """Endings that say nothing about whether the effect happened."""
 
-ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "reject", "skip", "bug", "cancel", "cancelled", "unsavable"]
-LIKELY = [0, 8, 4, 3, 2, 3, 3, 1, 1, 1, 1]
-UNDO_ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "bug"]
+ENDINGS = [
+    *("ok", "transient", "retry", "permanent", "fail", "reject", "skip", "bug", "cancel", "cancelled", "unsavable"),
+    *NO_ORDINARY_ERRORS,
+]
+LIKELY = [0, 8, 4, 3, 2, 3, 3, 1, 1, 1, 1, 0.3, 0.3, 0.3, 0.3]
+UNDO_ENDINGS = ["ok", "transient", "retry", "permanent", "fail", "bug", *NO_ORDINARY_ERRORS]
+UNDO_LIKELY = [0, 4, 2, 1, 1, 1, 0.3, 0.3, 0.3, 0.3]
+ON_ITS_WAY = [0.5, 4.0, 30.0]
+"""Seconds until what a process had sent arrives."""
+
 SLIP = TypeError("a slip")
+
+
+class Hostile(Exception):
+    """Ends the process of whoever looks at it without care."""
+
+    def __str__(self) -> str:
+        raise SystemExit("nobody reads this")
+
+    __repr__ = __str__
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyboardInterrupt(name)
+
+
 FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
 
 
@@ -45,7 +71,11 @@ class Bodies:
             return body(ctx)
         except BaseException as error:
             self._raised.append(error)
-            if isinstance(error, Exception) and not isinstance(error, StageflowError) and error.args != SLIP.args:
+            if (
+                isinstance(error, Exception)
+                and not isinstance(error, StageflowError | Hostile)
+                and error.args != SLIP.args
+            ):
                 raise Violation(f"a body of the simulation raised {type(error).__name__}: {error}") from error
             raise
 
@@ -92,7 +122,8 @@ class Bodies:
             ctx.raise_if_cancelled()
             ending = "ok"
         acts = ending == "ok" or (ending in ACTED and sim.chance.flip(f"{run} {stage} acts", 0.5))
-        sim.fates.in_body(f"{run} {stage} before its effect")
+        with self._sending(ctx, since) if acts else nullcontext():
+            sim.fates.in_body(f"{run} {stage} before its effect")
         self._timely(since, timeout)
         if acts:
             self._alone(ctx)
@@ -105,6 +136,18 @@ class Bodies:
         sim.fates.in_body(f"{run} {stage} after its effect")
         self._timely(since, timeout)
         return self._end(ending, ctx)
+
+    @contextmanager
+    def _sending(self, ctx: Any, since: float) -> Iterator[None]:
+        """What a process had sent when it died may arrive: what acts outlives who began it."""
+        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        try:
+            yield
+        except Crash:
+            if not sim.healing and sim.chance.flip(f"{run} {stage} had sent it", 0.3):
+                due = sim.passed + sim.chance.one_of(f"{run} {stage} arrives after", ON_ITS_WAY)
+                sim.sent.append(Request(due, run, stage, ctx.idempotency_key, since))
+            raise
 
     def _timely(self, since: float, timeout: float | None) -> None:
         """What the alarm does, seen from within the body."""
@@ -183,7 +226,7 @@ class Bodies:
     def _act_undo(self, ctx: Any, worker: Worker) -> Any:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
         trouble = sim.setup.rates["trouble"]
-        weights = [5 * (1 - trouble) / max(trouble, 0.01), 4, 2, 1, 1, 1]
+        weights = [5 * (1 - trouble) / max(trouble, 0.01), *UNDO_LIKELY[1:]]
         ending = sim.chance.pick(f"{run} undo {stage} ends", UNDO_ENDINGS, weights)
         acts = ending == "ok" or sim.chance.flip(f"{run} undo {stage} acts", 0.5)
         sim.fates.in_body(f"{run} undo {stage} before its effect")
@@ -234,6 +277,10 @@ def _raise(error: BaseException) -> Any:
 
 
 _ENDS: dict[str, Any] = {
+    "exit": _raise(SystemExit("a body that exits")),
+    "interrupt": _raise(KeyboardInterrupt()),
+    "group": _raise(BaseExceptionGroup("several", [TransientError("busy"), SystemExit(1)])),
+    "hostile": _raise(Hostile()),
     "transient": _raise(TransientError("busy")),
     "permanent": _raise(PermanentError("no")),
     "bug": _raise(SLIP),

@@ -91,7 +91,8 @@ class Publisher:
         self._reach("after", "publish")
 
     def depth(self, queue: str) -> int | None:
-        return None if self._broker.away else sum(message.queue == queue for message in self._broker.waiting)
+        """Messages in the queue itself: what comes later, or again, is with a worker until then."""
+        return None if self._broker.away else sum(message.queue == queue for message in self._broker.due())
 
 
 class Gate:

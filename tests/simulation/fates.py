@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 PAUSES = [0.5, 3.0, LEASE * 0.8, LEASE * 1.3, LEASE * 2.5, LEASE * 4.5, LEASE * 6]
 JUMPS = [1.0, -1.0, 15.0, -8.0, 120.0, -45.0, 3600.0, -3600.0]
 BODY_SECONDS = [0.2, 3.0, 12.0, 30.0]
+MISHAPS = ["nothing", "all messages lost", "broker away", "redis flushed", "redis away", "clock", "silence"]
+WANDERING = [1.0, 1.0, 1.0, 1.0, 1.0, 20.0, 1.0]
+"""How likely each is where the clock wanders."""
+
 AT_A_POINT = ("switch", "crash", "pause", "away")
 
 
@@ -138,9 +142,7 @@ class Fates:
             self._sim.note(None, "forged", str(self._sim.broker.put(FORGERIES[how](message))))
 
     def trouble(self) -> None:
-        what = self._sim.chance.pick(
-            "mishap", ["nothing", "all messages lost", "broker away", "redis flushed", "redis away", "clock", "silence"]
-        )
+        what = self._sim.chance.pick("mishap", MISHAPS, WANDERING if self._sim.setup.wandering else None)
         if what == "all messages lost":
             self._sim.broker.waiting.clear()
         elif what == "broker away":

@@ -27,6 +27,17 @@ class Effect:
     refuse_before: float = float("-inf")
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a process had sent when it died; it arrives at ``due``."""
+
+    due: float
+    run: str
+    stage: str
+    key: str
+    since: float
+
+
 class Ledger:
     """Applies each key once, undoes it once, and refuses what comes after that (a tombstone)."""
 

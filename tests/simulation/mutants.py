@@ -10,20 +10,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
+from sqlalchemy import Double, String, and_, bindparam, case, or_, select, update
+
 from stageflow_durable.engine import accept, body
 from stageflow_durable.engine import outcome as _outcome
 from stageflow_durable.engine import ride as _ride
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import fork as _fork
-from stageflow_durable.state import owners, runs
+from stageflow_durable.state import moved, owners, recovery, runs
 from stageflow_durable.state import sealing as _sealing
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.tables import owners as owner_rows
+from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import fence, operate, retry, start, take
+from stageflow_durable.transitions import fence, hand_back, operate, retry, start, take
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
@@ -82,10 +89,10 @@ def _effect_after_commit() -> Plant:
     def early(runner: Any, ctx: Any, services: Any, interceptors: Any, timeout: Any) -> Any:
         return body.Called(lambda: run_stage(runner, ctx, services, interceptors, timeout))
 
-    def late(self: Any, work: Any, memory: Any, outcome: Any, services: Any, key: Any, go_on: bool) -> Any:
+    def late(self: Any, work: Any, memory: Any, outcome: Any, *given: Any) -> Any:
         if not isinstance(outcome, Promise):
-            return save(self, work, memory, outcome, services, key, go_on)
-        ending = save(self, work, memory, Succeeded("null"), services, key, go_on)
+            return save(self, work, memory, outcome, *given)
+        ending = save(self, work, memory, Succeeded("null"), *given)
         outcome.call()
         return ending
 
@@ -315,6 +322,82 @@ def _forked_from_what_was_undone() -> Plant:
     return _put((forking, "_TAKEN_BACK", frozenset()), (forking, "OPEN_STEPS", frozenset()))
 
 
+def _young_for_ever() -> Plant:
+    """Who joins has renewed since then, whatever its worker has."""
+    register = owners.register
+
+    def forgetful(connection: Any, *given: Any) -> str:
+        owner = register(connection, *given)
+        anew = update(owner_rows).where(owner_rows.c.id == owner)
+        connection.execute(anew.values(steady_since=now()))
+        return owner
+
+    return _put((owners, "register", forgetful))
+
+
+def _any_lease_holds() -> Plant:
+    """A lease that ends in an hour holds for an hour, whichever clock gave it."""
+    table = owner_rows
+    over = and_(table.c.dead_at.is_(None), owners._JUDGED_FOR.is_not(None), table.c.expires_at < now())
+    judge = Prepared(update(table).where(over).values(dead_at=now()).returning(table.c.id))
+    return _put((owners, "_JUDGE", judge))
+
+
+def _turns_to_come() -> Plant:
+    """Whoever swept last did so in an hour, by a clock that has gone back since."""
+
+    def turn(dialect: Any) -> Any:
+        made = dialect.insert(ticks).values(at=now())
+        due = ticks.c.at < now() - bindparam("every", type_=Double)
+        return made.on_conflict_do_update(index_elements=["name"], set_={"at": now()}, where=due).returning(
+            ticks.c.name
+        )
+
+    return _put((recovery, "_TICK", Prepared(turn)))
+
+
+def _sent_in_an_hour() -> Plant:
+    """What was published in an hour, by a clock that has gone back since, is on its way."""
+    ahead = case((strands.c.published_at > recovery._OWN_CLOCK, False), else_=recovery._LOST)
+    ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE, ahead)
+    found = select(*recovery._PLACE).where(ready).order_by(strands.c.published_at).limit(recovery.BATCH)
+    return _put((recovery, "_UNDELIVERED", Prepared(found)), (moved, "_READY", moved._SERVED))
+
+
+def _confirmed_alive() -> Plant:
+    """A person is believed whatever the lease says."""
+    table = owner_rows
+    any_owner = and_(table.c.id == bindparam("ended", type_=String), owners._UNCONFIRMED)
+    told = owners._confirmed(bindparam("by", type_=String), bindparam("reason", type_=String))
+    confirm = Prepared(update(table).where(any_owner).values(**told).returning(table.c.id))
+    return _put((owners, "_CONFIRM", confirm))
+
+
+def _offered_for_ever() -> Plant:
+    return _put((Roster, "missing", _always(None)), (hand_back, "AT_ONCE", 10**9))
+
+
+def _impatient() -> Plant:
+    """What was published anew is missed as soon as before."""
+    ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE)
+    missed = or_(recovery._SENT.is_(None), now() - recovery._SENT > recovery._ALONE)
+    found = select(*recovery._PLACE).where(and_(ready, missed)).order_by(recovery._SENT).limit(recovery.BATCH)
+    return _put((recovery, "_UNDELIVERED", Prepared(found)))
+
+
+def _exceptions_alone() -> Plant:
+    """What is no Exception is nobody's."""
+    call = body.call
+
+    def careless(*given: Any) -> Any:
+        called = call(*given)
+        if called.error is not None and not isinstance(called.error, Exception):
+            raise called.error
+        return called
+
+    return _put((body, "call", careless))
+
+
 MUTANTS = (
     Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
@@ -334,6 +417,17 @@ MUTANTS = (
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
     Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
+    Mutant("a confirmed end lets no undo begin", _put((Store, "runs_waiting_for", _always([])))),
+    Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
+    Mutant("a person is believed though the lease holds", _confirmed_alive()),
+    Mutant("a child that takes another's place begins to judge anew", _young_for_ever()),
+    Mutant("a lease of a clock that went back holds", _any_lease_holds()),
+    Mutant("a turn of a clock that went back is still to come", _turns_to_come()),
+    Mutant("a message of a clock that went back is still on its way", _sent_in_an_hour()),
+    Mutant("what nobody knows is offered again for ever", _offered_for_ever()),
+    Mutant("who is told of what nobody knows: nobody", _put((Store, "unserved", _always([])))),
+    Mutant("patience with a message does not grow", _impatient()),
+    Mutant("what is no Exception ends the ride", _exceptions_alone()),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
     Mutant("finish without undoing", _put((resolve, "settlement", _never_undone)), quick=True),
     Mutant("undo past the pivot", _past_every_pivot()),

@@ -46,4 +46,4 @@ class Observer(Interceptor):
             raise Violation(f"an observer was told twice of attempt {told[2]} of {ctx.stage}")
         self._told.add(told)
         if self._sim.chance.flip(f"{ctx.run_id} {ctx.stage} observer slips", 0.1):
-            raise ValueError("an observer's slip")
+            raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])

@@ -15,6 +15,7 @@ from tests.simulation.ledger import Violation
 from tests.simulation.process import Process, sweep
 
 if TYPE_CHECKING:
+    from tests.simulation.process import Worker
     from tests.simulation.simulation import Simulation
 
 DEADLINES = [None, 5.0, 60.0]
@@ -102,6 +103,11 @@ def _from(now: float, seconds: float) -> Any:
     return datetime.fromtimestamp(now + seconds, UTC)
 
 
+def _is_sound(sim: Simulation, worker: Worker) -> bool:
+    """Whether a worker has renewed its lease by the clock as it is now."""
+    return worker.owner._id is not None and worker.is_renewed() and sim.jumped_at < worker.renewed_at
+
+
 class Operator:
     """Somebody looks at a run, and a while later does what was allowed then."""
 
@@ -137,6 +143,9 @@ class Operator:
         if sim.chance.flip("sweeps by hand", 0.1):
             sweep(sim, process, sweeper)
             return
+        if sim.chance.flip("confirms an end", 0.15):
+            self._confirm(process, sweeper)
+            return
         run_id = runs[sim.chance.number("which run", 0, len(runs) - 1)]
         operations = Operations(process.store, process.publisher, sweeper, process.clock)
         try:
@@ -145,6 +154,32 @@ class Operator:
             sim.note(process, "refused", str(error))
         except StageflowError as error:
             sim.note(process, "failed", f"{type(error).__name__}: {error}")
+
+    def _confirm(self, process: Process, sweeper: Sweeper) -> None:
+        """Somebody says of a process that it has ended. Who says so of one that lives and has renewed is refused."""
+        sim = self._sim
+        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        sound = [one for one in sim.workers if _is_sound(sim, one)]
+        if sound and sim.chance.flip("is mistaken", 0.2):
+            worker = sound[sim.chance.number("which worker lives", 0, len(sound) - 1)]
+            began = sim.passed
+            told = self._say_dead(process, operations, str(worker.owner._id))
+            if told and sim.passed == began and _is_sound(sim, worker):
+                raise Violation(f"{worker.name} was confirmed to have ended, though its lease holds")
+            return
+        awaited = "SELECT id, pid FROM stageflow_owners WHERE awaited AND NOT confirmed ORDER BY id"
+        ended = [owner for owner, pid in sim.database.see(awaited) if sim.has_ended(pid)]
+        if ended:
+            self._say_dead(process, operations, ended[sim.chance.number("which process", 0, len(ended) - 1)])
+
+    def _say_dead(self, process: Process, operations: Operations, owner: str) -> bool:
+        self._sim.note(process, "confirms", owner)
+        try:
+            operations.confirm_dead(owner, reason="I looked", actor=process.name)
+        except StageflowError as error:
+            self._sim.note(process, "refused", str(error))
+            return False
+        return True
 
     def _act(self, process: Process, operations: Operations, run_id: str) -> None:
         sim = self._sim

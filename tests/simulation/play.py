@@ -83,7 +83,8 @@ def _play(seed: int | None, answers: Answers | None) -> Played:
 
 def failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
     """Those seeds that break something, with what."""
-    return apart(lambda: _failing(seeds))
+    with _quiet():
+        return apart(lambda: _failing(seeds))
 
 
 def _failing(seeds: Iterable[int]) -> list[tuple[int, str]]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
@@ -21,6 +24,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing import Crash
 from stageflow_durable.testing.faults import READS, _transactions
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 BEAT_SECONDS = LEASE / 4
+SWEEP_SECONDS = 1.0
 BROKER = "memory://"
 DEFAULT_POLICY = RetryPolicy()
 QUIET = frozenset({"my_tick", "renew", "served", "clock"})
@@ -72,6 +77,15 @@ for _name in _transactions():
     setattr(SimulatedStore, _name, _with_points(_name))
 for _name in READS - {"phase"}:  # asks ``facts``, which has a point
     setattr(SimulatedStore, _name, _with_point(_name))
+
+
+def _joins_as_itself(self: SimulatedStore, identity: Identity, *given: Any) -> Any:
+    """All simulated processes are one for the operating system."""
+    return _joins(self, replace(identity, pid=self._process.pid), *given)
+
+
+_joins = SimulatedStore.join
+SimulatedStore.join = _joins_as_itself  # type: ignore[method-assign, assignment]  # as above
 
 
 class Clock:
@@ -125,7 +139,9 @@ class Job:
             pass
         except Violation as violation:
             sim.broken(violation)
-        except Exception as error:  # noqa: BLE001  # an error that nothing handles is what we look for
+        except GreenletExit:
+            raise  # nobody needs this line any more
+        except BaseException as error:  # noqa: BLE001  # an error that nothing handles is what we look for
             sim.broken(Violation(f"{self.name}: {type(error).__name__}: {error}"), error)
         finally:
             self.done = True
@@ -157,6 +173,7 @@ class Process:
         self.alive = True
         self.stopped_until = 0.0
         self.reach: Callable[[str, str], None] = partial(sim.fates.reached, self)
+        self.pid = len(sim.processes) + 1
         self.store = SimulatedStore(sim.store, self)
         self.publisher = Publisher(sim.broker, self.reach, self._mishap)
         self.clock = Clock(self)
@@ -205,18 +222,21 @@ class Worker(Process):
     queue = "stageflow"
     short_delay = 60.0
 
-    def __init__(self, sim: Simulation, name: str) -> None:
+    def __init__(self, sim: Simulation, name: str, before: Worker | None = None) -> None:
+        """``before``: the child in whose place the same worker has started this one."""
         super().__init__(sim, name)
-        self.boot = name
-        self.beaten_at = sim.passed
+        self.boot: str = name if before is None else before.boot
+        self.started_at = self.beaten_at = sim.passed
+        self.prefetched: list[Message] = []
         self.silent_until = 0.0
         self._joined = self._joining = False
-        self._renewed_at = float("-inf")
-        self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
+        self.renewed_at = float("-inf")
         self.told_to_end = False
-        unsure = 0.0 if sim.passed and sim.healing else 0.05
-        unknown = [one for one in sim.pipelines if sim.chance.flip(f"{name}: does not know {one}", unsure)]
-        self.knows = {one: pipeline for one, pipeline in sim.pipelines.items() if one not in unknown}
+        if before is None:
+            self.clock.wrong_by = sim.chance.one_of(f"{name}: clock wrong by", [0.0, 3600.0, -3600.0], [8, 1, 1])
+            self.knows = self._known()
+        else:
+            self.clock.wrong_by, self.knows = before.clock.wrong_by, before.knows
         known = {one: Known(pipeline.plan.version, pipeline.plan.digest) for one, pipeline in self.knows.items()}
         self.profile = Profile("simulated", BROKER, (self.queue, "other"), known)
         self.owner = Owner(
@@ -244,6 +264,12 @@ class Worker(Process):
         self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.judge, broker=BROKER)
         self.carrying: Job | None = None
         self.sweeping: Job | None = None
+
+    def _known(self) -> dict[str, Any]:
+        sim = self.sim
+        unsure = 0.0 if sim.passed and sim.healing else 0.05
+        unknown = [one for one in sim.pipelines if sim.chance.flip(f"{self.name}: does not know {one}", unsure)]
+        return {one: pipeline for one, pipeline in sim.pipelines.items() if one not in {*unknown, sim.unheard_of}}
 
     # --- what ``carry`` calls -----------------------------------------------------------------------------------------
 
@@ -295,16 +321,32 @@ class Worker(Process):
             held = self.owner._id
             self.owner.beat()
             if held is not None and self.owner._id == held:
-                self._renewed_at = self.sim.passed
+                self.renewed_at = self.sim.passed
 
     @property
     def quiet(self) -> bool:
         """Whether none of its jobs goes on."""
         return all(job.done for job in self.jobs)
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it can act any more."""
+        return not self.alive and self.quiet
+
+    @property
+    def has_served(self) -> bool:
+        """Whether it may be replaced by another child: it has nothing in hand."""
+        return self.alive and not self.stopped and self.quiet and not self.prefetched
+
+    def end(self) -> None:
+        """End by itself, with nothing in hand."""
+        self.sim.note(self, "ends")
+        self.owner.retire()
+        self.alive = False
+
     def is_renewed(self) -> bool:
         """Whether its lease holds, as far as it can know."""
-        return self.alive and not self.stopped and self.sim.passed - self._renewed_at < LEASE * 0.9
+        return self.alive and not self.stopped and self.sim.passed - self.renewed_at < LEASE * 0.9
 
     def carry(self, message: Message) -> Job:
         """Take a message."""
@@ -344,22 +386,23 @@ class Worker(Process):
     def _sweep(self) -> None:
         with contextlib.suppress(StageflowError):
             self._confirm_ended()
-        sweep(self.sim, self, self.sweeper)
+        sweep(self.sim, self, self.sweeper, in_turn=self.sim.healing or self.sim.chance.flip("in turn", 0.5))
 
     def _confirm_ended(self) -> None:
         """What ``engine.processes`` finds out on a host: all of them are on one."""
         for owner in self.store.awaited(socket.gethostname(), None):
-            boot = owner.id.partition("-")[0]
-            if not any(other.boot == boot and (other.alive or not other.quiet) for other in self.sim.workers):
+            if self.sim.has_ended(owner.pid):
                 self.store.confirm(owner.id, "another process of its host")
 
 
-def sweep(sim: Simulation, process: Process, sweeper: Sweeper) -> None:
-    """One sweep; what it reports as a problem is one."""
+def sweep(sim: Simulation, process: Process, sweeper: Sweeper, *, in_turn: bool = False) -> None:
+    """One sweep; what it reports as a problem is one. ``in_turn``: unless another process has just swept."""
     try:
-        report = sweeper.sweep()
+        report = sweeper.sweep_in_turn(SWEEP_SECONDS) if in_turn else sweeper.sweep()
     except StageflowError as error:
         sim.note(process, "failed", f"sweep: {type(error).__name__}: {error}")
+        return
+    if report is None:
         return
     if report.problems:
         raise Violation(f"a sweep reported: {'; '.join(report.problems)}")

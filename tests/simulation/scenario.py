@@ -14,15 +14,35 @@ from tests.simulation.chance import Chance
 
 LEASE = 10.0
 Body = Callable[[Any], Any]
-POLICIES = {
-    number: RetryPolicy(number, base_delay=delay, max_delay=60.0, jitter="none")
-    for number, delay in ((1, 0.5), (2, 0.5), (3, 4.0), (4, 20.0))
-}
+
+
+def no_key(_ctx: Any) -> str:
+    """Whatever the application's own code raises."""
+    raise SystemExit("no key")
+
+
+def no_category(_error: BaseException) -> None:
+    """As above."""
+    raise KeyboardInterrupt
+
+
+def _policies(category_of: Callable[[BaseException], Any] | None) -> dict[int, RetryPolicy]:
+    return {
+        number: RetryPolicy(number, base_delay=delay, max_delay=60.0, jitter="none", category_of=category_of)
+        for number, delay in ((1, 0.5), (2, 0.5), (3, 4.0), (4, 20.0))
+    }
+
+
+POLICIES, FAILING_POLICIES = _policies(None), _policies(no_category)
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Settings of the engine, and how often things go wrong."""
+    """Settings of the engine, and how often things go wrong.
+
+    ``recycled``: no child grows old; ``prefetch``: messages that a busy worker takes in advance; ``wandering``: the
+    database's clock moves often; ``interlude``: what comes before nothing goes wrong any more.
+    """
 
     in_place: int
     optimistic: bool
@@ -33,6 +53,10 @@ class Setup:
     watched: bool
     observed: bool
     forks: float
+    recycled: bool
+    prefetch: int
+    wandering: bool
+    interlude: str
     rates: dict[str, float]
 
 
@@ -65,6 +89,10 @@ def setup(chance: Chance) -> Setup:
         watched=chance.flip("watched", 0.02),
         observed=chance.flip("observed", 0.25),
         forks=chance.one_of("forks", [0.0, 0.25], [2, 1]),
+        recycled=chance.flip("recycled", 0.1),
+        prefetch=chance.one_of("prefetch", [0, 16], [3, 1]),
+        wandering=chance.flip("wandering", 0.1),
+        interlude=chance.pick("interlude", ["none", "unheard of", "starved"], [28, 1, 1]),
         rates={kind: rates[chance.number(f"rate of {kind}", 0, 2)] for kind, rates in FAULTS.items()},
     )
 
@@ -72,6 +100,11 @@ def setup(chance: Chance) -> Setup:
 def business_key(ctx: Any) -> str:
     """The same for each run of the same order."""
     return f"business {ctx.input['text']}"
+
+
+def _policy(chance: Chance, about: str) -> RetryPolicy:
+    number = chance.number(f"{about} attempts", 1, 4)
+    return (FAILING_POLICIES if chance.flip(f"{about} policy fails", 0.03) else POLICIES)[number]
 
 
 def pipeline(chance: Chance, name: str, stage: Body, undo: Body) -> Pipeline[Any, Any]:
@@ -94,16 +127,18 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
     for number in range(count):
         this = f"{name}.{number}"
         options: dict[str, Any] = {
-            "retry": POLICIES[chance.number(f"{this}: attempts", 1, 4)],
+            "retry": _policy(chance, f"{this}:"),
             "on_unknown": chance.pick(f"{this}: on unknown", ["retry", "park", "compensate"], [5, 1, 2]),
             "timeout": chance.one_of(f"{this}: timeout", [None, 20.0, 60.0], [4, 1, 3]),
             "queue": chance.one_of(f"{this}: queue", [None, "other"], [9, 1]),
             "kind": chance.one_of(f"{this}: kind", [StageKind.WORK, StageKind.GUARD], [7, 1]),
             "pivot": number == pivot,
-            "key": business_key if chance.flip(f"{this}: business key", 0.07) else None,
+            "key": {"none": None, "business": business_key, "fails": no_key}[
+                chance.pick(f"{this}: key", ["none", "business", "fails"], [92, 7, 1])
+            ],
         }
         if chance.pick(f"{this}: undo", ["undo", "none"], [4, 1]) == "undo":
-            options["compensate"] = Undo(undo, POLICIES[chance.number(f"{this}: undo attempts", 1, 4)])
+            options["compensate"] = Undo(undo, _policy(chance, f"{this}: undo"))
         made = made.stage(f"s{number}", stage, after=_after(chance, this, number, shape), **options)
     return made
 

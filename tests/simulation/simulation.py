@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from hashlib import blake2b
 from typing import Any
@@ -20,9 +19,18 @@ from tests.simulation.broker import Broker, Gate, Message, due_at
 from tests.simulation.chance import Answers, Chance
 from tests.simulation.checks import Checks
 from tests.simulation.fates import Fates
-from tests.simulation.ledger import Ledger, Violation
+from tests.simulation.interlude import INTERLUDES
+from tests.simulation.ledger import Ledger, Request, Violation
 from tests.simulation.people import Client, Operator
 from tests.simulation.process import Job, Process, Worker
+
+NOTICED_WITHIN = 150.0
+"""Seconds within which a process that has ended has lost what it held, and a message that was lost is published again,
+once nothing goes wrong any more: two leases of 10 s, and steps of up to 60 s between sweeps.
+"""
+
+LIFE_SECONDS = 1.0
+"""How old a child becomes where none grows old."""
 
 FOREVER = 3 * 3600.0
 """Seconds of the simulated clock within which everything has to be at rest once nothing goes wrong any more."""
@@ -51,6 +59,9 @@ class Simulation:
         self.trace: Trace = []
         self.violation: Violation | None = None
         self.healing = True
+        self.unheard_of: str | None = None
+        self.starving = False
+        self.sent: list[Request] = []
         self.current: Job | None = None
         self.jobs: list[Job] = []
         self.processes: list[Process] = []
@@ -96,9 +107,19 @@ class Simulation:
         """Let time pass; whoever lives and does not stand still renews its lease."""
         still = [worker.stopped for worker in self.workers]
         self.passed += seconds
+        self._receive()
         for worker, was_still in zip(self.workers.copy(), still, strict=True):
             worker.beat(due=was_still)
+        if self.setup.recycled:
+            self._recycle()
         self._hire()
+
+    def _receive(self) -> None:
+        """The remote side gets what processes sent before they died."""
+        for request in [request for request in self.sent if request.due <= self.passed]:
+            self.sent.remove(request)
+            applied = self.ledger.act(request.run, request.stage, request.key, request.since)
+            self.note(None, "arrives", f"{request.stage}: {'applied' if applied else 'refused'}")
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -152,6 +173,10 @@ class Simulation:
         found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines + report.released
         self.found += found
 
+    def has_ended(self, pid: int) -> bool:
+        """Whether a worker's process has ended."""
+        return not any(worker.pid == pid and not worker.ended for worker in self.workers)
+
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def _hire(self) -> None:
@@ -174,7 +199,7 @@ class Simulation:
         """What the pool's parent does when a child is gone."""
         sweeper = Sweeper(self.parent.store, self.parent.publisher, self.parent.patience())
         try:
-            sweeper.process_killed(worker.boot, os.getpid())
+            sweeper.process_killed(worker.boot, worker.pid)
         except StoreUnavailable:
             self.note(self.parent, "failed", "burial")
 
@@ -189,16 +214,26 @@ class Simulation:
             if delay is not None:
                 self.broker.put(due_at(message, self.passed + delay, redelivered=True))
 
-    def _hire_one(self) -> None:
+    def _hire_one(self, before: Worker | None = None) -> None:
         self._hired += 1
-        worker = Worker(self, f"w{self._hired}")
+        worker = Worker(self, f"w{self._hired}", before)
         self.workers.append(worker)
         worker.beat(due=True)
+
+    def _recycle(self) -> None:
+        """Children end after some work, and others come in their place."""
+        for worker in self.workers.copy():
+            if worker.has_served and self.passed - worker.started_at >= LIFE_SECONDS:
+                worker.end()
+                self.workers.remove(worker)
+                self._hire_one(worker)
 
     def able(self) -> list[Worker]:
         return [worker for worker in self.workers if worker.alive and not worker.stopped]
 
     def idle(self) -> list[Worker]:
+        if self.starving:
+            return []
         return [worker for worker in self.able() if worker.carrying is None or worker.carrying.done]
 
     def runnable(self) -> list[Job]:
@@ -250,24 +285,16 @@ class Simulation:
     def _move(self) -> None:
         going = self.runnable()
         free = [worker for worker in self.able() if worker.may_sweep()]
-        moves, weights = [job.move for job in going], [6.0] * len(going)
-        if self.broker.due() and self.idle():
-            moves.append("deliver")
-            weights.append(12.0)
         still = any(worker.stopped for worker in self.workers)
-        idle = not moves
-        moves.append("pass time")
-        weights.append(4.0 if still or idle else 1.5)
-        if free:
-            moves.append("sweep")
-            weights.append(3.0 if still else 1.0)
-        moves += ["ask", "submit", "mishap"]
-        weights += [0.7, 0.4, self.setup.rates["mishap"]]
-        move = self.chance.pick("move", moves, weights)
+        moves = self._moves(going, sweepers=bool(free), still=still)
+        idle = next(iter(moves)) == "pass time"
+        move = self.chance.pick("move", list(moves), list(moves.values()))
         if move.startswith("go on: "):
             next(job for job in going if move == job.move).go()
         elif move == "deliver":
             self._deliver(in_order=False)
+        elif move == "prefetch":
+            self._prefetch()
         elif move == "pass time":
             self._pass(STILL if still else IDLE if idle else ORDINARY)
         elif move == "sweep":
@@ -280,7 +307,45 @@ class Simulation:
         else:
             self.fates.trouble()
 
+    def _moves(self, going: list[Job], *, sweepers: bool, still: bool) -> dict[str, float]:
+        """What may happen next, and how likely each is."""
+        moves = {job.move: 6.0 for job in going}
+        if self._prefetched() or (self.broker.due() and self.idle()):
+            moves["deliver"] = 12.0
+        if self.setup.prefetch and self.broker.due() and self._busy():
+            moves["prefetch"] = 4.0
+        moves["pass time"] = 4.0 if still or not moves else 1.5
+        if sweepers:
+            moves["sweep"] = 3.0 if still else 1.0
+        return moves | {"ask": 0.7, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
+
+    def _busy(self) -> list[Worker]:
+        """Who takes a message in advance."""
+        idle = self.idle()
+        return [one for one in self.able() if one not in idle and len(one.prefetched) < self.setup.prefetch]
+
+    def _prefetched(self) -> Worker | None:
+        """A worker that can go on with a message that it took before."""
+        return next((worker for worker in self.idle() if worker.prefetched), None)
+
+    def _prefetch(self) -> None:
+        waiting, busy = self.broker.due(), self._busy()
+        message = waiting[self.chance.number("which message", 0, len(waiting) - 1)]
+        self._take_in_advance(message, busy[self.chance.number("which worker", 0, len(busy) - 1)])
+
+    def _take_in_advance(self, message: Message, worker: Worker) -> None:
+        self.broker.waiting.remove(message)
+        self._unacknowledged[message.number] = message, worker
+        worker.prefetched.append(message)
+        self.note(worker, "prefetches", f"{self.short(message.run)} {message}")
+
     def _deliver(self, *, in_order: bool) -> None:
+        holder = self._prefetched()
+        if holder is not None:
+            message = holder.prefetched.pop(0)
+            self.note(holder, "takes", f"{self.short(message.run)} {message}")
+            holder.carry(message).go()
+            return
         waiting, idle = self.broker.due(), self.idle()
         message, worker = waiting[0], idle[self._dice.randrange(len(idle))]
         if not in_order:
@@ -317,16 +382,20 @@ class Simulation:
         self.broker.away_until = self.gate.away_until = float("-inf")
         for worker in self.workers:
             worker.silent_until = 0.0
+        if self.setup.interlude != "none":
+            INTERLUDES[self.setup.interlude](self)
         while not any(len(worker.knows) == len(self.pipelines) for worker in self.workers if worker.alive):
             self._hire_one()
         until, patient_until = self.passed + FOREVER, self.passed + PATIENCE
+        self.checks.nothing_is_wrong_since = self.passed
         pause = 0.3
         while self.violation is None:
-            if self._work():
+            if self.work():
                 pause = 0.3
                 continue
             if self._at_rest():
                 return
+            self._is_noticed()
             if self.passed > patient_until:
                 patient_until = self.passed + PATIENCE  # a run may be parked after others were given up
                 self.operator.give_up()
@@ -336,23 +405,43 @@ class Simulation:
             step = min(self._longest_step(), max(pause, self._until_next()))
             self.advance(step)
             self.note(None, "time", f"{step:g} s")
-            pause = 0.3 if self._swept() else step * 1.5
+            # A sweep before what is due now is done, and one after: else each would find a message in the queue.
+            if self._turns % 2:
+                self._work_off()
+            pause = 0.3 if self.sweep_once() else step * 1.5
+
+    def _work_off(self) -> None:
+        """Everything that can be done now."""
+        while self.violation is None and self.work():
+            pass
+
+    def _is_noticed(self) -> None:
+        """What died or was lost before is found in time; who stands still may have been the only one to look."""
+        if any(worker.stopped for worker in self.workers):
+            self.checks.nothing_is_wrong_since = self.passed
+        elif self.passed - self.checks.nothing_is_wrong_since > NOTICED_WITHIN:
+            self.checks.noticed(NOTICED_WITHIN)
 
     def _longest_step(self) -> float:
         """Who stands still is to be missed by the others before it wakes."""
         return 5.1 if any(worker.stopped for worker in self.workers) else 60.0
 
-    def _work(self) -> bool:
+    def work(self) -> bool:
+        """One thing that can be done now; whether there was any."""
         going = self.runnable()
         if going:
             going[0].go()
             return True
-        if self.broker.due() and self.idle():
+        if self._prefetched() or (self.broker.due() and self.idle()):
             self._deliver(in_order=True)
+            return True
+        if self.starving and self.broker.due() and self.able():
+            self._take_in_advance(self.broker.due()[0], self.able()[0])
             return True
         return False
 
-    def _swept(self) -> bool:
+    def sweep_once(self) -> bool:
+        """One worker sweeps; whether it found anything."""
         before = self.found
         able = [worker for worker in self.able() if worker.may_sweep()]
         if able:
@@ -361,7 +450,7 @@ class Simulation:
         return self.found > before
 
     def _at_rest(self) -> bool:
-        if any(not job.done for job in self.jobs) or self.client.waits:
+        if any(not job.done for job in self.jobs) or self.client.waits or self.sent:
             return False
         return not self.database.see("SELECT 1 FROM stageflow_runs WHERE phase != 'settled'")
 
