@@ -2,6 +2,7 @@
 
 ```python
 guard = IdempotencyInterceptor(SqlIdempotencyStore("postgresql://…"), key_extractor=lambda ctx: ctx.input.order_id)
+engine = Engine("shop", pipelines=[…], interceptors=[guard])          # around every stage
 output = guard.run(ctx, charge)                                       # around any callable
 
 class Charge(IdempotentStageMixin):                                   # or within a stage class
@@ -36,6 +37,7 @@ from stageflow_durable.errors import (
 from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
 from stageflow_durable.idempotency.keys import Scope, seconds_of
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore, InProgress
+from stageflow_durable.model.context import AttemptEnd
 from stageflow_durable.model.output import OutputKind, StageOutput
 
 FIRST_POLL_SECONDS = 0.01
@@ -43,6 +45,7 @@ LONGEST_POLL_SECONDS = 0.5
 
 _UNNAMED_CLIENT = "default"
 _NEVER = threading.Event()
+_NOTHING = StageOutput.skip("nothing was committed")
 
 T = TypeVar("T")
 
@@ -60,7 +63,8 @@ class _Wish:
 
 
 class IdempotencyInterceptor:
-    """Claims the key before the body, remembers its output after; duplicates wait for it, in bounded time.
+    """An interceptor that claims the key before the body and remembers its output afterwards. Duplicates wait for it,
+    in bounded time.
 
     Remembered is an ``ok`` with its value, falsy ones exactly; models and dataclasses come back as the dict of their
     fields. ``reject`` vouches that nothing happened and frees the key. Anything else (``retry``, ``fail``, ``skip``,
@@ -85,10 +89,10 @@ class IdempotencyInterceptor:
         self,
         store: IdempotencyStore,
         key_extractor: Callable[[Any], str | None] | None = None,
-        params_extractor: Callable[[Any], object] | None = None,
         ttl_seconds: float | timedelta = 86400,
         validate_params: bool = True,
         *,
+        params_extractor: Callable[[Any], object] | None = None,
         operation: str | None = None,
         lease_seconds: float | timedelta = 30.0,
         wait_seconds: float | timedelta = 30.0,
@@ -106,58 +110,47 @@ class IdempotencyInterceptor:
         self._pause = pause
         self._running = LeaseKeeper(self._renew, self._lease / 3)
 
-    def before(self, ctx: Any) -> StageOutput | None:
-        """Claim the key: None when the body is to run, the remembered output when it ran before.
+    def around(self, ctx: Any, call_next: Callable[[Any], Any]) -> StageOutput:
+        """What is remembered under the key, or the outcome of ``call_next(ctx)``, which is remembered once the engine
+        has committed it: what a stage writes with its checkpoint and what the key answers do not part.
 
         :raises IdempotencyParamMismatch: the key was used with other parameters, finished or in flight.
         :raises IdempotencyConflict: another still works under the key after ``wait_seconds``, or its work was undone.
         """
-        wish = self._wish(ctx)
-        while isinstance(answer := self._look(ctx, wish), float):
-            self._pause(answer)
-        return answer
+        if ctx in self._running:
+            return _output(call_next(ctx))
+        said: list[StageOutput] = []
+        try:
+            remembered = self._claimed(ctx)
+            if remembered is not None:
+                return remembered
+            ctx.on_end(lambda end: self._settle_committed(ctx, said, end))
+            said.append(_output(call_next(ctx)))
+        except BaseException as error:
+            self._give_up(ctx, error)
+            raise
+        return said[0]
 
-    def after(self, ctx: Any, output: StageOutput) -> None:
-        """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise.
+    def run(self, ctx: Any, body: Callable[[Any], Any]) -> StageOutput:
+        """The output of ``body(ctx)``, or what is remembered of it; a value that is no ``StageOutput`` is an ``ok``. It
+        is remembered at once.
+
+        Within a body that already runs under this guard, ``body`` is simply called. Raises what :meth:`around` does.
 
         :raises FenceLost: another took the key over meanwhile.
         :raises UnsavableValue: the output cannot be remembered; the key is held until its lease lapses.
         """
-        held = self._running.pop(ctx)
-        if held is None:
-            return
-        if output.kind is OutputKind.OK:
-            self._store.complete(held.scope, held.key, held.fence, output.value, ttl_seconds=self._ttl)
-        else:
-            self._store.release(held.scope, held.key, held.fence, vouched=output.kind is OutputKind.REJECT)
-
-    def on_error(self, ctx: Any, error: BaseException) -> None:
-        """End the lease: nothing is remembered, and a retry need not wait."""
-        held = self._running.pop(ctx)
-        if held is None:
-            return
-        try:
-            self._store.release(held.scope, held.key, held.fence)
-        except (StoreUnavailable, FenceLost) as reason:
-            # The lease lapses without us; the body's own error is what the caller has to see.
-            error.add_note(f"the lease of idempotency key {held.key!r} could not be ended: {reason}")
-
-    def run(self, ctx: Any, body: Callable[[Any], Any]) -> StageOutput:
-        """The output of ``body(ctx)``, or what is remembered of it; a value that is no ``StageOutput`` is an ``ok``.
-
-        Within a body that already runs under this guard, ``body`` is simply called.
-        """
         if ctx in self._running:
             return _output(body(ctx))
         try:
-            remembered = self.before(ctx)
+            remembered = self._claimed(ctx)
             if remembered is not None:
                 return remembered
             output = _output(body(ctx))
         except BaseException as error:
-            self.on_error(ctx, error)
+            self._give_up(ctx, error)
             raise
-        self.after(ctx, output)
+        self._settle(ctx, output)
         return output
 
     async def arun(self, ctx: Any, body: Callable[[Any], Awaitable[Any]]) -> StageOutput:
@@ -168,17 +161,50 @@ class IdempotencyInterceptor:
         if ctx in self._running:
             return _output(await body(ctx))
         try:
-            remembered = await self._abefore(ctx)
+            remembered = await self._aclaimed(ctx)
             if remembered is not None:
                 return remembered
             output = _output(await body(ctx))
         except BaseException as error:
-            await _in_thread(self.on_error, ctx, error)
+            await _in_thread(self._give_up, ctx, error)
             raise
-        await _in_thread(self.after, ctx, output)
+        await _in_thread(self._settle, ctx, output)
         return output
 
-    async def _abefore(self, ctx: Any) -> StageOutput | None:
+    def _claimed(self, ctx: Any) -> StageOutput | None:
+        """What is remembered under the key; None: it is held from now on, or the context is not guarded."""
+        wish = self._wish(ctx)
+        while isinstance(answer := self._look(ctx, wish), float):
+            self._pause(answer)
+        return answer
+
+    def _settle_committed(self, ctx: Any, said: list[StageOutput], end: AttemptEnd) -> None:
+        """``said``: what was answered under the key, if anything. Only what the engine has committed counts."""
+        counts = said and end.committed and end.result.kind is said[0].kind
+        self._settle(ctx, said[0] if counts else _NOTHING)
+
+    def _settle(self, ctx: Any, output: StageOutput) -> None:
+        """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise."""
+        held = self._running.pop(ctx)
+        if held is None:
+            return
+        if output.kind is OutputKind.OK:
+            self._store.complete(held.scope, held.key, held.fence, output.value, ttl_seconds=self._ttl)
+        else:
+            self._store.release(held.scope, held.key, held.fence, vouched=output.kind is OutputKind.REJECT)
+
+    def _give_up(self, ctx: Any, error: BaseException) -> None:
+        """End the lease: nothing is remembered, and a retry need not wait."""
+        held = self._running.pop(ctx)
+        if held is None:
+            return
+        try:
+            self._store.release(held.scope, held.key, held.fence)
+        except (StoreUnavailable, FenceLost) as reason:
+            # The lease lapses without us; the body's own error is what the caller has to see.
+            error.add_note(f"the lease of idempotency key {held.key!r} could not be ended: {reason}")
+
+    async def _aclaimed(self, ctx: Any) -> StageOutput | None:
         wish = self._wish(ctx)
         # The key is in a store that tells nobody when it changes.
         while isinstance(answer := await _in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
@@ -194,7 +220,7 @@ class IdempotencyInterceptor:
         return _Wish(scope, key, fingerprint, text, self._clock() + self._wait)
 
     def _look(self, ctx: Any, wish: _Wish | None) -> StageOutput | float | None:
-        """What :meth:`before` returns, or the seconds to pause until the next look."""
+        """What :meth:`_claimed` returns, or the seconds to pause until the next look."""
         if wish is None:
             return None
         answer = self._told(ctx, wish)
@@ -303,9 +329,10 @@ def _output(value: Any) -> StageOutput:
 
 
 def _emit(ctx: Any, event: str, wish: _Wish, **data: object) -> None:
-    emit = getattr(ctx, "emit", None)
-    if emit is not None:
-        emit(event, key=wish.key, client_id=wish.scope.client_id, operation=wish.scope.operation, **data)
+    """Tell of it in the run's history, as the engine does of its business keys."""
+    note = getattr(getattr(ctx, "services", None), "note", None)
+    if note is not None:
+        note(event, {"key": wish.key, "client_id": wish.scope.client_id, "operation": wish.scope.operation, **data})
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:

@@ -20,6 +20,7 @@ from stageflow_durable.clock import Draw, World
 from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known
@@ -78,10 +79,17 @@ class InProcessEngine(Engine):
         draw: Draw = middle,
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] | None = None,
+        observers: Sequence[Observer] = (),
         workers: int = 1,
     ) -> None:
         super().__init__(
-            name, pipelines, retry=retry, interceptors=interceptors, settings=settings, world=World(clock, draw)
+            name,
+            pipelines,
+            retry=retry,
+            interceptors=interceptors,
+            observers=observers,
+            settings=settings,
+            world=World(clock, draw),
         )
         self.clock = clock
         self.faults = Faults()
@@ -117,6 +125,7 @@ class InProcessEngine(Engine):
             self._world,
             retry=self._retry,
             interceptors=self._interceptors,
+            observers=self._observers,
             profile=replace(self.profile, pipelines=versions),
         )
 
@@ -263,6 +272,7 @@ def engine_for_tests(
     draw: Callable[[float, float], float] = middle,
     retry: RetryPolicy | None = None,
     interceptors: Sequence[Any] | None = None,
+    observers: Sequence[Observer] = (),
     workers: int = 1,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
@@ -294,6 +304,7 @@ def engine_for_tests(
             draw=draw,
             retry=retry,
             interceptors=interceptors,
+            observers=observers,
             workers=workers,
         )
         try:
