@@ -6,9 +6,8 @@ import inspect
 import logging
 from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from stageflow_durable.clock import as_optional_moment
 from stageflow_durable.engine import loop
@@ -27,8 +26,7 @@ from stageflow_durable.settings.masking import masking
 log = masking(logging.getLogger("stageflow.body"))
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """How a body ended: its value, or its error; ``called`` is False when it never began: an interceptor answered or
     failed, or its timer could not be set. ``raised``: the body itself raised, whatever an interceptor made of that.
     """
@@ -96,7 +94,7 @@ def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> C
     """Call it in ``context`` and wait for its end, at most ``timeout`` seconds. Raises only what ends the process."""
     begun = False
 
-    def start() -> Any:
+    def start(_coroutine: Any = None) -> Any:
         nonlocal begun
         begun = True
         return runner(ctx)
@@ -109,9 +107,9 @@ def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> C
         return Called(error=error, called=begun)
 
 
-def _ended(start: Callable[[], Any], in_loop: bool, ctx: Any, timeout: float | None, context: Context) -> Any:
+def _ended(start: Callable[..., Any], in_loop: bool, ctx: Any, timeout: float | None, context: Context) -> Any:
     if in_loop:
-        return loop.run(lambda _coroutine: start(), context, timeout, name_of(ctx))
+        return loop.run(start, context, timeout, name_of(ctx))
     with bounded(timeout):
         answer = context.run(start)
     return loop.run(lambda _coroutine: answer, context, timeout, name_of(ctx)) if is_awaitable(answer) else answer

@@ -62,15 +62,18 @@ class Outside:
 
 class Coroutine:
     """One ``async def`` body on its way. ``what`` names its run and stage for the log; ``of``: the timeout of the
-    whole of which this is a part.
+    whole of which this is a part. ``calls``: what is to be called outside of the loop while that rests; ``queue``: the
+    same where the loop goes on.
     """
+
+    calls: tuple[Outside, ...] = ()
+    queue: SimpleQueue[Outside | None] | None = None
 
     def __init__(
         self, start: Callable[[Coroutine], Any], timeout: float | None, what: str, of: float | None = None
     ) -> None:
         self.value: Any = None
         self.error: BaseException | None = None
-        self.hand_out: Callable[[Outside], None]
         self.timeout = timeout
         self.of = timeout if of is None else of
         self._start = start
@@ -117,7 +120,11 @@ class Coroutine:
         Cancelled meanwhile, this waits on: what is around a call does not end before it. The action has its own bound.
         """
         call = Outside(action)
-        self.hand_out(call)
+        if self.queue is not None:
+            self.queue.put(call)
+        else:
+            self.calls = (*self.calls, call)
+            asyncio.get_running_loop().stop()
         cancelled: asyncio.CancelledError | None = None
         while not call.over.done():
             try:
@@ -156,18 +163,9 @@ class _Here:
         self._watch = Watch(self.loop)
 
     def run(self, body: Coroutine, context: Context) -> None:
-        calls: list[Outside] = []
-
-        def hand_out(call: Outside) -> None:
-            calls.append(call)
-            self.loop.stop()
-
-        body.hand_out = hand_out
-
         def blocks() -> bool:
             return not body.told and asyncio.current_task(self.loop) is not None
 
-        body.hand_out = hand_out
         with bounded(body.timeout, blocks=blocks, of=body.of):
             task = self.loop.create_task(body.run(self._watch), context=context)
             while not task.done():
@@ -181,8 +179,10 @@ class _Here:
                 except RuntimeError:
                     if self.loop.is_closed() or asyncio._get_running_loop() is not None:  # noqa: SLF001  # as below
                         raise  # else the body has stopped its loop
-                while calls:
-                    self._call(calls.pop(0), task)
+                while body.calls:
+                    call, *others = body.calls
+                    body.calls = tuple(others)
+                    self._call(call, task)
 
     def _call(self, call: Outside, task: asyncio.Task[None]) -> None:
         """Call what a coroutine wants to be called outside of the loop, which rests meanwhile."""
@@ -221,7 +221,7 @@ class _Apart:
     def run(self, body: Coroutine, context: Context) -> None:
         calls: SimpleQueue[Outside | None] = SimpleQueue()  # None: the body is over
         task: asyncio.Task[None] | None = None
-        body.hand_out = calls.put
+        body.queue = calls
 
         def start() -> None:
             nonlocal task
