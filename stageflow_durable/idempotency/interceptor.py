@@ -37,7 +37,7 @@ from stageflow_durable.errors import (
 from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
 from stageflow_durable.idempotency.keys import Scope, seconds_of
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore, InProgress
-from stageflow_durable.model.context import AttemptEnd
+from stageflow_durable.model.context import AttemptEnd, Observer
 from stageflow_durable.model.output import OutputKind, StageOutput
 
 FIRST_POLL_SECONDS = 0.01
@@ -124,7 +124,7 @@ class IdempotencyInterceptor:
             remembered = self._claimed(ctx)
             if remembered is not None:
                 return remembered
-            ctx.on_end(lambda end: self._settle_committed(ctx, said, end))
+            ctx.on_end(self._told_by(ctx, said))
             said.append(_output(call_next(ctx)))
         except BaseException as error:
             self._give_up(ctx, error)
@@ -178,10 +178,15 @@ class IdempotencyInterceptor:
             self._pause(answer)
         return answer
 
-    def _settle_committed(self, ctx: Any, said: list[StageOutput], end: AttemptEnd) -> None:
+    def _told_by(self, ctx: Any, said: list[StageOutput]) -> Observer:
         """``said``: what was answered under the key, if anything. Only what the engine has committed counts."""
-        counts = said and end.committed and end.result.kind is said[0].kind
-        self._settle(ctx, said[0] if counts else _NOTHING)
+
+        def settle(end: AttemptEnd) -> None:
+            counts = said and end.committed and end.result.kind is said[0].kind
+            self._settle(ctx, said[0] if counts else _NOTHING)
+
+        settle.__name__ = self.name  # for the log, should it fail
+        return settle
 
     def _settle(self, ctx: Any, output: StageOutput) -> None:
         """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise."""

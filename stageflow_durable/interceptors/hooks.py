@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from stageflow_durable.interceptors.protocol import CallNext, Interceptor
-from stageflow_durable.model.context import AttemptEnd
+from stageflow_durable.model.context import AttemptEnd, Observer
 from stageflow_durable.model.output import OutputKind, StageOutput
 
 
@@ -75,7 +75,7 @@ class BaseInterceptor(Interceptor):
     async def around(self, ctx: Any, call_next: CallNext) -> StageOutput:
         """The hooks around the body."""
         answer = _answered(await self.before(ctx.stage, ctx), self.name)
-        ctx.on_end(lambda end: self._after(end, ctx))
+        ctx.on_end(self._told_by(ctx))
         if answer is not None:
             return answer
         try:
@@ -87,9 +87,13 @@ class BaseInterceptor(Interceptor):
             return decided
         return output
 
-    async def _after(self, end: AttemptEnd, ctx: Any) -> None:
-        if end.committed:
-            await self.after(ctx.stage, end.result, ctx)
+    def _told_by(self, ctx: Any) -> Observer:
+        async def after(end: AttemptEnd) -> None:
+            if end.committed:
+                await self.after(ctx.stage, end.result, ctx)
+
+        after.__name__ = f"{self.name}.after"  # for the log, should it fail
+        return after
 
 
 def _answered(answer: Any, name: str) -> StageOutput | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stageflow_durable import AttemptEnd, CompensationContext, Interceptor, StageOutput, TransientError
+from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Observer(Interceptor):
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._told: set[tuple[str, str, bool, int]] = set()
+        self._told: set[tuple[str, str, int]] = set()
 
     def around(self, ctx: Any, call_next: Any) -> StageOutput:
         kind = self._sim.chance.pick(f"{ctx.run_id} {ctx.stage} observer", KINDS, LIKELY)
@@ -35,12 +35,15 @@ class Observer(Interceptor):
     def hears(self, end: AttemptEnd) -> None:
         """Only of what is saved where that is said, and once an attempt."""
         ctx = end.ctx
-        number = ctx.attempt if isinstance(ctx, CompensationContext) else ctx.services._work.attempt  # type: ignore[attr-defined]  # the engine's own
-        told = ctx.run_id, ctx.stage, end.undo, number
-        if end.committed and not end.undo and not self._sim.database.see(OVER, ctx.run_id, ctx.stage, number):
-            raise Violation(f"an observer was told of attempt {number} of {ctx.stage}, which is not saved")
-        if end.committed and not end.undo and told in self._told:
-            raise Violation(f"an observer was told twice of attempt {number} of {ctx.stage}")
-        self._told.add(told)
+        if isinstance(ctx, StageContext) and end.committed:
+            self._is_told(ctx)
         if self._sim.chance.flip(f"{ctx.run_id} {ctx.stage} observer slips", 0.1):
             raise ValueError("an observer's slip")
+
+    def _is_told(self, ctx: Any) -> None:
+        told = ctx.run_id, ctx.stage, ctx.services._work.attempt
+        if not self._sim.database.see(OVER, *told):
+            raise Violation(f"an observer was told of attempt {told[2]} of {ctx.stage}, which is not saved")
+        if told in self._told:
+            raise Violation(f"an observer was told twice of attempt {told[2]} of {ctx.stage}")
+        self._told.add(told)

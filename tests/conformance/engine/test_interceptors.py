@@ -548,7 +548,8 @@ def test_an_after_that_fails_turns_no_charge_into_a_refund(make_engine: MakeEngi
     handle = runs(make_engine(acts.line("a"), interceptors=[Fails([])]))
     assert handle.result() == {"a": "a"}
     assert acts.log == ["a"]
-    assert "observer.failed" in [event.type for event in handle.history()]
+    [event] = [event for event in handle.history() if event.type == "observer.failed"]
+    assert event.data["observer"] == "hooks.after"
 
 
 def test_a_before_that_answers_something_else_is_a_bug(make_engine: MakeEngine, acts: Acts) -> None:

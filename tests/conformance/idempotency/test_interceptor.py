@@ -177,7 +177,7 @@ def test_given_a_body_that_raises_then_its_key_is_let_go_and_the_end_changes_not
 def test_given_a_body_that_never_answered_then_its_key_is_let_go_at_the_end(guard: IdempotencyInterceptor) -> None:
     ctx = Ctx()
     guard._claimed(ctx)
-    guard._settle_committed(ctx, [], AttemptEnd(ctx, StageOutput.ok()))  # type: ignore[arg-type]  # as much as is read
+    guard._told_by(ctx, [])(AttemptEnd(ctx, StageOutput.ok()))  # type: ignore[arg-type]  # as much as is read
     assert guard.around(Ctx(), Body(1)) == StageOutput.ok(1)
 
 
