@@ -18,6 +18,7 @@ from stageflow_durable import StageOutput
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called
 from stageflow_durable.engine.chain import Chain
+from stageflow_durable.engine.ending import Ending, TakenOver
 from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.errors import NotAllowedInStage
@@ -471,3 +472,18 @@ def test_the_loop_is_the_one_of_all_bodies(call: Call) -> None:
     assert loops[0] is loops[1]
     assert not loops[0].is_closed()
     assert loop._fitting() is not None
+
+
+@pytest.mark.parametrize("kinds", [kinds for kinds in KINDS if len(kinds) < 3])
+@pytest.mark.parametrize("body", [hangs, hangs_async])
+def test_once_the_work_was_taken_over_the_body_ends_and_then_each_of_them(kinds: str, body: Any) -> None:
+    log: list[str] = []
+    ending = Ending()
+    threading.Timer(0.2, ending.taken_over).start()
+    began = time.monotonic()
+    with ending.of(ends_with_lease=False):
+        called = chained(links(kinds, log), body)
+    assert isinstance(called.error, TakenOver | asyncio.CancelledError)
+    assert time.monotonic() - began < 5
+    ends = [line.split()[0] for line in log if "saw" in line]
+    assert ends == [str(place) for place in reversed(range(len(kinds)))]
