@@ -290,7 +290,8 @@ def engine_for_tests(
     ``pipelines``: one after the other, or a list of them.
 
     ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
-    it). ``draw``: chance, the middle unless said otherwise. ``settings``: as of
+    it). ``draw``: chance, the middle unless said otherwise. ``retry``, ``interceptors`` and ``observers``: as of
+    :class:`~stageflow_durable.Engine`. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
     with TemporaryDirectory(prefix="stageflow-test-") as directory:
