@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         StageflowError,
         TransientError,
     )
-    from stageflow_durable.interceptors import Interceptor, get_default_interceptors
-    from stageflow_durable.model.context import CompensationContext, StageContext
+    from stageflow_durable.interceptors import BaseInterceptor, Interceptor, get_default_interceptors
+    from stageflow_durable.model.context import AttemptEnd, CompensationContext, StageContext
     from stageflow_durable.model.output import StageOutput
     from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.model.policy import RetryPolicy
@@ -51,9 +51,11 @@ _WHERE = {
     "RunParked": "errors",
     "StageflowError": "errors",
     "TransientError": "errors",
+    "BaseInterceptor": "interceptors",
     "Interceptor": "interceptors",
     "get_default_interceptors": "interceptors",
     "task_stage": "delivery.adopt",
+    "AttemptEnd": "model.context",
     "CompensationContext": "model.context",
     "StageContext": "model.context",
     "StageOutput": "model.output",
@@ -68,6 +70,8 @@ _WHERE = {
 }
 
 __all__ = [
+    "AttemptEnd",
+    "BaseInterceptor",
     "CompensationContext",
     "CompensationFailed",
     "ConfigurationError",

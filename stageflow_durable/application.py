@@ -33,7 +33,8 @@ from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.steering import Steering
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
-from stageflow_durable.interceptors import get_default_interceptors, in_order
+from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
@@ -56,7 +57,7 @@ from stageflow_durable.state.store import Store
 OnError = Literal["raise", "collect"]
 
 
-_OWN = ("name", "pipelines", "celery_app", "retry", "interceptors", "settings", "world")
+_OWN = ("name", "pipelines", "celery_app", "retry", "interceptors", "observers", "settings", "world")
 
 
 class Engine(Steering):
@@ -65,7 +66,9 @@ class Engine(Steering):
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
     existing application to adopt; our task brings its own options and queue, nothing of theirs is changed. ``retry``:
     policy of stages and pipelines that have none. ``on_lease_lost``: of those that say nothing; ``"end"`` ends a body
-    once its worker could not renew its lease, ``"continue"`` only once its work was taken over. ``settings``: a
+    once its worker could not renew its lease, ``"continue"`` only once its work was taken over. ``interceptors``: what
+    wraps each stage; ``observers``: functions that are told how each attempt of a stage or an undo ended, after the
+    commit. ``settings``: a
     Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
     Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
     both ways out.
@@ -80,6 +83,7 @@ class Engine(Steering):
         retry: RetryPolicy | None = None,
         on_lease_lost: OnLeaseLost = "continue",
         interceptors: Sequence[Any] | None = None,
+        observers: Sequence[Observer] = (),
         settings: Settings | None = None,
         world: World | None = None,
         **keywords: Any,
@@ -97,6 +101,7 @@ class Engine(Steering):
             raise ConfigurationError("retry= and RetryInterceptor are the same policy, of which an engine has one")
         self._retry = retry or next(iter(policies), None)
         self._interceptors = in_order(wrapped)
+        self._observers = check_observers(observers)
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
@@ -379,6 +384,7 @@ class Engine(Steering):
             redis_url=self.urls.redis_url,
             retry=self._retry,
             interceptors=self._interceptors,
+            observers=self._observers,
             on_lease_lost=self._on_lease_lost,
             register=lambda: self.store.register(plans, boot_id(), profile),
             profile=profile,

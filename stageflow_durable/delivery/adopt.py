@@ -10,21 +10,33 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from stageflow_durable.model.context import StageContext
 from stageflow_durable.model.output import StageOutput
+from stageflow_durable.model.stage import StageKind
 
 
-def task_stage(signature_of: Callable[[StageContext[Any]], Signature]) -> Callable[[StageContext[Any]], Any]:
-    """A runner that calls a Celery task in place: ``task_stage(lambda ctx: charge_order.s(ctx.input.order_id))``.
+class TaskStage:
+    """A stage object that calls a Celery task; made by :func:`task_stage`."""
+
+    def __init__(self, signature_of: Callable[[StageContext[Any]], Signature], name: str, kind: StageKind) -> None:
+        self.name = name
+        self.kind = kind
+        self._signature_of = signature_of
+
+    def execute(self, ctx: StageContext[Any]) -> Any:
+        """Call the task; what it returns is the output."""
+        return _call(_of_one_task(self._signature_of(ctx), ctx.stage), ctx)
+
+
+def task_stage(
+    signature_of: Callable[[StageContext[Any]], Signature], *, name: str = "task", kind: StageKind = StageKind.WORK
+) -> TaskStage:
+    """A stage that calls a Celery task in place: ``task_stage(lambda ctx: charge_order.s(ctx.input.order_id))``.
 
     The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its
     ``self.retry()`` becomes a retry of ours, with its countdown or eta as the lower bound of the delay; our policy
     counts. ``Ignore`` and ``Reject`` mean skip. A chain, a group or another canvas is a bug, which parks the run before
-    any of its tasks is called.
+    any of its tasks is called. ``name`` is used where the stage is given without one, as a step of a saga.
     """
-
-    def run(ctx: StageContext[Any]) -> Any:
-        return _call(_of_one_task(signature_of(ctx), ctx.stage), ctx)
-
-    return run
+    return TaskStage(signature_of, name, StageKind(kind))
 
 
 def _of_one_task(signature: object, stage: str) -> Signature:

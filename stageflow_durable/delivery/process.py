@@ -22,6 +22,7 @@ from stageflow_durable.engine.processes import mark_of
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.idempotency.nudges import NudgeGate
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Profile
@@ -55,6 +56,7 @@ class Process:
         redis_url: str | None,
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
+        observers: Sequence[Observer],
         on_lease_lost: OnLeaseLost,
         register: Callable[[], None],
         profile: Profile,
@@ -92,6 +94,7 @@ class Process:
             world=world,
             retry=retry,
             interceptors=interceptors,
+            observers=observers,
             limits=Limits(
                 settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
             ),

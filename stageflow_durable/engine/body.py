@@ -1,17 +1,13 @@
-"""Calling what the application wrote: stage bodies and undos, ``def`` and ``async def``, with interceptors around
-them.
-"""
+"""Calling what the application wrote: stage bodies and undos, ``def`` and ``async def``."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from stageflow_durable.clock import as_optional_moment
 from stageflow_durable.engine import loop
@@ -25,22 +21,20 @@ from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
-from stageflow_durable.retry.look import attribute
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.body"))
 
 
-@dataclass(frozen=True, slots=True)
-class Called:
+class Called(NamedTuple):
     """How a body ended: its value, or its error; ``called`` is False when it never began: an interceptor answered or
-    failed, or its timer could not be set.
+    failed, or its timer could not be set. ``raised``: the body itself raised, whatever an interceptor made of that.
     """
 
     value: Any = None
     error: BaseException | None = None
     called: bool = True
+    raised: bool = False
 
 
 def stage_context(work: Work, memory: Memory, services: Services) -> StageContext[Any]:
@@ -100,7 +94,7 @@ def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> C
     """Call it in ``context`` and wait for its end, at most ``timeout`` seconds. Raises only what ends the process."""
     begun = False
 
-    def start() -> Any:
+    def start(_coroutine: Any = None) -> Any:
         nonlocal begun
         begun = True
         return runner(ctx)
@@ -113,42 +107,39 @@ def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> C
         return Called(error=error, called=begun)
 
 
-def _ended(start: Callable[[], Any], in_loop: bool, ctx: Any, timeout: float | None, context: Context) -> Any:
+def _ended(start: Callable[..., Any], in_loop: bool, ctx: Any, timeout: float | None, context: Context) -> Any:
     if in_loop:
-        return loop.run(start, context, timeout, _what(ctx))
+        return loop.run(start, context, timeout, name_of(ctx))
     with bounded(timeout):
         answer = context.run(start)
-    return loop.run(lambda: answer, context, timeout, _what(ctx)) if _is_awaitable(answer) else answer
+    return loop.run(lambda _coroutine: answer, context, timeout, name_of(ctx)) if is_awaitable(answer) else answer
 
 
-def _is_awaitable(answer: object) -> bool:
+def is_awaitable(answer: object) -> bool:
+    """Whether what a function returned has to be awaited."""
     try:
         return inspect.isawaitable(answer)
     except Exception:  # noqa: BLE001  # a stranger's object; saving it says what is wrong with it
         return False
 
 
-def _what(ctx: Any) -> str:
+def name_of(ctx: Any) -> str:
+    """The run and the stage of a context, for the log."""
     undo = "undo of " if isinstance(ctx, CompensationContext) else ""
     return f"run {ctx.run_id}: {undo}stage {ctx.stage}"
 
 
 def run_stage(
-    runner: Runner, ctx: StageContext[Any], services: Services, interceptors: Sequence[Any], timeout: float | None
+    call: Callable[[Runner, Any, float | None, Context], Called],
+    runner: Runner,
+    ctx: StageContext[Any],
+    services: Services,
+    timeout: float | None,
 ) -> Called:
-    """Interceptors' ``before``, then the body; cleanups run however it ended. Raises only what ends the process."""
-    context = services.context
-    try:
-        for interceptor in interceptors:
-            output = context.run(interceptor.before, ctx)
-            if output is not None:
-                return Called(output, called=False)
-    except BaseException as error:
-        if is_end_of_process(error):
-            raise
-        return Called(error=error, called=False)
-    called = call(runner, ctx, timeout, context)
-    return _cleaned_up(called, ctx, services)
+    """Call the body, by :func:`call` or within what wraps it; cleanups run however it ended. Raises only what ends the
+    process.
+    """
+    return _cleaned_up(call(runner, ctx, timeout, services.context), ctx, services)
 
 
 def _cleaned_up(called: Called, ctx: StageContext[Any], services: Services) -> Called:
@@ -162,24 +153,3 @@ def _cleaned_up(called: Called, ctx: StageContext[Any], services: Services) -> C
         said = "run %s: a cleanup of stage %s failed as well: %s"
         log.warning(said, ctx.run_id, ctx.stage, text_of(error), exc_info=loggable(error))
     return called
-
-
-def observe(interceptors: Sequence[Any], ctx: StageContext[Any], called: Called, output: Any, store: Store) -> None:
-    """Interceptors' ``after`` and ``on_error``, the innermost first, once the outcome is saved; their errors go into
-    the history.
-    """
-    for interceptor in reversed(interceptors):
-        try:
-            if called.error is None:
-                interceptor.after(ctx, output)
-            else:
-                interceptor.on_error(ctx, called.error)
-        except BaseException as error:
-            if is_end_of_process(error):
-                raise
-            what, name = text_of(error)[:500], str(attribute(interceptor, "name") or type(interceptor).__name__)
-            said = "interceptor %s failed at stage %s of run %s: %s"
-            log.error(said, name, ctx.stage, ctx.run_id, what, exc_info=loggable(error))  # noqa: TRY400  # it may have none
-            with contextlib.suppress(Exception):  # the outcome is saved: an observer changes nothing any more
-                found = {"stage": ctx.stage, "interceptor": name, "error": what}
-                store.note(ctx.run_id, "interceptor.failed", found)

@@ -25,6 +25,7 @@ NAMED = 5
 """How many of what was left behind are named in the log."""
 
 _whose: ContextVar[Leftovers | None] = ContextVar("stageflow_leftovers", default=None)
+_MISSING: Any = object()
 
 
 @contextmanager
@@ -39,6 +40,13 @@ def kept_between_stages() -> Iterator[None]:
         yield
     finally:
         _whose.reset(token)
+
+
+def inherit(context: Context) -> None:
+    """Set here what was set in ``context``, a copy of this one that ran for it; whose what is made here is, stays."""
+    for variable, value in context.items():
+        if variable is not _whose and variable.get(_MISSING) is not value:
+            variable.set(value)
 
 
 class Leftovers:

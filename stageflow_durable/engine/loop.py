@@ -12,24 +12,71 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
+from queue import SimpleQueue
 from typing import Any
 
 from stageflow_durable.engine.ends import is_end_of_process
-from stageflow_durable.engine.leftovers import Leftovers, Watch
+from stageflow_durable.engine.leftovers import Leftovers, Watch, inherit
 from stageflow_durable.engine.timeout import AGAIN_SECONDS, GRACE_SECONDS, StageTimeout, bounded, too_late
 
 log = logging.getLogger("stageflow.body")
 
 
-class Coroutine:
-    """One ``async def`` body on its way. ``what`` names its run and stage for the log."""
+class Outside:
+    """A call that a coroutine leaves to the thread which waits for it: a ``def`` within an ``async def``.
 
-    def __init__(self, start: Callable[[], Any], timeout: float | None, what: str) -> None:
+    It runs in a copy of the coroutine's context, which may be entered meanwhile. Begun or withdrawn, but not both: the
+    two threads agree by taking the one token.
+    """
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.context = copy_context()
+        self.over = asyncio.get_running_loop().create_future()
         self.value: Any = None
         self.error: BaseException | None = None
+        self._action = action
+        self._token = [True]
+
+    def take(self) -> bool:
+        """Whether nobody has taken it before."""
+        try:
+            return self._token.pop()
+        except IndexError:
+            return False
+
+    def call(self) -> None:
+        """Call it, in the thread that waits. Raises only what ends the process."""
+        try:
+            self.value = self.context.run(self._action)
+        except BaseException as error:
+            self.error = error
+            if is_end_of_process(error):
+                raise
+
+    def end(self) -> None:
+        """Wake the coroutine; called within the loop, or while that rests."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
+class Coroutine:
+    """One ``async def`` body on its way. ``what`` names its run and stage for the log; ``of``: the timeout of the
+    whole of which this is a part. ``calls``: what is to be called outside of the loop while that rests; ``queue``: the
+    same where the loop goes on.
+    """
+
+    calls: tuple[Outside, ...] = ()
+    queue: SimpleQueue[Outside | None] | None = None
+
+    def __init__(
+        self, start: Callable[[Coroutine], Any], timeout: float | None, what: str, of: float | None = None
+    ) -> None:
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.timeout = timeout
+        self.of = timeout if of is None else of
         self._start = start
-        self._timeout = timeout
         self._what = what
         self._limit: asyncio.Timeout | None = None
         self._made = Leftovers()
@@ -43,10 +90,10 @@ class Coroutine:
         """Run it to its end, however that is, and end what it leaves; never raises."""
         watch.over_generators()
         self._made.adopt()
-        self._limit = limit = asyncio.timeout(self._timeout)
+        self._limit = limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
-                self.value = await self._start()
+                self.value = await self._start(self)
             if limit.expired():
                 self.error = self._late()  # it has swallowed its cancellation; what it says now is late
         except TimeoutError as error:
@@ -64,13 +111,39 @@ class Coroutine:
             log.warning("%s left behind %s", self._what, left)
 
     def _late(self) -> BaseException:
-        assert self._timeout is not None
-        return too_late(self._timeout)
+        assert self.of is not None
+        return too_late(self.of)
+
+    async def outside(self, action: Callable[[], Any]) -> Any:
+        """What ``action()`` gives, called by the thread that waits for this coroutine, outside of the loop.
+
+        Cancelled meanwhile, this waits on: what is around a call does not end before it. The action has its own bound.
+        """
+        call = Outside(action)
+        if self.queue is not None:
+            self.queue.put(call)
+        else:
+            self.calls = (*self.calls, call)
+            asyncio.get_running_loop().stop()
+        cancelled: asyncio.CancelledError | None = None
+        while not call.over.done():
+            try:
+                await asyncio.wait([call.over])
+            except asyncio.CancelledError as error:
+                cancelled = error
+                if call.take():
+                    raise  # it has not begun, and will not
+        inherit(call.context)
+        if cancelled is not None:
+            raise cancelled
+        if call.error is not None:
+            raise call.error
+        return call.value
 
     def insist(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
         """Where no process can be ended for it: cancel it again and again, from the end of its grace on."""
-        if self._timeout is not None:
-            alarm = loop.call_later(self._timeout + GRACE_SECONDS, self._again, loop, task, True)
+        if self.timeout is not None:
+            alarm = loop.call_later(self.timeout + GRACE_SECONDS, self._again, loop, task, True)
             task.add_done_callback(lambda _task: alarm.cancel())
 
     def _again(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], first: bool) -> None:
@@ -89,8 +162,11 @@ class _Here:
         self.loop = asyncio.new_event_loop()
         self._watch = Watch(self.loop)
 
-    def run(self, body: Coroutine, context: Context, timeout: float | None) -> None:
-        with bounded(timeout, blocks=lambda: not body.told and asyncio.current_task(self.loop) is not None):
+    def run(self, body: Coroutine, context: Context) -> None:
+        def blocks() -> bool:
+            return not body.told and asyncio.current_task(self.loop) is not None
+
+        with bounded(body.timeout, blocks=blocks, of=body.of):
             task = self.loop.create_task(body.run(self._watch), context=context)
             while not task.done():
                 try:
@@ -103,6 +179,22 @@ class _Here:
                 except RuntimeError:
                     if self.loop.is_closed() or asyncio._get_running_loop() is not None:  # noqa: SLF001  # as below
                         raise  # else the body has stopped its loop
+                while body.calls:
+                    call, *others = body.calls
+                    body.calls = tuple(others)
+                    self._call(call, task)
+
+    def _call(self, call: Outside, task: asyncio.Task[None]) -> None:
+        """Call what a coroutine wants to be called outside of the loop, which rests meanwhile."""
+        if not call.take():
+            return
+        try:
+            call.call()
+        except BaseException:
+            call.end()
+            self._end(task)
+            raise
+        call.end()
 
     def _end(self, task: asyncio.Task[None]) -> None:
         """The program is interrupted: nothing of the body goes on in a later one."""
@@ -126,23 +218,29 @@ class _Apart:
             except BaseException:  # noqa: BLE001, S112  # SystemExit of a task of a body's, which has kept it
                 continue
 
-    def run(self, body: Coroutine, context: Context, _timeout: float | None) -> None:
-        over = threading.Event()
+    def run(self, body: Coroutine, context: Context) -> None:
+        calls: SimpleQueue[Outside | None] = SimpleQueue()  # None: the body is over
         task: asyncio.Task[None] | None = None
+        body.queue = calls
 
         def start() -> None:
             nonlocal task
             try:
                 task = self.loop.create_task(body.run(self._watch), context=context)
-                task.add_done_callback(lambda _task: over.set())
+                task.add_done_callback(lambda _task: calls.put(None))
                 body.insist(self.loop, task)
             except BaseException as error:  # noqa: BLE001  # who waits has to know
                 body.error = error
-                over.set()
+                calls.put(None)
 
         self.loop.call_soon_threadsafe(start, context=Context())
         try:
-            over.wait()
+            while (call := calls.get()) is not None:
+                if call.take():
+                    try:
+                        call.call()
+                    finally:
+                        self.loop.call_soon_threadsafe(call.end, context=Context())
         except BaseException:
             self.loop.call_soon_threadsafe(lambda: task and task.cancel(), context=Context())
             raise
@@ -167,14 +265,21 @@ def _fitting() -> Any:
     return apart if apart.thread is not threading.current_thread() else _Apart()  # a body that runs others
 
 
-def run(start: Callable[[], Any], context: Context, timeout: float | None, what: str) -> Any:
+def run(
+    start: Callable[[Coroutine], Any],
+    context: Context,
+    timeout: float | None,
+    what: str,
+    *,
+    of: float | None = None,
+) -> Any:
     """Call ``start`` within the loop and await what it gives, in ``context``; returns its value, raises its error.
 
     ``timeout`` in seconds, StageTimeout beyond it. A body that swallows its cancellation is waited for: in the main
     thread its process is ended after the grace, elsewhere it is cancelled again and again.
     """
-    body = Coroutine(start, timeout, what)
-    _fitting().run(body, context, timeout)
+    body = Coroutine(start, timeout, what, of)
+    _fitting().run(body, context)
     if body.error is not None:
         raise body.error
     return body.value

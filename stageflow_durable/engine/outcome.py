@@ -31,12 +31,13 @@ MEMBERS = 10
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: another run's work answered, there is
-    nothing of ours to undo.
+    nothing of ours to undo. ``doubt``: the body raised, and what wraps it answered; it may have acted.
     """
 
     delta: str | None
     skipped: bool = False
     replayed: bool = False
+    doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,22 @@ def fitting(outcome: Outcome, limit: int) -> Outcome:
         return outcome
     why = f"output cannot be saved: {too_large(len(outcome.delta), limit)}"
     return Over(Failure(why, Category.BUG, doubt=True), park=ParkReason.BUG)
+
+
+def not_called(outcome: Outcome) -> Outcome:
+    """What follows when an interceptor answered and the body was not called: this attempt has done nothing."""
+    if isinstance(outcome, Succeeded):
+        return replace(outcome, replayed=True)
+    return replace(outcome, failure=replace(outcome.failure, called=False, doubt=False))
+
+
+def in_doubt(outcome: Outcome) -> Outcome:
+    """What follows when an interceptor answered for a body that raised: it may have acted, unless that is vouched."""
+    if isinstance(outcome, Succeeded):
+        return replace(outcome, doubt=True)
+    if outcome.failure.vouched:
+        return outcome
+    return replace(outcome, failure=replace(outcome.failure, doubt=True))
 
 
 def misfit(outcome: Outcome) -> Outcome:

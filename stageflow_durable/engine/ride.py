@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextvars import Context
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
 from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
+from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.keyed import business_key, claim
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.memory import Memory
+from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
     Again,
     History,
     Outcome,
     Over,
     Succeeded,
-    as_output,
     fitting,
     heeded,
+    in_doubt,
     misfit,
     mistake,
+    not_called,
     raised,
     returned,
     text_of,
@@ -40,6 +44,7 @@ from stageflow_durable.engine.tell import fenced, told
 from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -90,6 +95,7 @@ class Rider:
         world: World,
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] = (),
+        observers: Sequence[Observer] = (),
         limits: Limits | None = None,
         stopping: Callable[[], bool] = lambda: False,
         publish: Callable[[tuple[Nudge, ...]], object] | None = None,
@@ -101,7 +107,8 @@ class Rider:
         self._pipelines = pipelines
         self._world = world
         self._retry = retry or RetryPolicy()
-        self._interceptors = interceptors
+        self._call = Chain(interceptors).call if interceptors else body.call
+        self._observers = observers
         self._limits = limits or Limits()
         self._stopping = stopping
         self._publish = publish
@@ -182,27 +189,59 @@ class Rider:
         except BaseException as error:  # what is wrong before the body is the application's, not ours
             if is_end_of_process(error):
                 raise
-            called = body.Called(error=error, called=False)
-            before = self._judged(called, services, policy, self._history(work, began), "retry")
-            return self._saved(work, memory, misfit(before), services, None, go_on)
+            failed = body.Called(error=error, called=False)
+            before = self._judged(failed, services, policy, self._history(work, began), "retry")
+            return self._saved(work, memory, misfit(before), services, None, go_on)[0]
         if isinstance(found, float):
             return self._commit(work, lambda: self._store.postpone(work, found))
         if isinstance(found, Fenced):
             return found
         if isinstance(found, Succeeded | Over):
-            return self._saved(work, memory, found, services, None, go_on, noted=noted)
+            return self._saved(work, memory, found, services, None, go_on, noted=noted)[0]
         if not self._owner.is_still(work.owner):
             return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
-        with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
-            called = body.run_stage(spec.runner, ctx, services, self._interceptors, spec.timeout)
-        on_unknown = work.plan.by_name[work.stage].on_unknown
-        history = self._history(work, began)
-        outcome = self._judged(called, services, policy, history, on_unknown)
-        ending = self._saved(work, memory, outcome, services, key, go_on, history)
-        if self._interceptors and not isinstance(ending, Fenced):
-            output = as_output(called.value)
-            services.context.run(body.observe, self._interceptors, ctx, called, output, self._store)
+        called: body.Called | None = None
+        try:
+            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+                called = body.run_stage(self._call, spec.runner, ctx, services, spec.timeout)
+            on_unknown = work.plan.by_name[work.stage].on_unknown
+            history = self._history(work, began)
+            outcome = self._judged(called, services, policy, history, on_unknown)
+            ending, kept = self._saved(work, memory, outcome, services, key, go_on, history)
+        except BaseException as error:
+            self._tell_unsaved(ctx, called, error, services.context, services.at_end)
+            raise
+        self._tell_end(ctx, called, kept, ending, services.context, services.at_end)
         return ending
+
+    def _tell_end(
+        self,
+        ctx: Any,
+        called: body.Called,
+        outcome: Outcome,
+        ending: Ending,
+        context: Context,
+        asked: Sequence[Observer] = (),
+    ) -> None:
+        """``asked``: whom the attempt itself wants to be told."""
+        if asked or self._observers:
+            end = end_of(ctx, called, outcome, committed=not isinstance(ending, Fenced))
+            tell(end, asked, self._observers, context, self._store)
+
+    def _tell_unsaved(
+        self,
+        ctx: Any,
+        called: body.Called | None,
+        error: BaseException,
+        context: Context,
+        asked: Sequence[Observer] = (),
+    ) -> None:
+        """The database stayed away, or the work was taken over just as the body had ended. Of the end of this process
+        nobody is told.
+        """
+        if not is_end_of_process(error) and (asked or self._observers):
+            end = end_of(ctx, called or body.Called(error=error), None, committed=False)
+            tell(end, asked, self._observers, context, self._store)
 
     def _history(self, work: Work, began: float) -> History:
         """``began``: when this attempt did, by this process's clock; its own time counts towards ``retry_for``."""
@@ -219,7 +258,7 @@ class Rider:
             if is_end_of_process(why):
                 raise
             return unjudged(why)
-        if services.holder is None or isinstance(outcome, Succeeded):
+        if services.holder is None or (isinstance(outcome, Succeeded) and not outcome.doubt):
             return outcome
         misused = services.holder.refused()
         return outcome if misused is None else mistake(misused, called.error)
@@ -231,9 +270,9 @@ class Rider:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
         ended = returned(called.value, policy, history, self._world.draw, services.result_type)
         outcome = fitting(ended, self._limits.payload_bytes)
-        if isinstance(outcome, Succeeded) and not called.called:
-            return replace(outcome, replayed=True)  # an interceptor answered: this run has done nothing to undo
-        return outcome
+        if not called.called:
+            return not_called(outcome)
+        return in_doubt(outcome) if called.raised else outcome
 
     def _saved(
         self,
@@ -245,12 +284,14 @@ class Rider:
         go_on: Callable[[], bool],
         history: History | None = None,
         noted: Kept = (),
-    ) -> Ending:
+    ) -> tuple[Ending, Outcome]:
         """Save the outcome, or that it could not be saved: the attempt has ended, and is not lost for that.
 
         What the body wrote through its session does not fit: its own error. Anything else is nobody's plan: a person
         looks, and the body is not called again.
         """
+        if isinstance(outcome, Succeeded) and outcome.doubt:
+            services.abandon()  # what a body that raised wrote through its session is not half of its outcome
         written = services.holder is not None
 
         def save(this: Outcome) -> Ending:
@@ -289,6 +330,7 @@ class Rider:
                     outcome.delta,
                     skipped=outcome.skipped,
                     replayed=outcome.replayed,
+                    doubt=outcome.doubt,
                     events=events,
                     go_on=go_on(),
                     key=key,
@@ -327,6 +369,7 @@ class Rider:
         undo = None if spec is None else spec.compensate
         policy = (None if undo is None else undo.retry) or pipeline.retry or self._retry
         key, began, context = None, self._world.clock.monotonic(), own_context(work.run.id)
+        ctx, called = None, None
         try:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
@@ -342,7 +385,15 @@ class Rider:
             if is_end_of_process(error):
                 raise
             ended = raised(error, policy, self._history(work, began), self._world.draw)
-        return saved(work, ended, lambda this: self._save_undo(work, this, key, go_on), mistake)
+        try:
+            ending, kept = saved(work, ended, lambda this: self._save_undo(work, this, key, go_on), mistake)
+        except BaseException as error:
+            if called is not None:
+                self._tell_unsaved(ctx, called, error, context)
+            raise
+        if called is not None:
+            self._tell_end(ctx, called, kept, ending, context)
+        return ending
 
     def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
         if called.error is not None:

@@ -23,12 +23,13 @@ def saved(
     outcome: Outcome,
     save: Callable[[Outcome], Ending],
     instead: Callable[[BaseException], Outcome],
-) -> Ending:
-    """Save ``outcome``. Where that raises: a failure in ASCII, for a database whose encoding lacks its characters; else
-    what ``instead`` makes of the error. Raises what the database raises about either, and what ends the process.
+) -> tuple[Ending, Outcome]:
+    """Save ``outcome``; returns what became of it, and what was saved. Where saving raises: a failure in ASCII, for a
+    database whose encoding lacks its characters; else what ``instead`` makes of the error. Raises what the database
+    raises about either, and what ends the process.
     """
     try:
-        return save(outcome)
+        return save(outcome), outcome
     except AWAY:
         raise
     except BaseException as error:
@@ -43,7 +44,7 @@ def _otherwise(
     error: BaseException,
     save: Callable[[Outcome], Ending],
     instead: Callable[[BaseException], Outcome],
-) -> Ending:
+) -> tuple[Ending, Outcome]:
     ways: list[Callable[[], Outcome]] = [lambda: instead(error), lambda: in_ascii(mistake(error))]
     if not isinstance(outcome, Succeeded):
         ways.insert(0, lambda: in_ascii(outcome))
@@ -51,12 +52,13 @@ def _otherwise(
         _log(work, error)
     for way in ways[:-1]:
         try:
-            return save(way())
+            return save(found := way()), found
         except AWAY:
             raise
         except Exception as again:  # noqa: BLE001  # the next way is plainer; what the last raises is the database's own
             _log(work, again)
-    return save(ways[-1]())
+    found = ways[-1]()
+    return save(found), found
 
 
 def _log(work: Work, error: BaseException) -> None:

@@ -12,6 +12,7 @@ from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import ConfigurationError, NotAllowedInStage, StageCancelled
 from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.nested import Place
@@ -30,6 +31,7 @@ ENGINE_EVENTS = (
     "undo",
     "operator",
     "interceptor",
+    "observer",
     "owner",
     "worker",
     "sweep",
@@ -62,8 +64,8 @@ def own_event(event: str, data: Mapping[str, Any]) -> None:
 
 
 class Services:
-    """The services of one attempt. ``saved``: outputs that hold objects, as they were saved, by stage;
-    ``result_type``: of the run, while its last stage is at work.
+    """The services of one attempt. ``at_end``: whom to tell how it ended; ``saved``: outputs that hold objects, as they
+    were saved, by stage; ``result_type``: of the run, while its last stage is at work.
     """
 
     def __init__(self, store: Store, work: Work, *, is_async: bool) -> None:
@@ -71,6 +73,7 @@ class Services:
         self._work = work
         self._is_async = is_async
         self._cleanups: list[Callable[[], None]] = []
+        self.at_end: list[Observer] = []
         self._over = False
         self.events: list[tuple[str, dict[str, object]]] = []
         self.saved: Mapping[str, str] = {}
@@ -104,6 +107,10 @@ class Services:
         # The history is for people: what a model does not show, it does not show there.
         self.events.append((event, decode(encode(dict(data)), shown=True)))
 
+    def note(self, event: str, data: Mapping[str, Any]) -> None:
+        """Keep an event of an interceptor of this library, under the engine's name for what it tells."""
+        self.events.append((event, dict(data)))
+
     def asked_for(self) -> Kept:
         """The events that the body asked for, each marked as its own, however it came among them."""
         return tuple((event, {**data, ORIGIN: BODY}) for event, data in self.events)
@@ -124,6 +131,10 @@ class Services:
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""
         self._cleanups.append(action)
+
+    def on_end(self, action: Observer) -> None:
+        """Remember whom to tell how the attempt ended."""
+        self.at_end.append(action)
 
     def close(self) -> None:
         """Run the cleanups, the latest first; an error in one does not keep the others from running."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import faulthandler
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -44,36 +45,56 @@ class bounded:  # noqa: N801  # a context manager, used like the functions of co
     ``blocks``: for a coroutine, whose loop ends it in time: whether it keeps the loop from doing so. Only then is it
     interrupted here, and again until it lets go.
 
+    One may be within another, as a body is within what wraps it: the innermost rings, and the outer one goes on with
+    the time that is left to it. ``of``: the timeout of the whole, for the message.
+
     In a thread other than the main one there are neither signals nor an end of one thread alone: there only
     coroutines are bounded, by their loop.
     """
 
-    def __init__(self, seconds: float | None, *, blocks: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self, seconds: float | None, *, blocks: Callable[[], bool] | None = None, of: float | None = None
+    ) -> None:
         self._seconds = seconds
         self._blocks = blocks
+        self._of = seconds if of is None else of
         self._armed = False
         self._rang = False
         self._before: Any = None
+        self._outer: bounded | None = None
+        self._until = 0.0
 
     def __enter__(self) -> Self:
         if self._seconds is None or not ends_process():
             return self
+        self._outer = _innermost[0]
+        self._until = time.monotonic() + self._seconds
         self._before = signal.signal(signal.SIGALRM, self._ring)
         try:
             self._armed = True
-            # By number: a worker's sys.stderr is a logger, which has no file.
-            faulthandler.dump_traceback_later(self._seconds + GRACE_SECONDS, exit=True, file=STDERR)
-            if self._blocks is None:
-                signal.setitimer(signal.ITIMER_REAL, self._seconds)
-            else:
-                signal.setitimer(signal.ITIMER_REAL, self._seconds + AGAIN_SECONDS, AGAIN_SECONDS)
+            _innermost[0] = self
+            self._arm(self._seconds)
         except BaseException:
             self._disarm()
             raise
         if self._rang:  # while it was being armed
             self._disarm()
-            raise too_late(self._seconds)
+            raise self._late()
         return self
+
+    def _arm(self, seconds: float) -> None:
+        # By number: a worker's sys.stderr is a logger, which has no file.
+        faulthandler.dump_traceback_later(max(0.0, seconds) + GRACE_SECONDS, exit=True, file=STDERR)
+        if self._blocks is not None:
+            signal.setitimer(signal.ITIMER_REAL, max(0.0, seconds) + AGAIN_SECONDS, AGAIN_SECONDS)
+        elif seconds > 0:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        else:  # what was within has heard of it: what is around it cleans up, and is late
+            self._rang = True
+
+    def _late(self) -> StageTimeout:
+        assert self._of is not None
+        return too_late(self._of)
 
     def __exit__(
         self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
@@ -81,22 +102,32 @@ class bounded:  # noqa: N801  # a context manager, used like the functions of co
         if self._armed:
             self._disarm()
             if self._rang and kind is None:
-                assert self._seconds is not None
-                raise too_late(self._seconds)
+                raise self._late()
 
     def _disarm(self) -> None:
         self._armed = False  # one that rings from here on finds the body over
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
         faulthandler.cancel_dump_traceback_later()
+        _innermost[0] = outer = self._outer
+        if outer is not None:
+            outer.resume()
+
+    def resume(self) -> None:
+        """Go on with the time that is left: what was within is over."""
+        self._arm(self._until - time.monotonic())
 
     def _ring(self, _number: int, frame: FrameType | None) -> None:
         if not self._armed or (self._blocks is not None and not self._blocks()):
             return
         self._rang = True
         if frame is None or frame.f_code not in _OWN:  # raised in there, it would leave the timer armed
-            assert self._seconds is not None
-            raise too_late(self._seconds)
+            raise self._late()
 
 
-_OWN = frozenset(method.__code__ for method in (bounded.__enter__, bounded.__exit__, bounded._disarm))  # noqa: SLF001  # its own
+_OWN = frozenset(
+    method.__code__
+    for method in (bounded.__enter__, bounded.__exit__, bounded.resume, bounded._arm, bounded._disarm)  # noqa: SLF001  # its own
+)
+_innermost: list[bounded | None] = [None]
+"""The bound that rings now; they are the main thread's alone."""

@@ -2,6 +2,7 @@
 
 ```python
 guard = IdempotencyInterceptor(SqlIdempotencyStore("postgresql://…"), key_extractor=lambda ctx: ctx.input.order_id)
+engine = Engine("shop", pipelines=[…], interceptors=[guard])          # around every stage
 output = guard.run(ctx, charge)                                       # around any callable
 
 class Charge(IdempotentStageMixin):                                   # or within a stage class
@@ -38,6 +39,7 @@ from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
 from stageflow_durable.idempotency.keys import Scope, seconds_of
 from stageflow_durable.idempotency.remembered import Known, comes_back, remembered
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore, InProgress
+from stageflow_durable.model.context import AttemptEnd, Observer
 from stageflow_durable.model.output import OutputKind, StageOutput
 
 FIRST_POLL_SECONDS = 0.01
@@ -45,6 +47,7 @@ LONGEST_POLL_SECONDS = 0.5
 
 _UNNAMED_CLIENT = "default"
 _NEVER = threading.Event()
+_NOTHING = StageOutput.skip("nothing was committed")
 
 T = TypeVar("T")
 
@@ -65,7 +68,8 @@ class _Wish:
 
 
 class IdempotencyInterceptor:
-    """Claims the key before the body, remembers its output after; duplicates wait for it, in bounded time.
+    """An interceptor that claims the key before the body and remembers its output afterwards. Duplicates wait for it,
+    in bounded time.
 
     Remembered is an ``ok`` with its value, which comes back equal: models and dataclasses as objects of the classes
     that ``result_type``, or the body's annotation, leads to. What cannot is told in the log when it is remembered, and
@@ -93,10 +97,10 @@ class IdempotencyInterceptor:
         self,
         store: IdempotencyStore,
         key_extractor: Callable[[Any], str | None] | None = None,
-        params_extractor: Callable[[Any], object] | None = None,
         ttl_seconds: float | timedelta = 86400,
         validate_params: bool = True,
         *,
+        params_extractor: Callable[[Any], object] | None = None,
         operation: str | None = None,
         result_type: Any = None,
         lease_seconds: float | timedelta = 30.0,
@@ -117,63 +121,48 @@ class IdempotencyInterceptor:
         self._pause = pause
         self._running = LeaseKeeper(self._renew, self._lease / 3)
 
-    def before(self, ctx: Any) -> StageOutput | None:
-        """Claim the key: None when the body is to run, the remembered output when it ran before.
+    def around(self, ctx: Any, call_next: Callable[[Any], Any]) -> StageOutput:
+        """What is remembered under the key, or the outcome of ``call_next(ctx)``, which is remembered once the engine
+        has committed it: what a stage writes with its checkpoint and what the key answers do not part.
 
         :raises IdempotencyParamMismatch: the key was used with other parameters, finished or in flight.
         :raises IdempotencyConflict: another still works under the key after ``wait_seconds``, or its work was undone.
         :raises UnreadableValue: what is remembered cannot come back equal.
         """
-        return self._before(ctx, self._known.declared)
+        if ctx in self._running:
+            return _output(call_next(ctx))
+        said: list[StageOutput] = []
+        try:
+            known = self._claimed(ctx, self._known.declared)
+            if known is not None:
+                return known
+            ctx.on_end(self._told_by(ctx, said))
+            said.append(_output(call_next(ctx)))
+        except BaseException as error:
+            self._give_up(ctx, error)
+            raise
+        return said[0]
 
-    def _before(self, ctx: Any, classes: Classes) -> StageOutput | None:
-        wish = self._wish(ctx, classes)
-        while isinstance(answer := self._look(ctx, wish), float):
-            self._pause(answer)
-        return answer
+    def run(self, ctx: Any, body: Callable[[Any], Any]) -> StageOutput:
+        """The output of ``body(ctx)``, or what is remembered of it; a value that is no ``StageOutput`` is an ``ok``. It
+        is remembered at once.
 
-    def after(self, ctx: Any, output: StageOutput) -> None:
-        """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise.
+        Within a body that already runs under this guard, ``body`` is simply called. Raises what :meth:`around` does.
 
         :raises FenceLost: another took the key over meanwhile.
         :raises UnsavableValue: the output cannot be remembered; the key is held until its lease lapses.
         """
-        held = self._running.pop(ctx)
-        if held is None:
-            return
-        if output.kind is OutputKind.OK:
-            self._store.complete(held.scope, held.key, held.fence, output.value, ttl_seconds=self._ttl)
-            self._tell_of_objects(held, output.value)
-        else:
-            self._store.release(held.scope, held.key, held.fence, vouched=output.kind is OutputKind.REJECT)
-
-    def on_error(self, ctx: Any, error: BaseException) -> None:
-        """End the lease: nothing is remembered, and a retry need not wait."""
-        held = self._running.pop(ctx)
-        if held is None:
-            return
-        try:
-            self._store.release(held.scope, held.key, held.fence)
-        except (StoreUnavailable, FenceLost) as reason:
-            # The lease lapses without us; the body's own error is what the caller has to see.
-            error.add_note(f"the lease of idempotency key {held.key!r} could not be ended: {reason}")
-
-    def run(self, ctx: Any, body: Callable[[Any], Any]) -> StageOutput:
-        """The output of ``body(ctx)``, or what is remembered of it; a value that is no ``StageOutput`` is an ``ok``.
-
-        Within a body that already runs under this guard, ``body`` is simply called.
-        """
         if ctx in self._running:
             return _output(body(ctx))
         try:
-            known = self._before(ctx, self._known.of(body))
+            known = self._claimed(ctx, self._known.of(body))
             if known is not None:
                 return known
             output = _output(body(ctx))
         except BaseException as error:
-            self.on_error(ctx, error)
+            self._give_up(ctx, error)
             raise
-        self.after(ctx, output)
+        self._settle(ctx, output)
         return output
 
     async def arun(self, ctx: Any, body: Callable[[Any], Awaitable[Any]]) -> StageOutput:
@@ -184,15 +173,43 @@ class IdempotencyInterceptor:
         if ctx in self._running:
             return _output(await body(ctx))
         try:
-            known = await self._abefore(ctx, self._known.of(body))
+            known = await self._aclaimed(ctx, self._known.of(body))
             if known is not None:
                 return known
             output = _output(await body(ctx))
         except BaseException as error:
-            await _in_thread(self.on_error, ctx, error)
+            await _in_thread(self._give_up, ctx, error)
             raise
-        await _in_thread(self.after, ctx, output)
+        await _in_thread(self._settle, ctx, output)
         return output
+
+    def _claimed(self, ctx: Any, classes: Classes) -> StageOutput | None:
+        """What is remembered under the key; None: it is held from now on, or the context is not guarded."""
+        wish = self._wish(ctx, classes)
+        while isinstance(answer := self._look(ctx, wish), float):
+            self._pause(answer)
+        return answer
+
+    def _told_by(self, ctx: Any, said: list[StageOutput]) -> Observer:
+        """``said``: what was answered under the key, if anything. Only what the engine has committed counts."""
+
+        def settle(end: AttemptEnd) -> None:
+            counts = said and end.committed and end.result.kind is said[0].kind
+            self._settle(ctx, said[0] if counts else _NOTHING)
+
+        settle.__name__ = self.name  # for the log, should it fail
+        return settle
+
+    def _settle(self, ctx: Any, output: StageOutput) -> None:
+        """Remember an ``ok``; free the key after a ``reject``; end the lease otherwise."""
+        held = self._running.pop(ctx)
+        if held is None:
+            return
+        if output.kind is OutputKind.OK:
+            self._store.complete(held.scope, held.key, held.fence, output.value, ttl_seconds=self._ttl)
+            self._tell_of_objects(held, output.value)
+        else:
+            self._store.release(held.scope, held.key, held.fence, vouched=output.kind is OutputKind.REJECT)
 
     def _tell_of_objects(self, held: Held, value: object) -> None:
         if held.scope.operation not in self._told and not comes_back(value, held.classes):
@@ -203,7 +220,18 @@ class IdempotencyInterceptor:
                 held.scope.operation,
             )
 
-    async def _abefore(self, ctx: Any, classes: Classes) -> StageOutput | None:
+    def _give_up(self, ctx: Any, error: BaseException) -> None:
+        """End the lease: nothing is remembered, and a retry need not wait."""
+        held = self._running.pop(ctx)
+        if held is None:
+            return
+        try:
+            self._store.release(held.scope, held.key, held.fence)
+        except (StoreUnavailable, FenceLost) as reason:
+            # The lease lapses without us; the body's own error is what the caller has to see.
+            error.add_note(f"the lease of idempotency key {held.key!r} could not be ended: {reason}")
+
+    async def _aclaimed(self, ctx: Any, classes: Classes) -> StageOutput | None:
         wish = self._wish(ctx, classes)
         # The key is in a store that tells nobody when it changes.
         while isinstance(answer := await _in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
@@ -219,7 +247,7 @@ class IdempotencyInterceptor:
         return _Wish(scope, key, fingerprint, text, self._clock() + self._wait, classes)
 
     def _look(self, ctx: Any, wish: _Wish | None) -> StageOutput | float | None:
-        """What :meth:`before` returns, or the seconds to pause until the next look."""
+        """What :meth:`_claimed` returns, or the seconds to pause until the next look."""
         if wish is None:
             return None
         answer = self._asked(ctx, wish)
@@ -329,9 +357,10 @@ def _output(value: Any) -> StageOutput:
 
 
 def _emit(ctx: Any, event: str, wish: _Wish, **data: object) -> None:
-    emit = getattr(ctx, "emit", None)
-    if emit is not None:
-        emit(event, key=wish.key, client_id=wish.scope.client_id, operation=wish.scope.operation, **data)
+    """Tell of it in the run's history, as the engine does of its business keys."""
+    note = getattr(getattr(ctx, "services", None), "note", None)
+    if note is not None:
+        note(event, {"key": wish.key, "client_id": wish.scope.client_id, "operation": wish.scope.operation, **data})
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
+from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.snapshot import ContextSnapshot
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class StageServices(Protocol):
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Run ``action`` when the body is over, however it ended."""
+
+    def on_end(self, action: Observer) -> None:
+        """Call ``action`` with the attempt's end, once that is committed or known not to be."""
 
     def output(self, stage: str, value: Any, as_type: type[T]) -> T:
         """``value``, which ``stage`` saved, as ``as_type``."""
@@ -108,6 +112,12 @@ class StageContext(Generic[InputT]):
         """Run ``action()`` when the body is over, however it ended."""
         self.services.on_cleanup(action)
 
+    def on_end(self, action: Observer) -> None:
+        """Call ``action(end)`` with this attempt's :class:`AttemptEnd`: after the commit, or once it is known that
+        there is none. What it raises is logged and changes nothing. A process that dies before calls it never.
+        """
+        self.services.on_end(action)
+
 
 @dataclass(frozen=True, slots=True)
 class CompensationContext(Generic[InputT]):
@@ -132,3 +142,28 @@ class CompensationContext(Generic[InputT]):
     attempt: int
     client_id: str
     metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How one attempt of a stage or of its undo ended, as observers are told.
+
+    ``ctx``: what it was called with. ``result``: what follows from it: ``ok`` with the output, ``skip``, ``retry``
+    (``after``: the delay in seconds), ``fail``, ``reject`` or ``cancel``. ``error``: what was raised, or None.
+    ``committed``: False when nothing of it was saved, as far as this process knows: another owner had taken the work
+    over, or the database stayed away. Who took it over tells of its own attempt.
+    """
+
+    ctx: StageContext[Any] | CompensationContext[Any]
+    result: StageOutput
+    error: BaseException | None = None
+    committed: bool = True
+
+    @property
+    def undo(self) -> bool:
+        """Whether it was an undo."""
+        return isinstance(self.ctx, CompensationContext)
+
+
+Observer = Callable[[AttemptEnd], Any]
+"""Told of an attempt's end, ``def`` or ``async def``; what it returns is not used."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from stageflow_durable.duration import LONGEST, seconds_of, shown
 from stageflow_durable.errors import ConfigurationError, TransientError
+from stageflow_durable.model.callables import shown as name_of
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import Stage
+from stageflow_durable.model.stage import Stage, StageKind
 
 
 @dataclass(frozen=True, slots=True)
 class RetryInterceptor:
-    """A retry policy in the shape of an interceptor, delays in milliseconds.
+    """A retry policy among an engine's interceptors, delays in milliseconds. It wraps nothing: the engine retries.
 
     Retried are ``retry_on``, what is transient by itself (timeouts, lost connections, 429, 5xx) and
     ``StageOutput.retry()``; errors that nothing is known about are not. Raises :class:`ConfigurationError` as
     :class:`RetryPolicy` does.
     """
+
+    name: ClassVar[str] = "retry"
+    priority: ClassVar[int] = 20
 
     max_attempts: int = 3
     base_delay_ms: float = 1000
@@ -47,14 +52,19 @@ class RetryStage:
     """A stage object with a retry policy of its own: ``Pipeline.stage`` reads ``stage_options``.
 
     ``name``, ``kind`` and ``execute`` are the wrapped stage's, and so are the options that another adapter brought
-    along. Raises :class:`ConfigurationError` when the stage has a retry policy already: exactly one governs.
+    along. Raises :class:`ConfigurationError` when the stage has a retry policy already: exactly one governs; and for
+    what is no stage object.
     """
 
     def __init__(self, stage: Stage, policy: RetryPolicy) -> None:
+        given: object = stage
+        if not isinstance(given, Stage):
+            said = "is no stage object (name, kind, execute); give a function retry= of Pipeline.stage"
+            raise ConfigurationError(f"RetryStage: {name_of(given)} {said}")
         options: dict[str, object] = dict(getattr(stage, "stage_options", {}))
         if "retry" in options:
             raise ConfigurationError(f"RetryStage: stage {stage.name!r} has a retry policy already; keep one")
-        self.name, self.kind, self.execute = stage.name, stage.kind, stage.execute
+        self.name, self.kind, self.execute = stage.name, StageKind(stage.kind), stage.execute
         self.retry = policy
         self.stage_options: dict[str, object] = {**options, "retry": policy}
 

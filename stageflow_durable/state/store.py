@@ -165,6 +165,7 @@ class Store(Owning):
         *,
         skipped: bool = False,
         replayed: bool = False,
+        doubt: bool = False,
         events: Kept = (),
         go_on: bool = False,
         key: BusinessKey | None = None,
@@ -177,11 +178,11 @@ class Store(Owning):
         def decide(facts: Facts) -> Change | Fenced:
             next_in = taker if go_on else None
             held = None if key is None else _held(key, work)
-            return finish.succeed(
-                facts, work, next_in, delta, skipped=skipped, replayed=replayed, events=events, key=held
-            )
+            how = {"skipped": skipped, "replayed": replayed, "doubt": doubt}
+            return finish.succeed(facts, work, next_in, delta, **how, events=events, key=held)
 
-        plain = delta is not None and not (skipped or replayed or events or work.undoing) and key is None
+        special = skipped or replayed or doubt or events or work.undoing
+        plain = delta is not None and not special and key is None
         if session is None:
             done: Ending | None = None
             if self._unlocked is not None and plain and not self._in_session:

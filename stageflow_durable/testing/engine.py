@@ -20,6 +20,7 @@ from stageflow_durable.clock import Draw, World
 from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known
@@ -78,10 +79,17 @@ class InProcessEngine(Engine):
         draw: Draw = middle,
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] | None = None,
+        observers: Sequence[Observer] = (),
         workers: int = 1,
     ) -> None:
         super().__init__(
-            name, pipelines, retry=retry, interceptors=interceptors, settings=settings, world=World(clock, draw)
+            name,
+            pipelines,
+            retry=retry,
+            interceptors=interceptors,
+            observers=observers,
+            settings=settings,
+            world=World(clock, draw),
         )
         self.clock = clock
         self.faults = Faults()
@@ -117,6 +125,7 @@ class InProcessEngine(Engine):
             self._world,
             retry=self._retry,
             interceptors=self._interceptors,
+            observers=self._observers,
             profile=replace(self.profile, pipelines=versions),
         )
 
@@ -263,6 +272,7 @@ def engine_for_tests(
     draw: Callable[[float, float], float] = middle,
     retry: RetryPolicy | None = None,
     interceptors: Sequence[Any] | None = None,
+    observers: Sequence[Observer] = (),
     workers: int = 1,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
@@ -280,7 +290,8 @@ def engine_for_tests(
     ``pipelines``: one after the other, or a list of them.
 
     ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
-    it). ``draw``: chance, the middle unless said otherwise. ``settings``: as of
+    it). ``draw``: chance, the middle unless said otherwise. ``retry``, ``interceptors`` and ``observers``: as of
+    :class:`~stageflow_durable.Engine`. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
     with TemporaryDirectory(prefix="stageflow-test-") as directory:
@@ -294,6 +305,7 @@ def engine_for_tests(
             draw=draw,
             retry=retry,
             interceptors=interceptors,
+            observers=observers,
             workers=workers,
         )
         try:

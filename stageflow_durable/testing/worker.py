@@ -13,6 +13,7 @@ from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Profile
@@ -57,6 +58,7 @@ class InProcessWorker:
         *,
         retry: RetryPolicy | None,
         interceptors: Sequence[Any],
+        observers: Sequence[Observer],
         profile: Profile,
     ) -> None:
         self.boot = boot
@@ -75,6 +77,7 @@ class InProcessWorker:
             world=world,
             retry=retry,
             interceptors=interceptors,
+            observers=observers,
             limits=Limits(
                 settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
             ),

@@ -23,19 +23,21 @@ def succeed(
     *,
     skipped: bool = False,
     replayed: bool = False,
+    doubt: bool = False,
     events: Kept = (),
     key: HeldKey | None = None,
 ) -> Change | Fenced:
     """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``taker``: the owner that
-    would run the next stage itself. ``delta``: what the stage added, encoded. ``key``: the business key that it holds.
+    would run the next stage itself. ``delta``: what the stage added, encoded. ``doubt``: the run goes on although the
+    attempt may have acted without our knowing. ``key``: the business key that it holds.
     """
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
     stage = work.stage
-    draft.end_attempt(work, AttemptState.SKIPPED if skipped else AttemptState.OK)
+    draft.end_attempt(work, AttemptState.SKIPPED if skipped else AttemptState.OK, doubt=doubt)
     draft.save(stage, delta, schema=draft.plan.schema, skipped=skipped)
-    _record(draft, stage, acted=not (skipped or replayed))
+    _record(draft, stage, acted=not (skipped or replayed or doubt))
     draft.keep(work, events)
     draft.emit("stage.skipped" if skipped else "stage.ok", stage=stage, attempt=work.attempt)
     if key is not None and delta is None:  # skipped: nothing that another run could be answered with

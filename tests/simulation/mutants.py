@@ -86,8 +86,8 @@ def _always(answer: Any) -> Callable[..., Any]:
 def _effect_after_commit() -> Plant:
     save, run_stage = ride.Rider._save, body.run_stage
 
-    def early(runner: Any, ctx: Any, services: Any, interceptors: Any, timeout: Any) -> Any:
-        return body.Called(lambda: run_stage(runner, ctx, services, interceptors, timeout))
+    def early(*given: Any) -> Any:
+        return body.Called(lambda: run_stage(*given))
 
     def late(self: Any, work: Any, memory: Any, outcome: Any, *given: Any) -> Any:
         if not isinstance(outcome, Promise):
@@ -278,24 +278,24 @@ def _fence_of_gen_only() -> Plant:
 
 def _told_too_early() -> Plant:
     """Observers are told of what the body returned, before it is saved."""
-    run_stage, observe = body.run_stage, body.observe
+    saved, tell = ride.Rider._saved, ride.Rider._tell_end
 
-    def early(runner: Any, ctx: Any, services: Any, interceptors: Any, timeout: Any) -> Any:
-        called = run_stage(runner, ctx, services, interceptors, timeout)
-        observe(interceptors, ctx, called, _outcome.as_output(called.value), services._store)
-        return called
+    def early(self: Any, work: Any, memory: Any, outcome: Any, services: Any, *given: Any, **options: Any) -> Any:
+        ctx = body.stage_context(work, memory, services)
+        tell(self, ctx, body.Called(), outcome, None, services.context)
+        return saved(self, work, memory, outcome, services, *given, **options)
 
-    return _put((body, "run_stage", early), (body, "observe", _always(None)))
+    return _put((ride.Rider, "_saved", early), (ride.Rider, "_tell_end", _always(None)))
 
 
 def _told_loudly() -> Plant:
     """An observer's error is the engine's."""
 
-    def loud(interceptors: Any, ctx: Any, called: Any, output: Any, _store: Any) -> None:
-        for one in interceptors:
-            one.after(ctx, output) if called.error is None else one.on_error(ctx, called.error)
+    def loud(end: Any, asked: Any, observers: Any, _context: Any, _store: Any) -> None:
+        for one in (*asked, *observers):
+            one(end)
 
-    return _put((body, "observe", loud))
+    return _put((ride, "tell", loud))
 
 
 def _answers_are_work() -> Plant:

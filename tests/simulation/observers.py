@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stageflow_durable import Interceptor, StageOutput, TransientError
+from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
@@ -15,35 +15,35 @@ OVER = "SELECT 1 FROM stageflow_attempts WHERE run=? AND stage=? AND direction='
 
 
 class Observer(Interceptor):
-    """One process's."""
+    """One process's; ``hears`` is its observer."""
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._told: set[tuple[str, str, int]] = set()
 
-    def before(self, ctx: Any) -> StageOutput | None:
+    def around(self, ctx: Any, call_next: Any) -> StageOutput:
         kind = self._sim.chance.pick(f"{ctx.run_id} {ctx.stage} observer", KINDS, LIKELY)
         if kind == "fails":
             raise TransientError("not now")
-        if kind == "nothing":
-            return None
-        self._sim.note(self._sim.worker(), "answers", f"for {ctx.stage} of {self._sim.short(ctx.run_id)}")
-        self._sim.bodies.answered.add((ctx.run_id, ctx.stage))
-        return StageOutput.ok({"answered": ctx.stage})
+        if kind == "answers":
+            self._sim.note(self._sim.worker(), "answers", f"for {ctx.stage} of {self._sim.short(ctx.run_id)}")
+            self._sim.bodies.answered.add((ctx.run_id, ctx.stage))
+            return StageOutput.ok({"answered": ctx.stage})
+        output: StageOutput = call_next(ctx)
+        return output
 
-    def after(self, ctx: Any, output: StageOutput) -> None:
-        self._is_told(ctx)
-
-    def on_error(self, ctx: Any, error: BaseException) -> None:
-        self._is_told(ctx)
+    def hears(self, end: AttemptEnd) -> None:
+        """Only of what is saved where that is said, and once an attempt."""
+        ctx = end.ctx
+        if isinstance(ctx, StageContext) and end.committed:
+            self._is_told(ctx)
+        if self._sim.chance.flip(f"{ctx.run_id} {ctx.stage} observer slips", 0.1):
+            raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])
 
     def _is_told(self, ctx: Any) -> None:
-        """Only of what is saved, and once."""
         told = ctx.run_id, ctx.stage, ctx.services._work.attempt
         if not self._sim.database.see(OVER, *told):
             raise Violation(f"an observer was told of attempt {told[2]} of {ctx.stage}, which is not saved")
         if told in self._told:
             raise Violation(f"an observer was told twice of attempt {told[2]} of {ctx.stage}")
         self._told.add(told)
-        if self._sim.chance.flip(f"{ctx.run_id} {ctx.stage} observer slips", 0.1):
-            raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])

@@ -250,13 +250,15 @@ class Worker(Process):
         )
         self._guard = Guard()
         self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
+        observer = Observer(sim)
         self._rider = Rider(
             self.store,
             self.owner,
             self.knows,
             world=World(self.clock, sim.draw),
             retry=DEFAULT_POLICY,
-            interceptors=(Observer(sim),) if sim.setup.observed else (),
+            interceptors=(observer,) if sim.setup.observed else (),
+            observers=(observer.hears,) if sim.setup.observed else (),
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
             bounded=lambda: True,

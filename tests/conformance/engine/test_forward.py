@@ -207,7 +207,14 @@ def test_events_that_a_body_emits_are_written_with_its_outcome(make_engine: Make
             "RUN.parked",
             " run.parked",
         ),
-        *("stageflow.x", "interceptor.failed", "run", "\N{FULLWIDTH LATIN SMALL LETTER R}un.succeeded", "r\u200bun.ok"),
+        *(
+            "stageflow.x",
+            "interceptor.failed",
+            "observer.failed",
+            "run",
+            "\N{FULLWIDTH LATIN SMALL LETTER R}un.succeeded",
+            "r\u200bun.ok",
+        ),
     ],
 )
 def test_an_event_in_the_name_of_the_engine_is_a_bug_of_the_body(

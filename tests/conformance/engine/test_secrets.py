@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import CheckConstraint, Column, Integer, MetaData, String, Table, text
 
-from stageflow_durable import Interceptor, RetryPolicy
+from stageflow_durable import AttemptEnd, RetryPolicy
 from stageflow_durable.model.context import StageContext
 from stageflow_durable.state.database import Database
 from stageflow_durable.testing import InProcessEngine
@@ -98,17 +98,16 @@ def test_a_violated_constraint_is_named_and_the_statement_and_the_value_are_not(
     assert not [record for record in caplog.records if SECRET in caplog.handler.format(record)]
 
 
-def test_an_interceptor_that_fails_on_a_statement_tells_as_little(
+def test_an_observer_that_fails_on_a_statement_tells_as_little(
     make_engine: MakeEngine, acts: Acts, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Books(Interceptor):
-        def after(self, ctx: Any, _output: Any) -> None:
-            with engine.store.database.transaction() as connection:
-                connection.execute(cards.insert(), {"number": SECRET, "digits": 1})
+    def books(_end: AttemptEnd) -> None:
+        with engine.store.database.transaction() as connection:
+            connection.execute(cards.insert(), {"number": SECRET, "digits": 1})
 
-    engine = make_engine(acts.line("a"), interceptors=[Books()])
+    engine = make_engine(acts.line("a"), observers=[books])
     run = engine.enqueue("line", {})
     engine.drain()
-    assert "interceptor.failed" in everything_told(engine, run.run_id)
+    assert "observer.failed" in everything_told(engine, run.run_id)
     assert SECRET not in everything_told(engine, run.run_id)
     assert not [record for record in caplog.records if SECRET in caplog.handler.format(record)]

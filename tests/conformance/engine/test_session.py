@@ -12,6 +12,7 @@ from stageflow_durable.model.status import ParkReason
 from tests.conformance.engine.acts import DIES, Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.own_table import OwnTable
+from tests.conformance.engine.test_interceptors import Wrap
 
 LEDGER = OwnTable("shop_ledger", unique=True)
 ledger, booked, own_table = LEDGER.table, LEDGER.written, LEDGER.fixture()
@@ -162,4 +163,45 @@ def test_an_error_at_the_flush_is_the_stages_own(make_engine: MakeEngine, acts: 
     assert acts.log == ["b", "a", "undo a unknown", "undo b ok"]
     assert run.status is RunStatus.COMPENSATED
     assert "IntegrityError" in str(run.error)
+    assert booked(engine) == []
+
+
+def answers_whatever_it_raises(ctx: Any, call_next: Any) -> StageOutput:
+    try:
+        output: StageOutput = call_next(ctx)
+    except ValueError:
+        return StageOutput.ok("instead")
+    return output
+
+
+def test_they_are_rolled_back_when_an_interceptor_answers_for_a_body_that_raised(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    def books_and_raises(ctx: Any) -> None:
+        book(ctx)
+        raise ValueError("half of it")
+
+    acts.play("a", books_and_raises)
+    acts.play("b", book)
+    engine = make_engine(acts.line("a b"), interceptors=[Wrap(answers_whatever_it_raises)])
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert handle.outputs() == {"a": "instead", "b": "booked"}
+    assert booked(engine) == ["b"]
+
+
+def test_a_body_that_ended_the_transaction_is_found_out_whatever_an_interceptor_answers(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    def ends_it_and_raises(ctx: Any) -> None:
+        book(ctx)
+        ctx.session.connection().connection.dbapi_connection.rollback()
+        raise ValueError("half of it")
+
+    acts.play("a", ends_it_and_raises)
+    engine = make_engine(acts.line("a"), interceptors=[Wrap(answers_whatever_it_raises)])
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    run = handle.describe()
+    assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.BUG)
     assert booked(engine) == []

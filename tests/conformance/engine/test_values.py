@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, field_validator
 from sqlalchemy import text
 
 from stageflow_durable import (
+    AttemptEnd,
     CompensationContext,
     Pipeline,
     RunHandle,
@@ -46,21 +47,20 @@ CASES = [case for case in SHAPES if case[0] in (Alias, Cents, Excluding, Keys, M
 
 
 class Watching:
-    """An interceptor that keeps the inputs it sees."""
+    """An interceptor, and an observer, that keeps the inputs it sees."""
 
     name, priority = "watching", 0
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
 
-    def before(self, ctx: StageContext[Any]) -> None:
+    def around(self, ctx: StageContext[Any], call_next: Any) -> StageOutput:
         self.seen.append(ctx.input)
+        output: StageOutput = call_next(ctx)
+        return output
 
-    def after(self, ctx: StageContext[Any], output: StageOutput) -> None:
-        self.seen.append(ctx.input)
-
-    def on_error(self, ctx: StageContext[Any], error: BaseException) -> None:
-        self.seen.append(ctx.input)
+    def hears(self, end: AttemptEnd) -> None:
+        self.seen.append(end.ctx.input)
 
 
 @pytest.mark.parametrize(("declared", "given"), CASES, ids=lambda case: str(case)[:40])
@@ -78,7 +78,7 @@ def test_stages_interceptors_and_undos_see_the_input_that_was_accepted(
         return StageOutput.reject("no")
 
     pipeline = Pipeline("p", input_type=declared).stage("a", look, compensate=look).stage("b", look).stage("c", end)
-    engine = make_engine(pipeline, in_place_stages=1, interceptors=[watching])
+    engine = make_engine(pipeline, in_place_stages=1, interceptors=[watching], observers=[watching.hears])
     handle = engine.enqueue(pipeline, given)
     engine.drain()
 

@@ -29,6 +29,7 @@ from stageflow_durable.idempotency.interceptor import IdempotencyInterceptor, Id
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.idempotency.memory import MemoryIdempotencyStore
 from stageflow_durable.idempotency.store import Claimed, Done, IdempotencyStore, InProgress
+from stageflow_durable.model.context import AttemptEnd
 from stageflow_durable.model.output import StageOutput
 from tests.conformance.idempotency.backends import Backend, Clock
 from tests.services.process import eventually
@@ -44,8 +45,21 @@ class Ctx:
     pipeline: str = "checkout"
     stage: str = "charge"
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    asked: list[Any] = field(default_factory=list)
 
-    def emit(self, event: str, **data: Any) -> None:
+    def on_end(self, action: Any) -> None:
+        self.asked.append(action)
+
+    def ends(self, result: StageOutput, *, committed: bool = True) -> None:
+        """As an engine says it."""
+        for action in self.asked:
+            action(AttemptEnd(self, result, committed=committed))  # type: ignore[arg-type]  # as much as is read of it
+
+    @property
+    def services(self) -> Any:
+        return self
+
+    def note(self, event: str, data: dict[str, Any]) -> None:
         self.events.append((event, data))
 
 
@@ -117,13 +131,68 @@ def test_given_a_body_that_returns_a_plain_value_then_it_is_an_ok_with_that_valu
     assert guard.run(Ctx(), Body("never called")) == StageOutput.ok({"id": 1})
 
 
-def test_given_the_steps_one_by_one_then_they_are_what_an_engine_calls(guard: IdempotencyInterceptor) -> None:
+# --- around the stages of an engine -----------------------------------------------------------------------------------
+
+
+def test_given_a_stage_when_its_outcome_is_committed_then_it_is_remembered_and_not_before(
+    guard: IdempotencyInterceptor,
+) -> None:
+    ctx, body = Ctx(), Body(StageOutput.ok(7))
+    assert guard.around(ctx, body) == StageOutput.ok(7)
+    with pytest.raises(IdempotencyConflict):
+        guard.around(Ctx(), body)
+    ctx.ends(StageOutput.ok(7))
+    ctx.ends(StageOutput.ok(8))
+    assert guard.around(Ctx(), body) == StageOutput.ok(7)
+    assert body.runs == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "committed"),
+    [
+        (StageOutput.ok(7), False),
+        (StageOutput.fail("what is further out raised"), True),
+        (StageOutput.reject("what is further out says so"), True),
+    ],
+)
+def test_given_an_output_that_the_run_has_not_then_the_next_one_runs_at_once(
+    guard: IdempotencyInterceptor, result: StageOutput, committed: bool
+) -> None:
+    ctx, body = Ctx(), Body(StageOutput.ok(7))
+    guard.around(ctx, body)
+    ctx.ends(result, committed=committed)
+    with pytest.raises(IdempotencyParamMismatch):  # nobody vouches that nothing happened
+        guard.around(Ctx({"amount": 2}), body)
+    guard.around(Ctx(), body)
+    assert body.runs == 2
+
+
+def test_given_a_body_that_raises_then_its_key_is_let_go_and_the_end_changes_nothing(
+    guard: IdempotencyInterceptor,
+) -> None:
     ctx = Ctx()
-    assert guard.before(ctx) is None
-    guard.after(ctx, StageOutput.ok(7))
-    guard.after(ctx, StageOutput.ok(8))
-    guard.on_error(ctx, ValueError())
-    assert guard.before(Ctx()) == StageOutput.ok(7)
+    with pytest.raises(ValueError, match="no"):
+        guard.around(ctx, Body(ValueError("no")))
+    ctx.ends(StageOutput.retry("no"))
+    assert guard.around(Ctx(), Body(1)) == StageOutput.ok(1)
+
+
+def test_given_a_body_that_never_answered_then_its_key_is_let_go_at_the_end(guard: IdempotencyInterceptor) -> None:
+    ctx = Ctx()
+    guard._claimed(ctx)
+    guard._told_by(ctx, [])(AttemptEnd(ctx, StageOutput.ok()))  # type: ignore[arg-type]  # as much as is read
+    assert guard.around(Ctx(), Body(1)) == StageOutput.ok(1)
+
+
+def test_the_order_of_its_parameters_is_the_trackers() -> None:
+    store = MemoryIdempotencyStore()
+    guard = IdempotencyInterceptor(store, lambda ctx: ctx.input["id"], 60, False)
+    guard.run(Ctx({"id": "a", "amount": 1}), Body("a"))
+    assert guard.run(Ctx({"id": "a", "amount": 2}), Body("b")) == StageOutput.ok("a")
+    assert (guard.name, guard.priority) == ("idempotency", 10)
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -326,7 +395,9 @@ def test_given_validation_turned_off_then_parameters_do_not_matter(store: Memory
 
 
 def test_given_extractors_then_key_and_parameters_come_from_them(store: MemoryIdempotencyStore) -> None:
-    guard = IdempotencyInterceptor(store, lambda ctx: ctx.input["id"], lambda ctx: ctx.input["amount"], operation="pay")
+    guard = IdempotencyInterceptor(
+        store, lambda ctx: ctx.input["id"], params_extractor=lambda ctx: ctx.input["amount"], operation="pay"
+    )
     guard.run(Ctx({"id": "a", "amount": 1, "trace": 1}), Body("a"))
     assert guard.run(Ctx({"id": "a", "amount": 1, "trace": 2}, stage="other"), Body("b")) == StageOutput.ok("a")
     assert guard.run(Ctx({"id": "b", "amount": 1}), Body("b")) == StageOutput.ok("b")
@@ -512,15 +583,15 @@ def test_given_a_lost_fence_then_renewing_it_does_not_stop_the_renewal_of_others
     flaky = Flaky(clock)
     guard = IdempotencyInterceptor(flaky, lease_seconds=0.15)
     first, second = Ctx(), Ctx(idempotency_key="order-2")
-    guard.before(first)
+    guard.around(first, Body())
     clock.advance(1)
     claim(flaky, first.input)
-    guard.before(second)
+    guard.around(second, Body())
     seen = flaky.renewals
     eventually(lambda: flaky.renewals >= seen + 4)
-    guard.after(second, StageOutput.ok())
+    second.ends(StageOutput.ok())
     with pytest.raises(FenceLost):
-        guard.after(first, StageOutput.ok())
+        first.ends(StageOutput.ok())
 
 
 def test_given_no_body_that_runs_then_no_thread_is_kept(store: MemoryIdempotencyStore) -> None:

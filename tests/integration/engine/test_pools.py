@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable import Engine
+from stageflow_durable import Engine, RunHandle
 from tests.integration.apps import newer
 from tests.integration.engine.claims import all_whole, doubled, is_whole
 from tests.integration.engine.pairs import POSTGRES_REDIS, on
@@ -36,6 +36,28 @@ def test_every_pool_carries_runs_and_their_retries_and_undos(bare_site: Site, po
     assert bare_site.ledger.order(bad.run_id, "undo") == ["s3", "s2", "s1"]
     assert worker.stop() == 0
     bare_site.forget(worker)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+def test_in_every_pool_stages_are_wrapped_and_observers_told(bare_site: Site, pool: str) -> None:
+    queue = f"wrapped-{pool}"
+    worker = bare_site.worker("tests.integration.apps.wrapped", "-P", pool, queue=queue)
+    client = bare_site.client(queue=queue)
+    good = [client.enqueue("three", {"fail": {"s2": [1, "error"]}}) for _ in range(4)]
+    bad = client.enqueue("three", {"fail": {"s3": [-1, "permanent"]}})
+    bare_site.at_rest([*good, bad])
+    all_whole(bare_site, good, 3)
+    assert bare_site.ledger.order(bad.run_id, "undo") == ["s3", "s2", "s1"]
+    bare_site.until(lambda: _told(bad)[-1:] == ["undo s1: ok"], "the last observer was told")
+    assert _told(good[0]) == ["stage s1: ok", "stage s2: retry", "stage s2: ok", "stage s3: ok"]
+    assert _told(bad)[2:] == ["stage s3: fail", "undo s3: ok", "undo s2: ok", "undo s1: ok"]
+    assert worker.stop() == 0
+    bare_site.forget(worker)
+
+
+def _told(run: RunHandle) -> list[str]:
+    failed = [str(event.data["error"]) for event in run.history() if event.type == "observer.failed"]
+    return [error.removeprefix("ValueError: told of ") for error in failed]
 
 
 def test_a_worker_whose_spawned_children_could_not_import_the_engine_refuses_to_start(bare_site: Site) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable import ConfigurationError, Engine, Interceptor, Pipeline, RetryPolicy, TransientError
+from stageflow_durable import (
+    ConfigurationError,
+    Engine,
+    Interceptor,
+    Pipeline,
+    RetryPolicy,
+    TransientError,
+    get_default_interceptors,
+)
+from stageflow_durable.idempotency import MemoryIdempotencyStore
 from stageflow_durable.retry import RetryInterceptor
 from stageflow_durable.saga import SagaOrchestrator
 from stageflow_durable.testing import engine_for_tests
@@ -66,9 +75,28 @@ def test_a_keyword_that_is_none_counts_as_not_given() -> None:
 class Odd:
     name, priority = "odd", "first"
 
+    def around(self, ctx: Any) -> None: ...
+
+
+class Plain:
+    """An interceptor that derives from nothing."""
+
+    name, priority = "plain", 1.5
+
+    def around(self, ctx: Any, call_next: Any) -> Any:
+        return call_next(ctx)
+
+
+class Hooks:
+    """What the library's interceptors once were."""
+
+    name, priority = "hooks", 1
+
     def before(self, ctx: Any) -> None: ...
 
     def after(self, ctx: Any, output: Any) -> None: ...
+
+    def on_error(self, ctx: Any, error: Any) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -76,12 +104,13 @@ class Odd:
     [
         ([Interceptor], "interceptors[0] is the class Interceptor; give an instance of it"),
         (
-            [Interceptor(), Odd()],
-            "interceptors[1] of type Odd is no interceptor: it lacks on_error(), a number as prio",
+            [Plain(), Odd()],
+            "interceptors[1] of type Odd is no interceptor: it lacks around(ctx, call_next), a number as prio",
         ),
-        ([print], "is no interceptor: it lacks before(), after(), on_error()"),
+        ([Hooks()], "of type Hooks is no interceptor: it lacks around(ctx, call_next)"),
+        ([print], "is no interceptor: it lacks around(ctx, call_next), a number as priority, a text as name"),
         ([None], "interceptors[0] of type NoneType is no interceptor"),
-        (Interceptor(), "interceptors= is a list of interceptors, not Interceptor"),
+        (Plain(), "interceptors= is a list of interceptors, not Plain"),
         ("retry", "interceptors= is a list of interceptors, not str"),
         ([RetryInterceptor(), RetryInterceptor()], "of which an engine has one"),
     ],
@@ -92,6 +121,34 @@ def test_what_is_no_interceptor_is_refused_by_name(given: Any, says: str) -> Non
     assert says in str(why.value)
     with pytest.raises(ConfigurationError):
         Engine("shop", interceptors=[RetryInterceptor()], retry=RetryPolicy())
+
+
+def test_hooks_without_an_around_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        type("Old", (Interceptor,), {"before": lambda _self, _ctx: None})()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (print, "observers= is a list of functions, not builtin_function_or_method"),
+        ([7], "observers[0]: 7 is not a function of one end"),
+        ([lambda: None], "observers[0]: <lambda> takes (); it is called with one argument, the end"),
+        ([Plain], "observers[0]: Plain is a class; give an instance of it, or a function"),
+    ],
+)
+def test_what_cannot_observe_is_refused(given: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError) as why:
+        Engine("shop", observers=given)
+    assert says in str(why.value)
+
+
+def test_by_default_nothing_wraps_a_stage() -> None:
+    assert get_default_interceptors() == get_default_interceptors(include_idempotency=False) == []
+    store = MemoryIdempotencyStore()
+    assert [one.name for one in get_default_interceptors(idempotency_store=store)] == ["idempotency"]
+    with pytest.raises(ConfigurationError, match="leaves idempotency_store unused"):
+        get_default_interceptors(include_idempotency=False, idempotency_store=store)
 
 
 def test_a_retry_interceptor_is_the_engines_policy() -> None:

@@ -52,22 +52,18 @@ def test_what_is_set_where_the_worker_runs_is_seen(stageflow_engine: MakeEngine,
 
 @pytest.mark.parametrize("body", [sets, sets_async], ids=["def", "async def"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_an_interceptor_sets_is_seen_by_the_body_and_by_its_own_end(
+def test_what_an_interceptor_sets_is_seen_by_the_body_and_by_who_is_told_of_the_end(
     stageflow_engine: MakeEngine, body: Any, fails: bool
 ) -> None:
     seen: list[str] = []
 
     class Bind(Interceptor):
-        def before(self, ctx: Any) -> StageOutput | None:
+        def around(self, ctx: Any, call_next: Any) -> StageOutput:
             seen.append(f"before {tenant.get()}")
             tenant.set(f"bound {ctx.input['n']}")
-            return None
-
-        def after(self, ctx: Any, output: StageOutput) -> None:
-            seen.append(f"after {tenant.get()}")
-
-        def on_error(self, ctx: Any, error: BaseException) -> None:
-            seen.append(f"on_error {tenant.get()}")
+            ctx.on_end(lambda _end: seen.append(f"end {tenant.get()}"))
+            output: StageOutput = call_next(ctx)
+            return output
 
     async def told_async(ctx: Any) -> str:
         return told(ctx)
@@ -80,8 +76,7 @@ def test_what_an_interceptor_sets_is_seen_by_the_body_and_by_its_own_end(
     chosen = told if body is sets else told_async
     outputs = runs(stageflow_engine(Pipeline[Any, Any]("p").stage("a", chosen), interceptors=[Bind()]))
     assert outputs == ([{}] * 3 if fails else [{"a": f"bound {number}"} for number in range(3)])
-    end = "on_error" if fails else "after"
-    assert seen == [line for number in range(3) for line in ("before nobody", f"{end} bound {number}")]
+    assert seen == [line for number in range(3) for line in ("before nobody", f"end bound {number}")]
 
 
 def test_an_undo_has_a_context_of_its_own(stageflow_engine: MakeEngine) -> None:

@@ -235,21 +235,50 @@ def test_what_an_undo_raises_ends_its_one_attempt(stageflow_engine: MakeEngine) 
     assert ends(stageflow_engine(pipeline, retry=ONCE), RunStatus.COMPENSATION_FAILED) == {}
 
 
-INTERCEPTED = {
-    "before": (RunStatus.FAILED, RunStatus.PARKED),
-    "after": (RunStatus.SUCCEEDED,),
-    "on_error": (RunStatus.FAILED,),
-}
+class Around(Interceptor):
+    """Raises before the body, or after it."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def around(self, ctx: Any, call_next: Any) -> StageOutput:
+        if self.where == "before":
+            strange(ctx)
+        output: StageOutput = call_next(ctx)
+        if self.where == "after":
+            strange(ctx)
+        return output
 
 
-@pytest.mark.parametrize(("where", "allowed"), INTERCEPTED.items(), ids=INTERCEPTED)
-def test_what_an_interceptor_raises_loses_no_process(stageflow_engine: MakeEngine, where: str, allowed: Any) -> None:
-    def body(_ctx: Any) -> None:
-        if where == "on_error":
-            raise ValueError("x")
+class AroundAsync(Around):
+    """The same in the loop."""
 
-    observer = type("Observer", (Interceptor,), {where: lambda _self, ctx, *_given: strange(ctx)})()
-    assert ends(stageflow_engine(one_stage(body), retry=ONCE, interceptors=[observer]), *allowed) == {}
+    async def around(self, ctx: Any, call_next: Any) -> StageOutput:  # type: ignore[override]  # of another kind
+        if self.where == "before":
+            strange(ctx)
+        output: StageOutput = await call_next(ctx)
+        if self.where == "after":
+            strange(ctx)
+        return output
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("kind", [Around, AroundAsync])
+def test_what_an_interceptor_raises_is_the_attempts_outcome(
+    stageflow_engine: MakeEngine, kind: Any, where: str
+) -> None:
+    engine = stageflow_engine(one_stage(lambda _ctx: None), retry=ONCE, interceptors=[kind(where)])
+    assert ends(engine, RunStatus.FAILED, RunStatus.PARKED) == {}
+
+
+async def strange_async(ctx: Any) -> None:
+    strange(ctx)
+
+
+@pytest.mark.parametrize("raising", [strange, strange_async])
+def test_what_an_observer_raises_changes_nothing(stageflow_engine: MakeEngine, raising: Any) -> None:
+    engine = stageflow_engine(one_stage(lambda _ctx: None), retry=ONCE, observers=[lambda end: raising(end.ctx)])
+    assert ends(engine, RunStatus.SUCCEEDED) == {}
 
 
 def test_what_a_policys_own_function_raises_is_a_bug(stageflow_engine: MakeEngine) -> None:

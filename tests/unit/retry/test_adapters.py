@@ -30,6 +30,16 @@ def test_given_a_retry_interceptor_then_its_policy_is_in_seconds() -> None:
     )  # fmt: skip
 
 
+def test_the_order_of_its_parameters_is_the_trackers() -> None:
+    interceptor = RetryInterceptor(5, 250, 4000, "linear", "none", (KeyError,))
+
+    assert interceptor.policy == RetryPolicy(
+        max_attempts=5, base_delay=0.25, max_delay=4, backoff="linear", jitter="none",
+        retry_on=KeyError, retry_unknown=False,
+    )  # fmt: skip
+    assert (interceptor.name, interceptor.priority) == ("retry", 20)
+
+
 def test_given_the_defaults_then_known_transients_are_retried_and_unknown_errors_not() -> None:
     policy = RetryInterceptor().policy
 

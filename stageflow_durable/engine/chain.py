@@ -1,0 +1,157 @@
+"""A body within its interceptors: each calls the next, and the last of them the body.
+
+``def`` and ``async def`` go together in any order. A ``def`` runs in the thread that carries the run, an ``async def``
+in the loop. Neighbours of one kind call each other directly; where the kinds change, the caller waits for the other
+side, in whose copy of the context the rest runs, and what was set there is set here afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
+from typing import Any, Self
+
+from stageflow_durable.engine import loop
+from stageflow_durable.engine.body import Called, is_async, is_awaitable, name_of
+from stageflow_durable.engine.ends import is_end_of_process
+from stageflow_durable.engine.leftovers import inherit
+from stageflow_durable.engine.loop import Coroutine
+from stageflow_durable.engine.outcome import as_output
+from stageflow_durable.engine.timeout import bounded
+from stageflow_durable.errors import NotAllowedInStage
+from stageflow_durable.model.output import StageOutput
+from stageflow_durable.model.stage import Runner
+from stageflow_durable.retry.look import is_a
+from stageflow_durable.retry.look import name_of as name_of_type
+
+_NO_TIME = 1e-6
+"""Seconds of a bound that has run out: it rings at once."""
+
+
+class Chain:
+    """The interceptors of an engine, outermost first."""
+
+    def __init__(self, interceptors: Sequence[Any]) -> None:
+        self._links = [(one, is_async(one.around)) for one in interceptors]
+
+    def call(self, runner: Runner, ctx: Any, timeout: float | None, context: Context) -> Called:
+        """Call ``runner`` within them, in ``context``, all together at most ``timeout`` seconds. Raises only what ends
+        the process.
+        """
+        attempt = _Attempt(self._links, runner, timeout, name_of(ctx))
+        try:
+            output = attempt.run(ctx, context)
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            return Called(error=error, called=attempt.called, raised=attempt.raised)
+        return Called(output, called=attempt.called, raised=attempt.raised)
+
+
+class _Attempt:
+    """One call. Places count from the outermost interceptor to the body, which is the last."""
+
+    def __init__(self, links: Sequence[tuple[Any, bool]], runner: Runner, timeout: float | None, what: str) -> None:
+        self.called = self.raised = False
+        self._links = links
+        self._runner = runner
+        self._kinds = [*(in_loop for _one, in_loop in links), is_async(runner)]
+        self._timeout = timeout
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self._what = what
+
+    def run(self, ctx: Any, context: Context) -> StageOutput:
+        """From the outermost on."""
+        if self._kinds[0]:
+            output: StageOutput = self._in_loop(lambda coroutine: self._await(0, ctx, coroutine), context)
+            return output
+        with bounded(self._timeout):
+            return context.run(self._call, 0, ctx)
+
+    def _left(self) -> float | None:
+        return None if self._until is None else max(_NO_TIME, self._until - time.monotonic())
+
+    def _in_loop(self, start: Callable[[Coroutine], Any], context: Context) -> Any:
+        return loop.run(start, context, self._left(), self._what, of=self._timeout)
+
+    def _apart(self, start: Callable[[Coroutine], Any]) -> Any:
+        """Await something from a ``def``."""
+        context = copy_context()  # this one is entered already
+        try:
+            return self._in_loop(start, context)
+        finally:
+            inherit(context)
+
+    # --- from a thread ------------------------------------------------------------------------------------------------
+
+    def _call(self, place: int, ctx: Any) -> StageOutput:
+        if self._kinds[place]:
+            output: StageOutput = self._apart(lambda coroutine: self._await(place, ctx, coroutine))
+            return output
+        if place == len(self._links):
+            self.called = True
+            try:
+                return as_output(self._ended(self._runner(ctx)))
+            except BaseException:
+                self.raised = True
+                raise
+        one, _kind = self._links[place]
+        with _Next(one, ctx, lambda given: self._call(place + 1, given)) as call_next:
+            return _checked(one, self._ended(one.around(ctx, call_next)))
+
+    def _ended(self, answer: Any) -> Any:
+        """What a ``def`` answered; a coroutine is awaited."""
+        return self._apart(lambda _coroutine: answer) if is_awaitable(answer) else answer
+
+    # --- from within the loop -----------------------------------------------------------------------------------------
+
+    async def _await(self, place: int, ctx: Any, coroutine: Coroutine) -> StageOutput:
+        if not self._kinds[place]:
+            output: StageOutput = await coroutine.outside(lambda: self._bounded(place, ctx))
+            return output
+        if place == len(self._links):
+            self.called = True
+            try:
+                return as_output(await self._runner(ctx))
+            except BaseException:
+                self.raised = True
+                raise
+        one, _kind = self._links[place]
+        with _Next(one, ctx, lambda given: self._await(place + 1, given, coroutine)) as call_next:
+            return _checked(one, await one.around(ctx, call_next))
+
+    def _bounded(self, place: int, ctx: Any) -> StageOutput:
+        with bounded(self._left(), of=self._timeout):
+            return self._call(place, ctx)
+
+
+class _Next:
+    """``call_next`` of one interceptor: once, and not after it has returned."""
+
+    def __init__(self, one: Any, ctx: Any, call: Callable[[Any], Any]) -> None:
+        self._said = ctx.run_id, f"call_next(ctx) in interceptor {one.name}"
+        self._call = call
+        self._why: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_how: object) -> None:
+        self._why = "the interceptor has returned"
+
+    def __call__(self, ctx: Any) -> Any:
+        if self._why is not None:
+            raise NotAllowedInStage(*self._said, self._why)
+        self._why = "an attempt is one call of the body; return StageOutput.retry(…) for another"
+        return self._call(ctx)
+
+
+def _checked(one: Any, answer: Any) -> StageOutput:
+    if not is_a(answer, StageOutput):
+        raise TypeError(
+            f"interceptor {one.name}: around() returned {name_of_type(type(answer))}; it returns what call_next(ctx) "
+            "gave, or a StageOutput of its own"
+        )
+    output: StageOutput = answer
+    return output
