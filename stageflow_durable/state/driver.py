@@ -34,12 +34,12 @@ CLOCK_SECONDS = 5.0
 
 
 class Statement:
-    """One compiled statement. Parameters that it was written with need not be given."""
+    """One compiled statement. Parameters that the caller does not give keep the values they were written with."""
 
     def __init__(self, element: Any, *, is_sqlite: bool) -> None:
         compiled = element.compile(dialect=SQLITE if is_sqlite else _POSTGRESQL)
         self.sql = str(compiled)
-        self._fixed = {name: value for name, value in compiled.params.items() if value is not None}
+        self._defaults = dict(compiled.params)
         self._element = element
         self._place: Any = by_place(compiled) if is_sqlite else dict
 
@@ -50,7 +50,7 @@ class Statement:
 
     def values(self, given: Mapping[str, Any]) -> Any:
         """All parameters, as the driver takes them."""
-        return self._place({**self._fixed, **given} if self._fixed else given)
+        return self._place({**self._defaults, **given})
 
 
 class Driver:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import BaseModel, Field, field_validator
 
-from stageflow_durable.codec import UnreadableValue, encode, fingerprint
+from stageflow_durable.codec import Classes, UnreadableValue, encode, fingerprint
 from stageflow_durable.errors import (
     ConfigurationError,
     FenceLost,
@@ -179,7 +179,7 @@ def test_given_a_body_that_raises_then_its_key_is_let_go_and_the_end_changes_not
 
 def test_given_a_body_that_never_answered_then_its_key_is_let_go_at_the_end(guard: IdempotencyInterceptor) -> None:
     ctx = Ctx()
-    guard._claimed(ctx)
+    guard._claimed(ctx, Classes(None))
     guard._told_by(ctx, [])(AttemptEnd(ctx, StageOutput.ok()))  # type: ignore[arg-type]  # as much as is read
     assert guard.around(Ctx(), Body(1)) == StageOutput.ok(1)
 
@@ -282,7 +282,7 @@ def test_given_a_declared_type_then_a_duplicate_gets_an_equal_object(
     assert guard.run(Ctx(), body).value is value
     again = guard.run(Ctx(), body).value
     assert (again, type(again), body.runs) == (value, type(value), 1)
-    assert guard.before(Ctx()) == StageOutput.ok(value)
+    assert guard.around(Ctx(), body) == StageOutput.ok(value)
 
 
 def issue(_ctx: Any) -> Receipt:
