@@ -93,6 +93,9 @@ class Publisher:
     def depth(self, queue: str) -> int | None:
         return None if self._broker.away else sum(message.queue == queue for message in self._broker.waiting)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Gate:
     """Redis as the gate of messages: the first of equal ones passes."""
