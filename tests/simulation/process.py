@@ -6,7 +6,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
@@ -21,9 +21,8 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state.store import Store
 from stageflow_durable.testing import Crash
-from stageflow_durable.testing.faults import READS, _transactions
+from stageflow_durable.testing.faults import with_points
 from tests.simulation.broker import Again, Message, Publisher
 from tests.simulation.broker import Task as CeleryTask
 from tests.simulation.ledger import Violation
@@ -39,39 +38,6 @@ BROKER = "memory://"
 DEFAULT_POLICY = RetryPolicy()
 QUIET = frozenset({"my_tick", "renew", "served", "clock"})
 TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick", "freed"})
-
-
-class SimulatedStore(Store):
-    """The engine's store as one process reaches it: a point before and after each transaction, one before each read."""
-
-    def __init__(self, store: Store, process: Process) -> None:
-        self.__dict__.update(store.__dict__)
-        self._process = process
-
-
-def _with_points(name: str) -> Any:
-    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
-        reach = self._process.reach
-        reach("before", name)
-        answer = getattr(Store, name)(self, *given, **options)
-        reach("after", name)
-        return answer
-
-    return call
-
-
-def _with_point(name: str) -> Any:
-    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
-        self._process.reach("before", name)
-        return getattr(Store, name)(self, *given, **options)
-
-    return call
-
-
-for _name in _transactions():
-    setattr(SimulatedStore, _name, _with_points(_name))
-for _name in READS - {"phase"}:  # asks ``facts``, which has a point
-    setattr(SimulatedStore, _name, _with_point(_name))
 
 
 class Clock:
@@ -157,7 +123,7 @@ class Process:
         self.alive = True
         self.stopped_until = 0.0
         self.reach: Callable[[str, str], None] = partial(sim.fates.reached, self)
-        self.store = SimulatedStore(sim.store, self)
+        self.store = with_points(sim.store, self._reach, partial(self._reach, "before"))
         self.publisher = Publisher(sim.broker, self.reach, self._mishap)
         self.clock = Clock(self)
         self.jobs: list[Job] = []
@@ -167,6 +133,9 @@ class Process:
     def stopped(self) -> bool:
         """Whether it stands still (SIGSTOP)."""
         return self.stopped_until > self.sim.passed
+
+    def _reach(self, when: str, call: str) -> None:
+        self.reach(when, call)  # looked up each time: it is replaced
 
     def _mishap(self, message: Message) -> None:
         self.sim.fates.mishap(message)
