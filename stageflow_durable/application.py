@@ -29,13 +29,14 @@ from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, 
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.steering import Steering
+from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
 from stageflow_durable.model.context import Observer
-from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.pipeline import InputT, Pipeline, ResultT
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
 from stageflow_durable.model.run import RunSummary
@@ -57,10 +58,13 @@ from stageflow_durable.state.store import Store
 OnError = Literal["raise", "collect"]
 
 
-_OWN = ("name", "pipelines", "celery_app", "retry", "interceptors", "observers", "settings", "world")
+_OWN = (
+    *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
+    *("settings", "store", "publisher", "world"),
+)
 
 
-class Engine(Steering):
+class Engine(Operations):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
@@ -72,6 +76,9 @@ class Engine(Steering):
     Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
     Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
     both ways out.
+
+    ``store``, ``publisher``, ``world``: used in place of the engine's own access to the database, delivery of messages,
+    and clock and chance. They are for tests and tools; an application leaves them out.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class Engine(Steering):
         interceptors: Sequence[Any] | None = None,
         observers: Sequence[Observer] = (),
         settings: Settings | None = None,
+        store: Store | None = None,
+        publisher: Publisher | None = None,
         world: World | None = None,
         **keywords: Any,
     ) -> None:
@@ -106,6 +115,9 @@ class Engine(Steering):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
         self._world = world or system_world()
+        self._clock = self._world.clock
+        self._given_store, self._given_publisher = store, publisher
+        self._in_use: list[Store | Publisher] = []
         self._life = Life(self._make_process, self._bury)
         self._registered_in = 0
         self._registering: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
@@ -200,12 +212,19 @@ class Engine(Steering):
 
     @cached_property
     def store(self) -> Store:
-        """The store."""
-        return open_store(self.settings, self.urls)
+        """Where the runs are kept."""
+        store = open_store(self.settings, self.urls) if self._given_store is None else self._given_store
+        self._in_use.append(store)
+        return store
 
     @cached_property
-    def publisher(self) -> CeleryPublisher:
-        """What delivers nudges."""
+    def publisher(self) -> Publisher:
+        """What delivers messages."""
+        publisher = self._make_publisher() if self._given_publisher is None else self._given_publisher
+        self._in_use.append(publisher)
+        return publisher
+
+    def _make_publisher(self) -> CeleryPublisher:
         settings = self.settings
         if self._adopted is None:  # here, where nothing is recorded yet
             refuse_unnamed_master(settings, self.urls.broker_url)
@@ -220,27 +239,21 @@ class Engine(Steering):
         return UNSIGNED if signing == "off" else Signer(signing, self.urls.audit_key, listed(settings.old_audit_keys))
 
     @cached_property
-    def operations(self) -> Operations:
-        """Questions and orders about runs."""
-        parts = (self.store, self.publisher, self._sweeper, self._world.clock, self._max_attempts())
-        return Operations(*parts, payload_bytes=self.settings.max_payload_bytes)
+    def _sweeper(self) -> Sweeper:
+        return Sweeper(self.store, self.publisher, self._patience, broker=broker_name(self.urls.broker_url))
 
     @cached_property
-    def _sweeper(self) -> Sweeper:
-        patience = Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
-        return Sweeper(self.store, self.publisher, patience, broker=broker_name(self.urls.broker_url))
+    def _patience(self) -> Patience:
+        return Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
 
     @cached_property
     def _acceptor(self) -> Acceptor:
         settings = self.settings
         return Acceptor(self.store, self.publisher, self._world.clock, settings.queue, settings.max_payload_bytes)
 
-    def _max_attempts(self) -> dict[str, dict[str, int]]:
-        default = self._retry or RetryPolicy()
-        return {
-            name: {spec.name: (spec.retry or pipeline.retry or default).max_attempts for spec in pipeline.stages}
-            for name, pipeline in self.pipelines.items()
-        }
+    @cached_property
+    def _payload_bytes(self) -> int:
+        return self.settings.max_payload_bytes
 
     def _ready(self) -> None:
         """Register the definitions, once a process: threads that come together wait for the first. Raises
@@ -263,8 +276,8 @@ class Engine(Steering):
 
     def enqueue(
         self,
-        pipeline: str | Pipeline[Any, Any],
-        input: Any,
+        pipeline: str | Pipeline[InputT, ResultT],
+        input: InputT | Mapping[str, Any],
         *,
         client_id: str = DEFAULT_CLIENT,
         idempotency_key: str | None = None,
@@ -272,11 +285,11 @@ class Engine(Steering):
         priority: int | None = None,
         queue: str | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> RunHandle:
-        """Start a run, or find the one that has the key (``handle.replayed``).
+    ) -> RunHandle[ResultT]:
+        """Start a run, or find the one that has the key (``handle.replayed``). With the pipeline's name instead of the
+        pipeline, the types of input and result are not checked.
 
         ``deadline``: seconds or a timedelta from now, or an aware datetime.
-
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.
@@ -291,9 +304,11 @@ class Engine(Steering):
         )
         return self._handle(created, found)
 
+    aenqueue = in_thread(enqueue)
+
     def enqueue_many(
-        self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Submission], *, on_error: OnError = "raise"
-    ) -> list[RunHandle | StageflowError]:
+        self, pipeline: str | Pipeline[Any, ResultT], submissions: Iterable[Submission], *, on_error: OnError = "raise"
+    ) -> list[RunHandle[ResultT] | StageflowError]:
         """Start many runs. ``on_error="raise"``: the first that does not validate is raised before anything is
         recorded, one whose key has other parameters once those with keys before it are started; ``"collect"``: errors
         are returned in the places of their submissions.
@@ -305,7 +320,9 @@ class Engine(Steering):
         answers = self._acceptor.accept_many(found, list(submissions), collect=on_error == "collect")
         return [self._handle(answer, found) if isinstance(answer, Created) else answer for answer in answers]
 
-    def pipeline(self, named: str | Pipeline[Any, Any]) -> Pipeline[Any, Any]:
+    aenqueue_many = in_thread(enqueue_many)
+
+    def pipeline(self, named: str | Pipeline[InputT, ResultT]) -> Pipeline[InputT, ResultT]:
         """The registered pipeline. Raises UnknownPipeline."""
         name = named if isinstance(named, str) else named.name
         if name not in self.pipelines or (
@@ -314,53 +331,17 @@ class Engine(Steering):
             raise UnknownPipeline(name, tuple(self.pipelines))
         return self.pipelines[name]
 
-    def _handle(self, created: Created, pipeline: Pipeline[Any, Any]) -> RunHandle:
-        return RunHandle(
-            created.run_id,
-            self.store,
-            self.operations,
-            self._world.clock,
-            replayed=created.replayed,
-            pipeline=pipeline,
-        )
+    def _handle(self, created: Created, pipeline: Pipeline[Any, ResultT]) -> RunHandle[ResultT]:
+        run_id, replayed = created.run_id, created.replayed
+        return RunHandle(run_id, self.store, self.run, self._clock, replayed=replayed, pipeline=pipeline)
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
-    def handle(self, run_id: str) -> RunHandle:
-        """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
-        full = self.store.full_id(run_id)
-        facts = self.store.facts(full)
-        pipeline = self.pipelines.get(facts.pipeline) if facts is not None else None
-        return RunHandle(
-            full,
-            self.store,
-            self.operations,
-            self._world.clock,
-            pipeline=pipeline,
-        )
-
-    def fork(
-        self,
-        run_id: str,
-        from_stage: str,
-        *,
-        reason: str = "forked by the application",
-        actor: str = "application",
-        idempotency_key: str | None = None,
-    ) -> RunHandle:
-        """A new run that begins at ``from_stage`` with the outputs that ``run_id`` has by now.
-
-        Outputs are copied, obligations are not: what the original did is undone, if ever, by the original. Raises
-        UnknownRun; NotAllowed where ``from_stage`` waits for work that is not done, or that was undone.
-        """
-        created = self.operations.fork(run_id, from_stage, reason=reason, actor=actor, idempotency_key=idempotency_key)
-        handle = self.handle(created.run_id)
-        handle.replayed = created.replayed
-        return handle
-
     def check(self) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that this engine's definitions would park, and why; run it before a deploy."""
-        return self.operations.check([pipeline.plan for pipeline in self.pipelines.values()])
+        return self.store.misfits([pipeline.plan for pipeline in self.pipelines.values()])
+
+    acheck = in_thread(check)
 
     # --- workers ----------------------------------------------------------------------------------------------------
 
@@ -401,10 +382,8 @@ class Engine(Steering):
     def close(self) -> None:
         """Give back connections; for scripts and tests."""
         self._life.close()
-        if "store" in self.__dict__:
-            self.store.close()
-        if "publisher" in self.__dict__:
-            self.publisher.close()
+        for part in self._in_use:
+            part.close()
 
 
 def _apart(interceptors: Sequence[Any]) -> tuple[Sequence[Any], list[RetryPolicy]]:

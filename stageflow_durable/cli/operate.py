@@ -13,11 +13,13 @@ import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse, one_line
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import MOST_RUNS, accountable, park_reason_option, run_filters
+from stageflow_durable.cli.parameters import MOST_RUNS, park_reason_option, run_filters
 from stageflow_durable.cli.selection import Filter, chosen, confirmed
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Finite
+from stageflow_durable.cli.verb_options import options_given, perform, verb_parameters
 from stageflow_durable.cli.words import counted, shown_length
+from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.errors import Retryable, StageflowError
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import RunStatus
@@ -52,7 +54,8 @@ class How:
     as_json: bool
 
 
-def _bulk(command: F) -> F:
+def _for_many(command: F) -> F:
+    """The options of every verb's form for many runs."""
     for option in (
         app_option,
         json_option,
@@ -60,42 +63,41 @@ def _bulk(command: F) -> F:
         click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
         click.option("--limit", type=click.IntRange(1, MOST_RUNS), metavar="N", help="At most so many runs."),
         click.option("--rate", type=Finite(min=0, min_open=True), metavar="N", help="At most so many runs a second."),
-        accountable,
         park_reason_option,
         run_filters,
-        click.argument("run_ids", metavar="[RUN]...", nargs=-1),
     ):
         command = option(command)
     return command
 
 
 @click.command(short_help="Carry on with runs that are parked, failed or cancelled.")
-@_bulk
+@verb_parameters(OperatorVerbs.resume)
+@_for_many
 @click.pass_context
 def resume(ctx: click.Context, /, **given: Any) -> None:
     """Carry on with runs that are parked, failed or cancelled, at the first stage that is not done.
 
     A run that is parked because an outcome is unknown is settled first: stageflow settle.
     """
-    _perform(ctx, VerbName.RESUME, given)
+    _act_on_many(ctx, OperatorVerbs.resume, given)
 
 
 @click.command(short_help="Stop runs and undo what they have done.")
-@_bulk
+@verb_parameters(OperatorVerbs.cancel)
+@_for_many
 @click.pass_context
 def cancel(ctx: click.Context, /, **given: Any) -> None:
     """Stop runs: nothing begins any more, what runs comes to rest, what was done is undone in reverse order.
 
-    A run whose pivot has begun only goes forward and is refused.
+    A run whose pivot has begun only goes forward and is refused, unless --past-pivot says that undoing it is meant.
     """
-    _perform(ctx, VerbName.CANCEL, given)
+    _act_on_many(ctx, OperatorVerbs.cancel, given)
 
 
 @click.command(short_help="Undo what runs have done, in reverse order.")
-@click.option("--past-pivot", is_flag=True, help="Undo even though the point of no return has begun.")
+@verb_parameters(OperatorVerbs.compensate)
 @click.option("--retry-failed", is_flag=True, help="Only runs with undos that failed for good: try those again.")
-@click.option("--skip", multiple=True, metavar="STAGE", help="Give this stage's undo up, for the reason given.")
-@_bulk
+@_for_many
 @click.pass_context
 def compensate(ctx: click.Context, /, **given: Any) -> None:
     """Undo what runs have done, in reverse order; where undos have failed for good, try those again.
@@ -106,22 +108,23 @@ def compensate(ctx: click.Context, /, **given: Any) -> None:
         if given["status"] not in (None, RunStatus.COMPENSATION_FAILED):
             raise Misuse(f"--retry-failed is about runs that are {RunStatus.COMPENSATION_FAILED}; leave --status out")
         given["status"] = RunStatus.COMPENSATION_FAILED
-    _perform(ctx, VerbName.COMPENSATE, given)
+    _act_on_many(ctx, OperatorVerbs.compensate, given)
 
 
 # --- the work -------------------------------------------------------------------------------------------------------
 
 
-def _perform(ctx: click.Context, verb: VerbName, given: dict[str, Any]) -> None:
+def _act_on_many(ctx: click.Context, declared: Callable[..., RunSummary], given: dict[str, Any]) -> None:
+    verb = VerbName(declared.__name__)
     how = How(given["yes"], given["dry_run"], given["limit"], given["rate"], given["as_json"])
     wanted = Filter(*(given[name] for name in ("status", "pipeline", "client_id", "since", "park_reason")))
     operations = Session.of(ctx).operations()
     runs = chosen(operations, verb, given["run_ids"], wanted, how.limit)
     if runs and not how.dry_run:
         confirmed(verb, len(runs), by_filter=wanted.given, yes=how.yes)
-    past = bool(given.get("past_pivot"))
-    more = {"past_pivot": past, "skip": given["skip"]} if verb is VerbName.COMPENSATE else {}
-    act = partial(getattr(operations, verb), reason=given["reason"], actor=given["actor"], **more)
+    options = options_given(declared, given)
+    past = bool(options.get("past_pivot"))
+    act = partial(perform, operations, declared, **options)
     ask = partial(_refused, verb, past=past, only_failed=bool(given.get("retry_failed")))
     outcomes: list[Outcome] = []
     try:

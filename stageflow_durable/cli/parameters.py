@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -91,24 +90,6 @@ def park_reason_option(command: F) -> F:
     return click.option(
         "--park-reason", type=click.Choice([reason.value for reason in ParkReason]), help="Parked for this reason."
     )(command)
-
-
-def accountable(command: F) -> F:
-    """``--reason`` (asked for on a terminal) and ``--actor``: who did it, and why, stand in the run's history."""
-    for option in (
-        click.option("--actor", metavar="WHO", default=current_actor, help="Who does it; else user@host."),
-        click.option("--reason", metavar="TEXT", callback=_reason, help="Why; required, stands in the history."),
-    ):
-        command = option(command)
-    return command
-
-
-def _reason(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str:
-    if value is None and sys.stdin.isatty() and not ctx.resilient_parsing:
-        value = click.prompt("Reason", err=True, type=str)
-    if not (value or "").strip() and not ctx.resilient_parsing:
-        raise Misuse(f'{ctx.info_name} needs --reason "…": it stands in the run\'s history')
-    return (value or "").strip()
 
 
 def current_actor() -> str:

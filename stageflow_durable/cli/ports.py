@@ -15,7 +15,9 @@ from stageflow_durable.model.verbs import Standing
 
 
 class Operations(Protocol):
-    """What works with a database alone. A run is named by its id or a prefix of at least six characters."""
+    """What works with a database alone. A run is named by its id or a prefix of at least six characters. The verbs that
+    change runs are called as they are declared: :func:`cli.verb_options.perform`.
+    """
 
     def run(self, run_id: str) -> Run:
         """One run in full. Raises UnknownRun, also where the prefix fits several."""
@@ -59,32 +61,6 @@ class Operations(Protocol):
     def strangers(self) -> Mapping[str, float]:
         """By queue: how many seconds ago messages came that named runs of another database."""
 
-    def confirm_dead(self, owner: str, *, reason: str, actor: str) -> Sequence[str]:
-        """A person says that a lost process has ended; returns the runs that waited for it. Raises NotAllowed."""
-
-    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
-        """Stop a run. Raises NotAllowed, OperatorConflict."""
-
-    def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
-        """Carry on with a run at rest."""
-
-    def compensate(
-        self,
-        run_id: str,
-        *,
-        reason: str,
-        actor: str,
-        op_version: int | None = None,
-        past_pivot: bool = False,
-        skip: Sequence[str] = (),
-    ) -> RunSummary:
-        """Undo what a run has done."""
-
-    def fork(
-        self, run_id: str, from_stage: str, *, reason: str, actor: str, idempotency_key: str | None = None
-    ) -> Made:
-        """A new run from the checkpoints of another. Raises NotAllowed."""
-
     def audit(
         self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
     ) -> Iterable[Any]:
@@ -96,19 +72,6 @@ class Operations(Protocol):
 
     def audit_heads(self) -> Iterable[tuple[str, int, str]]:
         """The end of each history: run, number, code."""
-
-    def settle(
-        self,
-        run_id: str,
-        stage: str,
-        *,
-        done: Any = None,
-        not_done: bool = False,
-        reason: str,
-        actor: str,
-        op_version: int | None = None,
-    ) -> RunSummary:
-        """Record what became of a stage whose outcome is unknown."""
 
     def sweep(self) -> SweepReport:
         """One recovery sweep."""
@@ -139,18 +102,6 @@ class Stands(Named, Protocol):
     @property
     def standing(self) -> Standing:
         """The facts."""
-
-
-class Made(Protocol):
-    """A run that was made, or found under its key."""
-
-    @property
-    def run_id(self) -> str:
-        """Its id."""
-
-    @property
-    def replayed(self) -> bool:
-        """Whether it was there already."""
 
 
 class Handle(Protocol):

@@ -2,48 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from stageflow_durable.cli.failures import Failure, Misuse
 from stageflow_durable.cli.output import print_json, print_line, printing
-from stageflow_durable.cli.parameters import accountable, json_value
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.show import find_run
+from stageflow_durable.cli.verb_options import options_given, perform, verb_parameters
 from stageflow_durable.cli.words import SHORT_ID
+from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.verbs import VerbName, refusal, standing
 
 
 @click.command(short_help="Say what became of a stage whose outcome is unknown.")
-@click.argument("run_id", metavar="RUN")
-@click.argument("stage")
-@click.option("--done", metavar="JSON|@FILE", help="It happened: this is its output.")
-@click.option("--not-done", is_flag=True, help="It did not happen: the stage is tried again.")
-@accountable
+@verb_parameters(OperatorVerbs.settle)
 @json_option
 @app_option
 @click.pass_context
-def settle(
-    ctx: click.Context,
-    run_id: str,
-    stage: str,
-    done: str | None,
-    not_done: bool,
-    reason: str,
-    actor: str,
-    as_json: bool,
-) -> None:
+def settle(ctx: click.Context, /, run_id: str, stage: str, as_json: bool, **given: Any) -> None:
     """Say what became of STAGE of RUN, whose outcome is unknown; the run goes on from there.
 
     Look the stage's key (stageflow show RUN) up at the remote system first.
     """
-    if (done is None) != not_done:
+    not_done = given["not_done"]
+    if (given["done"] is None) != not_done:
         raise Misuse("say what you found out: --done JSON (its output; null when it has none) or --not-done")
-    found = {"not_done": True} if done is None else {"done": json_value(done, "--done")}
+    said_of_it = options_given(OperatorVerbs.settle, given)
     operations = Session.of(ctx).operations()
     run = find_run(operations, run_id)
     _check(run, stage)
-    after = operations.settle(run.run_id, stage, **found, reason=reason, actor=actor, op_version=run.op_version)
+    after = perform(operations, OperatorVerbs.settle, run.run_id, stage, op_version=run.op_version, **said_of_it)
     became = "did not happen" if not_done else "is done"
     said = f"{run.run_id[:SHORT_ID]}  {stage} {became}: {run.status} → {after.status}"
     with printing(said):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
-from stageflow_durable.cli.parameters import accountable
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.verb_options import options_given, perform, verb_parameters
 from stageflow_durable.cli.words import SHORT_ID, age, counted
+from stageflow_durable.engine.operator_verbs import OperatorVerbs
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -48,18 +49,18 @@ def workers(ctx: click.Context, everybody: bool, as_json: bool) -> None:
 
 
 @workers.command("confirm-dead", short_help="Say that a lost process has ended, for undos that wait for it.")
-@click.argument("owner")
-@accountable
+@verb_parameters(OperatorVerbs.confirm_dead)
 @json_option
 @app_option
 @click.pass_context
-def confirm_dead(ctx: click.Context, owner: str, reason: str, actor: str, as_json: bool) -> None:
+def confirm_dead(ctx: click.Context, /, owner: str, as_json: bool, **given: Any) -> None:
     """Say that the process of OWNER has ended, or can act no more: undos that wait for that begin.
 
     Look first: as long as it may still call the bank, what it pays after the undo stays paid. Refused while its lease
     holds, and where its end was confirmed before. OWNER is told by "stageflow show RUN" and by --all --json.
     """
-    runs = Session.of(ctx).operations().confirm_dead(owner, reason=reason, actor=actor)
+    verb = OperatorVerbs.confirm_dead
+    runs = perform(Session.of(ctx).operations(), verb, owner, **options_given(verb, given))
     if as_json:
         print_json({"owner": owner, "runs": runs})
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.clock import system_world
-from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
@@ -17,12 +17,12 @@ def open_store(settings: Settings, urls: Urls) -> Store:
     return _store(settings, urls.database_url, urls.audit_key)
 
 
-def open_operations(settings: Settings) -> Operations:
+def open_operations(settings: Settings) -> DatabaseOperations:
     """Operations without an application: what they set going is delivered by the workers' next sweep."""
     urls = settings.require() if settings.database_url is None else None
     store = _store(settings, settings.require_database(), urls.audit_key if urls is not None else None)
     world, publisher = system_world(), NoPublisher()
-    return Operations(
+    return DatabaseOperations(
         store,
         publisher,
         Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
@@ -58,3 +58,6 @@ class NoPublisher:
     def depth(self, queue: str) -> int | None:
         """Not known."""
         return None
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, cast
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.inside import run_inside
-from stageflow_durable.engine.operations import Operations
-from stageflow_durable.engine.twins import HandleTwins
+from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
@@ -25,7 +25,7 @@ from stageflow_durable.errors import (
     UnknownRun,
 )
 from stageflow_durable.model.migrate import migrated_output
-from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.pipeline import Pipeline, ResultT
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
@@ -40,23 +40,25 @@ _ERRORS: dict[RunStatus, type[RunError]] = {
 }
 
 
-class RunHandle(HandleTwins):
-    """A run of this engine. ``replayed``: it was there already under the idempotency key."""
+class RunHandle(Generic[ResultT]):
+    """A run of this engine, with the type of its result where its pipeline says one. ``replayed``: it was there already
+    under the idempotency key.
+    """
 
     def __init__(
         self,
         run_id: str,
         store: Store,
-        operations: Operations,
+        describe: Callable[[str], Run],
         clock: Clock,
         *,
         replayed: bool = False,
-        pipeline: Pipeline[Any, Any] | None = None,
+        pipeline: Pipeline[Any, ResultT] | None = None,
     ) -> None:
         self.run_id = run_id
         self.replayed = replayed
         self._store = store
-        self._operations = operations
+        self._describe = describe
         self._clock = clock
         self._pipeline = pipeline
 
@@ -67,17 +69,25 @@ class RunHandle(HandleTwins):
         """The run's status now."""
         return self._facts().status
 
+    astatus = in_thread(status)
+
     def describe(self) -> Run:
         """The run in full: cause, stages, attempts, times."""
-        return self._operations.run(self.run_id)
+        return self._describe(self.run_id)
+
+    adescribe = in_thread(describe)
 
     def history(self) -> list[Event]:
         """The run's events, oldest first."""
-        return self._operations.history(self.run_id)
+        return self._store.history(self._store.full_id(self.run_id))
+
+    ahistory = in_thread(history)
 
     def outputs(self) -> dict[str, Any]:
         """What each stage saved so far, by name."""
         return self._outputs(for_people=False)
+
+    aoutputs = in_thread(outputs)
 
     def _outputs(self, *, for_people: bool) -> dict[str, Any]:
         saved = self._store.outputs(self.run_id)
@@ -91,7 +101,7 @@ class RunHandle(HandleTwins):
         value = decode(delta or "null", shown=for_people)
         return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
-    def result(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> Any:
+    def result(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
         it has none.
 
@@ -112,17 +122,22 @@ class RunHandle(HandleTwins):
         if facts.status is not RunStatus.SUCCEEDED:
             self._raise(facts)
         if self._pipeline is None or self._pipeline.result_type is None:
-            return self._outputs(for_people=for_people)
-        last = self._operations.run(self.run_id).stages[-1].name
+            return cast("ResultT", self._outputs(for_people=for_people))  # a pipeline that declares no type
+        last = self._describe(self.run_id).stages[-1].name
         return self._typed(last, self._pipeline, self._store.outputs(self.run_id).get(last))
 
-    def _typed(self, stage: str, pipeline: Pipeline[Any, Any], saved: Saved | None) -> Any:
+    aresult = in_thread(result)
+
+    def _typed(self, stage: str, pipeline: Pipeline[Any, ResultT], saved: Saved | None) -> ResultT:
         declared, what = typed(pipeline.result_type), f"result of run {self.run_id}"
+        found: ResultT
         if saved is None or saved.delta is None:
-            return declared.validated(None, what)
-        if saved.schema == pipeline.schema:
-            return declared.read_output(saved.delta, what)
-        return declared.migrated(self._read(stage, *saved), what)
+            found = declared.validated(None, what)
+        elif saved.schema == pipeline.schema:
+            found = declared.read_output(saved.delta, what)
+        else:
+            found = declared.migrated(self._read(stage, *saved), what)
+        return found
 
     def _at_rest(self, timeout: float | None) -> RunFacts:
         started, pause = self._clock.monotonic(), 0.01

@@ -18,6 +18,9 @@ class Publisher(Protocol):
     def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue, or None when the broker cannot say."""
 
+    def close(self) -> None:
+        """Give back connections; the next use opens others."""
+
 
 class Gate(Protocol):
     """Drops messages that are delivered twice before the database is asked."""

@@ -173,7 +173,7 @@ def _cancel_refusal(facts: Standing, past_pivot: bool = False) -> str | None:
     if facts.status not in GOING_FORWARD | {RunStatus.PARKED}:
         return f"it has ended: {facts.status}"
     if facts.pivot_passed and not past_pivot:
-        return "its pivot has begun, it only goes forward; once it is at rest, compensate --past-pivot can undo it"
+        return "its pivot has begun, it only goes forward; to stop and undo it all the same, say --past-pivot"
     return None
 
 

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +19,7 @@ from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
 from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.connect import store_on
-from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.recover import Patience
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -31,7 +31,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.schema import upgrade
 from stageflow_durable.testing.clock import FakeClock
-from stageflow_durable.testing.faults import Crash, Faults, FaultyStore, bury
+from stageflow_durable.testing.faults import Crash, Faults, bury, with_crash_points
 from stageflow_durable.testing.messages import Messages
 from stageflow_durable.testing.worker import InProcessWorker
 
@@ -82,6 +82,9 @@ class InProcessEngine(Engine):
         observers: Sequence[Observer] = (),
         workers: int = 1,
     ) -> None:
+        self.faults = Faults()
+        self.messages = Messages(clock, self.faults)
+        database = Database(settings.require().database_url, synchronous="NORMAL", clock=clock.time)
         super().__init__(
             name,
             pipelines,
@@ -89,25 +92,22 @@ class InProcessEngine(Engine):
             interceptors=interceptors,
             observers=observers,
             settings=settings,
+            store=with_crash_points(store_on(database, settings), self.faults),
+            publisher=self.messages,
             world=World(clock, draw),
         )
         self.clock = clock
-        self.faults = Faults()
-        self.messages = Messages(clock, self.faults)
         self.crashes = 0
         self.watched = False
         self.problems: list[str] = []
         self._dead: set[str] = set()
-        database = Database(self.urls.database_url, synchronous="NORMAL", clock=clock.time)
-        store = FaultyStore(store_on(database, settings), self.faults)
-        patience = Patience(0.0, grace=0.0, max_lost=settings.max_recoveries)
-        self._patience = patience.lost
         self._riding = 0
-        # Parts that the engine makes at their first use: here they are made beforehand.
-        sweeper = Sweeper(store, self.messages, patience, broker=self.profile.broker)
-        self.__dict__.update(store=store, publisher=self.messages, _sweeper=sweeper)
         self.crew = [self.hired() for _number in range(workers)]
         clock.idle = self._while_waiting
+
+    @cached_property
+    def _patience(self) -> Patience:
+        return Patience(0.0, grace=0.0, max_lost=self.settings.max_recoveries)
 
     def _attach_to_worker(self) -> None:
         """Nothing to attach to: no Celery worker runs this engine."""
@@ -244,7 +244,7 @@ class InProcessEngine(Engine):
         """When there will be something to do, in seconds since the epoch by the clock; None: never, unless somebody
         asks for something.
         """
-        patience = None if len(self.messages) else self._patience  # while messages wait, none counts as lost
+        patience = None if len(self.messages) else self._patience.lost  # while messages wait, none counts as lost
         with self.store.database.read() as connection:
             known = next_due(connection, patience=patience)
         return min((moment for moment in (known, self.messages.next_due()) if moment is not None), default=None)

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
 from traceback import walk_tb
-from typing import Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, cast
 
 from stageflow_durable.engine.ends import ProcessEnds
 from stageflow_durable.engine.services import Services
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.store import Store
 
-P = ParamSpec("P")
-T = TypeVar("T")
 When = Literal["before", "after"]
 
 
@@ -38,10 +35,11 @@ class Point(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Fault:
+class _Plan:
     point: Point
     number: int
-    error: BaseException
+    action: Callable[[], object] | None = None
+    error: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -49,19 +47,26 @@ class Faults:
     """What goes wrong, and where.
 
     ``trace`` lists every point that was reached, in order. ``watch`` is called at each of them, before anything is
-    raised there: to check what has to hold at every step.
+    raised there: to check what has to hold at every step. Reads have a point before them that is in neither: dying
+    there is like dying at the point before.
     """
 
     trace: list[Point] = field(default_factory=list)
     watch: Callable[[Point], None] = lambda _point: None
-    _planned: list[_Fault] = field(default_factory=list)
+    _plans: list[_Plan] = field(default_factory=list)
     _steps: dict[int, BaseException] = field(default_factory=dict)
 
     def at(self, when: When, call: str, *, number: int = 1, error: BaseException | None = None) -> None:
         """Raise ``error`` (left out: :class:`Crash`) at this point, the ``number``-th time from now on that it is
         reached.
         """
-        self._planned.append(_Fault(Point(when, call), number, error or Crash(f"{when} {call}")))
+        self._plans.append(_Plan(Point(when, call), number, error=error or Crash(f"{when} {call}")))
+
+    def meanwhile(self, when: When, call: str, action: Callable[[], object], *, number: int = 1) -> None:
+        """Call ``action`` at this point, the ``number``-th time from now on that it is reached: what others do while
+        the process that got there stands still.
+        """
+        self._plans.append(_Plan(Point(when, call), number, action))
 
     def at_step(self, number: int, error: BaseException | None = None) -> None:
         """Raise at the ``number``-th point of all, counted from 0 as in ``trace``: to try every crash point of a
@@ -71,34 +76,32 @@ class Faults:
 
     def clear(self) -> None:
         """Forget what was planned."""
-        self._planned.clear()
+        self._plans.clear()
         self._steps.clear()
 
     def reach(self, when: When, call: str) -> None:
-        """Note that a point is reached, and raise what is planned there."""
+        """Note that a point is reached, and do what is planned there."""
         point = Point(when, call)
         self.trace.append(point)
         self.watch(point)
-        error = self._steps.pop(len(self.trace) - 1, None)
-        for fault in [fault for fault in self._planned if fault.point == point]:
-            fault.number -= 1
-            if not fault.number:
-                self._planned.remove(fault)
-                error = error or fault.error
+        self._perform(point, self._steps.pop(len(self.trace) - 1, None))
+
+    def reach_read(self, call: str) -> None:
+        """Do what is planned before a read."""
+        self._perform(Point("before", call))
+
+    def _perform(self, point: Point, error: BaseException | None = None) -> None:
+        here = [plan for plan in self._plans if plan.point == point]
+        for plan in here:
+            plan.number -= 1
+        due = [plan for plan in here if not plan.number]
+        self._plans = [plan for plan in self._plans if plan.number]
+        for plan in due:
+            if plan.action is not None:
+                plan.action()
+        error = next((error for error in (error, *(plan.error for plan in due)) if error is not None), None)
         if error is not None:
             raise error
-
-    def around(self, call: str, action: Callable[P, T]) -> Callable[P, T]:
-        """``action`` with a point before and one after it."""
-
-        @wraps(action)
-        def guarded(*args: P.args, **keywords: P.kwargs) -> T:
-            self.reach("before", call)
-            answer = action(*args, **keywords)
-            self.reach("after", call)
-            return answer
-
-        return guarded
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
@@ -108,21 +111,53 @@ READS = frozenset({*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, "after_commit", "over
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 
-class FaultyStore(Store):
-    """A store with crash points around each of its transactions."""
+class StoreWithPoints:
+    """A store as one process reaches it: ``reach`` is called before and after each of its transactions, and
+    ``reach_read`` before each read. What neither is (its database) is the store's own.
+    """
 
-    def __init__(self, store: Store, faults: Faults) -> None:
-        self.__dict__.update(store.__dict__)
-        for name in _transactions():
-            self.__dict__[name] = faults.around(name, getattr(super(), name))
+    def __init__(self, store: Store, reach: Callable[[When, str], object], reach_read: Callable[[str], object]) -> None:
+        self._store = store
+        self._reach = reach
+        self._reach_read = reach_read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
 
 
-def _transactions() -> list[str]:
-    return [
-        name
-        for name, member in (vars(Owning) | vars(Store)).items()
-        if callable(member) and not name.startswith("_") and name not in READS
-    ]
+def _transaction(name: str) -> Callable[..., Any]:
+    def call(self: StoreWithPoints, *given: Any, **options: Any) -> Any:
+        self._reach("before", name)
+        answer = getattr(self._store, name)(*given, **options)
+        self._reach("after", name)
+        return answer
+
+    return call
+
+
+def _read(name: str) -> Callable[..., Any]:
+    def call(self: StoreWithPoints, *given: Any, **options: Any) -> Any:
+        self._reach_read(name)
+        return getattr(self._store, name)(*given, **options)
+
+    return call
+
+
+for _name, _member in (vars(Owning) | vars(Store)).items():
+    if callable(_member) and not _name.startswith("_") and _name not in READS:
+        setattr(StoreWithPoints, _name, _transaction(_name))
+for _name in READS:
+    setattr(StoreWithPoints, _name, _read(_name))
+
+
+def with_points(store: Store, reach: Callable[[When, str], object], reach_read: Callable[[str], object]) -> Store:
+    """The store behind a :class:`StoreWithPoints`, which has all that it has."""
+    return cast("Store", StoreWithPoints(store, reach, reach_read))
+
+
+def with_crash_points(store: Store, faults: Faults) -> Store:
+    """A store with crash points around each of its transactions; a read raises what is planned before it."""
+    return with_points(store, faults.reach, faults.reach_read)
 
 
 def bury(crash: Crash) -> None:

@@ -10,10 +10,9 @@ from statistics import median
 import psycopg
 
 from stageflow_durable import Engine, Submission
-from stageflow_durable.engine.operations import Operations
 from stageflow_durable.state.retention import BATCH
 from tests.benchmarks.past import FIRST, bury
-from tests.benchmarks.pipelines import FAILED, PIPELINES, name_of
+from tests.benchmarks.pipelines import FAILED, name_of
 
 LIVE = 10_000
 # A third runs, a third waits for its hour, a third is ready and published: nothing of it is the sweep's today.
@@ -29,13 +28,13 @@ _OWNER = """INSERT INTO stageflow_owners (id, host, pid, boot, started_at, expir
 
 TIMES = 5
 MONTH = timedelta(days=30)
-QUESTIONS: Mapping[str, Callable[[Operations], object]] = {
-    "runs": lambda operations: operations.runs(),
-    "runs --pipeline": lambda operations: operations.runs(pipeline=FAILED.name),
-    "runs --attention": lambda operations: operations.runs(attention=True, limit=1000),
-    "show": lambda operations: operations.run(FIRST),
-    "workers": lambda operations: operations.workers(),
-    "check": lambda operations: operations.check([pipeline.plan for pipeline in PIPELINES]),
+QUESTIONS: Mapping[str, Callable[[Engine], object]] = {
+    "runs": lambda engine: engine.runs(),
+    "runs --pipeline": lambda engine: engine.runs(pipeline=FAILED.name),
+    "runs --attention": lambda engine: engine.runs(attention=True, limit=1000),
+    "show": lambda engine: engine.run(FIRST),
+    "workers": lambda engine: engine.workers(),
+    "check": lambda engine: engine.check(),
 }
 """What people ask, by the command that asks it."""
 
@@ -44,7 +43,7 @@ class History:
     """Ten thousand live runs, and before them finished ones: ``templates`` and so many copies of them."""
 
     def __init__(self, engine: Engine, database_url: str, templates: Mapping[str, str], copies: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._raw = psycopg.connect(database_url.replace("+psycopg", ""), autocommit=True)
         bury(self._raw, templates, copies)
         self._live(LIVE)
@@ -52,7 +51,7 @@ class History:
     def _live(self, count: int) -> None:
         for start in range(0, count, 1000):
             batch = [Submission({"n": number}) for number in range(start, min(start + 1000, count))]
-            self._engine.enqueue_many(name_of(10), batch)
+            self.engine.enqueue_many(name_of(10), batch)
         self._raw.execute(_OWNER)
         self._raw.execute(_RUNNING, [count // 3])
         self._raw.execute(_WAITING, [count // 3])
@@ -70,36 +69,31 @@ class History:
         """Milliseconds of each of :data:`QUESTIONS`, the median of some."""
         return {what: 1000 * median(map(self._ask, [ask] * TIMES)) for what, ask in QUESTIONS.items()}
 
-    def _ask(self, ask: Callable[[Operations], object]) -> float:
+    def _ask(self, ask: Callable[[Engine], object]) -> float:
         began = time.perf_counter()
-        ask(self.operations)
+        ask(self.engine)
         return time.perf_counter() - began
 
     def prune_ms(self, batches: int) -> float:
-        """Milliseconds in which a batch of :meth:`Operations.prune` is deleted, the oldest first."""
+        """Milliseconds in which a batch of :meth:`Engine.prune` is deleted, the oldest first."""
         began = time.perf_counter()
-        deleted = self.operations.prune(MONTH, limit=batches * BATCH)
+        deleted = self.engine.prune(MONTH, limit=batches * BATCH)
         took = time.perf_counter() - began
         return 1000 * took * BATCH / deleted
 
     def sweep_s(self) -> float:
         """Seconds of one sweep."""
         began = time.perf_counter()
-        report = self.operations.sweep()
+        report = self.engine.sweep()
         took = time.perf_counter() - began
         if report.nudged or report.woken or report.taken or report.problems:
             raise RuntimeError(f"the sweep found work where there was none: {report}")
         return took
 
-    @property
-    def operations(self) -> Operations:
-        """What may be asked of it."""
-        return self._engine.operations
-
     def close(self) -> None:
         """Give back connections."""
         self._raw.close()
-        self._engine.close()
+        self.engine.close()
 
 
 WAL = "write-ahead log"

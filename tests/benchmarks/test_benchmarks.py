@@ -292,9 +292,9 @@ def test_given_a_history_when_a_sweep_looks_then_copies_are_finished_runs_and_no
         old = bench.histories(600).old
         assert old.finished() == 605
         assert old.sweep_s() > 0 and min(old.ask_ms().values()) > 0
-        assert {stage.state for stage in old.operations.run(FIRST).stages} == {StageState.OK}
-        assert [event.seq for event in old.operations.history(FIRST)] == list(range(1, 14))
-        assert len(old.operations.runs(attention=True)) >= 2
+        assert {stage.state for stage in old.engine.run(FIRST).stages} == {StageState.OK}
+        assert [event.seq for event in old.engine.history(FIRST)] == list(range(1, 14))
+        assert len(old.engine.runs(attention=True)) >= 2
         assert old.prune_ms(1) > 0
         assert old.finished() == 105
 

@@ -259,9 +259,17 @@ class FakeOperations:
         self.calls.append(Call("confirm-dead", owner, {"reason": reason, "actor": actor}))
         return self.awaited.pop(owner, [])
 
-    def cancel(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+    def cancel(
+        self, run_id: str, *, reason: str, actor: str, op_version: int | None = None, past_pivot: bool = False
+    ) -> RunSummary:
         return self._act(
-            VerbName.CANCEL, run_id, RunStatus.CANCELLED, reason=reason, actor=actor, op_version=op_version
+            VerbName.CANCEL,
+            run_id,
+            RunStatus.CANCELLED,
+            reason=reason,
+            actor=actor,
+            op_version=op_version,
+            **({"past_pivot": True} if past_pivot else {}),
         )
 
     def resume(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:

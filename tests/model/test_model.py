@@ -241,7 +241,7 @@ class Promises(RuleBasedStateMachine):
     def as_promised(self) -> None:
         """What was done to a run since the last look is in its history; the others are as they were."""
         assert self.outside.wrong == []
-        for run, seq, head in self.engine.operations.audit_heads():
+        for run, seq, head in self.engine.audit_heads():
             if self.heads.get(run) != (seq, head):
                 self.heads[run] = (seq, head)
                 self._as_promised(run)
@@ -273,7 +273,7 @@ class Promises(RuleBasedStateMachine):
                 self._as_promised(run)
             assert {fate.was for fate in self.fates.values()} <= AT_REST
             assert self.engine.problems == []
-            assert [checked.problems for checked in self.engine.operations.audit() if checked.problems] == []
+            assert [checked.problems for checked in self.engine.audit() if checked.problems] == []
 
 
 Promises.TestCase.settings = settings(

@@ -94,6 +94,9 @@ class Publisher:
         """Messages in the queue itself: what comes later, or again, is with a worker until then."""
         return None if self._broker.away else sum(message.queue == queue for message in self._broker.due())
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Gate:
     """Redis as the gate of messages: the first of equal ones passes."""

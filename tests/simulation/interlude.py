@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.recover import Sweeper
 from tests.simulation.checks import PUBLISHED_MOST
 from tests.simulation.ledger import Violation
@@ -37,7 +37,7 @@ def unheard_of(sim: Simulation) -> None:
     _pass(sim, (run for (run,) in sim.database.see(_OF_PIPELINE, name)))
     process = Process(sim, "o0")
     sweeper = Sweeper(process.store, process.publisher, process.patience())
-    operations = Operations(process.store, process.publisher, sweeper, process.clock)
+    operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
     told = {run.run_id for run in operations.runs(attention=True, limit=1000)}
     for (run,) in sim.database.see(_OF_PIPELINE, name):
         if run not in told:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.engine.accept import Acceptor, Submission
-from stageflow_durable.engine.operations import Operations
+from stageflow_durable.engine.operations import DatabaseOperations, Operations
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, StageflowError
 from stageflow_durable.model.run import Run
@@ -130,7 +130,7 @@ class Operator:
 
     def _give_up(self, process: Process) -> None:
         sweeper = Sweeper(process.store, process.publisher, process.patience())
-        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
         for (run_id,) in self._sim.database.see("SELECT id FROM stageflow_runs WHERE status='parked' ORDER BY id"):
             operations.cancel(run_id, past_pivot=True, reason="others wait for it", actor=process.name)
 
@@ -147,7 +147,7 @@ class Operator:
             self._confirm(process, sweeper)
             return
         run_id = runs[sim.chance.number("which run", 0, len(runs) - 1)]
-        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
         try:
             self._act(process, operations, run_id)
         except (NotAllowed, OperatorConflict) as error:
@@ -158,7 +158,7 @@ class Operator:
     def _confirm(self, process: Process, sweeper: Sweeper) -> None:
         """Somebody says of a process that it has ended. Who says so of one that lives and has renewed is refused."""
         sim = self._sim
-        operations = Operations(process.store, process.publisher, sweeper, process.clock)
+        operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
         sound = [one for one in sim.workers if _is_sound(sim, one)]
         if sound and sim.chance.flip("is mistaken", 0.2):
             worker = sound[sim.chance.number("which worker lives", 0, len(sound) - 1)]

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from greenlet import GreenletExit
 
@@ -27,7 +27,7 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.testing import Crash
-from stageflow_durable.testing.faults import READS, _transactions
+from stageflow_durable.testing.faults import StoreWithPoints
 from tests.simulation.broker import Again, Message, Publisher
 from tests.simulation.broker import Task as CeleryTask
 from tests.simulation.ledger import Violation
@@ -46,46 +46,18 @@ QUIET = frozenset({"my_tick", "renew", "served", "clock"})
 TOUCH_NO_RUN = frozenset({"register", "join", "renew", "served", "retire", "mark_killed", "my_tick", "freed"})
 
 
-class SimulatedStore(Store):
-    """The engine's store as one process reaches it: a point before and after each transaction, one before each read."""
+class OwnStore(StoreWithPoints):
+    """The engine's store as one process reaches it: for the operating system all of them are one, so that each joins
+    under a number of its own.
+    """
 
     def __init__(self, store: Store, process: Process) -> None:
-        self.__dict__.update(store.__dict__)
-        self._process = process
+        super().__init__(store, process.reached, partial(process.reached, "before"))
+        self._pid = process.pid
 
-
-def _with_points(name: str) -> Any:
-    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
-        reach = self._process.reach
-        reach("before", name)
-        answer = getattr(Store, name)(self, *given, **options)
-        reach("after", name)
-        return answer
-
-    return call
-
-
-def _with_point(name: str) -> Any:
-    def call(self: SimulatedStore, *given: Any, **options: Any) -> Any:
-        self._process.reach("before", name)
-        return getattr(Store, name)(self, *given, **options)
-
-    return call
-
-
-for _name in _transactions():
-    setattr(SimulatedStore, _name, _with_points(_name))
-for _name in READS - {"phase"}:  # asks ``facts``, which has a point
-    setattr(SimulatedStore, _name, _with_point(_name))
-
-
-def _joins_as_itself(self: SimulatedStore, identity: Identity, *given: Any) -> Any:
-    """All simulated processes are one for the operating system."""
-    return _joins(self, replace(identity, pid=self._process.pid), *given)
-
-
-_joins = SimulatedStore.join
-SimulatedStore.join = _joins_as_itself  # type: ignore[method-assign, assignment]  # as above
+    def join(self, identity: Identity, *given: Any) -> str:
+        """As itself."""
+        return super().join(replace(identity, pid=self._pid), *given)  # type: ignore[misc, no-any-return]  # it is set there
 
 
 class Clock:
@@ -174,7 +146,7 @@ class Process:
         self.stopped_until = 0.0
         self.reach: Callable[[str, str], None] = partial(sim.fates.reached, self)
         self.pid = len(sim.processes) + 1
-        self.store = SimulatedStore(sim.store, self)
+        self.store = cast("Store", OwnStore(sim.store, self))
         self.publisher = Publisher(sim.broker, self.reach, self._mishap)
         self.clock = Clock(self)
         self.jobs: list[Job] = []
@@ -184,6 +156,9 @@ class Process:
     def stopped(self) -> bool:
         """Whether it stands still (SIGSTOP)."""
         return self.stopped_until > self.sim.passed
+
+    def reached(self, when: str, call: str) -> None:
+        self.reach(when, call)  # looked up each time: it is replaced
 
     def _mishap(self, message: Message) -> None:
         self.sim.fates.mishap(message)

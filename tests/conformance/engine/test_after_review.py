@@ -62,16 +62,13 @@ def test_a_replayed_answer_of_an_older_schema_is_migrated(make_engine: MakeEngin
 def test_a_paused_owner_claims_no_key_for_a_run_that_was_taken_from_it(make_engine: MakeEngine, acts: Acts) -> None:
     engine = make_engine(keyed(acts), lease_seconds=10)
     handle = engine.enqueue("line", {"order": 1})
-    claim = engine.store.claim_key
 
-    def after_a_pause(work: Any, key: Any) -> Any:
-        engine.store.__dict__["claim_key"] = claim
+    def take_over_and_cancel() -> None:
         engine.clock.advance(25)
         engine.sweep()
         engine.cancel(handle.run_id, **WHO)
-        return claim(work, key)
 
-    engine.store.__dict__["claim_key"] = after_a_pause
+    engine.faults.meanwhile("before", "claim_key", take_over_and_cancel)
     engine.step()
     engine.drain()
     assert acts.log.count("a") == 0

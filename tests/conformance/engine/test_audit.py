@@ -95,7 +95,7 @@ def tampered(engine: InProcessEngine, tamper: Tamper, run: str) -> None:
 def test_an_untouched_history_is_whole(engine: InProcessEngine, run: str) -> None:
     other = engine.enqueue("line", {})
     engine.cancel(other.run_id, **WHO)
-    found = list(engine.operations.audit())
+    found = list(engine.audit())
     assert {checked.run_id for checked in found} == {run, other.run_id}
     assert [checked.problems for checked in found] == [(), ()]
     assert sum(checked.events for checked in found) == len(engine.history(run)) + len(other.history())
@@ -116,7 +116,7 @@ def test_an_untouched_history_is_whole(engine: InProcessEngine, run: str) -> Non
 def test_what_was_done_to_it_is_named(engine: InProcessEngine, run: str, tamper: Tamper, named: str) -> None:
     whole = engine.enqueue("line", {})
     tampered(engine, tamper, run)
-    found = {checked.run_id: checked.problems for checked in engine.operations.audit()}
+    found = {checked.run_id: checked.problems for checked in engine.audit()}
     assert found[whole.run_id] == ()
     with pytest.raises(AssertionError, match=named):
         assert found[run] == ()
@@ -126,34 +126,34 @@ def test_an_exported_head_tells_what_the_run_itself_does_not(engine: InProcessEn
     run = engine.enqueue("line", {}).run_id
     earlier = rows_of_run(engine)
     engine.drain()
-    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
+    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.audit_heads()}
     tampered(engine, lambda connection, _run: put_back(connection, earlier), run)
-    (alone,) = engine.operations.audit([run])
-    (against,) = engine.operations.audit([run], heads)
+    (alone,) = engine.audit([run])
+    (against,) = engine.audit([run], heads)
     assert alone.problems == ()
     assert "the exported head says" in against.problems[0]
 
 
 def test_a_run_that_is_gone_is_missed_by_the_exported_heads(engine: InProcessEngine, run: str) -> None:
-    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
+    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.audit_heads()}
     tampered(engine, lambda connection, _run: put_back(connection, dict.fromkeys(OF_RUNS, ())), run)
-    assert [checked.problems for checked in engine.operations.audit(None, heads)] == [
+    assert [checked.problems for checked in engine.audit(None, heads)] == [
         ("it was there when the heads were exported, and is gone",)
     ]
 
 
 def test_a_run_whose_row_alone_is_gone_is_missed_by_what_is_left_of_it(engine: InProcessEngine, run: str) -> None:
     tampered(engine, lambda connection, it: connection.execute(delete(runs).where(runs.c.id == it)), run)
-    (checked,) = engine.operations.audit()
+    (checked,) = engine.audit()
     assert checked.problems[0].startswith("the run's row is gone, and rows of it are left:")
 
 
 def test_what_went_on_since_the_export_is_no_fault(engine: InProcessEngine) -> None:
     handle = engine.enqueue("line", {})
-    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
+    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.audit_heads()}
     engine.drain()
     assert handle.status().value == "succeeded"
-    assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
+    assert [checked.problems for checked in engine.audit(None, heads)] == [()]
 
 
 def test_a_run_that_is_pruned_while_it_is_looked_at_is_whole(
@@ -169,7 +169,7 @@ def test_a_run_that_is_pruned_while_it_is_looked_at_is_whole(
         return by_run(connection, table, *more)
 
     monkeypatch.setattr(verification, "_by_run", pruned_before)
-    assert [(checked.run_id, checked.problems) for checked in engine.operations.audit()] == [(run, ())]
+    assert [(checked.run_id, checked.problems) for checked in engine.audit()] == [(run, ())]
 
 
 def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
@@ -185,7 +185,7 @@ def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
         return page(checker, connection, after)
 
     monkeypatch.setattr(verification._Checker, "page", counted)
-    checking = engine.operations.audit(None, {"gone": (1, "head")})
+    checking = engine.audit(None, {"gone": (1, "head")})
     assert next(iter(checking)).run_id in ids
     assert len(read) == 1
     assert {checked.run_id for checked in checking} | {min(ids)} == {*ids, "gone"}
@@ -226,13 +226,13 @@ class TestAnotherKey:
         return {"pruned": pruned, "ended": ended, "went on": parked, "fresh": fresh}
 
     def found(self, engine: InProcessEngine, kept: dict[str, str]) -> dict[str, tuple[str, ...]]:
-        problems = {checked.run_id: checked.problems for checked in engine.operations.audit()}
+        problems = {checked.run_id: checked.problems for checked in engine.audit()}
         return {name: problems.get(run, ()) for name, run in kept.items()}
 
     def test_with_the_old_key_beside_it_all_are_whole(self, open_with: OpenWith, kept: dict[str, str]) -> None:
         engine = open_with(audit_key=SECOND_KEY, old_audit_keys=f"a key of even before that,{AUDIT_KEY}")
         assert self.found(engine, kept) == dict.fromkeys(kept, ())
-        assert all(checked.rows for checked in engine.operations.audit())
+        assert all(checked.rows for checked in engine.audit())
 
     def test_without_it_what_was_written_before_does_not_verify_and_says_why(
         self, open_with: OpenWith, kept: dict[str, str]
@@ -257,13 +257,13 @@ class TestPruned:
 
     @pytest.fixture
     def heads(self, engine: InProcessEngine, run: str) -> dict[str, tuple[int, str]]:
-        found = {head_of: (seq, mac) for head_of, seq, mac in engine.operations.audit_heads()}
+        found = {head_of: (seq, mac) for head_of, seq, mac in engine.audit_heads()}
         engine.advance(86_400 * 31)
         assert engine.prune(timedelta(days=30)) == 1
         return found
 
     def test_it_is_not_missed(self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]) -> None:
-        assert [checked.problems for checked in engine.operations.audit(None, heads)] == [()]
+        assert [checked.problems for checked in engine.audit(None, heads)] == [()]
 
     @pytest.mark.parametrize(
         "what",
@@ -285,19 +285,19 @@ class TestPruned:
     ) -> None:
         tampered(engine, lambda connection, it: connection.execute(update(tombstones).values(what)), run)
         for against in ({}, heads):
-            found = [problem for checked in engine.operations.audit(None, against) for problem in checked.problems]
+            found = [problem for checked in engine.audit(None, against) for problem in checked.problems]
             assert "its tombstone was changed, or not laid by prune: its code does not fit" in found
 
     def test_one_that_is_deleted_is_missed(
         self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]
     ) -> None:
         tampered(engine, lambda connection, it: connection.execute(delete(tombstones)), run)
-        (checked,) = engine.operations.audit(None, heads)
+        (checked,) = engine.audit(None, heads)
         assert checked.problems == ("it was there when the heads were exported, and is gone",)
 
     def test_one_of_a_shorter_history_is_told(
         self, engine: InProcessEngine, run: str, heads: dict[str, tuple[int, str]]
     ) -> None:
         longer = {run: (heads[run][0] + 1, "ab" * 32)}
-        (checked,) = engine.operations.audit(None, longer)
+        (checked,) = engine.audit(None, longer)
         assert "the end was cut off" in checked.problems[0]

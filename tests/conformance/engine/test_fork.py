@@ -32,6 +32,19 @@ def test_it_begins_at_the_stage_with_the_outputs_from_before_it(
     assert again.idempotency_key == f"sf_{fork.run_id}_c"
 
 
+def test_given_a_reason_that_no_database_takes_then_the_fork_is_made_and_the_reason_is_legible(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(acts.line("a b"))
+    first = engine.enqueue("line", {})
+    engine.drain()
+    fork = engine.fork(first.run_id, "b", reason="a\0b\ud800", actor="me\0")
+    told = [dict(event.data) for event in fork.history() if "reason" in event.data]
+    assert [(event["reason"], event["actor"]) for event in told] == [("a\\x00b\\ud800", "me\\x00")]
+    engine.drain()
+    assert fork.status() is RunStatus.SUCCEEDED
+
+
 def test_what_the_original_did_stays_the_originals_to_undo(make_engine: MakeEngine, acts: Acts) -> None:
     acts.play("c", FAILS("not yet"))
     engine = make_engine(acts.line("a b c", options={"on_failure": "park"}))

@@ -249,7 +249,7 @@ def test_an_event_that_a_body_put_among_those_to_be_written_is_marked_as_its_own
     engine.drain()
     [event] = [event for event in handle.history() if event.type == "operator.cancel"]
     assert event.data["origin"] == "body"
-    assert [checked.problems for checked in engine.operations.audit()] == [()]
+    assert [checked.problems for checked in engine.audit()] == [()]
 
 
 def test_progress_is_shown_while_the_stage_runs_and_gone_when_it_is_over(make_engine: MakeEngine, acts: Acts) -> None:

@@ -223,17 +223,13 @@ def test_who_learnt_that_it_counts_as_dead_does_not_call_the_body(make_engine: M
     engine = make_engine(acts.line("a b"), lease_seconds=10)
     handle = engine.enqueue("line", {})
     (paused,) = engine.crew
-    granted = engine.store.succeed
 
-    def and_is_paused(*given: Any, **more: Any) -> Any:
-        done = granted(*given, **more)
-        engine.store.__dict__["succeed"] = granted
+    def is_paused() -> None:
         engine.clock.advance(25)  # longer than a lease, and nobody beats
         engine.sweep()
         paused.beat()
-        return done
 
-    engine.store.__dict__["succeed"] = and_is_paused
+    engine.faults.meanwhile("after", "succeed", is_paused)
     engine.step()
     assert acts.log == ["a"]
     engine.drain()

@@ -52,7 +52,7 @@ def engine(make_engine: MakeEngine, acts: Acts) -> InProcessEngine:
 
 def test_each_of_many_stands_as_it_does_alone(engine: InProcessEngine) -> None:
     ids = [run.run_id for run in engine.runs()]
-    seen = list(engine.operations.standings(ids))
+    seen = list(engine.standings(ids))
     assert [one.run_id for one in seen] == ids
     assert [one.standing for one in seen] == [standing(engine.run(run)) for run in ids]
     assert [(one.status, one.op_version) for one in seen] == [
@@ -63,7 +63,7 @@ def test_each_of_many_stands_as_it_does_alone(engine: InProcessEngine) -> None:
 
 def test_those_that_are_gone_are_left_out(engine: InProcessEngine) -> None:
     ids = [run.run_id for run in engine.runs()]
-    assert [one.run_id for one in engine.operations.standings(["gone", ids[0], "gone too", ids[1]])] == ids[:2]
+    assert [one.run_id for one in engine.standings(["gone", ids[0], "gone too", ids[1]])] == ids[:2]
 
 
 def test_a_thousand_runs_of_a_kind_take_no_more_statements_than_one(engine: InProcessEngine) -> None:
@@ -72,10 +72,10 @@ def test_a_thousand_runs_of_a_kind_take_no_more_statements_than_one(engine: InPr
     alike = [run.run_id for run in engine.runs(status="pending")]
     sent: list[str] = []
     event.listen(engine.store.database.engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))
-    list(engine.operations.standings(alike[:1]))
+    list(engine.standings(alike[:1]))
     of_one = len(sent)
     sent.clear()
-    list(engine.operations.standings(alike))
+    list(engine.standings(alike))
     assert len(sent) <= of_one
 
 
@@ -92,7 +92,7 @@ def test_however_long_a_page_is_the_list_is_the_same(
     assert [run.run_id for run in engine.runs(**filters, limit=2)] == whole[:2]
     named = {"status": list(RunStatus)} | filters
     named["status"] = [named["status"]] if isinstance(named["status"], str) else named["status"]
-    assert [run.run_id for run in engine.operations.matching(**named)] == whole
+    assert [run.run_id for run in engine.matching(**named)] == whole
 
 
 def test_what_is_created_while_a_list_is_read_is_not_among_it(
@@ -108,9 +108,9 @@ def test_what_is_created_while_a_list_is_read_is_not_among_it(
 
 
 def test_a_verb_finds_its_runs_among_however_many_others(engine: InProcessEngine) -> None:
-    found = engine.operations.matching(["parked"], park_reason=ParkReason.BUG)
+    found = engine.matching(["parked"], park_reason=ParkReason.BUG)
     assert [engine.run(run.run_id).park_reason for run in found] == [ParkReason.BUG]
-    assert engine.operations.matching(["parked"], park_reason=ParkReason.BUG, client_id="other") == []
+    assert engine.matching(["parked"], park_reason=ParkReason.BUG, client_id="other") == []
 
 
 def test_a_list_reads_no_input(engine: InProcessEngine) -> None:

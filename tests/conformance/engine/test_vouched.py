@@ -98,7 +98,7 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
 
 def broken(engine: InProcessEngine) -> list[Checked]:
     """What is not whole."""
-    return [checked for checked in engine.operations.audit() if checked.problems]
+    return [checked for checked in engine.audit() if checked.problems]
 
 
 def edited(engine: InProcessEngine, statement: Any, given: Mapping[Any, Any] | Sequence[Any] | None = None) -> None:
@@ -121,7 +121,7 @@ def test_runs_of_every_fate_are_whole_and_their_history_vouches_for_all_of_it(
     engine: InProcessEngine, acts: Acts
 ) -> None:
     scenario(engine, acts)
-    found = list(engine.operations.audit())
+    found = list(engine.audit())
     assert [checked.problems for checked in found if checked.problems] == []
     assert {checked.rows for checked in found} == {True}
     assert len(found) == len(rows(engine, runs)) >= 12
@@ -342,14 +342,14 @@ def test_without_a_key_nothing_is_said_of_rows_and_the_runs_say_so(
         engine.enqueue("line", {"order": 1})
         engine.drain()
         assert not [event for event in rows(engine, events) if "audit" in json.loads(event["data"])]
-        assert [(checked.problems, checked.rows) for checked in engine.operations.audit()] == [((), False)]
+        assert [(checked.problems, checked.rows) for checked in engine.audit()] == [((), False)]
 
 
 def test_runs_of_before_verify_as_before(engine: InProcessEngine, two: tuple[str, str]) -> None:
     """As an earlier release wrote them: the same events, without what they say of rows."""
     written_before(engine, two[0])
     edited(engine, update(checkpoints).where(checkpoints.c.run == two[0]).values(delta="0"))
-    found = {checked.run_id: checked for checked in engine.operations.audit()}
+    found = {checked.run_id: checked for checked in engine.audit()}
     assert (found[two[0]].problems, found[two[0]].rows) == ((), False)
     assert found[two[1]].rows
 

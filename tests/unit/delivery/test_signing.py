@@ -9,6 +9,7 @@ import pytest
 
 from stageflow_durable import Engine, Pipeline
 from stageflow_durable.delivery.messages import Unfit, Words, read
+from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.signing import Signer, derived
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.work import Hint, Nudge
@@ -117,6 +118,7 @@ def test_given_a_key_of_the_one_machine_mode_then_messages_can_be_signed(migrate
         audit_key=KEY,
         message_signing="sign",
     )
+    assert isinstance(engine.publisher, CeleryPublisher)
     link = engine.publisher.compile(NUDGE)[0]
     assert Signer("require", KEY).refused(read(link.args, {}), "lane") is None
     engine.close()

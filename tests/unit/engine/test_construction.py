@@ -11,17 +11,65 @@ from stageflow_durable import (
     Engine,
     Interceptor,
     Pipeline,
+    ResultTimeout,
     RetryPolicy,
+    RunStatus,
     TransientError,
     get_default_interceptors,
 )
+from stageflow_durable.clock import World
 from stageflow_durable.idempotency import MemoryIdempotencyStore
 from stageflow_durable.retry import RetryInterceptor
 from stageflow_durable.saga import SagaOrchestrator
-from stageflow_durable.testing import engine_for_tests
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.store import Store
+from stageflow_durable.testing import FakeClock, Messages, engine_for_tests
 from stageflow_durable.testing.plugin import MakeEngine, stageflow_engine  # noqa: F401  # a fixture
 
 CHECKOUT = Pipeline("checkout").stage("charge", lambda ctx: 1)
+
+
+class Opened:
+    """What was given to an engine, and whether the engine closed it."""
+
+    def __init__(self, part: Any) -> None:
+        self._part = part
+        self.closed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._part, name)
+
+    def close(self) -> None:
+        self.closed += 1
+        self._part.close()
+
+
+def test_it_works_with_the_store_the_publisher_and_the_world_that_it_is_given(migrated_sqlite_url: str) -> None:
+    clock = FakeClock()
+    store: Any = Opened(Store(Database(migrated_sqlite_url, clock=clock.time)))
+    messages = Messages(clock)  # empty, and so false
+    engine = Engine(
+        "shop",
+        CHECKOUT,
+        database_url="postgresql://nobody@nowhere.invalid/none",
+        broker_url="redis://nowhere.invalid",
+        store=store,
+        publisher=messages,
+        world=World(clock, lambda low, _high: low),
+    )
+    handle = engine.enqueue(CHECKOUT, {})
+    assert (len(messages), handle.status()) == (1, RunStatus.PENDING)
+    before = clock.time()
+    with pytest.raises(ResultTimeout):
+        handle.result(timeout=60)
+    assert clock.time() >= before + 60, "it waited by the clock that it was given"
+    assert store.closed == 0
+    engine.close()
+    assert store.closed == 1
+
+
+def test_an_engine_that_opened_nothing_has_nothing_to_close() -> None:
+    Engine("shop", CHECKOUT).close()  # without settings nothing can be opened
 
 
 @pytest.mark.parametrize("given", [CHECKOUT, [CHECKOUT], (CHECKOUT,), {CHECKOUT}, iter([CHECKOUT])], ids=range(5))
@@ -56,6 +104,7 @@ def test_what_is_no_pipeline_is_refused_by_name(given: Any, says: str) -> None:
         ({"celery": object()}, "did you mean celery_app?"),
         ({"interceptor": []}, "did you mean interceptors?"),
         ({"pipeline": CHECKOUT}, "did you mean pipelines?"),
+        ({"publsher": None}, "did you mean publisher?"),
         ({"lease": 3}, "did you mean lease_seconds?"),
         ({"lease_seconds": "soon"}, "lease_seconds='soon': is not a number of seconds"),
         ({"broker_url": "localhost"}, "broker_url: not a URL"),

@@ -250,6 +250,29 @@ class TestCrashes:
         engine.faults.clear()
         engine.enqueue("two", {}).result()
 
+    def test_others_may_do_something_while_a_process_stands_still_between_two_steps(
+        self, stageflow_engine: MakeEngine
+    ) -> None:
+        ran: list[str] = []
+        engine = stageflow_engine(_two_stages(ran))
+        handle = engine.enqueue("two", {})
+        seen: list[tuple[RunStatus, list[str]]] = []
+        engine.faults.meanwhile("after", "succeed", lambda: seen.append((handle.status(), [*ran])))
+        engine.faults.meanwhile("before", "succeed", lambda: seen.append((handle.status(), [*ran])), number=2)
+        engine.drain()
+        assert seen == [(RunStatus.RUNNING, ["first"]), (RunStatus.RUNNING, ["first", "second"])]
+
+    def test_a_read_may_fail_and_is_no_point_of_the_trace(self, stageflow_engine: MakeEngine) -> None:
+        engine = stageflow_engine(_two_stages([]))
+        handle = engine.enqueue("two", {})
+        trace = [*engine.faults.trace]
+        engine.faults.at("before", "facts", number=2, error=StoreUnavailable("away"))
+        assert handle.status() is RunStatus.PENDING
+        with pytest.raises(StoreUnavailable):
+            handle.status()
+        assert handle.status() is RunStatus.PENDING
+        assert engine.faults.trace == trace
+
     def test_a_message_that_met_no_database_comes_again(self, stageflow_engine: MakeEngine) -> None:
         engine = stageflow_engine(_two_stages([]))
         engine.faults.at("before", "begin", error=StoreUnavailable("away"))

@@ -1,0 +1,270 @@
+"""What a person or a program may do to runs: each verb is declared once, here.
+
+The signature is what callers give. ``Annotated`` says how the command takes a parameter: :mod:`cli.verb_options` makes
+arguments and options of it, and for a verb marked :func:`bulk` the form for many runs. The line below a verb is its
+twin for async callers.
+
+The command reads this module for its help, so nothing here imports the database's library before a verb is called.
+Annotations are objects here, not text (there is no ``from __future__ import annotations``): the command looks at them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from stageflow_durable.clock import Clock
+from stageflow_durable.codec import encode, fingerprint
+from stageflow_durable.engine.payload import within
+from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.twins import in_thread
+from stageflow_durable.errors import InvalidInput
+from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model.keys import new_run_id
+from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.verbs import VerbName
+from stageflow_durable.model.work import Nudge
+from stageflow_durable.transitions.operate import Order
+
+if TYPE_CHECKING:
+    from stageflow_durable.engine.handle import RunHandle
+    from stageflow_durable.engine.recover import Sweeper
+    from stageflow_durable.state.store import Store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+UNSAID: Any = object()
+"""The default of ``done=``: an output may be None, so that None cannot mean that nothing was said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """A parameter that the command takes by its position. ``metavar``: how its usage calls it."""
+
+    metavar: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A parameter that the command takes as an option, called ``name`` or as the parameter is.
+
+    A ``bool`` is a flag, a sequence may be given several times. ``metavar`` stands for the value in the help;
+    ``is_json``: the value is JSON, or the name of a file with it.
+    """
+
+    help: str
+    metavar: str | None = None
+    name: str | None = None
+    is_json: bool = False
+
+
+RunId = Annotated[str, Argument("RUN")]
+"""A run's id, or a prefix that fits only one."""
+
+Reason = Annotated[str, Option("Why; required, stands in the history.", "TEXT")]
+Actor = Annotated[str, Option("Who does it; else user@host.", "WHO")]
+PastPivot = Annotated[bool, Option("Undo even though the point of no return has begun.")]
+
+
+def bulk(verb: F) -> F:
+    """Mark a verb whose command takes several runs, or a filter of runs."""
+    verb.bulk = True  # type: ignore[attr-defined]  # a mark of ours on a function
+    return verb
+
+
+class OperatorVerbs:
+    """The verbs that change runs, and with :class:`engine.operations.Operations` all that an engine offers about them.
+
+    Each takes a ``reason`` and an ``actor``, which stand in the history. ``op_version``: the version of the run that
+    was looked at; where the run has changed since, OperatorConflict is raised.
+    """
+
+    _clock: Clock
+
+    @cached_property
+    def store(self) -> "Store":
+        """Where the runs are kept."""
+        raise NotImplementedError  # whoever offers the verbs has it
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """What delivers messages."""
+        raise NotImplementedError  # as above
+
+    @cached_property
+    def _sweeper(self) -> "Sweeper":
+        """What recovers."""
+        raise NotImplementedError  # as above
+
+    @cached_property
+    def _payload_bytes(self) -> int:
+        raise NotImplementedError  # as above
+
+    def handle(self, run_id: str) -> "RunHandle[Any]":
+        """A handle on an existing run."""
+        raise NotImplementedError  # as above
+
+    @bulk
+    def cancel(
+        self,
+        run_id: RunId,
+        *,
+        reason: Reason,
+        actor: Actor,
+        op_version: int | None = None,
+        past_pivot: PastPivot = False,
+    ) -> RunSummary:
+        """Stop a run and undo what it did. ``past_pivot``: even though its point of no return has begun.
+
+        Raises UnknownRun, NotAllowed, OperatorConflict.
+        """
+        return self._carry_out(self._order(VerbName.CANCEL, run_id, reason, actor, op_version, past_pivot))
+
+    acancel = in_thread(cancel)
+
+    @bulk
+    def resume(self, run_id: RunId, *, reason: Reason, actor: Actor, op_version: int | None = None) -> RunSummary:
+        """Let a parked, failed or cancelled run go forward from its last checkpoints.
+
+        Raises UnknownRun, NotAllowed, OperatorConflict.
+        """
+        return self._carry_out(self._order(VerbName.RESUME, run_id, reason, actor, op_version))
+
+    aresume = in_thread(resume)
+
+    @bulk
+    def compensate(
+        self,
+        run_id: RunId,
+        *,
+        reason: Reason,
+        actor: Actor,
+        op_version: int | None = None,
+        past_pivot: PastPivot = False,
+        skip: Annotated[Sequence[str], Option("Give this stage's undo up, for the reason given.", "STAGE")] = (),
+    ) -> RunSummary:
+        """Undo what a run did, or try failed undos again. ``past_pivot``: even though its point of no return has begun;
+        ``skip``: stages whose undo is given up instead, for the ``reason``.
+
+        Raises UnknownRun, NotAllowed, OperatorConflict.
+        """
+        if isinstance(skip, str):
+            raise InvalidInput("compensate", [f'skip: a list of stages, as in skip=["{skip}"], not text'])
+        order = self._order(VerbName.COMPENSATE, run_id, reason, actor, op_version, past_pivot, tuple(skip))
+        return self._carry_out(order)
+
+    acompensate = in_thread(compensate)
+
+    def settle(
+        self,
+        run_id: RunId,
+        stage: Annotated[str, Argument("STAGE")],
+        *,
+        done: Annotated[Any, Option("It happened: this is its output.", "JSON|@FILE", is_json=True)] = UNSAID,
+        not_done: Annotated[bool, Option("It did not happen: the stage is tried again.")] = False,
+        reason: Reason,
+        actor: Actor,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        """Record what a person found out about a stage in doubt: ``done`` with its output, or ``not_done``; the run
+        goes on.
+
+        Raises InvalidInput, UnknownRun, NotAllowed, OperatorConflict.
+        """
+        if (done is UNSAID) != not_done:
+            raise InvalidInput(
+                "settle", ["done: give the output that the stage would have saved, or not_done=True; one of them"]
+            )
+        order = self._order(VerbName.SETTLE, run_id, reason, actor, op_version)
+        delta = None if not_done else within(encode(done), done, self._payload_bytes, "settle", "done")
+        return self._published(order, self.store.settle(order, stage, delta))
+
+    asettle = in_thread(settle)
+
+    def fork(
+        self,
+        run_id: RunId,
+        from_stage: Annotated[str, Option("Where the new run begins.", "STAGE", name="--from")],
+        *,
+        reason: Reason = "forked by the application",
+        actor: Actor = "application",
+        idempotency_key: Annotated[
+            str | None, Option("Fork once under this key, however often it is asked for.", "KEY")
+        ] = None,
+    ) -> "RunHandle[Any]":
+        """A new run that begins at ``from_stage`` with the outputs that ``run_id`` has by now.
+
+        Outputs are copied, obligations are not: what the original did is undone, if ever, by the original. Raises
+        UnknownRun; NotAllowed where ``from_stage`` waits for work that is not done, or that was undone;
+        IdempotencyParamMismatch.
+        """
+        from stageflow_durable.state.fork import Fork
+
+        order = self._order("fork", run_id, reason, actor)
+        key = None if idempotency_key is None else valid_key(idempotency_key)
+        same = fingerprint({"fork": order.run_id, "from": from_stage})
+        new_id = new_run_id(int(self._clock.time() * 1000))
+        created = self.store.fork(Fork(order.run_id, from_stage, new_id, key, same, order.reason, order.actor))
+        self._publish(created.nudges)
+        handle = self.handle(created.run_id)
+        handle.replayed = created.replayed
+        return handle
+
+    afork = in_thread(fork)
+
+    def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: Actor) -> list[str]:
+        """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.
+
+        Raises NotAllowed where its lease holds, or where its end was confirmed before.
+        """
+        from stageflow_durable.engine.outcome import storable
+
+        _require_account("confirm-dead", reason, actor)
+        self.store.confirm_dead(owner, storable(reason), storable(actor))
+        return self._sweeper.release(owner)
+
+    aconfirm_dead = in_thread(confirm_dead)
+
+    # --- how they are carried out -------------------------------------------------------------------------------------
+
+    def _order(
+        self,
+        verb: str,
+        run_id: str,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+        past_pivot: bool = False,
+        skip: tuple[str, ...] = (),
+    ) -> Order:
+        from stageflow_durable.engine.outcome import storable
+
+        _require_account(verb, reason, actor)
+        full = self.store.full_id(run_id)
+        return Order(full, str(verb), storable(reason), storable(actor), op_version, past_pivot, skip)
+
+    def _carry_out(self, order: Order) -> RunSummary:
+        return self._published(order, self.store.order(order))
+
+    def _published(self, order: Order, nudges: tuple[Nudge, ...]) -> RunSummary:
+        from stageflow_durable.state.views import summary_of
+
+        self._publish(nudges)
+        facts = self.store.facts(order.run_id)
+        assert facts is not None
+        return summary_of(facts)
+
+    def _publish(self, nudges: tuple[Nudge, ...]) -> None:
+        from stageflow_durable.engine.accept import publish
+
+        publish(self.store, self.publisher, nudges)
+
+
+def _require_account(verb: str, reason: str, actor: str) -> None:
+    missing = [
+        f"{name}: say it; it goes into the audit"
+        for name, value in (("reason", reason), ("actor", actor))
+        if not value.strip()
+    ]
+    if missing:
+        raise InvalidInput(verb, missing)
