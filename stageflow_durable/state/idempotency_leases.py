@@ -128,7 +128,9 @@ class Leases:
         self._singles.close()
 
     def _write(self, statement: Callable[[bool], Statement], scope: Scope, key: str, **given: object) -> bool:
-        return self._singles.touched(statement(self._singles.is_sqlite), {**this_key(scope, key), **given})
+        # By the database's clock: only a run's own transaction has a time of its own.
+        given = {**this_key(scope, key), "now": None, **given}
+        return self._singles.touched(statement(self._singles.is_sqlite), given)
 
 
 # --- claiming ---------------------------------------------------------------------------------------------------------
