@@ -9,7 +9,7 @@ import time
 from tests.simulation.mutants import MUTANTS, Mutant
 from tests.simulation.play import Played, failing, minimised, play, play_many
 
-MUTANT_SEEDS = 5000
+MUTANT_SEEDS = 10_000
 
 
 def main() -> int:
