@@ -368,6 +368,32 @@ def test_the_timeout_bounds_what_wraps_the_body_and_then_the_body_was_not_called
     assert (called.called, called.raised) == (False, False)
 
 
+class Lingers(Wraps):
+    """Takes its time after it has called."""
+
+    def around(self, ctx: Any, call_next: Any) -> StageOutput:
+        output = super().around(ctx, call_next)
+        threading.Event().wait(5)
+        return output
+
+
+class LingersAsync(WrapsAsync):
+    async def around(self, ctx: Any, call_next: Any) -> StageOutput:  # type: ignore[override]  # of another kind
+        output = await super().around(ctx, call_next)
+        await asyncio.sleep(5)
+        return output
+
+
+@pytest.mark.parametrize("kind", [Lingers, LingersAsync])
+@pytest.mark.parametrize("body", [pays, pays_async])
+def test_the_timeout_bounds_what_wraps_the_body_afterwards_too(kind: Any, body: Any) -> None:
+    began = time.monotonic()
+    called = chained([kind("x")], body, 0.3)
+    assert isinstance(called.error, StageTimeout)
+    assert (called.called, called.raised) == (True, False)
+    assert time.monotonic() - began < 3
+
+
 class Swallows(Wraps):
     """Says that all is well, whatever happens."""
 
