@@ -66,6 +66,20 @@ class StrandState(StrEnum):
     DONE = "done"
 
 
+class WaitingFor(StrEnum):
+    """What a waiting strand waits for, on its row. ``time``: its due time (a retry, a sleep). ``signal``, ``approval``:
+    a person or a program. ``limit``: its turn, where others hold what it needs, a business key among them. ``child``: a
+    run that it started. ``worker``: one that knows it, or the confirmed end of one.
+    """
+
+    TIME = "time"
+    SIGNAL = "signal"
+    LIMIT = "limit"
+    CHILD = "child"
+    APPROVAL = "approval"
+    WORKER = "worker"
+
+
 class AttemptState(StrEnum):
     """How an attempt stands or ended. ``void``: the body was never called. ``settled``: a person found out."""
 

@@ -273,6 +273,8 @@ def _chain(rows: Sequence[Row], key: bytes) -> Iterator[str]:
                 "one was changed, moved or replaced"
             )
     for row in rows:
+        if row["item"]:
+            yield f"event {row['seq']} ({row['type']}) was moved to item {row['item']}, which the run has not got"
         if row["mac"] != seal(key, *(row[name] for name in ("run", "seq", "type", "at", "data", "previous"))).mac:
             yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
 

@@ -7,7 +7,7 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, 
 from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
@@ -134,12 +134,12 @@ def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
         owner=taker.owner,
         attempt=number,
         first_at=first_at,
-        wake_at=None,
         published_at=None,
         nudges=0,
         progress=None,
         began_at=draft.clock,
         kill_by=None if limit is None else draft.clock + limit,
+        **AWAKE,
     )
     (_intend if forward else _begin_undo)(draft, stage)
     begun = {"stage": stage, "attempt": number, "owner": taker.owner}

@@ -8,7 +8,7 @@ from typing import Any
 
 from stageflow_durable.model.status import Cause, StrandState
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
@@ -27,7 +27,7 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
     if row is None or (row.wake_at or 0.0) > facts.clock:
         return None  # somebody woke it since the scan, and it may wait again
     draft = Draft(facts)
-    draft.set_strand(strand, state=StrandState.READY, wake_at=None, published_at=draft.clock)
+    draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
     if is_handed_back(row):  # offered again, perhaps for days: its history does not grow by that
         draft.publish(strand, offer_mark(draft.clock))
     else:

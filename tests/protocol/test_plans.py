@@ -56,6 +56,7 @@ INSERT INTO stageflow_strands (run, strand, direction, stage, state, owner, wake
     FROM (SELECT *, right(id, 6)::integer AS seq_no FROM stageflow_runs) r;
 INSERT INTO stageflow_attempts (run, stage, direction, n, owner, state, began_at, ended_at)
     SELECT id, s, 'forward', 1, 'dead1', 'ok', 1, 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
+INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'order', id FROM stageflow_runs;
 INSERT INTO stageflow_checkpoints (run, stage, delta, at)
     SELECT id, s, '{{}}', 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_saga_steps (run, stage, state) SELECT id, 'a', 'recorded' FROM stageflow_runs;
