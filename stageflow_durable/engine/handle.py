@@ -26,6 +26,7 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
@@ -113,7 +114,8 @@ class RunHandle(HandleTwins):
             self._raise(facts)
         if self._pipeline is None or self._pipeline.result_type is None:
             return self._outputs(for_people=for_people)
-        last = self._operations.run(self.run_id).stages[-1].name
+        stages = self._operations.run(self.run_id).stages
+        last = next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
         return self._typed(last, self._pipeline, self._store.outputs(self.run_id).get(last))
 
     def _typed(self, stage: str, pipeline: Pipeline[Any, Any], saved: Saved | None) -> Any:

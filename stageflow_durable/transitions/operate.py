@@ -28,6 +28,7 @@ from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import end, go_backward, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         nudges=0,
         **AWAKE,
     )
-    draft.publish(row.strand)
+    if not sleep_on(draft, row) and not fall_asleep(draft, row.strand):
+        draft.publish(row.strand)
 
 
 # --- an unknown outcome that somebody found out about -----------------------------------------------------------------
