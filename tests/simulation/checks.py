@@ -50,7 +50,7 @@ class Checks:
         self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
         self.copied: dict[str, frozenset[str]] = {}
-        self._watch = invariants.Watch(sim.database, AUDIT_KEY)
+        self._watch = invariants.Watch(sim.database, AUDIT_KEY, steady=False)
 
     # --- after every transaction --------------------------------------------------------------------------------------
 
@@ -181,6 +181,7 @@ class Checks:
             broken += _the_pivot_is_heeded(seen)
             broken += _poison_is_bounded(seen, self._sim.setup.max_lost)
             broken += [] if self._sim.jumped else _delays_are_kept(seen)
+            broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0))
             if broken:
@@ -206,6 +207,7 @@ class Checks:
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep}
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
