@@ -32,6 +32,9 @@ TABLES = ("runs", "strands", "attempts", "checkpoints", "events")
 SWEEPS, PRUNED = 51, 10
 """Sweeps of each side, in turn; batches."""
 
+WAITS, WITHIN = 600, 60.0
+"""Waits that are due at random within so many seconds."""
+
 FEWER_STAGES = 10
 """By what the first reading of memory comes before the last."""
 
@@ -110,6 +113,11 @@ def _past(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     return {name: after, "sweep": before, "finished": old.finished(), **asked, "prune": old.prune_ms(PRUNED)}
 
 
+def _late(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    late = [1000 * seconds for seconds in bench.durable.late_s(volume.some(WAITS), WITHIN)]
+    return _spread(name, late)
+
+
 def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     by_table = bench.durable.growth(10, volume.some(400))
     return {
@@ -161,6 +169,7 @@ PROBES: Mapping[str, Probe] = {
     "workers": _workers,
     "sweep over finished": _past,
     "growth": _growth,
+    "late": _late,
     "resident": _memory,
     "import": _start_of(start.IMPORT),
     "import Engine": _start_of(start.IMPORT_ENGINE),
@@ -168,5 +177,5 @@ PROBES: Mapping[str, Probe] = {
     "python": _start_of(start.NOTHING),
 }
 
-ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident"})
+ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident", "late"})
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

@@ -193,6 +193,14 @@ def _start(found: Samples) -> list[Figure]:
     ]
 
 
+def _late(found: Samples) -> list[Figure]:
+    return [
+        plain(16, "a retry or a sleep begins late by, median", "ms", found["late"]),
+        plain(16, "99th percentile", "ms", found["late" + P99], at_most(250)),
+        plain(16, "at the most", "ms", found["late" + MOST]),
+    ]
+
+
 ROWS: Mapping[int, Row] = {
     1: Row("throughput of runs of 10 stages", ("durable 10", "bare 10", "bare-1K 10"), _throughput),
     2: Row("against other engines", ("durable 10", "dbos 10", "restate 10", "temporal 10"), _peers),
@@ -207,6 +215,7 @@ ROWS: Mapping[int, Row] = {
     11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
+    16: Row("waits due at random within a minute", ("late",), _late),
 }
 
 

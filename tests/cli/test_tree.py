@@ -101,6 +101,11 @@ def test_a_waiting_stage_says_what_it_waits_for(what: WaitingFor, wake_at: datet
     assert drawn(waiting).splitlines()[1] == f"└─ pay  waiting {note}"
 
 
+def test_a_sleep_says_when_it_wakes() -> None:
+    asleep = run(RunStatus.WAITING, stage("nap", StageState.WAITING, kind="sleep", wake_at=NOW + timedelta(days=2)))
+    assert drawn(asleep).splitlines()[1] == "└─ nap  waiting wakes in 2d"
+
+
 def test_many_attempts_show_the_first_the_last_and_how_many_between() -> None:
     attempts = [attempt(n, AttemptState.RETRY, error="503", delay=1.0) for n in range(1, 21)]
     lines = drawn(run(RunStatus.WAITING, stage("pay", StageState.WAITING, *attempts, most=50))).splitlines()
