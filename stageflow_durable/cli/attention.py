@@ -12,7 +12,7 @@ from stageflow_durable.cli.why import MISSING_WORDS, PARKED_WORDS, failed_undos
 from stageflow_durable.cli.words import SHORT_ID, age
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import Run, RunSummary
-from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus
+from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, WaitingFor
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,7 +30,8 @@ class Group:
 
     ``next``: the line to type. ``oldest_at``: when the one that waits longest got there. ``last_error``: of the run
     that got there last, ``last_run``; where its undo failed that undo's, and ``cause`` is why it was to be undone.
-    ``missing``: why no live worker carries them, which then is the ``last_error`` too.
+    ``missing``: why no live worker carries them, which then is the ``last_error`` too. ``waiting_for``: what the last
+    one waits for, by its rows, or None.
     """
 
     reason: str
@@ -44,6 +45,7 @@ class Group:
     next: str
     run_ids: tuple[str, ...]
     missing: Missing | None = None
+    waiting_for: WaitingFor | None = None
 
 
 def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
@@ -84,6 +86,7 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
         _next(latest, len(runs)),
         tuple(run.run_id for run in runs),
         latest.missing,
+        latest.waiting_for,
     )
 
 

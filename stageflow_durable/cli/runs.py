@@ -10,7 +10,7 @@ import click
 
 from stageflow_durable.cli.attention import Group, drawn, grouped
 from stageflow_durable.cli.legible import for_people
-from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
+from stageflow_durable.cli.output import Column, console, jsonable, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import MOST_RUNS, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.why import why
@@ -57,7 +57,7 @@ def runs(
     )
     groups = grouped(found, operations.run) if attention else None
     if as_json:
-        print_json(found if groups is None else groups)
+        print_json([{**jsonable(run), "waiting_for": run.waiting_for} for run in found] if groups is None else groups)
     else:
         _print(for_people(groups), for_people(found), session.now())
     if len(found) == most:

@@ -10,10 +10,21 @@ from datetime import datetime
 from rich.text import Text
 
 from stageflow_durable.cli.legible import for_people
-from stageflow_durable.cli.why import attempt_phrase, awaiting, losses, orders, undone_for, way_out, who, why_in_full
+from stageflow_durable.cli.why import (
+    WAITING_WORDS,
+    attempt_phrase,
+    awaiting,
+    losses,
+    orders,
+    undone_for,
+    way_out,
+    who,
+    why_in_full,
+)
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
+from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
-from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState
+from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
 
 INLINE = 36
@@ -176,7 +187,7 @@ def _few(phrases: list[str]) -> list[str]:
 def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
     found = [
         _owner(stage),
-        "for a worker" if run.missing and stage.state is StageState.WAITING else _due(stage, now),
+        _waits(stage, now),
         f"lost {stage.lost}×" if stage.lost > 1 else "",
         f"progress {progress(stage.progress)}"
         if stage.progress is not None and stage.state is StageState.RUNNING
@@ -192,10 +203,18 @@ def _owner(stage: StageView) -> str:
     return f"on {who(running)}" if running else ""
 
 
-def _due(stage: StageView, now: datetime) -> str:
-    if stage.state is not StageState.WAITING or stage.wake_at is None:
+def _waits(stage: StageView, now: datetime) -> str:
+    """What it waits for, and until when where that is a time."""
+    if stage.state is not StageState.WAITING or stage.waiting_for is None:
         return ""
-    return f"again in {age(now, stage.wake_at)}" if stage.wake_at > now else f"due {age(stage.wake_at, now)} ago"
+    what = WAITING_WORDS.get(stage.waiting_for)
+    if stage.waiting_for is WaitingFor.WORKER or stage.wake_at is None:
+        return what or ""
+    return ", ".join(filter(None, (what, _due("wakes" if stage.kind == SLEEP else "again", stage.wake_at, now))))
+
+
+def _due(what: str, at: datetime, now: datetime) -> str:
+    return f"{what} in {age(now, at)}" if at > now else f"due {age(at, now)} ago"
 
 
 def _branch(run: Run, stage: StageView) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from stageflow_durable.cli.words import age, clipped, clock, delay
 from stageflow_durable.model.roster import MissingKind
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import unknown_stages
 
 OPERATOR = "operator."
@@ -35,6 +35,15 @@ MISSING_WORDS: dict[MissingKind, str] = {
     "definition": "no worker knows its version",
 }
 """What is said of runs that no live worker carries."""
+
+WAITING_WORDS: dict[WaitingFor, str] = {
+    WaitingFor.SIGNAL: "for a signal",
+    WaitingFor.APPROVAL: "for an approval",
+    WaitingFor.CHILD: "for a run that it started",
+    WaitingFor.LIMIT: "for its turn",
+    WaitingFor.WORKER: "for a worker",
+}
+"""What is said of a stage that waits for more than its time."""
 
 CAUSE_WORDS: dict[Cause, str] = {
     Cause.FAILED: "failed",

@@ -85,6 +85,7 @@ class Process:
         self._make_owner = partial(make_owner, mark=mark_of(self.pid), clock_moved=self._clock_moved)
         self._clock, self._lease, self._looked_at = world.clock, settings.lease_seconds, float("-inf")
         self._sweep_seconds = settings.sweep_seconds
+        self._sweeps_at, self._wakes = float("-inf"), False
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
         self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
         self._make_rider = partial(
@@ -215,14 +216,25 @@ class Process:
         """Sweep now."""
         return self._sweeper.sweep()
 
-    def _sweep_in_turn(self) -> None:
+    def _sweep_in_turn(self) -> float | None:
+        """Sweep, and until the next sweep wake what is due at its time; returns in how many seconds to be called again,
+        where that is sooner than usual.
+        """
         # The first sweep begins beside the first heartbeat, which joins: a child that is replaced before the second one
         # would never sweep.
         self._tried.wait()
         if not self._joined:
-            return  # the heartbeat tries, and says why it cannot
-        # All workers share one rhythm: whoever comes first after the interval sweeps.
-        self._sweeper.sweep_in_turn(self._sweep_seconds * 0.9)
+            return None  # the heartbeat tries, and says why it cannot
+        now = self._clock.monotonic()
+        if now >= self._sweeps_at:
+            self._sweeps_at = now + self._sweep_seconds
+            # All workers share one rhythm: whoever comes first after the interval sweeps, and wakes until another does.
+            self._wakes = self._sweeper.sweep_in_turn(self._sweep_seconds * 0.9) is not None
+            soonest = self._sweeper.next_wait() if self._wakes else None
+        else:
+            soonest = self._sweeper.wake_on_time() if self._wakes else None
+        left = max(0.0, self._sweeps_at - self._clock.monotonic())
+        return left if soonest is None else min(soonest, left)
 
 
 def _failed(beat: Callable[[], object]) -> Exception | None:

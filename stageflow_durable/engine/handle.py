@@ -26,6 +26,7 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline, ResultT
+from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
@@ -123,7 +124,8 @@ class RunHandle(Generic[ResultT]):
             self._raise(facts)
         if self._pipeline is None or self._pipeline.result_type is None:
             return cast("ResultT", self._outputs(for_people=for_people))  # a pipeline that declares no type
-        last = self._describe(self.run_id).stages[-1].name
+        stages = self._describe(self.run_id).stages
+        last = next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
         return self._typed(last, self._pipeline, self._store.outputs(self.run_id).get(last))
 
     aresult = in_thread(result)

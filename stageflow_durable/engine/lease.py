@@ -221,10 +221,10 @@ class Owner:
 
 class Pulse:
     """Daemon threads that call an action in a rhythm, restarted in each process that asks for them. ``at_once``: the
-    first time without waiting.
+    first time without waiting. An action may return in how many seconds it is to be called again, where that is sooner.
     """
 
-    def __init__(self, name: str, every: float, action: Callable[[], object], *, at_once: bool = False) -> None:
+    def __init__(self, name: str, every: float, action: Callable[[], float | None], *, at_once: bool = False) -> None:
         self._name = name
         self._every = every
         self._action = action
@@ -245,21 +245,24 @@ class Pulse:
         self._pid = 0
 
     def _run(self, stopped: threading.Event) -> None:
-        if self._at_once:
-            self.once()
-        while not stopped.wait(self._every):
-            self.once()
+        sooner = self.once() if self._at_once else None
+        while not stopped.wait(self._every if sooner is None else min(sooner, self._every)):
+            sooner = self.once()
 
-    def once(self) -> None:
-        """Call the action. What keeps it from working is logged when it begins and when it is over, not every time."""
+    def once(self) -> float | None:
+        """Call the action, and return what it does. What keeps it from working is logged when it begins and when it is
+        over, not every time.
+        """
         try:
-            self._action()
+            sooner = self._action()
         except StageflowError as error:
             self._failed(error)
         except Exception:
             log.exception("%s failed; it goes on", self._name)
         else:
             self._worked()
+            return sooner
+        return None
 
     def _failed(self, error: StageflowError) -> None:
         if self._trouble is not type(error):

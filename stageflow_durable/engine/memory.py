@@ -77,7 +77,7 @@ class Memory:
 
     def result_type(self, work: Work) -> Any:
         """As what the output of this stage will be the run's result; None where it will not be."""
-        return self._pipeline.result_type if work.plan.stages[-1].name == work.stage else None
+        return self._pipeline.result_type if work.plan.result_stage == work.stage else None
 
     def metadata(self) -> Mapping[str, Any]:
         """The run's metadata."""

@@ -42,14 +42,18 @@ ROUNDS = 4
 """Batches of one kind in one sweep: more would keep what else there is to do waiting for longer than a sweep."""
 
 
+LOOK_SECONDS = 0.02
+"""Between two looks for what is due: what comes due in quick succession is woken together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a due strand may be before the sweep
-    wakes it; ``lost``: how old a nudge must be, once its queue is empty, to count as lost.
+    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a retry may be, for which a message may be
+    under way, before the sweep wakes it; ``lost``: how old a nudge must be, once its queue is empty, to count as lost.
     """
 
     lease: float
-    grace: float = 0.25
+    grace: float = 0.1
     lost: float = 1.0
     max_lost: int = 5
 
@@ -114,6 +118,19 @@ class Sweeper:
         # A turn of each broker's own: else one whose sweeps come first would keep the other's from all of theirs.
         mine = self._store.my_tick(turn if self._broker is None else f"{turn} at {self._broker}"[:255], every)
         return self.sweep() if mine else None
+
+    def wake_on_time(self) -> float | None:
+        """Wake what is due now, between two sweeps; returns in how many seconds the next wait is, or None."""
+        due = self._store.overdue(self._patience.grace).due
+        if due:
+            self._roster = self._store.roster()
+            self._wake(self._worth_waking(due), [])
+        return self.next_wait()
+
+    def next_wait(self) -> float | None:
+        """In how many seconds something that waits is to be woken, or None: nothing waits for a time."""
+        soonest = self._store.next_wait(self._patience.grace)
+        return None if soonest is None else max(soonest, LOOK_SECONDS)
 
     def _bury(self) -> tuple[str, ...]:
         """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
@@ -195,11 +212,16 @@ class Sweeper:
         """Wake what is due. Many at one moment are woken batch by batch; what is left comes with the next sweep."""
         count = 0
         for _round in range(ROUNDS):
-            woken = [some for layer in _layers(places) for some in self._together(layer, self._store.wake, problems)]
-            nudges = [nudge for some in woken for nudge in some]
-            publish(self._store, self._publisher, tuple(nudges))
-            count += len(nudges)
-            if len(places) < BATCH or not nudges:
+            layers = _layers(places)
+            woken = [
+                nudges
+                for layer in layers
+                for some in self._together(layer, self._store.wake, problems)
+                for nudges in some
+            ]
+            publish(self._store, self._publisher, tuple(nudge for nudges in woken for nudge in nudges))
+            count += len(woken)
+            if len(places) < BATCH or not woken:
                 break
             places = self._worth_waking(self._store.overdue(self._patience.grace).due)
         return count

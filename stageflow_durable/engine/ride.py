@@ -40,6 +40,7 @@ from stageflow_durable.engine.outcome import (
 from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.sleeping import moment_of, unanswered
 from stageflow_durable.engine.tell import fenced, told
 from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.engine.traces import loggable
@@ -151,7 +152,7 @@ class Rider:
             go_on = partial(self._may_go_on, stages + 1, until)
             ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
             if self._owner.is_still(current.owner):
-                ending = (self._undo if current.undoing else self._stage)(current, memory, go_on)
+                ending = self._carry_out(current, memory, go_on)
             if isinstance(ending, Fenced):
                 fenced(current)
                 self._owner.find_out()
@@ -171,6 +172,12 @@ class Rider:
         """
         in_time = self._world.clock.monotonic() < until
         return stages < self._limits.in_place_stages and in_time and not self._stopping()
+
+    def _carry_out(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
+        if work.undoing:
+            return self._undo(work, memory, go_on)
+        spec = self._pipelines[work.run.pipeline].by_name[work.stage]
+        return self._stage(work, memory, go_on) if spec.sleep is None else self._ask_until(work, spec, memory)
 
     # --- a stage ------------------------------------------------------------------------------------------------------
 
@@ -213,6 +220,24 @@ class Rider:
             raise
         self._tell_end(ctx, called, kept, ending, services.context, services.at_end)
         return ending
+
+    def _ask_until(self, work: Work, spec: StageSpec, memory: Memory) -> Ending:
+        """Ask a sleep's function until when. It is no body: its error is a bug, and no interceptor is around it."""
+        services = Services(self._store, work, is_async=body.is_async(spec.runner))
+        try:
+            ctx = services.context.run(body.stage_context, work, memory, services)
+            called = body.run_stage(body.call, spec.runner, ctx, services, None)
+            until = moment_of(called, self._world.clock.time())
+        except AWAY:
+            raise
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            services.abandon()
+            failed = unanswered(error)
+            return saved(work, failed, lambda this: self._save(work, memory, this, services, None, _never), mistake)[0]
+        services.abandon()
+        return self._commit(work, lambda: self._store.sleep(work, until, services.asked_for()))
 
     def _tell_end(
         self,

@@ -28,11 +28,18 @@ def is_run_id(text: str) -> bool:
     return len(text) == 26 and text[0] <= "7" and set(text) <= set(_ALPHABET)
 
 
-def stage_key(run_id: str, stage: str) -> str:
-    """The key of a stage's action: stable over attempts and recoveries of the run."""
-    return f"sf_{run_id}_{stage}"
+def stage_key(run_id: str, stage: str, item: int = 0) -> str:
+    """The key of a stage's action: stable over attempts and recoveries of the run. ``item``: which of the stage's
+    items; 0: it has none.
+    """
+    return f"sf_{_of_item(run_id, item)}_{stage}"
 
 
-def undo_key(run_id: str, stage: str) -> str:
+def undo_key(run_id: str, stage: str, item: int = 0) -> str:
     """The key of a stage's undo."""
-    return f"sf_{run_id}_{stage}_undo"
+    return f"sf_{_of_item(run_id, item)}_{stage}_undo"
+
+
+def _of_item(run_id: str, item: int) -> str:
+    # Before the stage, whose name may be any text: so no two are equal.
+    return f"{run_id}.{item}" if item else run_id

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any
 
 from stageflow_durable.duration import SHORTEST_TIMEOUT, is_duration, shown
@@ -139,8 +140,27 @@ def options_of_stage(spec: Any) -> list[str]:
         (not _is_queue(spec.queue), f"queue {{}} is not {QUEUE_NAME}", shown(spec.queue)),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
+    wrong += _sleep(spec.sleep)
     calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
     return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *calls, *_undo(spec.compensate))]
+
+
+def is_moment(given: Any) -> bool:
+    """Whether it is an aware datetime that a row can hold."""
+    return isinstance(given, datetime) and given.tzinfo is not None and MINYEAR < given.year < MAXYEAR
+
+
+def _sleep(sleep: Any) -> Iterator[str]:
+    """What is wrong with how long a stage sleeps; a function that says it is looked at as a runner is."""
+    if sleep is None:
+        return
+    if (sleep.seconds is None) is (sleep.until is None):
+        yield "give a duration or until=, and not both"
+    elif sleep.until is None:
+        if not _is_duration(sleep.seconds):
+            yield _DURATION.format(shown(sleep.seconds))
+    elif not callable(sleep.until) and not is_moment(sleep.until):
+        yield f"until={shown(sleep.until)} has to be an aware datetime, or a function of one context that gives one"
 
 
 def _called(given: Any, name: str) -> Iterator[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model import mistakes
-from stageflow_durable.model.plan import Plan, PlannedStage, ordered
+from stageflow_durable.model.plan import SLEEP, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
     OnCompensationFailure,
@@ -19,6 +19,7 @@ from stageflow_durable.model.stage import (
     OnUnknown,
     Runner,
     SchemaMigration,
+    Sleep,
     StageKind,
     StageSpec,
     Undo,
@@ -111,6 +112,25 @@ class Pipeline(Generic[InputT, ResultT]):
         )
         return replace(self, stages=(*self.stages, spec))
 
+    def sleep(
+        self,
+        name: str,
+        duration: float | timedelta | None = None,
+        *,
+        until: datetime | Callable[[Any], datetime] | None = None,
+        after: str | Iterable[str] | None = None,
+    ) -> Pipeline[InputT, ResultT]:
+        """This pipeline with one more stage, which only sleeps: it is a row, and holds no worker and no message.
+
+        ``duration``: seconds or timedelta, since the stages before it are done. ``until`` in its place: an aware
+        datetime, or a function of the stage's context that gives one; a worker calls it once, no interceptor is around
+        it, and its error parks the run as a bug. A moment that has passed is no mistake: it wakes at once. ``after``:
+        as of :meth:`stage`. It has no output.
+        """
+        asked = until if callable(until) else _has_no_body
+        spec = StageSpec(name, asked, StageKind.TRANSFORM, _names(after), sleep=Sleep(_seconds(duration), until))
+        return replace(self, stages=(*self.stages, spec))
+
     @cached_property
     def plan(self) -> Plan:
         """The graph of this pipeline. Raises DefinitionError with every mistake."""
@@ -141,6 +161,10 @@ class Pipeline(Generic[InputT, ResultT]):
     def by_name(self) -> dict[str, StageSpec]:
         """Stage definitions by name."""
         return {spec.name: spec for spec in self.stages}
+
+
+def _has_no_body(_ctx: Any) -> None:
+    raise AssertionError("a sleep has no body to be called")
 
 
 def _callable(runner: Any) -> Runner:
@@ -184,4 +208,13 @@ def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], lis
 
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
-    return PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    planned = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    return planned if spec.sleep is None else replace(planned, kind=SLEEP, **_slept(spec.sleep))
+
+
+def _slept(sleep: Sleep) -> dict[str, Any]:
+    """What the plan says of a sleep; of a mistaken one, which is in the list of mistakes, nothing."""
+    if sleep.until is None:
+        return {"sleeps": sleep.seconds}
+    moment = sleep.until.timestamp() if mistakes.is_moment(sleep.until) else None
+    return {"until": moment, "asks_until": callable(sleep.until)}

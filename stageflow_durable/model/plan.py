@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+SLEEP = "sleep"
+"""The kind of a stage that only sleeps."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
-    """One stage of a plan; ``after`` are the stages it waits for, ``undo`` the name of its undo or None."""
+    """One stage of a plan; ``after`` are the stages it waits for, ``undo`` the name of its undo or None.
+
+    Of a sleep: ``sleeps`` says for how many seconds, or ``until`` which moment (seconds since the epoch), or
+    ``asks_until`` that a worker has to be asked.
+    """
 
     name: str
     kind: str = "work"
@@ -24,6 +31,14 @@ class PlannedStage:
     pivot: bool = False
     on_unknown: str = "retry"
     queue: str | None = None
+    sleeps: float | None = None
+    until: float | None = None
+    asks_until: bool = False
+
+    @property
+    def is_sleep(self) -> bool:
+        """Whether it only sleeps, and has no body."""
+        return self.kind == SLEEP
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,11 @@ class Plan:
     def branches_after(self, stage: str) -> bool:
         """Whether a stage off its strand waits for ``stage``."""
         return len(self.successors[stage]) > (stage in self.next_on_strand)
+
+    @cached_property
+    def result_stage(self) -> str:
+        """The stage whose output is the run's result: the last one that does not only sleep."""
+        return next((stage.name for stage in reversed(self.stages) if not stage.is_sleep), self.stages[-1].name)
 
     def heads_after(self, stage: str, finished: frozenset[str]) -> tuple[str, ...]:
         """Strands that start now that ``stage`` is finished: successors off its strand whose every dependency is in

@@ -8,7 +8,16 @@ from datetime import datetime
 from typing import Any
 
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StageState, StepState
+from stageflow_durable.model.status import (
+    AttemptState,
+    Cause,
+    ParkReason,
+    Phase,
+    RunStatus,
+    StageState,
+    StepState,
+    WaitingFor,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +40,24 @@ class AttemptView:
 
 @dataclass(frozen=True, slots=True)
 class UndoView:
-    """The saga step of a stage: what its undo is called and how it stands."""
+    """The saga step of a stage: what its undo is called and how it stands. ``waiting_for``: what the undo waits for, or
+    None; ``wake_at``: until when, at the latest.
+    """
 
     name: str
     state: StepState
     error: str | None
     attempts: tuple[AttemptView, ...]
     key: str
+    waiting_for: WaitingFor | None = None
+    wake_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StageView:
     """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy
-    counts; ``on_unknown`` is what the stage wants when its process was lost.
+    counts; ``on_unknown`` is what the stage wants when its process was lost. ``waiting_for``: what it waits for, or
+    None; ``wake_at``: until when, at the latest. ``item``: 0, or which of the stage's items this is.
     """
 
     name: str
@@ -62,6 +76,8 @@ class StageView:
     undo: UndoView | None
     progress: Any = None
     on_unknown: str = "retry"
+    waiting_for: WaitingFor | None = None
+    item: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +94,8 @@ class AwaitedWorker:
 class RunSummary:
     """A run as one line of a list. ``missing``: why no live worker can carry it now; None: one can, it waits for
     something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do). ``awaits``: processes for
-    whose confirmed end an undo of it waits; likewise.
+    whose confirmed end an undo of it waits; likewise. ``waits_for``: what its rows say, soonest first; empty where
+    something of it may go on, or nobody has looked. ``parent``: the run that started it, or None.
     """
 
     run_id: str
@@ -100,11 +117,17 @@ class RunSummary:
     deadline: datetime | None
     awaits: tuple[AwaitedWorker, ...] = field(default=(), kw_only=True)
     missing: Missing | None = field(default=None, kw_only=True)
+    waits_for: tuple[WaitingFor, ...] = field(default=(), kw_only=True)
+    parent: str | None = field(default=None, kw_only=True)
 
     @property
-    def waiting_for(self) -> str | None:
-        """``"worker"``: one that knows this run and serves its queue; None: nothing that this release tells."""
-        return None if self.missing is None else "worker"
+    def waiting_for(self) -> WaitingFor | None:
+        """Why it does not move: what it waits for first; None: it does, or is at rest. ``worker``: one that knows this
+        run and serves its queue, or the confirmed end of one.
+        """
+        if self.missing is not None or self.awaits:
+            return WaitingFor.WORKER
+        return next(iter(self.waits_for), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +149,16 @@ def _no_stage(run: Run, name: str) -> StageView:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One entry of a run's history, oldest first; ``seq`` counts without gaps from 1."""
+    """One entry of a run's history, oldest first; ``seq`` counts without gaps from 1. ``item``: 0, or the item whose
+    history it is.
+    """
 
     run_id: str
     seq: int
     type: str
     at: datetime
     data: Mapping[str, Any]
+    item: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,14 @@ class Undo:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """How long a stage sleeps: ``seconds``, or ``until`` an aware datetime or what a function of the context gives."""
+
+    seconds: Any = None
+    until: Any = None
+
+
+@dataclass(frozen=True, slots=True)
 class SchemaMigration:
     """From one schema of a pipeline's data to the next: the ``input``, and ``outputs`` by stage; each a function from
     the old value to the new one. What is not named stays as it is.
@@ -80,4 +88,5 @@ class StageSpec:
     key_ttl: float = 86400.0
     queue: str | None = None
     on_lease_lost: OnLeaseLost | None = None
+    sleep: Sleep | None = None
     misfits: tuple[str, ...] = ()

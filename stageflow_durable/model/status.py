@@ -66,6 +66,20 @@ class StrandState(StrEnum):
     DONE = "done"
 
 
+class WaitingFor(StrEnum):
+    """What a waiting strand waits for, on its row. ``time``: its due time (a retry, a sleep). ``signal``, ``approval``:
+    a person or a program. ``limit``: its turn, where others hold what it needs, a business key among them. ``child``: a
+    run that it started. ``worker``: one that knows it, or the confirmed end of one.
+    """
+
+    TIME = "time"
+    SIGNAL = "signal"
+    LIMIT = "limit"
+    CHILD = "child"
+    APPROVAL = "approval"
+    WORKER = "worker"
+
+
 class AttemptState(StrEnum):
     """How an attempt stands or ended. ``void``: the body was never called. ``settled``: a person found out."""
 
@@ -120,13 +134,13 @@ _R = RunStatus
 RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     _R.PENDING: frozenset({_R.RUNNING, _R.WAITING, _R.PARKED, _R.CANCELLED}),
     _R.RUNNING: frozenset({_R.WAITING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
-    _R.WAITING: frozenset({_R.RUNNING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.FAILED, _R.CANCELLED}),
+    _R.WAITING: frozenset({_R.RUNNING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.STOPPING: frozenset({_R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.COMPENSATING: frozenset({_R.COMPENSATED, _R.COMPENSATION_FAILED}),
     # From here on only a person moves a run.
-    _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
-    _R.FAILED: frozenset({_R.RUNNING, _R.COMPENSATING, _R.SUCCEEDED}),
-    _R.CANCELLED: frozenset({_R.RUNNING, _R.COMPENSATING}),
+    _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
+    _R.FAILED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.SUCCEEDED}),
+    _R.CANCELLED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING}),
     _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING, _R.COMPENSATED}),
     _R.SUCCEEDED: frozenset(),
     _R.COMPENSATED: frozenset(),

@@ -92,6 +92,7 @@ class RunFacts(NamedTuple):  # a tuple: one is made of each row that is read
     created_at: float
     updated_at: float
     finished_at: float | None
+    parent: str | None = None
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline (seconds since the epoch, as ``clock``) stops it: past the pivot none does."""

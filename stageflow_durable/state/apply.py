@@ -58,7 +58,7 @@ _STEPS = tables.saga_steps
 def intending(insertion: Any) -> Any:
     """The insertion of a saga step's intent where a step may be there: owed again if it is void or was given up."""
     return insertion.on_conflict_do_update(
-        index_elements=["run", "stage"],
+        index_elements=["run", "stage", "item"],
         set_={"state": insertion.excluded.state},
         where=or_(_STEPS.c.state == StepState.VOID.value, _STEPS.c.state == StepState.SKIPPED.value),
     )

@@ -34,6 +34,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import looks, tables
 from stageflow_durable.state.apply import KEY, intending, with_head
 from stageflow_durable.state.clock import now
@@ -134,7 +135,7 @@ _AS_HINTED = and_(
 )
 
 _TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
-HINTED = tuple(column.name for column in runs.c if column.name not in _TOLD | {"updated_at", "finished_at"})
+HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"updated_at", "finished_at"})
 """Of a run whose hint holds, what neither the hint, nor its definition, nor its begin tells."""
 
 

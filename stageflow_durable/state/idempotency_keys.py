@@ -76,6 +76,7 @@ idempotency_keys = Table(
     Column("owner", NAME, nullable=False),
     Column("owner_run", String(32)),
     Column("owner_stage", NAME),
+    Column("owner_item", Integer, nullable=False, server_default=text("0")),
     Column("fence", BigInteger, nullable=False),
     Column("state", String(8), nullable=False),
     Column("result", Text),

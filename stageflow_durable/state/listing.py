@@ -19,7 +19,7 @@ from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import runs, strands
-from stageflow_durable.state.views import awaits, summary_of
+from stageflow_durable.state.views import awaits, summary_of, waits_for
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
@@ -71,7 +71,21 @@ def pages(see: See[Any], wanted: Filter) -> Iterator[list[RunSummary]]:
     comes twice.
     """
     for rows in _paged(see, wanted, SUMMARY):
-        yield [summary_of(facts_of(row)) for row in rows]
+        found = [summary_of(facts_of(row)) for row in rows]
+        yield see(partial(_with_waits, found=found))
+
+
+_MAY_WAIT = (RunStatus.PENDING, RunStatus.WAITING, RunStatus.COMPENSATING)
+
+
+def _with_waits(connection: Connection, found: Sequence[RunSummary]) -> list[RunSummary]:
+    """The same, each with what it waits for."""
+    of = [run.run_id for run in found if run.status in _MAY_WAIT]
+    rows: dict[str, list[Any]] = {run_id: [] for run_id in of}
+    columns = (strands.c.run, strands.c.state, strands.c.wake_at, strands.c.waiting_for)
+    for row in connection.execute(select(*columns).where(strands.c.run.in_(of))) if of else ():
+        rows[row.run].append(row)
+    return [replace(run, waits_for=waits_for(rows[run.run_id])) if rows.get(run.run_id) else run for run in found]
 
 
 def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -87,7 +101,7 @@ def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Se
 
 def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     """Runs, the newest first."""
-    return [summary_of(facts_of(row)) for row in _page(connection, wanted, SUMMARY)]
+    return _with_waits(connection, [summary_of(facts_of(row)) for row in _page(connection, wanted, SUMMARY)])
 
 
 def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Sequence[Any]:

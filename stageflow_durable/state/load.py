@@ -34,7 +34,7 @@ _STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_step
 # An owner that is not there any more was pruned, which none is that an undo may wait for.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
-    select(*(attempts.c[name] for name in AttemptRow._fields[:-1]), _MAY_ACT.label("may_act"))
+    select(*(attempts.c[name] for name in AttemptRow._fields[:-2]), _MAY_ACT.label("may_act"), attempts.c.item)
     .where(attempts.c.run == _OF_RUN)
     .order_by(attempts.c.n)
 )
@@ -131,8 +131,8 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
 def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
     return tuple(
-        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act))
-        for stage, way, n, state, doubt, until, owner, may_act in rows
+        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item)
+        for stage, way, n, state, doubt, until, owner, may_act, item in rows
     )
 
 

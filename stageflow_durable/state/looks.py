@@ -10,10 +10,11 @@ from typing import Any
 
 from sqlalchemy import Integer, String, Text, and_, bindparam, case, cast, func, literal_column, null, select
 
-from stageflow_durable.model.work import Saved
+from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.tables import checkpoints, runs, strands
+from stageflow_durable.transitions.rows import StrandRow
 
 MOST, LARGE = 64, 131_072
 """How many outputs a look brings along at the most, and of how many bytes each. PostgreSQL makes no text of more than a
@@ -21,6 +22,8 @@ gigabyte; what is more than this is read row by row.
 """
 
 _RUN: Any = bindparam("run_id", type_=String)
+_RUN_COLUMNS = tuple(runs.c[name] for name in RunFacts._fields)
+_STRAND_COLUMNS = tuple(strands.c[name] for name in StrandRow._fields)
 
 
 @lru_cache(maxsize=2)
@@ -33,12 +36,12 @@ def outputs(is_sqlite: bool) -> Statement:
 
 @lru_cache(maxsize=2)
 def look(is_sqlite: bool) -> Statement:
-    """A run and one of its strands, unlocked: columns of ``runs``, of ``strands``, the clock, and what ``saved``
-    gives.
+    """A run and one of its strands, unlocked, as ``RunFacts`` and ``StrandRow`` have their columns; the clock; and what
+    ``saved`` gives.
     """
     joined = runs.join(strands, strands.c.run == runs.c.id)
     found = (
-        select(*runs.c, *strands.c, now(), saved(is_sqlite=is_sqlite))
+        select(*_RUN_COLUMNS, *_STRAND_COLUMNS, now(), saved(is_sqlite=is_sqlite))
         .select_from(joined)
         .where(and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String)))
     )

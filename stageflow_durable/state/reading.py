@@ -69,6 +69,10 @@ class Reading:
         """How the action stood when its undo began."""
         return self._see(lambda c: progress.outcome_of(c, run_id, stage))
 
+    def next_wait(self, grace: float) -> float | None:
+        """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""
+        return self._see(lambda c: recovery.next_wait(c, grace))
+
     def overdue(self, grace: float) -> Overdue:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))

@@ -77,7 +77,7 @@ class Slot:
     def __lt__(self, _other: object) -> bool:
         raise Decides
 
-    __le__ = __gt__ = __ge__ = __lt__
+    __le__ = __gt__ = __ge__ = __sub__ = __rsub__ = __lt__
 
     def of(self, values: Sequence[Any]) -> Any:
         """What belongs in its place."""

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Connection,
     Double,
+    Integer,
     Select,
     String,
     and_,
     bindparam,
     case,
     exists,
+    func,
     literal_column,
     null,
     or_,
@@ -35,6 +37,7 @@ from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 BATCH = 500
 """How many strands one scan looks at."""
@@ -81,16 +84,30 @@ _ORPHANS = (
     .where(and_(strand_table.c.state == constant(StrandState.RUNNING), owners.c.dead_at.is_not(None)))
     .limit(BATCH)
 )
+_GRACE = bindparam("grace", type_=Double)
+# Only a retry may have a message under way, which brings it along at its time.
+_NO_MESSAGE = strand_table.c.attempt == literal_column("0", Integer)
 _DUE = (
     select(*_PLACE)
     .where(
         and_(
             strand_table.c.state == constant(StrandState.WAITING),
-            strand_table.c.wake_at <= ago(bindparam("grace", type_=Double)),
+            strand_table.c.wake_at <= ago(0.0),
+            or_(_NO_MESSAGE, strand_table.c.wake_at <= ago(_GRACE)),
         )
     )
     .order_by(strand_table.c.wake_at)
     .limit(BATCH)
+)
+_NEXT_WAIT = Prepared(
+    select(func.min(case((_NO_MESSAGE, strand_table.c.wake_at), else_=strand_table.c.wake_at + _GRACE)) - now()).where(
+        and_(
+            strand_table.c.state == constant(StrandState.WAITING),
+            strand_table.c.wake_at > ago(_GRACE),
+            strand_table.c.wake_at < UNTIL_CONFIRMED,
+            or_(strand_table.c.wake_at > ago(0.0), ~_NO_MESSAGE),
+        )
+    )
 )
 # Past its pivot a run only goes forward: its deadline has no say any more.
 _LATE = (
@@ -195,6 +212,14 @@ def overdue(connection: Connection, grace: float) -> Overdue:
         [queue for queue, *_none in found["queues"]],
         [owner for owner, *_none in found["ended"]],
     )
+
+
+def next_wait(connection: Connection, grace: float) -> float | None:
+    """In how many seconds the next waiting strand should have been woken; None: none waits for a time. Those that could
+    not be woken when they were due are left to the next sweep.
+    """
+    found = _NEXT_WAIT.value(connection, grace=grace)
+    return None if found is None else float(found)
 
 
 def undelivered(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, literal_column, select, text
 
 from stageflow_durable.errors import SchemaAhead, SchemaBehind
 from stageflow_durable.state.database import Database, be_patient, translated
-from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE
+from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
+from stageflow_durable.state.migrations.standstill import living
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -73,6 +76,71 @@ def upgrade(url: str) -> str:
     finally:
         database.dispose()
     return head()
+
+
+class Locked(NamedTuple):
+    """A table that nobody else uses while each of its rows is read or written; ``rows``: about how many it has."""
+
+    table: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A migration that is to come. ``workers``: how many are at work and would keep it from beginning; None: they may
+    go on meanwhile. ``seconds``: about how long its tables are locked.
+    """
+
+    revision: str
+    title: str
+    locks: tuple[Locked, ...]
+    workers: int | None
+
+    @property
+    def seconds(self) -> float:
+        """By what was measured on two cores; a slower disk takes longer."""
+        return sum(lock.rows for lock in self.locks) / ROWS_A_SECOND
+
+
+ROWS_A_SECOND = 300_000.0
+"""How many rows of a table a migration gets through."""
+
+
+def steps(url: str) -> list[Step]:
+    """What :func:`upgrade` would do, in its order; nothing is changed. Raises SchemaAhead."""
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            there = _found(connection)
+            _refuse_ahead(there)
+            scripts = ScriptDirectory.from_config(config()).iterate_revisions("head", there or "base")
+            return [_step(connection, script, empty=there is None) for script in reversed(list(scripts))]
+    finally:
+        database.dispose()
+
+
+def _step(connection: Connection, script: Any, *, empty: bool) -> Step:
+    """``empty``: there are no tables of ours yet."""
+    module = script.module
+    stops = getattr(module, "stops_workers", False)
+    locks = () if empty else tuple(Locked(name, _rows(connection, name)) for name in getattr(module, "locks", ()))
+    workers = (0 if empty else living(connection)) if stops else None
+    return Step(script.revision, script.doc.rstrip("."), locks, workers)
+
+
+def _rows(connection: Connection, name: str) -> int:
+    """About how many rows a table has, without counting them."""
+    if connection.dialect.name == "sqlite":
+        table = metadata.tables[f"{PREFIX}{name}"]
+        return int(connection.execute(select(func.max(literal_column("rowid"))).select_from(table)).scalar() or 0)
+    return int(connection.execute(_ABOUT, {"name": f"{PREFIX}{name}"}).scalar_one())
+
+
+# A table that was never analysed says how many pages it has.
+_ABOUT = text(
+    "SELECT CASE WHEN reltuples < 0 THEN relpages * 40 ELSE reltuples END FROM pg_class "
+    "WHERE oid = CAST(:name AS regclass)"
+)
 
 
 def _alone(connection: Connection) -> None:

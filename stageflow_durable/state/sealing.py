@@ -138,7 +138,7 @@ def _beyond_fresh(change: Change) -> dict[str, Any]:
 
 
 _NAMED: dict[Table, Callable[..., str]] = {
-    Table.ATTEMPTS: lambda stage, direction, n: attempt_row(direction, n, stage),
+    Table.ATTEMPTS: lambda stage, item, direction, n: attempt_row(direction, n, stage, item),
     Table.CHECKPOINTS: checkpoint_row,
     Table.SAGA_STEPS: step_row,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -39,6 +40,7 @@ from stageflow_durable.state.runs import Created
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, operate, retry, start, undo
+from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
@@ -47,6 +49,7 @@ from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.sleep import is_asleep
 
 T = TypeVar("T")
 Ending: TypeAlias = Done | Waiting | Fenced
@@ -201,6 +204,12 @@ class Store(Owning):
         """Try again later."""
         return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
 
+    def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
+        """A worker said until when (seconds since the epoch) the stage sleeps."""
+        done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
+        assert not isinstance(done, Waiting)
+        return done
+
     def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
         """Give back what was begun but not called."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
@@ -309,14 +318,28 @@ class Store(Owning):
         taken = self._do(act)
         return None if taken is None else taken.nudges
 
-    def wake(self, places: Sequence[Place]) -> list[Nudge]:
-        """Make due strands ready."""
+    def wake(self, places: Sequence[Place]) -> list[tuple[Nudge, ...]]:
+        """Make due strands ready, and end sleeps; returns of each what to publish now."""
+        sleeps: list[Place] = []
 
         def decide(facts: Facts, place: Place) -> Change | None:
+            row = facts.strands.get(place.strand)
+            if row is not None and is_asleep(facts.plan, row):
+                sleeps.append(place)  # its run moves on, which asks for more than strands
+                return None
             return waking.wake(facts, place.strand, place.gen)
 
-        woken = self._do(lambda c: transact_all(c, [(place.run, place) for place in places], decide, self._audit))
-        return [nudge for change in woken for nudge in change.nudges]
+        def act(connection: Connection) -> list[Change]:
+            sleeps.clear()
+            woken = transact_all(connection, [(place.run, place) for place in places], decide, self._audit)
+            return woken + [change for place in sleeps if (change := self._end_sleep(connection, place)) is not None]
+
+        return [change.nudges for change in self._do(act)]
+
+    def _end_sleep(self, connection: Connection, place: Place) -> Change | None:
+        needs = (Part.STRANDS, Part.SAVED)
+        wake = partial(waking.wake, strand=place.strand, gen=place.gen)
+        return transact(connection, place.run, wake, self._audit, needs=needs)
 
     def nudged(self, sent: Sequence[Missed]) -> int:
         """Note that the broker took them."""

@@ -1,6 +1,8 @@
 """The tables. Times are seconds since the epoch by the database's clock; JSON is stored as text, as it was encoded.
 
 Every write follows ``docs/explanation/protocol.md``: the run row is locked first, an owner's write names its fence.
+``item``: 0, or which of the items that a stage is carried out for; with the stage it says whose a row is (ADR 0038).
+
 Rows of a run have no foreign key to it: what is written under the run's lock cannot miss it, and the database would
 look it up for each row again (ADR 0017). ``retention`` deletes them with their run.
 """
@@ -25,7 +27,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN
 
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import (
+    AttemptState,
+    Cause,
+    ParkReason,
+    Phase,
+    RunStatus,
+    StepState,
+    StrandState,
+    WaitingFor,
+)
 from stageflow_durable.state.metadata import PREFIX, Condition, metadata, tied
 
 
@@ -43,6 +54,12 @@ def stated(
 
 ID = String(32)
 NAME = String(255)
+
+
+def item() -> Column[int]:
+    """Which item of its stage a row is about; 0: the stage has none. Each table's own, and part of its key."""
+    return Column("item", Integer, primary_key=True, autoincrement=False, server_default=text("0"))
+
 
 owners = Table(
     "stageflow_owners",
@@ -132,6 +149,10 @@ runs = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Column("finished_at", Double),
+    # The run that started this one, and the stage and item that did; NULL: nobody did but a client.
+    Column("parent", ID),
+    Column("parent_stage", NAME),
+    Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),
     *tied(
         "runs",
@@ -159,6 +180,7 @@ strands = Table(
     Column("run", ID, primary_key=True),
     # "reserve" for the line that starts at stage reserve, "undo:reserve" for the undo of it.
     Column("strand", NAME, primary_key=True),
+    item(),
     # The phase in which this strand may begin: its direction.
     *stated("strands", "direction", (Phase.FORWARD, Phase.BACKWARD)),
     Column("stage", NAME, nullable=False),
@@ -179,11 +201,15 @@ strands = Table(
     Column("began_at", Double),
     # Until then its body may act.
     Column("kill_by", Double),
+    *stated("strands", "waiting_for", WaitingFor, nullable=True),
     *tied(
         "strands",
-        ("state", "owner", "wake_at"),
+        ("state", "owner", "wake_at", "waiting_for"),
         running_has_owner="(state = 'running') = (owner IS NOT NULL)",
-        waiting_has_due_time="(state = 'waiting') = (wake_at IS NOT NULL)",
+        waiting_says_for_what="(state = 'waiting') = (waiting_for IS NOT NULL)",
+        # A signal may be waited for without end, but no time.
+        due_time_is_of_a_wait="CASE WHEN waiting_for = 'time' THEN wake_at IS NOT NULL "
+        "WHEN waiting_for IS NULL THEN wake_at IS NULL ELSE true END",
     ),
     Index(
         "ix_stageflow_strands_owner",
@@ -221,6 +247,7 @@ attempts = Table(
     metadata,
     Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
+    item(),
     Column("direction", String(16), primary_key=True),
     Column("n", Integer, primary_key=True),
     Column("owner", String(64), nullable=False),
@@ -241,6 +268,7 @@ checkpoints = Table(
     metadata,
     Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
+    item(),
     Column("skipped", Boolean, nullable=False, server_default=text("false")),
     Column("delta", Text),
     Column("saved_schema", Integer, nullable=False, server_default=text("1")),
@@ -252,6 +280,7 @@ saga_steps = Table(
     metadata,
     Column("run", ID, primary_key=True),
     Column("stage", NAME, primary_key=True),
+    item(),
     *stated("saga_steps", "state", StepState, length=24),
     # How the action stood when its undo began: "ok" or "unknown".
     *stated("saga_steps", "outcome", ("ok", "unknown"), length=8, nullable=True),
@@ -263,12 +292,25 @@ events = Table(
     "stageflow_events",
     metadata,
     Column("run", ID, primary_key=True),
+    # An item has a chain of its own, as the run has: its events neither wait for the run's number nor share it.
+    item(),
     Column("seq", Integer, primary_key=True),
     Column("type", NAME, nullable=False),
     Column("at", Double, nullable=False),
     Column("data", Text, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("mac", String(64), nullable=False),
+)
+
+attributes = Table(
+    "stageflow_attributes",
+    metadata,
+    # What people find a run by. Beside the run's row: that is written at each stage, this hardly ever.
+    Column("run", ID, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("value", NAME, nullable=False),
+    # Ids sort by time: the newest runs of one value come from its end.
+    Index("ix_stageflow_attributes_value", "name", "value", "run"),
 )
 
 queues = Table(

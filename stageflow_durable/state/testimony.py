@@ -100,6 +100,7 @@ class Testimony:
 
     def _fresh(self, name: str, event: Row, data: Mapping[str, Any]) -> dict[str, Any]:
         kind, _, rest = name.partition(" ")
+        kind = kind.partition("#")[0]
         if kind == "attempt":
             direction, n, stage = rest.split(" ", 2)
             owner, began_at = self.begun.get((direction, int(n), stage), (None, None))
@@ -134,9 +135,9 @@ def _of_run(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
 
 def _of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
     there = {
-        **{attempt_row(row["direction"], row["n"], row["stage"]): row for row in seen.attempts},
-        **{checkpoint_row(row["stage"]): row for row in seen.checkpoints},
-        **{step_row(row["stage"]): row for row in seen.steps},
+        **{attempt_row(row["direction"], row["n"], row["stage"], row["item"]): row for row in seen.attempts},
+        **{checkpoint_row(row["stage"], row["item"]): row for row in seen.checkpoints},
+        **{step_row(row["stage"], row["item"]): row for row in seen.steps},
     }
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())

@@ -278,6 +278,9 @@ def _chain(rows: Sequence[Row], keys: Keys) -> Iterator[str]:
                 f"event {row['seq']} ({row['type']}) does not follow event {before['seq']}: "
                 "one was changed, moved or replaced"
             )
+    for row in rows:
+        if row["item"]:
+            yield f"event {row['seq']} ({row['type']}) was moved to item {row['item']}, which the run has not got"
     wrong = [row for row in rows if not _fits(row, keys)]
     if wrong and len(wrong) == len(rows):
         yield (

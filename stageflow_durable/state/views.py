@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from stageflow_durable.model.run import (
     WorkerView,
 )
 from stageflow_durable.model.stage_state import stage_state
-from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState
+from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
@@ -37,6 +37,7 @@ from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 from stageflow_durable.state.vouched import AUDIT
+from stageflow_durable.transitions.draft import ACTIVE, NO_ITEM
 from stageflow_durable.transitions.hand_back import is_handed_back
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
@@ -57,7 +58,9 @@ SHORTEST_PREFIX = 6
 _FITTING = Prepared(
     select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
 )
-_HISTORY = Prepared(select(events).where(events.c.run == bindparam("run_id")).order_by(events.c.seq))
+_HISTORY = Prepared(
+    select(events).where(and_(events.c.run == bindparam("run_id"), events.c.item == NO_ITEM)).order_by(events.c.seq)
+)
 _ATTEMPTS = Prepared(
     select(attempts, owners.c.host, owners.c.pid)
     .join(owners, owners.c.id == attempts.c.owner, isouter=True)
@@ -129,6 +132,7 @@ def summary_of(run: RunFacts) -> RunSummary:
         as_moment(run.updated_at),
         as_optional_moment(run.finished_at),
         as_optional_moment(run.deadline),
+        parent=run.parent,
     )
 
 
@@ -148,7 +152,7 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
     rows = _HISTORY.rows(connection, run_id=run_id)
-    return [Event(row.run, row.seq, row.type, as_moment(row.at), _told(row.data)) for row in rows]
+    return [Event(row.run, row.seq, row.type, as_moment(row.at), _told(row.data), row.item) for row in rows]
 
 
 def _told(data: str) -> dict[str, Any]:
@@ -201,13 +205,27 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     rows = _Rows.read(connection, run_id)
     stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
     missing = _missing(connection, found, rows)
-    summary = replace(summary_of(found), missing=missing, awaits=awaits(connection, run_id))
+    summary = replace(
+        summary_of(found),
+        missing=missing,
+        awaits=awaits(connection, run_id),
+        waits_for=waits_for(rows.strands.values()),
+    )
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input, shown=True),
         metadata=decode(found.metadata, shown=True),
         stages=stages,
     )
+
+
+def waits_for(on_strands: Iterable[Any]) -> tuple[WaitingFor, ...]:
+    """What keeps a run from moving, by its strands: what is soonest due first. Empty where one of them may go on."""
+    rows = [row for row in on_strands if row.state in ACTIVE]
+    if any(row.state != StrandState.WAITING for row in rows):
+        return ()
+    rows.sort(key=lambda row: UNTIL_CONFIRMED if row.wake_at is None else row.wake_at)
+    return tuple(dict.fromkeys(WaitingFor(row.waiting_for) for row in rows))
 
 
 def _missing(connection: Connection, run: RunFacts, rows: _Rows) -> Missing | None:
@@ -268,7 +286,12 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         undo=undo,
         progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
         on_unknown=stage.on_unknown,
+        waiting_for=_waiting_for(strand),
     )
+
+
+def _waiting_for(strand: Any) -> WaitingFor | None:
+    return None if strand is None or strand.waiting_for is None else WaitingFor(strand.waiting_for)
 
 
 def _running(row: Any) -> AttemptView:
@@ -299,7 +322,16 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
     if step is None:
         return UndoView(stage.undo, StepState.VOID, None, (), undo_key(run.id, stage.name))
     tried = tuple(rows.attempts.get((stage.name, Phase.BACKWARD), ()))
-    return UndoView(stage.undo, StepState(step.state), step.error, tried, undo_key(run.id, stage.name))
+    strand = rows.strands.get((stage.name, Phase.BACKWARD))
+    return UndoView(
+        stage.undo,
+        StepState(step.state),
+        step.error,
+        tried,
+        undo_key(run.id, stage.name),
+        _waiting_for(strand),
+        as_optional_moment(strand.wake_at) if strand is not None else None,
+    )
 
 
 def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView], undo: UndoView | None) -> StageState:

@@ -52,7 +52,7 @@ class How(StrEnum):
 GIVEN = ("client_id", "pipeline", "key", "fingerprint", "input", "input_schema", "metadata", "queue", "priority")
 """Columns of a run that never change, and are sealed together."""
 
-_EVENT = dict.fromkeys(("run", "seq", "type", "at", "data", "previous", "mac"), How.CHAINED)
+_EVENT = dict.fromkeys(("run", "item", "seq", "type", "at", "data", "previous", "mac"), How.CHAINED)
 _TOMB = (
     "run",
     "client_id",
@@ -73,21 +73,22 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(GIVEN, How.GIVEN),
         **dict.fromkeys(("version", "definition", "phase", "status", "cause", "park_reason"), How.SAID),
         **dict.fromkeys(("error_stage", "op_version", "pivot_passed", "past_pivot", "deadline"), How.SAID),
+        **dict.fromkeys(("parent", "parent_stage", "parent_item"), How.SAID),
         "error": How.SEALED,
         "finished_at": How.SAID,
     },
     "stageflow_attempts": {
-        **dict.fromkeys(("run", "stage", "direction", "n"), How.SAID),
+        **dict.fromkeys(("run", "stage", "item", "direction", "n"), How.SAID),
         **dict.fromkeys(("owner", "state", "doubt", "began_at", "ended_at", "kill_by"), How.SAID),
         **dict.fromkeys(("category", "delay"), How.SAID),
         "error": How.SEALED,
     },
     "stageflow_checkpoints": {
-        **dict.fromkeys(("run", "stage", "skipped", "saved_schema", "at"), How.SAID),
+        **dict.fromkeys(("run", "stage", "item", "skipped", "saved_schema", "at"), How.SAID),
         "delta": How.SEALED,
     },
     "stageflow_saga_steps": {
-        **dict.fromkeys(("run", "stage", "state", "outcome"), How.SAID),
+        **dict.fromkeys(("run", "stage", "item", "state", "outcome"), How.SAID),
         **dict.fromkeys(("error", "reason"), How.SEALED),
     },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
@@ -104,6 +105,7 @@ finished it is there.
 """
 
 _WHEN = "says when work is offered next, or how often it was; each attempt is an event"
+_OFFERED = "the name under which work is offered; where it stands and what runs is covered"
 _PROCESS = "says which processes live; their leases change all the time, and nothing about a run follows from it"
 _CONFIRMED = "who said that a process has ended; each run that waited for it says so in an event of its own"
 _KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is no history to say what it must be"
@@ -111,7 +113,8 @@ _KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is 
 UNCOVERED: Mapping[str, Mapping[str, str]] = {
     "stageflow_strands": {
         **dict.fromkeys(("tries", "lost", "delay", "first_at", "wake_at", "published_at", "nudges"), _WHEN),
-        "strand": "the name under which work is offered; where it stands and what runs is covered",
+        **dict.fromkeys(("strand", "item"), _OFFERED),
+        "waiting_for": "why it waits follows from the run's last events; whether it does, from its state",
         "gen": "a fence against late writes; whoever raises it delays a run, and changes nothing that is recorded",
         "queue": "where work is offered; a stage's own queue is part of the definition, the run's is covered",
         "progress": "what a stage that runs shows of itself; nobody relies on it, and it goes with the attempt",
@@ -125,12 +128,13 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("confirmed_at", "confirmed_by", "confirmed_reason"), _CONFIRMED),
     },
     "stageflow_profiles": dict.fromkeys(("id", "body", "seen_at"), "says what workers serve; they say it anew"),
+    "stageflow_attributes": dict.fromkeys(("run", "name", "value"), "what people find a run by; it decides nothing"),
     "stageflow_queues": dict.fromkeys(("name", "served_at", "free_at"), "says up to when messages were served"),
     "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),
     "stageflow_idempotency_keys": dict.fromkeys(
         (
-            *("client_id", "operation", "key", "fingerprint", "params", "owner", "owner_run", "owner_stage", "fence"),
-            *("state", "lease_until", "expires_at", "keep_seconds"),
+            *("client_id", "operation", "key", "fingerprint", "params", "owner", "owner_run", "owner_stage"),
+            *("owner_item", "fence", "state", "lease_until", "expires_at", "keep_seconds"),
         ),
         _KEYS,
     ),
@@ -163,19 +167,24 @@ FRESH_CHECKPOINT: Mapping[str, Any] = {"skipped": False, "saved_schema": 1, "del
 FRESH_STEP: Mapping[str, Any] = {"state": StepState.INTENDED.value, "outcome": None, "error": None, "reason": None}
 
 
-def attempt_row(direction: str, n: int, stage: str) -> str:
+def attempt_row(direction: str, n: int, stage: str, item: int = 0) -> str:
     """How events name an attempt. The stage comes last: it may be any text."""
-    return f"attempt {direction} {n} {stage}"
+    return f"{_of_item('attempt', item)} {direction} {n} {stage}"
 
 
-def checkpoint_row(stage: str) -> str:
+def checkpoint_row(stage: str, item: int = 0) -> str:
     """How events name a checkpoint."""
-    return f"checkpoint {stage}"
+    return f"{_of_item('checkpoint', item)} {stage}"
 
 
-def step_row(stage: str) -> str:
+def step_row(stage: str, item: int = 0) -> str:
     """How events name a saga step."""
-    return f"step {stage}"
+    return f"{_of_item('step', item)} {stage}"
+
+
+def _of_item(kind: str, item: int) -> str:
+    """A kind of row, with the item that it is about; 0: none, as earlier releases name every row."""
+    return f"{kind}#{item}" if item else kind
 
 
 @lru_cache(maxsize=16)

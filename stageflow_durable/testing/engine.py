@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -206,23 +207,23 @@ class InProcessEngine(Engine):
             if owner.id.partition("-")[0] in self._dead:
                 self.store.confirm(owner.id, "another process of its host")
 
-    def drain(self, seconds: float = LONGEST) -> None:
+    def drain(self, seconds: float | timedelta = LONGEST) -> None:
         """Deliver messages and sweep until every run is at rest; the clock jumps over the time in which nothing
         happens.
 
-        Raises StillGoing when that takes more than ``seconds`` of the clock, or when a run is active and nothing
-        will ever move it.
+        Raises StillGoing when that takes more than ``seconds`` (or a timedelta) of the clock, one hour unless said
+        otherwise, or when a run is active and nothing will ever move it.
         """
         until = self.clock.time() + seconds_of(seconds)
         while self._moved():
             moment = self.next_due()
             if moment is not None and moment > until:
-                raise StillGoing(f"not at rest after {seconds:g} s", self.runs(status=_ACTIVE))
+                raise StillGoing(f"not at rest after {seconds_of(seconds):g} s", self.runs(status=_ACTIVE))
         active = self.runs(status=_ACTIVE)
         if active:
             raise StillGoing("nothing is left that would move them", active)
 
-    async def adrain(self, seconds: float = LONGEST) -> None:
+    async def adrain(self, seconds: float | timedelta = LONGEST) -> None:
         """:meth:`drain` in a thread, for an ``async def`` test: meanwhile its own loop goes on, with whatever the
         stages talk to there.
         """

@@ -24,12 +24,12 @@ class Table(StrEnum):
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
-    Table.STRANDS: ("strand",),
-    Table.ATTEMPTS: ("stage", "direction", "n"),
-    Table.CHECKPOINTS: ("stage",),
-    Table.SAGA_STEPS: ("stage",),
+    Table.STRANDS: ("strand", "item"),
+    Table.ATTEMPTS: ("stage", "item", "direction", "n"),
+    Table.CHECKPOINTS: ("stage", "item"),
+    Table.SAGA_STEPS: ("stage", "item"),
 }
-"""What identifies a row, besides its run."""
+"""What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 
 
 class How(StrEnum):

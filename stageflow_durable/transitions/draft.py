@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
+from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.attempt import Kept
 from stageflow_durable.transitions.change import Change, Event, How, KeyChange, KeyEnd, Row, Table
@@ -16,6 +16,11 @@ IDLE = (StrandState.READY, StrandState.WAITING)
 """A strand that nobody runs, and that would begin by itself."""
 
 ACTIVE = (*IDLE, StrandState.RUNNING)
+
+AWAKE: dict[str, Any] = {"waiting_for": None, "wake_at": None}
+"""Columns of a strand that waits for nothing."""
+
+NO_ITEM = 0
 
 
 class Draft:
@@ -105,7 +110,7 @@ class Draft:
         """One strand as drafted."""
         row = self._strands.get(name)
         if row is None:
-            written = self._rows.get((Table.STRANDS, (name,)))
+            written = self._rows.get((Table.STRANDS, (name, NO_ITEM)))
             if written is None:
                 row = self.facts.strands[name]
             elif written.how is How.INSERT:
@@ -126,22 +131,30 @@ class Draft:
     def set_strand(self, name: str, **columns: Any) -> None:
         """Set columns of a strand."""
         self._strands.pop(name, None)
-        self._write(Table.STRANDS, (name,), columns)
+        self._write(Table.STRANDS, (name, NO_ITEM), columns)
+
+    def wait(self, name: str, what: WaitingFor, until: float, **columns: Any) -> None:
+        """Let a strand wait for ``what`` until then, with no message under way; ``columns``: what else becomes of
+        it.
+        """
+        waits = {"state": StrandState.WAITING, "waiting_for": what, "wake_at": until, "published_at": None}
+        self.set_strand(name, **waits, **columns)
 
     def open_strand(self, name: str, **columns: Any) -> None:
         """A new strand; one that is there already begins anew, behind the fence and with the numbers it has."""
         if name in self.strands:
-            fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0, **columns}
+            fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0}
+            fresh |= AWAKE | columns
             fresh.pop("direction", None)
             self.set_strand(name, **fresh)
         else:
-            self._write(Table.STRANDS, (name,), {**_FRESH, **columns}, How.INSERT)
+            self._write(Table.STRANDS, (name, NO_ITEM), {**_FRESH, **columns}, How.INSERT)
 
     def rest_idle(self) -> None:
         """Bring every strand that waits for work to rest."""
         for row in tuple(self.strands.values()):
             if row.state in IDLE:
-                self.set_strand(row.strand, state=StrandState.REST, wake_at=None, published_at=None)
+                self.set_strand(row.strand, state=StrandState.REST, published_at=None, **AWAKE)
 
     @property
     def saved(self) -> Mapping[str, bool]:
@@ -152,12 +165,12 @@ class Draft:
         """Save what a stage added: encoded text. A second checkpoint of a stage is refused by the table's key."""
         self._saved[stage] = skipped
         columns = {"delta": delta, "saved_schema": schema, "skipped": skipped, "at": self.clock}
-        self._write(Table.CHECKPOINTS, (stage,), columns, How.INSERT)
+        self._write(Table.CHECKPOINTS, (stage, NO_ITEM), columns, How.INSERT)
 
     def copy_checkpoint(self, stage: str, columns: Mapping[str, Any]) -> None:
         """Take over a checkpoint of another run, with its time."""
         self._saved[stage] = bool(columns["skipped"])
-        self._write(Table.CHECKPOINTS, (stage,), dict(columns), How.INSERT)
+        self._write(Table.CHECKPOINTS, (stage, NO_ITEM), dict(columns), How.INSERT)
 
     @property
     def steps(self) -> Mapping[str, StepState]:
@@ -168,17 +181,17 @@ class Draft:
         """Move a saga step; a stage without one is left alone."""
         if stage in self.steps:
             self._steps[stage] = state
-            self._write(Table.SAGA_STEPS, (stage,), {"state": state, **columns})
+            self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": state, **columns})
 
     def intend(self, stage: str) -> None:
         """Write the intent before the action. A step that is void or was given up is owed again."""
         self._steps[stage] = StepState.INTENDED
-        self._write(Table.SAGA_STEPS, (stage,), {"state": StepState.INTENDED}, How.INTEND)
+        self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.INTENDED}, How.INTEND)
 
     def record(self, stage: str) -> None:
         """Write that the action was done: its intent is there, since the attempt began with it."""
         self._steps[stage] = StepState.RECORDED
-        self._write(Table.SAGA_STEPS, (stage,), {"state": StepState.RECORDED})
+        self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.RECORDED})
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:
@@ -201,14 +214,14 @@ class Draft:
         ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "")
         self._ended[ended[:3]] = ended
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
-        self._write(Table.ATTEMPTS, ended[:3], {**columns, "kill_by": kill_by, **how}, How.INSERT)
+        self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
 
     def end_lost(self, owner: str) -> bool:
         """Nothing of that owner can act any more: whether a lost attempt waited for that."""
         lost = [row for row in self.attempts if row.owner == owner and may_act_for_ever(row)]
         for row in lost:
             self._ended[row[:3]] = row._replace(kill_by=self.clock, may_act=False)
-            self._write(Table.ATTEMPTS, row[:3], {"kill_by": self.clock})
+            self._write(Table.ATTEMPTS, row.key, {"kill_by": self.clock})
         return bool(lost)
 
     def clear_doubt(self, stage: str) -> None:
@@ -216,7 +229,7 @@ class Draft:
         for row in self.attempts:
             if row.stage == stage and row.direction == Phase.FORWARD and row.doubt:
                 self._ended[row[:3]] = row._replace(doubt=False, state=AttemptState.SETTLED)
-                self._write(Table.ATTEMPTS, row[:3], {"doubt": False, "state": AttemptState.SETTLED})
+                self._write(Table.ATTEMPTS, row.key, {"doubt": False, "state": AttemptState.SETTLED})
 
     def end_key(self, key: HeldKey, end: KeyEnd, delta: str | None = None, schema: int = 1) -> None:
         """Say what becomes of a business key; the first word holds."""
@@ -310,7 +323,7 @@ class Draft:
         return Hint(self.seq, "", self.run.definition, row.stage)
 
 
-_FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand")}
+_FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand", "item")}
 _BY_THE_STORE = ("id", "seq", "head", "updated_at")
 
 

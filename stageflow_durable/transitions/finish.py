@@ -12,6 +12,7 @@ from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
 from stageflow_durable.transitions.grant import denial
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
 from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.sleep import fall_asleep
 from stageflow_durable.transitions.start import start
 
 
@@ -79,10 +80,11 @@ def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, h
         draft.rest_idle()
         resolve_or_succeed(draft)
         return
-    ready = [*([strand] if onward else []), *heads]
+    begins = [*([strand] if onward else []), *heads]
+    ready = [name for name in begins if not fall_asleep(draft, name)]
     if ready:
         hand_on(draft, ready, taker, here)
-    elif draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys():
+    elif not begins and (draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys()):
         end(draft, RunStatus.SUCCEEDED)
     else:
         set_activity(draft)

@@ -8,9 +8,9 @@ seconds, while a live worker knows it; while none does it rests, and a worker th
 from __future__ import annotations
 
 from stageflow_durable.model.roster import Need
-from stageflow_durable.model.status import StrandState
+from stageflow_durable.model.status import StrandState, WaitingFor
 from stageflow_durable.model.work import Refusal, Refused
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.rows import StrandRow
 
 AT_ONCE = 3
@@ -35,13 +35,11 @@ def hand_back(draft: Draft, row: StrandRow) -> Refused:
     nudges = min(row.nudges + 1, MOST_NUDGES)
     about = f"{run.pipeline} v{run.version}"
     if missing is None and not known.silent and row.nudges < AT_ONCE:
-        draft.set_strand(row.strand, state=StrandState.READY, wake_at=None, published_at=draft.clock, nudges=nudges)
+        draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, nudges=nudges, **AWAKE)
         draft.publish(row.strand, offer_mark(draft.clock))
         return Refused(Refusal.HANDED_BACK, about=about)
     pause = RESTS_SECONDS / 2 if missing is not None else _pause(row.nudges, silent=known.silent)
-    draft.set_strand(
-        row.strand, state=StrandState.WAITING, wake_at=draft.clock + pause, published_at=None, nudges=nudges
-    )
+    draft.wait(row.strand, WaitingFor.WORKER, draft.clock + pause, nudges=nudges)
     return Refused(Refusal.HANDED_BACK, about=about, missing=missing)
 
 

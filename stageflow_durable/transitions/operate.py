@@ -23,11 +23,12 @@ from stageflow_durable.model.status import (
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
 from stageflow_durable.saga.settle import undone
 from stageflow_durable.transitions.change import Change, KeyEnd
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import end, go_backward, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +213,12 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         lost=0,
         delay=None,
         first_at=None,
-        wake_at=None,
         published_at=draft.clock,
         nudges=0,
+        **AWAKE,
     )
-    draft.publish(row.strand)
+    if not sleep_on(draft, row) and not fall_asleep(draft, row.strand):
+        draft.publish(row.strand)
 
 
 # --- an unknown outcome that somebody found out about -----------------------------------------------------------------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.resolve import safe_at
+from stageflow_durable.transitions.resolve import safe_at, undo_waits_for
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, StrandRow
 
 
@@ -41,7 +41,7 @@ def _tell(draft: Draft, ended: EndedOwner) -> None:
 def _release(draft: Draft, row: StrandRow) -> None:
     due = safe_at(draft, row.stage)
     if due > draft.clock:
-        draft.set_strand(row.strand, wake_at=due)
+        draft.wait(row.strand, undo_waits_for(due), due)
     else:
-        draft.set_strand(row.strand, state=StrandState.READY, wake_at=None, published_at=draft.clock)
+        draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
         draft.publish(row.strand)

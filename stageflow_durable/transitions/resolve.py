@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.saga.plan import ready_undos
 from stageflow_durable.saga.settle import halted, settlement, undone
 from stageflow_durable.transitions.change import KeyEnd
 from stageflow_durable.transitions.draft import ACTIVE, Draft, undo_strand
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 DEADLINE_PASSED = "the deadline passed"
 
@@ -102,6 +103,11 @@ def safe_at(draft: Draft, stage: str) -> float:
     return max(draft.acts_until(name) for name in {stage} | draft.plan.descendants[stage])
 
 
+def undo_waits_for(due: float) -> WaitingFor:
+    """What an undo waits for that cannot begin before ``due``: that moment, or the confirmed end of a worker."""
+    return WaitingFor.WORKER if due >= UNTIL_CONFIRMED else WaitingFor.TIME
+
+
 def _open_undo(draft: Draft, stage: str) -> None:
     due = safe_at(draft, stage)
     waits = due > draft.clock
@@ -111,6 +117,7 @@ def _open_undo(draft: Draft, stage: str) -> None:
         stage=stage,
         queue=draft.queue_of(stage),
         state=StrandState.WAITING if waits else StrandState.READY,
+        waiting_for=undo_waits_for(due) if waits else None,
         wake_at=due if waits else None,
         published_at=None if waits else draft.clock,
     )

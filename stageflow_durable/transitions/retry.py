@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.duration import LONGEST
-from stageflow_durable.model.status import AttemptState, StrandState
+from stageflow_durable.model.status import AttemptState, StrandState, WaitingFor
 from stageflow_durable.model.work import Fenced, Work
 from stageflow_durable.transitions.attempt import Failure, Kept
 from stageflow_durable.transitions.change import Change
@@ -42,12 +42,12 @@ def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float,
         void_step(draft, work.stage)
     if draft.run.phase is not work.direction:
         return _rest(draft, work)
-    return _due(draft, work, delay, tries=work.tries + 1, delay=drawn)
+    return _due(draft, work, WaitingFor.TIME, delay, tries=work.tries + 1, delay=drawn)
 
 
 def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
-    """Give the strand back before the body was called, due again in ``delay`` seconds: the attempt counts for
-    nothing.
+    """Give the strand back before the body was called, since somebody else holds its business key; it looks again in
+    ``delay`` seconds. The attempt counts for nothing.
     """
     draft = drafted(facts, work)
     if draft is None:
@@ -58,18 +58,11 @@ def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
         void_step(draft, work.stage)
     if draft.run.phase is not work.direction:
         return _rest(draft, work)
-    return _due(draft, work, delay)
+    return _due(draft, work, WaitingFor.LIMIT, delay)
 
 
-def _due(draft: Draft, work: Work, seconds: float, **columns: float | None) -> Change:
-    draft.set_strand(
-        work.strand,
-        state=StrandState.WAITING,
-        owner=None,
-        wake_at=draft.clock + seconds,
-        published_at=None,
-        **columns,
-    )
+def _due(draft: Draft, work: Work, what: WaitingFor, seconds: float, **columns: float | None) -> Change:
+    draft.wait(work.strand, what, draft.clock + seconds, owner=None, **columns)
     set_activity(draft)
     draft.publish(work.strand)
     draft.due_in = seconds

@@ -28,6 +28,8 @@ class StrandRow(NamedTuple):
     progress: str | None
     began_at: float | None
     kill_by: float | None
+    waiting_for: str | None = None
+    item: int = 0
 
 
 UNTIL_CONFIRMED = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
@@ -47,6 +49,12 @@ class AttemptRow(NamedTuple):
     kill_by: float | None
     owner: str
     may_act: bool = True
+    item: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, str, int]:
+        """What identifies it, besides its run."""
+        return self.stage, self.item, self.direction, self.n
 
 
 class HeldKey(NamedTuple):

@@ -7,11 +7,12 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, 
 from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.attempt import Taker
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.sleep import fall_asleep, is_asleep
 
 EARLY_SECONDS = 0.05
 """How much too early a message with a countdown may come: timers of two machines differ by some milliseconds."""
@@ -28,6 +29,8 @@ def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
         return Refused(refusal or Refusal.NOT_READY)
     draft = Draft(facts)
     draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, taker)
+    if draft.refused is None and fall_asleep(draft, row.strand):
+        draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
         start(draft, row, taker)
     return draft.done()
@@ -40,7 +43,8 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
         return Refusal.FENCED
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
-    if row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS:
+    early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
+    if early or is_asleep(facts.plan, row):  # the sweep wakes it; a message for it is one that was late
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
@@ -134,12 +138,12 @@ def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
         owner=taker.owner,
         attempt=number,
         first_at=first_at,
-        wake_at=None,
         published_at=None,
         nudges=0,
         progress=None,
         began_at=draft.clock,
         kill_by=None if limit is None else draft.clock + limit,
+        **AWAKE,
     )
     (_intend if forward else _begin_undo)(draft, stage)
     begun = {"stage": stage, "attempt": number, "owner": taker.owner}

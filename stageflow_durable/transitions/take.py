@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, StepState, StrandState
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.resolve import after_undo, stop
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
@@ -69,5 +69,5 @@ def _redo_undo(draft: Draft, row: StrandRow, why: str, max_lost: int) -> None:
 
 
 def _ready_again(draft: Draft, row: StrandRow) -> None:
-    draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, nudges=0, wake_at=None)
+    draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, nudges=0, **AWAKE)
     draft.publish(row.strand)

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stageflow_durable.model.status import Cause, StrandState
+from stageflow_durable.model.status import Cause, RunStatus, StrandState
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.sleep import is_asleep
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -27,12 +29,27 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
     if row is None or (row.wake_at or 0.0) > facts.clock:
         return None  # somebody woke it since the scan, and it may wait again
     draft = Draft(facts)
-    draft.set_strand(strand, state=StrandState.READY, wake_at=None, published_at=draft.clock)
+    if is_asleep(facts.plan, row):
+        return _end_sleep(draft, row)
+    draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
     if is_handed_back(row):  # offered again, perhaps for days: its history does not grow by that
         draft.publish(strand, offer_mark(draft.clock))
     else:
         draft.emit("stage.woken", stage=row.stage, strand=strand)
         draft.publish(strand)
+    return draft.done()
+
+
+def _end_sleep(draft: Draft, row: StrandRow) -> Change:
+    """The stage only slept: it is done, and the run moves on."""
+    if draft.is_late:
+        stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
+        return draft.done()
+    draft.save(row.stage, None, schema=draft.plan.schema)
+    draft.set_strand(row.strand, **AWAKE)
+    draft.emit("stage.woken", stage=row.stage, strand=row.strand)
+    draft.change(status=RunStatus.RUNNING)
+    advance(draft, row.strand, row.stage)
     return draft.done()
 
 

@@ -19,7 +19,7 @@ LIVE = 10_000
 _RUNNING = """UPDATE stageflow_strands SET state = 'running', owner = 'bench', attempt = 1, published_at = NULL
     WHERE state = 'ready' AND run IN (SELECT id FROM stageflow_runs WHERE phase = 'forward' ORDER BY id LIMIT %s)"""
 _WAITING = """UPDATE stageflow_strands
-    SET state = 'waiting', wake_at = extract(epoch FROM now()) + 86400, published_at = NULL
+    SET state = 'waiting', waiting_for = 'time', wake_at = extract(epoch FROM now()) + 86400, published_at = NULL
     WHERE state = 'ready' AND run IN (SELECT run FROM stageflow_strands WHERE state = 'ready' ORDER BY run LIMIT %s)"""
 # Published so often before that it is not missed within the hour.
 _READY = """UPDATE stageflow_strands SET published_at = extract(epoch FROM now()), nudges = 12 WHERE state = 'ready'"""

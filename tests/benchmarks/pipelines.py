@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
-from stageflow_durable import PermanentError, Pipeline, StageContext
+from stageflow_durable import PermanentError, Pipeline, RetryPolicy, StageContext, StageOutput
 
 LENGTHS = (1, 10, 100, 1000)
 PAD = 1000
@@ -51,4 +52,19 @@ def mistaken(ctx: StageContext[Any]) -> None:
 FAILED: Pipeline[Any, Any] = Pipeline("failed").stage("s0", refused)
 UNDONE: Pipeline[Any, Any] = Pipeline("undone").stage("s0", body, compensate=undo).stage("s1", refused)
 PARKED: Pipeline[Any, Any] = Pipeline("parked").stage("s0", mistaken)
-PIPELINES = (*map(line, LENGTHS), FAILED, UNDONE, PARKED)
+
+
+def again(ctx: StageContext[Any]) -> StageOutput | None:
+    """To be tried again in as many seconds as the input says, and then done."""
+    return StageOutput.retry("later", after=ctx.input["seconds"]) if ctx.attempt == 1 else None
+
+
+def moment(ctx: StageContext[Any]) -> datetime:
+    """The one that the input names."""
+    return datetime.fromtimestamp(ctx.input["until"], UTC)
+
+
+SOON = RetryPolicy(base_delay=0.001, jitter="none")
+RETRIED: Pipeline[Any, Any] = Pipeline("retried").stage("s0", again, retry=SOON)
+SLEPT: Pipeline[Any, Any] = Pipeline("slept").sleep("nap", until=moment).stage("s0", body)
+PIPELINES = (*map(line, LENGTHS), FAILED, UNDONE, PARKED, RETRIED, SLEPT)

@@ -37,6 +37,8 @@ DRAINED, DUE, LISTED = 40_000, 6000, 50_000
 
 BEFORE, FRESH = " before", " fresh"
 """What follows a probe's name in what it is compared with."""
+WAITS, WITHIN = 600, 60.0
+"""Waits that are due at random within so many seconds."""
 
 FEWER_STAGES = 10
 """By what the first reading of memory comes before the last."""
@@ -116,6 +118,11 @@ def _past(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     return {name: after, "sweep": before, "finished": old.finished(), **asked, "prune": old.prune_ms(PRUNED)}
 
 
+def _late(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    late = [1000 * seconds for seconds in bench.durable.late_s(volume.some(WAITS), WITHIN)]
+    return _spread(name, late)
+
+
 def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     by_table = bench.durable.growth(10, volume.some(400))
     return {
@@ -184,6 +191,7 @@ PROBES: Mapping[str, Probe] = {
     "workers": _workers,
     "sweep over finished": _past,
     "growth": _growth,
+    "late": _late,
     "resident": _memory,
     "drained": _drained,
     "due at once": _due_at_once,
@@ -194,5 +202,7 @@ PROBES: Mapping[str, Probe] = {
     "python": _start_of(start.NOTHING),
 }
 
-ONCE = frozenset({"child", "workers", "sweep over finished", "growth", "resident", "drained", "due at once", "dry run"})
+ONCE = frozenset(
+    {"child", "workers", "sweep over finished", "growth", "resident", "late", "drained", "due at once", "dry run"}
+)
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

@@ -207,6 +207,14 @@ def _start(found: Samples) -> list[Figure]:
     ]
 
 
+def _late(found: Samples) -> list[Figure]:
+    return [
+        plain(16, "a retry or a sleep begins late by, median", "ms", found["late"]),
+        plain(16, "99th percentile", "ms", found["late" + P99], at_most(250)),
+        plain(16, "at the most", "ms", found["late" + MOST]),
+    ]
+
+
 def _drained(found: Samples) -> list[Figure]:
     before, after = found["drained" + BEFORE], found["drained"]
     return [
@@ -243,6 +251,7 @@ ROWS: Mapping[int, Row] = {
     11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
+    16: Row("waits due at random within a minute", ("late",), _late),
     17: Row("a backlog after every worker died", ("drained",), _drained),
     18: Row("waits due at one moment", ("due at once",), _due),
     19: Row("a verb by filter", ("dry run",), _listed),

@@ -23,6 +23,7 @@ from stageflow_durable.model.status import AT_REST
 from tests.benchmarks.bare_app import DONE, application, chain_of
 from tests.benchmarks.cpu import seconds_of
 from tests.benchmarks.history import WAL, sizes, written
+from tests.benchmarks.lateness import late_s
 from tests.benchmarks.memory import resident_mb
 from tests.benchmarks.pipelines import FAILED, PARKED, PIPELINES, UNDONE, name_of
 from tests.benchmarks.worker import Group
@@ -153,6 +154,11 @@ class Durable(Side):
     def resident_mb(self) -> float:
         """What the worker and its children hold in memory."""
         return resident_mb(self.worker.pid)
+
+    def late_s(self, runs: int, within: float) -> list[float]:
+        """Seconds by which so many waits, due at random within so many seconds, are late."""
+        with self._awake():
+            return late_s(self._engine, self._ask, runs, within)
 
     def close(self) -> None:
         """End the worker, give back connections."""

@@ -39,6 +39,7 @@ from stageflow_durable.model.status import (
     RunStatus,
     StageState,
     StepState,
+    WaitingFor,
 )
 from stageflow_durable.model.verbs import VerbName, refusal, standing
 from stageflow_durable.state.runs import Created
@@ -89,6 +90,7 @@ def stage(
         "error": None,
         "wake_at": None,
         "key": f"sf_{RUN_ID}_{name}",
+        "waiting_for": WaitingFor.TIME if state is StageState.WAITING else None,
     }
     return StageView(
         name=name, state=state, attempts=tuple(attempts), undo=undo, max_attempts=most, after=after, **{**given, **more}

@@ -87,7 +87,12 @@ def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow:
         assert "stageflow db upgrade" in result.stderr
         assert result.stderr.count("\n") == 1
     assert stageflow("db", "current").returncode == 1
+    planned = stageflow("db", "upgrade", "--dry-run")
+    assert planned.stdout.startswith("schema empty → 0")
+    assert "locks nothing for longer than a moment" in planned.stdout
+    assert stageflow("db", "current").returncode == 1
     assert json.loads(stageflow("db", "upgrade", "--json").stdout)["before"] is None
+    assert json.loads(stageflow("db", "upgrade", "--dry-run", "--json").stdout)["steps"] == []
     again = stageflow("db", "upgrade")
     assert (again.returncode, again.stdout.endswith("nothing to do\n")) == (0, True)
     assert stageflow("db", "current").returncode == 0

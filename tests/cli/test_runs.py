@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable.cli.words import duration
 from stageflow_durable.model.run import AwaitedWorker, Run, WorkerView
-from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
+from stageflow_durable.settings import Settings
+from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, RUN_ID, FakeApplication, ago, attempt, parked_unknown, run, stage, undo
 
@@ -291,3 +294,29 @@ def test_a_lost_worker_that_undos_wait_for_is_listed_however_long_ago_it_was_los
 ) -> None:
     engine.known_workers = [worker(1, ended_at=ago(90_000), awaited=True)]
     assert "undos wait for its end" in invoke("workers").stdout
+
+
+def test_json_says_what_each_run_waits_for(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [
+        run(RunStatus.WAITING, waits_for=(WaitingFor.LIMIT, WaitingFor.TIME)),
+        run(RunStatus.SUCCEEDED, run_id="01J9F2ZZZZZZZZZZZZZZZZZZZZ"),
+    ]
+    assert [one["waiting_for"] for one in json.loads(invoke("runs", "--json").stdout)] == ["limit", None]
+
+
+def test_a_plan_of_an_upgrade_names_what_stops_it_what_it_locks_and_how_long(
+    invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = schema.Step("0007", "a wait says for what", (schema.Locked("events", 1_000_000),), 2)
+    monkeypatch.setattr(schema, "current", lambda _url: "0006")
+    monkeypatch.setattr(schema, "steps", lambda _url: [step])
+    engine.settings = Settings(queue="sf", database_url="sqlite:///shop.db", broker_url="memory://")
+    told = invoke("db", "upgrade", "--dry-run").stdout.splitlines()
+    assert told == [
+        f"schema 0006 → {schema.head()}",
+        "0007  a wait says for what",
+        "      refused while 2 worker processes are at work: stop them first (stageflow workers)",
+        f"      locks events: about 1,000,000 rows, about {duration(step.seconds)}",
+    ]
+    (planned,) = json.loads(invoke("db", "upgrade", "--dry-run", "--json").stdout)["steps"]
+    assert (planned["workers"], planned["seconds"]) == (2, round(step.seconds, 1))

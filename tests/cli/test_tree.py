@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+import pytest
 
 from stageflow_durable.cli.tree import ASCII, draw
 from stageflow_durable.model.run import Event, Run
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
 from tests.cli.fakes import NOW, RUN_ID, ago, attempt, parked_unknown, run, stage, undo
 
 
@@ -82,6 +84,26 @@ def test_a_waiting_stage_shows_when_it_is_tried_again_and_every_attempt_below() 
         "      #1 503 Service Unavailable → +2s",
         "      #2 503 Service Unavailable → +4s",
     ]
+
+
+@pytest.mark.parametrize(
+    ("what", "wake_at", "note"),
+    [
+        (WaitingFor.WORKER, NOW + timedelta(minutes=1), "for a worker"),
+        (WaitingFor.LIMIT, NOW + timedelta(seconds=3), "for its turn, again in 3s"),
+        (WaitingFor.SIGNAL, None, "for a signal"),
+        (WaitingFor.APPROVAL, None, "for an approval"),
+        (WaitingFor.CHILD, None, "for a run that it started"),
+    ],
+)
+def test_a_waiting_stage_says_what_it_waits_for(what: WaitingFor, wake_at: datetime | None, note: str) -> None:
+    waiting = run(RunStatus.WAITING, stage("pay", StageState.WAITING, waiting_for=what, wake_at=wake_at))
+    assert drawn(waiting).splitlines()[1] == f"└─ pay  waiting {note}"
+
+
+def test_a_sleep_says_when_it_wakes() -> None:
+    asleep = run(RunStatus.WAITING, stage("nap", StageState.WAITING, kind="sleep", wake_at=NOW + timedelta(days=2)))
+    assert drawn(asleep).splitlines()[1] == "└─ nap  waiting wakes in 2d"
 
 
 def test_many_attempts_show_the_first_the_last_and_how_many_between() -> None:

@@ -149,6 +149,7 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
     ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
     settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED} | _copied(seen)
+    settled |= {stage for stage, _at, _until in _woken(seen)}
     yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
     yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
     yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
@@ -157,6 +158,29 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
 def _copied(seen: Picture) -> set[str]:
     """Stages whose outcome came from the run that this one was forked from."""
     return {name for event in seen.events if event["type"] == "run.forked" for name in decode(event["data"])["copied"]}
+
+
+def a_sleep_lasts_until_its_time(seen: Picture) -> Iterator[str]:
+    """A sleep is not over before its time. Only of a clock that never went back: what is under way keeps its times."""
+    yield from (f"{stage} woke at {at}, before {until}" for stage, at, until in _woken(seen) if at < until)
+
+
+def nobody_tries_a_sleep(seen: Picture) -> Iterator[str]:
+    """A sleep has no body, so that no attempt of it has an outcome."""
+    sleeps = {stage.name for stage in seen.plan.stages if stage.is_sleep}
+    tried = [row for row in seen.attempts if row["stage"] in sleeps and row["state"] in ENDED]
+    yield from (f"attempt {_place(row)} of a sleep is {row['state']}" for row in tried)
+
+
+def _woken(seen: Picture) -> Iterator[tuple[str, float, float]]:
+    """Sleeps that are over: stage, when it woke, and until when it was to sleep."""
+    until: dict[str, float] = {}
+    for event in seen.events:
+        if event["type"] == "stage.asleep":
+            data = decode(event["data"])
+            until[data["stage"]] = data["until"]
+        elif event["type"] == "stage.woken" and (stage := decode(event["data"])["stage"]) in until:
+            yield stage, event["at"], until.pop(stage)
 
 
 def begins_only_forward(seen: Picture) -> Iterator[str]:
@@ -283,6 +307,7 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     one_owner_a_strand,
     each_begin_has_its_attempt,
     one_checkpoint_a_stage,
+    nobody_tries_a_sleep,
     begins_only_forward,
     nothing_runs_forward_when_backward,
     every_action_has_a_step,
@@ -351,12 +376,13 @@ OF_A_CHANGE: tuple[Callable[[Picture, Picture], Iterator[str]], ...] = (
 class Watch:
     """Looks at a database after each step, and remembers what it saw before.
 
-    ``moves`` and ``step_moves`` collect the transitions that were observed.
+    ``moves`` and ``step_moves`` collect the transitions that were observed. ``steady``: the clock never goes back.
     """
 
-    def __init__(self, database: Database, audit_key: bytes = b"") -> None:
+    def __init__(self, database: Database, audit_key: bytes = b"", *, steady: bool = True) -> None:
         self._database = database
         self._audit_key = audit_key
+        self._steady = steady
         self._before: dict[str, Picture] = {}
         self.moves: set[tuple[RunStatus, RunStatus]] = set()
         self.step_moves: set[tuple[StepState, StepState]] = set()
@@ -376,6 +402,8 @@ class Watch:
     def _broken(self, seen: Picture) -> Iterator[str]:
         for holds in OF_A_MOMENT:
             yield from holds(seen)
+        if self._steady:
+            yield from a_sleep_lasts_until_its_time(seen)
         yield from the_chain_is_unbroken(seen, self._audit_key)
         yield from the_history_vouches_for_the_rows(seen, self._audit_key)
         before = self._before.get(seen.run["id"])

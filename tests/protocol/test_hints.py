@@ -162,7 +162,8 @@ def _dead(world: World, _nudge: Nudge) -> None:
 
 
 def _waiting(world: World, nudge: Nudge) -> None:
-    world.sql(f"UPDATE stageflow_strands SET state = 'waiting', wake_at = 4e9 WHERE run = '{nudge.run_id}'")
+    waits = "state = 'waiting', waiting_for = 'time', wake_at = 4e9"
+    world.sql(f"UPDATE stageflow_strands SET {waits} WHERE run = '{nudge.run_id}'")
 
 
 def _pruned(world: World, nudge: Nudge) -> None:

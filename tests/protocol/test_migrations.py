@@ -32,6 +32,8 @@ from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.operate import Order
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 RUN: dict[str, Any] = {
     "id": "R",
@@ -95,7 +97,11 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "backward and not compensating": ("runs", {"phase": "backward", "status": "running"}),
     "running without an owner": ("strands", {"state": "running"}),
     "ready with an owner": ("strands", {"owner": "o"}),
-    "waiting without a due time": ("strands", {"state": "waiting"}),
+    "waiting without a due time": ("strands", {"state": "waiting", "waiting_for": "time"}),
+    "waiting for nothing": ("strands", {"state": "waiting", "wake_at": 1.0}),
+    "waiting for a thing that nobody knows": ("strands", {"state": "waiting", "wake_at": 1.0, "waiting_for": "luck"}),
+    "ready and waiting for its time": ("strands", {"waiting_for": "time", "wake_at": 1.0}),
+    "due and not waiting": ("strands", {"wake_at": 1.0}),
     "an unknown direction": ("strands", {"direction": "up"}),
     "an attempt that runs": ("attempts", {"state": "running"}),
     "an unknown saga step": ("saga_steps", {"run": "R", "stage": "a", "state": "maybe"}),
@@ -137,11 +143,16 @@ def test_given_a_migrated_database_when_upgraded_again_then_nothing_happens(migr
 def at(url: str, revision: str) -> Database:
     """An empty database as an older release left it."""
     database = Database(url)
+    raised(database, revision)
+    return database
+
+
+def raised(database: Database, revision: str) -> None:
+    """The same, of a database that is there."""
     with database.engine.connect() as connection, connection.begin():
         made = schema.config()
         made.attributes["connection"] = connection
         command.upgrade(made, revision)
-    return database
 
 
 def inserted(connection: Connection, table: str, row: Mapping[str, Any]) -> None:
@@ -281,6 +292,12 @@ def test_given_an_upgrade_that_looked_for_workers_when_one_of_before_joins_then_
     database.dispose()
 
 
+def ended(database: Database) -> None:
+    """Every worker has stopped."""
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE stageflow_owners SET dead_at = 1")
+
+
 def joined(database: Database, owner: str) -> bool:
     """A new owner as one of before joins, unless somebody keeps it waiting."""
     with database.transaction() as connection:
@@ -296,8 +313,10 @@ def test_given_a_worker_at_work_and_keys_when_0003_is_upgraded_then_both_go_on_a
     with database.transaction() as connection:
         inserted(connection, "owners", OWNER | {"expires_at": 4e9})
         inserted(connection, "idempotency_keys", KEY | {"expires_at": 4e9, "lease_until": 4e9})
-    assert schema.upgrade(postgres_url) == schema.head()
+    raised(database, "0006")
     assert owners_of_before_renew(database)
+    ended(database)
+    assert schema.upgrade(postgres_url) == schema.head()
     assert checks_of_keys(database) == {"ck_stageflow_idempotency_keys_sound": True}
     leases = Leases(database)
     assert isinstance(leases.claim(Scope("c", "o"), "k", "f", None, owner="w", lease=1.0, ttl=1.0), InProgress)
@@ -530,4 +549,137 @@ def test_given_two_schemas_named_in_the_urls_when_both_are_upgraded_then_each_ha
             "AND typname LIKE 'stageflow%%' GROUP BY nspname ORDER BY nspname"
         ).all()
     database.dispose()
-    assert found == [("ours", 9), ("theirs", 9)]
+    assert found == [("ours", 10), ("theirs", 10)]
+
+
+# --- from 0006: a wait says for what, rows have items -----------------------------------------------------------------
+
+_UNDO = {"strand": "undo:a", "direction": "backward", "state": "waiting"}
+_BACKWARD = {"phase": "backward", "status": "compensating", "cause": "failed"}
+_PARKED = {"phase": "settled", "status": "parked", "park_reason": "bug", "cause": "failed", "finished_at": 2.0}
+IN_FLIGHT: dict[str, tuple[dict[str, Any], dict[str, Any], str | None]] = {
+    "ready": ({}, {}, None),
+    "running in a worker that died": (
+        {"state": "running", "owner": "o", "attempt": 2, "first_at": 5.0, "began_at": 5.0},
+        {"status": "running"},
+        None,
+    ),
+    "waiting for its retry": ({"state": "waiting", "wake_at": 1.0, "tries": 1}, {"status": "waiting"}, "time"),
+    "handed back": ({"state": "waiting", "wake_at": 1.0, "nudges": 2}, {}, "worker"),
+    "an undo that waits for the end of a worker": (_UNDO | {"wake_at": UNTIL_CONFIRMED}, _BACKWARD, "worker"),
+    "an undo that waits until a body has ended": (_UNDO | {"wake_at": 1.0}, _BACKWARD, "time"),
+    "parked": ({"state": "rest"}, _PARKED, None),
+}
+"""By what a run of one stage is doing: its strand, its row, and what it waits for after the upgrade."""
+
+
+@pytest.mark.parametrize("doing", IN_FLIGHT)
+def test_given_a_run_in_flight_when_0006_is_upgraded_then_its_wait_says_for_what_and_it_goes_on_to_its_end(
+    database_url: str, doing: str
+) -> None:
+    of_strand, of_run, waiting_for = IN_FLIGHT[doing]
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
+    database = at(database_url, "0006")
+    with database.transaction() as connection:
+        body = {"digest": plan.digest, "pipeline": "p", "version": "1", "body": plan.encoded, "registered_at": 1.0}
+        inserted(connection, "definitions", body)
+        inserted(connection, "owners", OWNER | {"dead_at": 2.0, "confirmed": True, "awaited": True})
+        inserted(connection, "runs", RUN | {"definition": plan.digest} | of_run)
+        inserted(connection, "strands", STRAND | of_strand)
+        inserted(connection, "attempts", ATTEMPT | {"state": "unknown", "doubt": True, "kill_by": UNTIL_CONFIRMED})
+        inserted(connection, "saga_steps", {"run": "R", "stage": "a", "state": "intended"})
+        event = {"run": "R", "seq": 1, "type": "run.accepted", "at": 1.0, "data": "{}", "previous": "0", "mac": "h"}
+        inserted(connection, "events", event)
+    assert schema.upgrade(database_url) == schema.head()
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT waiting_for, item FROM stageflow_strands").all()
+        assert rows == [(waiting_for, 0)]
+        for table in ("attempts", "saga_steps", "events"):
+            assert connection.exec_driver_sql(f"SELECT item FROM {PREFIX}{table}").all() == [(0,)]
+    store = Store(database)
+    store.register([plan])
+    carried(store, plan, of_strand.get("strand", "a"))
+    assert store.run("R").status is (RunStatus.COMPENSATED if of_run is _BACKWARD else RunStatus.SUCCEEDED)
+    assert [event.seq for event in store.history("R")] == list(range(1, 1 + len(store.history("R"))))
+    store.close()
+
+
+def carried(store: Store, plan: Plan, strand: str) -> None:
+    """What a sweep, a person and a worker do to the run, to its end."""
+    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
+    found = store.overdue(0.0)
+    for orphan in found.orphans:
+        store.take(orphan, max_lost=5)
+    store.wake(found.due)
+    store.release("R", "o")
+    if store.run("R").status is RunStatus.PARKED:
+        store.order(Order("R", "resume", "mended", "ann"))
+    for gen in range(3):
+        work = store.begin(Nudge("R", strand, gen, "q"), taker)
+        if isinstance(work, Work):
+            done = store.undo_done(work, taker, go_on=False) if work.undoing else store.succeed(work, taker, "1")
+            assert isinstance(done, Done)
+
+
+@pytest.mark.parametrize("revision", ["0002", "0006"])
+def test_given_workers_at_work_when_asked_what_an_upgrade_does_then_it_says_what_stops_it_and_changes_nothing(
+    database_url: str, revision: str
+) -> None:
+    database = at(database_url, revision)
+    with database.transaction() as connection:
+        inserted(connection, "owners", OWNER | {"expires_at": 4e9})
+    steps = {step.revision: step for step in schema.steps(database_url)}
+    assert list(steps) == [f"{number:04}" for number in range(int(revision) + 1, int(schema.head()) + 1)]
+    assert steps["0007"].workers == 1
+    assert [lock.table for lock in steps["0007"].locks] == [
+        *("strands", "attempts", "checkpoints", "saga_steps", "events")
+    ]
+    assert schema.current(database_url) == revision
+    with pytest.raises(SchemaInUse):
+        schema.upgrade(database_url)
+    database.dispose()
+
+
+def test_given_many_rows_when_asked_what_an_upgrade_does_then_it_says_how_many_it_locks_and_about_how_long(
+    database_url: str,
+) -> None:
+    database = at(database_url, "0006")
+    with database.transaction() as connection:
+        given = [{"run": f"R{n}", "stage": "a", "at": 1.0} for n in range(5000)]
+        connection.execute(text("INSERT INTO stageflow_checkpoints (run, stage, at) VALUES (:run, :stage, :at)"), given)
+    if not database.is_sqlite:
+        with database.transaction() as connection:
+            connection.exec_driver_sql("ANALYZE stageflow_checkpoints")
+    (step,) = schema.steps(database_url)
+    assert {lock.table: lock.rows for lock in step.locks}["checkpoints"] == 5000
+    assert step.seconds == pytest.approx(5000 / schema.ROWS_A_SECOND, rel=0.2)
+    database.dispose()
+    schema.upgrade(database_url)
+    assert schema.steps(database_url) == []
+
+
+def test_given_a_database_of_a_newer_release_when_asked_what_an_upgrade_does_then_it_is_refused(migrated: str) -> None:
+    with pytest.raises(SchemaAhead):
+        schema.steps(ahead(migrated))
+
+
+def test_given_items_of_one_stage_then_each_has_its_rows_and_its_own_chain_of_events(migrated: str) -> None:
+    database, plan = Database(migrated), Plan("p", "1", (PlannedStage("a"),))
+    Store(database).register([plan])
+    event = {"run": "R", "seq": 1, "type": "t", "at": 1.0, "data": "{}", "previous": "0", "mac": "m"}
+    rows: dict[str, dict[str, Any]] = {
+        "strands": STRAND,
+        "attempts": ATTEMPT,
+        "checkpoints": {"run": "R", "stage": "a", "at": 1.0},
+        "saga_steps": {"run": "R", "stage": "a", "state": "intended"},
+        "events": event,
+    }
+    with database.transaction() as connection:
+        connection.execute(tables.runs.insert(), RUN | {"definition": plan.digest})
+        for table, row in rows.items():
+            connection.execute(metadata.tables[PREFIX + table].insert(), [row | {"item": item} for item in range(3)])
+    for table, row in rows.items():
+        with pytest.raises(IntegrityError, match=r"(?i)unique"), database.transaction() as connection:
+            connection.execute(metadata.tables[PREFIX + table].insert(), row | {"item": 2})
+    assert [(event.seq, event.item) for event in Store(database).history("R")] == [(1, 0)]
+    database.dispose()

@@ -202,7 +202,7 @@ def test_given_many_due_waits_then_they_are_woken_together_but_for_those_that_so
         assert isinstance(world.store.wait(work, BUSY, 0.0, 0.0), Waiting)
     due = world.store.overdue(0.0).due
     assert len(world.store.wake(due[:2])) == 2
-    assert sorted(nudge.run_id for nudge in world.store.wake(due)) == sorted(place.run for place in due[2:])
+    assert sorted(nudge.run_id for (nudge,) in world.store.wake(due)) == sorted(place.run for place in due[2:])
     assert all([event.type for event in world.store.history(place.run)].count("stage.woken") == 1 for place in due)
 
 

@@ -48,14 +48,16 @@ INSERT INTO stageflow_runs (id, client_id, pipeline, version, fingerprint, defin
     SELECT 'L' || lpad(n::text, 25, '0'), 'c1', 'line', '1', 'f', :digest, '{{}}', '{{}}', 'q',
         'forward', 'running', 2, 'h', 100000 + n, 100000 + n, CASE n % 3 WHEN 0 THEN 4e9 END
     FROM generate_series(1, {LIVE}) n;
-INSERT INTO stageflow_strands (run, strand, direction, stage, state, owner, wake_at, published_at, queue)
+INSERT INTO stageflow_strands (run, strand, direction, stage, state, owner, wake_at, waiting_for, published_at, queue)
     SELECT id, 'a', 'forward', 'b', CASE WHEN phase = 'settled' THEN 'done' WHEN seq_no % 3 = 0 THEN 'ready'
             WHEN seq_no % 3 = 1 THEN 'running' ELSE 'waiting' END,
         CASE WHEN phase = 'forward' AND seq_no % 3 = 1 THEN 'dead' || 1 + seq_no % {DEAD_OWNERS} END,
-        CASE WHEN phase = 'forward' AND seq_no % 3 = 2 THEN seq_no END, 1, 'q' || seq_no % 4
+        CASE WHEN phase = 'forward' AND seq_no % 3 = 2 THEN seq_no END,
+        CASE WHEN phase = 'forward' AND seq_no % 3 = 2 THEN 'time' END, 1, 'q' || seq_no % 4
     FROM (SELECT *, right(id, 6)::integer AS seq_no FROM stageflow_runs) r;
 INSERT INTO stageflow_attempts (run, stage, direction, n, owner, state, began_at, ended_at)
     SELECT id, s, 'forward', 1, 'dead1', 'ok', 1, 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
+INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'order', id FROM stageflow_runs;
 INSERT INTO stageflow_checkpoints (run, stage, delta, at)
     SELECT id, s, '{{}}', 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_saga_steps (run, stage, state) SELECT id, 'a', 'recorded' FROM stageflow_runs;
@@ -122,6 +124,7 @@ def horizon(store: Store) -> None:
 
 ASKED: dict[str, Callable[[Store], object]] = {
     "overdue": lambda store: store.overdue(1.0),
+    "next wait": lambda store: store.next_wait(0.1),
     "undelivered, queue empty": lambda store: store.undelivered("q1", 0, 10.0, 60.0),
     "undelivered, depth unknown": lambda store: store.undelivered("q1", None, 10.0, 60.0),
     "expired leases": lambda store: store.mark_expired(0.0),
@@ -157,6 +160,7 @@ ASKED: dict[str, Callable[[Store], object]] = {
     [
         ("overdue", "ix_stageflow_strands_due"),
         ("overdue", "ix_stageflow_runs_deadline"),
+        ("next wait", "ix_stageflow_strands_due"),
         ("prune", "ix_stageflow_runs_status"),
         ("prune", "ix_stageflow_tombstones_pruned"),
         ("runs of late", "ix_stageflow_runs_created"),

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import func, make_url, select, text, update
+from sqlalchemy import func, insert, make_url, select, text, update
 
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.idempotency.keys import Scope
@@ -22,14 +22,14 @@ from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.opening import BOUNDS
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
-from stageflow_durable.state.tables import owners, runs, strands, tombstones
+from stageflow_durable.state.tables import attributes, owners, runs, strands, tombstones
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Taker
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0
 KEYS = idempotency_keys.idempotency_keys
-OF_A_RUN = ("runs", "strands", "attempts", "checkpoints", "saga_steps", "events")
+OF_A_RUN = ("runs", "strands", "attempts", "checkpoints", "saga_steps", "events", "attributes")
 
 
 class Past:
@@ -56,6 +56,7 @@ class Past:
         with self.database.transaction() as connection:
             values = {"created_at": then - 60, "finished_at": then, **columns}
             connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+            connection.execute(insert(attributes).values(run=run_id, name="order", value="A-1"))
         return run_id
 
     def prune(self, batch: int = retention.BATCH, **options: Any) -> int:

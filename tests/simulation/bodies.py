@@ -195,7 +195,7 @@ class Bodies:
         if missing := ancestors - saved.keys():
             raise Violation(f"stage {stage} began before {', '.join(sorted(missing))} was committed")
         seen = {name: plain(value) for name, value in ctx.outputs.items()}
-        due = {name: decode(saved[name][1]) for name in ancestors if not saved[name][0]}
+        due = {name: decode(saved[name][1]) for name in ancestors if saved[name][1] is not None}
         if seen != due:
             raise Violation(f"stage {stage} sees {seen}, saved was {due}")
         policy = pipeline.by_name[stage].retry

@@ -56,7 +56,7 @@ class Checks:
         self.nothing_is_wrong_since = 0.0
         self._without_message: dict[Key, float] = {}
         self._excused: set[str | None] = set()
-        self._watch = invariants.Watch(sim.database, AUDIT_KEY)
+        self._watch = invariants.Watch(sim.database, AUDIT_KEY, steady=False)
 
     # --- after every transaction --------------------------------------------------------------------------------------
 
@@ -208,6 +208,7 @@ class Checks:
             broken += _the_pivot_is_heeded(seen)
             broken += _poison_is_bounded(seen, self._sim.setup.max_lost)
             broken += [] if self._sim.jumped else _delays_are_kept(seen)
+            broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
             starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
@@ -234,6 +235,7 @@ class Checks:
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep}
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)

@@ -30,8 +30,9 @@ from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import fence, hand_back, operate, retry, start, take
+from stageflow_durable.transitions import fence, hand_back, operate, retry, sleep, start, take
 from stageflow_durable.transitions import resolve as _resolve
+from stageflow_durable.transitions import wake as _wake
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
 from tests.simulation.process import Worker
@@ -42,6 +43,7 @@ ride: Any = _ride
 sealing: Any = _sealing
 forking: Any = _fork
 resolve: Any = _resolve
+wake: Any = _wake
 Plant = Callable[[ExitStack], None]
 
 
@@ -174,13 +176,25 @@ def _other_keys() -> Plant:
 def _no_wait() -> Plant:
     due = retry._due
 
-    def at_once(draft: Draft, work: Any, seconds: float, **columns: Any) -> Any:
+    def at_once(draft: Draft, work: Any, what: Any, seconds: float, **columns: Any) -> Any:
         draft.set_strand(work.strand, wake_at=0.0)
-        change = due(draft, work, seconds, **columns)
+        change = due(draft, work, what, seconds, **columns)
         rows = [row._replace(columns={**row.columns, "wake_at": 0.0}) if _waits(row) else row for row in change.rows]
         return change._replace(rows=tuple(rows))
 
     return _put((retry, "_due", at_once))
+
+
+def _sleeps_through_a_stop() -> Plant:
+    rest = Draft.rest_idle
+
+    def others(draft: Draft) -> None:
+        slept = [row for row in draft.strands.values() if sleep.is_asleep(draft.plan, row)]
+        rest(draft)
+        for row in slept:
+            draft.set_strand(row.strand, state=row.state, waiting_for=row.waiting_for, wake_at=row.wake_at)
+
+    return _put((Draft, "rest_idle", others))
 
 
 def _waits(row: Row) -> bool:
@@ -451,4 +465,6 @@ MUTANTS = (
     Mutant("what an observer answers counts as the stage's work", _answers_are_work()),
     Mutant("a fork takes over what is to be undone", _obligations_copied()),
     Mutant("a fork begins with what was undone", _forked_from_what_was_undone()),
+    Mutant("a stop leaves what sleeps asleep", _sleeps_through_a_stop()),
+    Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )

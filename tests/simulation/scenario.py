@@ -36,6 +36,10 @@ def _policies(category_of: Callable[[BaseException], Any] | None) -> dict[int, R
 POLICIES, FAILING_POLICIES = _policies(None), _policies(no_category)
 
 
+LONG, ASLEEP_BEFORE, NAP = 3, 2, 30.0
+"""Lines of more than so many stages sleep before the one of that number, for so many seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """Settings of the engine, and how often things go wrong.
@@ -139,7 +143,10 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
         }
         if chance.pick(f"{this}: undo", ["undo", "none"], [4, 1]) == "undo":
             options["compensate"] = Undo(undo, _policy(chance, f"{this}: undo"))
-        made = made.stage(f"s{number}", stage, after=_after(chance, this, number, shape), **options)
+        after = _after(chance, this, number, shape)
+        if shape == "line" and number == ASLEEP_BEFORE and count > LONG:
+            made, after = made.sleep("nap", NAP, after=after), ("nap",)
+        made = made.stage(f"s{number}", stage, after=after, **options)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from stageflow_durable import Engine, Pipeline, RetryPolicy
@@ -21,7 +22,14 @@ def line(name: str, length: int, retry: RetryPolicy = SOON) -> Pipeline[Any, Any
 TEN = line("ten", 10)
 THREE = line("three", 3)
 ONE = line("one", 1)
-PIPELINES = (TEN, THREE, ONE)
+
+
+def _until(ctx: Any) -> datetime:
+    return datetime.fromtimestamp(ctx.input["until"], UTC)
+
+
+ASLEEP = line("asleep", 1).sleep("nap", until=_until).stage("s2", body, compensate=undo)
+PIPELINES = (TEN, THREE, ONE, ASLEEP)
 
 engine = Engine("lanes", PIPELINES)
 celery_app = engine.celery_app

@@ -24,6 +24,55 @@ def test_given_an_owner_whose_beat_fails_then_the_others_beat_and_it_is_told() -
     second.beat.assert_called_once_with()
 
 
+class Sweeps:
+    """A sweeper that notes what it is asked for; ``turns``: whether it is this process's turn, one after another."""
+
+    def __init__(self, *turns: bool, waits: float | None) -> None:
+        self.turns, self.waits = list(turns), waits
+        self.asked: list[str] = []
+
+    def sweep_in_turn(self, _every: float) -> object:
+        self.asked.append("sweep")
+        return object() if self.turns.pop(0) else None
+
+    def next_wait(self) -> float | None:
+        return self.waits
+
+    def wake_on_time(self) -> float | None:
+        self.asked.append("wake")
+        return self.waits
+
+
+def sweeping(sweeper: Sweeps) -> tuple[Any, Mock]:
+    """A process with that sweeper, and its clock, which stands still."""
+    process, clock = object.__new__(Process), Mock()
+    clock.monotonic.return_value = 100.0
+    vars(process).update(_joined=True, _sweeper=sweeper, _clock=clock, _sweep_seconds=1.0)
+    vars(process).update(_sweeps_at=float("-inf"), _wakes=False)
+    return process, clock
+
+
+def test_given_a_wait_that_is_due_before_the_next_sweep_when_it_swept_then_it_looks_again_at_that_time() -> None:
+    sweeper = Sweeps(True, True, waits=0.3)
+    process, clock = sweeping(sweeper)
+    assert process._sweep_in_turn() == 0.3
+    clock.monotonic.return_value = 100.3
+    assert process._sweep_in_turn() == 0.3
+    clock.monotonic.return_value = 100.9
+    assert process._sweep_in_turn() == pytest.approx(0.1), "the next sweep is due before the next wait"
+    clock.monotonic.return_value = 101.0
+    process._sweep_in_turn()
+    assert sweeper.asked == ["sweep", "wake", "wake", "sweep"]
+
+
+@pytest.mark.parametrize(("turn", "waits"), [(False, 0.3), (True, None)], ids=["not its turn", "nothing waits"])
+def test_given_another_process_that_sweeps_or_nothing_that_waits_then_it_does_not_look_before_the_next_sweep(
+    turn: bool, waits: float | None
+) -> None:
+    process, _clock = sweeping(Sweeps(turn, waits=waits))
+    assert process._sweep_in_turn() == 1.0
+
+
 def test_given_a_database_that_is_away_when_messages_come_then_each_is_held_longer_until_a_beat_reaches_it() -> None:
     process: Any = object.__new__(Process)
     reached = Mock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_a_schema_that_is_behind_is_one_error_with_the_command_that_mends_it(cap
     found = lines(caplog, StoreUnavailable("away"), behind, behind, None)
     assert [level for level, _ in found] == ["WARNING", "ERROR", "WARNING"]
     assert "run: stageflow db upgrade" in found[1][1]
+
+
+class Noted:
+    """A flag that is waited for: how long each time; it comes after the last of ``times``."""
+
+    def __init__(self, times: int) -> None:
+        self.waited: list[float] = []
+        self._times = times
+
+    def wait(self, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return len(self.waited) > self._times
+
+
+def test_an_action_may_say_that_it_is_to_be_called_sooner_and_never_later() -> None:
+    sooner = iter([0.5, None, 9.0, 0.0])
+    stopped: Any = Noted(3)
+    Pulse("stageflow-sweep", 2.0, lambda: next(sooner), at_once=True)._run(stopped)
+    assert stopped.waited == [0.5, 2.0, 2.0, 0.0]
 
 
 def test_a_surprise_is_told_in_full_and_the_pulse_goes_on(caplog: pytest.LogCaptureFixture) -> None:

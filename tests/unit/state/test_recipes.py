@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from random import Random
 from typing import Any, cast
 
@@ -209,3 +210,31 @@ def test_a_decision_that_depends_on_a_value_is_refused(ask: Callable[[Any], obje
 def test_a_value_of_which_nothing_may_depend_is_not_even_equal_to_its_like() -> None:
     with pytest.raises(Decides):
         _ = SLOTS[Value.OTHER] == SLOTS[Value.OTHER] + 0
+
+
+def test_a_sleep_that_comes_next_is_decided_once_and_due_by_each_runs_own_clock() -> None:
+    plan, chance = Pipeline[Any, Any]("line").stage("a", body).sleep("nap", 3600.0).stage("b", body).plan, Random(1)
+    owner, once = taker(plan, chance), Written(0.0)
+    unlocked = Unlocked(driver(once), b"", hints=True)
+    run = run_of(plan, chance)
+    for clock in (7.5, 8.25):
+        once._clock, alone = clock, Written(clock)
+        once.sent.clear()
+        work = attempt(plan, chance, run)._replace(stage="a", attempt=1, queue="q")
+        assert unlocked.succeed(work, owner, "1", go_on=True) == Done()
+        row = known.strand_of(work)
+        facts = known.facts_with(work.run, plan, clock, work.seq, work.head, row)
+        AtOnce(driver(alone), b"", hints=True).apply(cast("Any", finish.succeed(facts, work, owner, "1")), row)
+        assert once.sent == alone.sent
+        assert str(clock + 3600.0).encode() in once.sent[0][1]
+    assert len(unlocked._recipes) == 1
+
+
+def test_a_sleep_until_a_moment_is_decided_for_each_run_alone() -> None:
+    moment = datetime(2030, 1, 1, tzinfo=UTC)
+    plan, chance = Pipeline[Any, Any]("line").stage("a", body).sleep("nap", until=moment).plan, Random(1)
+    written = Written(7.5)
+    work = attempt(plan, chance, run_of(plan, chance))._replace(stage="a", queue="q")
+    unlocked = Unlocked(driver(written), b"", hints=True)
+    assert unlocked.succeed(work, taker(plan, chance), "1", go_on=True) is None
+    assert written.sent == [], "how long it sleeps depends on when it begins to, and is no slot's"

@@ -7,12 +7,12 @@ from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import Phase, RunStatus, StepState
+from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.attempt import Failure, Taker
-from stageflow_durable.transitions.change import Change, How, Table
+from stageflow_durable.transitions.change import KEYS, Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, StrandRow
 
@@ -115,11 +115,15 @@ class Story:
         new = how is How.INSERT
         if table is Table.STRANDS:
             was = NEW_STRAND._replace(run=RUN, strand=key[0]) if new else self.strands[key[0]]
-            self.strands[key[0]] = was._replace(**columns)
+            self.strands[key[0]] = now = was._replace(**columns)
+            # As the table's CHECKs have it.
+            assert (now.state == StrandState.WAITING) is (now.waiting_for is not None), now
+            assert (now.wake_at is not None) is (now.waiting_for is not None), now
         elif table is Table.ATTEMPTS:
             assert new is (key not in self.attempts)
             kept = {name: value for name, value in columns.items() if name in AttemptRow._fields}
-            self.attempts[key] = AttemptRow(*key, **kept) if new else self.attempts[key]._replace(**kept)
+            named = dict(zip(KEYS[table], key, strict=True))
+            self.attempts[key] = AttemptRow(**named, **kept) if new else self.attempts[key]._replace(**kept)
         elif table is Table.CHECKPOINTS:
             assert new
             assert key[0] not in self.saved

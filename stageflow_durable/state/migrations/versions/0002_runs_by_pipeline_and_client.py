@@ -9,6 +9,8 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+locks = ("runs",)
+
 
 def upgrade() -> None:
     """Create the indexes."""

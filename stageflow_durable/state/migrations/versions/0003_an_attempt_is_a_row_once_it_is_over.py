@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from stageflow_durable.errors import SchemaInUse
+from stageflow_durable.state.migrations.standstill import refuse_while_workers_live
 
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
 depends_on = None
+
+stops_workers = True
+locks = ("runs", "strands", "attempts", "saga_steps")
 
 _ENDED = ("ok", "skipped", "retry", "failed", "rejected", "unknown", "void", "settled")
 _UNDER_WAY = ("pending", "running", "waiting", "stopping", "compensating")
@@ -47,7 +50,6 @@ _SOUND: dict[str, tuple[str, tuple[str, ...], str]] = {
 }
 """What ties columns of a table together: their types, the CHECKs of before, and all of these as one condition."""
 
-_OWNERS = sa.table("stageflow_owners", sa.column("dead_at"), sa.column("expires_at"))
 _WHERE = ("run", "stage", "direction")
 _STRANDS = sa.table(
     "stageflow_strands", *map(sa.column, (*_WHERE, "state", "attempt", "first_at", "began_at", "kill_by"))
@@ -60,7 +62,8 @@ _ATTEMPTS, _BEFORE = (
 
 def upgrade() -> None:
     """Move what runs to its strand, then make it the rule."""
-    _refuse_while_workers_live()
+    # They write an attempt when it begins: their next commit would fail, with its stage carried out.
+    refuse_while_workers_live()
     for name in ("began_at", "kill_by"):
         op.add_column("stageflow_strands", sa.Column(name, sa.Double(), nullable=True))
     _move()
@@ -77,26 +80,6 @@ def _move() -> None:
     known = sa.func.coalesce(began_at, _STRANDS.c.first_at, sa.literal_column("0.0"))
     op.execute(sa.update(_STRANDS).where(_STRANDS.c.state == "running").values(began_at=known, kill_by=kill_by))
     op.execute(sa.delete(_ATTEMPTS).where(_ATTEMPTS.c.state == "running"))
-
-
-def _refuse_while_workers_live() -> None:
-    """Workers of before write an attempt when it begins: their next commit would fail, with its stage carried out."""
-    is_postgresql = op.get_bind().dialect.name == "postgresql"
-    if is_postgresql:
-        op.execute("LOCK TABLE stageflow_owners IN SHARE ROW EXCLUSIVE MODE")  # none joins or renews before we are done
-    clock: sa.ColumnElement[float] = sa.literal_column(
-        "extract(epoch FROM clock_timestamp())" if is_postgresql else "(julianday('now') - 2440587.5) * 86400.0"
-    )
-    not_dead = _OWNERS.c.dead_at.is_(None)
-    living = sa.select(sa.func.count()).select_from(_OWNERS).where(not_dead, _OWNERS.c.expires_at > clock)
-    found = op.get_bind().execute(living).scalar_one()
-    if found:
-        raise SchemaInUse(
-            f"worker processes of an older release at work on this database: {found} (stageflow workers). Stop them, "
-            "wait for a lease (10 s by default), and upgrade again; nothing was changed"
-        )
-    # Who lets its lease run out may only be paused: declared dead, it renews no more, and nothing is granted to it.
-    op.execute(sa.update(_OWNERS).where(not_dead).values(dead_at=clock))
 
 
 def _with_domains() -> None:

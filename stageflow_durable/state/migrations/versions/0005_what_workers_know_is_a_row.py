@@ -10,6 +10,8 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
+locks = ("strands",)
+
 _HANDED_BACK = "state = 'waiting' AND nudges > 0"
 
 

@@ -1,0 +1,74 @@
+"""A stage that sleeps: a row that is due at its time. Until then no worker holds it, no message is under way, no body
+is called and no attempt counts.
+
+``first_at`` says since when it sleeps and ``delay`` for how many seconds; both outlast a cancel, so that a run that is
+resumed sleeps until the moment at which it would have woken.
+"""
+
+from __future__ import annotations
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StrandState, WaitingFor
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.fence import drafted
+from stageflow_durable.transitions.resolve import resolve_or_succeed, set_activity
+from stageflow_durable.transitions.rows import StrandRow
+
+
+def is_asleep(plan: Plan, row: StrandRow) -> bool:
+    """Whether the strand sleeps, and nothing but its time wakes it."""
+    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME
+    return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_sleep
+
+
+def fall_asleep(draft: Draft, strand: str) -> bool:
+    """Let a strand that has come to a sleep fall asleep. False: its stage is no sleep, or a worker has to be asked
+    until when.
+    """
+    row = draft.strand(strand)
+    planned = draft.plan.by_name[row.stage]
+    if row.direction != Phase.FORWARD or not planned.is_sleep:
+        return False
+    # A run that nothing has happened to yet stands here since it was accepted.
+    since = draft.run.created_at if draft.run.status is RunStatus.PENDING else draft.clock
+    if planned.sleeps is not None:
+        _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)
+    elif planned.until is not None:
+        _sleep(draft, strand, since, planned.until, planned.until - since)
+    else:
+        return False
+    return True
+
+
+def sleep_on(draft: Draft, row: StrandRow) -> bool:
+    """Let a strand sleep on that was asleep when its run was stopped. False: it was not."""
+    if not draft.plan.by_name[row.stage].is_sleep or row.first_at is None or row.delay is None:
+        return False
+    _sleep(draft, row.strand, row.first_at, row.first_at + row.delay, row.delay)
+    return True
+
+
+def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Change | Fenced:
+    """A worker was asked until when, and says: ``until``, in seconds since the epoch."""
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    draft.end_attempt(work, AttemptState.VOID)  # there was no body: nothing was tried
+    draft.keep(work, events)
+    if draft.run.phase is not Phase.FORWARD:
+        draft.set_strand(work.strand, state=StrandState.REST, owner=None)
+        draft.emit("stage.postponed", stage=work.stage, attempt=work.attempt, delay=until - draft.clock)
+        resolve_or_succeed(draft)
+    else:
+        _sleep(draft, work.strand, draft.clock, until, until - draft.clock)
+    return draft.done()
+
+
+def _sleep(draft: Draft, strand: str, since: float, until: float, seconds: float) -> None:
+    draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, first_at=since, delay=seconds)
+    draft.emit("stage.asleep", stage=draft.strand(strand).stage, strand=strand, until=until)
+    set_activity(draft)
