@@ -18,7 +18,7 @@ from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.leftovers import inherit
 from stageflow_durable.engine.loop import Coroutine
 from stageflow_durable.engine.outcome import as_output
-from stageflow_durable.engine.timeout import bounded
+from stageflow_durable.engine.timeout import StageTimeout, bounded
 from stageflow_durable.errors import NotAllowedInStage
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.stage import Runner
@@ -42,6 +42,8 @@ class Chain:
         attempt = _Attempt(self._links, runner, timeout, name_of(ctx))
         try:
             output = attempt.run(ctx, context)
+            if attempt.late is not None:
+                raise attempt.late  # an interceptor swallowed it: what it says is late
         except BaseException as error:
             if is_end_of_process(error):
                 raise
@@ -54,6 +56,7 @@ class _Attempt:
 
     def __init__(self, links: Sequence[tuple[Any, bool]], runner: Runner, timeout: float | None, what: str) -> None:
         self.called = self.raised = False
+        self.late: StageTimeout | None = None
         self._links = links
         self._runner = runner
         self._kinds = [*(in_loop for _one, in_loop in links), is_async(runner)]
@@ -80,6 +83,9 @@ class _Attempt:
         context = copy_context()  # this one is entered already
         try:
             return self._in_loop(start, context)
+        except StageTimeout as error:
+            self.late = error
+            raise
         finally:
             inherit(context)
 
@@ -122,8 +128,12 @@ class _Attempt:
             return _checked(one, await one.around(ctx, call_next))
 
     def _bounded(self, place: int, ctx: Any) -> StageOutput:
-        with bounded(self._left(), of=self._timeout):
-            return self._call(place, ctx)
+        try:
+            with bounded(self._left(), of=self._timeout):
+                return self._call(place, ctx)
+        except StageTimeout as error:
+            self.late = error
+            raise
 
 
 class _Next:
