@@ -27,7 +27,8 @@ LOOK_AGAIN = 0.25
 _FINISHED = "SELECT count(*) FROM stageflow_runs WHERE status = 'succeeded'"
 _LAST_BEGUN = "SELECT max(began_at) FROM stageflow_attempts"
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float"
-_WAIT = """UPDATE stageflow_strands SET state = 'waiting', wake_at = %s, published_at = NULL, nudges = 0
+_WAIT = """UPDATE stageflow_strands
+    SET state = 'waiting', waiting_for = 'time', wake_at = %s, published_at = NULL, nudges = 0
     WHERE state = 'ready'"""
 
 

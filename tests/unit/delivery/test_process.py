@@ -47,7 +47,9 @@ def sweeping(sweeper: Sweeps) -> tuple[Any, Mock]:
     """A process with that sweeper, and its clock, which stands still."""
     process, clock = object.__new__(Process), Mock()
     clock.monotonic.return_value = 100.0
-    vars(process).update(_joined=True, _sweeper=sweeper, _clock=clock, _sweep_seconds=1.0)
+    told = Event()
+    told.set()
+    vars(process).update(_joined=True, _tried=told, _sweeper=sweeper, _clock=clock, _sweep_seconds=1.0)
     vars(process).update(_sweeps_at=float("-inf"), _wakes=False)
     return process, clock
 
@@ -98,9 +100,9 @@ def test_given_a_message_that_is_held_when_a_beat_reaches_the_database_then_it_g
 
 def test_given_a_sweep_that_begins_before_the_first_beat_has_joined_then_it_waits_for_that_and_sweeps() -> None:
     process: Any = object.__new__(Process)
-    sweeper = Mock()
+    sweeper = Mock(next_wait=Mock(return_value=None))
     vars(process).update(_joined=False, _joining=Lock(), _owners=[], _tried=Event(), _reached=Event())
-    vars(process).update(_register=Mock(), _sweeper=sweeper, _sweep_seconds=1.0)
+    vars(process).update(_register=Mock(), _sweeper=sweeper, _sweep_seconds=1.0, _sweeps_at=float("-inf"))
     vars(process).update(_clock=Mock(monotonic=monotonic), _lease=10.0, _looked_at=float("inf"))
     process._owners.append(Mock())
     sweep = Thread(target=process._sweep_in_turn)

@@ -33,7 +33,7 @@ def whole(story: Story, decide: Any) -> Any:
 def written(change: Any) -> Any:
     """A change, apart from the facts that it was decided on, and what it grants as far as the facts tell."""
     assert isinstance(change, Change)
-    return change._replace(facts=None, granted=change.granted and change.granted._replace(run=None))  # type: ignore[arg-type]
+    return change._replace(facts=None, granted=change.granted and change.granted._replace(run=None))  # type: ignore[arg-type]  # neither is compared
 
 
 @pytest.mark.parametrize("goes_on", [True, False])
@@ -88,7 +88,7 @@ def test_a_failure_asks_for_what_has_to_be_undone() -> None:
     story = Story(line("a", "b"))
     work = story.begin("a")
     with pytest.raises(NotLoaded):
-        fail.fail(known(story, "a", alone=True), work, AGAIN, cause="failed", park=None, exhausted=True)  # type: ignore[arg-type]
+        fail.fail(known(story, "a", alone=True), work, AGAIN, cause="failed", park=None, exhausted=True)  # type: ignore[arg-type]  # its text
 
 
 def test_a_strand_that_is_not_known_is_never_taken_for_one_that_is_not_there() -> None:
