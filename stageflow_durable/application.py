@@ -18,13 +18,13 @@ from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_ma
 from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
 from stageflow_durable.delivery.engines import Member, engines_of
-from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
+from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
@@ -118,7 +118,7 @@ class Engine(Operations):
         self._clock = self._world.clock
         self._given_store, self._given_publisher = store, publisher
         self._in_use: list[Store | Publisher] = []
-        self._life = Life(self._make_process, self._bury)
+        self._lifecycle = WorkerLifecycle(self._make_process, self._bury)
         self._registered_in = 0
         self._registering: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
         self.celery_app = (
@@ -133,7 +133,12 @@ class Engine(Operations):
     def _attach_to_worker(self) -> None:
         engines, first = engines_of(self.celery_app)
         member = Member(
-            self.name, self, self._life, lambda: self.queues, lambda: self.settings.quick_acks, self._require_usable
+            self.name,
+            self,
+            self._lifecycle,
+            lambda: self.queues,
+            lambda: self.settings.quick_acks,
+            self._require_usable,
         )
         engines.add(member)
         if first:
@@ -381,7 +386,7 @@ class Engine(Operations):
 
     def close(self) -> None:
         """Give back connections; for scripts and tests."""
-        self._life.close()
+        self._lifecycle.close()
         for part in self._in_use:
             part.close()
 

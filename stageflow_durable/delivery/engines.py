@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 from celery import Celery
 
 from stageflow_durable.delivery.consumed import is_worker_of
-from stageflow_durable.delivery.life import Life
 from stageflow_durable.delivery.process import Process
+from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.keys import is_run_id
 
@@ -26,7 +26,7 @@ class Member:
 
     name: str
     engine: Any
-    life: Life
+    lifecycle: WorkerLifecycle
     queues: Callable[[], tuple[str, ...]]
     quick_acks: Callable[[], bool]
     require_usable: Callable[[], object]
@@ -44,7 +44,7 @@ class Engines:
     def add(self, member: Member) -> None:
         """One more. Raises ConfigurationError where another of its name is in use: neither would get its messages."""
         other = self._members.get(member.name)
-        if other is not None and not other.life.closed:
+        if other is not None and not other.lifecycle.closed:
             raise ConfigurationError(
                 f"the Celery application already has an engine named {member.name!r}; give both their own names, or "
                 "all pipelines to one engine (close() the other first where it is to be replaced)"
@@ -53,7 +53,7 @@ class Engines:
 
     def processes(self) -> list[Process]:
         """This process as a worker of each engine."""
-        return [member.life.working() for member in self]
+        return [member.lifecycle.working() for member in self]
 
     def process_of(self, run_id: object) -> Process:
         """This process as a worker of the engine that a run belongs to. Raises StoreUnavailable."""
@@ -66,17 +66,17 @@ class Engines:
         """A process of the worker begins."""
         for member in self:
             if is_worker_of(member.name):
-                member.life.child_started()
+                member.lifecycle.child_started()
 
     def child_ends(self) -> None:
         """This process ends by itself."""
         for member in self:
-            member.life.child_ends()
+            member.lifecycle.child_ends()
 
     def child_lost(self, pid: int) -> None:
         """The parent saw a child gone."""
         for member in self:
-            member.life.child_lost(pid)
+            member.lifecycle.child_lost(pid)
 
 
 _OF: WeakKeyDictionary[Celery, Engines] = WeakKeyDictionary()

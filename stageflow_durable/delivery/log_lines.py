@@ -12,7 +12,7 @@ from billiard.exceptions import WorkerLostError
 from celery.app.log import Logging
 
 from stageflow_durable.delivery import process as worker_process
-from stageflow_durable.engine.tell import one_line
+from stageflow_durable.engine.attempt_log import one_line
 
 NO_CONSUMERS = "Requeuing undeliverable message"
 """Of a message that came while the worker was stopping: it goes back to its queue, as it should."""

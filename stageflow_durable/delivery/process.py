@@ -1,4 +1,4 @@
-"""The engine inside one worker process: its owner, its rider, its pulses."""
+"""The engine inside one worker process: its owner, its executor, its pulses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.engine import ends
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.bounds import Limits
+from stageflow_durable.engine.executor import Executed, Executor
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import mark_of
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.idempotency.nudges import NudgeGate
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
@@ -89,7 +89,7 @@ class Process:
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
         self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
         self._make_rider = partial(
-            Rider,
+            Executor,
             store,
             pipelines=pipelines,
             world=world,
@@ -109,9 +109,9 @@ class Process:
             Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn, at_once=True),
         )
 
-    def _rider(self) -> tuple[Owner, Rider]:
+    def _executor(self) -> tuple[Owner, Executor]:
         """This thread's: what one thread holds must not end with another's mishap. A prefork child has one."""
-        mine: tuple[Owner, Rider] | None = getattr(self._local, "mine", None)
+        mine: tuple[Owner, Executor] | None = getattr(self._local, "mine", None)
         if mine is None:
             owner = self._make_owner()
             owner.serves(self.queue)
@@ -148,7 +148,7 @@ class Process:
         """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database
         answers; however long it is away, nobody waits longer here than Celery does for a child to come up.
         """
-        self._rider()
+        self._executor()
         for pulse in self._pulses:
             pulse.ensure()
         self._tried.wait(START_SECONDS)
@@ -196,15 +196,15 @@ class Process:
         """Whether this message is not a duplicate of one that was just taken."""
         return self._gate.claim(key, self._token, self._gate_ms)
 
-    def ride(self, nudge: Nudge) -> Rode:
+    def execute(self, nudge: Nudge) -> Executed:
         """Carry a nudge. Raises StoreUnavailable, SchemaBehind."""
         self._join()
-        owner, rider = self._rider()
+        owner, executor = self._executor()
         self._riding.add(owner)
         try:
-            rode = rider.ride(nudge)
+            executed = executor.execute(nudge)
             self._away = 0
-            return rode
+            return executed
         finally:
             self._riding.discard(owner)
 

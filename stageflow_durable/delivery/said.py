@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stageflow_durable.engine.tell import one_line
+from stageflow_durable.engine.attempt_log import one_line
 from stageflow_durable.settings.masking import masked
 
 LENGTH = 300

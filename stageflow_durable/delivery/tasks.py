@@ -14,7 +14,7 @@ from stageflow_durable.delivery.messages import Unfit, Words, read
 from stageflow_durable.delivery.refusals import refusals
 from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.delivery.task_class import StageflowTask
-from stageflow_durable.engine.ride import Rode
+from stageflow_durable.engine.executor import Executed
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Nudge, Waiting
 
@@ -71,8 +71,8 @@ def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Wor
 
 
 def carry(task: Any, process: Any, words: Words) -> None:
-    """Carry one message: drop one that is not signed as the settings want it, and a duplicate; ride; leave the rest to
-    the chain's tail, to Celery's retry, or to a fresh message.
+    """Carry one message: drop one that is not signed as the settings want it, and a duplicate; execute it; leave the
+    rest to the chain's tail, to Celery's retry, or to a fresh message.
     """
     request = task.request
     tail = _only_the_chain(request)  # what finds nothing to take ends here, with its tail
@@ -87,17 +87,17 @@ def carry(task: Any, process: Any, words: Words) -> None:
         return
     nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint)
     try:
-        rode = process.ride(nudge)
+        executed = process.execute(nudge)
     except AWAY as error:
         process.hold_back()
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-    if rode.waiting is not None:
-        _wait(task, process, rode, rode.waiting, tail)
-    elif tail and _continues(rode, nudge) and _follows(tail, nudge):
+    if executed.waiting is not None:
+        _wait(task, process, executed, executed.waiting, tail)
+    elif tail and _continues(executed, nudge) and _follows(tail, nudge):
         request.chain = tail  # the next link is the message that the commit promised
-        process.publish(rode.nudges[1:])
+        process.publish(executed.nudges[1:])
     else:
-        process.publish(rode.nudges)
+        process.publish(executed.nudges)
 
 
 def _only_the_chain(request: Any) -> Any:
@@ -118,19 +118,19 @@ def _follows(tail: Any, nudge: Nudge) -> bool:
     )
 
 
-def _continues(rode: Rode, nudge: Nudge) -> bool:
-    first = rode.nudges[0] if rode.nudges else None
+def _continues(executed: Executed, nudge: Nudge) -> bool:
+    first = executed.nudges[0] if executed.nudges else None
     return first is not None and (first.strand, first.gen, first.queue) == (nudge.strand, nudge.gen, nudge.queue)
 
 
-def _wait(task: Any, process: Any, rode: Rode, waiting: Waiting, tail: Any) -> None:
+def _wait(task: Any, process: Any, executed: Executed, waiting: Waiting, tail: Any) -> None:
     """The row is due at its time whatever happens here; a short delay is carried by Celery as well, to be on the
     spot.
     """
-    process.publish(rode.nudges)
+    process.publish(executed.nudges)
     if waiting.delay > process.short_delay:
         return
-    if not rode.moved:  # Celery's view of the message and ours agree: its own retry carries the delay
+    if not executed.moved:  # Celery's view of the message and ours agree: its own retry carries the delay
         task.request.chain = tail
         raise task.retry(countdown=waiting.delay)
     process.publish((waiting.nudge,), waiting.delay)

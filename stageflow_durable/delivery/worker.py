@@ -16,6 +16,7 @@ from celery.signals import (
 )
 
 from stageflow_durable.delivery import process as worker_process
+from stageflow_durable.delivery.acknowledge import QuickAcks
 from stageflow_durable.delivery.consumed import remember, settle
 from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
 from stageflow_durable.delivery.engines import Engines
@@ -24,7 +25,6 @@ from stageflow_durable.delivery.pools import refuse_unusable
 from stageflow_durable.delivery.refusing import told
 from stageflow_durable.delivery.remote import RemoteControl
 from stageflow_durable.delivery.spawned import Application, make_importable, spawns
-from stageflow_durable.delivery.unacked import QuickAcks
 from stageflow_durable.errors import ConfigurationError
 
 

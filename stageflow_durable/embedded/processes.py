@@ -12,7 +12,7 @@ from pathlib import Path
 from stageflow_durable.embedded.children import Follower, Process, kill, kill_group, spawn
 from stageflow_durable.embedded.identity import Identity, identify
 from stageflow_durable.embedded.private import OTHERS
-from stageflow_durable.engine.tell import one_line
+from stageflow_durable.engine.attempt_log import one_line
 
 Say = Callable[[str], None]
 Clock = Callable[[], float]

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from stageflow_durable.clock import as_optional_moment
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.ends import is_end_of_process
-from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.outcome import text_of
+from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.timeout import bounded
 from stageflow_durable.engine.traces import loggable
@@ -37,43 +37,43 @@ class Called(NamedTuple):
     raised: bool = False
 
 
-def stage_context(work: Work, memory: Memory, services: Services) -> StageContext[Any]:
+def stage_context(work: Work, saved_outputs: RunOutputs, services: Services) -> StageContext[Any]:
     """The context of a stage. Raises InvalidInput when the stored input does not fit the pipeline's type any more."""
-    snapshot = memory.snapshot(work)
-    services.saved, services.result_type = memory.saved(), memory.result_type(work)
+    snapshot = saved_outputs.snapshot(work)
+    services.saved, services.result_type = saved_outputs.saved(), saved_outputs.result_type(work)
     return StageContext(
         work.run.id,
         work.run.pipeline,
         work.stage,
         work.tries + 1,
-        memory.given(),
+        saved_outputs.given(),
         snapshot,
         work.run.client_id,
         stage_key(work.run.id, work.stage),
-        memory.metadata(),
+        saved_outputs.metadata(),
         as_optional_moment(work.run.deadline),
         services,
     )
 
 
-def undo_context(work: Work, memory: Memory, outcome: Any) -> CompensationContext[Any]:
+def undo_context(work: Work, saved_outputs: RunOutputs, outcome: Any) -> CompensationContext[Any]:
     """The context of an undo."""
-    memory.load(work)
-    snapshot = memory.snapshot(work)
+    saved_outputs.load(work)
+    snapshot = saved_outputs.snapshot(work)
     return CompensationContext(
         run_id=work.run.id,
         pipeline=work.run.pipeline,
         stage=work.stage,
-        input=memory.given(),
+        input=saved_outputs.given(),
         outputs=snapshot.outputs,
-        output=memory.output(work.stage),
+        output=saved_outputs.output(work.stage),
         outcome=outcome,
         action_key=stage_key(work.run.id, work.stage),
         idempotency_key=undo_key(work.run.id, work.stage),
         reason=work.run.error or str(work.run.cause),
         attempt=work.tries + 1,
         client_id=work.run.client_id,
-        metadata=memory.metadata(),
+        metadata=saved_outputs.metadata(),
     )
 
 

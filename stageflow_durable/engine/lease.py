@@ -100,7 +100,7 @@ class Owner:
         self._queues.add(queue)
 
     def begin_work(self) -> None:
-        """A ride begins: under the ids that it has something may act."""
+        """A message is executed: under the ids that it has something may act."""
         self._works = True
 
     def end_work(self) -> None:

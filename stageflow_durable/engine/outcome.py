@@ -18,7 +18,7 @@ from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, de
 from stageflow_durable.retry.look import is_a, name_of
 from stageflow_durable.retry.look import text as text_of_any
 from stageflow_durable.settings.masking import masked
-from stageflow_durable.state.messages import LONGEST, members_of, message_of
+from stageflow_durable.state.redaction import LONGEST, members_of, message_of
 from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000
@@ -145,7 +145,7 @@ def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Dr
     return _decided(error, category, after, policy, history, draw, doubt=called, called=called)
 
 
-def fitting(outcome: Outcome, limit: int) -> Outcome:
+def limited(outcome: Outcome, limit: int) -> Outcome:
     """What follows when an output of more than ``limit`` bytes cannot be saved."""
     if not isinstance(outcome, Succeeded) or outcome.delta is None or len(outcome.delta) <= limit:
         return outcome
@@ -169,7 +169,7 @@ def in_doubt(outcome: Outcome) -> Outcome:
     return replace(outcome, failure=replace(outcome.failure, doubt=True))
 
 
-def misfit(outcome: Outcome) -> Outcome:
+def mistake_before_body(outcome: Outcome) -> Outcome:
     """A slip of a deploy must not refund every customer: what no retry mends before the body, a person looks at."""
     if isinstance(outcome, Over) and not outcome.exhausted:
         return replace(outcome, park=ParkReason.BUG)
@@ -181,7 +181,7 @@ def refusal(error: Exception) -> Over:
     return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True))
 
 
-def heeded(outcome: Outcome, on_unknown: str) -> Outcome:
+def apply_on_unknown(outcome: Outcome, on_unknown: str) -> Outcome:
     """What follows when the stage said what to do about an outcome that nobody knows: a body that raised, timed out or
     returned ``fail`` may have acted, just as one whose process died.
     """

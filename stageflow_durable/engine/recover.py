@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
+from stageflow_durable.engine.attempt_log import buried, ended, nobody, taken_over
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
-from stageflow_durable.engine.tell import buried, ended, nobody, taken_over
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.messages import is_sql, message_of
-from stageflow_durable.state.recovery import BATCH, Place
+from stageflow_durable.state.recovery import BATCH, StrandRef
+from stageflow_durable.state.redaction import is_sql, message_of
 from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.recover"))
@@ -167,7 +167,7 @@ class Sweeper:
         self._store.released(owner)
         return found
 
-    def _take_one(self, place: Place) -> int:
+    def _take_one(self, place: StrandRef) -> int:
         nudges = self._store.take(place, self._patience.max_lost)
         if nudges is None:
             return 0
@@ -188,7 +188,7 @@ class Sweeper:
     def _speaks_for(self, queue: str, definitions: frozenset[str] | None = None) -> bool:
         return self._broker is None or self._roster.speaks_for(self._broker, queue, definitions)
 
-    def _worth_waking(self, due: list[Place]) -> list[Place]:
+    def _worth_waking(self, due: list[StrandRef]) -> list[StrandRef]:
         """Without what is another broker's, and what was handed back and still no live worker knows."""
         waits = self._store.waits([place.run for place in due]) if due else []
         theirs = {(one.run, one.strand) for one in waits if not self._speaks_for(one.need.queue, one.need.definitions)}
@@ -208,7 +208,7 @@ class Sweeper:
         if self._store.my_tick(f"told: {missing.message}"[:255], TELL_SECONDS):
             nobody(missing)
 
-    def _wake(self, places: Sequence[Place], problems: list[str]) -> int:
+    def _wake(self, places: Sequence[StrandRef], problems: list[str]) -> int:
         """Wake what is due. Many at one moment are woken batch by batch; what is left comes with the next sweep."""
         count = 0
         for _round in range(ROUNDS):
@@ -253,7 +253,7 @@ class Sweeper:
                 problems.append(what)
         return count
 
-    def _nudge_some(self, places: Sequence[Place], problems: list[str]) -> int:
+    def _nudge_some(self, places: Sequence[StrandRef], problems: list[str]) -> int:
         """Publish, then note it. What was published and not noted would be published at every sweep."""
         count = 0
         for layer in _layers(places):
@@ -262,7 +262,7 @@ class Sweeper:
                 break
         return count
 
-    def _nudge_layer(self, places: Sequence[Place], problems: list[str]) -> int:
+    def _nudge_layer(self, places: Sequence[StrandRef], problems: list[str]) -> int:
         missed = [one for some in self._together(places, self._store.missed, problems) for one in some]
         # One by one after a failure: what a broker took before it failed again must not come at every sweep.
         pieces = [missed] if not self._broker_away else [[one] for one in missed]
@@ -286,7 +286,7 @@ class Sweeper:
             log.debug("a batch failed; one by one", exc_info=True)
         return list(self._each(found, lambda one: act([one]), problems))
 
-    def _lost(self, queue: str, depth: int | None) -> list[Place]:
+    def _lost(self, queue: str, depth: int | None) -> list[StrandRef]:
         patience = self._patience
         blind = BLIND_SECONDS if depth is None else BACKLOG_SECONDS
         elsewhere = self._roster.carried_elsewhere(self._broker, queue) if self._broker is not None else frozenset()
@@ -319,9 +319,9 @@ class Sweeper:
                 problems.append(what)
 
 
-def _layers(places: Sequence[Place]) -> list[list[Place]]:
+def _layers(places: Sequence[StrandRef]) -> list[list[StrandRef]]:
     """Parts in which each run comes once: a transaction over many runs changes one strand of each."""
-    layers: list[list[Place]] = []
+    layers: list[list[StrandRef]] = []
     seen: Counter[str] = Counter()
     for place in places:
         if seen[place.run] == len(layers):

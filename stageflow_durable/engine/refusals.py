@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from stageflow_durable.engine.tell import log, one_line
+from stageflow_durable.engine.attempt_log import log, one_line
 from stageflow_durable.model.work import Nudge, Refusal, Refused
 
 EVERY_SECONDS = 60.0

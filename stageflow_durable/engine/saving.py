@@ -11,7 +11,7 @@ from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Done, Fenced, Waiting, Work
 
-log = logging.getLogger("stageflow.ride")
+log = logging.getLogger("stageflow.executor")
 Ending = Done | Waiting | Fenced
 
 AWAY = (StoreUnavailable, SchemaBehind)

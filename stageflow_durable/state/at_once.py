@@ -35,7 +35,7 @@ from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.state import looks, tables
+from stageflow_durable.state import tables, unlocked_reads
 from stageflow_durable.state.apply import KEY, intending, with_head
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
@@ -252,7 +252,7 @@ def _answer(run: Any) -> Any:
     """
     both = run.join(strands, strands.c.run == run.c.id)
     asked = [run.c[name] for name in HINTED]
-    answer = select(*asked, strands.c.queue, strands.c.published_at, looks.saved(is_sqlite=False))
+    answer = select(*asked, strands.c.queue, strands.c.published_at, unlocked_reads.saved(is_sqlite=False))
     return answer.select_from(both).where(and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand")))
 
 

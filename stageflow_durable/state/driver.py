@@ -22,8 +22,8 @@ from stageflow_durable.state.database import SQLITE_BUSY_SECONDS, Database
 from stageflow_durable.state.dialect import SQLITE, by_place
 from stageflow_durable.state.own import Own
 from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.postgres_protocol import ServerStatement
 from stageflow_durable.state.trouble import translated
-from stageflow_durable.state.wire import ServerStatement
 
 _make: Any = postgresql.dialect  # its constructor has no types
 _POSTGRESQL = _make(paramstyle="pyformat")

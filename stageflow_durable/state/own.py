@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.line import Line
-from stageflow_durable.state.wire import Rows, ServerStatement, Wire
+from stageflow_durable.state.postgres_protocol import RawConnection, Rows, ServerStatement
 
 
 class OwnStatement(Protocol):
@@ -19,7 +19,7 @@ class OwnStatement(Protocol):
 
     @property
     def prepared(self) -> ServerStatement:
-        """For :class:`Wire`."""
+        """For :class:`RawConnection`."""
 
     def values(self, given: Mapping[str, Any]) -> Any:
         """All parameters, as the driver takes them."""
@@ -51,9 +51,9 @@ class Own:
         self.prepares = prepares and not is_sqlite and self._prelude is None
 
     @cached_property
-    def wire(self) -> Wire:
+    def wire(self) -> RawConnection:
         """The same connection, below psycopg's cursors."""
-        return Wire(self.connection)
+        return RawConnection(self.connection)
 
     def execute(self, statement: OwnStatement, given: Mapping[str, Any]) -> Any:
         """Run it; returns the driver's cursor."""

@@ -13,8 +13,8 @@ from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state import (
+    definition_compatibility,
     endings,
-    fitting,
     handed_back,
     listing,
     owners,
@@ -29,7 +29,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.handed_back import Waits
 from stageflow_durable.state.listing import Filter, Found
 from stageflow_durable.state.owners import Awaited
-from stageflow_durable.state.recovery import Missed, Overdue, Place
+from stageflow_durable.state.recovery import Missed, Overdue, StrandRef
 from stageflow_durable.state.standings import Known, Seen, standings
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.state.verification import Checked
@@ -84,7 +84,7 @@ class Reading:
         patience: float,
         blind: float,
         elsewhere: frozenset[str] = frozenset(),
-    ) -> list[Place]:
+    ) -> list[StrandRef]:
         """Ready strands whose nudge was lost; ``elsewhere``: definitions that are carried by other brokers' workers."""
         return self._see(
             lambda c: recovery.undelivered(
@@ -104,7 +104,7 @@ class Reading:
         """The strands of these runs that wait, with what they need of a worker."""
         return self._see(lambda c: handed_back.waits(c, run_ids))
 
-    def missed(self, places: Sequence[Place]) -> list[Missed]:
+    def missed(self, places: Sequence[StrandRef]) -> list[Missed]:
         """The messages for ready strands that none reached."""
         return self._see(lambda c: recovery.missed(c, places))
 
@@ -126,7 +126,7 @@ class Reading:
 
     def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that could not go on under these definitions, and why."""
-        return self._see(lambda c: fitting.misfits(c, plans))
+        return self._see(lambda c: definition_compatibility.misfits(c, plans))
 
     def audit(self, run_ids: Sequence[str] | None, heads: Mapping[str, tuple[int, str]]) -> Iterator[Checked]:
         """Check the chains of runs (None: of all), one after another."""

@@ -55,7 +55,7 @@ class Missed(NamedTuple):
     nudges: int
 
 
-class Place(NamedTuple):
+class StrandRef(NamedTuple):
     """A strand that a scan found, with the fence it had then."""
 
     run: str
@@ -70,9 +70,9 @@ class Overdue(NamedTuple):
     woken, queues for which something is ready, and owners whose awaited end has been confirmed.
     """
 
-    orphans: list[Place]
+    orphans: list[StrandRef]
     late: list[str]
-    due: list[Place]
+    due: list[StrandRef]
     queues: list[str]
     ended: list[str]
 
@@ -206,9 +206,9 @@ def overdue(connection: Connection, grace: float) -> Overdue:
     for which, *row in _OVERDUE.run(connection, grace=grace).fetchall():
         found[which].append(row)
     return Overdue(
-        [Place(*row) for row in found["orphans"]],
+        [StrandRef(*row) for row in found["orphans"]],
         [run for run, *_none in found["late"]],
-        [Place(*row) for row in found["due"]],
+        [StrandRef(*row) for row in found["due"]],
         [queue for queue, *_none in found["queues"]],
         [owner for owner, *_none in found["ended"]],
     )
@@ -230,7 +230,7 @@ def undelivered(
     patience: float,
     blind_patience: float,
     elsewhere: frozenset[str] = frozenset(),
-) -> list[Place]:
+) -> list[StrandRef]:
     """Ready strands of a queue whose nudge was lost.
 
     A nudge counts as lost when it was never published; when nudges published later were served already; when the
@@ -242,9 +242,9 @@ def undelivered(
     """
     given = {"of_queue": queue, "patience": patience, "alone": patience if depth == 0 else blind_patience}
     if not elsewhere:
-        return [Place._make(row) for row in _UNDELIVERED.run(connection, **given).fetchall()]
+        return [StrandRef._make(row) for row in _UNDELIVERED.run(connection, **given).fetchall()]
     theirs = exists(select(runs.c.id).where(and_(runs.c.id == strand_table.c.run, runs.c.definition.in_(elsewhere))))
-    return [Place(*row) for row in connection.execute(_LOST_ONES.where(~theirs), given)]
+    return [StrandRef(*row) for row in connection.execute(_LOST_ONES.where(~theirs), given)]
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
@@ -258,7 +258,7 @@ def strangers(connection: Connection) -> dict[str, float]:
     return {name.removeprefix(STRANGERS): max(0.0, float(age)) for name, age in connection.execute(found)}
 
 
-def missed(connection: Connection, places: Sequence[Place]) -> list[Missed]:
+def missed(connection: Connection, places: Sequence[StrandRef]) -> list[Missed]:
     """The messages for ready strands that none reached. Nothing is written before the broker took them: while the
     broker is away a history does not grow.
     """

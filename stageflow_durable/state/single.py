@@ -11,8 +11,8 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import AsSqlalchemy, Statement
 from stageflow_durable.state.own import Own
 from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.postgres_protocol import Rows
 from stageflow_durable.state.trouble import translated
-from stageflow_durable.state.wire import Rows
 
 MOST = 25
 """Connections at once; who finds all in use waits."""

@@ -35,7 +35,7 @@ from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.endings import awaited_after
 from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owning import Owning
-from stageflow_durable.state.recovery import STRANGERS, Missed, Place
+from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import fail as failing
@@ -44,7 +44,7 @@ from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Kept, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine
@@ -142,16 +142,16 @@ class Store(Owning):
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
-    def begin(self, nudge: Nudge, taker: Taker) -> Work | Refused:
+    def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
         """Take what the nudge names."""
-        begun = self._unlocked.begin(nudge, taker) if self._unlocked is not None else None
+        begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
         if begun is not None:
             return begun
         decided = self._transact(
             nudge.run_id,
-            lambda facts: start.begin(facts, nudge, taker),
+            lambda facts: start.begin(facts, nudge, claimant),
             needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
-            me=taker.owner,
+            me=claimant.owner,
         )
         if not isinstance(decided, Change):
             return decided or Refused(Refusal.GONE)
@@ -163,7 +163,7 @@ class Store(Owning):
     def succeed(
         self,
         work: Work,
-        taker: Taker,
+        claimant: Claimant,
         delta: str | None,
         *,
         skipped: bool = False,
@@ -179,7 +179,7 @@ class Store(Owning):
         """
 
         def decide(facts: Facts) -> Change | Fenced:
-            next_in = taker if go_on else None
+            next_in = claimant if go_on else None
             held = None if key is None else _held(key, work)
             how = {"skipped": skipped, "replayed": replayed, "doubt": doubt}
             return finish.succeed(facts, work, next_in, delta, **how, events=events, key=held)
@@ -189,11 +189,11 @@ class Store(Owning):
         if session is None:
             done: Ending | None = None
             if self._unlocked is not None and plain and not self._in_session:
-                done = self._unlocked.succeed(work, taker, str(delta), go_on=go_on)
-            done = done or self._end(work, decide, me=taker.owner)
+                done = self._unlocked.succeed(work, claimant, str(delta), go_on=go_on)
+            done = done or self._end(work, decide, me=claimant.owner)
         else:
             done = session.commit_with(
-                lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=taker.owner))
+                lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=claimant.owner))
             )
         assert not isinstance(done, Waiting)
         return done
@@ -234,17 +234,17 @@ class Store(Owning):
             ),
         )
 
-    def undo_done(self, work: Work, taker: Taker, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
+    def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
         """The undo is done."""
         held = None if key is None else _held(key, work)
         return self._end(
-            work, lambda facts: undo.undo_done(facts, work, taker if go_on else None, key=held), me=taker.owner
+            work, lambda facts: undo.undo_done(facts, work, claimant if go_on else None, key=held), me=claimant.owner
         )
 
-    def undo_failed(self, work: Work, taker: Taker, failure: Failure, *, go_on: bool) -> Ending:
+    def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
         """The undo failed for good."""
         return self._end(
-            work, lambda facts: undo.undo_failed(facts, work, taker if go_on else None, failure), me=taker.owner
+            work, lambda facts: undo.undo_failed(facts, work, claimant if go_on else None, failure), me=claimant.owner
         )
 
     def recall(self, work: Work, owner: str) -> Work | bool:
@@ -302,7 +302,7 @@ class Store(Owning):
         """Messages in this queue named runs that are not in this database; ``doctor`` reports it."""
         self._do(lambda c: recovery.my_tick(c, f"{STRANGERS}{queue}"[:255], 0.0))
 
-    def take(self, place: Place, max_lost: int) -> tuple[Nudge, ...] | None:
+    def take(self, place: StrandRef, max_lost: int) -> tuple[Nudge, ...] | None:
         """Take a strand from the dead."""
 
         def decide(facts: Facts) -> Change | None:
@@ -318,11 +318,11 @@ class Store(Owning):
         taken = self._do(act)
         return None if taken is None else taken.nudges
 
-    def wake(self, places: Sequence[Place]) -> list[tuple[Nudge, ...]]:
+    def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
         """Make due strands ready, and end sleeps; returns of each what to publish now."""
-        sleeps: list[Place] = []
+        sleeps: list[StrandRef] = []
 
-        def decide(facts: Facts, place: Place) -> Change | None:
+        def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
             if row is not None and is_asleep(facts.plan, row):
                 sleeps.append(place)  # its run moves on, which asks for more than strands
@@ -336,7 +336,7 @@ class Store(Owning):
 
         return [change.nudges for change in self._do(act)]
 
-    def _end_sleep(self, connection: Connection, place: Place) -> Change | None:
+    def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
         needs = (Part.STRANDS, Part.SAVED)
         wake = partial(waking.wake, strand=place.strand, gen=place.gen)
         return transact(connection, place.run, wake, self._audit, needs=needs)

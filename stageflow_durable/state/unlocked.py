@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, Phase, RunStatus
 from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
-from stageflow_durable.state import at_once, known, looks
+from stageflow_durable.state import at_once, known, unlocked_reads
 from stageflow_durable.state.at_once import AtOnce
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
@@ -22,7 +22,7 @@ from stageflow_durable.state.recipes import SLOTS, Decides, Recipe, Value
 from stageflow_durable.state.runs import Created, created
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import GENESIS, NewRun, accept
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
 from stageflow_durable.transitions.rows import StrandRow
@@ -82,23 +82,25 @@ class Unlocked:
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        return looks.by_stage(self._driver.rows(looks.outputs(self._driver.is_sqlite), {"run_id": run_id}))
+        return unlocked_reads.by_stage(
+            self._driver.rows(unlocked_reads.outputs(self._driver.is_sqlite), {"run_id": run_id})
+        )
 
     # --- begin --------------------------------------------------------------------------------------------------------
 
-    def begin(self, nudge: Nudge, taker: Taker) -> Work | None:
+    def begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
         """Take a strand that is ready, when its run goes forward under this process's definition."""
-        begun = None if nudge.hint is None or not self._hints else self._begin_as_hinted(nudge, nudge.hint, taker)
-        return begun or self._look_and_begin(nudge, taker)
+        begun = None if nudge.hint is None or not self._hints else self._begin_as_hinted(nudge, nudge.hint, claimant)
+        return begun or self._look_and_begin(nudge, claimant)
 
-    def _begin_as_hinted(self, nudge: Nudge, hint: Hint, taker: Taker) -> Work | None:
-        plan = next((plan for plan in taker.plans.values() if plan.digest == hint.definition), None)
+    def _begin_as_hinted(self, nudge: Nudge, hint: Hint, claimant: Claimant) -> Work | None:
+        plan = next((plan for plan in claimant.plans.values() if plan.digest == hint.definition), None)
         if plan is None or hint.stage not in plan.by_name:
             return None
 
         def decide() -> Decided:
             facts, row = known.any_hinted(nudge, hint, plan)
-            return _decide(facts, lambda facts: start.begin(facts, known.any_nudge_like(nudge), taker)), row
+            return _decide(facts, lambda facts: start.begin(facts, known.any_nudge_like(nudge), claimant)), row
 
         place = (
             "hint",
@@ -106,8 +108,8 @@ class Unlocked:
             nudge.strand,
             hint.stage,
             nudge.queue,
-            taker.owner,
-            _limit(taker, plan, hint.stage),
+            claimant.owner,
+            _limit(claimant, plan, hint.stage),
         )
         recipe = self._recipe(place, decide, hinted=True)
         if recipe is None:
@@ -125,25 +127,25 @@ class Unlocked:
         work = recipe.granted(values, run, filled.head)
         return work and _with_saved(work._replace(run=run, queue=queue, sent_at=sent_at), at, saved)
 
-    def _look_and_begin(self, nudge: Nudge, taker: Taker) -> Work | None:
-        looked = looks.look(self._driver.is_sqlite)
+    def _look_and_begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
+        looked = unlocked_reads.look(self._driver.is_sqlite)
         read = self._driver.row(looked, {"run_id": nudge.run_id, "strand_id": nudge.strand})
         if read is None:
             return None
         run, row = facts_of_values(read[:_RUN_COLUMNS]), StrandRow(*read[_RUN_COLUMNS:-2])
-        plan, clock = taker.plans.get(run.pipeline), float(read[-2])
+        plan, clock = claimant.plans.get(run.pipeline), float(read[-2])
         if plan is None or plan.digest != run.definition or row.direction != Phase.FORWARD:
             return None
-        begun = self._begin_untouched(nudge, taker, plan, run, row, clock) if known.is_untouched(row) else None
+        begun = self._begin_untouched(nudge, claimant, plan, run, row, clock) if known.is_untouched(row) else None
         if begun is None:
             facts = known.facts_with(run, plan, clock, run.seq, run.head, row)
-            change = _decide(facts, lambda facts: start.begin(facts, nudge, taker))
+            change = _decide(facts, lambda facts: start.begin(facts, nudge, claimant))
             applied = change and self._at_once.apply(change, row)
             begun = applied and applied.granted
         return begun and _with_saved(begun, clock, read[-1])
 
     def _begin_untouched(
-        self, nudge: Nudge, taker: Taker, plan: Plan, run: RunFacts, row: StrandRow, clock: float
+        self, nudge: Nudge, claimant: Claimant, plan: Plan, run: RunFacts, row: StrandRow, clock: float
     ) -> Work | None:
         if row.gen != nudge.gen:
             return None
@@ -151,10 +153,10 @@ class Unlocked:
         def decide() -> Decided:
             alike = known.any_untouched_like(row)
             facts = known.any_facts(known.any_run_like(run), plan, alike)
-            return _decide(facts, lambda facts: start.begin(facts, known.any_nudge_like(nudge), taker)), alike
+            return _decide(facts, lambda facts: start.begin(facts, known.any_nudge_like(nudge), claimant)), alike
 
-        limit, deadline = _limit(taker, plan, row.stage), run.deadline is None
-        place = ("begin", row.strand, row.stage, row.queue, taker.owner, limit, deadline, *known.shaping(run))
+        limit, deadline = _limit(claimant, plan, row.stage), run.deadline is None
+        place = ("begin", row.strand, row.stage, row.queue, claimant.owner, limit, deadline, *known.shaping(run))
         recipe = self._recipe(place, decide)
         if recipe is None:
             return None
@@ -164,17 +166,17 @@ class Unlocked:
 
     # --- the ends of an attempt ---------------------------------------------------------------------------------------
 
-    def succeed(self, work: Work, taker: Taker, delta: str, *, go_on: bool) -> Done | None:
+    def succeed(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
         """Save what a stage added, and move on, where that comes to the same for every run at its place."""
         run, plan, onward = work.run, work.plan, work.plan.next_on_strand.get(work.stage)
 
         def decide() -> Decided:
             alike = known.any_work_like(work)
-            row, next_in = known.strand_of(alike), taker if go_on else None
+            row, next_in = known.strand_of(alike), claimant if go_on else None
             facts = known.any_facts(alike.run, plan, row)
             return _decide(facts, lambda facts: finish.succeed(facts, alike, next_in, SLOTS[Value.DELTA])), row
 
-        ours = taker.plans.get(run.pipeline)
+        ours = claimant.plans.get(run.pipeline)
         place = (
             plan.digest,
             ours and ours.digest,
@@ -184,8 +186,8 @@ class Unlocked:
             work.owner,
             work.queue,
             go_on,
-            taker.owner,
-            onward and _limit(taker, plan, onward),
+            claimant.owner,
+            onward and _limit(claimant, plan, onward),
             run.deadline is None,
             *known.shaping(run),
         )
@@ -221,8 +223,8 @@ def _fitting(change: Change) -> Change | None:
     return change if fits(change) else None
 
 
-def _limit(taker: Taker, plan: Plan, stage: str) -> float | None:
-    return taker.timeouts.get((plan.pipeline, stage))
+def _limit(claimant: Claimant, plan: Plan, stage: str) -> float | None:
+    return claimant.timeouts.get((plan.pipeline, stage))
 
 
 def _with_saved(begun: Work, at: float, saved: str | None) -> Work:
@@ -230,4 +232,4 @@ def _with_saved(begun: Work, at: float, saved: str | None) -> Work:
     has risen by this beginning alone.
     """
     run = begun.run._replace(seq=begun.seq, head=begun.head, updated_at=at)
-    return begun._replace(run=run, saved=looks.read(saved))
+    return begun._replace(run=run, saved=unlocked_reads.read(saved))

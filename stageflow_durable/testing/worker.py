@@ -9,9 +9,9 @@ from typing import Any
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.bounds import Limits
+from stageflow_durable.engine.executor import Executed, Executor
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
@@ -70,7 +70,7 @@ class InProcessWorker:
         self._publisher = publisher
         self._short = settings.short_delay_seconds
         self.owner = _Mortal(store, boot, settings.lease_seconds, world.clock, profile)
-        self._rider = Rider(
+        self._executor = Executor(
             store,
             self.owner,
             pipelines,
@@ -98,21 +98,21 @@ class InProcessWorker:
         else:
             self.join()
 
-    def carry(self, nudge: Nudge) -> Rode | None:
+    def carry(self, nudge: Nudge) -> Executed | None:
         """Carry one message as far as it goes; None when the database was away and the message comes again."""
         try:
             self.join()
-            rode = self._rider.ride(nudge)
+            executed = self._executor.execute(nudge)
         except StoreUnavailable:
             self._publisher.publish((nudge,), AWAY_SECONDS)
             return None
-        self._leave(rode)
-        return rode
+        self._leave(executed)
+        return executed
 
     def _publish(self, nudges: tuple[Nudge, ...]) -> None:
         publish(self._store, self._publisher, nudges)
 
-    def _leave(self, rode: Rode) -> None:
-        self._publish(rode.nudges)
-        if rode.waiting is not None and rode.waiting.delay <= self._short:
-            publish(self._store, self._publisher, (rode.waiting.nudge,), rode.waiting.delay)
+    def _leave(self, executed: Executed) -> None:
+        self._publish(executed.nudges)
+        if executed.waiting is not None and executed.waiting.delay <= self._short:
+            publish(self._store, self._publisher, (executed.waiting.nudge,), executed.waiting.delay)

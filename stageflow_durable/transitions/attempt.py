@@ -10,7 +10,7 @@ from stageflow_durable.model.status import AttemptState
 
 
 @dataclass(frozen=True, slots=True)
-class Taker:
+class Claimant:
     """Who takes work: the owner's id, the plans that this process can run by pipeline, and how long a body may act
     (seconds).
     """

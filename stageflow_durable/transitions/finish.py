@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Kept, Taker
+from stageflow_durable.transitions.attempt import Claimant, Kept
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
@@ -19,7 +19,7 @@ from stageflow_durable.transitions.start import start
 def succeed(
     facts: Facts,
     work: Work,
-    taker: Taker | None,
+    claimant: Claimant | None,
     delta: str | None,
     *,
     skipped: bool = False,
@@ -28,9 +28,9 @@ def succeed(
     events: Kept = (),
     key: HeldKey | None = None,
 ) -> Change | Fenced:
-    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``taker``: the owner that
-    would run the next stage itself. ``delta``: what the stage added, encoded. ``doubt``: the run goes on although the
-    attempt may have acted without our knowing. ``key``: the business key that it holds.
+    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``claimant``: the owner
+    that would run the next stage itself. ``delta``: what the stage added, encoded. ``doubt``: the run goes on although
+    the attempt may have acted without our knowing. ``key``: the business key that it holds.
     """
     draft = drafted(facts, work)
     if draft is None:
@@ -46,7 +46,7 @@ def succeed(
     elif key is not None:
         draft.end_key(key, KeyEnd.FINISHED, delta, work.plan.schema)
         end_keys(draft, stage, but=key)  # an earlier attempt named another key: nobody else would let it go
-    advance(draft, work.strand, stage, taker, work.queue)
+    advance(draft, work.strand, stage, claimant, work.queue)
     return draft.done()
 
 
@@ -59,7 +59,7 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
         draft.set_step(stage, StepState.VOID)
 
 
-def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, here: str = "") -> None:
+def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = None, here: str = "") -> None:
     """Move on after ``stage``: the next on its strand, strands whose last dependency it was, or the end of the run."""
     onward = draft.plan.next_on_strand.get(stage)
     if onward is None:
@@ -83,7 +83,7 @@ def advance(draft: Draft, strand: str, stage: str, taker: Taker | None = None, h
     begins = [*([strand] if onward else []), *heads]
     ready = [name for name in begins if not fall_asleep(draft, name)]
     if ready:
-        hand_on(draft, ready, taker, here)
+        hand_on(draft, ready, claimant, here)
     elif not begins and (draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys()):
         end(draft, RunStatus.SUCCEEDED)
     else:
@@ -108,11 +108,11 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
     )
 
 
-def hand_on(draft: Draft, ready: list[str], taker: Taker | None, here: str) -> None:
+def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str) -> None:
     """Grant the first strand to the owner that is here, where it may begin at once; publish the others."""
     first = draft.strand(ready[0])
-    if taker is not None and denial(draft, first, taker, here) is None:
-        start(draft, first, taker)
+    if claimant is not None and denial(draft, first, claimant, here) is None:
+        start(draft, first, claimant)
         ready = ready[1:]
     for name in ready:
         draft.publish(name)

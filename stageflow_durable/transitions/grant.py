@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from stageflow_durable.model.status import Phase
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.rows import StrandRow
 
@@ -21,12 +21,12 @@ class Denial(StrEnum):
     DEAD_OWNER = "this process was declared dead"
 
 
-def denial(draft: Draft, row: StrandRow, taker: Taker | None, here: str) -> Denial | None:
-    """Why the strand's stage may not begin in the hands of ``taker``; None when it may.
+def denial(draft: Draft, row: StrandRow, claimant: Claimant | None, here: str) -> Denial | None:
+    """Why the strand's stage may not begin in the hands of ``claimant``; None when it may.
 
-    ``taker``: None where its owner does not go on. ``here``: the queue over which the owner got its message.
+    ``claimant``: None where its owner does not go on. ``here``: the queue over which the owner got its message.
     """
-    if taker is None:
+    if claimant is None:
         return Denial.NO_OWNER
     if draft.run.phase.value != row.direction:
         return Denial.STOPPING
@@ -34,7 +34,7 @@ def denial(draft: Draft, row: StrandRow, taker: Taker | None, here: str) -> Deni
         return Denial.QUEUE
     if row.direction == Phase.FORWARD and draft.is_late:
         return Denial.LATE
-    plan = taker.plans.get(draft.run.pipeline)
+    plan = claimant.plans.get(draft.run.pipeline)
     if plan is None or plan.digest != draft.run.definition:
         return Denial.DEFINITION
     return None if draft.facts.alive else Denial.DEAD_OWNER

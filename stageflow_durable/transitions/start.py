@@ -5,7 +5,7 @@ from __future__ import annotations
 from stageflow_durable.model.plan import Plan, mismatch
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
@@ -18,7 +18,7 @@ EARLY_SECONDS = 0.05
 """How much too early a message with a countdown may come: timers of two machines differ by some milliseconds."""
 
 
-def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
+def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
     """Take the strand that a message names. A message that comes twice finds nothing to take.
 
     :returns: a change with ``granted``; a refusal; or a change with ``refused``, where something has to be written.
@@ -28,11 +28,11 @@ def begin(facts: Facts, nudge: Nudge, taker: Taker) -> Change | Refused:
     if refusal is not None or row is None:
         return Refused(refusal or Refusal.NOT_READY)
     draft = Draft(facts)
-    draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, taker)
+    draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, claimant)
     if draft.refused is None and fall_asleep(draft, row.strand):
         draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
-        start(draft, row, taker)
+        start(draft, row, claimant)
     return draft.done()
 
 
@@ -62,9 +62,9 @@ def _refuse_late(draft: Draft) -> Refused | None:
 # --- does this process know the run's definition? ---------------------------------------------------------------------
 
 
-def _refuse_definition(draft: Draft, row: StrandRow, taker: Taker) -> Refused | None:
+def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refused | None:
     """Refuse what this process cannot run; move the run to a newer definition where its past allows."""
-    run, plan = draft.run, taker.plans.get(draft.run.pipeline)
+    run, plan = draft.run, claimant.plans.get(draft.run.pipeline)
     if plan is not None and plan.digest == run.definition:
         return None
     if plan is not None and row.direction == Phase.BACKWARD:
@@ -125,17 +125,17 @@ def unreadable(saved: frozenset[int], new: Plan) -> str | None:
 # --- the beginning itself ---------------------------------------------------------------------------------------------
 
 
-def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
+def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
     """Begin the stage at which the strand stands: the intent to undo it is written before the action."""
     forward, stage = row.direction == Phase.FORWARD, row.stage
     number = draft.next_number(row)
     first_at = draft.clock if row.first_at is None else row.first_at
-    limit = taker.timeouts.get((draft.run.pipeline, stage)) if forward else None
+    limit = claimant.timeouts.get((draft.run.pipeline, stage)) if forward else None
     draft.set_strand(
         row.strand,
         stage=stage,
         state=StrandState.RUNNING,
-        owner=taker.owner,
+        owner=claimant.owner,
         attempt=number,
         first_at=first_at,
         published_at=None,
@@ -146,7 +146,7 @@ def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
         **AWAKE,
     )
     (_intend if forward else _begin_undo)(draft, stage)
-    begun = {"stage": stage, "attempt": number, "owner": taker.owner}
+    begun = {"stage": stage, "attempt": number, "owner": claimant.owner}
     if not (forward and draft.add_to_last("stage.ok", then=begun)):
         draft.emit("stage.begun" if forward else "undo.begun", **begun)
     draft.granted = Work(
@@ -156,7 +156,7 @@ def start(draft: Draft, row: StrandRow, taker: Taker) -> None:
         Phase(row.direction),
         stage,
         row.gen,
-        taker.owner,
+        claimant.owner,
         number,
         row.tries,
         row.lost,

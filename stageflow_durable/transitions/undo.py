@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, StepState, StrandState
 from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Failure, Kept, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
@@ -16,10 +16,10 @@ from stageflow_durable.transitions.start import start
 
 
 def undo_done(
-    facts: Facts, work: Work, taker: Taker | None, *, events: Kept = (), key: HeldKey | None = None
+    facts: Facts, work: Work, claimant: Claimant | None, *, events: Kept = (), key: HeldKey | None = None
 ) -> Change | Fenced:
-    """The undo is done; the last one ends the run. ``taker``: the owner that would run the next undo itself. ``key``:
-    the business key under which the action was done.
+    """The undo is done; the last one ends the run. ``claimant``: the owner that would run the next undo itself.
+    ``key``: the business key under which the action was done.
     """
     draft = drafted(facts, work)
     if draft is None:
@@ -30,11 +30,11 @@ def undo_done(
     draft.emit("work.compensation_executed", stage=work.stage, attempt=work.attempt)
     if key is not None:
         draft.end_key(key, KeyEnd.UNDONE)
-    return _move_on(draft, work, taker)
+    return _move_on(draft, work, claimant)
 
 
 def undo_failed(
-    facts: Facts, work: Work, taker: Taker | None, failure: Failure, *, events: Kept = ()
+    facts: Facts, work: Work, claimant: Claimant | None, failure: Failure, *, events: Kept = ()
 ) -> Change | Fenced:
     """The undo failed for good; older steps are still undone, unless the pipeline says ``halt``."""
     draft = drafted(facts, work)
@@ -44,14 +44,18 @@ def undo_failed(
     draft.set_step(work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
     draft.keep(work, events)
     draft.emit("work.compensation_failed", stage=work.stage, attempt=work.attempt, error=failure.error)
-    return _move_on(draft, work, taker)
+    return _move_on(draft, work, claimant)
 
 
-def _move_on(draft: Draft, work: Work, taker: Taker | None) -> Change:
+def _move_on(draft: Draft, work: Work, claimant: Claimant | None) -> Change:
     draft.set_strand(work.strand, state=StrandState.DONE, owner=None)
     after_undo(draft)
     opened = draft.next_to_publish()
-    if opened is not None and taker is not None and denial(draft, draft.strand(opened), taker, work.queue) is None:
+    if (
+        opened is not None
+        and claimant is not None
+        and denial(draft, draft.strand(opened), claimant, work.queue) is None
+    ):
         draft.withhold(opened)
-        start(draft, draft.strand(opened), taker)
+        start(draft, draft.strand(opened), claimant)
     return draft.done()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stageflow_durable.codec import encode
-from stageflow_durable.engine.memory import Memory
+from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.model.work import Saved
 from tests.benchmarks.pipelines import line, output
 
@@ -30,7 +30,7 @@ def fold_ms(times: int) -> float:
     work = SimpleNamespace(run=run, plan=pipeline.plan, stage=f"s{OUTPUTS}", saved=saved)
 
     def fold() -> Any:
-        return Memory(cast("Any", None), pipeline).snapshot(cast("Any", work))
+        return RunOutputs(cast("Any", None), pipeline).snapshot(cast("Any", work))
 
     assert len(fold().outputs) == OUTPUTS
     return min(timeit.repeat(fold, number=times, repeat=5)) * 1000 / times

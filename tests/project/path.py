@@ -25,7 +25,7 @@ from stageflow_durable.delivery.messages import read
 from stageflow_durable.delivery.tasks import carry
 from stageflow_durable.model.work import Nudge, Work
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from tests.project.tree import PACKAGE
 
 
@@ -75,7 +75,7 @@ class Followed:
         self.engine = Engine("followed", [line], database_url=database_url, broker_url=broker_url)
         self._redis = redis.Redis.from_url(broker_url)
         self._process = self.engine._make_process()
-        self._process._rider()  # this thread's owner; no pulses: they would sweep beside
+        self._process._executor()  # this thread's owner; no pulses: they would sweep beside
 
     def enqueue(self) -> str:
         """A run, published."""
@@ -102,7 +102,7 @@ class Followed:
         store, plan = self.engine.store, self.engine.pipelines["followed"].plan
         run_id, strand, gen, _mark = self._next()[1]
         owner = store.join(Identity("host", 1, "lost"), 10.0)
-        begun = store.begin(Nudge(run_id, strand, gen, "q"), Taker(owner, {plan.pipeline: plan}, {}))
+        begun = store.begin(Nudge(run_id, strand, gen, "q"), Claimant(owner, {plan.pipeline: plan}, {}))
         assert isinstance(begun, Work), begun
         assert store.mark_killed("lost", 1)
 

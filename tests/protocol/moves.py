@@ -12,10 +12,10 @@ from stageflow_durable.model.work import Done, Hint, Nudge, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.fork import Fork
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import Missed, Place
+from stageflow_durable.state.recovery import Missed, StrandRef
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
 from tests.protocol.stepping import Act
@@ -62,9 +62,9 @@ class World:
         self.store.register(list(PLANS.values()))
         self.owners = {name: self.store.join(Identity("host", pid, "boot"), LEASE) for name, pid in OWNERS.items()}
 
-    def taker(self, owner: str) -> Taker:
+    def claimant(self, owner: str) -> Claimant:
         """An owner that knows every pipeline."""
-        return Taker(self.owners[owner], PLANS, {})
+        return Claimant(self.owners[owner], PLANS, {})
 
     def accept(self, pipeline: Line, **options: Any) -> None:
         """The run."""
@@ -72,13 +72,13 @@ class World:
 
     def begin(self, strand: str, owner: str = "me", gen: int = 0) -> None:
         """Somebody has it in hand."""
-        work = self.store.begin(Nudge(RUN, strand, gen, "q"), self.taker(owner))
+        work = self.store.begin(Nudge(RUN, strand, gen, "q"), self.claimant(owner))
         assert isinstance(work, Work), work
         self.works[strand] = work
 
     def succeed(self, strand: str) -> None:
         """It is done."""
-        assert isinstance(self.store.succeed(self.works[strand], self.taker("me"), "1"), Done)
+        assert isinstance(self.store.succeed(self.works[strand], self.claimant("me"), "1"), Done)
 
     def fail(self, strand: str, park: ParkReason | None = None) -> None:
         """It has failed for good."""
@@ -95,7 +95,7 @@ class World:
 
     def take(self, strand: str) -> None:
         """From the dead."""
-        assert self.store.take(Place(RUN, strand, 0), 5) is not None
+        assert self.store.take(StrandRef(RUN, strand, 0), 5) is not None
 
     def sql(self, statement: str) -> None:
         """What no transaction brings about at once: time that has passed."""
@@ -120,14 +120,14 @@ def _stop_anyway(_world: World) -> Act:
 
 
 def _begin(world: World, strand: str, owner: str, gen: str = "0") -> Act:
-    return lambda store: store.begin(Nudge(RUN, strand, int(gen), "q"), world.taker(owner))
+    return lambda store: store.begin(Nudge(RUN, strand, int(gen), "q"), world.claimant(owner))
 
 
 def _begin_hinted(world: World, strand: str, owner: str) -> Act:
     facts = world.store.facts(RUN)
     assert facts is not None
     hint = Hint(facts.seq, facts.head, facts.definition, strand)
-    return lambda store: store.begin(Nudge(RUN, strand, 0, "q", hint=hint), world.taker(owner))
+    return lambda store: store.begin(Nudge(RUN, strand, 0, "q", hint=hint), world.claimant(owner))
 
 
 def _succeed(world: World, strand: str, on: str = "") -> Act:
@@ -135,8 +135,8 @@ def _succeed(world: World, strand: str, on: str = "") -> Act:
     return lambda store: store.succeed(work, _its(work), "1", go_on=bool(on))
 
 
-def _its(work: Work) -> Taker:
-    return Taker(work.owner, PLANS, {})
+def _its(work: Work) -> Claimant:
+    return Claimant(work.owner, PLANS, {})
 
 
 def _fail(world: World, strand: str, how: str = "") -> Act:
@@ -227,8 +227,8 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "note": lambda _world: lambda store: store.note(RUN, "work.note", {}),
     "undo_done": _undo_done,
     "undo_failed": _undo_failed,
-    "take": lambda _world, strand, most="5": lambda store: store.take(Place(RUN, strand, 0), int(most)),
-    "wake": lambda _world, strand: lambda store: store.wake([Place(RUN, strand, 0)]),
+    "take": lambda _world, strand, most="5": lambda store: store.take(StrandRef(RUN, strand, 0), int(most)),
+    "wake": lambda _world, strand: lambda store: store.wake([StrandRef(RUN, strand, 0)]),
     "expire": lambda _world: lambda store: store.expire(RUN),
     "nudged": _nudged,
     "unpublish": lambda _world, strand: lambda store: store.unpublish((Nudge(RUN, strand, 0, "q"),)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.model.work import Waiting
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import StrandRef
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.moves import BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
 
@@ -71,7 +71,7 @@ def nothing_yet(world: World) -> None:
 def ready(world: World) -> None:
     world.accept(LINE)
     world.sql("UPDATE stageflow_strands SET published_at = NULL")
-    world.missed = next(iter(world.store.missed([Place(RUN, "a", 0)])))
+    world.missed = next(iter(world.store.missed([StrandRef(RUN, "a", 0)])))
 
 
 @situation(
@@ -312,6 +312,6 @@ def undo_failed(world: World) -> None:
     _parked(world, ParkReason.BUG)
     world.store.order(Order(RUN, "compensate", "because", "somebody"))
     world.begin("undo:b")
-    world.store.undo_failed(world.works["undo:b"], world.taker("me"), NO, go_on=False)
+    world.store.undo_failed(world.works["undo:b"], world.claimant("me"), NO, go_on=False)
     world.begin("undo:a")
-    world.store.undo_done(world.works["undo:a"], world.taker("me"), go_on=False)
+    world.store.undo_done(world.works["undo:a"], world.claimant("me"), go_on=False)

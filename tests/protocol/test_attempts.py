@@ -19,7 +19,7 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).stage("c", lambda _ctx: None).plan
@@ -34,16 +34,16 @@ class Line:
         self.store = Store(self.database, optimistic=optimistic)
         self.store.register([PLAN])
         self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
-        self.taker = Taker(self.owner, {"line": PLAN}, {("line", "a"): TIMEOUT, ("line", "b"): TIMEOUT})
+        self.claimant = Claimant(self.owner, {"line": PLAN}, {("line", "a"): TIMEOUT, ("line", "b"): TIMEOUT})
         (self.nudge,) = self.store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q")).nudges
 
     def begun(self) -> Work:
-        work = self.store.begin(self.nudge, self.taker)
+        work = self.store.begin(self.nudge, self.claimant)
         assert isinstance(work, Work)
         return work
 
     def granted(self, work: Work) -> Work:
-        done = self.store.succeed(work, self.taker, "1", go_on=True)
+        done = self.store.succeed(work, self.claimant, "1", go_on=True)
         assert isinstance(done, Done)
         assert done.granted is not None
         return done.granted
@@ -126,7 +126,7 @@ def test_given_nothing_was_granted_when_a_commit_is_recalled_then_what_began_lat
 ) -> None:
     first = line.begun()
     later(line, first.began_at)
-    done = line.store.succeed(first, line.taker, "1")
+    done = line.store.succeed(first, line.claimant, "1")
     assert isinstance(done, Done)
     (line.nudge,) = done.nudges
     later(line, line.over()[0].ended_at)
@@ -181,7 +181,7 @@ def test_given_an_owner_that_is_lost_then_its_attempt_is_written_down_in_doubt_a
 
 
 def test_given_a_stage_that_is_skipped_then_what_begins_with_its_end_has_an_event_of_its_own(line: Line) -> None:
-    done = line.store.succeed(line.begun(), line.taker, None, skipped=True, go_on=True)
+    done = line.store.succeed(line.begun(), line.claimant, None, skipped=True, go_on=True)
     assert isinstance(done, Done)
     assert done.granted is not None
     line.granted(done.granted)

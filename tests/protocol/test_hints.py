@@ -12,12 +12,12 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
-from stageflow_durable.state.looks import LARGE, MOST
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import StrandRef
 from stageflow_durable.state.store import Store
+from stageflow_durable.state.unlocked_reads import LARGE, MOST
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
 
@@ -43,7 +43,7 @@ class World:
         self.store = Store(self.database)
         self.store.register([LINE.plan, BRANCHES.plan])
         self.owner = self.store.join(Identity("host", 1, "boot"), 60.0)
-        self.taker = Taker(self.owner, {"line": LINE.plan, "branches": BRANCHES.plan}, {("line", "b"): 30.0})
+        self.claimant = Claimant(self.owner, {"line": LINE.plan, "branches": BRANCHES.plan}, {("line", "b"): 30.0})
         self.asked = 0
         usual = Driver.row
 
@@ -63,12 +63,12 @@ class World:
     def handed_on(self) -> Nudge:
         """At the second stage, with an output saved."""
         work = self.begun(self.accepted())
-        done = self.store.succeed(work, self.taker, '{"a": 1}')
+        done = self.store.succeed(work, self.claimant, '{"a": 1}')
         assert isinstance(done, Done)
         return done.nudges[0]
 
     def begun(self, nudge: Nudge) -> Work:
-        work = self.store.begin(nudge, self.taker)
+        work = self.store.begin(nudge, self.claimant)
         assert isinstance(work, Work), work
         return work
 
@@ -123,7 +123,7 @@ def test_given_a_run_as_hinted_when_it_begins_then_without_a_look_and_with_what_
     stored = world.store.facts(hinted.run_id)
     assert facts == {name: getattr(stored, name) for name in facts}
     assert (at_once.seq, at_once.head) == (at_once.run.seq, at_once.run.head)
-    assert isinstance(world.store.succeed(at_once, world.taker, "2", go_on=True), Done)
+    assert isinstance(world.store.succeed(at_once, world.claimant, "2", go_on=True), Done)
 
 
 @pytest.mark.parametrize("hinted", [True, False])
@@ -189,7 +189,7 @@ def test_given_a_hint_that_is_out_of_date_when_the_nudge_comes_then_it_takes_not
     nudge = world.handed_on()
     change(world, nudge)
     before = world.rows(nudge.run_id)
-    refused = world.store.begin(nudge, world.taker)
+    refused = world.store.begin(nudge, world.claimant)
     assert isinstance(refused, Refused)
     assert refused.why is why
     if change is not _late:  # whose message stops the run
@@ -200,11 +200,11 @@ def test_given_a_strand_that_was_taken_over_then_the_old_hint_takes_nothing_and_
     world: World,
 ) -> None:
     nudge = world.handed_on()
-    other = Taker(world.store.join(Identity("host", 2, "boot"), 60.0), world.taker.plans, {})
+    other = Claimant(world.store.join(Identity("host", 2, "boot"), 60.0), world.claimant.plans, {})
     assert isinstance(world.store.begin(nudge, other), Work)
     world.store.mark_killed("boot", 2)
-    taken = world.store.take(Place(nudge.run_id, nudge.strand, nudge.gen), 5)
-    refused = world.store.begin(nudge, world.taker)
+    taken = world.store.take(StrandRef(nudge.run_id, nudge.strand, nudge.gen), 5)
+    refused = world.store.begin(nudge, world.claimant)
     assert isinstance(refused, Refused)
     assert refused.why is Refusal.FENCED
     assert taken is not None
@@ -247,10 +247,10 @@ def test_given_hints_switched_off_then_none_is_made_and_none_is_believed(world: 
     without = Store(Database(migrated_url), hints=False)
     nudge = world.handed_on()
     world.asked = 0
-    work = without.begin(nudge, world.taker)
+    work = without.begin(nudge, world.claimant)
     assert isinstance(work, Work)
     assert world.asked == 1  # the look
-    done = without.succeed(work, world.taker, "1")
+    done = without.succeed(work, world.claimant, "1")
     assert isinstance(done, Done)
     assert done.nudges[0].hint is None
     assert without.create(world.new()).nudges[0].hint is None

@@ -31,7 +31,7 @@ from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
@@ -178,10 +178,10 @@ def test_given_a_run_in_flight_when_an_older_schema_is_upgraded_then_it_goes_on_
     assert schema.upgrade(database_url) == schema.head()
     store = Store(database)
     store.register([plan])
-    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
-    work = store.begin(Nudge("R", "a", 0, "q"), taker)
+    claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
+    work = store.begin(Nudge("R", "a", 0, "q"), claimant)
     assert isinstance(work, Work)
-    assert isinstance(store.succeed(work, taker, "1"), Done)
+    assert isinstance(store.succeed(work, claimant, "1"), Done)
     assert store.run("R").status is RunStatus.SUCCEEDED
     store.close()
 
@@ -606,7 +606,7 @@ def test_given_a_run_in_flight_when_0006_is_upgraded_then_its_wait_says_for_what
 
 def carried(store: Store, plan: Plan, strand: str) -> None:
     """What a sweep, a person and a worker do to the run, to its end."""
-    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
+    claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
     found = store.overdue(0.0)
     for orphan in found.orphans:
         store.take(orphan, max_lost=5)
@@ -615,9 +615,9 @@ def carried(store: Store, plan: Plan, strand: str) -> None:
     if store.run("R").status is RunStatus.PARKED:
         store.order(Order("R", "resume", "mended", "ann"))
     for gen in range(3):
-        work = store.begin(Nudge("R", strand, gen, "q"), taker)
+        work = store.begin(Nudge("R", strand, gen, "q"), claimant)
         if isinstance(work, Work):
-            done = store.undo_done(work, taker, go_on=False) if work.undoing else store.succeed(work, taker, "1")
+            done = store.undo_done(work, claimant, go_on=False) if work.undoing else store.succeed(work, claimant, "1")
             assert isinstance(done, Done)
 
 

@@ -19,7 +19,7 @@ from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 
 YEAR_10000 = "253402300800"
@@ -35,10 +35,10 @@ def test_given_rows_with_times_that_no_date_can_hold_then_every_list_and_view_sh
     schema.upgrade(database_url)
     store = Store(Database(database_url))
     store.register([PLAN])
-    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
+    claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
     for run in ("parked", "waiting"):
         store.create(NewRun(run, "c", PLAN, None, "f", "{}", "{}", "q", deadline=store.clock() + 3600))
-        work = store.begin(Nudge(run, "a", 0, "q"), taker)
+        work = store.begin(Nudge(run, "a", 0, "q"), claimant)
         assert isinstance(work, Work)
         if run == "parked":
             store.fail(work, BUSY, cause=Cause.FAILED, park=ParkReason.BUG, exhausted=False)
@@ -75,9 +75,9 @@ def test_given_a_wait_beyond_all_bounds_then_it_ends_within_ten_years(database_u
     schema.upgrade(database_url)
     store = Store(Database(database_url))
     store.register([PLAN])
-    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
+    claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
     store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q"))
-    work = store.begin(Nudge("R", "a", 0, "q"), taker)
+    work = store.begin(Nudge("R", "a", 0, "q"), claimant)
     assert isinstance(work, Work)
     store.wait(work, BUSY, 1e300, 1e300)
     wake_at = store.run("R").stage("a").wake_at

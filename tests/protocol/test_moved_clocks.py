@@ -17,7 +17,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 
 LEASE = 10.0
 HOUR = 3600.0
@@ -50,8 +50,8 @@ class World:
 
     def begun(self, run: str = "R") -> Work:
         self.store.create(NewRun(run, "c", PLAN, None, "f", "{}", "{}", "q"))
-        taker = Taker(self.joined(9), {"p": PLAN}, {})
-        work = self.store.begin(Nudge(run, "a", 0, "q"), taker)
+        claimant = Claimant(self.joined(9), {"p": PLAN}, {})
+        work = self.store.begin(Nudge(run, "a", 0, "q"), claimant)
         assert isinstance(work, Work)
         return work
 

@@ -18,7 +18,7 @@ from stageflow_durable.state.listing import Filter
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 
 # In one process: the past is made once.
@@ -97,7 +97,7 @@ def fresh(store: Store, *, optimistic: bool) -> tuple[Store, Work]:
     number = store.clock()
     run_id = f"N{str(number).replace('.', ''):0<25}"[:26]
     (nudge,) = ways.create(NewRun(run_id, "c", PLAN, run_id, "f", "{}", "{}", "q")).nudges
-    work = ways.begin(nudge, Taker(owner, {"line": PLAN}, {}))
+    work = ways.begin(nudge, Claimant(owner, {"line": PLAN}, {}))
     assert isinstance(work, Work)
     return ways, work
 
@@ -105,15 +105,15 @@ def fresh(store: Store, *, optimistic: bool) -> tuple[Store, Work]:
 def carried(store: Store, *, optimistic: bool) -> None:
     """A run from its enqueueing to its end, and one whose second stage has a message of its own."""
     ways, work = fresh(store, optimistic=optimistic)
-    taker = Taker(work.owner, {"line": PLAN}, {})
-    done: Any = ways.succeed(work, taker, "1", go_on=True)
+    claimant = Claimant(work.owner, {"line": PLAN}, {})
+    done: Any = ways.succeed(work, claimant, "1", go_on=True)
     ways.outputs(work.run.id)
-    ways.succeed(done.granted, taker, "2")
+    ways.succeed(done.granted, claimant, "2")
     ways._driver.close()  # as above
     ways, work = fresh(store, optimistic=optimistic)
-    taker = Taker(work.owner, {"line": PLAN}, {})
-    handed: Any = ways.succeed(work, taker, "1")
-    assert isinstance(ways.begin(handed.nudges[0]._replace(hint=None), taker), Work)
+    claimant = Claimant(work.owner, {"line": PLAN}, {})
+    handed: Any = ways.succeed(work, claimant, "1")
+    assert isinstance(ways.begin(handed.nudges[0]._replace(hint=None), claimant), Work)
     ways._driver.close()  # as above
 
 

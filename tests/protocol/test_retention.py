@@ -24,7 +24,7 @@ from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.tables import attributes, owners, runs, strands, tombstones
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0
@@ -48,10 +48,10 @@ class Past:
     def ended(self, run_id: str, ago: float = LONG_AGO, key: str | None = None, **columns: Any) -> str:
         """A run that succeeded ``ago`` seconds ago; ``columns`` say otherwise."""
         self.store.create(self.new(run_id, key))
-        taker = Taker(self.owner, {"one": PLAN}, {})
-        work = self.store.begin(Nudge(run_id, "a", 0, "q"), taker)
+        claimant = Claimant(self.owner, {"one": PLAN}, {})
+        work = self.store.begin(Nudge(run_id, "a", 0, "q"), claimant)
         assert isinstance(work, Work)
-        assert isinstance(self.store.succeed(work, taker, "1"), Done)
+        assert isinstance(self.store.succeed(work, claimant, "1"), Done)
         then = self.store.clock() - ago
         with self.database.transaction() as connection:
             values = {"created_at": then - 60, "finished_at": then, **columns}

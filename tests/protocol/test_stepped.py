@@ -14,10 +14,10 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import StrandRef
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import Watch
 from tests.protocol.stepping import Act, Stage
@@ -56,8 +56,8 @@ class World:
         self.store.register(list(PLANS.values()))
         self.owners = [self.store.join(Identity("host", pid, "boot"), 60.0) for pid in (1, 2)]
 
-    def taker(self, number: int) -> Taker:
-        return Taker(self.owners[number], PLANS, {})
+    def claimant(self, number: int) -> Claimant:
+        return Claimant(self.owners[number], PLANS, {})
 
     def run(self, pipeline: Pipeline[Any, Any]) -> str:
         run_id = f"R{next(IDS)}"
@@ -65,7 +65,7 @@ class World:
         return run_id
 
     def begun(self, run_id: str, strand: str, number: int) -> Work:
-        work = self.store.begin(Nudge(run_id, strand, 0, "q"), self.taker(number))
+        work = self.store.begin(Nudge(run_id, strand, 0, "q"), self.claimant(number))
         assert isinstance(work, Work)
         return work
 
@@ -116,7 +116,7 @@ def test_given_a_cancel_and_a_begin_at_once_then_one_of_them_is_first_and_the_ot
         run_id = world.run(LINE)
         nudge = Nudge(run_id, "a", 0, "q")
         begun, _cancelled, over = world.play(
-            at, lambda store: store.begin(nudge, world.taker(0)), lambda store: store.order(order(run_id, "cancel"))
+            at, lambda store: store.begin(nudge, world.claimant(0)), lambda store: store.order(order(run_id, "cancel"))
         )
         facts = world.store.facts(run_id)
         assert facts is not None
@@ -135,7 +135,7 @@ def test_given_a_begin_while_a_cancel_is_held_then_one_of_them_is_first(world: W
         _, begun, over = world.play(
             at,
             lambda store: store.order(order(run_id, "cancel")),
-            lambda store: store.begin(Nudge(run_id, "a", 0, "q"), world.taker(1)),
+            lambda store: store.begin(Nudge(run_id, "a", 0, "q"), world.claimant(1)),
         )
         facts = world.store.facts(run_id)
         assert facts is not None
@@ -151,8 +151,8 @@ def test_given_two_branches_that_end_at_once_then_exactly_one_of_them_begins_the
         left, right = world.begun(run_id, "l", 0), world.begun(run_id, "r", 1)
         one, two, over = world.play(
             at,
-            lambda store: store.succeed(left, world.taker(0), "1", go_on=True),
-            lambda store: store.succeed(right, world.taker(1), "2", go_on=True),
+            lambda store: store.succeed(left, world.claimant(0), "1", go_on=True),
+            lambda store: store.succeed(right, world.claimant(1), "2", go_on=True),
         )
         assert isinstance(one, Done)
         assert isinstance(two, Done)
@@ -170,7 +170,7 @@ def test_given_a_branch_that_fails_while_the_other_commits_then_what_was_done_is
         failure = Failure("no", "permanent", doubt=True)
         _, done, over = world.play(
             at,
-            lambda store: store.succeed(right, world.taker(1), "2"),
+            lambda store: store.succeed(right, world.claimant(1), "2"),
             lambda store: store.fail(left, failure, cause=Cause.FAILED, park=None, exhausted=False),
         )
         assert isinstance(done, Done)
@@ -189,13 +189,13 @@ def test_given_a_zombie_that_commits_while_its_strand_is_taken_then_it_is_saved_
     def scene(at: int) -> bool:
         zombie = world.store.join(Identity("host", 99, f"boot{at}"), 60.0)
         run_id = world.run(LINE)
-        work = world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(zombie, PLANS, {}))
+        work = world.store.begin(Nudge(run_id, "a", 0, "q"), Claimant(zombie, PLANS, {}))
         assert isinstance(work, Work)
         world.store.mark_killed(f"boot{at}", 99)
-        place = Place(run_id, "a", 0)
+        place = StrandRef(run_id, "a", 0)
         saved, taken, over = world.play(
             at,
-            lambda store: store.succeed(work, Taker(zombie, PLANS, {}), "1", go_on=True),
+            lambda store: store.succeed(work, Claimant(zombie, PLANS, {}), "1", go_on=True),
             lambda store: store.take(place, 5),
         )
         assert isinstance(saved, Fenced) == (taken is not None)
@@ -209,9 +209,9 @@ def test_given_two_sweeps_that_take_at_once_then_the_fence_rises_once(world: Wor
     def scene(at: int) -> bool:
         dead = world.store.join(Identity("host", 98, f"gone{at}"), 60.0)
         run_id = world.run(LINE)
-        world.store.begin(Nudge(run_id, "a", 0, "q"), Taker(dead, PLANS, {}))
+        world.store.begin(Nudge(run_id, "a", 0, "q"), Claimant(dead, PLANS, {}))
         world.store.mark_killed(f"gone{at}", 98)
-        place = Place(run_id, "a", 0)
+        place = StrandRef(run_id, "a", 0)
         one, two, over = world.play(at, lambda store: store.take(place, 5), lambda store: store.take(place, 5))
         assert [one, two].count(None) == 1
         (nudge,) = one or two
@@ -238,7 +238,7 @@ def test_given_resume_and_compensate_from_one_version_then_one_wins_and_the_othe
     def scene(at: int) -> bool:
         run_id = world.run(LINE)
         work = world.begun(run_id, "a", 0)
-        world.store.succeed(work, world.taker(0), "1")
+        world.store.succeed(work, world.claimant(0), "1")
         work = world.begun(run_id, "a", 0)
         failure = Failure("odd", "bug", doubt=True)
         world.store.fail(work, failure, cause=Cause.FAILED, park=ParkReason.BUG, exhausted=False)

@@ -13,19 +13,19 @@ from stageflow_durable.state import schema
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.store import Store
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("two").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).plan
 
-Ending = Callable[[Store, Work, Taker], object]
+Ending = Callable[[Store, Work, Claimant], object]
 
 
-def succeeds(store: Store, work: Work, taker: Taker) -> object:
-    return store.succeed(work, taker, "1", go_on=True)
+def succeeds(store: Store, work: Work, claimant: Claimant) -> object:
+    return store.succeed(work, claimant, "1", go_on=True)
 
 
-def waits(store: Store, work: Work, _taker: Taker) -> object:
+def waits(store: Store, work: Work, _claimant: Claimant) -> object:
     return store.wait(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
 
 
@@ -39,10 +39,12 @@ def test_given_an_attempt_that_ends_while_a_run_is_read_then_it_is_seen_once_as_
     store = stage.sessions[1].store
     store.register([PLAN])
     (nudge,) = store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q")).nudges
-    taker = Taker(store.join(Identity("host", 1, "boot"), 3600.0), {"two": PLAN}, {})
-    work = store.begin(nudge, taker)
+    claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"two": PLAN}, {})
+    work = store.begin(nudge, claimant)
     assert isinstance(work, Work)
-    seen, ended = stage.interleave((lambda store: store.run("R"), lambda store: ends(store, work, taker)), at).answers
+    seen, ended = stage.interleave(
+        (lambda store: store.run("R"), lambda store: ends(store, work, claimant)), at
+    ).answers
     assert isinstance(ended, Done | Waiting)
     (attempt,) = seen.stage("a").attempts
     assert attempt.n == 1

@@ -13,8 +13,8 @@ from unittest.mock import patch
 from sqlalchemy import Double, String, and_, bindparam, case, or_, select, update
 
 from stageflow_durable.engine import accept, body
+from stageflow_durable.engine import executor as _executor
 from stageflow_durable.engine import outcome as _outcome
-from stageflow_durable.engine import ride as _ride
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
@@ -39,7 +39,7 @@ from tests.simulation.process import Worker
 
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
-ride: Any = _ride
+executor: Any = _executor
 sealing: Any = _sealing
 forking: Any = _fork
 resolve: Any = _resolve
@@ -86,7 +86,7 @@ def _always(answer: Any) -> Callable[..., Any]:
 
 
 def _effect_after_commit() -> Plant:
-    save, run_stage = ride.Rider._save, body.run_stage
+    save, run_stage = executor.Executor._save, body.run_stage
 
     def early(*given: Any) -> Any:
         return body.Called(lambda: run_stage(*given))
@@ -101,8 +101,8 @@ def _effect_after_commit() -> Plant:
     def promised(value: Any, *_given: Any) -> Any:
         return Promise(value) if callable(value) else returned(value, *_given)
 
-    returned = ride.returned
-    return _put((body, "run_stage", early), (ride, "returned", promised), (ride.Rider, "_save", late))
+    returned = executor.returned
+    return _put((body, "run_stage", early), (executor, "returned", promised), (executor.Executor, "_save", late))
 
 
 class Promise(Succeeded):
@@ -292,14 +292,14 @@ def _fence_of_gen_only() -> Plant:
 
 def _told_too_early() -> Plant:
     """Observers are told of what the body returned, before it is saved."""
-    saved, tell = ride.Rider._saved, ride.Rider._tell_end
+    saved, tell = executor.Executor._saved, executor.Executor._tell_end
 
     def early(self: Any, work: Any, memory: Any, outcome: Any, services: Any, *given: Any, **options: Any) -> Any:
         ctx = body.stage_context(work, memory, services)
         tell(self, ctx, body.Called(), outcome, None, services.context)
         return saved(self, work, memory, outcome, services, *given, **options)
 
-    return _put((ride.Rider, "_saved", early), (ride.Rider, "_tell_end", _always(None)))
+    return _put((executor.Executor, "_saved", early), (executor.Executor, "_tell_end", _always(None)))
 
 
 def _told_loudly() -> Plant:
@@ -309,17 +309,17 @@ def _told_loudly() -> Plant:
         for one in (*asked, *observers):
             one(end)
 
-    return _put((ride, "tell", loud))
+    return _put((executor, "tell", loud))
 
 
 def _answers_are_work() -> Plant:
-    decide = ride.Rider._outcome
+    decide = executor.Executor._outcome
 
     def as_done(*given: Any) -> Any:
         outcome = decide(*given)
         return replace(outcome, replayed=False) if isinstance(outcome, Succeeded) else outcome
 
-    return _put((ride.Rider, "_outcome", as_done))
+    return _put((executor.Executor, "_outcome", as_done))
 
 
 def _obligations_copied() -> Plant:
@@ -441,7 +441,7 @@ MUTANTS = (
     Mutant("what nobody knows is offered again for ever", _offered_for_ever()),
     Mutant("who is told of what nobody knows: nobody", _put((Store, "unserved", _always([])))),
     Mutant("patience with a message does not grow", _impatient()),
-    Mutant("what is no Exception ends the ride", _exceptions_alone()),
+    Mutant("what is no Exception ends the attempt", _exceptions_alone()),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
     Mutant("finish without undoing", _put((resolve, "settlement", _never_undone)), quick=True),
     Mutant("undo past the pivot", _past_every_pivot()),
@@ -461,7 +461,7 @@ MUTANTS = (
     Mutant("an event does not seal the one before", _unsealed()),
     Mutant("outputs of before are not read", _put((Store, "outputs", _always({})))),
     Mutant("observers are told before the outcome is saved", _told_too_early(), quick=True),
-    Mutant("an observer's error ends the ride", _told_loudly(), quick=True),
+    Mutant("an observer's error ends the attempt", _told_loudly(), quick=True),
     Mutant("what an observer answers counts as the stage's work", _answers_are_work()),
     Mutant("a fork takes over what is to be undone", _obligations_copied()),
     Mutant("a fork begins with what was undone", _forked_from_what_was_undone()),

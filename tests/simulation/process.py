@@ -17,9 +17,9 @@ from stageflow_durable.delivery.tasks import carry, understood
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.bounds import Limits
 from stageflow_durable.engine.ending import Ending
+from stageflow_durable.engine.executor import Executed, Executor
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.ride import Rider, Rode
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known, Profile
@@ -226,7 +226,7 @@ class Worker(Process):
         self._guard = Guard()
         self.owner._guard = self._guard  # type: ignore[assignment]  # a lock would stop the one line that goes on
         observer = Observer(sim)
-        self._rider = Rider(
+        self._executor = Executor(
             self.store,
             self.owner,
             self.knows,
@@ -262,9 +262,9 @@ class Worker(Process):
     def hold_back(self) -> None:
         """Nothing: what comes again comes later, and time passes by itself here."""
 
-    def ride(self, nudge: Nudge) -> Rode:
+    def execute(self, nudge: Nudge) -> Executed:
         self._join()
-        return self._rider.ride(nudge)
+        return self._executor.execute(nudge)
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         publish(self.store, self.publisher, nudges, delay)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from stageflow_durable import Pipeline, RunStatus, StageOutput
-from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.testing import InProcessEngine
@@ -243,16 +243,16 @@ def test_who_learns_between_the_beginning_and_the_body_that_it_counts_as_dead_do
     handle = engine.enqueue("line", {})
     engine.step()
     (paused,) = engine.crew
-    usual = Memory.snapshot
+    usual = RunOutputs.snapshot
 
-    def and_is_paused(memory: Memory, work: Work) -> Any:
-        monkeypatch.setattr(Memory, "snapshot", usual)
+    def and_is_paused(saved_outputs: RunOutputs, work: Work) -> Any:
+        monkeypatch.setattr(RunOutputs, "snapshot", usual)
         engine.clock.advance(25)  # longer than a lease, and nobody beats
         engine.sweep()
         paused.beat()
-        return usual(memory, work)
+        return usual(saved_outputs, work)
 
-    monkeypatch.setattr(Memory, "snapshot", and_is_paused)
+    monkeypatch.setattr(RunOutputs, "snapshot", and_is_paused)
     engine.step()
     assert acts.log == ["a"], "b has begun, and its body was not called"
     engine.drain()

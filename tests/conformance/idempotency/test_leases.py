@@ -15,8 +15,8 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.own import Own
+from stageflow_durable.state.postgres_protocol import RawConnection, Rows, ServerStatement
 from stageflow_durable.state.single import Singles
-from stageflow_durable.state.wire import Rows, ServerStatement, Wire
 from tests.conformance.idempotency.backends import LONG, SCOPE
 from tests.conformance.idempotency.waiting import until_somebody_waits
 
@@ -28,7 +28,7 @@ class Played:
         self.leases = Leases(database)
         self.sent: list[str] = []
         self.after: dict[str, Callable[[], object]] = {}
-        sender: Any = Wire if database.prepares else Singles if database.is_sqlite else Own
+        sender: Any = RawConnection if database.prepares else Singles if database.is_sqlite else Own
         send = sender.rows
 
         def watched(this: object, statement: Statement | ServerStatement, given: Mapping[str, Any]) -> Rows:

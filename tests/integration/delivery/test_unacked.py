@@ -14,8 +14,8 @@ from kombu.transport import redis as transport
 from redis import Connection, Redis
 from redis.exceptions import ResponseError
 
+from stageflow_durable.delivery.acknowledge import QuickAcks, quicken
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP
-from stageflow_durable.delivery.unacked import QuickAcks, quicken
 from stageflow_durable.errors import ConfigurationError
 from tests.services.broker import BrokerService
 

@@ -79,7 +79,7 @@ def test_a_short_delay_of_a_stage_continued_in_place_is_carried_by_a_fresh_messa
     site.at_rest([run])
     is_whole(site, run, 3)
     assert site.history(run, "stage.nudged") == []
-    # The first came from a ride that had moved; the second from the fresh message, whose first link it was.
+    # The first came from an executor that had moved; the second from the fresh message, whose first link it was.
     assert carried_by_celery(site) - before == 1
     assert all(0.1 <= wait < 1.2 for wait in waits(run, "s3"))
 

@@ -1,4 +1,4 @@
-"""Messages that are delivered more than once: a ride is never doubled."""
+"""Messages that are delivered more than once: a run is never carried twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_first_link_that_comes_again_during_its_ride_opens_no_second_lane(bare
     for worker in workers:
         bare_site.ready(worker)
     push(bare_site, "ride", *[original, redelivered(original)] * 5)
-    bare_site.until(lambda: carried(workers, original) == 10, "duplicates are carried and dropped, the ride goes on")
+    bare_site.until(lambda: carried(workers, original) == 10, "duplicates are carried and dropped, the run goes on")
     bare_site.ledger.open("ride")
     bare_site.at_rest([run])
     push(bare_site, "ride", original, redelivered(original))

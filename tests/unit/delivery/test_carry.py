@@ -9,7 +9,7 @@ import pytest
 
 from stageflow_durable.delivery.messages import read
 from stageflow_durable.delivery.tasks import carry
-from stageflow_durable.engine.ride import Rode
+from stageflow_durable.engine.executor import Executed
 from stageflow_durable.model.work import Hint, Nudge
 
 HINT = Hint(7, "0a" * 32, "0b" * 12, "a stage")
@@ -20,16 +20,16 @@ def carried(mark: str) -> tuple[str, Nudge]:
     keys: list[str] = []
     ridden: list[Nudge] = []
 
-    def ride(nudge: Nudge) -> Rode:
+    def execute(nudge: Nudge) -> Executed:
         ridden.append(nudge)
-        return Rode()
+        return Executed()
 
     def first(key: str) -> bool:
         keys.append(key)
         return True
 
     process: Any = SimpleNamespace(
-        queue="q", first=first, ride=ride, publish=lambda _nudges: None, refused=lambda _words, _queue: None
+        queue="q", first=first, execute=execute, publish=lambda _nudges: None, refused=lambda _words, _queue: None
     )
     request = SimpleNamespace(chain=None, delivery_info={"routing_key": "lane"}, retries=0)
     carry(SimpleNamespace(request=request), process, read(("R", "a", 3, mark), {}))

@@ -47,7 +47,7 @@ def test_each_engines_runs_go_to_its_own_process() -> None:
     assert not first
     for member in engines:
         process = SimpleNamespace(name=member.name, nearness=lambda _run, of=member.name: near[of])
-        object.__setattr__(member.life, "working", lambda one=process: one)
+        object.__setattr__(member.lifecycle, "working", lambda one=process: one)
     found: Any = engines.process_of("01M8KM1TEPJGBY5XNSXSWW1WS1")
     assert found.name == "mail"
     unreadable: Any = engines.process_of(7)
@@ -133,7 +133,7 @@ def test_an_engine_that_a_workers_process_merely_imports_does_not_pass_for_a_wor
     monkeypatch.setenv("STAGEFLOW_INTERNAL_WORKER_OF", '["shop"]')
     theirs, begun = app(), []
     for name in ("shop", "imported"):
-        life = engine(name, theirs)._life
+        life = engine(name, theirs)._lifecycle
         object.__setattr__(life, "child_started", lambda one=name: begun.append(one))
     engines_of(theirs)[0].child_started()
     assert begun == ["shop"]

@@ -20,7 +20,7 @@ from stageflow_durable.state.recipes import SLOTS, Decides, Value
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import NewRun, accept
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import NEW_STRAND
 
 ME = "host-1-2"
@@ -97,10 +97,10 @@ def attempt(plan: Plan, chance: Random, run: RunFacts) -> Work:
     )
 
 
-def taker(plan: Plan, chance: Random) -> Taker:
+def claimant(plan: Plan, chance: Random) -> Claimant:
     """Its owner."""
     timed = {(plan.pipeline, stage.name): 30.0 for stage in plan.stages if chance.random() < 0.3}
-    return Taker(ME, {plan.pipeline: plan}, timed)
+    return Claimant(ME, {plan.pipeline: plan}, timed)
 
 
 def driver(written: Written) -> Driver:
@@ -112,7 +112,7 @@ def driver(written: Written) -> Driver:
 def test_the_end_of_a_stage_is_written_as_if_it_was_decided_for_its_run_alone(seed: int, audit_key: bytes) -> None:
     chance = Random(seed)
     plan = line(chance)
-    owner, go_on = taker(plan, chance), chance.random() < 0.7
+    owner, go_on = claimant(plan, chance), chance.random() < 0.7
     once, alone = Written(7.5), Written(7.5)
     unlocked = Unlocked(driver(once), audit_key, hints=True)
     for _run in range(3):
@@ -134,7 +134,7 @@ def test_the_end_of_a_stage_is_written_as_if_it_was_decided_for_its_run_alone(se
 def test_a_begin_is_written_as_if_it_was_decided_for_its_run_alone(seed: int, audit_key: bytes) -> None:
     chance = Random(seed)
     plan = line(chance)
-    owner, stage = taker(plan, chance), chance.choice(plan.stages)
+    owner, stage = claimant(plan, chance), chance.choice(plan.stages)
     once, alone = Written(0.0), Written(0.0)
     unlocked = Unlocked(driver(once), audit_key, hints=False)
     for _run in range(3):
@@ -185,7 +185,7 @@ def test_given_a_run_with_a_deadline_then_each_end_is_decided_for_itself() -> No
     plan = Pipeline("two").stage("a", body).stage("b", body).plan
     unlocked = Unlocked(driver(Written(0.0)), b"", hints=False)
     work = attempt(plan, chance, run_of(plan, chance, deadline=5.0))._replace(stage="a")
-    assert unlocked.succeed(work, taker(plan, chance), "1", go_on=True) is None
+    assert unlocked.succeed(work, claimant(plan, chance), "1", go_on=True) is None
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_value_of_which_nothing_may_depend_is_not_even_equal_to_its_like() -> 
 
 def test_a_sleep_that_comes_next_is_decided_once_and_due_by_each_runs_own_clock() -> None:
     plan, chance = Pipeline[Any, Any]("line").stage("a", body).sleep("nap", 3600.0).stage("b", body).plan, Random(1)
-    owner, once = taker(plan, chance), Written(0.0)
+    owner, once = claimant(plan, chance), Written(0.0)
     unlocked = Unlocked(driver(once), b"", hints=True)
     run = run_of(plan, chance)
     for clock in (7.5, 8.25):
@@ -236,5 +236,5 @@ def test_a_sleep_until_a_moment_is_decided_for_each_run_alone() -> None:
     written = Written(7.5)
     work = attempt(plan, chance, run_of(plan, chance))._replace(stage="a", queue="q")
     unlocked = Unlocked(driver(written), b"", hints=True)
-    assert unlocked.succeed(work, taker(plan, chance), "1", go_on=True) is None
+    assert unlocked.succeed(work, claimant(plan, chance), "1", go_on=True) is None
     assert written.sent == [], "how long it sleeps depends on when it begins to, and is no slot's"

@@ -11,7 +11,7 @@ from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandSt
 from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.change import KEYS, Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, StrandRow
@@ -80,9 +80,9 @@ class Story:
         self.parts: dict[Part, Any] = {}
 
     @property
-    def taker(self) -> Taker:
+    def claimant(self) -> Claimant:
         """An owner that knows the pipeline."""
-        return Taker(ME, {self.plan.pipeline: self.plan}, {})
+        return Claimant(ME, {self.plan.pipeline: self.plan}, {})
 
     def facts(self) -> Facts:
         """All there is to know."""
@@ -135,7 +135,7 @@ class Story:
 
     def begin(self, strand: str) -> Work:
         """Take a strand, which has to be there to take."""
-        decided = self.apply(start.begin(self.facts(), self.nudge(strand), self.taker))
+        decided = self.apply(start.begin(self.facts(), self.nudge(strand), self.claimant))
         assert isinstance(decided, Change), decided
         assert decided.granted is not None, decided.refused
         return decided.granted
@@ -143,7 +143,7 @@ class Story:
     def refusal(self, strand: str, *, gen: int | None = None) -> Any:
         """Why it is not to be taken."""
         nudge = self.nudge(strand) if gen is None else self.nudge(strand)._replace(gen=gen)
-        decided = self.apply(start.begin(self.facts(), nudge, self.taker))
+        decided = self.apply(start.begin(self.facts(), nudge, self.claimant))
         return decided.why if isinstance(decided, Refused) else decided.refused.why
 
     def nudge(self, strand: str) -> Nudge:
@@ -152,8 +152,8 @@ class Story:
         return Nudge(RUN, strand, row.gen if row else 0, QUEUE)
 
     def succeed(self, work: Work, delta: str | None = "1", **options: Any) -> Any:
-        """The stage is done; nothing is granted unless ``taker`` is given."""
-        return self.apply(finish.succeed(self.facts(), work, options.pop("taker", None), delta, **options))
+        """The stage is done; nothing is granted unless ``claimant`` is given."""
+        return self.apply(finish.succeed(self.facts(), work, options.pop("claimant", None), delta, **options))
 
     def fail(self, work: Work, **options: Any) -> Any:
         """It has failed for good, in doubt unless ``failure`` says otherwise."""

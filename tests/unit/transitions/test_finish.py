@@ -21,7 +21,7 @@ def _branches() -> Story:
 
 def test_given_an_owner_that_goes_on_when_a_stage_is_done_then_the_next_begins_in_the_same_change() -> None:
     story = Story(line("a", "b"))
-    change = story.succeed(story.begin("a"), taker=story.taker)
+    change = story.succeed(story.begin("a"), claimant=story.claimant)
     assert change.granted.stage == "b"
     assert change.nudges == ()
     assert [event.type for event in change.events] == ["stage.ok"]
@@ -56,7 +56,7 @@ def test_given_two_branches_when_the_later_ends_then_the_join_begins_once(order:
 
 def test_given_a_stage_on_another_queue_when_it_is_next_then_it_is_published_there() -> None:
     story = Story(line("a").stage("b", body, queue="other"))
-    change = story.succeed(story.begin("a"), taker=story.taker)
+    change = story.succeed(story.begin("a"), claimant=story.claimant)
     assert change.granted is None
     assert change.nudges[0].queue == "other"
 
@@ -65,7 +65,7 @@ def test_given_a_dead_owner_when_it_would_go_on_then_the_outcome_is_saved_and_th
     story = Story(line("a", "b"))
     work = story.begin("a")
     story.alive = False
-    change = story.succeed(work, taker=story.taker)
+    change = story.succeed(work, claimant=story.claimant)
     assert change.granted is None
     assert [nudge.strand for nudge in change.nudges] == ["a"]
     assert story.saved == {"a": False}
@@ -75,7 +75,7 @@ def test_given_a_passed_deadline_when_the_next_would_be_granted_then_it_is_not()
     story = Story(line("a", "b"), deadline=150.0)
     work = story.begin("a")
     story.clock = 151.0
-    assert story.succeed(work, taker=story.taker).granted is None
+    assert story.succeed(work, claimant=story.claimant).granted is None
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_the_end_of_a_stage_on_a_line_needs_no_more_than_its_attempt(at: str, go
     assert work.stage == at
 
     def decide(facts: Facts) -> Any:
-        return finish.succeed(facts, work, story.taker if goes_on else None, '"x"')
+        return finish.succeed(facts, work, story.claimant if goes_on else None, '"x"')
 
     assert written(decide(known(story, "a", alone=True))) == written(whole(story, decide))
 
@@ -65,7 +65,7 @@ def test_a_begin_needs_its_strand_and_the_life_of_its_owner() -> None:
     story = Story(line("a"))
 
     def decide(facts: Facts) -> Any:
-        return start.begin(facts, story.nudge("a"), story.taker)
+        return start.begin(facts, story.nudge("a"), story.claimant)
 
     assert written(decide(known(story, "a", alone=False))) == written(whole(story, decide))
 
@@ -80,7 +80,7 @@ def test_where_branches_meet_the_end_of_one_asks_for_the_others() -> None:
     pipeline = Pipeline("both").stage("l", body, after=()).stage("r", body, after=())
     story = Story(pipeline.stage("join", body, after=("l", "r")))
     work = story.begin("l")
-    asked = _missing(story, "l", work, lambda facts, work: finish.succeed(facts, work, story.taker, "1"))
+    asked = _missing(story, "l", work, lambda facts, work: finish.succeed(facts, work, story.claimant, "1"))
     assert asked is Part.SAVED
 
 

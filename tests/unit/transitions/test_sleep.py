@@ -57,7 +57,7 @@ def test_given_a_sleep_that_comes_next_when_a_stage_is_done_then_it_is_a_row_wit
     None
 ):
     story = Story(between(duration=timedelta(days=1)))
-    change = story.succeed(story.begin("a"), taker=story.taker)
+    change = story.succeed(story.begin("a"), claimant=story.claimant)
     assert (change.granted, change.nudges) == (None, ())
     assert seen(story) == (StrandState.WAITING, WaitingFor.TIME, 100.0 + DAY)
     row = story.row("a")
@@ -226,9 +226,9 @@ def test_given_a_definition_by_which_a_ready_stage_is_a_sleep_now_when_a_message
     story.run_through("a")
     new = Pipeline[Any, Any]("p", version="2").stage("a", body).sleep("nap", 50).plan
     old, story.plan = story.plan, new
-    taker = story.taker
+    claimant = story.claimant
     story.plan = old
     story.parts = {Part.DEFINITIONS: {old.digest: 1.0, new.digest: 2.0}}
-    change = story.apply(start.begin(story.facts(), story.nudge("a"), taker))
+    change = story.apply(start.begin(story.facts(), story.nudge("a"), claimant))
     assert change.granted is None
     assert seen(story) == (StrandState.WAITING, WaitingFor.TIME, 150.0)

@@ -7,7 +7,7 @@ import pytest
 from stageflow_durable.model.status import ParkReason, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Refusal
 from stageflow_durable.transitions import start
-from stageflow_durable.transitions.attempt import Taker
+from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Part
 from tests.unit.transitions.story import ME, Story, body, line, needed
@@ -65,7 +65,7 @@ def test_given_a_process_that_does_not_know_the_pipeline_when_it_gets_its_messag
     None
 ):
     story = Story(line("a"))
-    decided = story.apply(start.begin(story.facts(), story.nudge("a"), Taker(ME, {}, {})))
+    decided = story.apply(start.begin(story.facts(), story.nudge("a"), Claimant(ME, {}, {})))
     assert isinstance(decided, Change)
     assert decided.refused is not None
     assert decided.refused.why is Refusal.HANDED_BACK
@@ -76,8 +76,8 @@ def test_given_a_process_that_does_not_know_the_pipeline_when_it_gets_its_messag
 def test_given_a_newer_definition_that_fits_when_it_begins_then_the_run_moves_to_it() -> None:
     story, newer = Story(line("a")), line("a", "b").plan
     story.parts[Part.DEFINITIONS] = {story.plan.digest: 1.0, newer.digest: 2.0}
-    taker = Taker(ME, {newer.pipeline: newer}, {})
-    decided = story.apply(start.begin(story.facts(), story.nudge("a"), taker))
+    claimant = Claimant(ME, {newer.pipeline: newer}, {})
+    decided = story.apply(start.begin(story.facts(), story.nudge("a"), claimant))
     assert decided.granted.plan is newer
     assert story.run.definition == newer.digest
     assert story.events == ["run.migrated", "stage.begun"]
@@ -86,16 +86,16 @@ def test_given_a_newer_definition_that_fits_when_it_begins_then_the_run_moves_to
 def test_given_the_newest_definition_without_the_stage_when_it_begins_then_a_person_has_to_look() -> None:
     story, newer = Story(line("a")), line("b").plan
     story.parts[Part.DEFINITIONS] = {story.plan.digest: 1.0, newer.digest: 2.0}
-    taker = Taker(ME, {newer.pipeline: newer}, {})
-    story.apply(start.begin(story.facts(), story.nudge("a"), taker))
+    claimant = Claimant(ME, {newer.pipeline: newer}, {})
+    story.apply(start.begin(story.facts(), story.nudge("a"), claimant))
     assert (story.run.status, story.run.park_reason) == (RunStatus.PARKED, ParkReason.DEFINITION)
 
 
 def test_given_an_old_worker_when_it_meets_a_run_of_a_newer_definition_then_it_hands_it_back() -> None:
     story, older = Story(line("a", "b")), line("a").plan
     story.parts[Part.DEFINITIONS] = {older.digest: 1.0, story.plan.digest: 2.0}
-    taker = Taker(ME, {older.pipeline: older}, {})
-    decided = story.apply(start.begin(story.facts(), story.nudge("a"), taker))
+    claimant = Claimant(ME, {older.pipeline: older}, {})
+    decided = story.apply(start.begin(story.facts(), story.nudge("a"), claimant))
     assert decided.refused.why is Refusal.HANDED_BACK
     assert story.run.definition == story.plan.digest
 
@@ -109,5 +109,5 @@ def test_given_a_pivot_when_it_begins_then_it_counts_as_passed() -> None:
 
 def test_a_begin_asks_for_no_more_than_strands_owner_and_attempts() -> None:
     story = Story(line("a"))
-    asked = needed(story.facts(), lambda facts: start.begin(facts, story.nudge("a"), story.taker))
+    asked = needed(story.facts(), lambda facts: start.begin(facts, story.nudge("a"), story.claimant))
     assert asked == [Part.STRANDS, Part.ALIVE, Part.ATTEMPTS]

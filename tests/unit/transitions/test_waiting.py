@@ -10,7 +10,7 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StrandState, WaitingFor
 from stageflow_durable.transitions import operate, release, retry, start, take, wake
-from stageflow_durable.transitions.attempt import Failure, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner
 from tests.unit.transitions.story import ME, Story, body, line
@@ -30,7 +30,7 @@ def postponed(story: Story) -> None:
 
 def handed_back(story: Story) -> None:
     story.parts = {Part.ROSTER: Roster()}  # no worker is alive
-    refused = start.begin(story.facts(), story.nudge("a"), Taker(ME, {}, {}))
+    refused = start.begin(story.facts(), story.nudge("a"), Claimant(ME, {}, {}))
     story.apply(refused)
 
 

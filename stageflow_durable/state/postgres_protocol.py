@@ -66,7 +66,7 @@ class ServerStatement:
         ]
 
 
-class Wire:
+class RawConnection:
     """One connection of psycopg, used below its cursors, while it is in no transaction."""
 
     def __init__(self, connection: Any) -> None:

@@ -13,7 +13,7 @@ from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, RunFacts, Waiting, Work
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.owners import Awaited
-from stageflow_durable.state.recovery import Place
+from stageflow_durable.state.recovery import StrandRef
 
 log = masking(logging.getLogger("stageflow.run"))
 Ending = Done | Waiting | Fenced
@@ -87,7 +87,7 @@ def ended(owner: Awaited) -> None:
     log.warning("owner %s has ended: its process %d is gone; undos that wait for that begin", owner.id, owner.pid)
 
 
-def taken_over(place: Place, run: RunFacts | None) -> None:
+def taken_over(place: StrandRef, run: RunFacts | None) -> None:
     """Log work that was taken from a dead owner, and what became of its run if that does not go on."""
     log.warning("run %s: %s was taken over from a dead owner", place.run, place.stage or place.strand)
     if run is not None and run.park_reason is not None:

@@ -29,12 +29,12 @@ from sqlalchemy import (
 )
 
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.state import bounded, wire
+from stageflow_durable.state import bounded, postgres_protocol
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.own import Own
+from stageflow_durable.state.postgres_protocol import ServerStatement
 from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.wire import ServerStatement
 from tests.services.process import eventually
 
 pytestmark = pytest.mark.postgres
@@ -256,7 +256,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (bounded, wire):
+    for module in (bounded, postgres_protocol):
         monkeypatch.setattr(module, "ANSWER_SECONDS", 0.4)
     monkeypatch.setattr(bounded.connection_class(), "answer_seconds", 0.4)
     monkeypatch.setattr("stageflow_durable.state.database.ANSWER_SECONDS", 0.4)

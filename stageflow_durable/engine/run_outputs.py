@@ -1,4 +1,4 @@
-"""What a ride remembers of its run between stages: the fold of the checkpoints, kept instead of being read again."""
+"""What an executor keeps of its run between stages: the fold of the checkpoints, kept instead of being read again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stageflow_durable.model.work import Work
 from stageflow_durable.state.store import Store
 
 
-class Memory:
+class RunOutputs:
     """Outputs of one run, as they would be read back: what the next stage sees in place is what it would see after a
     crash.
     """

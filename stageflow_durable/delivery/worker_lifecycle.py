@@ -13,7 +13,7 @@ from stageflow_durable.errors import StageflowError
 log = logging.getLogger("stageflow.worker")
 
 
-class Life:
+class WorkerLifecycle:
     """The engine's part in a worker. ``make``: a new :class:`Process`; ``bury``: takes over from a child that ended."""
 
     def __init__(self, make: Callable[[], Process], bury: Callable[[int], object]) -> None:

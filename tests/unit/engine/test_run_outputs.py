@@ -1,4 +1,4 @@
-"""What a ride remembers: a stage sees its ancestors' outputs and nobody else's, by whomever they were saved."""
+"""What an executor keeps: a stage sees its ancestors' outputs and nobody else's, by whomever they were saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stageflow_durable.codec import encode
-from stageflow_durable.engine.memory import Memory
+from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Saved
 
@@ -34,28 +34,28 @@ def pipelines(draw: st.DrawFn) -> Pipeline[Any, Any]:
 
 
 class Ride:
-    """A memory over what was saved by anybody."""
+    """A saved_outputs over what was saved by anybody."""
 
     def __init__(self, pipeline: Pipeline[Any, Any]) -> None:
         self.plan, self.saved = pipeline.plan, dict[str, Saved]()
         store: Any = SimpleNamespace(outputs=lambda run: self.saved if run == "R" else {})
-        self.memory = Memory(store, pipeline)
+        self.saved_outputs = RunOutputs(store, pipeline)
 
     def work(self, stage: str, run: Any = RUNS[0], brought: dict[str, Saved] | None = None) -> Any:
         return SimpleNamespace(run=run, plan=self.plan, stage=stage, saved=brought)
 
     def here(self, stage: str, delta: str | None = '"x"') -> None:
-        """The stage runs in this ride and is saved."""
+        """The stage runs by this executor and is saved."""
         self.sees_its_ancestors(stage)
         self.elsewhere(stage, delta)
-        self.memory.add(self.work(stage), delta)
+        self.saved_outputs.add(self.work(stage), delta)
 
     def elsewhere(self, stage: str, delta: str | None = '"x"') -> None:
         """The stage is saved by another process."""
         self.saved[stage] = Saved(delta, 1)
 
     def sees_its_ancestors(self, stage: str, brought: dict[str, Saved] | None = None) -> None:
-        seen, ancestors = self.memory.snapshot(self.work(stage, brought=brought)), self.plan.ancestors[stage]
+        seen, ancestors = self.saved_outputs.snapshot(self.work(stage, brought=brought)), self.plan.ancestors[stage]
         assert seen.skipped == {name for name in ancestors if self.saved[name].delta is None}
         assert dict(seen.outputs) == dict.fromkeys(ancestors - seen.skipped, "x")
 
@@ -73,7 +73,7 @@ def test_given_all_was_read_for_an_undo_when_a_stage_follows_then_it_sees_no_bra
     ride.here("a")
     ride.here("b")
     ride.elsewhere("c")
-    ride.memory.load(ride.work("b"))
+    ride.saved_outputs.load(ride.work("b"))
     ride.sees_its_ancestors("e")
 
 
@@ -88,9 +88,9 @@ def test_given_any_graph_and_any_ride_through_it_then_a_stage_sees_what_its_ance
         stage, part = data.draw(st.sampled_from(ready), "stage"), data.draw(PARTS, "part")
         delta = data.draw(st.sampled_from(['"x"', '"x"', None]), "delta")
         if part == "undone":
-            ride.memory.load(ride.work(stage))
+            ride.saved_outputs.load(ride.work(stage))
         if part == "of another run":
-            ride.memory.snapshot(ride.work(plan.roots[0], RUNS[1]))
+            ride.saved_outputs.snapshot(ride.work(plan.roots[0], RUNS[1]))
         if part == "looked at":
             ride.sees_its_ancestors(stage, dict(saved))
         if part == "here":

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
+from stageflow_durable.engine.attempt_log import fenced, told
 from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
+from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.inside import own_context
-from stageflow_durable.engine.keyed import business_key, claim
 from stageflow_durable.engine.lease import Owner
-from stageflow_durable.engine.memory import Memory
 from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
     Again,
@@ -26,11 +26,11 @@ from stageflow_durable.engine.outcome import (
     Outcome,
     Over,
     Succeeded,
-    fitting,
-    heeded,
+    apply_on_unknown,
     in_doubt,
-    misfit,
+    limited,
     mistake,
+    mistake_before_body,
     not_called,
     raised,
     returned,
@@ -38,10 +38,10 @@ from stageflow_durable.engine.outcome import (
     unjudged,
 )
 from stageflow_durable.engine.refusals import Refusals
+from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.sleeping import moment_of, unanswered
-from stageflow_durable.engine.tell import fenced, told
 from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
@@ -56,9 +56,9 @@ from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.store import BusinessKey, Store
-from stageflow_durable.transitions.attempt import Failure, Kept, Taker
+from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 
-log = masking(logging.getLogger("stageflow.ride"))
+log = masking(logging.getLogger("stageflow.executor"))
 T = TypeVar("T")
 Ending = Done | Waiting | Fenced
 
@@ -68,9 +68,9 @@ def _never() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Rode:
-    """What is left to publish after a ride. ``waiting``: what became of the last stage; ``moved``: whether stages were
-    committed in place, so that the message's own view of the run is out of date.
+class Executed:
+    """What is left to publish after a message was executed. ``waiting``: what became of the last stage; ``moved``:
+    whether stages were committed in place, so that the message's own view of the run is out of date.
     """
 
     nudges: tuple[Nudge, ...] = ()
@@ -80,11 +80,11 @@ class Rode:
 
     @property
     def moved(self) -> bool:
-        """Whether anything was committed before the ride ended."""
+        """Whether anything was committed before it ended."""
         return self.stages > 0
 
 
-class Rider:
+class Executor:
     """Runs stages for one process."""
 
     def __init__(
@@ -119,15 +119,15 @@ class Rider:
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
         self._timeouts = bounds(pipelines.values())
 
-    def ride(self, nudge: Nudge) -> Rode:
+    def execute(self, nudge: Nudge) -> Executed:
         """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
         self._owner.begin_work()
         try:
             with interruptible_by_hand():
-                begun = self._store.begin(nudge, self._taker())
+                begun = self._store.begin(nudge, self._claimant())
                 if isinstance(begun, Refused):
                     self._refusals.tell(nudge, begun)
-                    return Rode(begun.nudges, refused=begun)
+                    return Executed(begun.nudges, refused=begun)
                 if begun.sent_at is not None:
                     self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
                 return self._carry(begun)
@@ -136,15 +136,15 @@ class Rider:
             self._owner.abandon()
             if not isinstance(error, TakenOver):  # it was told just as its body had ended
                 raise
-            return Rode()
+            return Executed()
         finally:
             self._owner.end_work()
 
-    def _taker(self) -> Taker:
-        return Taker(self._owner.id, self._plans, self._timeouts if self._bounded() else {})
+    def _claimant(self) -> Claimant:
+        return Claimant(self._owner.id, self._plans, self._timeouts if self._bounded() else {})
 
-    def _carry(self, work: Work) -> Rode:
-        memory, stages = Memory(self._store, self._pipelines[work.run.pipeline]), 0
+    def _carry(self, work: Work) -> Executed:
+        outputs, stages = RunOutputs(self._store, self._pipelines[work.run.pipeline]), 0
         until = self._world.clock.monotonic() + self._limits.in_place_seconds
         current: Work | None = work
         left: list[Nudge] = []
@@ -152,19 +152,19 @@ class Rider:
             go_on = partial(self._may_go_on, stages + 1, until)
             ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
             if self._owner.is_still(current.owner):
-                ending = self._carry_out(current, memory, go_on)
+                ending = self._carry_out(current, outputs, go_on)
             if isinstance(ending, Fenced):
                 fenced(current)
                 self._owner.find_out()
-                return Rode(tuple(left), None, stages)
+                return Executed(tuple(left), None, stages)
             if isinstance(ending, Waiting):
-                return Rode(tuple(left), ending, stages)
+                return Executed(tuple(left), ending, stages)
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1
             if current is not None and left and self._publish is not None:
-                self._publish(tuple(left))  # other branches do not wait for the end of this ride
+                self._publish(tuple(left))  # other branches do not wait for the end of this one
                 left.clear()
-        return Rode(tuple(left), None, stages)
+        return Executed(tuple(left), None, stages)
 
     def _may_go_on(self, stages: int, until: float) -> bool:
         """Whether the next stage may begin here. Asked when a stage ends: its process may have been told to stop while
@@ -173,22 +173,22 @@ class Rider:
         in_time = self._world.clock.monotonic() < until
         return stages < self._limits.in_place_stages and in_time and not self._stopping()
 
-    def _carry_out(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
+    def _carry_out(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         if work.undoing:
-            return self._undo(work, memory, go_on)
+            return self._undo(work, outputs, go_on)
         spec = self._pipelines[work.run.pipeline].by_name[work.stage]
-        return self._stage(work, memory, go_on) if spec.sleep is None else self._ask_until(work, spec, memory)
+        return self._stage(work, outputs, go_on) if spec.sleep is None else self._ask_until(work, spec, outputs)
 
     # --- a stage ------------------------------------------------------------------------------------------------------
 
-    def _stage(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
+    def _stage(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
         services = Services(self._store, work, is_async=body.is_async(spec.runner))
         policy = spec.retry or pipeline.retry or self._retry
         began = self._world.clock.monotonic()
         try:
-            ctx = services.context.run(body.stage_context, work, memory, services)
+            ctx = services.context.run(body.stage_context, work, outputs, services)
             key = services.context.run(business_key, work, pipeline, spec, ctx)
             found, noted = (None, ()) if key is None else claim(self._store, work, pipeline, key)
         except AWAY:
@@ -198,13 +198,13 @@ class Rider:
                 raise
             failed = body.Called(error=error, called=False)
             before = self._judged(failed, services, policy, self._history(work, began), "retry")
-            return self._saved(work, memory, misfit(before), services, None, go_on)[0]
+            return self._saved(work, outputs, mistake_before_body(before), services, None, go_on)[0]
         if isinstance(found, float):
             return self._commit(work, lambda: self._store.postpone(work, found))
         if isinstance(found, Fenced):
             return found
         if isinstance(found, Succeeded | Over):
-            return self._saved(work, memory, found, services, None, go_on, noted=noted)[0]
+            return self._saved(work, outputs, found, services, None, go_on, noted=noted)[0]
         if not self._owner.is_still(work.owner):
             return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
         called: body.Called | None = None
@@ -214,18 +214,18 @@ class Rider:
             on_unknown = work.plan.by_name[work.stage].on_unknown
             history = self._history(work, began)
             outcome = self._judged(called, services, policy, history, on_unknown)
-            ending, kept = self._saved(work, memory, outcome, services, key, go_on, history)
+            ending, kept = self._saved(work, outputs, outcome, services, key, go_on, history)
         except BaseException as error:
             self._tell_unsaved(ctx, called, error, services.context, services.at_end)
             raise
         self._tell_end(ctx, called, kept, ending, services.context, services.at_end)
         return ending
 
-    def _ask_until(self, work: Work, spec: StageSpec, memory: Memory) -> Ending:
+    def _ask_until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
         """Ask a sleep's function until when. It is no body: its error is a bug, and no interceptor is around it."""
         services = Services(self._store, work, is_async=body.is_async(spec.runner))
         try:
-            ctx = services.context.run(body.stage_context, work, memory, services)
+            ctx = services.context.run(body.stage_context, work, outputs, services)
             called = body.run_stage(body.call, spec.runner, ctx, services, None)
             until = moment_of(called, self._world.clock.time())
         except AWAY:
@@ -235,7 +235,7 @@ class Rider:
                 raise
             services.abandon()
             failed = unanswered(error)
-            return saved(work, failed, lambda this: self._save(work, memory, this, services, None, _never), mistake)[0]
+            return saved(work, failed, lambda this: self._save(work, outputs, this, services, None, _never), mistake)[0]
         services.abandon()
         return self._commit(work, lambda: self._store.sleep(work, until, services.asked_for()))
 
@@ -278,7 +278,9 @@ class Rider:
     ) -> Outcome:
         """What follows, whatever the value's or the error's own code does while it is looked at."""
         try:
-            outcome = heeded(services.context.run(self._outcome, called, services, policy, history), on_unknown)
+            outcome = apply_on_unknown(
+                services.context.run(self._outcome, called, services, policy, history), on_unknown
+            )
         except BaseException as why:
             if is_end_of_process(why):
                 raise
@@ -294,7 +296,7 @@ class Rider:
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
         ended = returned(called.value, policy, history, self._world.draw, services.result_type)
-        outcome = fitting(ended, self._limits.payload_bytes)
+        outcome = limited(ended, self._limits.payload_bytes)
         if not called.called:
             return not_called(outcome)
         return in_doubt(outcome) if called.raised else outcome
@@ -302,7 +304,7 @@ class Rider:
     def _saved(
         self,
         work: Work,
-        memory: Memory,
+        outputs: RunOutputs,
         outcome: Outcome,
         services: Services,
         key: BusinessKey | None,
@@ -320,7 +322,7 @@ class Rider:
         written = services.holder is not None
 
         def save(this: Outcome) -> Ending:
-            return self._save(work, memory, this, services, key, go_on if this is outcome else _never, noted)
+            return self._save(work, outputs, this, services, key, go_on if this is outcome else _never, noted)
 
         def instead(error: BaseException) -> Outcome:
             if written and history is not None:
@@ -337,7 +339,7 @@ class Rider:
     def _save(
         self,
         work: Work,
-        memory: Memory,
+        outputs: RunOutputs,
         outcome: Outcome,
         services: Services,
         key: BusinessKey | None,
@@ -351,7 +353,7 @@ class Rider:
                 work,
                 lambda: self._store.succeed(
                     work,
-                    self._taker(),
+                    self._claimant(),
                     outcome.delta,
                     skipped=outcome.skipped,
                     replayed=outcome.replayed,
@@ -364,7 +366,7 @@ class Rider:
                 give_up=None if services.holder is None else services.abandon,
             )
             if isinstance(done, Done):
-                memory.add(work, outcome.delta)
+                outputs.add(work, outcome.delta)
                 services.committed()
             return done
         services.abandon()
@@ -388,7 +390,7 @@ class Rider:
 
     # --- an undo ------------------------------------------------------------------------------------------------------
 
-    def _undo(self, work: Work, memory: Memory, go_on: Callable[[], bool]) -> Ending:
+    def _undo(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name.get(work.stage)
         undo = None if spec is None else spec.compensate
@@ -399,10 +401,10 @@ class Rider:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage)
-            ctx = context.run(body.undo_context, work, memory, outcome)
+            ctx = context.run(body.undo_context, work, outputs, outcome)
             with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.call(undo.action, ctx, spec.timeout, context)
-            key = self._key_to_close(work, pipeline, spec, memory)
+            key = self._key_to_close(work, pipeline, spec, outputs)
             ended = context.run(self._undone, called, policy, self._history(work, began))
         except AWAY:
             raise
@@ -427,11 +429,11 @@ class Rider:
         return returned(said, policy, history, self._world.draw)
 
     def _key_to_close(
-        self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, memory: Memory
+        self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, outputs: RunOutputs
     ) -> BusinessKey | None:
         try:
             services = Services(self._store, work, is_async=False)
-            ctx = services.context.run(body.stage_context, work, memory, services)
+            ctx = services.context.run(body.stage_context, work, outputs, services)
             return services.context.run(business_key, work, pipeline, spec, ctx)
         except AWAY:
             raise
@@ -444,13 +446,13 @@ class Rider:
 
     def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: Callable[[], bool]) -> Ending:
         if isinstance(outcome, Succeeded):
-            return self._commit(work, lambda: self._store.undo_done(work, self._taker(), go_on=go_on(), key=key))
+            return self._commit(work, lambda: self._store.undo_done(work, self._claimant(), go_on=go_on(), key=key))
         if isinstance(outcome, Again):
             return self._tell(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
             )
         return self._tell(
-            work, outcome, lambda: self._store.undo_failed(work, self._taker(), outcome.failure, go_on=go_on())
+            work, outcome, lambda: self._store.undo_failed(work, self._claimant(), outcome.failure, go_on=go_on())
         )
 
     def _tell(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:
