@@ -250,10 +250,16 @@ _loops: dict[tuple[int, type], Any] = {}
 """By process and kind. A forked child leaves its parent's alone: closing one would touch what both have open."""
 
 
+_making: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
+
+
 def _mine(kind: type) -> Any:
     found = _loops.get((os.getpid(), kind))
     if found is None or found.loop.is_closed():
-        found = _loops[os.getpid(), kind] = kind()
+        with _making.setdefault(os.getpid(), threading.Lock()):  # of threads that come together, one makes it
+            found = _loops.get((os.getpid(), kind))
+            if found is None or found.loop.is_closed():
+                found = _loops[os.getpid(), kind] = kind()
     return found
 
 

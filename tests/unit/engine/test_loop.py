@@ -103,6 +103,24 @@ def test_all_threads_share_one_loop() -> None:
     assert len({one.value for one in called}) == 1
 
 
+def test_given_threads_that_come_together_when_there_is_no_loop_yet_then_one_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    class Slow:
+        def __init__(self) -> None:
+            time.sleep(0.05)
+            made.append(self)
+            self.loop = asyncio.new_event_loop()
+
+    monkeypatch.setattr(loop, "_loops", {})
+    with ThreadPoolExecutor(4) as pool:
+        found = {future.result(30) for future in [pool.submit(loop._mine, Slow) for _ in range(4)]}
+    assert [*found] == made
+    made[0].loop.close()
+
+
 def test_a_timeout_cancels_its_own_body_only() -> None:
     with ThreadPoolExecutor(2) as pool:
         late = pool.submit(here, slow, 0.05)
