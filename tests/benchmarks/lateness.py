@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stageflow_durable import Engine, Submission
-from tests.benchmarks.pipelines import RETRIED, SLEPT
+from tests.benchmarks.pipelines import RETRIED, slept
 from tests.services.process import eventually
 
 SOONEST = 15.0
@@ -30,7 +30,7 @@ def late_s(engine: Engine, ask: Callable[[str], Any], runs: int, within: float) 
     since, chance = time.time(), random.Random(16)
     due = [SOONEST + chance.uniform(0, within) for _number in range(runs // 2)]
     engine.enqueue_many(RETRIED.name, [Submission({"seconds": seconds}) for seconds in due])
-    engine.enqueue_many(SLEPT.name, [Submission({"until": since + seconds}) for seconds in due])
+    engine.enqueue_many(slept().name, [Submission({"until": since + seconds}) for seconds in due])
     found: list[float] = []
 
     def all_came() -> bool:
