@@ -7,9 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stageflow_durable.codec import encode
-from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.model.work import Saved
 from tests.benchmarks.pipelines import line, output
+
+try:
+    from stageflow_durable.engine.run_outputs import RunOutputs
+except ModuleNotFoundError:  # a commit to be compared with, where it had another name
+    from stageflow_durable.engine.memory import Memory as RunOutputs  # type: ignore[import-not-found, no-redef]  # there it is
 
 OUTPUTS = 20
 BYTES = 10_000
