@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.model.status import Cause, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Hint, Nudge, RunFacts, Work
 from stageflow_durable.state.recipes import SLOTS, Value
 from stageflow_durable.transitions.accept import NewRun
@@ -82,6 +83,24 @@ def hinted(nudge: Nudge, hint: Hint, plan: Plan, clock: float) -> tuple[Facts, S
     )
     row = NEW_STRAND._replace(run=nudge.run_id, strand=nudge.strand, stage=hint.stage, gen=nudge.gen, queue=nudge.queue)
     return facts_with(run, plan, clock, hint.seq, hint.head, row), row
+
+
+def begun_as_hinted(run_id: str, plan: Plan, at: float, seq: int, head: str, told: Mapping[str, Any]) -> RunFacts:
+    """The run of a hint that held, as its begin left it. ``told``: what the database answered."""
+    return RunFacts(
+        id=run_id,
+        pipeline=plan.pipeline,
+        version=plan.version,
+        definition=plan.digest,
+        phase=Phase.FORWARD,
+        status=RunStatus.RUNNING,
+        park_reason=None,
+        seq=seq,
+        head=head,
+        updated_at=at,
+        finished_at=None,
+        **{**told, "cause": told["cause"] and Cause(told["cause"])},
+    )
 
 
 def is_untouched(row: StrandRow) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.status import Cause, Phase, RunStatus
+from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import at_once, known, unlocked_reads
 from stageflow_durable.state.at_once import AtOnce
@@ -122,10 +122,9 @@ class Unlocked:
             return None
         *asked, queue, sent_at, saved = answer
         told = dict(zip(at_once.HINTED, asked, strict=True))
-        facts, _row = known.hinted(nudge, hint, plan, at)
-        run = facts.run._replace(**told | {"cause": told["cause"] and Cause(told["cause"])}, status=RunStatus.RUNNING)
+        run = known.begun_as_hinted(nudge.run_id, plan, at, hint.seq + 1, filled.head, told)
         work = recipe.granted(values, run, filled.head)
-        return work and _with_saved(work._replace(run=run, queue=queue, sent_at=sent_at), at, saved)
+        return work and work._replace(queue=queue, sent_at=sent_at, saved=unlocked_reads.read(saved))
 
     def _look_and_begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
         looked = unlocked_reads.look(self._driver.is_sqlite)
