@@ -1,4 +1,4 @@
-"""What our task's arguments say: a nudge, its mark, its signature. Written here, and read here."""
+"""Reading the arguments of our task: run, strand, fence, and a mark with hint and signature."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from stageflow_durable.model.work import UNDO_PREFIX, Hint
 
 _RUN = re.compile(r"[A-Za-z0-9-]{1,40}")
 _STRAND = re.compile(rf"({re.escape(UNDO_PREFIX)})?[A-Za-z0-9][A-Za-z0-9_.-]{{0,99}}")
-# What a mark is made of in every version, so far; what follows it is the hint, or what a newer version may add.
+# The mark as all versions so far write it; behind it comes the hint, or what a newer version may add.
 _MARK = re.compile(r"([0-9]{1,15}\.[0-9]{1,4})(?:~([0-9a-f]{8,128}))?(?: (.{0,400}))?", re.DOTALL)
 HIGHEST = 2**31 - 1
 
 
 class Unfit(Exception):
-    """Arguments that no publisher of ours has given; the text says why."""
+    """Arguments that none of our publishers wrote; the text says why."""
 
 
 class Words(NamedTuple):
-    """What a message says. ``mark`` tells two publications of a nudge apart; ``hinted``: its hint as text, or empty;
-    ``signature``: empty where it has none.
+    """What a message says. ``mark`` tells two publications for one strand apart; ``hinted``: its hint as text, or
+    empty; ``signature``: empty if it has none.
     """
 
     run_id: str
@@ -37,7 +37,7 @@ class Words(NamedTuple):
 
 
 def read(arguments: Any, keywords: Any) -> Words:
-    """The arguments of a message. Raises Unfit."""
+    """Check and read the arguments of a message. Raises Unfit."""
     if keywords or not isinstance(arguments, list | tuple) or len(arguments) != 4:
         raise Unfit("a run, a strand, a fence and a mark are expected, and nothing else")
     run_id, strand, gen, mark = arguments

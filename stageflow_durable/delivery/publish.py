@@ -1,8 +1,8 @@
-"""Publishing: a strand's remaining stages compile to a Celery chain whose links are equal nudges.
+"""Publishing: the remaining stages of a strand compile to a Celery chain, whose links all say "look at this strand".
 
-Links carry ids only, so a chain of n links is of constant size a link; long strands compile in segments, and whoever
-carries the last link of one compiles the next from the rows. With stages continued in place, one link carries many
-stages and the chain is short. Where messages are made from templates (``quick``), each segment is its first link.
+Links carry ids only, so each has a constant size. Long strands compile in segments, and the worker that carries the
+last link of one compiles the next from the rows. Since stages continue in place, one link carries many stages and the
+chain is short. If messages are made from templates (``quick``), only the first link of a segment is sent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
 from stageflow_durable.model.work import Nudge
 
 SEGMENT = 10
-"""Links of one chain at the most: the first message carries the rest of its chain, which has to stay small."""
+"""The most links of one chain: the first message carries the others, and has to stay small."""
 
 NOT_FOUND = "404"
 
@@ -34,19 +34,20 @@ _RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "inter
 
 
 MANY = 20
-"""Messages for which a connection of their own is worth its while."""
+"""The number of messages from which a connection of their own pays off."""
 
 _REPEATS = frozenset({"retry_on_timeout", "retry_on_error", "retry"})
 
-# What a batch raises came with kombu 5.7. Some of it may have been delivered; a nudge that comes twice takes nothing.
+# kombu 5.7 added an error of batches. Some messages may have been sent then; a second one has no effect.
 _AWAY = (OperationalError, OSError, RedisError, getattr(kombu_exceptions, "BatchPublishError", OperationalError))
 
 
 @contextmanager
 def _bulk_producer(app: Celery) -> Iterator[Any]:
-    """A producer that sends many messages in one go, where kombu (from 5.7) and the transport can; else one by one."""
+    """A producer that sends many messages in one batch if kombu (from 5.7) and the transport can; else one by one."""
     with app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
-        # kombu does not batch on a connection that repeats what timed out: doubled messages. Ours may come twice.
+        # kombu does not batch on a connection that repeats commands after a timeout: that may double messages, which
+        # does no harm to ours.
         connection.transport_options = {
             name: value for name, value in connection.transport_options.items() if name not in _REPEATS
         }
@@ -56,8 +57,8 @@ def _bulk_producer(app: Celery) -> Iterator[Any]:
 
 
 class CeleryPublisher:
-    """Sends nudges through a Celery application. ``templates``: from templates, where that is the same. ``batches``:
-    many of them together. ``signer``: signs them.
+    """Sends messages through a Celery application. ``templates``: make them from templates if the result is the same.
+    ``batches``: send many together. ``signer``: signs them.
     """
 
     def __init__(
@@ -100,13 +101,13 @@ class CeleryPublisher:
         options: dict[str, Any] = {"producer": producer, "retry": True, "retry_policy": _RETRY, "ignore_result": True}
         if delay:
             options["countdown"] = delay
-        # Else Celery makes its own of every argument, at every message.
+        # Else Celery computes the representation of every argument for every message.
         options |= {"argsrepr": f"({nudge.run_id!r}, {nudge.strand!r})", "kwargsrepr": "{}"}
         links = self.compile(nudge)
         (links[0] if len(links) == 1 else chain(*links)).apply_async(**options)
 
     def close(self) -> None:
-        """Close this process's connections that are its own; the next message opens new ones."""
+        """Close the connections of this publisher; the next message opens new ones."""
         if self._quick is not None:
             self._quick.close()
 
@@ -127,7 +128,7 @@ class CeleryPublisher:
                 channel = connection.default_channel
                 return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except ChannelError as error:
-            # Redis has no empty lists: a queue that nothing waits in does not exist there.
+            # Redis has no empty lists, so an empty queue does not exist there.
             return 0 if str(error.reply_code) == NOT_FOUND else None
-        except Exception:  # noqa: BLE001  # every transport has errors of its own; not knowing is an answer that the sweep understands
+        except Exception:  # noqa: BLE001  # every transport has errors of its own; the sweep can handle None
             return None

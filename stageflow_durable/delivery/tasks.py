@@ -1,4 +1,4 @@
-"""The two tasks. Their names never change: a message of yesterday is understood tomorrow, stage names are data."""
+"""The two Celery tasks: carry a message, and sweep. Their names never change, so old messages stay valid."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stageflow_durable.model.work import Nudge, Waiting
 
 _SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
-"""How long a nudge waits when the database is away, or not yet upgraded."""
+"""How long a message waits if the database is away, or not upgraded yet."""
 
 
 AWAY = (StoreUnavailable, SchemaBehind)
@@ -30,7 +30,7 @@ def register(app: Celery, engines: Engines) -> None:
     """Register our tasks with an application, for all of its engines."""
 
     def add(to: Celery) -> None:
-        # At once, not lazily: in a spawned child Celery would lay a lazy task into every application there is.
+        # Not lazily: in a spawned child Celery would add a lazy task to every application.
         to.task(name=ADVANCE, base=StageflowTask, bind=True, lazy=False, **TASK_OPTIONS)(advance)
         to.task(name=SWEEP, base=StageflowTask, lazy=False, **_SWEEP_OPTIONS)(sweep)
 
@@ -50,7 +50,7 @@ def register(app: Celery, engines: Engines) -> None:
 
     if app.finalized:
         add(app)
-    else:  # reading its settings has to wait until somebody uses it
+    else:  # its settings must not be read before it is used
         app.on_after_finalize.connect(lambda **_: add(app), weak=False)
     if not isinstance(app, Application):
         connect_on_app_finalize(lambda other: add(other) if _is_twin(other, app) else None)
@@ -62,7 +62,7 @@ def _is_twin(other: Celery, app: Celery) -> bool:
 
 
 def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Words | None:
-    """What a message says, whoever wrote it. None: nobody of ours did; it is dropped."""
+    """What a message says; None if none of our publishers wrote it, so that it is dropped."""
     try:
         return read(given, named)
     except Unfit as why:
@@ -71,11 +71,11 @@ def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Wor
 
 
 def carry(task: Any, process: Any, words: Words) -> None:
-    """Carry one message: drop one that is not signed as the settings want it, and a duplicate; execute it; leave the
-    rest to the chain's tail, to Celery's retry, or to a fresh message.
+    """Carry one message: drop it if it is a duplicate, or not signed as the settings want; execute it; leave the rest
+    to the chain's tail, to Celery's retry, or to a new message.
     """
     request = task.request
-    tail = _only_the_chain(request)  # what finds nothing to take ends here, with its tail
+    tail = _only_the_chain(request)  # a message that finds nothing to take ends here, with the rest of its chain
     place = request.delivery_info or {}
     queue = place.get("routing_key") or process.queue
     why = process.refused(words, queue)
@@ -94,21 +94,21 @@ def carry(task: Any, process: Any, words: Words) -> None:
     if executed.waiting is not None:
         _wait(task, process, executed, executed.waiting, tail)
     elif tail and _continues(executed, nudge) and _follows(tail, nudge):
-        request.chain = tail  # the next link is the message that the commit promised
+        request.chain = tail  # the next link is the message that the commit has to publish
         process.publish(executed.nudges[1:])
     else:
         process.publish(executed.nudges)
 
 
 def _only_the_chain(request: Any) -> Any:
-    """Let go of whatever else a message says that Celery is to do after its task; returns what follows in the chain."""
+    """Remove everything that the message asks Celery to do after its task; returns the rest of the chain."""
     tail = request.chain
     request.chain = request.callbacks = request.errbacks = request.chord = request.group = None
     return tail
 
 
 def _follows(tail: Any, nudge: Nudge) -> bool:
-    """Whether what follows is the rest of this nudge's chain. Celery publishes whatever stands there."""
+    """Whether the tail is the rest of this strand's chain: Celery would publish anything that it contains."""
     if not isinstance(tail, list):
         return isinstance(tail, tuple)  # the simulation's
     mine = [nudge.run_id, nudge.strand, nudge.gen]
@@ -124,13 +124,11 @@ def _continues(executed: Executed, nudge: Nudge) -> bool:
 
 
 def _wait(task: Any, process: Any, executed: Executed, waiting: Waiting, tail: Any) -> None:
-    """The row is due at its time whatever happens here; a short delay is carried by Celery as well, to be on the
-    spot.
-    """
+    """The row becomes due in any case. For a short delay a message with a countdown is sent too, to be punctual."""
     process.publish(executed.nudges)
     if waiting.delay > process.short_delay:
         return
-    if not executed.moved:  # Celery's view of the message and ours agree: its own retry carries the delay
+    if not executed.moved:  # the message still describes the strand, so Celery's own retry can carry the delay
         task.request.chain = tail
         raise task.retry(countdown=waiting.delay)
     process.publish((waiting.nudge,), waiting.delay)

@@ -1,4 +1,4 @@
-"""Accepting runs: validate at the edge, record, then deliver. A run is recorded or refused, never half."""
+"""Accepting runs: validate, record, then publish. A run is recorded whole or not at all."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Submission:
     """One run to start, for ``enqueue_many``.
 
     ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
-    id that the caller made (26 characters, a ULID), so that the same submission can be given again after
-    StoreUnavailable and still starts one run.
+    id that the caller made (26 characters, a ULID), so that the same submission can be repeated after StoreUnavailable
+    and still starts one run.
     """
 
     input: Any
@@ -66,10 +66,10 @@ class Acceptor:
         self._payload_bytes = payload_bytes
 
     def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
-        """Record a run and deliver it. With the broker away it is recorded and the sweep delivers it.
+        """Record a run and publish it. If the broker is away the run is recorded, and the sweep publishes it.
 
-        StoreUnavailable: nothing was recorded, unless the connection broke while it was being committed. With a key
-        the call can be repeated safely.
+        StoreUnavailable: nothing was recorded, unless the connection broke during the commit. With a key the call can
+        be repeated safely.
         """
         created = self._store.create(self._new(pipeline, submission))
         self.deliver(created)
@@ -78,10 +78,10 @@ class Acceptor:
     def accept_many(
         self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *, collect: bool
     ) -> list[Created | StageflowError]:
-        """Record many. ``collect``: refused ones are returned in their places. Else the first that does not validate is
-        raised before anything is recorded; one whose key has other parameters is raised when it is met, and those
-        recorded before it are delivered. StoreUnavailable: as in :meth:`accept`; submissions with a key or a
-        ``run_id`` can be given again safely.
+        """Record many runs. ``collect``: return errors in the places of the refused ones. Else raise the first that
+        does not validate, before anything is recorded; one whose key has other parameters is raised when it is reached,
+        and the runs recorded before it are published. StoreUnavailable: as in :meth:`accept`; submissions with a key or
+        a ``run_id`` can be repeated safely.
         """
         prepared = [self._prepared(pipeline, submission, collect) for submission in submissions]
         news = {place: new for place, new in enumerate(prepared) if isinstance(new, NewRun)}
@@ -89,7 +89,7 @@ class Acceptor:
         return [new if isinstance(new, StageflowError) else recorded[place] for place, new in enumerate(prepared)]
 
     def _recorded(self, news: Sequence[NewRun], collect: bool) -> Sequence[Created | StageflowError]:
-        """All in one transaction; where one has to be raised, those with keys one by one up to it."""
+        """Record all in one transaction; if one has to be raised, record those with keys one by one up to it."""
         if not news:
             return []
         answers = self._store.create_many(news, whole=not collect)
@@ -126,7 +126,7 @@ class Acceptor:
             return error
 
     def deliver(self, created: Created) -> None:
-        """Publish a fresh run; what the broker does not take is left to the sweep."""
+        """Publish a new run; what the broker does not take is left to the sweep."""
         publish(self._store, self._publisher, created.nudges)
 
     def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
@@ -204,9 +204,9 @@ def _from_now(deadline: object) -> float:
 
 
 def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay: float = 0.0) -> bool:
-    """Publish what was committed, or hand it to the sweep with one warning. Returns whether the broker took it.
+    """Publish what was committed, or leave it to the sweep with one warning. Returns whether the broker took it.
 
-    Raises nothing that publishing met: the rows stand, and a caller who saw an error would do the same once more.
+    Does not raise errors of the broker: the rows are committed, and a caller that saw an error would repeat its work.
     """
     if not nudges or store.after_commit(partial(publish, store, publisher, nudges, delay)):
         return True
@@ -223,12 +223,12 @@ def publish(store: Store, publisher: Publisher, nudges: tuple[Nudge, ...], delay
 def _leave_to_the_sweep(store: Store, nudges: tuple[Nudge, ...]) -> None:
     try:
         store.unpublish(nudges)
-    except Exception as error:  # noqa: BLE001  # the sweep finds them all the same, later
+    except Exception as error:  # noqa: BLE001  # the sweep finds them anyway, later
         log.info("the sweep looks for them later (%s)", type(error).__name__)
 
 
 def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> tuple[Any, Classes | None]:
-    """The input, to be encoded, and the classes to restore it by: validated by the pipeline's type, or any JSON object.
+    """The validated input, and the classes by which it is restored. Without an ``input_type`` it is any JSON object.
     Raises InvalidInput naming the fields.
     """
     what = f"input of {pipeline.name}"
@@ -241,7 +241,7 @@ def checked_input(pipeline: Pipeline[Any, Any], given: Any) -> tuple[Any, Classe
 def _object(given: Any, what: str) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise InvalidInput(what, [f"value: {type(given).__name__} given, a JSON object (dict) is needed"])
-    return dict(given)  # encoding checks what is in it
+    return dict(given)  # its values are checked when it is encoded
 
 
 def _priority(priority: int | None) -> int | None:

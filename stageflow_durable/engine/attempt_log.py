@@ -1,5 +1,5 @@
-"""What a worker's log says of runs: nothing of what succeeds, one line of what does not. Errors in the words of the
-history, so that no secret gets here which is kept from there.
+"""A worker's log lines about runs: none for what succeeds, one for what does not. Errors have the text that the history
+stores, so that secrets which are removed there are removed here too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ending = Done | Waiting | Fenced
 def told(work: Work, outcome: Again | Over, ending: Ending) -> Ending:
     """Log an attempt that did not succeed, once that is saved; returns ``ending``."""
     if isinstance(ending, Fenced):
-        return ending  # it was taken over meanwhile: who took it tells of it
+        return ending  # it was taken over meanwhile: whoever took it logs that
     if isinstance(outcome, Over):
         _over(work, outcome)
     elif isinstance(ending, Waiting):
@@ -33,7 +33,7 @@ def told(work: Work, outcome: Again | Over, ending: Ending) -> Ending:
 
 
 def _over(work: Work, outcome: Over) -> None:
-    if outcome.failure.vouched or outcome.cause is not Cause.FAILED:  # the application's own decision, not an accident
+    if outcome.failure.vouched or outcome.cause is not Cause.FAILED:  # the application's decision, not an error
         ended = "cancelled its run" if outcome.cause is Cause.STAGE else "ended"
         log.warning("%s %s: %s", _attempt(work, outcome), ended, _error(outcome))
         return
@@ -59,20 +59,20 @@ def _error(outcome: Again | Over) -> str:
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, for what a remote side said must not pass for lines of this log."""
+    """``text`` on one line, so that text from a remote system cannot look like lines of this log."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def fenced(work: Work) -> None:
-    """Log an outcome that came too late."""
+    """Log an outcome that was refused because the work had been taken over."""
     stage = f"{work.run.pipeline}/{work.stage}"
     log.warning("run %s %s was taken over while it ran here; its outcome is dropped", work.run.id, stage)
 
 
 def nobody(missing: Missing) -> None:
-    """Log that no live worker carries some runs."""
+    """Log that no live worker can carry some runs."""
     log.warning("runs wait: %s; %s", one_line(missing.message), one_line(missing.way_out))
 
 
@@ -83,12 +83,12 @@ def buried(owners: tuple[str, ...], why: str) -> None:
 
 
 def ended(owner: Awaited) -> None:
-    """Log a process that was found to have ended."""
+    """Log a process whose end was confirmed."""
     log.warning("owner %s has ended: its process %d is gone; undos that wait for that begin", owner.id, owner.pid)
 
 
 def taken_over(place: StrandRef, run: RunFacts | None) -> None:
-    """Log work that was taken from a dead owner, and what became of its run if that does not go on."""
+    """Log work that was taken from a dead owner, and that its run was parked, if it was."""
     log.warning("run %s: %s was taken over from a dead owner", place.run, place.stage or place.strand)
     if run is not None and run.park_reason is not None:
         log.error("run %s parked (%s): %s; look: stageflow show %s", run.id, run.park_reason, _why(run), run.id)

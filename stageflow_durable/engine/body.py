@@ -1,4 +1,4 @@
-"""Calling what the application wrote: stage bodies and undos, ``def`` and ``async def``."""
+"""Calling the application's code: stage bodies and undos, ``def`` and ``async def``."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ log = masking(logging.getLogger("stageflow.body"))
 
 
 class Called(NamedTuple):
-    """How a body ended: its value, or its error; ``called`` is False when it never began: an interceptor answered or
-    failed, or its timer could not be set. ``raised``: the body itself raised, whatever an interceptor made of that.
+    """How a call ended: with a value, or with an error. ``called``: whether the body was called at all; not if an
+    interceptor answered or failed, or the timer could not be set. ``raised``: the body itself raised, even if an
+    interceptor then returned something else.
     """
 
     value: Any = None
@@ -38,7 +39,7 @@ class Called(NamedTuple):
 
 
 def stage_context(work: Work, saved_outputs: RunOutputs, services: Services) -> StageContext[Any]:
-    """The context of a stage. Raises InvalidInput when the stored input does not fit the pipeline's type any more."""
+    """The context of a stage. Raises InvalidInput if the stored input does not match the pipeline's type any more."""
     snapshot = saved_outputs.snapshot(work)
     services.saved, services.result_type = saved_outputs.saved(), saved_outputs.result_type(work)
     return StageContext(
@@ -81,7 +82,7 @@ def is_async(runner: Runner) -> bool:
     """Whether a runner is ``async def``, or an object whose call is."""
     try:
         return _known_async(runner)
-    except Exception:  # noqa: BLE001  # an object that cannot be a key of the cache, or fails as one
+    except Exception:  # noqa: BLE001  # it is not hashable, or its hash fails
         return _known_async.__wrapped__(runner)
 
 
@@ -91,7 +92,7 @@ def _known_async(runner: Runner) -> bool:
 
 
 def call(runner: Runner, ctx: Any, timeout: float | None, context: Context) -> Called:
-    """Call it in ``context`` and wait for its end, at most ``timeout`` seconds. Raises only what ends the process."""
+    """Call ``runner`` in ``context`` and wait at most ``timeout`` seconds. Raises only what ends the process."""
     begun = False
 
     def start(_coroutine: Any = None) -> Any:
@@ -119,12 +120,12 @@ def is_awaitable(answer: object) -> bool:
     """Whether what a function returned has to be awaited."""
     try:
         return inspect.isawaitable(answer)
-    except Exception:  # noqa: BLE001  # a stranger's object; saving it says what is wrong with it
+    except Exception:  # noqa: BLE001  # saving the value will report what is wrong with it
         return False
 
 
 def name_of(ctx: Any) -> str:
-    """The run and the stage of a context, for the log."""
+    """The run and the stage of a context, for log lines."""
     undo = "undo of " if isinstance(ctx, CompensationContext) else ""
     return f"run {ctx.run_id}: {undo}stage {ctx.stage}"
 
@@ -136,8 +137,8 @@ def run_stage(
     services: Services,
     timeout: float | None,
 ) -> Called:
-    """Call the body, by :func:`call` or within what wraps it; cleanups run however it ended. Raises only what ends the
-    process.
+    """Call the body by ``call`` (:func:`call`, or :meth:`Chain.call` with interceptors), then run its cleanups. Raises
+    only what ends the process.
     """
     return _cleaned_up(call(runner, ctx, timeout, services.context), ctx, services)
 

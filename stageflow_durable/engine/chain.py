@@ -1,8 +1,8 @@
-"""A body within its interceptors: each calls the next, and the last of them the body.
+"""Calling a body inside its interceptors: each interceptor calls the next, and the last one calls the body.
 
-``def`` and ``async def`` go together in any order. A ``def`` runs in the thread that carries the run, an ``async def``
-in the loop. Neighbours of one kind call each other directly; where the kinds change, the caller waits for the other
-side, in whose copy of the context the rest runs, and what was set there is set here afterwards.
+``def`` and ``async def`` can be mixed in any order. A ``def`` runs in the thread that carries the run, an ``async def``
+in the event loop. Neighbours of one kind call each other directly. Where the kind changes, the caller waits for the
+other side, which runs in a copy of the context; variables that are set there are copied back afterwards.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stageflow_durable.retry.look import is_a
 from stageflow_durable.retry.look import name_of as name_of_type
 
 _NO_TIME = 1e-6
-"""Seconds of a bound that has run out: it rings at once."""
+"""Seconds that are left of a timeout that has passed: it fires at once."""
 
 
 class Chain:
@@ -36,14 +36,14 @@ class Chain:
         self._links = [(one, is_async(one.around)) for one in interceptors]
 
     def call(self, runner: Runner, ctx: Any, timeout: float | None, context: Context) -> Called:
-        """Call ``runner`` within them, in ``context``, all together at most ``timeout`` seconds. Raises only what ends
-        the process.
+        """Call ``runner`` inside them, in ``context``; ``timeout`` seconds bound all of them together. Raises only what
+        ends the process.
         """
         attempt = _Attempt(self._links, runner, timeout, name_of(ctx))
         try:
             output = attempt.run(ctx, context)
             if attempt.late is not None:
-                raise attempt.late  # an interceptor swallowed it: what it says is late
+                raise attempt.late  # an interceptor swallowed the timeout: it counts all the same
         except BaseException as error:
             if is_end_of_process(error):
                 raise
@@ -52,7 +52,7 @@ class Chain:
 
 
 class _Attempt:
-    """One call. Places count from the outermost interceptor to the body, which is the last."""
+    """One attempt. ``place``: an index, from 0 for the outermost interceptor to the body, which is last."""
 
     def __init__(self, links: Sequence[tuple[Any, bool]], runner: Runner, timeout: float | None, what: str) -> None:
         self.called = self.raised = False
@@ -65,7 +65,7 @@ class _Attempt:
         self._what = what
 
     def run(self, ctx: Any, context: Context) -> StageOutput:
-        """From the outermost on."""
+        """Call the outermost interceptor."""
         if self._kinds[0]:
             output: StageOutput = self._in_loop(lambda coroutine: self._await(0, ctx, coroutine), context)
             return output
@@ -79,8 +79,8 @@ class _Attempt:
         return loop.run(start, context, self._left(), self._what, of=self._timeout)
 
     def _apart(self, start: Callable[[Coroutine], Any]) -> Any:
-        """Await something from a ``def``."""
-        context = copy_context()  # this one is entered already
+        """Run a coroutine in the loop and wait for it; called from a ``def``."""
+        context = copy_context()  # the current one cannot be entered twice
         try:
             return self._in_loop(start, context)
         except StageTimeout as error:
@@ -107,7 +107,7 @@ class _Attempt:
             return _checked(one, self._ended(one.around(ctx, call_next)))
 
     def _ended(self, answer: Any) -> Any:
-        """What a ``def`` answered; a coroutine is awaited."""
+        """The result of a ``def``; if it returned an awaitable, the result of awaiting it."""
         return self._apart(lambda _coroutine: answer) if is_awaitable(answer) else answer
 
     # --- from within the loop -----------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ class _Attempt:
 
 
 class _Next:
-    """``call_next`` of one interceptor: once, and not after it has returned."""
+    """``call_next`` of one interceptor. It can be called once, and not after the interceptor has returned."""
 
     def __init__(self, one: Any, ctx: Any, call: Callable[[Any], Any]) -> None:
         self._said = ctx.run_id, f"call_next(ctx) in interceptor {one.name}"

@@ -1,4 +1,4 @@
-"""Carrying a nudge: begin what it names, run it, commit, and go on in place as long as the next stage is granted."""
+"""Carrying a message: begin the stage it names, run it, commit, and go on in place while the next stage is granted."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def _never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What is left to publish after a message was executed. ``waiting``: what became of the last stage; ``moved``:
-    whether stages were committed in place, so that the message's own view of the run is out of date.
+    """What is left to do after a message was executed. ``nudges``: what to publish. ``waiting``: the last stage is to
+    be tried again later. ``stages``: how many stages were committed. ``refused``: why nothing began.
     """
 
     nudges: tuple[Nudge, ...] = ()
@@ -80,12 +80,12 @@ class Executed:
 
     @property
     def moved(self) -> bool:
-        """Whether anything was committed before it ended."""
+        """Whether a stage was committed, so that the message's view of the run is out of date."""
         return self.stages > 0
 
 
 class Executor:
-    """Runs stages for one process."""
+    """Runs stages for one owner."""
 
     def __init__(
         self,
@@ -120,7 +120,9 @@ class Executor:
         self._timeouts = bounds(pipelines.values())
 
     def execute(self, nudge: Nudge) -> Executed:
-        """Carry a nudge as far as it goes. Raises StoreUnavailable when the database is away; then nothing is lost."""
+        """Begin what the message names and go on in place. Raises StoreUnavailable if the database is away; nothing is
+        lost.
+        """
         self._owner.begin_work()
         try:
             with interruptible_by_hand():
@@ -129,12 +131,12 @@ class Executor:
                     self._refusals.tell(nudge, begun)
                     return Executed(begun.nudges, refused=begun)
                 if begun.sent_at is not None:
-                    self._owner.served(begun.queue, begun.sent_at)  # the row's: a message's own may be made up
+                    self._owner.served(begun.queue, begun.sent_at)  # from the row: what a message says may be forged
                 return self._carry(begun)
         except BaseException as error:
-            # Something may have begun whose end nobody will write: under this id nothing is finished any more.
+            # An attempt may have begun whose end nobody will write: give up this owner id, so that it is taken over.
             self._owner.abandon()
-            if not isinstance(error, TakenOver):  # it was told just as its body had ended
+            if not isinstance(error, TakenOver):  # raised just after its body had ended
                 raise
             return Executed()
         finally:
@@ -150,7 +152,7 @@ class Executor:
         left: list[Nudge] = []
         while current is not None:
             go_on = partial(self._may_go_on, stages + 1, until)
-            ending: Ending = Fenced()  # who was declared dead since it began leaves the body to who takes over
+            ending: Ending = Fenced()  # declared dead since it began: whoever takes over calls the body
             if self._owner.is_still(current.owner):
                 ending = self._carry_out(current, outputs, go_on)
             if isinstance(ending, Fenced):
@@ -162,13 +164,13 @@ class Executor:
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1
             if current is not None and left and self._publish is not None:
-                self._publish(tuple(left))  # other branches do not wait for the end of this one
+                self._publish(tuple(left))  # other branches begin without waiting for this one
                 left.clear()
         return Executed(tuple(left), None, stages)
 
     def _may_go_on(self, stages: int, until: float) -> bool:
-        """Whether the next stage may begin here. Asked when a stage ends: its process may have been told to stop while
-        the body ran.
+        """Whether the next stage may begin here. Asked when a stage ends, since the process may have been told to stop
+        while the body ran.
         """
         in_time = self._world.clock.monotonic() < until
         return stages < self._limits.in_place_stages and in_time and not self._stopping()
@@ -193,7 +195,7 @@ class Executor:
             found, noted = (None, ()) if key is None else claim(self._store, work, pipeline, key)
         except AWAY:
             raise
-        except BaseException as error:  # what is wrong before the body is the application's, not ours
+        except BaseException as error:  # an error before the body comes from the application's code
             if is_end_of_process(error):
                 raise
             failed = body.Called(error=error, called=False)
@@ -206,7 +208,7 @@ class Executor:
         if isinstance(found, Succeeded | Over):
             return self._saved(work, outputs, found, services, None, go_on, noted=noted)[0]
         if not self._owner.is_still(work.owner):
-            return Fenced()  # it took long to come here: meanwhile a person may have settled what nobody had called
+            return Fenced()  # the claim may have taken long, and a person may have settled the stage meanwhile
         called: body.Called | None = None
         try:
             with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
@@ -222,7 +224,9 @@ class Executor:
         return ending
 
     def _ask_until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
-        """Ask a sleep's function until when. It is no body: its error is a bug, and no interceptor is around it."""
+        """Ask a sleep's function until when. It is no body: its error parks the run as a bug, and no interceptor wraps
+        it.
+        """
         services = Services(self._store, work, is_async=body.is_async(spec.runner))
         try:
             ctx = services.context.run(body.stage_context, work, outputs, services)
@@ -248,7 +252,7 @@ class Executor:
         context: Context,
         asked: Sequence[Observer] = (),
     ) -> None:
-        """``asked``: whom the attempt itself wants to be told."""
+        """Tell observers how an attempt ended. ``asked``: functions that the attempt itself registered."""
         if asked or self._observers:
             end = end_of(ctx, called, outcome, committed=not isinstance(ending, Fenced))
             tell(end, asked, self._observers, context, self._store)
@@ -261,22 +265,22 @@ class Executor:
         context: Context,
         asked: Sequence[Observer] = (),
     ) -> None:
-        """The database stayed away, or the work was taken over just as the body had ended. Of the end of this process
-        nobody is told.
+        """Tell observers of an attempt that was not saved: the database stayed away, or the work was taken over. Tells
+        nobody when the process ends.
         """
         if not is_end_of_process(error) and (asked or self._observers):
             end = end_of(ctx, called or body.Called(error=error), None, committed=False)
             tell(end, asked, self._observers, context, self._store)
 
     def _history(self, work: Work, began: float) -> History:
-        """``began``: when this attempt did, by this process's clock; its own time counts towards ``retry_for``."""
+        """``began``: when this attempt began, by this process's clock; its duration counts towards ``retry_for``."""
         elapsed = max(0.0, work.began_at - work.first_at) + self._world.clock.monotonic() - began
         return History(work.tries, work.delay, elapsed, self._world.clock.time())
 
     def _judged(
         self, called: body.Called, services: Services, policy: RetryPolicy, history: History, on_unknown: str
     ) -> Outcome:
-        """What follows, whatever the value's or the error's own code does while it is looked at."""
+        """The outcome of a call. Code of the returned value or of the error may run here, and may fail too."""
         try:
             outcome = apply_on_unknown(
                 services.context.run(self._outcome, called, services, policy, history), on_unknown
@@ -312,13 +316,13 @@ class Executor:
         history: History | None = None,
         noted: Kept = (),
     ) -> tuple[Ending, Outcome]:
-        """Save the outcome, or that it could not be saved: the attempt has ended, and is not lost for that.
+        """Save the outcome, or the error that kept it from being saved, so that the attempt ends either way.
 
-        What the body wrote through its session does not fit: its own error. Anything else is nobody's plan: a person
-        looks, and the body is not called again.
+        If the body wrote through its session, such an error counts as the body's own. Any other one parks the run, and
+        the body is not called again.
         """
         if isinstance(outcome, Succeeded) and outcome.doubt:
-            services.abandon()  # what a body that raised wrote through its session is not half of its outcome
+            services.abandon()  # the body raised: roll back what it wrote through its session
         written = services.holder is not None
 
         def save(this: Outcome) -> Ending:
@@ -346,7 +350,7 @@ class Executor:
         go_on: Callable[[], bool],
         noted: Kept = (),
     ) -> Ending:
-        """``noted``: events of the engine's own."""
+        """Save one outcome. ``noted``: events that the engine adds."""
         events = (*services.asked_for(), *noted)
         if isinstance(outcome, Succeeded):
             done = self._commit(
@@ -425,7 +429,7 @@ class Executor:
     def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw)
-        said = called.value if is_a(called.value, StageOutput) else None  # what else an undo returns is nobody's
+        said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
         return returned(said, policy, history, self._world.draw)
 
     def _key_to_close(
@@ -461,8 +465,9 @@ class Executor:
     # --- committing ---------------------------------------------------------------------------------------------------
 
     def _commit(self, work: Work, save: Callable[[], T], *, give_up: Callable[[], None] | None = None) -> T | Done:
-        """Commit what is known; hold it while the database is away. A commit whose answer was lost is looked up by its
-        attempt. ``give_up``: lets go of the body's own transaction, which cannot be committed a second time.
+        """Commit by ``save``; while the database is away, keep the outcome and try again. A commit whose answer was
+        lost is looked up by its attempt. ``give_up``: closes the body's own transaction, which cannot be committed
+        twice.
         """
         until = self._world.clock.monotonic() + self._limits.hold_seconds
         pause, asked = 0.1, False
@@ -472,7 +477,7 @@ class Executor:
                 if found is not False:
                     return Done(granted=found) if isinstance(found, Work) else Done()
                 if asked and give_up is not None:
-                    # A body's own session died with its connection: the body has to run again.
+                    # The body's session was lost with its connection, so the body has to run again.
                     raise SessionLost(f"run {work.run.id}: the session of stage {work.stage} was lost; it runs again")
                 return save()
             except SessionLost:
@@ -482,6 +487,6 @@ class Executor:
                     raise
                 asked = True
                 if give_up is not None:
-                    give_up()  # its locks would keep us from looking
+                    give_up()  # its locks would block the look-up
                 self._world.clock.sleep(pause)
                 pause = min(1.0, pause * 2)

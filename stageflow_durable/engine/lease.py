@@ -1,7 +1,7 @@
-"""The owner of a process and its heartbeat.
+"""Owners and their heartbeat: renewing the lease, finding out that it was lost, and going on under a new id.
 
-One thread renews, another sweeps: a slow sweep must not cost the lease. Both begin with the process's first work,
-after any fork.
+One thread of a process renews for all its owners, another one sweeps, so that a slow sweep does not cost the lease.
+Both start with the process's first work, after any fork.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ log = masking(logging.getLogger("stageflow.owner"))
 
 
 class Owner:
-    """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. A process
-    that was declared dead comes back under a new id. ``profile``: what the process knows and serves, for the others.
+    """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. One that was
+    declared dead goes on under a new id. ``profile``: the engine, queues and definitions of the process.
 
-    ``mark``: what proves its end to other processes of its host. ``ending``: ends the body that it runs.
-    ``clock_moved``: told by how many seconds the database's clock was found to have moved, within how many.
+    ``mark``: names the process, so that others of its host can confirm its end. ``ending``: ends the body that runs.
+    ``clock_moved``: called with by how many seconds the database's clock has moved, and within how many.
     """
 
     def __init__(
@@ -84,46 +84,46 @@ class Owner:
         return self._id == owner
 
     def join(self) -> None:
-        """Become an owner now, not with the first work: who never joined cannot judge others. Raises
-        StoreUnavailable.
-        """
+        """Become an owner now, not with the first work: only an owner may judge others. Raises StoreUnavailable."""
         _ = self.id
 
     def served(self, queue: str, published_at: float) -> None:
-        """A nudge of that age was served; written with the next heartbeat."""
+        """A message that was published then was carried; the next heartbeat writes that."""
         self._queues.add(queue)
         with self._guard:
             self._served[queue] = max(self._served.get(queue, 0.0), published_at)
 
     def serves(self, queue: str) -> None:
-        """Work of that queue comes here."""
+        """This owner carries messages of that queue."""
         self._queues.add(queue)
 
     def begin_work(self) -> None:
-        """A message is executed: under the ids that it has something may act."""
+        """A message is being executed: a body may act under the ids of this owner."""
         self._works = True
 
     def end_work(self) -> None:
-        """It is over. What was taken over meanwhile waits for us to say so."""
+        """The execution is over. Report that for ids that were declared dead meanwhile: undos may wait for it."""
         self._works, self._was_busy = False, True
         if self._former:
             with contextlib.suppress(StageflowError):  # else the next heartbeat does
                 self._say_over()
 
     def find_out(self) -> None:
-        """A write was refused: whoever took the work may be waiting for us to say that the body is over."""
+        """A write was refused: renew now, to find out whether this owner was declared dead and to report that the body
+        is over.
+        """
         with contextlib.suppress(StageflowError):  # else the next heartbeat does
             self.beat()
 
     def beat(self) -> None:
-        """Renew once; who lost the id joins anew. A database that does not answer is asked again at the next beat."""
+        """Renew once; join again if the id was lost. If the database does not answer, the next beat tries again."""
         with self._guard:
             owner, served = self._id, dict(self._served)
         if owner is not None:
             self._renew(owner, served)
         elif self._joined_at < float("inf") and not self._ended:
-            # Declared dead, or given up, and idle since: whoever holds no lease judges nobody, and if all are so, what
-            # a dead process held stays with it for ever.
+            # Declared dead, or given up, and idle since. Without a lease it declares nobody dead; if all
+            # were so, the work of a dead process would never be taken over.
             self.join()
         if self._former and not self._works:
             self._say_over()
@@ -145,7 +145,7 @@ class Owner:
             self._follow_clock(at - now, now - asked, now - self._renewed_at, paused=asked - tried_at > self._lease)
         with self._guard:
             if now - self._renewed_at > self._lease / 2:
-                # We were paused, or the database was: what looks dead may only have been cut off too.
+                # We were paused, or the database was: others that look dead may only have been cut off too.
                 self._lapsed_at = now
             self._renewed_at = now
             if at is None and self._id == owner:
@@ -157,18 +157,18 @@ class Owner:
             self._note(served)
 
     def _note(self, served: dict[str, float]) -> None:
-        """Write what was served. What the database refuses is forgotten: tried again, it would fail at every beat."""
+        """Write which messages were carried. What the database refuses is dropped, or it would fail at every beat."""
         try:
             self._store.served(served)
         except Retryable:
             raise  # the database is away, or busy: the next beat tries again
-        except Exception as error:  # noqa: BLE001  # a hint to the sweep, which the lease must not depend on
+        except Exception as error:  # noqa: BLE001  # only a hint to the sweep; the lease must not depend on it
             log.warning("what was served could not be noted (%s); the sweep waits longer", type(error).__name__)
         with self._guard:
             self._served = {queue: at for queue, at in self._served.items() if served.get(queue) != at}
 
     def _follow_clock(self, offset: float, took: float, window: float, *, paused: bool) -> None:
-        """``offset``: of the database's clock to one that only passes; while we were paused that one may have stood."""
+        """``offset``: between the database's clock and the monotonic one, which may stand still while we are paused."""
         before, self._offset = self._offset, offset
         by = 0.0 if before is None else offset - before
         if abs(by) <= took + 1.0 or paused:
@@ -184,8 +184,8 @@ class Owner:
 
     @property
     def may_judge(self) -> bool:
-        """Whether this process may declare others dead: only after a lease without a gap, since after a pause of the
-        database everybody looks dead. A young one inherits that of its worker. The database has the last word.
+        """Whether this owner may declare others dead: only after it has renewed for a lease without a gap, since after
+        a pause of the database every owner looks dead. A new one inherits that from its worker. The database decides.
         """
         now = self._clock.monotonic()
         if self._id is None or now - self._lapsed_at <= self._lease or now - self._renewed_at >= self._lease / 2:
@@ -197,15 +197,15 @@ class Owner:
 
     @property
     def judge(self) -> str | None:
-        """The id under which this process may declare others dead now, or None."""
+        """The id under which this owner may declare others dead now, or None."""
         return self._id if self.may_judge else None
 
     def abandon(self) -> None:
-        """Give up this id: what it holds has to be taken over. The process goes on under a new one."""
+        """Give up this id, so that what it holds is taken over. The thread goes on under a new one."""
         self._give_up()  # an owner belongs to one thread, and what that ran is over
 
     def retire(self) -> None:
-        """Tell the others that this process ends by itself."""
+        """Report that this owner has ended."""
         self._ended = True
         self._give_up()
 
@@ -220,8 +220,8 @@ class Owner:
 
 
 class Pulse:
-    """Daemon threads that call an action in a rhythm, restarted in each process that asks for them. ``at_once``: the
-    first time without waiting. An action may return in how many seconds it is to be called again, where that is sooner.
+    """A daemon thread that calls an action regularly; each process has its own. ``at_once``: call it the first time
+    without waiting. An action may return in how many seconds it wants to be called again, if that is sooner.
     """
 
     def __init__(self, name: str, every: float, action: Callable[[], float | None], *, at_once: bool = False) -> None:
@@ -234,7 +234,7 @@ class Pulse:
         self._trouble: type[StageflowError] | None = None
 
     def ensure(self) -> None:
-        """Run in this process, if it does not yet."""
+        """Start the thread, unless it runs in this process."""
         if self._pid != os.getpid():
             self._pid, self._stopped = os.getpid(), threading.Event()
             threading.Thread(target=self._run, args=(self._stopped,), name=self._name, daemon=True).start()
@@ -250,9 +250,7 @@ class Pulse:
             sooner = self.once()
 
     def once(self) -> float | None:
-        """Call the action, and return what it does. What keeps it from working is logged when it begins and when it is
-        over, not every time.
-        """
+        """Call the action and return its result. A failure is logged when it begins and when it ends, not each time."""
         try:
             sooner = self._action()
         except StageflowError as error:
@@ -267,7 +265,7 @@ class Pulse:
     def _failed(self, error: StageflowError) -> None:
         if self._trouble is not type(error):
             self._trouble = type(error)
-            # An outage ends by itself; a schema that is behind, or a right that is missing, needs somebody.
+            # An outage ends by itself; an old schema or a missing right needs a person.
             waits = isinstance(error, Retryable) and not isinstance(error, StoreRefused)
             level = logging.WARNING if waits else logging.ERROR
             log.log(level, "%s: %s; tried again every %.1f s", self._name, error, self._every)

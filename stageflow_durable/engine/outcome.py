@@ -1,4 +1,4 @@
-"""From what a body returned or raised to what happens next: pure decisions."""
+"""What a returned value or an exception means: success, another attempt, or the end. Pure decisions."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ MEMBERS = 10
 
 @dataclass(frozen=True, slots=True)
 class Succeeded:
-    """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: another run's work answered, there is
-    nothing of ours to undo. ``doubt``: the body raised, and what wraps it answered; it may have acted.
+    """Save ``delta`` (encoded text; None for a skipped stage). ``replayed``: the result came from elsewhere, so this
+    stage needs no undo. ``doubt``: the body raised and an interceptor returned a result, so the body may have acted.
     """
 
     delta: str | None
@@ -42,7 +42,9 @@ class Succeeded:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again in ``delay`` seconds. For the log: ``error``, and ``most``, how many attempts are made at the most."""
+    """Try again in ``delay`` seconds. ``drawn``: the delay that the policy chose by itself. ``error`` and ``most`` (the
+    number of attempts that the policy allows) are for the log.
+    """
 
     failure: Failure
     delay: float
@@ -68,7 +70,7 @@ Outcome = Succeeded | Again | Over
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the decision needs to know of the attempts before. ``elapsed`` in seconds since the stage first began."""
+    """What the retry policy needs to know of earlier attempts. ``elapsed``: seconds since the stage first began."""
 
     tries: int
     previous_delay: float | None
@@ -77,12 +79,12 @@ class History:
 
 
 def text_of(error: BaseException | str | None) -> str:
-    """An error as one short text; a group names its members. It never raises, whatever the error is."""
+    """An error as one short text; a group names its members. Never raises, even if the error's own code does."""
     if error is None:
         return ""
     try:
         return storable(_text(error))[:MAX_ERROR]
-    except BaseException as why:  # noqa: BLE001  # a stranger's error, whose own code was asked
+    except BaseException as why:  # noqa: BLE001  # the error's own code failed
         return f"{ascii_of(name_of(type(error)))} (its text cannot be had: {ascii_of(name_of(type(why)))})"
 
 
@@ -111,27 +113,27 @@ def in_ascii(outcome: Again | Over) -> Again | Over:
 
 
 def mistake(error: BaseException, behind: BaseException | None = None) -> Over:
-    """What follows from what nobody planned for: a person looks, and the body is not called again. ``behind``: what the
-    body itself raised.
+    """The outcome of an unexpected error: the run is parked as a bug, and the body is not called again. ``behind``:
+    what the body itself raised.
     """
     text = text_of(error) if behind is None else f"{text_of(error)}; the stage raised {text_of(behind)}"[:MAX_ERROR]
     return Over(Failure(text, Category.BUG, doubt=True), park=ParkReason.BUG, error=error)
 
 
 def unjudged(why: BaseException) -> Over:
-    """What follows where deciding what follows has failed: nobody's plan, so a person looks."""
+    """The outcome if deciding on the outcome has failed: the run is parked as a bug."""
     return Over(Failure(f"judging its outcome failed: {text_of(why)}", Category.BUG, doubt=True), park=ParkReason.BUG)
 
 
 def as_output(value: Any) -> StageOutput:
-    """What a body returned, as an output."""
+    """A body's return value as an output."""
     if is_a(value, StageOutput):
         return value
     return StageOutput(OutputKind.OK, value=value)
 
 
 def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
-    """What follows from a body's return value. ``result_type``: as what it will be the run's result, or None."""
+    """The outcome of a return value. ``result_type``: the declared type if this is the run's result, or None."""
     output = as_output(value)
     if output.kind is OutputKind.OK:
         return _ok(output, saved_by(result_type, output.value))
@@ -139,14 +141,14 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, resu
 
 
 def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
-    """What follows from an exception. Only a body that was ``called`` may have acted before it raised."""
+    """The outcome of an exception. Only a body that was ``called`` may have acted before it raised."""
     category = Category.TRANSIENT if is_a(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)
     return _decided(error, category, after, policy, history, draw, doubt=called, called=called)
 
 
 def limited(outcome: Outcome, limit: int) -> Outcome:
-    """What follows when an output of more than ``limit`` bytes cannot be saved."""
+    """The same outcome, or a bug if its output has more than ``limit`` bytes."""
     if not isinstance(outcome, Succeeded) or outcome.delta is None or len(outcome.delta) <= limit:
         return outcome
     why = f"output cannot be saved: {too_large(len(outcome.delta), limit)}"
@@ -154,14 +156,14 @@ def limited(outcome: Outcome, limit: int) -> Outcome:
 
 
 def not_called(outcome: Outcome) -> Outcome:
-    """What follows when an interceptor answered and the body was not called: this attempt has done nothing."""
+    """The outcome if an interceptor answered and the body was not called: this attempt has had no effect."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, replayed=True)
     return replace(outcome, failure=replace(outcome.failure, called=False, doubt=False))
 
 
 def in_doubt(outcome: Outcome) -> Outcome:
-    """What follows when an interceptor answered for a body that raised: it may have acted, unless that is vouched."""
+    """The outcome if an interceptor answered for a body that raised: it may have acted, unless that was ruled out."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, doubt=True)
     if outcome.failure.vouched:
@@ -170,20 +172,20 @@ def in_doubt(outcome: Outcome) -> Outcome:
 
 
 def mistake_before_body(outcome: Outcome) -> Outcome:
-    """A slip of a deploy must not refund every customer: what no retry mends before the body, a person looks at."""
+    """Parks errors before the body that no retry can fix: a typo in a deploy must not refund every customer."""
     if isinstance(outcome, Over) and not outcome.exhausted:
         return replace(outcome, park=ParkReason.BUG)
     return outcome
 
 
 def refusal(error: Exception) -> Over:
-    """What follows when the stage's key is not to be had."""
+    """The outcome if the stage cannot have its business key."""
     return Over(Failure(text_of(error), Category.PERMANENT, doubt=False, state=AttemptState.REJECTED, vouched=True))
 
 
 def apply_on_unknown(outcome: Outcome, on_unknown: str) -> Outcome:
-    """What follows when the stage said what to do about an outcome that nobody knows: a body that raised, timed out or
-    returned ``fail`` may have acted, just as one whose process died.
+    """Apply the stage's ``on_unknown``: a body that raised, timed out or returned ``fail`` may have acted, like one
+    whose process died.
     """
     if on_unknown == "retry" or isinstance(outcome, Succeeded) or not outcome.failure.doubt:
         return outcome

@@ -1,5 +1,5 @@
-"""The recovery sweep: the same in the beat task, in every worker and in ``stageflow sweep``. Any number may run at
-once.
+"""The recovery sweep: the same in the beat task, in every worker and in ``stageflow sweep``. Any number may run at the
+same time.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BLIND_SECONDS = 60.0
-"""How old a nudge must be to count as lost when the broker cannot say how many messages wait."""
+"""How old a message must be to count as lost if the broker cannot say how many messages wait."""
 
 BACKLOG_SECONDS = 600.0
-"""The same when it says that some do: others' work on the same queue would hide a lost one for ever."""
+"""The same if it says that some wait: otherwise other work on the queue would hide a lost message forever."""
 
 
 TELL_SECONDS = 60.0
-"""How often all workers together log that nobody carries some runs."""
+"""How often all workers together log that no live worker can carry some runs."""
 
 ROUNDS = 4
-"""Batches of one kind in one sweep: more would keep what else there is to do waiting for longer than a sweep."""
+"""Batches of one kind in one sweep; more would delay the other kinds for too long."""
 
 
 LOOK_SECONDS = 0.02
-"""Between two looks for what is due: what comes due in quick succession is woken together."""
+"""The least time between two looks for what is due: what becomes due in quick succession is woken together."""
 
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Times of a sweep in seconds. ``lease``: of owners; ``grace``: how late a retry may be, for which a message may be
-    under way, before the sweep wakes it; ``lost``: how old a nudge must be, once its queue is empty, to count as lost.
+    """Times of a sweep in seconds. ``lease``: of owners. ``grace``: how late a retry may be before the sweep wakes it,
+    since its own message may be under way. ``lost``: how old a message must be to count as lost once its queue is
+    empty. ``max_lost``: the number of lost attempts at one stage that parks its run.
     """
 
     lease: float
@@ -59,8 +60,8 @@ class Patience:
 
 
 class Sweeper:
-    """Finds what stands still and sets it going again. ``broker``: where it publishes, as workers call it; what only
-    workers of another broker take is left to a sweep of theirs.
+    """Finds runs that are stuck and moves them on. ``broker``: where it publishes, as workers name it; what only
+    workers of another broker can take is left to their sweeps.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Sweeper:
         *,
         broker: str | None = None,
     ) -> None:
-        """``judge``: the owner that may declare others dead now, or None; left out: whoever sweeps holds no lease."""
+        """``judge``: returns the owner that may declare others dead now, or None; left out: the caller has no lease."""
         self._store = store
         self._publisher = publisher
         self._patience = patience
@@ -83,8 +84,8 @@ class Sweeper:
         self._moved: tuple[float, float] | None = None
 
     def clock_moved(self, by: float, within: float) -> None:
-        """The database's clock was found to have moved ``by`` seconds, ``within`` the last ones: the next sweep moves
-        stored times of what is under way along.
+        """The database's clock has moved by ``by`` seconds during the last ``within`` seconds: the next sweep moves the
+        stored times of unfinished work by as much.
         """
         self._moved = by, within
 
@@ -94,9 +95,7 @@ class Sweeper:
             self._moved = None
 
     def sweep(self) -> SweepReport:
-        """One sweep. Raises StoreUnavailable; a single run that cannot be handled is reported and does not stop the
-        others.
-        """
+        """Sweep once. Raises StoreUnavailable; a run that cannot be handled is reported, and the others go on."""
         problems: list[str] = []
         self._follow_clock()
         dead = self._bury()
@@ -110,17 +109,17 @@ class Sweeper:
         return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems), released)
 
     def sweep_in_turn(self, every: float) -> SweepReport | None:
-        """Sweep unless another process did within ``every`` seconds. Who may judge and who may not yet take turns
-        apart: the turns of a worker that has just started would bury nobody, for a whole lease.
+        """Sweep unless another process did so within ``every`` seconds. Processes that may not judge yet take turns of
+        their own: else new workers could take all turns for a whole lease, and nobody would be declared dead.
         """
         judges = self._judge is None or self._judge() is not None
         turn = "sweep" if judges else "sweep of newcomers"
-        # A turn of each broker's own: else one whose sweeps come first would keep the other's from all of theirs.
+        # Each broker has turns of its own: else the sweeps of one broker could keep those of another from running.
         mine = self._store.my_tick(turn if self._broker is None else f"{turn} at {self._broker}"[:255], every)
         return self.sweep() if mine else None
 
     def wake_on_time(self) -> float | None:
-        """Wake what is due now, between two sweeps; returns in how many seconds the next wait is, or None."""
+        """Wake what is due now, between two sweeps; returns in how many seconds the next wait is due, or None."""
         due = self._store.overdue(self._patience.grace).due
         if due:
             self._roster = self._store.roster()
@@ -128,12 +127,14 @@ class Sweeper:
         return self.next_wait()
 
     def next_wait(self) -> float | None:
-        """In how many seconds something that waits is to be woken, or None: nothing waits for a time."""
+        """In how many seconds the next wait is due, or None if nothing waits for a time."""
         soonest = self._store.next_wait(self._patience.grace)
         return None if soonest is None else max(soonest, LOOK_SECONDS)
 
     def _bury(self) -> tuple[str, ...]:
-        """Declare owners dead. Who holds no lease cannot know whether all were cut off, and waits for one more."""
+        """Declare owners dead whose lease ran out. A caller without a lease waits one lease longer: it cannot know
+        whether all owners were cut off together.
+        """
         if self._judge is None:
             dead = self._store.mark_expired(self._patience.lease)
         else:
@@ -143,7 +144,7 @@ class Sweeper:
         return dead
 
     def process_killed(self, boot: str, pid: int) -> int:
-        """A process was seen to end: take its work at once. Returns how many strands were taken."""
+        """A process has ended, as its parent saw: take its work at once. Returns how many strands were taken."""
         dead = self._store.mark_killed(boot, pid)
         buried(dead, f"its process {pid} has ended")
         orphans = self._store.overdue(self._patience.grace).orphans if dead else []
@@ -151,14 +152,14 @@ class Sweeper:
         return sum(self._each(orphans, self._take_one, []))
 
     def confirm_ended(self) -> None:
-        """Look whether processes of this host have ended for whose end an undo waits."""
+        """Confirm the end of processes of this host for which undos wait, if they have ended."""
         host = socket.gethostname()
         for owner in self._store.awaited(host, kernel()):
             if has_ended(owner, host) and self._store.confirm(owner.id, f"another process of {host}"):
                 ended(owner)
 
     def release(self, owner: str) -> list[str]:
-        """Let the undos begin that waited for the end of an owner, which is confirmed; returns their runs."""
+        """Let the undos begin that waited for this owner, whose end is confirmed; returns their runs."""
         found: list[str] = []
         while waiting := self._store.runs_waiting_for(owner):
             for run in waiting:
@@ -189,7 +190,7 @@ class Sweeper:
         return self._broker is None or self._roster.speaks_for(self._broker, queue, definitions)
 
     def _worth_waking(self, due: list[StrandRef]) -> list[StrandRef]:
-        """Without what is another broker's, and what was handed back and still no live worker knows."""
+        """Leave out what another broker's workers take, and what was handed back and no live worker knows yet."""
         waits = self._store.waits([place.run for place in due]) if due else []
         theirs = {(one.run, one.strand) for one in waits if not self._speaks_for(one.need.queue, one.need.definitions)}
         nobodys = {}
@@ -204,12 +205,12 @@ class Sweeper:
         return [place for place in due if (place.run, place.strand) not in theirs | nobodys.keys()]
 
     def _tell(self, missing: Missing) -> None:
-        """Once a minute, in the log of one worker."""
+        """Log it, once a minute in one of all workers."""
         if self._store.my_tick(f"told: {missing.message}"[:255], TELL_SECONDS):
             nobody(missing)
 
     def _wake(self, places: Sequence[StrandRef], problems: list[str]) -> int:
-        """Wake what is due. Many at one moment are woken batch by batch; what is left comes with the next sweep."""
+        """Wake what is due, in batches; what is left over is woken by the next sweep."""
         count = 0
         for _round in range(ROUNDS):
             layers = _layers(places)
@@ -227,7 +228,7 @@ class Sweeper:
         return count
 
     def _nudge(self, queues: Iterable[str], problems: list[str]) -> int:
-        """Publish what was never delivered, and note it only then."""
+        """Publish again what was never delivered."""
         count = 0
         for queue in queues:
             unserved = self._roster.unserved(queue)
@@ -247,14 +248,14 @@ class Sweeper:
                         break
             except StoreUnavailable:
                 raise
-            except Exception as error:  # noqa: BLE001  # one queue that the broker refuses must not keep the others
+            except Exception as error:  # noqa: BLE001  # the other queues are handled although the broker refuses this one
                 what = f"queue {queue}: {type(error).__name__}: {message_of(error)}"
                 log.warning("sweep: %s", what)
                 problems.append(what)
         return count
 
     def _nudge_some(self, places: Sequence[StrandRef], problems: list[str]) -> int:
-        """Publish, then note it. What was published and not noted would be published at every sweep."""
+        """Publish, then record it: what is not recorded is published again at every sweep."""
         count = 0
         for layer in _layers(places):
             count += self._nudge_layer(layer, problems)
@@ -264,7 +265,7 @@ class Sweeper:
 
     def _nudge_layer(self, places: Sequence[StrandRef], problems: list[str]) -> int:
         missed = [one for some in self._together(places, self._store.missed, problems) for one in some]
-        # One by one after a failure: what a broker took before it failed again must not come at every sweep.
+        # One by one after a failure, so that what the broker took before it failed again is recorded.
         pieces = [missed] if not self._broker_away else [[one] for one in missed]
         count = 0
         for piece in pieces:
@@ -274,7 +275,7 @@ class Sweeper:
         return count
 
     def _together(self, found: Sequence[T], act: Callable[[Sequence[T]], R], problems: list[str]) -> list[R]:
-        """Do it for all in one transaction; one by one where one of them cannot be handled."""
+        """Handle all in one transaction; one by one if one of them cannot be handled."""
         if not found:
             return []
         try:
@@ -297,7 +298,7 @@ class Sweeper:
             if nudges:
                 self._publisher.publish(nudges)
         except BrokerUnavailable as error:
-            if not self._broker_away:  # once an outage, not at every sweep
+            if not self._broker_away:  # logged once in an outage, not at every sweep
                 log.warning("%s; %d message(s) wait for a later sweep", error, len(nudges))
             self._broker_away = True
             return False
@@ -309,18 +310,18 @@ class Sweeper:
         for item in found:
             try:
                 yield act(item)
-            except RunBusy as error:  # somebody holds this run's row; the others do not wait for it
+            except RunBusy as error:  # this run's row is locked; the others do not wait for it
                 problems.append(f"{item}: {error}")
             except StoreUnavailable:
                 raise
-            except Exception as error:  # one run that cannot be handled must not keep the sweep from the others
+            except Exception as error:  # the other runs are handled although this one cannot be
                 what = f"{item}: {type(error).__name__}: {message_of(error)}"
                 log.warning("sweep: %s", what, exc_info=not (isinstance(error, StageflowError) or is_sql(error)))
                 problems.append(what)
 
 
 def _layers(places: Sequence[StrandRef]) -> list[list[StrandRef]]:
-    """Parts in which each run comes once: a transaction over many runs changes one strand of each."""
+    """Split into parts that contain each run once: a transaction over many runs changes one strand of each."""
     layers: list[list[StrandRef]] = []
     seen: Counter[str] = Counter()
     for place in places:

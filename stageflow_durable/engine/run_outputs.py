@@ -1,4 +1,4 @@
-"""What an executor keeps of its run between stages: the fold of the checkpoints, kept instead of being read again."""
+"""The outputs of a run that an executor keeps between stages, so that it need not read the checkpoints again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stageflow_durable.state.store import Store
 
 
 class RunOutputs:
-    """Outputs of one run, as they would be read back: what the next stage sees in place is what it would see after a
-    crash.
+    """Outputs of one run, as reading them back would give them: a stage that continues in place sees what it would see
+    after a crash.
     """
 
     def __init__(self, store: Store, pipeline: Pipeline[Any, Any]) -> None:
@@ -28,13 +28,13 @@ class RunOutputs:
         self._saved: dict[str, str] = {}
         self._skipped: set[str] = set()
         self._input: Any = None
-        self._text: str | None = None  # of the input, where it has the newest schema
+        self._text: str | None = None  # of the input, if it has the newest schema
         self._metadata: Mapping[str, Any] = {}
-        # The stage of which was held exactly what its ancestors saved, as long as nothing but its own was added.
+        # The stage for which the kept outputs were exactly those of its ancestors; None once another output was added.
         self._exact: str | None = None
 
     def snapshot(self, work: Work) -> ContextSnapshot:
-        """What the stage's ancestors saved; read from the database where this process did not see it saved."""
+        """What the stage's ancestors saved; reads the database if this process did not save all of it."""
         if self._run != work.run.id:
             self._open(work)
         self._exact = work.stage if self._holds_exactly(work) else None
@@ -44,8 +44,8 @@ class RunOutputs:
         return ContextSnapshot(work.run.id, work.run.pipeline, self._input, outputs, skipped)
 
     def _holds_exactly(self, work: Work) -> bool:
-        """Whether what is held is what the stage's ancestors saved. Along a line nothing has to be compared: a run of a
-        thousand stages would compare half a million names.
+        """Whether the kept outputs are exactly those of the stage's ancestors. Along a line no names are compared: a
+        run of a thousand stages would compare half a million.
         """
         before = self._exact
         if work.plan.by_name[work.stage].after == (before,) and (before in self._outputs or before in self._skipped):
@@ -63,8 +63,8 @@ class RunOutputs:
         )
 
     def given(self) -> Any:
-        """The input as its pipeline declares it, made anew: what one stage does to it no other sees. Raises
-        InvalidInput when it does not fit the declared type any more.
+        """The input as its declared type, a new object each time, so that no stage sees what another one changes in it.
+        Raises InvalidInput if it does not match the declared type any more.
         """
         if self._pipeline.input_type is None:
             return self._input
@@ -72,11 +72,11 @@ class RunOutputs:
         return declared.migrated(self._input, what) if self._text is None else declared.read(self._text, what)
 
     def saved(self) -> Mapping[str, str]:
-        """Outputs that hold objects, as they were saved under the newest schema."""
+        """Encoded outputs that hold objects and were saved under the newest schema."""
         return self._saved
 
     def result_type(self, work: Work) -> Any:
-        """As what the output of this stage will be the run's result; None where it will not be."""
+        """The declared type of the run's result, if this stage's output is the result; else None."""
         return self._pipeline.result_type if work.plan.result_stage == work.stage else None
 
     def metadata(self) -> Mapping[str, Any]:
@@ -84,7 +84,7 @@ class RunOutputs:
         return self._metadata
 
     def output(self, stage: str) -> Any:
-        """What a stage saved, or None; for its undo."""
+        """The output of a stage, or None; for its undo."""
         return self._outputs.get(stage)
 
     def add(self, work: Work, delta: str | None) -> None:
@@ -98,11 +98,11 @@ class RunOutputs:
             self._outputs[work.stage] = freeze(decode(delta))
             if holds_objects(delta):
                 self._saved[work.stage] = delta
-        except Exception:  # noqa: BLE001  # it is saved: what it does not come back as is told to the stage that reads it
+        except Exception:  # noqa: BLE001  # it is saved; the stage that reads it back meets the error
             self._run = None
 
     def load(self, work: Work) -> None:
-        """Read everything the run saved; an undo may need what is not among a stage's ancestors."""
+        """Read everything that the run saved: an undo also needs its own stage's output."""
         if self._run != work.run.id:
             self._open(work)
         self._read(work)

@@ -1,4 +1,6 @@
-"""Work in hand: a nudge, the run's facts, and one begun attempt with its fence."""
+"""The values that pass between engine and store: what a message says, the row of a run, one begun attempt, and what a
+transaction answers.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ UNDO_PREFIX = "undo:"
 
 
 class Hint(NamedTuple):
-    """What a run looked like when its nudge was published: the number and the code of its last event, its definition,
-    and the stage that its strand stood at, never begun. The database believes it where it is still so.
+    """What a run looked like when its message was published: the number and the code of its last event, its definition,
+    and the stage of its strand, which had not begun. It is used only if the database confirms that it still holds.
     """
 
     seq: int
@@ -27,12 +29,12 @@ class Hint(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Hint | None:
-        """The hint that :meth:`text` gave; None for anything else that a message may carry."""
+        """Read what :meth:`text` wrote; None for anything else."""
         found = _HINT.fullmatch(text)
         return None if found is None else cls(int(found[1]), found[2], found[3], found[4])
 
     def text(self) -> str:
-        """As a message carries it."""
+        """The text that a message carries."""
         return f"{self.seq} {self.head} {self.definition} {self.stage}"
 
 
@@ -40,11 +42,12 @@ _HINT = re.compile(r"([0-9]{1,9}) ([0-9a-f]{64}) ([0-9a-f]{24}) (.+)", re.DOTALL
 
 
 class Nudge(NamedTuple):
-    """What a message says: look at this strand. Never a position, never a payload; ``gen`` is the strand's fence.
+    """A message before it is published: look at this strand. It has no payload and does not say how far the run is;
+    ``gen`` is the strand's fence.
 
-    ``mark`` tells two publications of the same nudge apart: a message that is delivered twice carries one mark.
-    ``links``: how many stages are left on the strand, the length of the chain to compile. ``hint`` saves the look,
-    where nothing has happened since; nudges that differ in it are not equal.
+    ``mark`` tells two publications for one strand apart; a message that is delivered twice has the same mark.
+    ``links``: how many stages are left on the strand, the length of the chain to compile. ``hint`` saves a read if
+    nothing has happened since.
     """
 
     run_id: str
@@ -57,13 +60,13 @@ class Nudge(NamedTuple):
     hint: Hint | None = None
 
     def marked(self, link: int) -> str:
-        """The mark of a link of its chain, as the message carries it; the first one has the hint."""
+        """The mark of one link of the chain, as the message carries it; that of the first link contains the hint."""
         mark = f"{self.mark}.{link}"
         return mark if link or self.hint is None else f"{mark} {self.hint.text()}"
 
 
-class RunFacts(NamedTuple):  # a tuple: one is made of each row that is read
-    """A locked run's row. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
+class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
+    """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
 
     id: str
     client_id: str
@@ -95,25 +98,25 @@ class RunFacts(NamedTuple):  # a tuple: one is made of each row that is read
     parent: str | None = None
 
     def is_late(self, clock: float) -> bool:
-        """Whether its deadline (seconds since the epoch, as ``clock``) stops it: past the pivot none does."""
+        """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""
         bound = self.phase is Phase.FORWARD and not self.pivot_passed
         return bound and self.deadline is not None and self.deadline <= clock
 
 
 class Saved(NamedTuple):
-    """An output as stored: encoded text (None for a skipped stage), and the schema it was saved under."""
+    """An output as stored: encoded text (None for a skipped stage), and its schema number."""
 
     delta: str | None
     schema: int
 
 
-class Work(NamedTuple):  # a tuple: one is made for each stage
+class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     """One begun attempt. ``(gen, owner, stage, attempt)`` is its fence: every write of its owner names all four.
 
-    ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died;
-    ``delay``: the previous delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt
-    did; ``sent_at``: when the nudge that led here was published, or None. ``seq`` and ``head`` are the run's as this
-    transaction left them. ``saved``: what the run's stages have saved by then, or None where that was not read.
+    ``tries``: attempts that the retry policy counts, before this one; ``lost``: attempts whose process died; ``delay``:
+    the previous delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt did;
+    ``sent_at``: when the message that led here was published, or None. ``seq`` and ``head`` are the run's after the
+    transaction that began it. ``saved``: the outputs of the run's stages by then, or None if they were not read.
     """
 
     run: RunFacts
@@ -142,7 +145,7 @@ class Work(NamedTuple):  # a tuple: one is made for each stage
 
 
 class Refusal(StrEnum):
-    """Why a nudge found nothing to take."""
+    """Why a message found nothing to take."""
 
     GONE = "gone"
     NOT_READY = "not_ready"
@@ -156,9 +159,10 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was taken: acknowledge and drop. ``nudges``: what has to be published all the same.
+    """Nothing was taken: the message is acknowledged and dropped. ``nudges``: what has to be published nevertheless.
 
-    Of what was handed back, ``about`` names pipeline and version; ``missing``: why no live worker carries it, or None.
+    After a hand-back ``about`` names pipeline and version, and ``missing`` says why no live worker can carry the run,
+    or is None.
     """
 
     why: Refusal
@@ -188,4 +192,4 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """The strand was taken over: nothing was written, and nothing may be."""
+    """The strand was taken over: nothing was written, and this owner may not write."""

@@ -9,7 +9,7 @@ from stageflow_durable.model.status import OPEN_STEPS, StepState
 
 
 def ready_undos(plan: Plan, steps: Mapping[str, StepState]) -> tuple[str, ...]:
-    """Stages whose undo may begin now: the step is open, not begun, and no descendant's step is open.
+    """Stages whose undo may begin now: their step is open and not begun, and no descendant's step is open.
 
     Later stages first, so that a single worker undoes in reverse order of the plan.
     """

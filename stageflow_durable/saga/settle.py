@@ -1,4 +1,4 @@
-"""What becomes of a run that has come to rest: a pure decision."""
+"""What becomes of a run that has stopped: undo, park or end. Pure decisions."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def settlement(
     pivot_passed: bool,
     past_pivot: bool,
 ) -> Settlement:
-    """Settle a draining run whose strands are at rest.
+    """Decide on a draining run whose strands are at rest.
 
-    Parked work stays as it is. Past the pivot a run only goes forward, so nothing is undone unless a person said so.
-    Otherwise what may have acted is undone; where nothing did, the run simply ends.
+    A run to be parked stays as it is. Past the pivot nothing is undone unless a person asked for it. Otherwise every
+    stage that may have acted is undone; if none did, the run ends.
     """
     if park_reason is not None:
         return Settlement(Phase.SETTLED, RunStatus.PARKED)
@@ -37,12 +37,12 @@ def settlement(
 
 
 def halted(on_compensation_failure: str, steps: Mapping[str, StepState]) -> bool:
-    """Whether an undo that failed for good keeps the older ones from beginning."""
+    """Whether a failed undo keeps the older ones from beginning (``on_compensation_failure="halt"``)."""
     return on_compensation_failure == "halt" and StepState.COMPENSATION_FAILED in steps.values()
 
 
 def undone(steps: Mapping[str, StepState], *, halt: bool = False) -> Settlement | None:
-    """Settle a run that goes backward, or None while an undo is still owed. ``halt``: what is owed stays owed."""
+    """Decide how a run that goes backward ends; None while an undo is still owed. ``halt``: it ends all the same."""
     if OPEN_STEPS.intersection(steps.values()) and not halt:
         return None
     failed = StepState.COMPENSATION_FAILED in steps.values()

@@ -1,7 +1,8 @@
-"""Applying a change: the only place that writes a run's strands, attempts, checkpoints, saga steps and events.
+"""Applying a change under the run's lock; ``at_once`` applies one without it, and ``batch`` inserts many new runs. No
+other module writes what a transition decides about a run.
 
-The run's row is written first, and only where its number is still the one that was decided on. So a change that was
-decided on older facts is refused whole, whoever made it.
+The run's row is written first, on condition that its number is still the one on which the change was decided. So a
+change that was decided on older facts is refused as a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _UPDATE_RUN = Prepared(update(_RUN).where(and_(_RUN.c.id == bindparam("run_id"),
 _INSERT_EVENTS = Prepared(insert(tables.events))
 
 KEY = ("client_id", "pipeline", "key")
-"""What no two runs share, tombstones included."""
+"""The columns that are unique among runs and tombstones."""
 
 _INSERT_RUN = Prepared(
     lambda dialect: dialect.insert(_RUN).on_conflict_do_nothing(index_elements=KEY).returning(_RUN.c.id)
@@ -56,7 +57,7 @@ _STEPS = tables.saga_steps
 
 
 def intending(insertion: Any) -> Any:
-    """The insertion of a saga step's intent where a step may be there: owed again if it is void or was given up."""
+    """The insertion of a saga step's intent; a step that is there is owed again if it is void or was skipped."""
     return insertion.on_conflict_do_update(
         index_elements=["run", "stage", "item"],
         set_={"state": insertion.excluded.state},
@@ -76,12 +77,12 @@ def transact(
     needs: tuple[Part, ...] = (Part.STRANDS,),
     me: str = "",
 ) -> T | None:
-    """Lock a run, load its facts, let a transition decide on them, and apply the change that it made.
+    """Lock a run, load its facts, let a transition decide, and apply the change that it returns.
 
-    :param decide: the transition, of the facts alone; it may be called again with more of them.
-    :param needs: the parts that it will ask for, for certain; others are loaded when it asks.
-    :param me: the owner who asks.
-    :returns: what ``decide`` returned, a change with the codes that the run has now; None: there is no such run.
+    :param decide: the transition; it is called again with more facts if some were missing.
+    :param needs: the parts of the facts that it always needs; others are loaded when it asks for them.
+    :param me: the owner that asks.
+    :returns: what ``decide`` returned, a change with the run's new head; None if there is no such run.
     """
     locked = load.lock(connection, run_id)
     if locked is None:
@@ -102,9 +103,9 @@ def transact_all(
     decide: Callable[[Any, G], Change | None],
     audit_key: bytes,
 ) -> list[Change]:
-    """The same for several runs in one transaction, in few trips: what somebody else holds is left out, and what the
-    transition makes nothing of. ``given``: runs, each with what the transition is told; it asks for strands alone, and
-    changes nothing but rows that are there. A run's second one is left to the next time.
+    """The same for several runs in one transaction, in few round trips. Runs that somebody else has locked are left
+    out, and so is a second entry for the same run. ``given``: runs, each with the second argument of ``decide``, which
+    needs strands only, may return None, and only updates rows. Returns the changes that were applied.
     """
     locked = load.lock_all(connection, [run for run, _one in given])
     strands = load.strands_of_all(connection, locked)
@@ -119,7 +120,7 @@ def transact_all(
 
 
 def _apply_all(connection: Connection, changes: Sequence[Change], audit_key: bytes) -> None:
-    """Write changes of different runs, all locked by this transaction; equal ones in one trip."""
+    """Write changes of different runs, all locked by this transaction; those of one shape in one round trip."""
     events: list[dict[str, Any]] = []
     of_runs: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     of_rows: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -155,13 +156,13 @@ def apply(connection: Connection, change: Change, audit_key: bytes) -> Change:
 
 
 def create(connection: Connection, change: Change, audit_key: bytes, *, hints: bool = False) -> Change | None:
-    """Write a new run. None: its key is taken, by a run or by what pruning left of one, and nothing was written."""
+    """Write a new run. None, and nothing written, if its key is taken by a run or the tombstone of a pruned one."""
     run, sealed = change.facts.run, seal_events(change, audit_key)
     head = sealed[-1].mac
     columns = {**change.columns, "id": run.id, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
     if _INSERT_RUN.value(connection, **columns) is None:
         return None
-    # Looked up afterwards: while the insertion waited for a deletion of the same key, the tombstone came.
+    # Looked up afterwards: the insertion may have waited for a pruning that deletes the run and leaves a tombstone.
     if run.key is not None and _TOMBSTONE.value(connection, **{name: columns[name] for name in KEY}) is not None:
         _DELETE_RUN.run(connection, run_id=run.id)
         return None
@@ -185,16 +186,14 @@ def _write_rows(connection: Connection, change: Change, sealed: Sequence[EventRo
 
 
 def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
-    """What became of it, with the code that the run has now: the granted attempt needs it, and what is published may
-    carry it (``hints``).
-    """
+    """The change with the run's new head in the granted attempt and, with ``hints``, in the messages' hints."""
     granted = change.granted and change.granted._replace(head=head)
     nudges = tuple([hinting(nudge, head if hints else None) for nudge in change.nudges])
     return change._replace(granted=granted, nudges=nudges)
 
 
 def hinting(nudge: Nudge, head: str | None) -> Nudge:
-    """A nudge whose hint has the run's code; None: without a hint."""
+    """A nudge whose hint has this head; without a hint if ``head`` is None."""
     if nudge.hint is None:
         return nudge
     return nudge._replace(hint=None if head is None else nudge.hint._replace(head=head))

@@ -1,9 +1,10 @@
-"""Applying a change at once: in one statement, without the run's lock, on what was known already.
+"""Applying a change at once: in one statement, without the run's lock, on facts that were known before.
 
-Its condition is that the run's number is still the one that was decided on. Every change that decides something about
-a run raises that number, so a match means that nobody (no operator, no sweep, no other branch) decided anything in
-between. No match: nothing was written, and the caller decides again under the lock, which is always right. PostgreSQL
-gets one statement with data-modifying CTEs; SQLite, which has none, the same parts in one transaction.
+Its condition is that the run's number is still the one on which the change was decided. Every change that decides
+something about a run raises that number, so a match means that nobody (no operator, no sweep, no other branch) decided
+anything in between. Without a match nothing is written, and the caller decides again under the lock, which always
+works. On PostgreSQL it is one statement with data-modifying CTEs; SQLite has none, so there the same parts are
+statements of one transaction.
 
 A statement is compiled once for each form.
 """
@@ -47,7 +48,7 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 class AtOnce:
-    """Applies changes at once on one database. ``hints``: whether what is published carries some."""
+    """Applies changes at once on one database. ``hints``: whether published messages carry hints."""
 
     def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
         self._driver = driver
@@ -55,10 +56,10 @@ class AtOnce:
         self._hints = hints
 
     def apply(self, change: Change, held: StrandRow) -> Change | None:
-        """Write a change that was decided on ``held``, the strand as it was known. None: nothing was written.
+        """Write a change that was decided on ``held``, the strand as it was known. None if nothing was written.
 
-        Against a zombie whose strand was taken, and every other change of the run in between: the run's number, and
-        the strand's fence.
+        Fenced by the strand's fence against a zombie whose strand was taken, and by the run's number against every
+        other change in between.
         """
         sealed = seal_events(change, self._audit)
         form, given = formed(change, held, hinted=False)
@@ -66,25 +67,25 @@ class AtOnce:
         return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
 
     def write(self, form: Form, given: dict[str, Any]) -> bool:
-        """Write a change of that form; returns whether it was."""
+        """Write a change of that form; returns whether it was written."""
         try:
             if self._driver.is_sqlite:
                 first, rest = _for_sqlite(form)
                 return self._driver.run_if(first, rest, given)
             return self._driver.touched(_for_postgresql(form), given)
         except IntegrityError:
-            return False  # e.g. a stage that was done before, on another strand: nothing was written
+            return False  # nothing was written: for example, the stage was done before on another strand
 
     def create(self, change: Change) -> Change | None:
-        """Write a new run. None: its key is taken, by a run or by what pruning left of one."""
+        """Write a new run. None if its key is taken, by a run or by the tombstone of a pruned one."""
         sealed = seal_events(change, self._audit)
         form, given = formed(change, None, hinted=False)
         written = self.write(form, given | event_values(sealed))
         return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
 
     def write_hinted(self, form: Form, given: dict[str, Any]) -> tuple[Any, ...] | None:
-        """The same on PostgreSQL, of a change that was decided on a hint; returns the database's answer: the columns
-        ``HINTED`` of the run, then of the strand its queue and when it was published, and what was saved.
+        """Write a change that was decided on a hint (PostgreSQL only). Returns the columns ``HINTED`` of the run, the
+        queue of the strand and when it was published, and what the run's stages saved; None if nothing was written.
         """
         try:
             return self._driver.row(_for_postgresql(form), given)
@@ -117,7 +118,7 @@ _NEVER_BEGUN = and_(strands.c.state == _is(StrandState.READY), strands.c.first_a
 _ALIVE = exists(
     select(owners.c.id).where(and_(owners.c.id == _ME, owners.c.dead_at.is_(None), owners.c.expires_at > now()))
 )
-# A stage that began before, on another strand, counts on. Its row would be refused only at its end.
+# Attempts of the stage on an earlier strand count too. Without this check the number would be refused only at the end.
 _NUMBER_IS_FREE = ~exists(
     select(attempts.c.run).where(
         and_(
@@ -136,11 +137,11 @@ _AS_HINTED = and_(
 
 _TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
 HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"updated_at", "finished_at"})
-"""Of a run whose hint holds, what neither the hint, nor its definition, nor its begin tells."""
+"""Columns of a run that neither the hint, nor the definition, nor the beginning tells: the statement returns them."""
 
 
 class _Names:
-    """Hands out the parameters' names, in the order in which ``_formed`` gives their values."""
+    """Hands out the parameters' names, in the order in which ``forms.formed`` gives their values."""
 
     def __init__(self) -> None:
         self._names = iter(NAMES)
@@ -158,7 +159,7 @@ class _Names:
 
 
 class _Part(NamedTuple):
-    """How one row is written: its table, its key, its columns."""
+    """How one row is written."""
 
     table: Table
     how: How
@@ -167,7 +168,7 @@ class _Part(NamedTuple):
 
 
 def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
-    """The statement of the run's row, which decides, and what follows from it."""
+    """The statement for the run's row, whose condition decides, and the parts that depend on it."""
     names = _Names()
     columns = names.values(runs, form.columns)
     parts = []
@@ -181,7 +182,7 @@ def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
 
 
 def _insertion(columns: dict[str, Any], dialect: Any) -> Any:
-    """A new run, unless its key is taken."""
+    """The insertion of a new run, unless its key is taken."""
     buried = tables.tombstones
     mine = [buried.c[name] == _p(name) for name in KEY]
     row = {"id": _RUN, **columns}
@@ -206,7 +207,9 @@ def _numbered(place: int) -> Any:
 
 
 def _written(part: _Part, source: Any, dialect: Any) -> Any:
-    """A row's statement. ``source``: what has a row when the run was updated, or None where that is known."""
+    """The statement for one row. ``source``: the CTE that has a row if the run was updated; None in a transaction that
+    goes on only then.
+    """
     table = part.table
     if part.how is How.UPDATE:
         same = [table.c.run == _RUN, *(table.c[name] == value for name, value in part.key.items())]
@@ -222,7 +225,7 @@ def _written(part: _Part, source: Any, dialect: Any) -> Any:
 
 
 def _events(count: int, source: Any) -> Any:
-    """The events' rows: an event's predecessor is the one before it, or the head that was seen."""
+    """The insertion of the events: each names the one before it, the first one the head on which it was decided."""
     selects = []
     for number in range(count):
         previous = _p("seen_head" if number == 0 else EVENTS[number - 1][2])
@@ -235,7 +238,7 @@ def _events(count: int, source: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _for_postgresql(form: Form) -> Statement:
-    """The whole change as one statement; it touches a row, or has one, when the change was applied."""
+    """The whole change as one statement; it touches or returns a row if the change was applied."""
     decides, parts = _parts(form, postgresql)
     answered = [runs.c[name] for name in HINTED] if form.hinted else []
     run = decides.returning(runs.c.id, *answered).cte("r")
@@ -247,8 +250,8 @@ def _for_postgresql(form: Form) -> Statement:
 
 
 def _answer(run: Any) -> Any:
-    """``HINTED`` as it is now, the queue of the strand and when it was published as they were before (each part of a
-    statement sees that), and what was saved. The fewer columns, the less the database makes ready to answer.
+    """``HINTED`` after the change; the strand's queue and time of publication before it, since each part of a statement
+    sees the rows as they were before; and what was saved. Few columns, because each costs the database time.
     """
     both = run.join(strands, strands.c.run == run.c.id)
     asked = [run.c[name] for name in HINTED]
@@ -258,7 +261,7 @@ def _answer(run: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _for_sqlite(form: Form) -> tuple[Statement, tuple[Statement, ...]]:
-    """The statement that decides, and those that follow in the same transaction when it touched the run."""
+    """The statement whose condition decides, and those that follow in the same transaction if it updated the run."""
     decides, parts = _parts(form, sqlite)
     rest = [*(_written(part, None, sqlite) for part in parts), _events(form.events, None)]
     return Statement(decides, is_sqlite=True), tuple(Statement(part, is_sqlite=True) for part in rest)

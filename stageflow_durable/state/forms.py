@@ -1,7 +1,7 @@
-"""From a change to the form of its statement, and its parameters.
+"""From a change to the form of its statement and the statement's parameters.
 
-The form is what shapes the statement: the tables and columns that are written, which of them become NULL and which are
-the time of the change. Everything else are parameters.
+Changes of one form share one compiled statement. The form says which columns of which tables are written, which of them
+become NULL, and which become the time of the change. Everything else is a parameter.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from stageflow_durable.transitions.change import Change, How
 from stageflow_durable.transitions.rows import StrandRow
 
 MOST_EVENTS = 6
-"""Changes with more events take the lock: each number of them is a statement of its own."""
+"""Changes with more events take the lock: each count of events would be another statement."""
 
 MOST_ROWS = 8
-"""Likewise rows."""
+"""The same for rows."""
 
 Marks: TypeAlias = tuple[str, ...]
-"""Names of columns, each with a mark behind it when it becomes NULL or the time of the change."""
+"""Names of columns, with `` null`` or `` now`` behind the name if the column becomes NULL or the time of the change."""
 
 
 class Form(NamedTuple):
-    """What a change writes, as far as it shapes the statement.
+    """What a change writes, as far as the text of its statement depends on it.
 
-    ``columns``: of the run's row. ``rows``: of each row its table, how it is written, and its columns. ``grants``: an
-    attempt begins, so that its owner has to live and its number to be free. ``idle``: the strand is held by nobody yet.
-    ``hinted``: it was decided on a hint alone, and the answer says what a look would have told. ``new``: the run's row
-    is inserted.
+    ``columns``: of the run's row. ``rows``: for each row its table, how it is written, and its columns. ``grants``: an
+    attempt begins, so its owner must be alive and its number free. ``idle``: nobody holds the strand yet. ``hinted``:
+    it was decided on a hint alone, so the statement also returns what a read would have told. ``new``: the run's row is
+    inserted.
     """
 
     columns: Marks
@@ -43,14 +43,14 @@ class Form(NamedTuple):
 
 
 def fits(change: Change) -> bool:
-    """Whether a change can be applied at once: it decides something, writes little, and ends no business key."""
+    """Whether a change can be applied in one statement: it has events, writes few rows, and ends no business key."""
     few = 0 < len(change.events) <= MOST_EVENTS and len(change.rows) <= MOST_ROWS
     return few and not change.keys and change.refused is None
 
 
 def formed(change: Change, held: StrandRow | None, *, hinted: bool) -> tuple[Form, dict[str, Any]]:
-    """The form of a change and its parameters, those of its events aside (see :func:`event_values`). ``held``: the
-    strand that it was decided on, as it was known; None: of a new run.
+    """The form of a change and its parameters, without those of its events (see :func:`event_values`). ``held``: the
+    strand on which it was decided, as it was known; None for a new run.
     """
     facts, granted, run = change.facts, change.granted, change.facts.run
     at: float = facts.clock
@@ -85,7 +85,7 @@ def event_values(sealed: Sequence[EventRow]) -> dict[str, Any]:
 
 
 def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
-    """The marks of columns; what is to be sent is added to ``values``."""
+    """The marked names of the columns; adds the values that are parameters to ``values``."""
     values += [value for value in columns.values() if value is not None and value is not at]
     return tuple(
         [
@@ -98,7 +98,7 @@ def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
 _COLUMNS = {column.name for table in (runs, strands, attempts, checkpoints, saga_steps) for column in table.c}
 _NULL, _NOW = ({name: f"{name} {mark}" for name in _COLUMNS} for mark in ("null", "now"))
 NAMES = tuple(f"p{number}" for number in range(400))
-"""Of parameters, in the order of columns and rows."""
+"""Names of the parameters, in the order of columns and rows."""
 
 EVENTS = tuple((f"e{number}_type", f"e{number}_data", f"e{number}_mac") for number in range(MOST_EVENTS))
-"""Of the parameters of each event: type, data, code."""
+"""Names of the parameters of each event: type, data, code."""

@@ -1,4 +1,7 @@
-"""Facts that are known without the run's lock: from an attempt in hand, a look, a message's hint, a request."""
+"""Facts that are known without the run's lock: from the attempt in hand, a read, a message's hint, or a request.
+
+The functions ``any_…`` make the same facts with slots, for a recipe.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +21,23 @@ SHAPING = (
     *("pipeline", "version", "definition", "queue", "priority", "phase", "status", "cause", "park_reason"),
     *("error", "error_stage", "pivot_passed", "finished_at"),
 )
-"""Columns of a run that may shape what becomes of its stages; a deadline does so by being there."""
+"""Columns of a run on which a decision about its stages may depend; of the deadline, only whether there is one."""
 
 shaping = attrgetter(*SHAPING)
-"""Their values, of a run."""
+"""Gives their values for a run."""
 
 
 def facts_with(run: RunFacts, plan: Plan, clock: float, seq: int, head: str, row: StrandRow) -> Facts:
-    """What is known with one strand that goes forward. On a line it is the only one: what was undone before is at rest.
-    The statement that applies the change makes sure that the owner lives, and that the attempt's number is free.
+    """The facts, with one strand that goes forward. On a line that is the only one; strands of earlier undos are at
+    rest. That the owner is alive and the attempt's number is free is assumed here, and checked by the statement that
+    applies the change.
     """
     strands = {row.strand: row} if plan.is_line else SomeStrands(row)
     return Facts(run, plan, clock, seq, head, {Part.STRANDS: strands, Part.ALIVE: True}, number_free=True)
 
 
 def strand_of(work: Work) -> StrandRow:
-    """The strand of an attempt in hand, as far as the attempt tells."""
+    """The strand of an attempt in hand, as far as the attempt knows it."""
     return StrandRow(
         work.run.id,
         work.strand,
@@ -58,7 +62,7 @@ def strand_of(work: Work) -> StrandRow:
 
 
 class _Unknown:
-    """In the place of a column that a hint does not tell."""
+    """Stands for a column that a hint does not contain."""
 
     def __bool__(self) -> bool:
         raise NotLoaded(Part.RUN)
@@ -68,7 +72,7 @@ _UNKNOWN_RUN: RunFacts = RunFacts._make([_Unknown()] * len(RunFacts._fields))
 
 
 def hinted(nudge: Nudge, hint: Hint, plan: Plan, clock: float) -> tuple[Facts, StrandRow]:
-    """A run and its strand as they are when the hint holds, and the run is not late: the statement makes sure."""
+    """A run and its strand, assuming that the hint still holds and the run is not late; the statement checks both."""
     run = _UNKNOWN_RUN._replace(
         id=nudge.run_id,
         pipeline=plan.pipeline,
@@ -104,29 +108,29 @@ def begun_as_hinted(run_id: str, plan: Plan, at: float, seq: int, head: str, tol
 
 
 def is_untouched(row: StrandRow) -> bool:
-    """Whether nobody has begun the strand where it stands. Whatever clears ``first_at`` clears its counters."""
+    """Whether nobody has begun the strand's stage. Whatever clears ``first_at`` also clears the counters."""
     return row.state == StrandState.READY and not row.attempt and row.first_at is None
 
 
-# --- the same with slots, for a recipe --------------------------------------------------------------------------------
+# --- the same with slots, for recipes ---------------------------------------------------------------------------------
 
 _RUN, _AT, _SEQ, _HEAD, _GEN = (SLOTS[value] for value in (Value.RUN, Value.AT, Value.SEQ, Value.HEAD, Value.GEN))
 _OTHER = SLOTS[Value.OTHER]
 
 
 def any_run_like(run: RunFacts) -> RunFacts:
-    """Every run that stands as this one does."""
+    """A run with slots, for all runs in the same situation as this one."""
     columns = dict.fromkeys(RunFacts._fields, _OTHER) | dict(zip(SHAPING, shaping(run), strict=True))
     return RunFacts(**columns | {"id": _RUN, "deadline": None if run.deadline is None else _OTHER})
 
 
 def any_facts(run: RunFacts, plan: Plan, row: StrandRow) -> Facts:
-    """What is known of such a run with one strand."""
+    """The facts of such a run, with one strand."""
     return facts_with(run, plan, _AT, _SEQ, _HEAD, row)
 
 
 def any_work_like(work: Work) -> Work:
-    """Every attempt at the place of this one."""
+    """An attempt with slots, for all attempts at the same place."""
     return work._replace(
         run=any_run_like(work.run),
         gen=_GEN,
@@ -143,23 +147,23 @@ def any_work_like(work: Work) -> Work:
 
 
 def any_untouched_like(row: StrandRow) -> StrandRow:
-    """Every strand at the place of this one, which nobody has begun."""
+    """A strand with slots, for all strands at the same place that nobody has begun."""
     untouched = NEW_STRAND._replace(strand=row.strand, stage=row.stage, queue=row.queue)
     return untouched._replace(run=_RUN, gen=_GEN, published_at=SLOTS[Value.SENT_AT])
 
 
 def any_hinted(nudge: Nudge, hint: Hint, plan: Plan) -> tuple[Facts, StrandRow]:
-    """Every run whose hint says the same of its strand."""
+    """A run and its strand with slots, for all hints with the same definition and stage."""
     return hinted(any_nudge_like(nudge), Hint(_SEQ, _HEAD, hint.definition, hint.stage), plan, _AT)
 
 
 def any_nudge_like(nudge: Nudge) -> Nudge:
-    """Every message for the strand of this name."""
+    """A message with slots, for all messages for a strand of this name."""
     return nudge._replace(run_id=_RUN, gen=_GEN, hint=None)
 
 
 def any_new_like(new: NewRun) -> tuple[NewRun, Any]:
-    """Every request like this one, and its time."""
+    """A request with slots, for all requests of the same kind, and a slot for its time."""
     alike = new._replace(
         id=_RUN,
         client_id=SLOTS[Value.CLIENT],

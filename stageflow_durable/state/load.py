@@ -1,7 +1,7 @@
-"""Loading what transitions decide on, under the run's lock.
+"""Loading the facts on which transitions decide, under the run's lock.
 
-Holding it, a transaction sees every branch, every operator and every sweep before or after itself, never beside: two
-branches cannot miss each other at a join, and a cancel and a begin cannot both win.
+With the lock, transactions of one run happen one after another: two branches cannot miss each other at a join, and a
+cancel and a begin cannot both win.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STRANDS = Prepared(
 )
 _SAVED = Prepared(select(checkpoints.c.stage, checkpoints.c.skipped).where(checkpoints.c.run == _OF_RUN))
 _STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == _OF_RUN))
-# An owner that is not there any more was pruned, which none is that an undo may wait for.
+# An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
     select(*(attempts.c[name] for name in AttemptRow._fields[:-2]), _MAY_ACT.label("may_act"), attempts.c.item)
@@ -47,7 +47,7 @@ _OWNERS = Prepared(
     select(*(owners.c[name] for name in OwnerRow._fields))
     .join(strands, strands.c.owner == owners.c.id)
     .where(strands.c.run == _OF_RUN)
-    # Locked: whoever confirms the end of one meanwhile comes after the row of the attempt that is about to be written.
+    # Locked, so that whoever confirms its end sees the row of the attempt that is about to be written.
     .with_for_update(of=owners)
 )
 _DEFINITIONS = Prepared(
@@ -64,21 +64,21 @@ _SCHEMAS = Prepared(
 
 
 class Locked(NamedTuple):
-    """A run that this transaction alone may change, and the database's clock, in seconds since the epoch."""
+    """A run that this transaction has locked, and the database's clock in seconds since the epoch."""
 
     run: RunFacts
     clock: float
 
 
 def lock(connection: Connection, run_id: str) -> Locked | None:
-    """Lock a run: the first statement of every transaction that changes one. None: there is no such run."""
+    """Lock a run: the first statement of every transaction that changes one. None if there is no such run."""
     row = _LOCK.run(connection, run_id=run_id).fetchone()
     return None if row is None else Locked(facts_of(row), float(row[-1]))
 
 
 def lock_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, Locked]:
-    """Lock runs, in the order of their ids, against a deadlock with another who locks many. Those that somebody holds
-    are left out, unless it is one that is asked for.
+    """Lock runs in the order of their ids, so that two callers cannot deadlock. Runs that somebody else has locked are
+    left out; a single run is waited for.
     """
     ids = sorted(set(run_ids))
     wanted = select(runs, now().label("clock")).where(runs.c.id.in_(ids)).order_by(runs.c.id)
@@ -97,13 +97,13 @@ def strands_of_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, 
 
 
 def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> Facts:
-    """What is known of a locked run."""
+    """The facts of a locked run, with these parts."""
     run = locked.run
     return Facts(run, definitions.plan_of(connection, run.definition), locked.clock, run.seq, run.head, parts)
 
 
 def part(connection: Connection, of: RunFacts, which: Part, me: str) -> Any:
-    """One part of the facts. ``me``: the owner who asks."""
+    """Load one part of the facts. ``me``: the owner that asks."""
     return _LOADED[which](connection, of, me)
 
 
@@ -124,7 +124,7 @@ def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:
 
 
 def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
-    """Schemas under which the input and the outputs were saved."""
+    """Schema numbers under which the input and the outputs were saved."""
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
@@ -176,12 +176,14 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
 
 
 def facts_of(row: Any) -> RunFacts:
-    """A ``runs`` row as facts, with its states as enums; further columns of the row are left out."""
+    """A ``runs`` row as facts, with its states as enums; columns behind those of the run are ignored."""
     return facts_of_values(row[: len(RunFacts._fields)])
 
 
 def facts_of_values(values: Sequence[Any]) -> RunFacts:
-    """Values in the order of the table's columns as facts; drivers give booleans and states in their own ways."""
+    """Values in the order of the table's columns as facts. Converts booleans and states, which drivers return
+    differently.
+    """
     given = list(values)
     for place, kind in _KIND_AT:
         if given[place] is not None:
@@ -190,7 +192,7 @@ def facts_of_values(values: Sequence[Any]) -> RunFacts:
 
 
 def _member(states: type[StrEnum]) -> Callable[[str], StrEnum]:
-    return {state.value: state for state in states}.__getitem__  # asking the class costs ten times that
+    return {state.value: state for state in states}.__getitem__  # calling the enum class takes ten times as long
 
 
 _KINDS: dict[str, Callable[[Any], Any]] = {

@@ -1,9 +1,9 @@
-"""Changes that are decided once: what most begins and ends of a stage come to is the same for every run, but for values
-that are only copied.
+"""Recipes: changes that are decided once and reused. When a stage begins or succeeds, most changes are the same for
+every run, except for values that are only copied (ids, times, the output).
 
-The transition decides with a slot in the place of each such value. A slot can be copied, and a number added to it; a
-transition that compares one, or asks whether it is true, is refused, and no recipe comes of it. So what a recipe writes
-for other values is what the transition would have written for them.
+To make a recipe, the transition runs with a slot instead of each such value. A slot can be copied, and a number can be
+added to it. Comparing a slot, or testing whether it is true, raises ``Decides``, and there is no recipe. So a recipe
+that is filled with a run's values writes what the transition would have written for that run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 class Value(IntEnum):
-    """The values that differ between the runs of a recipe, by their place among those that fill it."""
+    """The values that differ between the runs of a recipe; each is its index among the values that fill it."""
 
     RUN = 0
     AT = 1
@@ -43,15 +43,15 @@ class Value(IntEnum):
     METADATA = 12
     DEADLINE = 13
     OTHER = 14
-    """Any other: nothing that is written may depend on it."""
+    """Any other value: nothing that is written may contain it."""
 
 
 class Decides(Exception):
-    """A decision depends on a value that only one run has: there is no recipe for it."""
+    """A decision depends on a value that differs between runs, so there is no recipe for it."""
 
 
 class Slot:
-    """In the place of a value that is not None, or of a number that is so much more."""
+    """Stands for a value that is not None; ``plus``: a number that is added to it."""
 
     __slots__ = ("place", "plus")
 
@@ -80,7 +80,7 @@ class Slot:
     __le__ = __gt__ = __ge__ = __sub__ = __rsub__ = __lt__
 
     def of(self, values: Sequence[Any]) -> Any:
-        """What belongs in its place."""
+        """The value that it stands for."""
         value = values[self.place]
         return value + self.plus if self.plus else value
 
@@ -89,7 +89,7 @@ SLOTS: list[Any] = [Slot(value) for value in Value]
 
 
 class Text(NamedTuple):
-    """An event's data: ``pieces`` of text, and between them what ``between`` makes of the values."""
+    """An event's data as text: ``pieces``, with the results of ``between`` in the gaps."""
 
     pieces: tuple[str, ...]
     between: tuple[Callable[[Sequence[Any]], str], ...]
@@ -103,7 +103,7 @@ class Text(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """A recipe with one run's values: the statement's form and parameters, and the code of the run's last event."""
+    """A recipe filled with one run's values: the statement's form and parameters, and the run's head afterwards."""
 
     form: Form
     given: dict[str, Any]
@@ -111,7 +111,7 @@ class Filled(NamedTuple):
 
 
 class Recipe:
-    """A change with slots in it, ready to be filled. Raises Decides where some value is no slot's."""
+    """A change with slots in it, ready to be filled. Raises Decides if what is written contains ``Value.OTHER``."""
 
     def __init__(self, change: Change, held: StrandRow | None, audit_key: bytes, *, hinted: bool = False) -> None:
         self.form, given = formed(change, held, hinted=hinted)
@@ -142,7 +142,7 @@ class Recipe:
         return Filled(self.form, given, head)
 
     def granted(self, values: Sequence[Any], run: RunFacts, head: str) -> Work | None:
-        """The attempt that begins with it. ``run``: the run's row as it was; ``head``: its code now."""
+        """The attempt that begins. ``run``: the run's row before the change; ``head``: its head afterwards."""
         if self._granted is None:
             return None
         if self._columns:
@@ -152,7 +152,7 @@ class Recipe:
         return Work(run, *work)
 
     def nudges(self, values: Sequence[Any], head: str | None) -> tuple[Nudge, ...]:
-        """What to publish. ``head``: to be hinted at; None: nothing is."""
+        """What to publish. ``head``: the run's head, for the hints; None: no hints."""
         return tuple([hinting(Nudge(*[_filled(value, values) for value in nudge]), head) for nudge in self._nudges])
 
     @property
@@ -163,12 +163,12 @@ class Recipe:
 
 # --- making one -------------------------------------------------------------------------------------------------------
 
-_HEAD = Work._fields.index("head") - 1  # the run's row is put in by itself
+_HEAD = Work._fields.index("head") - 1  # the run's row, which comes first, is put in separately
 _MARK = re.compile(r'"\\u001a([0-9]+)\\u001a"')
 
 
 def _texts(change: Change, audit_key: bytes) -> list[Text]:
-    """The events' data; what events say of a value that is copied is said of each run's own."""
+    """The events' data, with gaps for what they say of values that differ between runs."""
     between: list[Callable[[Sequence[Any]], str]] = []
 
     def say(key: bytes, run: str, row: str, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def _texts(change: Change, audit_key: bytes) -> list[Text]:
         return told
 
     if change.new and audit_key:
-        raise Decides  # one code covers all that a run was given
+        raise Decides  # one HMAC covers everything that the run was given
     events = []
     for event in change.events:
         data = dict(event.data)

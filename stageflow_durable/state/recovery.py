@@ -1,7 +1,7 @@
-"""What a sweep looks for: work of the dead, waits that are due, messages that were never delivered, runs that are late.
+"""The queries of a sweep: work of dead owners, waits that are due, messages that were lost, runs past their deadline.
 
-Scans read in bounded batches along the partial indexes. What becomes of each find is a transition under the lock of its
-run: any number of sweeps may run at once, and one that dies half-way leaves nothing half done.
+Scans read bounded batches along partial indexes. Each strand that is found is handled by a transition under its run's
+lock: any number of sweeps may run at once, and one that dies half-way leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from stageflow_durable.state.tables import strands as strand_table
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 BATCH = 500
-"""How many strands one scan looks at."""
+"""The most strands that one scan returns."""
 
 
 STRANGERS = "strangers in "
-"""What the names of ticks begin with that note when messages of unknown runs were dropped, and from which queue."""
+"""Prefix of the names of ticks that record when a message of an unknown run was dropped; the queue's name follows."""
 
 
 class Missed(NamedTuple):
-    """A nudge to publish anew, and when and how often that was done before."""
+    """A message to publish again, and when and how often it was published before."""
 
     nudge: Nudge
     published_at: float | None
@@ -56,18 +56,18 @@ class Missed(NamedTuple):
 
 
 class StrandRef(NamedTuple):
-    """A strand that a scan found, with the fence it had then."""
+    """A strand that a scan found, with its fence at that time."""
 
     run: str
     strand: str
     gen: int
     stage: str | None = None
-    """Where the strand is, to be told."""
+    """The strand's stage, for the log."""
 
 
 class Overdue(NamedTuple):
-    """What a sweep looks after: strands of dead owners, runs past their deadline, waiting strands that should have been
-    woken, queues for which something is ready, and owners whose awaited end has been confirmed.
+    """What a sweep has to handle: strands of dead owners, runs past their deadline, waiting strands that are due,
+    queues with ready strands, and owners for whose end undos wait and whose end is confirmed.
     """
 
     orphans: list[StrandRef]
@@ -85,7 +85,7 @@ _ORPHANS = (
     .limit(BATCH)
 )
 _GRACE = bindparam("grace", type_=Double)
-# Only a retry may have a message under way, which brings it along at its time.
+# Only a retry may have a message under way, with a countdown.
 _NO_MESSAGE = strand_table.c.attempt == literal_column("0", Integer)
 _DUE = (
     select(*_PLACE)
@@ -109,7 +109,7 @@ _NEXT_WAIT = Prepared(
         )
     )
 )
-# Past its pivot a run only goes forward: its deadline has no say any more.
+# Past its pivot a run only goes forward, and its deadline no longer counts.
 _LATE = (
     select(runs.c.id)
     .where(and_(runs.c.phase == constant(Phase.FORWARD), runs.c.deadline <= ago(0.0), runs.c.pivot_passed.is_(False)))
@@ -140,31 +140,31 @@ _QUEUES = select(strand_table.c.queue).where(strand_table.c.state == constant(St
 
 
 def _rows(which: str, scan: Select[Any]) -> Select[Any]:
-    """What a scan finds as rows of one width, each with its name before it."""
+    """A scan's rows, all of one width, with the scan's name in the first column."""
     found = [*scan.subquery().c]
     return select(literal_column(f"'{which}'", String), *found, *(null() for _ in range(len(_PLACE) - len(found))))
 
 
-# At once: most sweeps find nothing, and each question is a way to the database and back.
+# One query for all scans: most sweeps find nothing, and each query costs a round trip.
 _ENDED = select(owners.c.id).where(and_(owners.c.awaited.is_(True), owners.c.confirmed.is_(True))).limit(BATCH)
 _SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES, "ended": _ENDED}
 _OVERDUE = Prepared(union_all(*(_rows(which, scan) for which, scan in _SCANS.items())))
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
 _DOUBLED = 12
 MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(_DOUBLED)], else_=float(2**_DOUBLED))
-"""How much longer a strand waits for its nudge after each one more."""
+"""By how much more time a message counts as lost after each further publication."""
 
 _OWN_CLOCK = now() + ONE_CLOCK_SECONDS
 
 
 def _of_queue(column: Any) -> Any:
-    """What is known of the queue by this clock; a time ahead of it is another clock's, and says nothing."""
+    """A time that is stored for the queue; one in the future was written by another clock and is ignored."""
     return select(column).where(and_(queues.c.name == _OF_QUEUE, column <= _OWN_CLOCK)).scalar_subquery()
 
 
 _FREE_FOR = _SENT - _of_queue(queues.c.free_at)
 _ALONE = bindparam("alone", type_=Double)
-# Each publication doubles the patience; what happened before a worker became free counts no more.
+# Each publication doubles the patience; it is reset when a worker becomes free.
 _PATIENCE = case(
     (_FREE_FOR <= _ALONE, _ALONE),
     (_FREE_FOR < _ALONE * MORE, _FREE_FOR),
@@ -187,7 +187,7 @@ _UNDELIVERED = Prepared(_LOST_ONES)
 
 def _turn(dialect: Any) -> Any:
     every = bindparam("every", type_=Double)
-    # A turn further ahead than the next one was taken by a clock that has gone back since.
+    # A turn that lies further ahead than one interval was written before the clock went back.
     due = or_(ticks.c.at < now() - every, ticks.c.at > now() + every)
     return (
         dialect.insert(ticks)
@@ -201,7 +201,7 @@ _TICK = Prepared(_turn)
 
 
 def overdue(connection: Connection, grace: float) -> Overdue:
-    """What there is to do. ``grace``: how many seconds ago a waiting strand should have been woken."""
+    """What there is to do. ``grace``: by how many seconds a retry has to be late."""
     found: dict[str, list[Any]] = {which: [] for which in _SCANS}
     for which, *row in _OVERDUE.run(connection, grace=grace).fetchall():
         found[which].append(row)
@@ -215,8 +215,8 @@ def overdue(connection: Connection, grace: float) -> Overdue:
 
 
 def next_wait(connection: Connection, grace: float) -> float | None:
-    """In how many seconds the next waiting strand should have been woken; None: none waits for a time. Those that could
-    not be woken when they were due are left to the next sweep.
+    """In how many seconds the next waiting strand has to be woken; None if none waits for a time. Those that are
+    overdue are left to the next sweep.
     """
     found = _NEXT_WAIT.value(connection, grace=grace)
     return None if found is None else float(found)
@@ -231,14 +231,13 @@ def undelivered(
     blind_patience: float,
     elsewhere: frozenset[str] = frozenset(),
 ) -> list[StrandRef]:
-    """Ready strands of a queue whose nudge was lost.
+    """Ready strands of a queue whose message was lost.
 
-    A nudge counts as lost when it was never published; when nudges published later were served already; when the
-    broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; when the broker
-    cannot say (``depth`` None), older than ``blind_patience``; or when it was published by a clock that has gone back.
-    Each publication doubles the patience, so that messages stay bounded under any backlog, until a worker of the queue
-    becomes free. Runs of the definitions ``elsewhere`` are left to the sweeps of another
-    broker.
+    A message counts as lost if it was never published; if messages that were published later have been carried; if the
+    broker says that the queue is empty (``depth`` 0) and it is older than ``patience`` seconds; if the queue is not
+    empty or the broker cannot say, and it is older than ``blind_patience``; or if it was published before the clock
+    went back. Each publication doubles these times until a worker of the queue becomes free, so that the number of
+    messages is bounded under any backlog. Runs of the definitions ``elsewhere`` are left to another broker's sweeps.
     """
     given = {"of_queue": queue, "patience": patience, "alone": patience if depth == 0 else blind_patience}
     if not elsewhere:
@@ -248,7 +247,7 @@ def undelivered(
 
 
 def my_tick(connection: Connection, name: str, every_seconds: float) -> bool:
-    """Whether it is this process's turn: at most one of all processes is told so in ``every_seconds``."""
+    """Whether it is this process's turn: at most one of all processes has it within ``every_seconds``."""
     return _TICK.value(connection, name=name, every=every_seconds) is not None
 
 
@@ -259,8 +258,8 @@ def strangers(connection: Connection) -> dict[str, float]:
 
 
 def missed(connection: Connection, places: Sequence[StrandRef]) -> list[Missed]:
-    """The messages for ready strands that none reached. Nothing is written before the broker took them: while the
-    broker is away a history does not grow.
+    """The messages to publish again for these strands. Nothing is written before the broker has taken them, so that
+    histories do not grow while the broker is away.
     """
     wanted = _MISSED.where(strand_table.c.run.in_(sorted({place.run for place in places})))
     rows = {row[:3]: row[3:] for row in map(tuple, connection.execute(wanted))}
@@ -272,15 +271,15 @@ def missed(connection: Connection, places: Sequence[StrandRef]) -> list[Missed]:
         direction, stage, queue, published_at, nudges, seq, definition, priority = row
         plan = plan_of(connection, definition)
         links = 1 if direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
-        # Marked by the event that will tell of it: the gate in Redis tells a new publication from a doubled message.
+        # The mark is the number of the event that will record it: for the gate in Redis it is no duplicate.
         nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority)
         found.append(Missed(nudge, published_at, nudges))
     return found
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
-    """The broker did not take them: leave them to the next sweep. The one transaction that touches many runs: in the
-    order of their ids, against a deadlock with another of its kind.
+    """The broker did not take these messages: leave them to the next sweep. Locks the runs in the order of their ids,
+    so that two calls cannot deadlock.
     """
     ids = sorted({nudge.run_id for nudge in nudges})
     for start in range(0, len(ids), BATCH):

@@ -1,4 +1,6 @@
-"""The events of a change as rows: each with the code of the one before it, the engine's last with what is written."""
+"""The events of a change as rows: each has the code of the one before it. With an audit key, the engine's last event of
+a change also says what the change writes to other rows.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ Say: TypeAlias = Callable[[bytes, str, str, Mapping[str, Any]], dict[str, Any]]
 
 
 def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
-    """The events of ``change`` as rows. With an audit key, the engine's last one says what is written to the rows."""
+    """The events of ``change`` as rows, chained by their codes."""
     facts = change.facts
     run, at, seq, head = facts.run.id, facts.clock, facts.seq, facts.head
     rows = []
@@ -42,7 +44,7 @@ def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
 
 
 def event_texts(change: Change, audit_key: bytes, say: Say = said) -> list[str]:
-    """The data of a change's events as stored. ``say``: columns of a row as events hold them."""
+    """The data of a change's events as stored. ``say``: turns columns of a row into what events hold of them."""
     return _with_rows(change, audit_key, say) if audit_key else [_text(event) for event in change.events]
 
 
@@ -67,7 +69,7 @@ def _text(event: Event) -> str:
     return encode(data)
 
 
-# What they say is the same for every run of a stage and an owner, and made once.
+# Their text is the same for every run of a stage and an owner, so it is encoded once.
 
 _BEGUN, _OK = ("stage", "attempt", "owner"), ("stage", "attempt", "then")
 
@@ -88,7 +90,7 @@ def _accepted(pipeline: str, version: str, client_id: str, key: str | None) -> s
     return encode({"pipeline": pipeline, "version": version, "client_id": client_id, "key": key})
 
 
-# --- what is written to rows ------------------------------------------------------------------------------------------
+# --- what events say of other rows ------------------------------------------------------------------------------------
 
 
 def _with_rows(change: Change, audit_key: bytes, say: Say) -> list[str]:
@@ -108,8 +110,8 @@ def _with_rows(change: Change, audit_key: bytes, say: Say) -> list[str]:
 def _with_given(
     text: str, audit_key: bytes, run_id: str, given: Sequence[Any], definition: str, deadline: float | None
 ) -> str:
-    """The first event's text with what it says of the run's row; put together by hand, for there may be a thousand of
-    them in one call. ``given``: in the order of ``GIVEN``.
+    """The first event's text with what it says of the run's row. Built by hand for speed: one call may have a thousand.
+    ``given``: in the order of ``GIVEN``.
     """
     late = "" if deadline is None else f',"deadline":{deadline!r}'
     code = given_code(audit_key, run_id, given)
@@ -117,7 +119,7 @@ def _with_given(
 
 
 def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, Any]]:
-    """What the change writes to covered columns, as events hold it: see ``vouched``."""
+    """What the change writes to covered columns, in the form that events hold: see ``vouched``."""
     run = change.facts.run.id
     written: dict[str, dict[str, Any]] = {}
     columns = _beyond_fresh(change) if change.new else change.columns
@@ -131,7 +133,7 @@ def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, 
 
 
 def _beyond_fresh(change: Change) -> dict[str, Any]:
-    """What a new run's row holds that neither its first event says nor every fresh row does."""
+    """Columns of a new run that differ from a usual new run and that its first event does not already say."""
     said_first = {**FRESH_RUN, "version": change.facts.run.version, "definition": change.facts.run.definition}
     said_first["deadline"] = change.facts.run.deadline
     return {name: value for name, value in change.columns.items() if value != said_first.get(name, value)}
@@ -145,7 +147,7 @@ _NAMED: dict[Table, Callable[..., str]] = {
 
 
 def _told(row: Row, at: float) -> dict[str, Any]:
-    """The columns of a row that its event has to name: those of a new one only where they are unlike a plain one's."""
+    """The columns of a row that its event has to name; of a new row only those that differ from the usual."""
     if row.table is Table.ATTEMPTS and row.how is How.INSERT:
         return {name: row.columns.get(name) for name, usual in FRESH_ATTEMPT.items() if row.columns.get(name) != usual}
     if row.table is Table.CHECKPOINTS:

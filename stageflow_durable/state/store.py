@@ -1,4 +1,9 @@
-"""The store that the engine works with: each method is one transaction of the protocol."""
+"""The store that the engine works with: each method is one transaction.
+
+A method first tries without the run's lock where that may be enough (``unlocked``), and else takes the lock
+(``apply.transact``). What it writes is decided by a function of ``transitions``. What concerns owners is inherited from
+``owning``, what only reads from ``reading``.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +62,7 @@ Ending: TypeAlias = Done | Waiting | Fenced
 
 @dataclass(frozen=True, slots=True)
 class BusinessKey:
-    """A stage's key across runs, with what has to stay equal under it (``params`` is encoded text)."""
+    """A stage's key across runs, and the parameters that must be equal under it (``params``: encoded text)."""
 
     scope: Scope
     key: str
@@ -100,18 +105,20 @@ class Store(Owning):
 
     @property
     def _in_session(self) -> bool:
-        """Whether a stage calls whose own session keeps everybody else from writing."""
+        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
         return self.database.is_sqlite and session_on(self.database.url) is not None
 
     def after_commit(self, action: Callable[[], object]) -> bool:
-        """Leave ``action`` to the commit of the stage that calls, where what it has written here waits for that."""
+        """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
+        it will run.
+        """
         return self.database.is_sqlite and after_commit(self.database.url, action)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
     def register(self, plans: Sequence[Plan], boot: str | None = None, profile: Profile | None = None) -> None:
-        """Store definitions. ``boot``: of the worker that starts with them, with that profile; its first child makes
-        them the newest.
+        """Store definitions. ``boot`` and ``profile``: of a worker that starts with them; its first child makes them
+        the newest.
         """
         with self.database.transaction() as connection:
             for plan in plans:
@@ -129,8 +136,8 @@ class Store(Owning):
         return self._driver.clock()
 
     def create_many(self, news: Sequence[NewRun], *, whole: bool = False) -> list[Answer]:
-        """Record many runs, or find those that have their keys; each gets its answer. ``whole``: nothing is recorded
-        where one of them is refused.
+        """Record many runs, or find those that have their keys; returns an answer for each. ``whole``: record nothing
+        if one of them is refused.
         """
         part = batch.PART if self._batches else 1
         try:
@@ -143,7 +150,7 @@ class Store(Owning):
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
-        """Take what the nudge names."""
+        """Begin what the message names, or say why not."""
         begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
         if begun is not None:
             return begun
@@ -174,8 +181,8 @@ class Store(Owning):
         key: BusinessKey | None = None,
         session: Any = None,
     ) -> Done | Fenced:
-        """Save a stage's outcome; ``session`` is the body's own transaction, which then commits with it or not at
-        all.
+        """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
+        transaction, which commits with the outcome or not at all.
         """
 
         def decide(facts: Facts) -> Change | Fenced:
@@ -205,13 +212,13 @@ class Store(Owning):
         return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
-        """A worker said until when (seconds since the epoch) the stage sleeps."""
+        """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
         assert not isinstance(done, Waiting)
         return done
 
     def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
-        """Give back what was begun but not called."""
+        """Give back an attempt whose body was not called."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
 
     def fail(
@@ -248,14 +255,14 @@ class Store(Owning):
         )
 
     def recall(self, work: Work, owner: str) -> Work | bool:
-        """After a commit whose answer was lost: True when it went through, the granted work when one came of it, else
-        False.
+        """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
+        went through, else False.
         """
         return self._do(lambda c: recalling.recall(c, work, owner))
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
-        """Take a business key for the stage, or what stands in the way; Fenced when the stage is no longer the owner's:
-        against one that was paused, and would hold the key of a run that is over for ever.
+        """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no
+        longer holds the stage: a paused worker must not claim a key for a run that is over.
         """
 
         def claim(connection: Connection) -> Any:
@@ -295,15 +302,15 @@ class Store(Owning):
     # --- recovery -----------------------------------------------------------------------------------------------------
 
     def my_tick(self, name: str, every: float) -> bool:
-        """Whether it is this process's turn."""
+        """Whether it is this process's turn: at most one of all processes has it in ``every`` seconds."""
         return self._do(lambda c: recovery.my_tick(c, name, every))
 
     def note_strangers(self, queue: str) -> None:
-        """Messages in this queue named runs that are not in this database; ``doctor`` reports it."""
+        """Record that messages of this queue named runs that are not in this database; ``doctor`` reports it."""
         self._do(lambda c: recovery.my_tick(c, f"{STRANGERS}{queue}"[:255], 0.0))
 
     def take(self, place: StrandRef, max_lost: int) -> tuple[Nudge, ...] | None:
-        """Take a strand from the dead."""
+        """Take a strand from its dead owner; returns what to publish, or None if there was nothing to take."""
 
         def decide(facts: Facts) -> Change | None:
             return taking.take(facts, place.strand, place.gen, max_lost=max_lost)
@@ -319,13 +326,13 @@ class Store(Owning):
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
-        """Make due strands ready, and end sleeps; returns of each what to publish now."""
+        """Make due strands ready, and end sleeps; returns what to publish for each."""
         sleeps: list[StrandRef] = []
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
             if row is not None and is_asleep(facts.plan, row):
-                sleeps.append(place)  # its run moves on, which asks for more than strands
+                sleeps.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
 
@@ -342,7 +349,7 @@ class Store(Owning):
         return transact(connection, place.run, wake, self._audit, needs=needs)
 
     def nudged(self, sent: Sequence[Missed]) -> int:
-        """Note that the broker took them."""
+        """Record that the broker took these messages again; returns how many were still as they were found."""
 
         def decide(facts: Facts, one: Missed) -> Change | None:
             return waking.published_again(facts, one.nudge.strand, one.nudge.gen, one.published_at, one.nudges)
@@ -351,11 +358,11 @@ class Store(Owning):
         return len(self._do(lambda c: transact_all(c, given, decide, self._audit)))
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
-        """The broker refused them."""
+        """Record that the broker refused these messages: the sweep publishes them."""
         self._do(lambda c: recovery.unpublish(c, nudges))
 
     def expire(self, run_id: str) -> tuple[Nudge, ...]:
-        """Stop a late run."""
+        """Stop a run that is past its deadline."""
         stopped = self._transact(run_id, waking.expire, needs=())
         return () if stopped is None else stopped.nudges
 
@@ -398,7 +405,7 @@ class Store(Owning):
 
 
 _ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
-"""What the end of an attempt asks for."""
+"""The facts that the end of an attempt needs."""
 
 _VERBS = {"cancel": operate.cancel, "compensate": operate.compensate, "resume": operate.resume}
 
@@ -408,7 +415,7 @@ def _held(key: BusinessKey, work: Work) -> HeldKey:
 
 
 def _ending(decided: Change | Fenced | None) -> Ending:
-    """What an attempt's owner is told of its end."""
+    """What the owner of an attempt gets back for its end."""
     if not isinstance(decided, Change):
         return Fenced()
     if decided.due_in is not None:

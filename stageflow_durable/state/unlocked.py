@@ -1,8 +1,9 @@
-"""Deciding without the run's lock, on what a message, a look or the attempt in hand tells.
+"""Deciding without the run's lock, on facts from a message's hint, a read, or the attempt in hand.
 
-The transitions are those that decide under the lock: they have fewer facts here, and say so where those do not
-suffice. Every function returns None where it could not decide, or nobody may believe it any more: the caller then
-decides again under the lock. What comes to the same for every run at its place is decided once: see ``recipes``.
+These are the transitions that also decide under the lock. Here they have fewer facts, and raise ``NotLoaded`` if those
+are not enough. Every method returns None if it could not decide, or if the facts were out of date when it wrote; the
+caller then decides again under the lock. A change that is the same for every run at its place is decided once: see
+``recipes``. Read ``known`` for the facts, ``at_once`` for the write.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from stageflow_durable.transitions.rows import StrandRow
 _RUN_COLUMNS = len(RunFacts._fields)
 
 MOST_RECIPES = 4096
-"""How many are kept; beyond, they are made anew."""
+"""How many recipes are kept; beyond that all are dropped and made again."""
 
 Decided: TypeAlias = tuple[Change | None, StrandRow | None]
-"""A change, and the strand that it was decided on."""
+"""A change, and the strand on which it was decided."""
 
 
 class Unlocked:
-    """Decides and writes without a lock, on one database. ``hints``: whether messages carry some, and are believed."""
+    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used."""
 
     def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
         self._driver = driver
@@ -47,7 +48,7 @@ class Unlocked:
         self._recipes: dict[tuple[Any, ...], Recipe | None] = {}
 
     def _recipe(self, place: tuple[Any, ...], decide: Callable[[], Decided], *, hinted: bool = False) -> Recipe | None:
-        """What is written for every run at this place; None where it depends on the run."""
+        """The recipe for every run at this place; None if what is written depends on the run."""
         try:
             return self._recipes[place]
         except KeyError:
@@ -63,7 +64,7 @@ class Unlocked:
         return made
 
     def create(self, new: NewRun) -> Created | None:
-        """Record a run. None: it has many strands, or its key is taken."""
+        """Record a run. None if it has too many strands for one statement, or its key is taken."""
 
         def decide() -> Decided:
             return _fitting(accept(*known.any_new_like(new))), None
@@ -89,7 +90,7 @@ class Unlocked:
     # --- begin --------------------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
-        """Take a strand that is ready, when its run goes forward under this process's definition."""
+        """Begin a strand that is ready, if its run goes forward under this process's definition."""
         begun = None if nudge.hint is None or not self._hints else self._begin_as_hinted(nudge, nudge.hint, claimant)
         return begun or self._look_and_begin(nudge, claimant)
 
@@ -166,7 +167,7 @@ class Unlocked:
     # --- the ends of an attempt ---------------------------------------------------------------------------------------
 
     def succeed(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
-        """Save what a stage added, and move on, where that comes to the same for every run at its place."""
+        """Save a stage's output and move on, by a recipe. None if there is none for this place."""
         run, plan, onward = work.run, work.plan, work.plan.next_on_strand.get(work.stage)
 
         def decide() -> Decided:
@@ -201,7 +202,7 @@ class Unlocked:
         return Done(recipe.granted(values, run, filled.head), nudges, recipe.ended)
 
     def end(self, work: Work, decide: Callable[[Facts], Any]) -> Change | None:
-        """Let a transition end an attempt of an action, when it needs no more than the attempt tells."""
+        """Let a transition end an attempt of an action, if the attempt in hand has all the facts that it needs."""
         if work.undoing:
             return None
         row = known.strand_of(work)
@@ -227,8 +228,8 @@ def _limit(claimant: Claimant, plan: Plan, stage: str) -> float | None:
 
 
 def _with_saved(begun: Work, at: float, saved: str | None) -> Work:
-    """What was begun, with the run as it is now and what its stages had saved: since that was read, the run's number
-    has risen by this beginning alone.
+    """The attempt that began, with the run as it is now and what its stages had saved. Both are current: nothing but
+    this beginning has changed the run since they were read.
     """
     run = begun.run._replace(seq=begun.seq, head=begun.head, updated_at=at)
     return begun._replace(run=run, saved=unlocked_reads.read(saved))

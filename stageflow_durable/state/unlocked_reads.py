@@ -1,4 +1,4 @@
-"""What is read without a lock: a run, one of its strands, and what the run's stages have saved."""
+"""Reads without the run's lock: a run, one of its strands, and what its stages have saved."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from stageflow_durable.state.tables import checkpoints, runs, strands
 from stageflow_durable.transitions.rows import StrandRow
 
 MOST, LARGE = 64, 131_072
-"""How many outputs a look brings along at the most, and of how many bytes each. PostgreSQL makes no text of more than a
-gigabyte; what is more than this is read row by row.
+"""The most outputs that a look returns, and the most bytes of each. A text of PostgreSQL is at most a gigabyte; larger
+results are read row by row.
 """
 
 _RUN: Any = bindparam("run_id", type_=String)
@@ -36,8 +36,8 @@ def outputs(is_sqlite: bool) -> Statement:
 
 @lru_cache(maxsize=2)
 def look(is_sqlite: bool) -> Statement:
-    """A run and one of its strands, unlocked, as ``RunFacts`` and ``StrandRow`` have their columns; the clock; and what
-    ``saved`` gives.
+    """Select a run and one of its strands, with the columns of ``RunFacts`` and ``StrandRow``; the clock; and the
+    ``saved`` outputs.
     """
     joined = runs.join(strands, strands.c.run == runs.c.id)
     found = (
@@ -49,13 +49,11 @@ def look(is_sqlite: bool) -> Statement:
 
 
 def saved(*, is_sqlite: bool) -> Any:
-    """What ``outputs`` gives, as JSON for :func:`read`; NULL where there is nothing, and on SQLite, where asking once
-    more is cheap.
-    """
+    """The outputs as JSON, for :func:`read`. NULL if there are none, and on SQLite, where another query is cheap."""
     if is_sqlite:
         return null()
     columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
-    # In any order: :func:`read` sorts them.
+    # In any order; ``read`` sorts them.
     some = select(*columns).where(checkpoints.c.run == _RUN).limit(MOST + 1).subquery("some")
     large = func.octet_length(some.c.delta) > literal_column(str(LARGE), Integer)
     kept = (case((large, null()), else_=column) for column in (some.c.delta, some.c.saved_schema))
@@ -63,7 +61,7 @@ def saved(*, is_sqlite: bool) -> Any:
 
 
 def read(text: str | None) -> dict[str, Saved] | None:
-    """What ``saved`` gave, by stage; None where it has to be asked for, being nothing, or too much."""
+    """The outputs by stage, from what ``saved`` returned; None if there were none or too many: query them instead."""
     rows = [] if text is None else json.loads(text)
     if not 0 < len(rows) <= MOST or any(schema is None for _at, _stage, _delta, schema in rows):
         return None

@@ -13,12 +13,12 @@ from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts, Part
 
 GENESIS = "0" * 64
-"""In the place of the code of the event before a run's first one."""
+"""The head of a run that has no event yet: the first event names it as its predecessor."""
 
 
 class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
-    """A run to be. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the epoch; ``repeats``:
-    its id is the caller's, and may be there from a call before.
+    """A run that is to be created. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the
+    epoch; ``repeats``: the caller chose its id, so an earlier call may have created the run already.
     """
 
     id: str
@@ -55,8 +55,8 @@ def accept(new: NewRun, clock: float) -> Change:
 
 
 def fork(new: NewRun, clock: float, origin: Origin) -> Change:
-    """A new run that begins with outputs of another: stages whose outputs are not copied, and that wait for no others,
-    are ready.
+    """A new run that begins with outputs of another. A stage is ready if its own output is not copied and those of all
+    the stages it waits for are.
     """
     plan, saved = new.plan, origin.saved
     draft = _created(new, clock, origin.input_schema)
@@ -80,8 +80,8 @@ def fork(new: NewRun, clock: float, origin: Origin) -> Change:
 
 
 def first_nudges(new: NewRun, head: str = "") -> tuple[Nudge, ...]:
-    """The messages of a fresh run: one for each strand that starts at once. ``head``: the code of its first event. A
-    run of several strands hints at nothing: the others' hints would be out of date once one begins.
+    """The messages of a new run: one for each strand that starts at once. ``head``: the code of its first event. With
+    several strands no message has a hint: once one strand begins, the hints of the others would be out of date.
     """
     plan, roots = new.plan, new.plan.roots
     hint = None if len(roots) > 1 else Hint(1, head, plan.digest, roots[0])

@@ -1,4 +1,4 @@
-"""Who takes an attempt, and why one did not end well."""
+"""Who begins an attempt, and why one failed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from stageflow_durable.model.status import AttemptState
 
 @dataclass(frozen=True, slots=True)
 class Claimant:
-    """Who takes work: the owner's id, the plans that this process can run by pipeline, and how long a body may act
-    (seconds).
+    """The owner that asks to begin work: its id, the plans that its process can run, by pipeline, and the time limits
+    of bodies in seconds, by pipeline and stage.
     """
 
     owner: str
@@ -22,10 +22,10 @@ class Claimant:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an attempt did not end well.
+    """Why an attempt failed.
 
-    ``doubt``: it may have acted without our knowing. ``vouched``: nothing happened, in this attempt and those before.
-    ``called``: its body began at all.
+    ``doubt``: it may have had an effect that we do not know of. ``vouched``: the body said that neither this attempt
+    nor an earlier one had an effect. ``called``: whether the body was called.
     """
 
     error: str

@@ -1,7 +1,7 @@
-"""A transition's result as data: which rows become what, and which events tell of it.
+"""A transition's result as data: which columns of which rows are written, and which events are appended.
 
-Rows are written by naming columns, never by comparing two rows: some columns (``progress``, ``published_at``) change
-without a decision, so that a row in memory may be older than the table.
+A change names the columns that it writes; it is not the difference of two rows. Some columns (``progress``,
+``published_at``) change without a decision, so a row in memory may be older than the one in the table.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from stageflow_durable.transitions.rows import HeldKey
 
 
 class Table(StrEnum):
-    """The tables of a run's rows, the run's own aside."""
+    """The tables that hold rows of a run, other than ``runs``."""
 
     STRANDS = "strands"
     ATTEMPTS = "attempts"
@@ -33,8 +33,8 @@ KEYS: dict[Table, tuple[str, ...]] = {
 
 
 class How(StrEnum):
-    """How a row is written. ``INTEND``: a saga step is inserted, or owed again where it is void or was given up; one
-    that is there otherwise is left as it is.
+    """How a row is written. ``INTEND``: insert a saga step; a step that is there becomes *intended* again if it is void
+    or skipped, and is left alone otherwise.
     """
 
     INSERT = "insert"
@@ -43,7 +43,7 @@ class How(StrEnum):
 
 
 class Row(NamedTuple):
-    """One row: it is inserted with its ``columns``, or they are set. ``key`` in the order of :data:`KEYS`."""
+    """One row, to be inserted or updated with ``columns``. ``key`` is in the order of :data:`KEYS`."""
 
     table: Table
     key: tuple[Any, ...]
@@ -52,8 +52,9 @@ class Row(NamedTuple):
 
 
 class KeyEnd(StrEnum):
-    """How a business key of the run ends: its result is remembered; it is free again; it stays taken for its time,
-    since the stage may have acted; its work was undone.
+    """How a run's claim of a business key ends. ``FINISHED``: the result is remembered. ``RELEASED``: the key is free.
+    ``ABANDONED``: the key stays taken until it expires, since the stage may have acted. ``UNDONE``: its work was
+    undone.
     """
 
     FINISHED = "finished"
@@ -81,14 +82,14 @@ class Event(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One decided transaction. It holds for the run as of ``facts.seq`` and raises that by the number of its
-    events, so that a change which was decided on older facts is refused. A change without events decides nothing about
-    the run: it says only when a strand is published again.
+    """One decided transaction. It is valid while the run's number is ``facts.seq``, and raises that number by the
+    count of its events, so a change that was decided on older facts is refused. A change without events decides nothing
+    about the run; it only says when a strand is published again.
 
-    ``granted``: an attempt that begins with it; the store gives it the code that the run has afterwards. ``refused``:
-    why the message that led here begins nothing. ``nudges``: what to publish once it is applied. ``due_in``: the only
-    nudge is due in that many seconds. ``ended``: the run is at rest. ``new``: the run is not there yet, and ``columns``
-    are all of its row. A hint of a nudge lacks the code that the run has afterwards: that is the store's too.
+    ``granted``: an attempt that begins in this transaction. ``refused``: why the message that led here begins nothing.
+    ``nudges``: what to publish once the change is applied. ``due_in``: in how many seconds its only nudge is due.
+    ``ended``: the run is at rest. ``new``: the run is inserted, and ``columns`` are its whole row. The store fills in
+    the head that the run has afterwards, in ``granted`` and in the nudges' hints.
     """
 
     facts: Facts

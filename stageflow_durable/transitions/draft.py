@@ -1,4 +1,4 @@
-"""Collects a change. What is read from a draft is the run as drafted so far; each row is written once."""
+"""Collects a change. Reading a draft gives the run as drafted so far; a row that is written twice is merged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, StrandRow
 
 IDLE = (StrandState.READY, StrandState.WAITING)
-"""A strand that nobody runs, and that would begin by itself."""
+"""States of a strand that no owner holds and that is due now or later."""
 
 ACTIVE = (*IDLE, StrandState.RUNNING)
 
 AWAKE: dict[str, Any] = {"waiting_for": None, "wake_at": None}
-"""Columns of a strand that waits for nothing."""
+"""The columns that say what a strand waits for, cleared."""
 
 NO_ITEM = 0
 
@@ -27,7 +27,7 @@ class Draft:
     """A change in the making, on one run."""
 
     def __init__(self, facts: Facts, *, new: bool = False) -> None:
-        """``new``: the run is not there yet; its row is inserted as the facts have it."""
+        """``new``: the run is not in the database yet; its row is inserted with the values of ``facts``."""
         self.facts, self.plan, self.clock = facts, facts.plan, facts.clock
         self._new = new
         self._columns: dict[str, Any] = facts.run._asdict() if new else {}
@@ -37,9 +37,9 @@ class Draft:
         self._events: list[Event] = []
         self._keys: dict[tuple[str, str, str], KeyChange] = {}
         self._to_publish: dict[str, int | None] = {}
-        # As drafted, beside what the facts say: those may not be loaded, and a decision along a line needs none.
+        # Drafted values, kept beside the facts: those may not be loaded, and a decision along a line needs none.
         self._run: RunFacts | None = None
-        self._strands: dict[str, StrandRow] = {}  # as far as somebody asked
+        self._strands: dict[str, StrandRow] = {}  # those that were asked for
         self._saved: dict[str, bool] = {}
         self._steps: dict[str, StepState] = {}
         self._ended: dict[tuple[str, str, int], AttemptRow] = {}
@@ -52,7 +52,7 @@ class Draft:
 
     @property
     def run(self) -> RunFacts:
-        """The run's row as drafted, its number and code as they were."""
+        """The run's row as drafted; ``seq`` and ``head`` are those of the facts."""
         if not self._columns:
             return self.facts.run
         if self._run is None:
@@ -87,7 +87,7 @@ class Draft:
         self._events.append(Event(kind, data))
 
     def add_to_last(self, kind: str, /, **data: Any) -> bool:
-        """Say more in the last event, where it is of that kind; returns whether it was."""
+        """Add data to the last event if it is of that kind; returns whether it is."""
         if not self._events or self._events[-1].type != kind:
             return False
         self._events[-1].data.update(data)
@@ -134,14 +134,12 @@ class Draft:
         self._write(Table.STRANDS, (name, NO_ITEM), columns)
 
     def wait(self, name: str, what: WaitingFor, until: float, **columns: Any) -> None:
-        """Let a strand wait for ``what`` until then, with no message under way; ``columns``: what else becomes of
-        it.
-        """
+        """Let a strand wait for ``what`` until then, with no message under way; ``columns``: what else to set."""
         waits = {"state": StrandState.WAITING, "waiting_for": what, "wake_at": until, "published_at": None}
         self.set_strand(name, **waits, **columns)
 
     def open_strand(self, name: str, **columns: Any) -> None:
-        """A new strand; one that is there already begins anew, behind the fence and with the numbers it has."""
+        """Insert a strand. One that exists is reset instead; it keeps its fence and its attempt numbers."""
         if name in self.strands:
             fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0}
             fresh |= AWAKE | columns
@@ -151,7 +149,7 @@ class Draft:
             self._write(Table.STRANDS, (name, NO_ITEM), {**_FRESH, **columns}, How.INSERT)
 
     def rest_idle(self) -> None:
-        """Bring every strand that waits for work to rest."""
+        """Bring every strand that no owner holds to rest."""
         for row in tuple(self.strands.values()):
             if row.state in IDLE:
                 self.set_strand(row.strand, state=StrandState.REST, published_at=None, **AWAKE)
@@ -162,13 +160,13 @@ class Draft:
         return {**self.facts.saved, **self._saved}
 
     def save(self, stage: str, delta: str | None, *, schema: int, skipped: bool = False) -> None:
-        """Save what a stage added: encoded text. A second checkpoint of a stage is refused by the table's key."""
+        """Save a stage's output, as encoded text. The table's primary key refuses a second checkpoint of a stage."""
         self._saved[stage] = skipped
         columns = {"delta": delta, "saved_schema": schema, "skipped": skipped, "at": self.clock}
         self._write(Table.CHECKPOINTS, (stage, NO_ITEM), columns, How.INSERT)
 
     def copy_checkpoint(self, stage: str, columns: Mapping[str, Any]) -> None:
-        """Take over a checkpoint of another run, with its time."""
+        """Copy a checkpoint of another run, with its time."""
         self._saved[stage] = bool(columns["skipped"])
         self._write(Table.CHECKPOINTS, (stage, NO_ITEM), dict(columns), How.INSERT)
 
@@ -178,18 +176,18 @@ class Draft:
         return {**self.facts.steps, **self._steps}
 
     def set_step(self, stage: str, state: StepState, **columns: Any) -> None:
-        """Move a saga step; a stage without one is left alone."""
+        """Set the state of a saga step; does nothing for a stage without one."""
         if stage in self.steps:
             self._steps[stage] = state
             self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": state, **columns})
 
     def intend(self, stage: str) -> None:
-        """Write the intent before the action. A step that is void or was given up is owed again."""
+        """Record the intent to undo, before the action. A step that is void or was skipped is owed again."""
         self._steps[stage] = StepState.INTENDED
         self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.INTENDED}, How.INTEND)
 
     def record(self, stage: str) -> None:
-        """Write that the action was done: its intent is there, since the attempt began with it."""
+        """Record that the action was done. The step exists: the attempt wrote it when it began."""
         self._steps[stage] = StepState.RECORDED
         self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.RECORDED})
 
@@ -210,14 +208,14 @@ class Draft:
         kill_by: float | None = None,
         **how: Any,
     ) -> None:
-        """Write down an attempt that is over, from whoever has it in hand. ``doubt``: it may have acted."""
+        """Insert the row of an attempt that is over. ``doubt``: it may have acted."""
         ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "")
         self._ended[ended[:3]] = ended
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
 
     def end_lost(self, owner: str) -> bool:
-        """Nothing of that owner can act any more: whether a lost attempt waited for that."""
+        """The owner's process has ended: its lost attempts cannot act any more. Returns whether there were any."""
         lost = [row for row in self.attempts if row.owner == owner and may_act_for_ever(row)]
         for row in lost:
             self._ended[row[:3]] = row._replace(kill_by=self.clock, may_act=False)
@@ -225,31 +223,31 @@ class Draft:
         return bool(lost)
 
     def clear_doubt(self, stage: str) -> None:
-        """A person found out how the attempts in doubt ended."""
+        """Clear the doubt of a stage's attempts: a person found out how they ended."""
         for row in self.attempts:
             if row.stage == stage and row.direction == Phase.FORWARD and row.doubt:
                 self._ended[row[:3]] = row._replace(doubt=False, state=AttemptState.SETTLED)
                 self._write(Table.ATTEMPTS, row.key, {"doubt": False, "state": AttemptState.SETTLED})
 
     def end_key(self, key: HeldKey, end: KeyEnd, delta: str | None = None, schema: int = 1) -> None:
-        """Say what becomes of a business key; the first word holds."""
+        """Say what becomes of a business key; only the first call for a key counts."""
         self._keys.setdefault(key[:3], KeyChange(key, end, delta, schema))
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
     def next_number(self, row: StrandRow) -> int:
-        """The number of the next attempt of the strand's stage; earlier strands of it (before a resume) count on."""
+        """The number of the next attempt of the strand's stage; attempts before a resume count too."""
         if self.facts.number_free:
             return row.attempt + 1
         stage, direction = row.stage, row.direction
         return 1 + max((row.n for row in self.attempts if (row.stage, row.direction) == (stage, direction)), default=0)
 
     def in_doubt(self, stage: str) -> bool:
-        """Whether some attempt of the action may have acted without our knowing."""
+        """Whether some attempt of the action may have had an effect that we do not know of."""
         return any(row.doubt for row in self.attempts if row.stage == stage and row.direction == Phase.FORWARD)
 
     def called_before(self, work: Work) -> bool:
-        """Whether an attempt of the stage before this one came as far as its body."""
+        """Whether an earlier attempt of the stage called the body."""
         not_called = (AttemptState.VOID, AttemptState.SETTLED)
         return any(
             row.n < work.attempt and row.state not in not_called
@@ -258,8 +256,8 @@ class Draft:
         )
 
     def acts_until(self, stage: str) -> float:
-        """Until when a lost attempt of the action may still act; 0.0 when none can, UNTIL_CONFIRMED when one may until
-        somebody confirms that its owner has ended.
+        """Until when a lost attempt of the action may still act. 0.0: none can. UNTIL_CONFIRMED: one may until its
+        owner's end is confirmed.
         """
         return max(
             (row.kill_by or 0.0 for row in self.attempts if row.stage == stage and row.may_act and is_lost(row)),
@@ -273,8 +271,8 @@ class Draft:
     # --- the result ---------------------------------------------------------------------------------------------------
 
     def publish(self, strand: str, mark: int | None = None) -> None:
-        """Publish the strand once the change is applied. ``mark``: tells this publication from others of it; None: the
-        run's number does.
+        """Publish the strand once the change is applied. ``mark``: tells this publication from others of the strand;
+        None: the run's number is used.
         """
         self._to_publish[strand] = mark
 
@@ -283,15 +281,15 @@ class Draft:
         return next(iter(self._to_publish), None)
 
     def withhold(self, strand: str) -> None:
-        """Do not publish it after all: it begins at once."""
+        """Withdraw one publication: the strand begins in this transaction instead."""
         del self._to_publish[strand]
 
     def publish_nothing(self) -> None:
-        """Withdraw what was to be published: it rests."""
+        """Withdraw all publications: the run stays at rest."""
         self._to_publish.clear()
 
     def done(self) -> Change:
-        """The change. A granted attempt gets the run as the change leaves it, but for its code: that is the store's."""
+        """The change. The store fills in the head that a granted attempt needs."""
         seq, granted = self.seq, self.granted
         assert granted is None or granted.seq == seq, "nothing is decided after a grant"
         return Change(
@@ -314,8 +312,8 @@ class Draft:
         return Nudge(self.id, strand, row.gen, row.queue, mark, links, self.facts.run.priority, self._hint(row))
 
     def _hint(self, row: StrandRow) -> Hint | None:
-        """What its message can say of a strand that nobody has begun, so that nobody need look. One of several that are
-        published together says nothing: it would be out of date once another begins.
+        """The hint for a strand that nobody has begun: with it a worker can begin without a prior read. Strands that
+        are published together get none: each hint would be out of date once another strand begins.
         """
         fresh = row.state == StrandState.READY and row.direction == Phase.FORWARD
         if not fresh or row.attempt or row.first_at is not None or len(self._to_publish) > 1 or not self._events:
@@ -328,12 +326,12 @@ _BY_THE_STORE = ("id", "seq", "head", "updated_at")
 
 
 def is_lost(row: AttemptRow) -> bool:
-    """Whether nobody knows how an attempt of an action ended."""
+    """Whether the outcome of an attempt of an action is unknown."""
     return row.direction == Phase.FORWARD and row.state == AttemptState.UNKNOWN
 
 
 def may_act_for_ever(row: AttemptRow) -> bool:
-    """Whether a lost attempt has no bound in time."""
+    """Whether a lost attempt has no time limit, so that it may act until its process ends."""
     return is_lost(row) and (row.kill_by or 0.0) >= UNTIL_CONFIRMED
 
 

@@ -1,4 +1,4 @@
-"""What is known of a run when a transition decides, and what happens when that is not enough."""
+"""The facts of a run on which a transition decides, and the error that says which of them is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, St
 
 
 class Part(StrEnum):
-    """A part of the facts that is loaded by itself."""
+    """A part of the facts, loaded separately."""
 
     RUN = "run"
     STRANDS = "strands"
@@ -32,7 +32,7 @@ class Part(StrEnum):
 
 
 class NotLoaded(Exception):
-    """A decision needs a part that was not loaded. The store loads it, under the same lock, and lets decide again."""
+    """A decision needs a part that was not loaded. The store loads it under the run's lock and decides again."""
 
     def __init__(self, part: Part) -> None:
         super().__init__(part)
@@ -40,7 +40,7 @@ class NotLoaded(Exception):
 
 
 class SomeStrands(Mapping[str, StrandRow]):
-    """Strands that are known while the others of the run are not: to ask for another, or for all, raises
+    """Some strands of a run, while the others are not loaded: asking for another one, or for all, raises
     :class:`NotLoaded`.
     """
 
@@ -60,13 +60,13 @@ class SomeStrands(Mapping[str, StrandRow]):
         raise NotLoaded(Part.STRANDS)
 
 
-class Facts(NamedTuple):  # a tuple: one is made for each stage
-    """A run as it stood when its number was ``seq`` and the code of its last event ``head``. ``clock``: the database's,
-    in seconds since the epoch.
+class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
+    """A run as it stood when its number was ``seq`` and the code of its last event was ``head``. ``clock``: the
+    database's, in seconds since the epoch.
 
-    ``number_free``: the attempts are not known, and the next one's number is taken to be one more than its strand
-    says; whoever applies the change makes sure of it. Reading a part that was not loaded raises :class:`NotLoaded`:
-    absence is never taken for a fact.
+    ``number_free``: the attempts are not loaded; the next attempt's number is assumed to be one more than the strand
+    says, and the statement that applies the change checks it. Reading a part that was not loaded raises
+    :class:`NotLoaded`, so what is not loaded is never taken for absent.
     """
 
     run: RunFacts
@@ -115,7 +115,7 @@ class Facts(NamedTuple):  # a tuple: one is made for each stage
 
     @property
     def alive(self) -> bool:
-        """Whether the lease of the owner who asks holds, by the database's clock."""
+        """Whether the lease of the owner that asks is valid, by the database's clock."""
         return bool(self._part(Part.ALIVE))
 
     @property
@@ -132,7 +132,7 @@ class Facts(NamedTuple):  # a tuple: one is made for each stage
 
     @property
     def schemas(self) -> frozenset[int]:
-        """Schemas under which the input and the outputs were saved."""
+        """Schema numbers under which the input and the outputs were saved."""
         found: frozenset[int] = self._part(Part.SCHEMAS)
         return found
 

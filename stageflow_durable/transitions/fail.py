@@ -1,4 +1,4 @@
-"""A stage that has failed for good."""
+"""The failure of a stage for good."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def fail(
     events: Kept = (),
     key: HeldKey | None = None,
 ) -> Change | Fenced:
-    """The run stops, and is resolved in this transaction when nothing else of it runs."""
+    """The stage failed for good: the run stops, and is resolved in this transaction if nothing else of it runs.
+
+    ``park``: park the run for this reason. ``exhausted``: no attempt is left.
+    """
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
@@ -47,7 +50,7 @@ def fail(
         void_step(draft, stage)
     reason = park or _park_reason(draft, work, clean)
     if draft.run.phase is not Phase.FORWARD and not draft.plan.by_name[stage].pivot:
-        reason = None  # it was stopped before: what else was asked for stands, as for a stage that is lost
+        reason = None  # the run was stopped before: the first trigger decides what becomes of it
     if key is not None:
         let_key_go(draft, key, doubt=failure.doubt)
     stop(draft, cause, error=error, stage=stage, park=reason)
@@ -57,5 +60,5 @@ def fail(
 def _park_reason(draft: Draft, work: Work, clean: bool) -> ParkReason | None:
     certain = clean and not draft.in_doubt(work.stage)
     if draft.plan.by_name[work.stage].pivot and not certain:
-        return ParkReason.UNKNOWN  # nobody but a person can say whether the point of no return was passed
+        return ParkReason.UNKNOWN  # only a person can find out whether the point of no return was passed
     return ParkReason.OPERATOR if draft.plan.on_failure == "park" else None

@@ -1,4 +1,4 @@
-"""What the ends of attempts share: the fence, and the business key that a stage held."""
+"""What all ends of an attempt share: checking the fence, and giving up the stage's business key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stageflow_durable.transitions.rows import HeldKey
 
 
 def is_mine(facts: Facts, work: Work) -> bool:
-    """Whether the strand is still this attempt's.
+    """Whether this attempt still holds its strand.
 
-    Against a zombie whose strand was taken (``gen``, ``owner``), and against a late answer of an attempt that is over
-    (``stage``, ``attempt``).
+    Fenced against a zombie whose strand was taken (``gen``, ``owner``), and against a late answer of an attempt that is
+    over (``stage``, ``attempt``).
     """
     row = facts.strands.get(work.strand)
     fence = (work.gen, work.owner, work.stage, work.attempt, StrandState.RUNNING)
@@ -23,14 +23,14 @@ def is_mine(facts: Facts, work: Work) -> bool:
 
 
 def drafted(facts: Facts, work: Work) -> Draft | None:
-    """A draft for the end of an attempt; None when the strand is not its owner's any more, and nothing may be
-    written.
-    """
+    """A draft for the end of an attempt; None if it no longer holds its strand, so that it may write nothing."""
     return Draft(facts) if is_mine(facts, work) else None
 
 
 def void_step(draft: Draft, stage: str) -> None:
-    """Nothing can have happened: no undo is owed, and a pivot was not passed."""
+    """The stage cannot have had an effect: no undo is owed, and a pivot was not passed. Does nothing if an attempt is
+    in doubt.
+    """
     if draft.in_doubt(stage):
         return
     planned = draft.plan.by_name[stage]
@@ -41,12 +41,12 @@ def void_step(draft: Draft, stage: str) -> None:
 
 
 def let_key_go(draft: Draft, key: HeldKey, *, doubt: bool) -> None:
-    """The stage did not finish under its key: it is free where nothing can have happened, else taken for its time."""
+    """The stage did not finish: its key becomes free if it cannot have acted, else it stays taken until it expires."""
     draft.end_key(key, KeyEnd.ABANDONED if doubt or draft.in_doubt(key.stage) else KeyEnd.RELEASED)
 
 
 def end_keys(draft: Draft, stage: str, *, but: HeldKey) -> None:
-    """Let go of other keys that earlier attempts of ``stage`` took."""
+    """End the other keys that earlier attempts of ``stage`` claimed."""
     for key in draft.facts.keys:
         if key.stage == stage and key[:3] != but[:3]:
             let_key_go(draft, key, doubt=False)

@@ -1,4 +1,4 @@
-"""A stage that is done: its output is saved, and the run moves on."""
+"""The success of a stage: its output is saved, and the run moves on."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def succeed(
     events: Kept = (),
     key: HeldKey | None = None,
 ) -> Change | Fenced:
-    """The stage is done, was skipped, or another run's work answered for it (``replayed``). ``claimant``: the owner
-    that would run the next stage itself. ``delta``: what the stage added, encoded. ``doubt``: the run goes on although
-    the attempt may have acted without our knowing. ``key``: the business key that it holds.
+    """The stage succeeded, was skipped, or took the result of another run (``replayed``). ``claimant``: the owner, if
+    it would run the next stage itself. ``delta``: the stage's output, encoded. ``doubt``: the run goes on although the
+    attempt may have had an effect that we do not know of. ``key``: the business key that the stage holds.
     """
     draft = drafted(facts, work)
     if draft is None:
@@ -41,11 +41,11 @@ def succeed(
     _record(draft, stage, acted=not (skipped or replayed or doubt))
     draft.keep(work, events)
     draft.emit("stage.skipped" if skipped else "stage.ok", stage=stage, attempt=work.attempt)
-    if key is not None and delta is None:  # skipped: nothing that another run could be answered with
+    if key is not None and delta is None:  # skipped: there is no result for other runs
         let_key_go(draft, key, doubt=False)
     elif key is not None:
         draft.end_key(key, KeyEnd.FINISHED, delta, work.plan.schema)
-        end_keys(draft, stage, but=key)  # an earlier attempt named another key: nobody else would let it go
+        end_keys(draft, stage, but=key)  # an earlier attempt may have claimed another key, which nobody else would end
     advance(draft, work.strand, stage, claimant, work.queue)
     return draft.done()
 
@@ -60,7 +60,9 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
 
 
 def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = None, here: str = "") -> None:
-    """Move on after ``stage``: the next on its strand, strands whose last dependency it was, or the end of the run."""
+    """Move on after ``stage``: to the next stage on its strand, to strands that waited for it last, or to the run's
+    end.
+    """
     onward = draft.plan.next_on_strand.get(stage)
     if onward is None:
         draft.set_strand(strand, state=StrandState.DONE, owner=None, progress=None)
@@ -109,7 +111,7 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
 
 
 def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str) -> None:
-    """Grant the first strand to the owner that is here, where it may begin at once; publish the others."""
+    """Grant the first strand to ``claimant`` if it may begin there at once; publish the others."""
     first = draft.strand(ready[0])
     if claimant is not None and denial(draft, first, claimant, here) is None:
         start(draft, first, claimant)

@@ -1,4 +1,4 @@
-"""Whether the next stage may begin at once, in the hands of the owner that just committed; if not, why not."""
+"""Whether the owner that just committed may begin the next stage itself, and if not, why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 class Denial(StrEnum):
-    """Why a stage is not granted. It is published instead, or the run stops."""
+    """Why a stage is not granted. It is published instead."""
 
     NO_OWNER = "the message has carried the run far enough, or its process stops"
     STOPPING = "the run goes no further this way"
@@ -22,9 +22,9 @@ class Denial(StrEnum):
 
 
 def denial(draft: Draft, row: StrandRow, claimant: Claimant | None, here: str) -> Denial | None:
-    """Why the strand's stage may not begin in the hands of ``claimant``; None when it may.
+    """Why ``claimant`` may not begin the strand's stage itself; None if it may.
 
-    ``claimant``: None where its owner does not go on. ``here``: the queue over which the owner got its message.
+    ``claimant``: None if the owner does not go on. ``here``: the queue from which the owner took its message.
     """
     if claimant is None:
         return Denial.NO_OWNER

@@ -1,8 +1,8 @@
 """Handing back: a message reached a worker that does not know its run's definition, in a rolling deploy or on a queue
 that several applications share.
 
-That costs little and is counted as nothing: no attempt, no event. The strand is offered again at once, then within
-seconds, while a live worker knows it; while none does it rests, and a worker that joins wakes what it knows.
+A hand-back is neither an attempt nor an event. While a live worker knows the definition, the strand is offered again
+at once, then after some seconds. While none does it rests, and a worker that knows it wakes it when it joins.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ AT_ONCE = 3
 """How often a strand is offered again without a pause, while a live worker knows it."""
 
 LONGEST_SECONDS = 4.0
-"""The longest pause while a live worker knows it: it may be busy, and who does not know it idle."""
+"""The longest pause while a live worker knows it: that worker may be busy, and those that do not know it idle."""
 
 RESTS_SECONDS = 60.0
 """How long it rests while no live worker knows it."""
 
 MOST_NUDGES = 7
-"""Up to here the count rises: it also says how long a lost message is waited for."""
+"""The count stops here: it also says after how long a message counts as lost."""
 
 
 def hand_back(draft: Draft, row: StrandRow) -> Refused:
-    """Leave the strand to a worker that knows its run's definition."""
+    """Leave the strand to a worker that knows its run's definition: offer it again, or let it rest."""
     run, known = draft.run, draft.facts.roster
     definitions = draft.facts.definitions
     newest = max(definitions, key=lambda one: definitions[one], default=run.definition)
@@ -44,17 +44,19 @@ def hand_back(draft: Draft, row: StrandRow) -> Refused:
 
 
 def _pause(nudges: int, *, silent: bool) -> float:
-    """Seconds. ``silent``: a live worker of an older release does not say what it knows, so perhaps none does."""
+    """Seconds until it is offered again. ``silent``: a live worker of an older release has no profile, so it is not
+    known whether any worker knows the definition.
+    """
     return min(RESTS_SECONDS, 5.0 * 2**nudges) if silent else min(LONGEST_SECONDS, 2.0 ** max(nudges - AT_ONCE, 0))
 
 
 def offer_mark(clock: float) -> int:
-    """What marks the message that offers a strand again. No event does, so the clock does: the gate in Redis must not
-    take it for the message before, delivered twice.
+    """The mark of a message that offers a strand again. A hand-back has no event, so the mark comes from the clock:
+    else the gate in Redis would take the message for a duplicate of the one before.
     """
     return int(clock * 1000) % 10**9
 
 
 def is_handed_back(row: StrandRow) -> bool:
-    """Whether it waits for a worker, not for its time: only a hand-back makes a strand wait with a count."""
+    """Whether the strand waits because it was handed back: no other wait has a count of nudges."""
     return row.state == StrandState.WAITING and row.nudges > 0

@@ -33,7 +33,7 @@ from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who asks for what, why, and which version of the run they looked at (None: whatever it is now). ``skip``: stages
+    """What a person asks for, who and why, and which version of the run they looked at (None: any). ``skip``: stages
     whose undo is given up.
     """
 
@@ -56,7 +56,7 @@ def _ordered(facts: Facts, order: Order) -> Draft:
 
 
 def _permit(draft: Draft, order: Order, stage: str | None = None) -> None:
-    """Refuse what the rules refuse."""
+    """Raise NotAllowed if the rules refuse the verb."""
     why = refusal(VerbName(order.verb), _standing(draft), stage=stage, past_pivot=order.past_pivot)
     if why is not None:
         raise NotAllowed(draft.id, order.verb, why)
@@ -97,12 +97,12 @@ def cancel(facts: Facts, order: Order) -> Change:
         _permit(draft, order)
         _turn(draft, Cause.CANCELLED, order)
     elif run.phase is Phase.DRAINING and run.park_reason not in (None, ParkReason.UNKNOWN):
-        draft.change(cause=Cause.CANCELLED, park_reason=None)  # it was about to be parked: the person has decided
+        draft.change(cause=Cause.CANCELLED, park_reason=None)  # instead of being parked: the person decided
     return draft.done()
 
 
 def compensate(facts: Facts, order: Order) -> Change:
-    """Undo what the run did, or try failed undos again; ``order.skip`` gives undos up instead, visibly."""
+    """Undo what the run did, or try failed undos again; undos in ``order.skip`` are given up, recorded as skipped."""
     draft = _ordered(facts, order)
     _permit(draft, order)
     _skip(draft, order)
@@ -131,7 +131,7 @@ def _skip(draft: Draft, order: Order) -> None:
 
 
 def _turn(draft: Draft, cause: Cause, order: Order) -> None:
-    """Bring the run to a halt for ``cause``, from wherever it is."""
+    """Stop the run for ``cause``, in whatever phase it is."""
     run = draft.run
     draft.change(past_pivot=order.past_pivot or run.past_pivot)
     if run.phase is not Phase.SETTLED:
@@ -145,7 +145,7 @@ def _try_undos_again(draft: Draft) -> None:
     for stage, state in draft.steps.items():
         if state is StepState.COMPENSATION_FAILED:
             draft.set_step(stage, StepState.RECORDED if stage in draft.saved else StepState.INTENDED)
-    # Against owners and messages from before; all at once, for the later ones open without a person.
+    # Fenced against owners and messages from before. All at once: later undos open without a person.
     for row in tuple(draft.strands.values()):
         if row.direction == Phase.BACKWARD:
             draft.set_strand(row.strand, gen=row.gen + 1)
@@ -158,7 +158,7 @@ def _try_undos_again(draft: Draft) -> None:
 
 
 def _halted(draft: Draft) -> list[StrandRow]:
-    """Undos that had begun when another one's failure put a halt to them."""
+    """Undos that had begun when the failure of another one halted them."""
     return [
         row
         for row in draft.strands.values()
@@ -180,10 +180,10 @@ def resume(facts: Facts, order: Order) -> Change:
 
 
 def _go_forward(draft: Draft, but: str | None = None) -> None:
-    """Set the run going again, and every strand at rest with it, ``but`` the one that is advanced by itself."""
+    """Let the run go forward again, with every strand at rest except ``but``, which the caller advances."""
     run = draft.run
     if run.deadline is not None and run.deadline <= draft.clock:
-        # Else the next sweep would stop the run again for the very deadline that the person saw pass.
+        # Else the next sweep would stop the run again for the deadline that had passed when the person decided.
         draft.emit("run.deadline_lifted", deadline=run.deadline)
         draft.change(deadline=None)
     draft.change(
@@ -208,7 +208,7 @@ def _revive(draft: Draft, row: StrandRow) -> None:
     draft.set_strand(
         row.strand,
         state=StrandState.READY,
-        gen=row.gen + 1,  # against messages and owners from before the person's decision
+        gen=row.gen + 1,  # fenced against messages and owners from before the person's decision
         tries=0,
         lost=0,
         delay=None,
@@ -221,13 +221,13 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         draft.publish(row.strand)
 
 
-# --- an unknown outcome that somebody found out about -----------------------------------------------------------------
+# --- an unknown outcome that a person found out -----------------------------------------------------------------------
 
 
 def settle(facts: Facts, order: Order, stage: str, delta: str | None) -> Change:
-    """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or (None) not done.
+    """Record what a person found out about a stage in doubt: done, with its output as ``delta``, or not done (None).
 
-    Then go on, unless there is another stage that must not be tried before somebody finds out about it.
+    Then the run goes on, unless another stage is in doubt and has to be settled first.
     """
     draft = _ordered(facts, order)
     row = _doubtful(draft, order, stage)
@@ -269,7 +269,7 @@ def _not_done(draft: Draft, stage: str) -> None:
 
 
 def _found_done(draft: Draft, stage: str, delta: str) -> None:
-    schema = draft.facts.newest.schema  # people say it as the code of today has it
+    schema = draft.facts.newest.schema  # people give the output in the newest shape
     draft.save(stage, delta, schema=schema)
     for key in draft.facts.keys:
         if key.stage == stage:
@@ -279,7 +279,7 @@ def _found_done(draft: Draft, stage: str, delta: str) -> None:
 
 
 def _stay(draft: Draft, row: StrandRow, stage: str, other: str, *, done: bool) -> None:
-    """At rest as before, for the sake of the ``other`` stage; what follows a stage that was done rests as well."""
+    """Stay at rest, because the ``other`` stage is still in doubt; stages after one that was done rest as well."""
     before = draft.run
     if done:
         draft.change(phase=Phase.FORWARD)

@@ -1,4 +1,4 @@
-"""Letting undos begin that waited for the end of an owner."""
+"""Undos that waited until the end of an owner was confirmed may begin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, Stra
 
 
 def release(facts: Facts, ended: EndedOwner) -> Change | None:
-    """Let the undos of a run begin that waited for that owner alone; its end is in the history from then on. None:
+    """Let those undos of a run begin that waited for this owner only, and record its end in the history. None if
     nothing of the run waits for it.
     """
     draft = Draft(facts)

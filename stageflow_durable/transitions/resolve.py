@@ -1,4 +1,4 @@
-"""Bringing a run to rest, and from there to its end or on its way back."""
+"""Stopping a run, and what follows once it is at rest: its end, or the undo of what it did."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ DEADLINE_PASSED = "the deadline passed"
 def stop(
     draft: Draft, cause: Cause, *, error: str | None = None, stage: str | None = None, park: ParkReason | None = None
 ) -> None:
-    """Stop the run: nothing begins any more, what waits comes to rest; resolve it when nothing runs.
+    """Stop the run: nothing begins any more, and waiting strands come to rest; resolve it if nothing runs.
 
-    The first trigger wins and a later one changes nothing, except a pivot in doubt: whatever else was asked for, only a
-    person can say whether the point of no return was passed.
+    The first trigger wins and later ones change nothing, with one exception: a pivot in doubt parks the run, whatever
+    stopped it, since only a person can find out whether the point of no return was passed.
     """
     run = draft.run
     if run.phase is Phase.FORWARD:
@@ -38,7 +38,7 @@ def stop(
 
 
 def resolve(draft: Draft) -> None:
-    """Decide how a stopping run ends, unless one of its strands still runs."""
+    """Decide how a draining run goes on: undo, park or end. Does nothing while one of its strands runs."""
     run = draft.run
     if run.phase is not Phase.DRAINING:
         return
@@ -53,18 +53,18 @@ def resolve(draft: Draft) -> None:
 
 
 def resolve_or_succeed(draft: Draft) -> None:
-    """The same, after work that ran came to rest: a run whose stages are all done has succeeded, unless a person asked
-    for its undo and not only for a stop.
+    """The same after an attempt has ended: if all stages are done the run has succeeded, unless a person asked for its
+    undo.
     """
     if draft.run.cause is not Cause.OPERATOR and len(draft.saved) == len(draft.plan.stages):
         draft.change(cause=None, error=None, error_stage=None)
-        end(draft, RunStatus.SUCCEEDED)  # everything was done before the stop could take hold
+        end(draft, RunStatus.SUCCEEDED)  # everything was done before the stop could take effect
     else:
         resolve(draft)
 
 
 def end(draft: Draft, status: RunStatus) -> None:
-    """The run is at rest: nothing of it is published any more, and the keys it held are let go."""
+    """Bring the run to rest with this status: nothing of it is published any more, and its business keys end."""
     draft.rest_idle()
     if status not in (RunStatus.PARKED, RunStatus.SUCCEEDED):  # a success finishes its keys with their results
         _let_keys_go(draft)
@@ -75,21 +75,23 @@ def end(draft: Draft, status: RunStatus) -> None:
 
 
 def _let_keys_go(draft: Draft) -> None:
-    """Business keys of stages that never finished: free where nothing can have happened, else taken for their time."""
+    """End the business keys of stages that never finished: free if the stage cannot have acted, else taken until they
+    expire.
+    """
     for key in draft.facts.keys:
-        if key.stage not in draft.saved:  # the key of one that finished just now ends with its result
+        if key.stage not in draft.saved:  # a stage that has just finished ends its key with the result
             draft.end_key(key, KeyEnd.ABANDONED if draft.in_doubt(key.stage) else KeyEnd.RELEASED)
 
 
 def go_backward(draft: Draft) -> None:
-    """Begin to undo."""
+    """Turn the run back: it begins to undo."""
     draft.change(phase=Phase.BACKWARD, status=RunStatus.COMPENSATING, park_reason=None, finished_at=None)
     draft.emit("work.compensation_started", cause=draft.run.cause, error=draft.run.error)
     open_undos(draft)
 
 
 def open_undos(draft: Draft) -> None:
-    """Open a strand for each undo that may begin now and has none; one that is not yet safe waits."""
+    """Open a strand for each undo that is next in order and has none; one that is not safe yet waits."""
     there = {row.strand for row in draft.strands.values() if row.state in ACTIVE}
     for stage in ready_undos(draft.plan, draft.steps):
         if undo_strand(stage) not in there:
@@ -97,14 +99,12 @@ def open_undos(draft: Draft) -> None:
 
 
 def safe_at(draft: Draft, stage: str) -> float:
-    """From when on the stage can be undone: what a lost process may still do for it, or for what came after it, has to
-    be over.
-    """
+    """From when on the stage can be undone safely: no lost process may still act for it, or for a stage after it."""
     return max(draft.acts_until(name) for name in {stage} | draft.plan.descendants[stage])
 
 
 def undo_waits_for(due: float) -> WaitingFor:
-    """What an undo waits for that cannot begin before ``due``: that moment, or the confirmed end of a worker."""
+    """What an undo that cannot begin before ``due`` waits for: that moment, or the confirmed end of a worker."""
     return WaitingFor.WORKER if due >= UNTIL_CONFIRMED else WaitingFor.TIME
 
 
@@ -126,10 +126,10 @@ def _open_undo(draft: Draft, stage: str) -> None:
 
 
 def after_undo(draft: Draft) -> None:
-    """After an undo reached its end: open the next ones, or end the run."""
+    """After an undo was done or has failed: open the next ones, or end the run."""
     halt = halted(draft.plan.on_compensation_failure, draft.steps)
     if halt and any(row.state == StrandState.RUNNING for row in draft.strands.values()):
-        draft.rest_idle()  # one that runs comes to its end, one that waits rests
+        draft.rest_idle()  # running undos finish, waiting ones rest
         return
     over = undone(draft.steps, halt=halt)
     if over is None:
@@ -139,13 +139,13 @@ def after_undo(draft: Draft) -> None:
 
 
 def withdraw_pivot(draft: Draft, pivot: str) -> None:
-    """A pivot turned out not to have happened: the run can turn back again, unless another one was passed before."""
+    """The pivot was not passed after all: the run can turn back again, unless it passed another one."""
     others = any(stage.pivot and stage.name != pivot and stage.name in draft.saved for stage in draft.plan.stages)
     draft.change(pivot_passed=others)
 
 
 def set_activity(draft: Draft) -> None:
-    """Set the status that a person sees of a run that goes forward."""
+    """Set the status of a run that goes forward: running or waiting."""
     if draft.run.phase is Phase.FORWARD:
         busy = any(row.state in (StrandState.RUNNING, StrandState.READY) for row in draft.strands.values())
         draft.change(status=RunStatus.RUNNING if busy else RunStatus.WAITING)

@@ -1,4 +1,4 @@
-"""An attempt that is to be tried again, or that was given back before its body was called."""
+"""Another attempt later: after an error, or because another run holds the business key."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stageflow_durable.transitions.resolve import resolve_or_succeed, set_activi
 
 
 def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Change | Fenced:
-    """Try again in ``delay`` seconds, ten years at the most (``drawn``: what the policy alone chose); a stopping run
-    comes to rest instead.
+    """Try again in ``delay`` seconds, at most ten years. ``drawn``: the delay that the policy chose by itself, from
+    which it computes the next one. If the run is stopping, the strand comes to rest instead.
     """
     draft, delay = drafted(facts, work), min(delay, LONGEST)
     if draft is None:
@@ -46,8 +46,8 @@ def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float,
 
 
 def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
-    """Give the strand back before the body was called, since somebody else holds its business key; it looks again in
-    ``delay`` seconds. The attempt counts for nothing.
+    """Give the strand back before the body was called, because another run holds its business key; try again in
+    ``delay`` seconds. The attempt does not count.
     """
     draft = drafted(facts, work)
     if draft is None:
@@ -70,7 +70,7 @@ def _due(draft: Draft, work: Work, what: WaitingFor, seconds: float, **columns: 
 
 
 def _rest(draft: Draft, work: Work) -> Change:
-    """The run has turned since the attempt began."""
+    """The run has changed direction since the attempt began."""
     draft.set_strand(work.strand, state=StrandState.REST, owner=None)
     resolve_or_succeed(draft)
     return draft.done()

@@ -1,4 +1,4 @@
-"""Rows as decisions see them. The columns of a row are declared once, here, in the order of the table's columns."""
+"""Rows as transitions see them. Each row's columns are declared here only, in the order of the table."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class StrandRow(NamedTuple):
 
 
 UNTIL_CONFIRMED = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-"""In the place of a time until which a body may act: nothing ends it but its process, so that the end of its owner has
-to be confirmed. A date, for earlier releases wait for it and show it.
+"""Stands for "no time limit" where a time is expected: the body may act until its process ends, so the end of its owner
+has to be confirmed. It is a date because earlier releases wait for it and show it.
 """
 
 
 class AttemptRow(NamedTuple):
-    """What decisions need of an attempt that is over. ``may_act``: nobody has confirmed that its owner has ended."""
+    """An attempt that is over, as far as decisions need it. ``may_act``: the end of its owner is not confirmed."""
 
     stage: str
     direction: str
@@ -58,7 +58,7 @@ class AttemptRow(NamedTuple):
 
 
 class HeldKey(NamedTuple):
-    """A business key that a stage of the run holds, and how many seconds its end will be remembered."""
+    """A business key that a stage of the run holds; its result is remembered for ``ttl_seconds``."""
 
     client_id: str
     operation: str
@@ -68,9 +68,7 @@ class HeldKey(NamedTuple):
 
 
 class OwnerRow(NamedTuple):
-    """Who held a strand. ``dead_at`` is None while nobody declared it dead; ``confirmed``: its process was seen to
-    end.
-    """
+    """The owner of a strand. ``dead_at``: when it was declared dead, or None; ``confirmed``: its end is confirmed."""
 
     id: str
     host: str
@@ -80,7 +78,7 @@ class OwnerRow(NamedTuple):
 
 
 class EndedOwner(NamedTuple):
-    """An owner whose end is confirmed: by whom, and why, where a person said so."""
+    """An owner whose end is confirmed: by whom, and the reason if a person confirmed it."""
 
     id: str
     host: str

@@ -1,8 +1,8 @@
-"""A stage that sleeps: a row that is due at its time. Until then no worker holds it, no message is under way, no body
-is called and no attempt counts.
+"""Sleeps: a strand that only waits for its time. Meanwhile no worker holds it, no message is under way, no body is
+called, and no attempt counts.
 
-``first_at`` says since when it sleeps and ``delay`` for how many seconds; both outlast a cancel, so that a run that is
-resumed sleeps until the moment at which it would have woken.
+``first_at`` says since when it sleeps and ``delay`` for how many seconds. Both survive a cancel, so that a resumed run
+wakes when it would have woken.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 def is_asleep(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, and nothing but its time wakes it."""
+    """Whether the strand sleeps, so that only its time wakes it."""
     waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME
     return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_sleep
 
 
 def fall_asleep(draft: Draft, strand: str) -> bool:
-    """Let a strand that has come to a sleep fall asleep. False: its stage is no sleep, or a worker has to be asked
-    until when.
+    """Put a strand to sleep if its stage is a sleep. False if it is none, or if a worker has to ask its function until
+    when.
     """
     row = draft.strand(strand)
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_sleep:
         return False
-    # A run that nothing has happened to yet stands here since it was accepted.
+    # A run that has not begun anything has stood here since it was accepted.
     since = draft.run.created_at if draft.run.status is RunStatus.PENDING else draft.clock
     if planned.sleeps is not None:
         _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)
@@ -45,7 +45,7 @@ def fall_asleep(draft: Draft, strand: str) -> bool:
 
 
 def sleep_on(draft: Draft, row: StrandRow) -> bool:
-    """Let a strand sleep on that was asleep when its run was stopped. False: it was not."""
+    """Continue the sleep of a strand that was asleep when its run was stopped. False if it was not."""
     if not draft.plan.by_name[row.stage].is_sleep or row.first_at is None or row.delay is None:
         return False
     _sleep(draft, row.strand, row.first_at, row.first_at + row.delay, row.delay)
@@ -53,7 +53,7 @@ def sleep_on(draft: Draft, row: StrandRow) -> bool:
 
 
 def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Change | Fenced:
-    """A worker was asked until when, and says: ``until``, in seconds since the epoch."""
+    """Sleep until what the sleep's function said: ``until``, in seconds since the epoch."""
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()

@@ -1,4 +1,4 @@
-"""Beginning a stage or an undo: what a message names, or what was granted."""
+"""Beginning a stage or an undo: because a message names it, or because it was granted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, is_asleep
 
 EARLY_SECONDS = 0.05
-"""How much too early a message with a countdown may come: timers of two machines differ by some milliseconds."""
+"""How early a message with a countdown may arrive: timers of two machines differ by some milliseconds."""
 
 
 def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
-    """Take the strand that a message names. A message that comes twice finds nothing to take.
+    """Take the strand that a message names. A message that is delivered twice finds nothing to take.
 
-    :returns: a change with ``granted``; a refusal; or a change with ``refused``, where something has to be written.
+    :returns: a change with ``granted``; a refusal; or a change with ``refused``, if the refusal has to be recorded.
     """
     row = facts.strands.get(nudge.strand)
     refusal = _refusal(facts, row, nudge)
@@ -44,7 +44,7 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    if early or is_asleep(facts.plan, row):  # the sweep wakes it; a message for it is one that was late
+    if early or is_asleep(facts.plan, row):  # only the sweep ends a sleep: this message is an old one
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
@@ -52,32 +52,32 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
 
 
 def _refuse_late(draft: Draft) -> Refused | None:
-    """Nothing begins past the deadline: a message that comes before the next sweep stops the run itself."""
+    """Nothing begins past the deadline: if a message arrives before the next sweep, the run is stopped here."""
     if not draft.is_late:
         return None
     stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
     return Refused(Refusal.STOPPED)
 
 
-# --- does this process know the run's definition? ---------------------------------------------------------------------
+# --- whether this process knows the run's definition ------------------------------------------------------------------
 
 
 def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refused | None:
-    """Refuse what this process cannot run; move the run to a newer definition where its past allows."""
+    """Refuse what this process cannot run; move the run to a newer definition if what it has done so far allows it."""
     run, plan = draft.run, claimant.plans.get(draft.run.pipeline)
     if plan is not None and plan.digest == run.definition:
         return None
     if plan is not None and row.direction == Phase.BACKWARD:
         return _refuse_undo(draft, row, plan)
     if plan is None or _is_older(draft.facts, plan.digest, than=run.definition):
-        return hand_back(draft, row)  # against an old worker that would drop stages which the run was accepted with
+        return hand_back(draft, row)  # else an old worker would drop stages that the run was accepted with
     why = why_not(draft, plan)
     if why is None:
         draft.change(definition=plan.digest, version=plan.version)
         draft.emit("run.migrated", definition=plan.digest, version=plan.version)
         draft.plan = plan
         return None
-    # In a rolling deploy an old worker meets new runs and the other way round: only the newest definition may judge.
+    # In a rolling deploy old workers meet new runs, and new workers old ones: only the newest definition may park.
     if not _is_newest(draft.facts, plan.digest):
         return hand_back(draft, row)
     stop(draft, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
@@ -85,8 +85,8 @@ def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refu
 
 
 def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refused | None:
-    """An undo needs its stage's undo, and what the run saved; where the newest definition has not got them either, it
-    fails for a person.
+    """Refuse an undo if this definition lacks it or cannot read what the run saved. The newest definition never
+    refuses: there the undo fails, and a person has to decide.
     """
     known = plan.by_name.get(row.stage)
     can = known is not None and known.undo is not None and unreadable(draft.facts.schemas, plan) is None
@@ -104,7 +104,7 @@ def _is_newest(facts: Facts, digest: str) -> bool:
 
 
 def why_not(draft: Draft, new: Plan) -> str | None:
-    """Why the run cannot go forward under ``new``; None: it can."""
+    """Why the run cannot go on under ``new``; None if it can."""
     cannot_read = unreadable(draft.facts.schemas, new)
     if cannot_read is not None:
         return cannot_read
@@ -115,18 +115,18 @@ def why_not(draft: Draft, new: Plan) -> str | None:
 
 
 def unreadable(saved: frozenset[int], new: Plan) -> str | None:
-    """Why ``new`` cannot read what was saved under these schemas; None: it can."""
+    """Why ``new`` cannot read what was saved under these schemas; None if it can."""
     wrong = sorted(schema for schema in saved if not new.reads <= schema <= new.schema)
     if not wrong:
         return None
     return f"its outputs have schema {wrong[0]}, this definition reads {new.reads} to {new.schema}"
 
 
-# --- the beginning itself ---------------------------------------------------------------------------------------------
+# --- beginning --------------------------------------------------------------------------------------------------------
 
 
 def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
-    """Begin the stage at which the strand stands: the intent to undo it is written before the action."""
+    """Begin the stage at which the strand stands, or its undo. The intent to undo is recorded before the action."""
     forward, stage = row.direction == Phase.FORWARD, row.stage
     number = draft.next_number(row)
     first_at = draft.clock if row.first_at is None else row.first_at
@@ -165,7 +165,7 @@ def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
         draft.clock,
         row.queue,
         draft.seq,
-        draft.facts.head,  # until the store says the new one
+        draft.facts.head,  # the store replaces it by the new one
         row.published_at,
     )
 
@@ -181,6 +181,6 @@ def _intend(draft: Draft, stage: str) -> None:
 
 def _begin_undo(draft: Draft, stage: str) -> None:
     state = draft.steps[stage]
-    if state is not StepState.COMPENSATING:  # a further attempt keeps what the first one found
+    if state is not StepState.COMPENSATING:  # a later attempt keeps the outcome that the first one recorded
         outcome = "ok" if state is StepState.RECORDED else "unknown"
         draft.set_step(stage, StepState.COMPENSATING, outcome=outcome)

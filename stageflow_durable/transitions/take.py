@@ -11,10 +11,10 @@ from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
 
 
 def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None:
-    """Take a strand from its dead owner: the fence rises, the attempt's outcome is unknown. None: there is nothing to
-    take.
+    """Take a strand from its dead owner: the fence rises, and the attempt's outcome is unknown. None if somebody else
+    took it, or its owner is not dead.
 
-    ``max_lost``: so many lost attempts of a stage park the run.
+    ``max_lost``: the number of lost attempts at one stage that parks the run.
     """
     row = facts.strands.get(strand)
     if row is None or row.gen != gen or row.state != StrandState.RUNNING:
@@ -35,7 +35,7 @@ def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None
 
 
 def _acts_until(draft: Draft, row: StrandRow, confirmed: bool) -> float:
-    """Until when the attempt's body may act."""
+    """Until when the body of the lost attempt may still act."""
     if confirmed:
         return draft.clock
     return UNTIL_CONFIRMED if row.kill_by is None else row.kill_by

@@ -1,4 +1,4 @@
-"""The ends of undos."""
+"""What follows when an undo is done, or has failed for good."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from stageflow_durable.transitions.start import start
 def undo_done(
     facts: Facts, work: Work, claimant: Claimant | None, *, events: Kept = (), key: HeldKey | None = None
 ) -> Change | Fenced:
-    """The undo is done; the last one ends the run. ``claimant``: the owner that would run the next undo itself.
-    ``key``: the business key under which the action was done.
+    """The undo is done; the last one ends the run. ``claimant``: the owner, if it would run the next undo itself.
+    ``key``: the business key of the action.
     """
     draft = drafted(facts, work)
     if draft is None:

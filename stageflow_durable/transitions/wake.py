@@ -1,4 +1,4 @@
-"""What a sweep does to runs that nobody has in hand: wake what is due, note what was published again, stop what is
+"""What a sweep changes of runs that no owner holds: wake what is due, record what was published again, stop what is
 late.
 """
 
@@ -18,21 +18,21 @@ from stageflow_durable.transitions.sleep import is_asleep
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
-    """The strand as the scan saw it, or None when somebody was first."""
+    """The strand if it is still as the scan saw it; None if somebody else changed it."""
     row = facts.strands.get(strand)
     return row if row is not None and row.gen == gen and row.state == state else None
 
 
 def wake(facts: Facts, strand: str, gen: int) -> Change | None:
-    """Make a due strand ready, to be published now. None: it is not due any more."""
+    """Make a due strand ready and publish it; end a sleep. None if it is not due any more."""
     row = _as_seen(facts, strand, gen, StrandState.WAITING)
     if row is None or (row.wake_at or 0.0) > facts.clock:
-        return None  # somebody woke it since the scan, and it may wait again
+        return None  # another sweep woke it since the scan, and it waits again
     draft = Draft(facts)
     if is_asleep(facts.plan, row):
         return _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
-    if is_handed_back(row):  # offered again, perhaps for days: its history does not grow by that
+    if is_handed_back(row):  # no event: it may be offered again for days
         draft.publish(strand, offer_mark(draft.clock))
     else:
         draft.emit("stage.woken", stage=row.stage, strand=strand)
@@ -41,7 +41,7 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
 
 
 def _end_sleep(draft: Draft, row: StrandRow) -> Change:
-    """The stage only slept: it is done, and the run moves on."""
+    """The sleep is over: the stage is done, and the run moves on."""
     if draft.is_late:
         stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
         return draft.done()
@@ -54,7 +54,7 @@ def _end_sleep(draft: Draft, row: StrandRow) -> Change:
 
 
 def published_again(facts: Facts, strand: str, gen: int, published_at: float | None, nudges: int) -> Change | None:
-    """Note that the broker took a message once more. None: somebody took the strand meanwhile, or published it too."""
+    """Record that a message was published again. None if somebody took the strand meanwhile, or published it too."""
     row = _as_seen(facts, strand, gen, StrandState.READY)
     if row is None or (row.published_at, row.nudges) != (published_at, nudges):
         return None
@@ -65,7 +65,7 @@ def published_again(facts: Facts, strand: str, gen: int, published_at: float | N
 
 
 def expire(facts: Facts) -> Change | None:
-    """Stop a run that is past its deadline. None: it is not."""
+    """Stop a run that is past its deadline; None if it is not."""
     if not facts.run.is_late(facts.clock):
         return None
     draft = Draft(facts)

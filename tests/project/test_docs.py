@@ -18,7 +18,7 @@ from stageflow_durable.cli.root import COMMANDS
 from stageflow_durable.model.status import RUN_TRANSITIONS, STEP_TRANSITIONS, RunStatus, StageState, StepState
 from stageflow_durable.settings import Settings
 from tests.project.snippets import Page, blocks, page
-from tests.project.tree import ROOT, files, modules, shown
+from tests.project.tree import PACKAGE, ROOT, files, modules, shown
 from tests.services.process import Processes, eventually
 
 BIN = Path(sys.executable).parent
@@ -106,6 +106,12 @@ def test_pages_that_the_code_points_to_exist() -> None:
     for module in modules("stageflow_durable", "workers", "tests"):
         for named in re.findall(r"docs/[\w/.-]+\.\w+", module.read_text(encoding="utf-8")):
             assert (ROOT / named).exists(), f"{shown(module)} points to {named}"
+
+
+@every_page
+def test_files_that_it_names_exist(name: str) -> None:
+    named = re.findall(r"`((?:[\w.]+/)+\w+\.py)`", _text(name))
+    assert [path for path in named if not any((home / path).exists() for home in (ROOT, PACKAGE, ROOT / "tests"))] == []
 
 
 def test_decisions_are_numbered_without_gaps_and_have_every_part() -> None:
