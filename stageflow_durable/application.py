@@ -118,7 +118,7 @@ class Engine(Operations):
         self._clock = self._world.clock
         self._given_store, self._given_publisher = store, publisher
         self._in_use: list[Store | Publisher] = []
-        self._lifecycle = WorkerLifecycle(self._make_process, self._bury)
+        self._lifecycle = WorkerLifecycle(self._make_process, self._after_death)
         self._registered_in = 0
         self._registering: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
         self.celery_app = (
@@ -377,7 +377,7 @@ class Engine(Operations):
             signer=self._signer,
         )
 
-    def _bury(self, pid: int) -> None:
+    def _after_death(self, pid: int) -> None:
         try:
             self._sweeper.process_killed(boot_id(), pid)
         finally:

@@ -79,7 +79,7 @@ class Process:
         self._away = 0
         self._signer = signer
         self._owners: list[Owner] = []
-        self._riding: set[Owner] = set()
+        self._executing: set[Owner] = set()
         self._profile = profile
         make_owner = partial(Owner, store, boot_id(), settings.lease_seconds, world.clock, profile)
         self._make_owner = partial(make_owner, mark=mark_of(self.pid), clock_moved=self._clock_moved)
@@ -88,7 +88,7 @@ class Process:
         self._sweeps_at, self._wakes = float("-inf"), False
         patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
         self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
-        self._make_rider = partial(
+        self._make_executor = partial(
             Executor,
             store,
             pipelines=pipelines,
@@ -116,7 +116,7 @@ class Process:
             owner = self._make_owner()
             owner.serves(self.queue)
             self._owners.append(owner)
-            mine = self._local.mine = owner, self._make_rider(owner=owner)
+            mine = self._local.mine = owner, self._make_executor(owner=owner)
         return mine
 
     def _beat(self) -> None:
@@ -165,11 +165,11 @@ class Process:
 
     def stop(self) -> None:
         """Tell the others that this process ends. A thread that still rides keeps its lease until it ends with it."""
-        riding = tuple(self._riding)
-        for pulse in self._pulses[bool(riding) :]:
+        executing = tuple(self._executing)
+        for pulse in self._pulses[bool(executing) :]:
             pulse.stop()
         for owner in self._owners:
-            if owner not in riding:
+            if owner not in executing:
                 owner.retire()
 
     def refused(self, words: Words, queue: str) -> str | None:
@@ -200,13 +200,13 @@ class Process:
         """Carry a nudge. Raises StoreUnavailable, SchemaBehind."""
         self._join()
         owner, executor = self._executor()
-        self._riding.add(owner)
+        self._executing.add(owner)
         try:
             executed = executor.execute(nudge)
             self._away = 0
             return executed
         finally:
-            self._riding.discard(owner)
+            self._executing.discard(owner)
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
         """Publish, or leave it to the sweep."""

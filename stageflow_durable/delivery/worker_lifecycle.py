@@ -14,11 +14,11 @@ log = logging.getLogger("stageflow.worker")
 
 
 class WorkerLifecycle:
-    """The engine's part in a worker. ``make``: a new :class:`Process`; ``bury``: takes over from a child that ended."""
+    """The engine's part in a worker. ``make``: a new :class:`Process`; ``after_death``: takes over from a child that ended."""
 
-    def __init__(self, make: Callable[[], Process], bury: Callable[[int], object]) -> None:
+    def __init__(self, make: Callable[[], Process], after_death: Callable[[int], object]) -> None:
         self._make = make
-        self._bury = bury
+        self._after_death = after_death
         self._process: Process | None = None
         self.closed = False
         self._starting = threading.Lock()
@@ -46,7 +46,7 @@ class WorkerLifecycle:
 
     def child_lost(self, pid: int) -> None:
         """The parent saw a child gone: take its work at once."""
-        self._bury(pid)
+        self._after_death(pid)
 
     def close(self) -> None:
         """End what was started here."""

@@ -76,7 +76,7 @@ def nobody(missing: Missing) -> None:
     log.warning("runs wait: %s; %s", one_line(missing.message), one_line(missing.way_out))
 
 
-def buried(owners: tuple[str, ...], why: str) -> None:
+def log_deaths(owners: tuple[str, ...], why: str) -> None:
     """Log owners that were declared dead."""
     for owner in owners:
         log.warning("owner %s was declared dead: %s; its work is taken over", owner, why)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.attempt_log import buried, ended, nobody, taken_over
+from stageflow_durable.engine.attempt_log import ended, log_deaths, nobody, taken_over
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
@@ -98,7 +98,7 @@ class Sweeper:
         """Sweep once. Raises StoreUnavailable; a run that cannot be handled is reported, and the others go on."""
         problems: list[str] = []
         self._follow_clock()
-        dead = self._bury()
+        dead = self._declare_dead()
         overdue = self._store.overdue(self._patience.grace)
         self._roster = self._store.roster() if any(overdue) else self._roster
         taken = sum(self._each(overdue.orphans, self._take_one, problems))
@@ -131,7 +131,7 @@ class Sweeper:
         soonest = self._store.next_wait(self._patience.grace)
         return None if soonest is None else max(soonest, LOOK_SECONDS)
 
-    def _bury(self) -> tuple[str, ...]:
+    def _declare_dead(self) -> tuple[str, ...]:
         """Declare owners dead whose lease ran out. A caller without a lease waits one lease longer: it cannot know
         whether all owners were cut off together.
         """
@@ -140,13 +140,13 @@ class Sweeper:
         else:
             judge = self._judge()
             dead = () if judge is None else self._store.judge(judge)
-        buried(dead, "its lease ran out")
+        log_deaths(dead, "its lease ran out")
         return dead
 
     def process_killed(self, boot: str, pid: int) -> int:
         """A process has ended, as its parent saw: take its work at once. Returns how many strands were taken."""
         dead = self._store.mark_killed(boot, pid)
-        buried(dead, f"its process {pid} has ended")
+        log_deaths(dead, f"its process {pid} has ended")
         orphans = self._store.overdue(self._patience.grace).orphans if dead else []
         self._roster = self._store.roster() if orphans else self._roster
         return sum(self._each(orphans, self._take_one, []))

@@ -161,11 +161,11 @@ def _entomb(connection: Connection, audit_key: bytes, older_than: float, batch: 
         locked = found.limit(batch - len(ids)).with_for_update(skip_locked=True, of=runs)
         ids += connection.execute(locked).scalars()
     if ids:
-        _bury(connection, audit_key, ids)
+        _replace_by_tombstones(connection, audit_key, ids)
     return ids
 
 
-def _bury(connection: Connection, audit_key: bytes, ids: Sequence[str]) -> None:
+def _replace_by_tombstones(connection: Connection, audit_key: bytes, ids: Sequence[str]) -> None:
     columns = [runs.c[name] for name in _KEPT]
     found = connection.execute(
         select(runs.c.id.label("run"), *columns, now().label("pruned_at")).where(runs.c.id.in_(ids))

@@ -102,7 +102,7 @@ class InProcessEngine(Engine):
         self.watched = False
         self.problems: list[str] = []
         self._dead: set[str] = set()
-        self._riding = 0
+        self._carrying = 0
         self.crew = [self.hired() for _number in range(workers)]
         clock.idle = self._while_waiting
 
@@ -162,13 +162,13 @@ class InProcessEngine(Engine):
         if nudge is None:
             return False
         chosen = worker or self._any_worker()
-        self._riding += 1
+        self._carrying += 1
         try:
             chosen.carry(nudge)
         except Crash as crash:
             self._died(chosen, crash)
         finally:
-            self._riding -= 1
+            self._carrying -= 1
         return True
 
     def _any_worker(self) -> InProcessWorker:
@@ -252,7 +252,7 @@ class InProcessEngine(Engine):
 
     def _while_waiting(self, _seconds: float) -> None:
         """Somebody polls (``handle.result()``): do what is due meanwhile. While a worker sleeps nobody else works."""
-        if self._riding:
+        if self._carrying:
             return
         self._beat()
         if not self.work() and not _found(self.sweep()) and self.next_due() is None:
