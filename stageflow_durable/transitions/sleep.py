@@ -69,6 +69,7 @@ def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Ch
 
 
 def _sleep(draft: Draft, strand: str, since: float, until: float, seconds: float) -> None:
-    draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, first_at=since, delay=seconds)
+    # Without a count of messages: what waits with one was handed back, and any worker that joins wakes it.
+    draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, nudges=0, first_at=since, delay=seconds)
     draft.emit("stage.asleep", stage=draft.strand(strand).stage, strand=strand, until=until)
     set_activity(draft)

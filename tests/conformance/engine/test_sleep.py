@@ -91,6 +91,24 @@ def test_workers_that_die_and_messages_that_are_lost_do_not_wake_it(engine: InPr
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
 
 
+def test_a_worker_that_joins_does_not_wake_a_sleep_whose_first_message_was_lost(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(Pipeline[Any, Any]("line").sleep("nap", DAYS).stage("b", acts.stage))
+    handle = engine.enqueue("line", {})
+    engine.messages.lose_all()
+    engine.advance(5)
+    engine.sweep()
+    engine.work()
+    due = handle.describe().stage("nap").wake_at
+    assert due is not None
+    engine.crew = [engine.hired()]
+    engine.advance(60)
+    engine.sweep()
+    engine.work()
+    assert (acts.log, handle.describe().stage("nap").wake_at) == ([], due)
+
+
 @pytest.mark.parametrize("end", ["cancel", "compensate", "deadline"])
 def test_a_run_that_is_stopped_while_it_sleeps_undoes_what_it_did(
     engine: InProcessEngine, acts: Acts, end: str
