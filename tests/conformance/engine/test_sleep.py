@@ -10,13 +10,13 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import func, select
 
-from stageflow_durable import Pipeline, RunStatus, Submission
+from stageflow_durable import Pipeline, RetryPolicy, RunStatus, Submission
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.errors import DefinitionError, UnknownRun
 from stageflow_durable.model.status import ParkReason, StageState, WaitingFor
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.testing import Crash, InProcessEngine
-from tests.conformance.engine.acts import Acts
+from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
 DAYS = timedelta(days=3)
@@ -147,6 +147,21 @@ def test_a_run_without_undos_that_is_resumed_wakes_when_it_would_have(make_engin
     assert (handle.status(), handle.describe().stage("nap").wake_at) == (RunStatus.WAITING, due)
     engine.drain(LONG)
     assert handle.status() is RunStatus.SUCCEEDED
+
+
+def test_a_run_that_is_resumed_with_work_beside_its_sleep_is_running_and_not_waiting(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    graph = Pipeline[Any, Any]("line", on_failure="park").stage("a", acts.stage).sleep("a-nap", DAYS, after="a")
+    engine = make_engine(graph.stage("b", acts.stage, after="a", retry=RetryPolicy(max_attempts=1)))
+    acts.play("b", FAILS("no"))
+    handle = engine.enqueue("line", {})
+    engine.work()
+    assert handle.status() is RunStatus.PARKED
+    resumed = engine.resume(handle.run_id, reason="go on", actor="ann")
+    assert resumed.status is RunStatus.RUNNING
+    engine.work()
+    assert handle.status() is RunStatus.WAITING
 
 
 def test_a_sleep_may_come_first_and_last_and_its_run_has_the_result_of_its_last_body(
