@@ -52,6 +52,19 @@ def sleep_on(draft: Draft, row: StrandRow) -> bool:
     return True
 
 
+def sleep_to_its_moment(draft: Draft, row: StrandRow) -> bool:
+    """Let a strand that sleeps until a moment sleep on where that lies ahead: a clock that was set back moves the times
+    of waits along, which suits one that sleeps for so long. False: its sleep is over.
+    """
+    if draft.plan.by_name[row.stage].sleeps is not None or row.first_at is None or row.delay is None:
+        return False
+    until = row.first_at + row.delay
+    if until <= draft.clock:
+        return False
+    draft.wait(row.strand, WaitingFor.TIME, until)
+    return True
+
+
 def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Change | Fenced:
     """A worker was asked until when, and says: ``until``, in seconds since the epoch."""
     draft = drafted(facts, work)

@@ -14,7 +14,7 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
-from stageflow_durable.transitions.sleep import is_asleep
+from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -30,7 +30,7 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
         return None  # somebody woke it since the scan, and it may wait again
     draft = Draft(facts)
     if is_asleep(facts.plan, row):
-        return _end_sleep(draft, row)
+        return draft.done() if sleep_to_its_moment(draft, row) else _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
     if is_handed_back(row):  # offered again, perhaps for days: its history does not grow by that
         draft.publish(strand, offer_mark(draft.clock))

@@ -227,6 +227,21 @@ def test_until_a_moment(make_engine: MakeEngine, acts: Acts, moment: Callable[[I
     assert engine.clock.time() >= at.timestamp()
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["a datetime", "a function"])
+def test_until_a_moment_also_where_the_clock_is_set_back_meanwhile(
+    make_engine: MakeEngine, acts: Acts, moment: Callable[[InProcessEngine], datetime], asked: bool
+) -> None:
+    engine = make_engine(Pipeline[Any, Any]("other").stage("x", acts.stage))
+    at = moment(engine)
+    engine.deploy(around(acts, until=(lambda _ctx: at) if asked else at))
+    handle = asleep(engine)
+    engine.advance(3600)
+    assert engine.store.move_times(-1800.0, 60.0, 10.0)  # as if it had been
+    engine.drain(LONG)
+    assert handle.status() is RunStatus.SUCCEEDED
+    assert engine.clock.time() >= at.timestamp()
+
+
 @pytest.fixture
 def moment() -> Callable[[InProcessEngine], datetime]:
     """Two days from now, by an engine's clock."""
