@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import nan
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import func, select
 
 from stageflow_durable import Pipeline, RetryPolicy, RunStatus, Submission
 from stageflow_durable.engine.handle import RunHandle
-from stageflow_durable.errors import DefinitionError, UnknownRun
+from stageflow_durable.errors import DefinitionError, StoreUnavailable, UnknownRun
 from stageflow_durable.model.status import ParkReason, StageState, WaitingFor
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.testing import Crash, InProcessEngine
@@ -28,6 +29,17 @@ class Timeless:
 
     def __repr__(self) -> str:
         raise ValueError("never")
+
+
+class Numberless(datetime):
+    """A moment whose number is none."""
+
+    def timestamp(self) -> float:
+        return nan
+
+
+def fails(error: Exception) -> None:
+    raise error
 
 
 def around(acts: Acts, *, name: str = "line", **options: Any) -> Pipeline[Any, Any]:
@@ -283,6 +295,8 @@ def test_until_what_an_async_function_says(make_engine: MakeEngine, acts: Acts) 
         (lambda: datetime(2030, 1, 1), "until= has to give an aware datetime"),  # that is the mistake
         (lambda: datetime(9990, 1, 1, tzinfo=UTC), "more than ten years ahead"),
         (Timeless, "until= has to give an aware datetime"),
+        (lambda: Numberless(2030, 1, 1, tzinfo=UTC), "more than ten years ahead"),
+        (lambda: fails(StoreUnavailable("the database of the calendar is away")), "the calendar is away"),
     ],
 )
 def test_a_function_that_does_not_say_until_when_parks_the_run_and_is_asked_again_on_resume(
