@@ -7,6 +7,7 @@ side, in whose copy of the context the rest runs, and what was set there is set 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
@@ -137,11 +138,12 @@ class _Attempt:
 
 
 class _Next:
-    """``call_next`` of one interceptor: once, and not after it has returned."""
+    """``call_next`` of one interceptor: once, in its own thread, and not after it has returned."""
 
     def __init__(self, one: Any, ctx: Any, call: Callable[[Any], Any]) -> None:
         self._said = ctx.run_id, f"call_next(ctx) in interceptor {one.name}"
         self._call = call
+        self._thread = threading.get_ident()
         self._why: str | None = None
 
     def __enter__(self) -> Self:
@@ -153,6 +155,8 @@ class _Next:
     def __call__(self, ctx: Any) -> Any:
         if self._why is not None:
             raise NotAllowedInStage(*self._said, self._why)
+        if threading.get_ident() != self._thread:  # no timeout would end the body there, and nobody wait for its end
+            raise NotAllowedInStage(*self._said, "it was called in another thread; call it in the interceptor's own")
         self._why = "an attempt is one call of the body; return StageOutput.retry(…) for another"
         return self._call(ctx)
 
