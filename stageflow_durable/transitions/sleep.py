@@ -33,8 +33,8 @@ def fall_asleep(draft: Draft, strand: str) -> bool:
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_sleep:
         return False
-    # A run that nothing has happened to yet stands here since it was accepted.
-    since = draft.run.created_at if draft.run.status is RunStatus.PENDING else draft.clock
+    # What nothing comes before, and a run that nothing has happened to yet, stands here since the run was accepted.
+    since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
     if planned.sleeps is not None:
         _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)
     elif planned.until is not None:

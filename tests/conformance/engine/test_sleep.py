@@ -193,6 +193,20 @@ def test_a_sleep_may_come_first_and_last_and_its_run_has_the_result_of_its_last_
     assert engine.clock.time() - began == pytest.approx(7200, abs=5)
 
 
+def test_a_sleep_that_comes_first_beside_work_sleeps_since_the_run_was_accepted(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    graph = Pipeline[Any, Any]("line").stage("a", acts.stage, after=()).sleep("nap", DAYS, after=())
+    engine = make_engine(graph.stage("z", acts.stage, after=("a", "nap")))
+    accepted = engine.clock.time()
+    handle = engine.enqueue("line", {})
+    engine.advance(3600)
+    engine.work()
+    due = handle.describe().stage("nap").wake_at
+    assert due is not None
+    assert due.timestamp() == pytest.approx(accepted + DAYS.total_seconds(), abs=1)
+
+
 def test_a_pipeline_may_only_sleep(make_engine: MakeEngine) -> None:
     engine = make_engine(Pipeline[Any, Any]("line").sleep("nap", 60))
     handles = engine.enqueue_many("line", [Submission({}) for _number in range(3)])
