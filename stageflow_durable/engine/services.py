@@ -89,20 +89,25 @@ class Services:
     def session(self) -> Any:
         """A session in the transaction that will save the outcome."""
         if self._is_async:
-            raise self._refused("the stage is async def; make it def")
-        if self._over:
-            raise self._refused("the stage is over; a thread of it still runs")
+            raise self._refused("session", "the stage is async def; make it def")
+        self._require_going("session")
         if self.place.holder is None:
             self.place.holder = SessionHolder(self._store.database)
         return self.place.holder.session
 
-    def _refused(self, why: str) -> NotAllowedInStage:
-        return NotAllowedInStage(self._work.run.id, f"ctx.session in stage {self._work.stage}", why)
+    def _require_going(self, asked: str) -> None:
+        """Refuse what would come to nothing: a thread of the body still runs, or an observer asks."""
+        if self._over:
+            raise self._refused(asked, "the stage is over")
+
+    def _refused(self, asked: str, why: str) -> NotAllowedInStage:
+        return NotAllowedInStage(self._work.run.id, f"ctx.{asked} in stage {self._work.stage}", why)
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Keep an event of the body's; what cannot be saved, or would pass for the engine's or a person's, is refused
         here, where the body can see it.
         """
+        self._require_going("emit")
         own_event(event, data)
         # The history is for people: what a model does not show, it does not show there.
         self.events.append((event, decode(encode(dict(data)), shown=True)))
@@ -130,10 +135,12 @@ class Services:
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""
+        self._require_going("on_cleanup")
         self._cleanups.append(action)
 
     def on_end(self, action: Observer) -> None:
         """Remember whom to tell how the attempt ended."""
+        self._require_going("on_end")
         self.at_end.append(action)
 
     def close(self) -> None:

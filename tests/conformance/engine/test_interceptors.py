@@ -84,6 +84,25 @@ def test_a_body_is_not_called_in_a_thread_of_an_interceptor(make_engine: MakeEng
         assert handle.outputs() == {"a": "beside it"}
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda ctx: ctx.emit("shop.late"),
+        lambda ctx: ctx.on_end(lambda _end: None),
+        lambda ctx: ctx.on_cleanup(lambda: None),
+    ],
+    ids=["emit", "on_end", "on_cleanup"],
+)
+def test_what_an_observer_asks_of_the_attempt_comes_too_late_and_is_refused(
+    make_engine: MakeEngine, acts: Acts, ask: Callable[[Any], None]
+) -> None:
+    engine = make_engine(acts.line("a"), observers=[lambda end: ask(end.ctx)])
+    handle = runs(engine)
+    assert handle.status() is RunStatus.SUCCEEDED
+    [event] = [event for event in handle.history() if event.type == "observer.failed"]
+    assert "the stage is over" in event.data["error"]
+
+
 def test_they_nest_by_priority_and_then_as_given(make_engine: MakeEngine, acts: Acts) -> None:
     def noting(name: str, priority: int) -> Wrap:
         def around(ctx: Any, call_next: Any) -> Any:
