@@ -223,7 +223,7 @@ class Executor:
 
     def _ask_until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
         """Ask a sleep's function until when. It is no body: its error is a bug, and no interceptor is around it."""
-        services = Services(self._store, work, is_async=body.is_async(spec.runner))
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), asks_until=True)
         try:
             ctx = services.context.run(body.stage_context, work, outputs, services)
         except AWAY:

@@ -329,6 +329,24 @@ def test_a_function_that_does_not_say_until_when_parks_the_run_and_is_asked_agai
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
 
 
+@pytest.mark.parametrize(
+    "ask", [lambda ctx: ctx.session, lambda ctx: ctx.on_end(lambda _end: None)], ids=["session", "on_end"]
+)
+def test_a_function_that_asks_for_what_only_a_body_has_is_told_and_parks_the_run(
+    make_engine: MakeEngine, acts: Acts, ask: Callable[[Any], Any]
+) -> None:
+    def until(ctx: Any) -> datetime:
+        ask(ctx)
+        return datetime(1970, 1, 1, tzinfo=UTC)
+
+    engine = make_engine(around(acts, until=until))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    run = handle.describe()
+    assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.BUG)
+    assert "it only says until when" in (run.error or "")
+
+
 def test_a_worker_that_dies_while_it_is_asked_is_followed_by_another(make_engine: MakeEngine, acts: Acts) -> None:
     answers: list[Any] = [Crash("it died"), None]
 
