@@ -239,6 +239,34 @@ def test_a_fork_sleeps_anew_where_it_begins_at_the_sleep_and_not_where_it_was_sl
     assert acts.log == ["a", "b", "b", "b"]
 
 
+def test_a_stage_that_is_added_behind_a_sleep_is_reached_by_runs_that_sleep(
+    engine: InProcessEngine, acts: Acts
+) -> None:
+    handle = asleep(engine)
+    due = handle.describe().stage("nap").wake_at
+    longer = acts.line("a").sleep("nap", 2 * DAYS).stage("new", acts.stage).stage("b", acts.stage)
+    engine.deploy(longer)
+    assert list(engine.check()) == []
+    assert due is not None
+    engine.drain(LONG)
+    assert (acts.log, handle.status()) == (["a", "new", "b"], RunStatus.SUCCEEDED)
+    woken = next(event.at for event in handle.history() if event.type == "stage.woken")
+    assert woken.timestamp() == pytest.approx(due.timestamp(), abs=5)
+
+
+def test_a_sleep_ends_as_its_run_knows_it_while_no_live_worker_knows_the_newest(
+    engine: InProcessEngine, acts: Acts
+) -> None:
+    handle = asleep(engine)
+    old = engine.crew[0]
+    engine.deploy(acts.line("a").sleep("nap", DAYS).stage("new", acts.stage).stage("b", acts.stage))
+    for worker in engine.crew:
+        worker.owner.retire()
+    engine.crew = [old]
+    engine.drain(DAYS + timedelta(minutes=10))
+    assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
 # --- until ------------------------------------------------------------------------------------------------------------
 
 
