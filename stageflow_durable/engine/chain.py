@@ -105,11 +105,19 @@ class _Attempt:
                 raise
         one, _kind = self._links[place]
         with _Next(one, ctx, lambda given: self._call(place + 1, given)) as call_next:
-            return _checked(one, self._ended(one.around(ctx, call_next)))
+            return _checked(one, self._ended(one.around(ctx, call_next), call_next.goes_on_here))
 
-    def _ended(self, answer: Any) -> Any:
-        """What a ``def`` answered; a coroutine is awaited."""
-        return self._apart(lambda _coroutine: answer) if is_awaitable(answer) else answer
+    def _ended(self, answer: Any, goes_on_here: Callable[[], None] | None = None) -> Any:
+        """What a ``def`` answered; a coroutine is awaited. ``goes_on_here``: is called in the thread where it is."""
+        if not is_awaitable(answer):
+            return answer
+
+        def start(_coroutine: Coroutine) -> Any:
+            if goes_on_here is not None:
+                goes_on_here()
+            return answer
+
+        return self._apart(start)
 
     # --- from within the loop -----------------------------------------------------------------------------------------
 
@@ -151,6 +159,10 @@ class _Next:
 
     def __exit__(self, *_how: object) -> None:
         self._why = "the interceptor has returned"
+
+    def goes_on_here(self) -> None:
+        """What the interceptor returned is awaited in the thread that calls this, which is its own from now on."""
+        self._thread = threading.get_ident()
 
     def __call__(self, ctx: Any) -> Any:
         if self._why is not None:
