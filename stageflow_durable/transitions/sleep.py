@@ -20,8 +20,10 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 def is_asleep(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, and nothing but its time wakes it."""
-    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME
+    """Whether the strand sleeps, and nothing but its time wakes it. An attempt that waits for its retry does not,
+    though its stage may be a sleep since.
+    """
+    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME and not row.attempt
     return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_sleep
 
 

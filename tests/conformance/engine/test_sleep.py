@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import func, select
 
-from stageflow_durable import Pipeline, RetryPolicy, RunStatus, Submission
+from stageflow_durable import Pipeline, RetryPolicy, RunStatus, StageOutput, Submission
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.errors import DefinitionError, StoreUnavailable, UnknownRun
 from stageflow_durable.model.status import ParkReason, StageState, WaitingFor
@@ -265,6 +265,29 @@ def test_a_sleep_ends_as_its_run_knows_it_while_no_live_worker_knows_the_newest(
     engine.crew = [old]
     engine.drain(DAYS + timedelta(minutes=10))
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
+def test_a_stage_that_waits_for_its_retry_and_is_a_sleep_by_now_sleeps_from_then_on(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    def graph(nap: Callable[[Pipeline[Any, Any]], Pipeline[Any, Any]]) -> Pipeline[Any, Any]:
+        begun = nap(Pipeline[Any, Any]("line").stage("a", acts.stage))
+        return begun.stage("b", acts.stage, after="a").stage("z", acts.stage, after=("nap", "b"))
+
+    acts.play("nap", StageOutput.retry("later", after=600))
+    acts.play("b", StageOutput.retry("later", after=60))
+    engine = make_engine(graph(lambda line: line.stage("nap", acts.stage, after="a")))
+    handle = engine.enqueue("line", {})
+    engine.work()
+    engine.deploy(graph(lambda line: line.sleep("nap", DAYS, after="a")))
+    engine.advance(120)
+    engine.sweep()
+    engine.work()
+    assert "run.migrated" in [event.type for event in handle.history()]
+    began = engine.clock.time()
+    engine.drain(LONG)
+    assert (acts.log, handle.status()) == (["a", "nap", "b", "b", "z"], RunStatus.SUCCEEDED)
+    assert engine.clock.time() - began >= DAYS.total_seconds()
 
 
 # --- until ------------------------------------------------------------------------------------------------------------
