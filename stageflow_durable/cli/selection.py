@@ -55,7 +55,8 @@ def chosen(
     if run_ids and wanted.given:
         raise Misuse("name runs or filter them, not both")
     if run_ids:
-        return [find_run(operations, run_id) for run_id in dict.fromkeys(run_ids)][:limit]
+        found = (find_run(operations, run_id) for run_id in dict.fromkeys(run_ids))
+        return [*{run.run_id: run for run in found}.values()][:limit]  # a prefix may mean one that is named as well
     if not wanted.given:
         raise Misuse(f"name the runs to {verb}, or filter them: --status --park-reason --pipeline --client-id --since")
     return _filtered(operations, verb, wanted, min(MOST, limit or MOST))

@@ -14,7 +14,9 @@ log = logging.getLogger("stageflow.worker")
 
 
 class WorkerLifecycle:
-    """The engine's part in a worker. ``make``: a new :class:`Process`; ``after_death``: takes over from a child that ended."""
+    """The engine's part in a worker. ``make``: a new :class:`Process`; ``after_death``: takes over from a child that
+    ended.
+    """
 
     def __init__(self, make: Callable[[], Process], after_death: Callable[[int], object]) -> None:
         self._make = make

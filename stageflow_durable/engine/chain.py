@@ -7,6 +7,7 @@ other side, which runs in a copy of the context; variables that are set there ar
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
@@ -104,11 +105,21 @@ class _Attempt:
                 raise
         one, _kind = self._links[place]
         with _Next(one, ctx, lambda given: self._call(place + 1, given)) as call_next:
-            return _checked(one, self._ended(one.around(ctx, call_next)))
+            return _checked(one, self._ended(one.around(ctx, call_next), call_next.goes_on_here))
 
-    def _ended(self, answer: Any) -> Any:
-        """The result of a ``def``; if it returned an awaitable, the result of awaiting it."""
-        return self._apart(lambda _coroutine: answer) if is_awaitable(answer) else answer
+    def _ended(self, answer: Any, goes_on_here: Callable[[], None] | None = None) -> Any:
+        """The result of a ``def``; if it returned an awaitable, the result of awaiting it. ``goes_on_here`` is called in
+        the thread that awaits it.
+        """
+        if not is_awaitable(answer):
+            return answer
+
+        def start(_coroutine: Coroutine) -> Any:
+            if goes_on_here is not None:
+                goes_on_here()
+            return answer
+
+        return self._apart(start)
 
     # --- from within the loop -----------------------------------------------------------------------------------------
 
@@ -137,11 +148,14 @@ class _Attempt:
 
 
 class _Next:
-    """``call_next`` of one interceptor. It can be called once, and not after the interceptor has returned."""
+    """``call_next`` of one interceptor. It can be called once, in the interceptor's own thread, and not after it has
+    returned.
+    """
 
     def __init__(self, one: Any, ctx: Any, call: Callable[[Any], Any]) -> None:
         self._said = ctx.run_id, f"call_next(ctx) in interceptor {one.name}"
         self._call = call
+        self._thread = threading.get_ident()
         self._why: str | None = None
 
     def __enter__(self) -> Self:
@@ -150,9 +164,15 @@ class _Next:
     def __exit__(self, *_how: object) -> None:
         self._why = "the interceptor has returned"
 
+    def goes_on_here(self) -> None:
+        """What the interceptor returned is awaited in the thread that calls this, which is its own from now on."""
+        self._thread = threading.get_ident()
+
     def __call__(self, ctx: Any) -> Any:
         if self._why is not None:
             raise NotAllowedInStage(*self._said, self._why)
+        if threading.get_ident() != self._thread:  # no timeout would end the body there, and nobody wait for its end
+            raise NotAllowedInStage(*self._said, "it was called in another thread; call it in the interceptor's own")
         self._why = "an attempt is one call of the body; return StageOutput.retry(…) for another"
         return self._call(ctx)
 

@@ -227,20 +227,25 @@ class Executor:
         """Ask a sleep's function until when. It is no body: its error parks the run as a bug, and no interceptor wraps
         it.
         """
-        services = Services(self._store, work, is_async=body.is_async(spec.runner))
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), asks_until=True)
         try:
             ctx = services.context.run(body.stage_context, work, outputs, services)
-            called = body.run_stage(body.call, spec.runner, ctx, services, None)
-            until = moment_of(called, self._world.clock.time())
         except AWAY:
             raise
         except BaseException as error:
             if is_end_of_process(error):
                 raise
-            services.abandon()
+            called = body.Called(error=error, called=False)
+        else:
+            called = body.run_stage(body.call, spec.runner, ctx, services, None)
+        services.abandon()
+        try:
+            until = moment_of(called, self._world.clock.time())
+        except BaseException as error:  # the function's own, also where it says that a database is away
+            if is_end_of_process(error):
+                raise
             failed = unanswered(error)
             return saved(work, failed, lambda this: self._save(work, outputs, this, services, None, _never), mistake)[0]
-        services.abandon()
         return self._commit(work, lambda: self._store.sleep(work, until, services.asked_for()))
 
     def _tell_end(

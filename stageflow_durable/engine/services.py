@@ -68,7 +68,9 @@ class Services:
     were saved, by stage; ``result_type``: of the run, while its last stage is at work.
     """
 
-    def __init__(self, store: Store, work: Work, *, is_async: bool) -> None:
+    def __init__(self, store: Store, work: Work, *, is_async: bool, asks_until: bool = False) -> None:
+        """``asks_until``: of a sleep, whose function is asked until when and has no outcome of its own."""
+        self._asks_until = asks_until
         self._store = store
         self._work = work
         self._is_async = is_async
@@ -88,21 +90,31 @@ class Services:
 
     def session(self) -> Any:
         """A session in the transaction that will save the outcome."""
+        self._require_outcome("session")
         if self._is_async:
-            raise self._refused("the stage is async def; make it def")
-        if self._over:
-            raise self._refused("the stage is over; a thread of it still runs")
+            raise self._refused("session", "the stage is async def; make it def")
+        self._require_going("session")
         if self.place.holder is None:
             self.place.holder = SessionHolder(self._store.database)
         return self.place.holder.session
 
-    def _refused(self, why: str) -> NotAllowedInStage:
-        return NotAllowedInStage(self._work.run.id, f"ctx.session in stage {self._work.stage}", why)
+    def _require_outcome(self, asked: str) -> None:
+        if self._asks_until:
+            raise self._refused(asked, "the stage is a sleep; it only says until when")
+
+    def _require_going(self, asked: str) -> None:
+        """Refuse what would come to nothing: a thread of the body still runs, or an observer asks."""
+        if self._over:
+            raise self._refused(asked, "the stage is over")
+
+    def _refused(self, asked: str, why: str) -> NotAllowedInStage:
+        return NotAllowedInStage(self._work.run.id, f"ctx.{asked} in stage {self._work.stage}", why)
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Keep an event of the body's; what cannot be saved, or would pass for the engine's or a person's, is refused
         here, where the body can see it.
         """
+        self._require_going("emit")
         own_event(event, data)
         # The history is for people: what a model does not show, it does not show there.
         self.events.append((event, decode(encode(dict(data)), shown=True)))
@@ -130,10 +142,13 @@ class Services:
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""
+        self._require_going("on_cleanup")
         self._cleanups.append(action)
 
     def on_end(self, action: Observer) -> None:
         """Remember whom to tell how the attempt ended."""
+        self._require_outcome("on_end")
+        self._require_going("on_end")
         self.at_end.append(action)
 
     def close(self) -> None:

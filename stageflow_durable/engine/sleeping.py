@@ -23,7 +23,7 @@ def moment_of(called: Called, now: float) -> float:
     if not is_a(given, datetime) or given.tzinfo is None:
         raise TypeError(f"until= has to give an aware datetime, not {shown(given)}")
     until = given.timestamp()
-    if until - now > LONGEST:
+    if not until - now <= LONGEST:  # nor where it is no number
         raise ValueError(f"until= gave {shown(given)}, which lies more than ten years ahead")
     return until
 

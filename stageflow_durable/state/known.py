@@ -67,6 +67,11 @@ class _Unknown:
     def __bool__(self) -> bool:
         raise NotLoaded(Part.RUN)
 
+    def __add__(self, _other: object) -> Any:
+        raise NotLoaded(Part.RUN)
+
+    __rsub__ = __add__
+
 
 _UNKNOWN_RUN: RunFacts = RunFacts._make([_Unknown()] * len(RunFacts._fields))
 

@@ -10,11 +10,11 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, literal_column, select, text
+from sqlalchemy import Connection, func, literal_column, select, table, text
 
 from stageflow_durable.errors import SchemaAhead, SchemaBehind
 from stageflow_durable.state.database import Database, be_patient, translated
-from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
+from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE
 from stageflow_durable.state.migrations.standstill import living
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -131,8 +131,9 @@ def _step(connection: Connection, script: Any, *, empty: bool) -> Step:
 def _rows(connection: Connection, name: str) -> int:
     """About how many rows a table has, without counting them."""
     if connection.dialect.name == "sqlite":
-        table = metadata.tables[f"{PREFIX}{name}"]
-        return int(connection.execute(select(func.max(literal_column("rowid"))).select_from(table)).scalar() or 0)
+        # By its name alone: whoever asks need not have loaded what the tables are.
+        rows = table(f"{PREFIX}{name}")
+        return int(connection.execute(select(func.max(literal_column("rowid"))).select_from(rows)).scalar() or 0)
     return int(connection.execute(_ABOUT, {"name": f"{PREFIX}{name}"}).scalar_one())
 
 

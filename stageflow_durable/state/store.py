@@ -344,7 +344,7 @@ class Store(Owning):
         return [change.nudges for change in self._do(act)]
 
     def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
-        needs = (Part.STRANDS, Part.SAVED)
+        needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
         wake = partial(waking.wake, strand=place.strand, gen=place.gen)
         return transact(connection, place.run, wake, self._audit, needs=needs)
 

@@ -26,7 +26,7 @@ from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
-from stageflow_durable.transitions.resolve import end, go_backward, stop, withdraw_pivot
+from stageflow_durable.transitions.resolve import end, go_backward, set_activity, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
 
@@ -176,6 +176,7 @@ def resume(facts: Facts, order: Order) -> Change:
     draft = _ordered(facts, order)
     _permit(draft, order)
     _go_forward(draft)
+    set_activity(draft)
     return draft.done()
 
 
@@ -247,6 +248,7 @@ def settle(facts: Facts, order: Order, stage: str, delta: str | None) -> Change:
     else:
         _go_forward(draft, but=row.strand)
         advance(draft, row.strand, stage)
+    set_activity(draft)
     return draft.done()
 
 

@@ -20,8 +20,10 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 def is_asleep(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, so that only its time wakes it."""
-    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME
+    """Whether the strand sleeps, so that only its time wakes it. An attempt that waits for its retry does not sleep, even
+    if its stage has become a sleep since.
+    """
+    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME and not row.attempt
     return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_sleep
 
 
@@ -33,8 +35,8 @@ def fall_asleep(draft: Draft, strand: str) -> bool:
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_sleep:
         return False
-    # A run that has not begun anything has stood here since it was accepted.
-    since = draft.run.created_at if draft.run.status is RunStatus.PENDING else draft.clock
+    # A stage that nothing comes before, and a run that has not begun anything, have stood here since the run was accepted.
+    since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
     if planned.sleeps is not None:
         _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)
     elif planned.until is not None:
@@ -49,6 +51,19 @@ def sleep_on(draft: Draft, row: StrandRow) -> bool:
     if not draft.plan.by_name[row.stage].is_sleep or row.first_at is None or row.delay is None:
         return False
     _sleep(draft, row.strand, row.first_at, row.first_at + row.delay, row.delay)
+    return True
+
+
+def sleep_to_its_moment(draft: Draft, row: StrandRow) -> bool:
+    """Let a strand that sleeps until a moment sleep on where that lies ahead: a clock that was set back moves the times
+    of waits along, which suits one that sleeps for so long. False: its sleep is over.
+    """
+    if draft.plan.by_name[row.stage].sleeps is not None or row.first_at is None or row.delay is None:
+        return False
+    until = row.first_at + row.delay
+    if until <= draft.clock:
+        return False
+    draft.wait(row.strand, WaitingFor.TIME, until)
     return True
 
 
@@ -69,6 +84,7 @@ def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Ch
 
 
 def _sleep(draft: Draft, strand: str, since: float, until: float, seconds: float) -> None:
-    draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, first_at=since, delay=seconds)
+    # Without a count of messages: what waits with one was handed back, and any worker that joins wakes it.
+    draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, nudges=0, first_at=since, delay=seconds)
     draft.emit("stage.asleep", stage=draft.strand(strand).stage, strand=strand, until=until)
     set_activity(draft)

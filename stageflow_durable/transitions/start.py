@@ -73,15 +73,20 @@ def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refu
         return hand_back(draft, row)  # else an old worker would drop stages that the run was accepted with
     why = why_not(draft, plan)
     if why is None:
-        draft.change(definition=plan.digest, version=plan.version)
-        draft.emit("run.migrated", definition=plan.digest, version=plan.version)
-        draft.plan = plan
+        move_to(draft, plan)
         return None
     # In a rolling deploy old workers meet new runs, and new workers old ones: only the newest definition may park.
     if not _is_newest(draft.facts, plan.digest):
         return hand_back(draft, row)
     stop(draft, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
     return Refused(Refusal.PARKED)
+
+
+def move_to(draft: Draft, plan: Plan) -> None:
+    """From here on the run goes by ``plan``."""
+    draft.change(definition=plan.digest, version=plan.version)
+    draft.emit("run.migrated", definition=plan.digest, version=plan.version)
+    draft.plan = plan
 
 
 def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refused | None:

@@ -14,7 +14,8 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
-from stageflow_durable.transitions.sleep import is_asleep
+from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
+from stageflow_durable.transitions.start import move_to, why_not
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -30,7 +31,7 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
         return None  # another sweep woke it since the scan, and it waits again
     draft = Draft(facts)
     if is_asleep(facts.plan, row):
-        return _end_sleep(draft, row)
+        return draft.done() if sleep_to_its_moment(draft, row) else _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
     if is_handed_back(row):  # no event: it may be offered again for days
         draft.publish(strand, offer_mark(draft.clock))
@@ -45,12 +46,23 @@ def _end_sleep(draft: Draft, row: StrandRow) -> Change:
     if draft.is_late:
         stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
         return draft.done()
+    _follow_newest(draft)
     draft.save(row.stage, None, schema=draft.plan.schema)
     draft.set_strand(row.strand, **AWAKE)
     draft.emit("stage.woken", stage=row.stage, strand=row.strand)
     draft.change(status=RunStatus.RUNNING)
     advance(draft, row.strand, row.stage)
     return draft.done()
+
+
+def _follow_newest(draft: Draft) -> None:
+    """What comes next is said by the newest definition, as for a stage that begins, where a live worker knows it: once
+    behind the sleep, the run could not go on under one that has added a stage there.
+    """
+    newest = draft.facts.newest
+    known = newest.digest != draft.run.definition and newest.digest in draft.facts.roster.digests
+    if known and why_not(draft, newest) is None:
+        move_to(draft, newest)
 
 
 def published_again(facts: Facts, strand: str, gen: int, published_at: float | None, nudges: int) -> Change | None:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
 
-from stageflow_durable.state.schema import upgrade
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.schema import config, upgrade
 from tests.cli.terminal import Terminal
 from tests.services.process import Processes
 
@@ -96,6 +98,24 @@ def test_before_the_schema_is_there_every_command_says_how_to_make_it(stageflow:
     again = stageflow("db", "upgrade")
     assert (again.returncode, again.stdout.endswith("nothing to do\n")) == (0, True)
     assert stageflow("db", "current").returncode == 0
+
+
+def test_what_an_upgrade_of_a_database_of_before_does_is_told_and_then_done(
+    stageflow: Stageflow, database_url: str
+) -> None:
+    before = Database(database_url)
+    with before.transaction() as connection:
+        made = config()
+        made.attributes["connection"] = connection
+        command.upgrade(made, "0006")
+    before.dispose()
+    planned = stageflow("db", "upgrade", "--dry-run")
+    assert (planned.returncode, planned.stderr) == (0, "")
+    assert planned.stdout.startswith("schema 0006 → 0")
+    assert "no worker may be at work; none is" in planned.stdout
+    assert stageflow("db", "current").returncode == 1
+    done = stageflow("db", "upgrade")
+    assert (done.returncode, stageflow("db", "current").returncode) == (0, 0)
 
 
 @on_sqlite

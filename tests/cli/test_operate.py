@@ -50,6 +50,13 @@ def test_cancel_says_what_it_did_and_carries_reason_actor_and_the_version_it_rea
     assert engine.calls[0].given == {"reason": "duplicate", "actor": "ann@ops", "op_version": 3}
 
 
+def test_a_run_that_is_named_twice_in_two_ways_is_cancelled_once(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [running(1)]
+    result = invoke("cancel", "01J9F2QZ7KXV", engine.held[0].run_id, "--reason", "duplicate")
+    assert (result.exit_code, result.stdout) == (0, "01J9F2QZ7KXV  running → cancelled (undo: release)\n")
+    assert len(engine.calls) == 1
+
+
 def test_the_actor_is_user_at_host_unless_said(
     invoke: Invoke, engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
 ) -> None:

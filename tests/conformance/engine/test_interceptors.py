@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -63,6 +64,43 @@ def runs(engine: InProcessEngine, given: Any = None) -> Any:
 
 
 # --- around -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["joined", "left"])
+def test_a_body_is_not_called_in_a_thread_of_an_interceptor(make_engine: MakeEngine, acts: Acts, waits: bool) -> None:
+    def around(ctx: Any, call_next: Any) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(call_next, ctx)
+            return asked.result() if waits else StageOutput.ok("beside it")
+
+    engine = make_engine(acts.line("a"), interceptors=[Wrap(around)])
+    handle = runs(engine)
+    run = handle.describe()
+    assert acts.log == []
+    if waits:
+        assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.BUG)
+        assert "it was called in another thread" in (run.error or "")
+    else:
+        assert handle.outputs() == {"a": "beside it"}
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda ctx: ctx.emit("shop.late"),
+        lambda ctx: ctx.on_end(lambda _end: None),
+        lambda ctx: ctx.on_cleanup(lambda: None),
+    ],
+    ids=["emit", "on_end", "on_cleanup"],
+)
+def test_what_an_observer_asks_of_the_attempt_comes_too_late_and_is_refused(
+    make_engine: MakeEngine, acts: Acts, ask: Callable[[Any], None]
+) -> None:
+    engine = make_engine(acts.line("a"), observers=[lambda end: ask(end.ctx)])
+    handle = runs(engine)
+    assert handle.status() is RunStatus.SUCCEEDED
+    [event] = [event for event in handle.history() if event.type == "observer.failed"]
+    assert "the stage is over" in event.data["error"]
 
 
 def test_they_nest_by_priority_and_then_as_given(make_engine: MakeEngine, acts: Acts) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from math import nan
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import func, select
 
-from stageflow_durable import Pipeline, RunStatus, Submission
+from stageflow_durable import Pipeline, RetryPolicy, RunStatus, StageOutput, Submission
 from stageflow_durable.engine.handle import RunHandle
-from stageflow_durable.errors import DefinitionError, UnknownRun
+from stageflow_durable.errors import DefinitionError, StoreUnavailable, UnknownRun
 from stageflow_durable.model.status import ParkReason, StageState, WaitingFor
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.testing import Crash, InProcessEngine
-from tests.conformance.engine.acts import Acts
+from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
 DAYS = timedelta(days=3)
@@ -28,6 +29,17 @@ class Timeless:
 
     def __repr__(self) -> str:
         raise ValueError("never")
+
+
+class Numberless(datetime):
+    """A moment whose number is none."""
+
+    def timestamp(self) -> float:
+        return nan
+
+
+def fails(error: Exception) -> None:
+    raise error
 
 
 def around(acts: Acts, *, name: str = "line", **options: Any) -> Pipeline[Any, Any]:
@@ -91,6 +103,24 @@ def test_workers_that_die_and_messages_that_are_lost_do_not_wake_it(engine: InPr
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
 
 
+def test_a_worker_that_joins_does_not_wake_a_sleep_whose_first_message_was_lost(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(Pipeline[Any, Any]("line").sleep("nap", DAYS).stage("b", acts.stage))
+    handle = engine.enqueue("line", {})
+    engine.messages.lose_all()
+    engine.advance(5)
+    engine.sweep()
+    engine.work()
+    due = handle.describe().stage("nap").wake_at
+    assert due is not None
+    engine.crew = [engine.hired()]
+    engine.advance(60)
+    engine.sweep()
+    engine.work()
+    assert (acts.log, handle.describe().stage("nap").wake_at) == ([], due)
+
+
 @pytest.mark.parametrize("end", ["cancel", "compensate", "deadline"])
 def test_a_run_that_is_stopped_while_it_sleeps_undoes_what_it_did(
     engine: InProcessEngine, acts: Acts, end: str
@@ -131,6 +161,21 @@ def test_a_run_without_undos_that_is_resumed_wakes_when_it_would_have(make_engin
     assert handle.status() is RunStatus.SUCCEEDED
 
 
+def test_a_run_that_is_resumed_with_work_beside_its_sleep_is_running_and_not_waiting(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    graph = Pipeline[Any, Any]("line", on_failure="park").stage("a", acts.stage).sleep("a-nap", DAYS, after="a")
+    engine = make_engine(graph.stage("b", acts.stage, after="a", retry=RetryPolicy(max_attempts=1)))
+    acts.play("b", FAILS("no"))
+    handle = engine.enqueue("line", {})
+    engine.work()
+    assert handle.status() is RunStatus.PARKED
+    resumed = engine.resume(handle.run_id, reason="go on", actor="ann")
+    assert resumed.status is RunStatus.RUNNING
+    engine.work()
+    assert handle.status() is RunStatus.WAITING
+
+
 def test_a_sleep_may_come_first_and_last_and_its_run_has_the_result_of_its_last_body(
     make_engine: MakeEngine,
 ) -> None:
@@ -146,6 +191,20 @@ def test_a_sleep_may_come_first_and_last_and_its_run_has_the_result_of_its_last_
     engine.drain(LONG)
     assert handle.result() == Parcel(number=7)
     assert engine.clock.time() - began == pytest.approx(7200, abs=5)
+
+
+def test_a_sleep_that_comes_first_beside_work_sleeps_since_the_run_was_accepted(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    graph = Pipeline[Any, Any]("line").stage("a", acts.stage, after=()).sleep("nap", DAYS, after=())
+    engine = make_engine(graph.stage("z", acts.stage, after=("a", "nap")))
+    accepted = engine.clock.time()
+    handle = engine.enqueue("line", {})
+    engine.advance(3600)
+    engine.work()
+    due = handle.describe().stage("nap").wake_at
+    assert due is not None
+    assert due.timestamp() == pytest.approx(accepted + DAYS.total_seconds(), abs=1)
 
 
 def test_a_pipeline_may_only_sleep(make_engine: MakeEngine) -> None:
@@ -180,6 +239,57 @@ def test_a_fork_sleeps_anew_where_it_begins_at_the_sleep_and_not_where_it_was_sl
     assert acts.log == ["a", "b", "b", "b"]
 
 
+def test_a_stage_that_is_added_behind_a_sleep_is_reached_by_runs_that_sleep(
+    engine: InProcessEngine, acts: Acts
+) -> None:
+    handle = asleep(engine)
+    due = handle.describe().stage("nap").wake_at
+    longer = acts.line("a").sleep("nap", 2 * DAYS).stage("new", acts.stage).stage("b", acts.stage)
+    engine.deploy(longer)
+    assert list(engine.check()) == []
+    assert due is not None
+    engine.drain(LONG)
+    assert (acts.log, handle.status()) == (["a", "new", "b"], RunStatus.SUCCEEDED)
+    woken = next(event.at for event in handle.history() if event.type == "stage.woken")
+    assert woken.timestamp() == pytest.approx(due.timestamp(), abs=5)
+
+
+def test_a_sleep_ends_as_its_run_knows_it_while_no_live_worker_knows_the_newest(
+    engine: InProcessEngine, acts: Acts
+) -> None:
+    handle = asleep(engine)
+    old = engine.crew[0]
+    engine.deploy(acts.line("a").sleep("nap", DAYS).stage("new", acts.stage).stage("b", acts.stage))
+    for worker in engine.crew:
+        worker.owner.retire()
+    engine.crew = [old]
+    engine.drain(DAYS + timedelta(minutes=10))
+    assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
+def test_a_stage_that_waits_for_its_retry_and_is_a_sleep_by_now_sleeps_from_then_on(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    def graph(nap: Callable[[Pipeline[Any, Any]], Pipeline[Any, Any]]) -> Pipeline[Any, Any]:
+        begun = nap(Pipeline[Any, Any]("line").stage("a", acts.stage))
+        return begun.stage("b", acts.stage, after="a").stage("z", acts.stage, after=("nap", "b"))
+
+    acts.play("nap", StageOutput.retry("later", after=600))
+    acts.play("b", StageOutput.retry("later", after=60))
+    engine = make_engine(graph(lambda line: line.stage("nap", acts.stage, after="a")))
+    handle = engine.enqueue("line", {})
+    engine.work()
+    engine.deploy(graph(lambda line: line.sleep("nap", DAYS, after="a")))
+    engine.advance(120)
+    engine.sweep()
+    engine.work()
+    assert "run.migrated" in [event.type for event in handle.history()]
+    began = engine.clock.time()
+    engine.drain(LONG)
+    assert (acts.log, handle.status()) == (["a", "nap", "b", "b", "z"], RunStatus.SUCCEEDED)
+    assert engine.clock.time() - began >= DAYS.total_seconds()
+
+
 # --- until ------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +299,21 @@ def test_until_a_moment(make_engine: MakeEngine, acts: Acts, moment: Callable[[I
     engine.deploy(around(acts, until=at))
     handle = asleep(engine)
     assert handle.describe().stage("nap").wake_at == at
+    engine.drain(LONG)
+    assert handle.status() is RunStatus.SUCCEEDED
+    assert engine.clock.time() >= at.timestamp()
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["a datetime", "a function"])
+def test_until_a_moment_also_where_the_clock_is_set_back_meanwhile(
+    make_engine: MakeEngine, acts: Acts, moment: Callable[[InProcessEngine], datetime], asked: bool
+) -> None:
+    engine = make_engine(Pipeline[Any, Any]("other").stage("x", acts.stage))
+    at = moment(engine)
+    engine.deploy(around(acts, until=(lambda _ctx: at) if asked else at))
+    handle = asleep(engine)
+    engine.advance(3600)
+    assert engine.store.move_times(-1800.0, 60.0, 10.0)  # as if it had been
     engine.drain(LONG)
     assert handle.status() is RunStatus.SUCCEEDED
     assert engine.clock.time() >= at.timestamp()
@@ -235,6 +360,8 @@ def test_until_what_an_async_function_says(make_engine: MakeEngine, acts: Acts) 
         (lambda: datetime(2030, 1, 1), "until= has to give an aware datetime"),  # that is the mistake
         (lambda: datetime(9990, 1, 1, tzinfo=UTC), "more than ten years ahead"),
         (Timeless, "until= has to give an aware datetime"),
+        (lambda: Numberless(2030, 1, 1, tzinfo=UTC), "more than ten years ahead"),
+        (lambda: fails(StoreUnavailable("the database of the calendar is away")), "the calendar is away"),
     ],
 )
 def test_a_function_that_does_not_say_until_when_parks_the_run_and_is_asked_again_on_resume(
@@ -251,6 +378,24 @@ def test_a_function_that_does_not_say_until_when_parks_the_run_and_is_asked_agai
     engine.resume(handle.run_id, reason="mended", actor="ann")
     engine.drain()
     assert (acts.log, handle.status()) == (["a", "b"], RunStatus.SUCCEEDED)
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda ctx: ctx.session, lambda ctx: ctx.on_end(lambda _end: None)], ids=["session", "on_end"]
+)
+def test_a_function_that_asks_for_what_only_a_body_has_is_told_and_parks_the_run(
+    make_engine: MakeEngine, acts: Acts, ask: Callable[[Any], Any]
+) -> None:
+    def until(ctx: Any) -> datetime:
+        ask(ctx)
+        return datetime(1970, 1, 1, tzinfo=UTC)
+
+    engine = make_engine(around(acts, until=until))
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    run = handle.describe()
+    assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.BUG)
+    assert "it only says until when" in (run.error or "")
 
 
 def test_a_worker_that_dies_while_it_is_asked_is_followed_by_another(make_engine: MakeEngine, acts: Acts) -> None:

@@ -240,6 +240,39 @@ def test_a_def_may_hand_on_what_has_to_be_awaited(call: Call) -> None:
     assert call([Hands()], pays).value == StageOutput.ok("awaited")
 
 
+def test_what_a_def_hands_on_may_call_the_body_where_it_is_awaited(call: Call) -> None:
+    class Hands(Wraps):
+        def around(self, ctx: Any, call_next: Any) -> Any:
+            async def rest() -> StageOutput:
+                output: StageOutput = call_next(ctx)
+                return output
+
+            return rest()
+
+    called = call([Hands("h")], lambda _ctx: 1)
+    assert (called.error, called.value) == (None, StageOutput.ok(1))
+
+
+def test_the_body_is_not_called_in_a_thread_of_an_interceptor(call: Call) -> None:
+    refused: list[BaseException] = []
+
+    class Apart(Wraps):
+        def elsewhere(self, ctx: Any, call_next: Any) -> None:
+            try:
+                call_next(ctx)
+            except NotAllowedInStage as error:
+                refused.append(error)
+
+        def around(self, ctx: Any, call_next: Any) -> Any:
+            thread = threading.Thread(target=self.elsewhere, args=(ctx, call_next))
+            thread.start()
+            thread.join()
+            return super().around(ctx, call_next)
+
+    called = call([Apart("p")], lambda _ctx: 1)
+    assert (called.error, called.value, len(refused)) == (None, StageOutput.ok(1), 1)
+
+
 def test_a_def_body_that_answers_a_coroutine_is_awaited(call: Call) -> None:
     def hands(ctx: Any) -> Any:
         return pays_async(ctx)
