@@ -108,8 +108,8 @@ class _Attempt:
             return _checked(one, self._ended(one.around(ctx, call_next), call_next.goes_on_here))
 
     def _ended(self, answer: Any, goes_on_here: Callable[[], None] | None = None) -> Any:
-        """The result of a ``def``; if it returned an awaitable, the result of awaiting it. ``goes_on_here`` is called in
-        the thread that awaits it.
+        """The result of a ``def``; if it returned an awaitable, the result of awaiting it. The thread that awaits it
+        calls ``goes_on_here``.
         """
         if not is_awaitable(answer):
             return answer

@@ -199,6 +199,8 @@ class Operations(OperatorVerbs):
         self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
     ) -> Iterator[Checked]:
         """Check the chains of events, of all runs or of these, against ``heads`` from before as well."""
+        if isinstance(run_ids, str):
+            raise InvalidInput("audit", [f'run_ids: a list of ids, as in ["{run_ids}"], not text'])
         full = None if run_ids is None else [self.store.full_id(run_id) for run_id in run_ids]
         return self.store.audit(full, heads or {})
 

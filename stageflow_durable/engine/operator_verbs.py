@@ -261,10 +261,11 @@ class OperatorVerbs:
 
 
 def _require_account(verb: str, reason: str, actor: str) -> None:
+    given: dict[str, Any] = {"reason": reason, "actor": actor}  # whatever a program says
     missing = [
-        f"{name}: say it; it goes into the audit"
-        for name, value in (("reason", reason), ("actor", actor))
-        if not value.strip()
+        f"{name}: say it, as text; it goes into the audit"
+        for name, value in given.items()
+        if not (isinstance(value, str) and value.strip())
     ]
     if missing:
         raise InvalidInput(verb, missing)

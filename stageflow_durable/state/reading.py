@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from stageflow_durable.errors import InvalidInput
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
@@ -146,7 +147,9 @@ class Reading:
         return self._see(lambda c: views.facts(c, run_id))
 
     def full_id(self, prefix: str) -> str:
-        """The run that a prefix names."""
+        """The run that a prefix names. Raises UnknownRun, InvalidInput for what is no text."""
+        if not isinstance(prefix, str):
+            raise InvalidInput("run", [f"run_id: {type(prefix).__name__} given; a run's id is text"])
         return self._see(lambda c: views.full_id(c, prefix))
 
     def run(self, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:

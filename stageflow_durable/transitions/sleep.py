@@ -20,8 +20,8 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 def is_asleep(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, so that only its time wakes it. An attempt that waits for its retry does not sleep, even
-    if its stage has become a sleep since.
+    """Whether the strand sleeps, so that only its time wakes it. An attempt that waits for its retry does not sleep,
+    even if its stage has become a sleep since.
     """
     waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.TIME and not row.attempt
     return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_sleep
@@ -35,7 +35,7 @@ def fall_asleep(draft: Draft, strand: str) -> bool:
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_sleep:
         return False
-    # A stage that nothing comes before, and a run that has not begun anything, have stood here since the run was accepted.
+    # What nothing comes before has stood here since the run was accepted, and so has a run that has not begun anything.
     since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
     if planned.sleeps is not None:
         _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)

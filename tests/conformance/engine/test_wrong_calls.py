@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -70,3 +71,36 @@ def test_given_a_step_without_a_name_then_the_saga_and_the_way_to_add_it_are_nam
     step: Any = 7
     with pytest.raises(ConfigurationError, match=r"SagaOrchestrator 'trip': step 7 has no name; .*\.step\(name"):
         SagaOrchestrator("trip", step)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, b"R", ["R"]])
+def test_given_an_id_that_is_no_text_then_each_call_says_so(engine: InProcessEngine, wrong: Any) -> None:
+    calls: list[Callable[[], object]] = [
+        lambda: engine.handle(wrong),
+        lambda: engine.run(wrong),
+        lambda: engine.history(wrong),
+        lambda: engine.cancel(wrong, reason="why", actor="me"),
+        lambda: list(engine.audit([wrong])),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidInput, match="run_id: .* given; a run's id is text"):
+            call()
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "", " "])
+def test_given_a_reason_or_an_actor_that_says_nothing_then_the_verb_says_so(
+    engine: InProcessEngine, wrong: Any
+) -> None:
+    handle = engine.enqueue("line", {})
+    for said in ({"reason": wrong, "actor": "me"}, {"reason": "why", "actor": wrong}):
+        with pytest.raises(InvalidInput, match="say it, as text"):
+            engine.cancel(handle.run_id, **said)
+    engine.drain()
+
+
+def test_given_one_id_to_audit_instead_of_a_list_then_it_is_not_taken_apart(engine: InProcessEngine) -> None:
+    run = engine.enqueue("line", {}).run_id
+    engine.drain()
+    with pytest.raises(InvalidInput, match="run_ids: a list of ids"):
+        engine.audit(run)
+    assert [checked.run_id for checked in engine.audit([run])] == [run]
