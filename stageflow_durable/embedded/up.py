@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
@@ -120,13 +121,19 @@ def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) ->
 
 
 def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, out: Say) -> int:
+    gone = False
     try:
         ended = supervisor.run(stop.event, lock.stood)
         if ended:
             out("stopping: stages that run may finish; Ctrl-C again kills at once, and the next up carries on")
         return 0 if ended else 1
+    except FileNotFoundError as error:  # a part of the home is deleted before its lock is
+        gone = error.filename is not None and home.root in Path(error.filename).parents
+        if not gone:
+            raise
+        return 1
     finally:
-        gone = not lock.stands
+        gone = gone or not lock.stands
         if gone:
             out(f"{home.root} was deleted or replaced while it was in use: everything is stopped; start again")
         supervisor.stop(lambda: stop.hurry or gone)  # what they would still save has no place

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from stageflow_durable.settings import load_settings
 from tests.cli.fakes import NOW, FakeApplication
 
 Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def quiet_loggers_speak_again() -> Iterator[None]:
+    """A command that needs no broker silences a logger: in a test its process lives on."""
+    logger = logging.getLogger("stageflow.accept")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture

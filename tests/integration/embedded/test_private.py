@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +19,7 @@ from stageflow_durable.embedded import Embedded, attach, start
 from stageflow_durable.embedded.attachment import stopped
 from stageflow_durable.embedded.home import Home
 from stageflow_durable.embedded.single import only_one
+from stageflow_durable.embedded.up import _supervise
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.schema import upgrade
@@ -161,6 +163,16 @@ def test_given_a_home_that_is_deleted_under_up_then_up_ends_with_one_line_and_le
     assert "Traceback" not in log
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert [line for line in left.splitlines() if str(shop / ".stageflow") in line] == []
+
+
+def test_given_a_home_of_which_a_part_is_gone_then_up_says_that_it_was_deleted(tmp_path: Path) -> None:
+    home, said = Home(tmp_path / "home"), list[str]()
+    supervisor = Mock(run=Mock(side_effect=FileNotFoundError(2, "gone", str(home.root / "log/beat.log"))))
+    assert _supervise(supervisor, Mock(), Mock(stands=True), home, said.append) == 1
+    assert said == [f"{home.root} was deleted or replaced while it was in use: everything is stopped; start again"]
+    supervisor.run.side_effect = FileNotFoundError(2, "gone", "/nowhere/of/ours")
+    with pytest.raises(FileNotFoundError):
+        _supervise(supervisor, Mock(), Mock(stands=True), home, said.append)
 
 
 @as_root
