@@ -124,14 +124,15 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
     gone = False
     try:
         ended = supervisor.run(stop.event, lock.stood)
-        if ended:
-            out("stopping: stages that run may finish; Ctrl-C again kills at once, and the next up carries on")
-        return 0 if ended else 1
     except FileNotFoundError as error:  # a part of the home is deleted before its lock is
         gone = error.filename is not None and home.root in Path(error.filename).parents
         if not gone:
             raise
         return 1
+    else:
+        if ended:
+            out("stopping: stages that run may finish; Ctrl-C again kills at once, and the next up carries on")
+        return 0 if ended else 1
     finally:
         gone = gone or not lock.stands
         if gone:
