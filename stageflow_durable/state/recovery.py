@@ -106,6 +106,9 @@ _NEXT_WAIT = Prepared(
             strand_table.c.wake_at > ago(_GRACE),
             strand_table.c.wake_at < UNTIL_CONFIRMED,
             or_(strand_table.c.wake_at > ago(0.0), ~_NO_MESSAGE),
+            # What was handed back is left to the sweeps: offered in an exact rhythm, which is that in which workers ask
+            # the broker, it would reach the same worker for ever.
+            strand_table.c.nudges == 0,
         )
     )
 )

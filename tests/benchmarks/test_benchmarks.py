@@ -318,7 +318,7 @@ def test_given_a_worker_when_it_does_four_times_as_much_then_it_holds_no_more_me
 def test_given_a_backlog_when_it_is_lost_or_due_or_asked_for_then_each_run_of_it_counts() -> None:
     with opened() as bench:
         with bench.backlog() as backlog:
-            rates = backlog.drain(80)
+            rates = backlog.drain(400)
             assert min(rates.before, rates.after) > 0
         with bench.backlog() as backlog:
             late = backlog.wait(40)

@@ -25,6 +25,12 @@ class Bench:
         self.database = MemoryDatabase(lambda: START)
         self.ways = {short: self._store(short) for short in (True, False)}
 
+    def forget_decisions(self) -> None:
+        """Decide anew what the stores have decided once for all runs of a place."""
+        for store in self.ways.values():
+            if store._unlocked is not None:
+                store._unlocked._recipes.clear()
+
     def _store(self, optimistic: bool) -> Store:
         store = Store(self.database, AUDIT_KEY, optimistic=optimistic)
         store._driver._connections = cast("Any", OneConnection(Own(self.database.raw, is_sqlite=True)))

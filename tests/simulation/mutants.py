@@ -35,6 +35,7 @@ from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import wake as _wake
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
+from tests.simulation.play import bench
 from tests.simulation.process import Worker
 
 # Names that these modules import are patched there, where no type checker expects them.
@@ -57,9 +58,11 @@ class Mutant:
 
     @contextmanager
     def planted(self) -> Iterator[None]:
-        """While the mistake is there."""
+        """While the mistake is there: what was decided before, or with it, is not remembered beyond that."""
         with ExitStack() as stack:
+            stack.callback(bench().forget_decisions)
             self.plant(stack)
+            bench().forget_decisions()
             yield
 
 

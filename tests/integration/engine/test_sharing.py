@@ -58,8 +58,8 @@ def test_two_applications_on_one_queue_are_done_in_seconds_and_the_log_and_the_r
     other = Engine("other", [line("other", 2)], **{**bare_site.settings, **settings})
     began = time.monotonic()
     runs = [run for _n in range(6) for run in (one.enqueue("three", {}), other.enqueue("other", {}))]
-    bare_site.at_rest(runs, within=30)
-    assert time.monotonic() - began < 30, "it was minutes when each hand-back put a run off for longer"
+    bare_site.at_rest(runs, within=60)
+    assert time.monotonic() - began < 60, "it was minutes when each hand-back put a run off for longer"
     told = "".join(worker.log() for worker in workers)
     assert "reached this worker, which does not know it" in told
     assert one.roster().engines_on("both") == ("lanes", "other")
