@@ -151,6 +151,7 @@ class _Checker:
         found = [
             *_chain(seen.events, self._keys),
             *_end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
+            *_beyond(seen.events, seen.run["seq"]),
         ]
         if run in self._exported:
             found += _end(seen.events, *self._exported[run], "the exported head")

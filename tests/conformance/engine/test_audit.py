@@ -52,6 +52,12 @@ def beheaded(connection: Connection, run: str) -> None:
     connection.execute(delete(events).where(_of(run, 1)))
 
 
+def rewound(connection: Connection, run: str) -> None:
+    """The run's row alone is again what it was after its third event."""
+    of_third = select(events.c.mac).where(_of(run, 3)).scalar_subquery()
+    connection.execute(update(runs).where(runs.c.id == run).values(seq=3, head=of_third))
+
+
 def paid_twice(connection: Connection, run: str) -> None:
     of_c = (checkpoints.c.run == run) & (checkpoints.c.stage == "c")
     connection.execute(update(checkpoints).where(of_c).values(delta='"twice"'))
@@ -109,6 +115,7 @@ def test_an_untouched_history_is_whole(engine: InProcessEngine, run: str) -> Non
         (deleted, r"events 3 to 3 are missing"),
         (reordered, r"event 3 \(.*\) does not follow event 2"),
         (cut_off, r"the run's row says \d+ events, the last there is 4: the end was cut off"),
+        (rewound, r"the run's row says 3 events, there are \d+: it was put back"),
         (beheaded, r"event 2 comes first and is not the beginning"),
     ],
     ids=lambda given: getattr(given, "__name__", ""),
