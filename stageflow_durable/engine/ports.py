@@ -20,10 +20,3 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Give back connections; the next use opens others."""
-
-
-class Gate(Protocol):
-    """Drops messages that are delivered twice before the database is asked."""
-
-    def claim(self, nudge_key: str, owner: str, ttl_ms: int) -> bool:
-        """False for a duplicate."""

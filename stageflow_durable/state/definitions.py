@@ -15,7 +15,6 @@ from stageflow_durable.state.tables import definitions
 
 _REGISTER = Prepared(lambda dialect: dialect.insert(definitions).values(registered_at=now()).on_conflict_do_nothing())
 _BODY = Prepared(select(definitions.c.body).where(definitions.c.digest == bindparam("digest")))
-_REGISTERED_AT = Prepared(select(definitions.c.registered_at).where(definitions.c.digest == bindparam("digest")))
 _NEWEST = Prepared(
     select(definitions.c.digest)
     .where(definitions.c.pipeline == bindparam("pipeline"))
@@ -50,12 +49,6 @@ def newest(connection: Connection, pipeline: str) -> str | None:
     """Digest of the definition that was registered last for a pipeline."""
     digest: str | None = _NEWEST.value(connection, pipeline=pipeline)
     return digest
-
-
-def is_older(connection: Connection, digest: str, than: str) -> bool:
-    """Whether a definition was registered before another."""
-    one, other = (_REGISTERED_AT.value(connection, digest=found) for found in (digest, than))
-    return one is not None and other is not None and float(one) < float(other)
 
 
 @lru_cache(maxsize=1024)

@@ -76,24 +76,6 @@ class _Unknown:
 _UNKNOWN_RUN: RunFacts = RunFacts._make([_Unknown()] * len(RunFacts._fields))
 
 
-def hinted(nudge: Nudge, hint: Hint, plan: Plan, clock: float) -> tuple[Facts, StrandRow]:
-    """A run and its strand, assuming that the hint still holds and the run is not late; the statement checks both."""
-    run = _UNKNOWN_RUN._replace(
-        id=nudge.run_id,
-        pipeline=plan.pipeline,
-        version=plan.version,
-        definition=plan.digest,
-        phase=Phase.FORWARD,
-        park_reason=None,
-        pivot_passed=False,
-        deadline=None,
-        updated_at=clock,
-        finished_at=None,
-    )
-    row = NEW_STRAND._replace(run=nudge.run_id, strand=nudge.strand, stage=hint.stage, gen=nudge.gen, queue=nudge.queue)
-    return facts_with(run, plan, clock, hint.seq, hint.head, row), row
-
-
 def begun_as_hinted(run_id: str, plan: Plan, at: float, seq: int, head: str, told: Mapping[str, Any]) -> RunFacts:
     """The run of a hint that held, as its begin left it. ``told``: what the database answered."""
     return RunFacts(
@@ -158,8 +140,23 @@ def any_untouched_like(row: StrandRow) -> StrandRow:
 
 
 def any_hinted(nudge: Nudge, hint: Hint, plan: Plan) -> tuple[Facts, StrandRow]:
-    """A run and its strand with slots, for all hints with the same definition and stage."""
-    return hinted(any_nudge_like(nudge), Hint(_SEQ, _HEAD, hint.definition, hint.stage), plan, _AT)
+    """Every run whose hint says the same of its strand, assuming that the hint still holds and the run is not late; the
+    statement checks both.
+    """
+    run = _UNKNOWN_RUN._replace(
+        id=_RUN,
+        pipeline=plan.pipeline,
+        version=plan.version,
+        definition=plan.digest,
+        phase=Phase.FORWARD,
+        park_reason=None,
+        pivot_passed=False,
+        deadline=None,
+        updated_at=_AT,
+        finished_at=None,
+    )
+    row = NEW_STRAND._replace(run=_RUN, strand=nudge.strand, stage=hint.stage, gen=_GEN, queue=nudge.queue)
+    return facts_with(run, plan, _AT, _SEQ, _HEAD, row), row
 
 
 def any_nudge_like(nudge: Nudge) -> Nudge:

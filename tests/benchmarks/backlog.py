@@ -140,7 +140,7 @@ class Backlog:
         while (finished := self._count()) < done + runs:
             if time.perf_counter() > began + PATIENCE or not worker.running:
                 raise RuntimeError(f"{done + runs - finished} runs are not finished:\n{worker.log()}")
-            time.sleep(LOOK_AGAIN)
+            time.sleep(LOOK_AGAIN)  # the database tells nobody when a run is finished
         return (finished - done) / (time.perf_counter() - began)
 
     def _count(self) -> int:

@@ -95,7 +95,7 @@ def test_given_a_child_that_is_busy_when_its_worker_holds_messages_in_advance_th
     site.running(first, "s1")
     runs = [client.enqueue("one", {}) for _ in range(AHEAD)]
     site.until(lambda: site.messages("starved") == 0, "all are held in advance")
-    time.sleep(STARVED_SECONDS)
+    time.sleep(STARVED_SECONDS)  # what is looked for is that nothing happens meanwhile
     sent_again = nudges(site)
     site.ledger.open("starved")
     site.at_rest([first, *runs])
