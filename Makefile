@@ -52,6 +52,11 @@ test: JOBS ?= 3
 test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 
+.PHONY: golden
+golden: $(STAMP) ## Record anew what each transaction of the protocol changes (tests/protocol/golden_changes.json)
+	@$(BIN)/python -m tests.protocol.golden > tests/protocol/golden_changes.json.new
+	@mv tests/protocol/golden_changes.json.new tests/protocol/golden_changes.json
+
 # The oldest versions that pyproject.toml allows, on SQLite and Valkey: the parts that touch other libraries.
 LOWEST := .lowest/.installed
 OLDEST := tests/unit tests/conformance tests/cli/test_for_real.py tests/integration/delivery tests/integration/engine/test_pools.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
@@ -44,7 +45,16 @@ def _branches(name: str, **options: Any) -> Line:
 
 DOUBTFUL = Line("doubtful").stage("a", nothing, compensate=nothing, on_unknown="compensate").stage("b", nothing)
 FORK, HALT = _branches("fork"), _branches("halt", on_compensation_failure="halt")
-PLANS = {pipeline.name: pipeline.plan for pipeline in (LINE, BARE, PIVOT, GUARDED, DOUBTFUL, FORK, HALT)}
+
+
+def _sleeping(name: str, **how: Any) -> Line:
+    return Line(name).stage("a", nothing, compensate=nothing).sleep("pause", **how).stage("b", nothing)
+
+
+ASLEEP = _sleeping("asleep", duration=timedelta(hours=1))
+RESTED = _sleeping("rested", until=datetime(2020, 1, 1, tzinfo=UTC))
+_ALL = (LINE, BARE, PIVOT, GUARDED, DOUBTFUL, ASLEEP, RESTED, FORK, HALT)
+PLANS = {pipeline.name: pipeline.plan for pipeline in _ALL}
 NO = Failure("no", "permanent", doubt=True)
 
 

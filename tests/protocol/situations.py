@@ -9,7 +9,7 @@ from stageflow_durable.model.status import ParkReason
 from stageflow_durable.model.work import Waiting
 from stageflow_durable.state.recovery import StrandRef
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.moves import BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, Line, World
+from tests.protocol.moves import ASLEEP, BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, RESTED, Line, World
 
 RUN, KEY = "R", "key"
 Make = Callable[[World], None]
@@ -155,6 +155,30 @@ def waiting(world: World) -> None:
     world.accept(LINE)
     world.begin("a")
     assert isinstance(world.store.wait(world.works["a"], NO, 0.0, 0.0), Waiting)
+
+
+def _asleep(world: World, pipeline: Line) -> None:
+    world.accept(pipeline)
+    world.begin("a")
+    world.succeed("a")
+
+
+@situation(
+    "wake a, begin a me, cancel, cancel_anyway, expire, compensate, fork pause, fork b, note, mark_killed me",
+    rivals="cancel, compensate",
+    core="wake a, begin a me, cancel_anyway",
+)
+def asleep(world: World) -> None:
+    _asleep(world, ASLEEP)
+
+
+@situation(
+    "wake a, begin a me, cancel, cancel_anyway, compensate, fork pause, note",
+    rivals="cancel, compensate",
+    core="wake a, begin a me, cancel_anyway",
+)
+def sleep_is_over(world: World) -> None:
+    _asleep(world, RESTED)
 
 
 @situation(
