@@ -15,6 +15,7 @@ from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called, is_awaitable, name_of
 from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.outcome import Again, Outcome, Over, as_output, text_of
+from stageflow_durable.engine.timeout import bounded
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.callables import shown
 from stageflow_durable.model.context import AttemptEnd, CompensationContext, Observer
@@ -24,6 +25,11 @@ from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.observers"))
+
+SECONDS = 30.0
+"""How long one observer may take. One that hangs would hold its worker: its lease is renewed, so nobody takes over. One
+that goes on all the same is ended with its process, as a body is; the outcome is saved by then.
+"""
 
 
 def end_of(ctx: Any, called: Called, outcome: Outcome | None, *, committed: bool) -> AttemptEnd:
@@ -57,9 +63,10 @@ def tell(
     """
     for observer in (*reversed([*asked]), *observers):
         try:
-            answer = place.run(observer, end)
+            with bounded(SECONDS):
+                answer = place.run(observer, end)
             if is_awaitable(answer):
-                loop.run(_giving(answer), place, None, name_of(end.ctx))
+                loop.run(_giving(answer), place, SECONDS, name_of(end.ctx))
         except BaseException as error:
             if is_end_of_process(error):
                 raise
@@ -84,5 +91,7 @@ def _note(end: AttemptEnd, observer: Observer, error: BaseException, store: Stor
 def _name(observer: Observer) -> str:
     try:
         return shown(observer)[:200]
-    except Exception:  # noqa: BLE001  # a stranger's object, whose own code was asked
+    except BaseException as error:  # a stranger's object, whose own code was asked
+        if is_end_of_process(error):
+            raise
         return type(observer).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -277,6 +278,41 @@ class Hears:
             f"{'undo ' if end.undo else ''}{end.ctx.stage} {end.result.kind}{'' if end.committed else ' not committed'}"
             for end in self.ends
         ]
+
+
+def _hang(_end: AttemptEnd) -> None:
+    threading.Event().wait(60)
+
+
+async def _hang_in_the_loop(_end: AttemptEnd) -> None:
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize("observer", [_hang, _hang_in_the_loop])
+def test_one_that_hangs_is_interrupted(
+    make_engine: MakeEngine, acts: Acts, monkeypatch: pytest.MonkeyPatch, observer: Any
+) -> None:
+    monkeypatch.setattr("stageflow_durable.engine.observers.SECONDS", 0.2)
+    handle = runs(make_engine(acts.line("a"), observers=[observer]))
+    assert handle.status() is RunStatus.SUCCEEDED
+    [event] = [event for event in handle.history() if event.type == "observer.failed"]
+    assert "it took longer than its timeout of 0.2 s" in event.data["error"]
+
+
+class Nameless:
+    """An observer whose own code does not even say its name."""
+
+    def __call__(self, _end: AttemptEnd) -> None:
+        raise ValueError("no")
+
+    def __repr__(self) -> str:
+        raise SystemExit(3)
+
+
+def test_one_that_cannot_be_named_is_told_by_its_type(make_engine: MakeEngine, acts: Acts) -> None:
+    handle = runs(make_engine(acts.line("a b"), observers=[Nameless()]))
+    assert handle.status() is RunStatus.SUCCEEDED
+    assert {event.data["observer"] for event in handle.history() if event.type == "observer.failed"} == {"Nameless"}
 
 
 def test_they_are_told_after_the_commit(make_engine: MakeEngine, acts: Acts) -> None:
