@@ -290,11 +290,14 @@ class Engine(Operations):
         priority: int | None = None,
         queue: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> RunHandle[ResultT]:
         """Start a run, or find the one that has the key (``handle.replayed``). With the pipeline's name instead of the
         pipeline, the types of input and result are not checked.
 
-        ``deadline``: seconds or a timedelta from now, or an aware datetime.
+        ``deadline``: seconds or a timedelta from now, or an aware datetime. ``attributes``: what the run is found by
+        (``runs(attributes=…)``), at most 20 names with text, whole numbers or truth values. They are no part of what
+        the key stands for: the same key with others finds the run with those that it was given first.
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.
@@ -305,7 +308,8 @@ class Engine(Operations):
         found = self.pipeline(pipeline)
         self._ready()
         created = self._acceptor.accept(
-            found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata)
+            found,
+            Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata, attributes=attributes),
         )
         return self._handle(created, found)
 

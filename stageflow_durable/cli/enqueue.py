@@ -15,7 +15,7 @@ from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse,
 from stageflow_durable.cli.interrupts import Steps
 from stageflow_durable.cli.lines import BATCH, Answer, Start, Wanted, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import SECONDS, parsed, pipelines_known, strict_json
+from stageflow_durable.cli.parameters import SECONDS, attribute_option, parsed, pipelines_known, strict_json
 from stageflow_durable.cli.reading import Lines, decoded, read_bytes, standard_input, unreadable
 from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
 from stageflow_durable.cli.tally import Tally, Wish, document, result_of
@@ -41,6 +41,7 @@ StartOne = Callable[[Any, str | None], "Handle"]
 @click.option("--client-id", metavar="NAME", help="Whose run it is; keys of two clients never meet.")
 @click.option("--idempotency-key", metavar="KEY", help="The same key starts nothing twice.")
 @click.option("--key-field", metavar="FIELD", help="Take the key from this field of the input, e.g. order_id.")
+@attribute_option("What the run is found by, e.g. order=A-1; of a file of lines every run gets it.")
 @click.option("--from-line", type=click.IntRange(min=1), default=1, metavar="N", help="Begin at this line of the file.")
 @click.option("--wait", is_flag=True, help="Wait for the end; exit 1 unless every run succeeds.")
 @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait at most so long for each.")
@@ -55,6 +56,7 @@ def enqueue(
     lines: bool,
     client_id: str | None,
     idempotency_key: str | None,
+    attributes: dict[str, str],
     **wishes: Any,
 ) -> None:
     """Start runs of PIPELINE. The id of each run is printed on standard output.
@@ -65,7 +67,9 @@ def enqueue(
     if idempotency_key is not None and wish.key_field:
         raise Misuse("--idempotency-key or --key-field, not both")
     application = Session.of(ctx).application()
-    given: dict[str, Any] = {"client_id": client_id} if client_id is not None else {}
+    given: dict[str, Any] = {"attributes": attributes} if attributes else {}
+    if client_id is not None:
+        given["client_id"] = client_id
 
     def start(value: Any, key: str | None) -> Handle:
         return application.enqueue(pipeline, value, idempotency_key=key, **given)

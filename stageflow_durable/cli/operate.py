@@ -117,7 +117,9 @@ def compensate(ctx: click.Context, /, **given: Any) -> None:
 def _act_on_many(ctx: click.Context, declared: Callable[..., RunSummary], given: dict[str, Any]) -> None:
     verb = VerbName(declared.__name__)
     how = How(given["yes"], given["dry_run"], given["limit"], given["rate"], given["as_json"])
-    wanted = Filter(*(given[name] for name in ("status", "pipeline", "client_id", "since", "park_reason")))
+    wanted = Filter(
+        *(given[name] for name in ("status", "pipeline", "client_id", "since", "park_reason", "attributes"))
+    )
     operations = Session.of(ctx).operations()
     runs = chosen(operations, verb, given["run_ids"], wanted, how.limit)
     if runs and not how.dry_run:

@@ -65,9 +65,28 @@ def pipelines_known(ctx: click.Context, _parameter: click.Parameter, begun: str)
         return []
 
 
+def attribute_option(what: str) -> Callable[[F], F]:
+    """``--attribute NAME=VALUE``, as often as it is given: the parameter ``attributes``."""
+    return click.option(
+        "--attribute", "attributes", multiple=True, callback=_attributes, metavar="NAME=VALUE", help=what
+    )
+
+
+def _attributes(_ctx: click.Context, _parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise Misuse(f"--attribute {one!r} is not NAME=VALUE, e.g. order=A-1")
+        if found.setdefault(name, value) != value:
+            raise Misuse(f"--attribute {name} is given twice, with different values")
+    return found
+
+
 def run_filters(command: F) -> F:
-    """``--status --pipeline --client-id --since``."""
+    """``--status --pipeline --client-id --since --attribute``."""
     for option in (
+        attribute_option("Runs that have this attribute; given several times, that have all of them."),
         click.option(
             "--since", callback=_since, metavar="AGE|TIME", help="Begun since: 2h30m, yesterday, 2026-01-31 14:00."
         ),

@@ -31,6 +31,7 @@ class Operations(Protocol):
         since: datetime | None = None,
         attention: bool = False,
         limit: int = 100,
+        attributes: Mapping[str, str] | None = None,
     ) -> Sequence[RunSummary]:
         """Runs, newest first. ``attention``: those that need a person."""
 
@@ -43,6 +44,7 @@ class Operations(Protocol):
         since: datetime | None = None,
         park_reason: ParkReason | None = None,
         limit: int = 100,
+        attributes: Mapping[str, str] | None = None,
     ) -> Sequence[Named]:
         """Which runs a filter fits, the newest first."""
 
@@ -150,7 +152,15 @@ class Application(Operations, Protocol):
     def check(self) -> Sequence[tuple[RunSummary, str]]:
         """Unfinished runs that its definitions would park, and why."""
 
-    def enqueue(self, pipeline: str, input: Any, *, client_id: str = ..., idempotency_key: str | None = None) -> Handle:
+    def enqueue(
+        self,
+        pipeline: str,
+        input: Any,
+        *,
+        client_id: str = ...,
+        idempotency_key: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Handle:
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""
 
     def enqueue_many(

@@ -42,6 +42,7 @@ def runs(
     pipeline: str | None,
     client_id: str | None,
     since: datetime | None,
+    attributes: dict[str, str],
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -53,7 +54,13 @@ def runs(
     most = limit or (1000 if attention else 100)
     operations = session.operations()
     found = operations.runs(
-        status=status, pipeline=pipeline, client_id=client_id, since=since, attention=attention, limit=most
+        status=status,
+        pipeline=pipeline,
+        client_id=client_id,
+        since=since,
+        attention=attention,
+        limit=most,
+        attributes=attributes,
     )
     groups = grouped(found, operations.run) if attention else None
     if as_json:

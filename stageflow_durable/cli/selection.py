@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ class Filter:
     client_id: str | None = None
     since: datetime | None = None
     park_reason: ParkReason | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def given(self) -> bool:
@@ -58,7 +59,10 @@ def chosen(
         found = (find_run(operations, run_id) for run_id in dict.fromkeys(run_ids))
         return [*{run.run_id: run for run in found}.values()][:limit]  # a prefix may mean one that is named as well
     if not wanted.given:
-        raise Misuse(f"name the runs to {verb}, or filter them: --status --park-reason --pipeline --client-id --since")
+        raise Misuse(
+            f"name the runs to {verb}, or filter them: --status --park-reason --pipeline --client-id --since"
+            " --attribute"
+        )
     return _filtered(operations, verb, wanted, min(MOST, limit or MOST))
 
 
@@ -73,6 +77,7 @@ def _filtered(operations: Operations, verb: VerbName, wanted: Filter, most: int)
         since=wanted.since,
         park_reason=wanted.park_reason,
         limit=most,
+        attributes=wanted.attributes,
     )
 
 

@@ -98,6 +98,8 @@ def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text
     else:
         yield left
         yield from _indented([status], width, STATUS_STYLE[run.status])
+    if run.attributes:
+        yield from _indented(["  ".join(f"{name}={value}" for name, value in run.attributes.items())], width, "dim")
 
 
 def _when(run: Run, now: datetime) -> str:

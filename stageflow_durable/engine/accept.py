@@ -17,6 +17,7 @@ from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, PublishingFailed, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model import attributes
 from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
@@ -40,7 +41,7 @@ class Submission:
 
     ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
     id that the caller made (26 characters, a ULID), so that the same submission can be repeated after StoreUnavailable
-    and still starts one run.
+    and still starts one run. ``attributes``: what the run is found by; see :meth:`stageflow_durable.Engine.enqueue`.
     """
 
     input: Any
@@ -51,6 +52,7 @@ class Submission:
     queue: str | None = None
     metadata: Mapping[str, Any] | None = None
     run_id: str | None = None
+    attributes: Mapping[str, Any] | None = None
 
 
 class Acceptor:
@@ -145,6 +147,7 @@ class Acceptor:
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
             repeats=submission.run_id is not None,
+            attributes=attributes.checked(submission.attributes, "enqueue"),
         )
 
     def _metadata(self, submission: Submission) -> str:

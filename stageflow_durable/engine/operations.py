@@ -5,6 +5,7 @@ database alone :class:`DatabaseOperations` is another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.errors import InvalidInput
 from stageflow_durable.idempotency.keys import valid_key
+from stageflow_durable.model.attributes import checked
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
@@ -81,15 +83,19 @@ class Operations(OperatorVerbs):
         since: datetime | timedelta | None = None,
         attention: bool = False,
         limit: int = 100,
+        attributes: Mapping[str, Any] | None = None,
     ) -> list[RunSummary]:
         """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
         person: stuck runs too, and those of which an undo waits until a process is confirmed to have ended.
+        ``attributes``: only runs that have all of these.
         """
         self._name(pipeline, client_id)
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
-        pages = self.store.pages(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
+        described = checked(attributes, "runs")
+        asked = Filter(_statuses(status), pipeline, client_id, self._seconds(since), limit, attributes=described)
+        pages = self.store.pages(replace(asked, status=wanted))
         found = [run for page in pages for run in page]
-        return [*found, *self.store.unconfirmed(), *self._standing()] if attention else found
+        return [*found, *self._beside(asked)] if attention else found
 
     aruns = in_thread(runs)
 
@@ -101,10 +107,19 @@ class Operations(OperatorVerbs):
         since: datetime | timedelta | None = None,
         park_reason: ParkReason | None = None,
         limit: int = 100,
+        attributes: Mapping[str, Any] | None = None,
     ) -> list[Found]:
         """Which runs a filter fits, the newest first: their ids and statuses. Parameters as of :meth:`runs`."""
         self._name(pipeline, client_id)
-        wanted = Filter(_statuses(status), pipeline, client_id, self._seconds(since), limit, park_reason=park_reason)
+        wanted = Filter(
+            _statuses(status),
+            pipeline,
+            client_id,
+            self._seconds(since),
+            limit,
+            park_reason=park_reason,
+            attributes=checked(attributes, "runs"),
+        )
         return list(self.store.found(wanted))
 
     amatching = in_thread(matching)
@@ -124,6 +139,14 @@ class Operations(OperatorVerbs):
         for what, text in (("pipeline", pipeline), ("client_id", client_id)):
             if text is not None:
                 valid_key(text, what)
+
+    def _beside(self, asked: Filter) -> list[RunSummary]:
+        """What needs a person whatever its status: stuck, without a worker, waiting for a confirmed end."""
+        found = [run for run in (*self.store.unconfirmed(), *self._standing()) if asked.fits(run)]
+        if not found or not asked.attributes:
+            return found
+        described = self.store.described([run.run_id for run in found], asked.attributes)
+        return [run for run in found if run.run_id in described]
 
     def _standing(self) -> list[RunSummary]:
         """Runs that stand still: no live worker can carry them, or nobody knows why."""

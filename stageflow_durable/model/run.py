@@ -132,11 +132,12 @@ class RunSummary:
 
 @dataclass(frozen=True, slots=True)
 class Run(RunSummary):
-    """A run in full: summary, input, metadata and stages in the order of the graph."""
+    """A run in full: summary, input, metadata, attributes, and stages in the order of the graph."""
 
     input: Any
     metadata: Mapping[str, Any]
     stages: tuple[StageView, ...]
+    attributes: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     def stage(self, name: str) -> StageView:
         """The stage of that name. Raises KeyError."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -37,10 +37,12 @@ from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.sealing import accepted
-from stageflow_durable.state.tables import events, runs, strands, tombstones
+from stageflow_durable.state.tables import attributes, events, runs, strands, tombstones
 from stageflow_durable.transitions.accept import NewRun, accept, first_nudges
 from stageflow_durable.transitions.change import KEYS
+from stageflow_durable.transitions.change import Table as Named
 
+T = TypeVar("T")
 Answer = Created | StageflowError
 Key = tuple[str, str, str]
 """Client, pipeline and key."""
@@ -105,8 +107,8 @@ def create_many(
     return answers
 
 
-def _parts(news: Sequence[NewRun], size: int) -> Iterator[Sequence[NewRun]]:
-    return (news[start : start + size] for start in range(0, len(news), size))
+def _parts(given: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (given[start : start + size] for start in range(0, len(given), size))
 
 
 def _key(new: NewRun) -> Key | None:
@@ -148,9 +150,13 @@ def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key
     added = _add(connection, runs, run, _runs(news, told), or_nothing=may_be_there)
     fresh = _fresh(connection, news, set(added.scalars().all())) if may_be_there else news
     if fresh:
-        row = first.rows[0]
+        row = next(row for row in first.rows if row.table is Named.STRANDS)
         strand = {"run": news[0].id, **dict(zip(KEYS[row.table], row.key, strict=True)), **row.columns}
         _add(connection, strands, strand, _strands(fresh))
+        described = [(new.id, name, value) for new in fresh for name, value in new.attributes]
+        for some in _parts(described, PART):
+            rows = dict(zip(("run", "name", "value"), zip(*some, strict=True), strict=True))
+            _add(connection, attributes, {name: values[0] for name, values in rows.items()}, rows)
         told = [sealed[new.id] for new in fresh]
         _add(connection, events, told[0]._asdict(), _columns(told))
     return {new.id: sealed[new.id].mac for new in fresh}
@@ -169,7 +175,7 @@ def _columns(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
 def _runs(news: Sequence[NewRun], told: Sequence[EventRow]) -> Columns:
     columns = _columns(news)
     plans: Sequence[Plan] = columns.pop("plan")
-    del columns["repeats"]
+    del columns["repeats"], columns["attributes"]
     columns |= {name: [getattr(plan, of) for plan in plans] for name, of in _OF_PLAN.items()}
     return columns | {"head": [event.mac for event in told]}
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, bindparam, select
 
 from stageflow_durable.errors import NotAllowed, UnknownRun
+from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import OPEN_STEPS, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.apply import apply, create
 from stageflow_durable.state.definitions import plan_of
-from stageflow_durable.state.load import facts, lock, saved_of, steps_of
+from stageflow_durable.state.load import attributes_of, facts, lock, saved_of, steps_of
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.runs import Created, created, existing
 from stageflow_durable.state.tables import checkpoints
@@ -49,7 +50,7 @@ def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:
         raise UnknownRun(f"no run {wanted.original}")
     run, plan, clock = locked.run, plan_of(connection, locked.run.definition), locked.clock
     copied = _copied(connection, run, plan, wanted.from_stage)
-    new = _new(run, plan, wanted)
+    new = _new(run, plan, wanted, attributes_of(connection, run.id))
     rows = [row._asdict() for row in _CHECKPOINTS.rows(connection, run_id=run.id) if row.stage in copied]
     saved = {row["stage"]: {**{name: row[name] for name in _COPIED}, "skipped": bool(row["skipped"])} for row in rows}
     origin = Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
@@ -83,7 +84,7 @@ def _copied(connection: Connection, run: RunFacts, plan: Plan, from_stage: str) 
     return copied
 
 
-def _new(run: RunFacts, plan: Plan, wanted: Fork) -> NewRun:
+def _new(run: RunFacts, plan: Plan, wanted: Fork, attributes: Attributes) -> NewRun:
     return NewRun(
         wanted.new_id,
         run.client_id,
@@ -94,4 +95,5 @@ def _new(run: RunFacts, plan: Plan, wanted: Fork) -> NewRun:
         run.metadata,
         run.queue,
         run.priority,
+        attributes=attributes,
     )

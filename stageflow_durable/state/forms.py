@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from stageflow_durable.state.audit import EventRow
-from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, attributes, checkpoints, runs, saga_steps, strands
 from stageflow_durable.transitions.change import Change, How
 from stageflow_durable.transitions.rows import StrandRow
 
@@ -95,7 +95,9 @@ def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
     )
 
 
-_COLUMNS = {column.name for table in (runs, strands, attempts, checkpoints, saga_steps) for column in table.c}
+_COLUMNS = {
+    column.name for table in (runs, strands, attempts, checkpoints, saga_steps, attributes) for column in table.c
+}
 _NULL, _NOW = ({name: f"{name} {mark}" for name in _COLUMNS} for mark in ("null", "now"))
 NAMES = tuple(f"p{number}" for number in range(400))
 """Names of the parameters, in the order of columns and rows."""

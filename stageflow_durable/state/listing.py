@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, or_, select, tuple_, union_all
 
+from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
 from stageflow_durable.state.clock import now
@@ -18,7 +19,7 @@ from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.roster import live
-from stageflow_durable.state.tables import runs, strands
+from stageflow_durable.state.tables import attributes, runs, strands
 from stageflow_durable.state.views import awaits, summary_of, waits_for
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
@@ -50,6 +51,14 @@ class Filter:
     limit: int = 100
     before: tuple[float, str] | None = None
     park_reason: ParkReason | None = None
+    attributes: Attributes = ()
+
+    def fits(self, run: RunSummary) -> bool:
+        """Whether a run is one of these, as far as its summary says."""
+        asked = ((self.pipeline, run.pipeline), (self.client_id, run.client_id), (self.park_reason, run.park_reason))
+        late = self.since is None or run.created_at.timestamp() >= self.since
+        among = self.status is None or run.status in self.status
+        return late and among and all(wanted in (None, has) for wanted, has in asked)
 
 
 class Found(NamedTuple):
@@ -112,10 +121,23 @@ def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Seq
     )
     where = [column == value for column, value in equal if value is not None]
     where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
+    where += _has_all(wanted.attributes)
     if wanted.before is not None:
         at, last = wanted.before
         where.append(tuple_(runs.c.created_at, runs.c.id) < tuple_(literal(at), literal(last)))
     return connection.execute(_found(wanted, where, columns)).all()
+
+
+def _has_all(wanted: Attributes) -> Iterator[ColumnElement[bool]]:
+    for name, value in wanted:
+        has = attributes.alias()
+        same = and_(has.c.run == runs.c.id, has.c.name == name, has.c.value == value)
+        yield select(has.c.run).where(same).exists()
+
+
+def described(connection: Connection, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
+    """Those of the runs that have all of these attributes."""
+    return frozenset(connection.execute(select(runs.c.id).where(runs.c.id.in_(run_ids), *_has_all(wanted))).scalars())
 
 
 def _found(wanted: Filter, where: list[ColumnElement[bool]], columns: Sequence[Any]) -> Select[Any]:

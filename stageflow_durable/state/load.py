@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, exists, select, union
 
+from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import definitions, roster
@@ -19,7 +20,7 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, attributes, checkpoints, owners, runs, saga_steps, strands
 from stageflow_durable.state.tables import definitions as definition_table
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, StrandRow
@@ -30,6 +31,11 @@ _STRANDS = Prepared(
     select(*(strands.c[name] for name in StrandRow._fields)).where(strands.c.run == _OF_RUN).order_by(strands.c.strand)
 )
 _SAVED = Prepared(select(checkpoints.c.stage, checkpoints.c.skipped).where(checkpoints.c.run == _OF_RUN))
+_ATTRIBUTES = Prepared(
+    select(attributes.c.name, attributes.c.value)
+    .where(attributes.c.run == bindparam("run_id"))
+    .order_by(attributes.c.name)
+)
 _STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == _OF_RUN))
 # An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
@@ -116,6 +122,11 @@ def strands_of(connection: Connection, run_id: str) -> dict[str, StrandRow]:
 def saved_of(connection: Connection, run_id: str) -> dict[str, bool]:
     """Stages that have a checkpoint, and whether they were skipped."""
     return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id).fetchall()}
+
+
+def attributes_of(connection: Connection, run_id: str) -> Attributes:
+    """What the run is found by."""
+    return tuple((name, value) for name, value in _ATTRIBUTES.run(connection, run_id=run_id).fetchall())
 
 
 def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import InvalidInput
+from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
@@ -100,6 +101,10 @@ class Reading:
     def strangers(self) -> dict[str, float]:
         """By queue: how many seconds ago messages of runs that are not here were last noted."""
         return self._see(recovery.strangers)
+
+    def described(self, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
+        """Those of the runs that have all of these attributes."""
+        return self._see(lambda c: listing.described(c, run_ids, wanted))
 
     def waits(self, run_ids: Sequence[str]) -> list[Waits]:
         """The strands of these runs that wait, with what they need of a worker."""

@@ -127,7 +127,7 @@ def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, 
     if of_run:
         written[RUN] = of_run
     for row in change.rows:
-        if row.table is not Table.STRANDS:
+        if row.table in _NAMED:  # a strand's row says where the run is now, an attribute how it is found
             written[_NAMED[row.table](*row.key)] = _told(row, change.facts.clock)
     return {name: say(audit_key, run, name, columns) for name, columns in written.items()}
 

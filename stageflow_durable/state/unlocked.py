@@ -70,7 +70,7 @@ class Unlocked:
             return _fitting(accept(*known.any_new_like(new))), None
 
         place = ("accept", new.plan.digest, new.queue, new.priority, new.key is None, new.deadline is None)
-        recipe = self._recipe(place, decide)
+        recipe = None if new.attributes else self._recipe(place, decide)
         if recipe is None:
             change = accept(new, self._driver.clock())
             return created(self._at_once.create(change)) if fits(change) else None

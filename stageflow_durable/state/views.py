@@ -31,7 +31,7 @@ from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS, awaited_by
 from stageflow_durable.state.handed_back import need
-from stageflow_durable.state.load import facts_of
+from stageflow_durable.state.load import attributes_of, facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import live
@@ -215,6 +215,7 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input, shown=True),
         metadata=decode(found.metadata, shown=True),
+        attributes=dict(attributes_of(connection, run_id)),
         stages=stages,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Hint, Nudge, RunFacts
@@ -32,6 +33,7 @@ class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one cal
     priority: int | None = None
     deadline: float | None = None
     repeats: bool = False
+    attributes: Attributes = ()
 
 
 class Origin(NamedTuple):
@@ -124,6 +126,8 @@ def _created(new: NewRun, clock: float, input_schema: int) -> Draft:
         finished_at=None,
     )
     draft = Draft(Facts(run, plan, clock, 0, GENESIS, {Part.STRANDS: {}}), new=True)
+    for name, value in new.attributes:
+        draft.describe(name, value)
     draft.emit("run.accepted", pipeline=plan.pipeline, version=plan.version, client_id=new.client_id, key=new.key)
     return draft
 

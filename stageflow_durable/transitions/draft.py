@@ -165,6 +165,10 @@ class Draft:
         columns = {"delta": delta, "saved_schema": schema, "skipped": skipped, "at": self.clock}
         self._write(Table.CHECKPOINTS, (stage, NO_ITEM), columns, How.INSERT)
 
+    def describe(self, name: str, value: str) -> None:
+        """Give a new run an attribute."""
+        self._write(Table.ATTRIBUTES, (name,), {"value": value}, How.INSERT)
+
     def copy_checkpoint(self, stage: str, columns: Mapping[str, Any]) -> None:
         """Copy a checkpoint of another run, with its time."""
         self._saved[stage] = bool(columns["skipped"])

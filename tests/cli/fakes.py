@@ -203,6 +203,7 @@ class FakeOperations:
         since: datetime | None = None,
         attention: bool = False,
         limit: int = 100,
+        attributes: Mapping[str, str] | None = None,
     ) -> Sequence[RunSummary]:
         if self.fails:
             raise self.fails
@@ -213,6 +214,7 @@ class FakeOperations:
             "since": since,
             "attention": attention,
             "limit": limit,
+            "attributes": attributes,
         }
         found = [
             one
@@ -377,6 +379,7 @@ class FakeApplication(FakeOperations):
     """An engine with one pipeline, checkout, whose input needs ``amount_cents``."""
 
     started: list[tuple[Any, str | None, str]] = field(default_factory=list)
+    described: list[Mapping[str, Any] | None] = field(default_factory=list)
     outages: list[StageflowError] = field(default_factory=list)
     batches: list[int] = field(default_factory=list)
     celery_app: Any = None
@@ -390,7 +393,13 @@ class FakeApplication(FakeOperations):
         return self.misfits
 
     def enqueue(
-        self, pipeline: str, input: Any, *, client_id: str = "default", idempotency_key: str | None = None
+        self,
+        pipeline: str,
+        input: Any,
+        *,
+        client_id: str = "default",
+        idempotency_key: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> FakeHandle:
         if self.outages:
             raise self.outages.pop(0)
@@ -404,6 +413,7 @@ class FakeApplication(FakeOperations):
                     raise IdempotencyParamMismatch(key, ["amount_cents"])
                 return FakeHandle(self._id(number), replayed=True, outcome=value)
         self.started.append((input, idempotency_key, client_id))
+        self.described.append(attributes)
         run_id = self._id(len(self.started) - 1)
         failed = RunFailed(run_id, "failed", "failed", "charge", "card declined")
         return FakeHandle(run_id, outcome=failed if input["amount_cents"] < 0 else {"amount": input["amount_cents"]})
@@ -422,7 +432,13 @@ class FakeApplication(FakeOperations):
     def _answered(self, one: Submission) -> FakeHandle | StageflowError:
         self.batches[-1] += 1
         try:
-            return self.enqueue("checkout", one.input, client_id=one.client_id, idempotency_key=one.idempotency_key)
+            return self.enqueue(
+                "checkout",
+                one.input,
+                client_id=one.client_id,
+                idempotency_key=one.idempotency_key,
+                attributes=one.attributes,
+            )
         except StageflowError as error:
             return error
 

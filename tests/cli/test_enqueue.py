@@ -62,6 +62,8 @@ def test_the_key_may_come_from_a_field_of_the_input(invoke: Invoke, engine: Fake
         (["checkout", "--input", "@none.json"], 2, "@none.json: No such file"),
         (["checkout", "--input", "@none.jsonl"], 2, "@none.jsonl: No such file"),
         (["checkout"], 2, "--input"),
+        (["checkout", "--input", GOOD, "--attribute", "order"], 2, "--attribute 'order' is not NAME=VALUE"),
+        (["checkout", "--input", GOOD, "--attribute", "a=1", "--attribute", "a=2"], 2, "a is given twice"),
         (["checkout", "--input", GOOD, "--key-field", "nope"], 2, "no field 'nope'"),
         (["checkout", "--input", GOOD, "--key-field", "a", "--idempotency-key", "b"], 2, "not both"),
         (["checkout", "--input", "{}"], 1, "amount_cents: input should be a valid integer"),
@@ -75,6 +77,12 @@ def test_bad_input_starts_nothing_and_is_one_line_that_names_the_field(
     assert (result.exit_code, result.stdout, engine.started) == (code, "", [])
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_attributes_go_with_each_run(invoke: Invoke, engine: FakeApplication) -> None:
+    invoke("enqueue", "checkout", "--input", GOOD, "--attribute", "order=A-1", "--attribute", "region=eu")
+    invoke("enqueue", "checkout", "--lines", "--input", f"{GOOD}\n{GOOD}", "--attribute", "order=A-2")
+    assert engine.described == [{"order": "A-1", "region": "eu"}, {"order": "A-2"}, {"order": "A-2"}]
 
 
 def test_the_same_key_with_other_input_is_refused_and_names_the_field(invoke: Invoke) -> None:

@@ -57,6 +57,10 @@ def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeAp
         "2h",
         "--limit",
         "7",
+        "--attribute",
+        "order=A-1",
+        "--attribute",
+        "note=a=b",
     )
     assert result.exit_code == 0
     assert engine.asked == {
@@ -66,6 +70,7 @@ def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeAp
         "since": NOW - timedelta(hours=2),
         "attention": False,
         "limit": 7,
+        "attributes": {"order": "A-1", "note": "a=b"},
     }
 
 
@@ -78,6 +83,7 @@ def test_since_takes_a_time_with_its_zone(invoke: Invoke, engine: FakeApplicatio
     ("option", "value", "says"),
     [
         ("--since", "29.11.2026", "neither an age"),
+        ("--attribute", "order", "--attribute 'order' is not NAME=VALUE"),
         ("--since", "someday", "neither an age"),
         ("--since", "99999999999d", "further away than dates reach"),
         ("--since", "9999-12-31", "lies in the future"),

@@ -58,6 +58,7 @@ INSERT INTO stageflow_strands (run, strand, direction, stage, state, owner, wake
 INSERT INTO stageflow_attempts (run, stage, direction, n, owner, state, began_at, ended_at)
     SELECT id, s, 'forward', 1, 'dead1', 'ok', 1, 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'order', id FROM stageflow_runs;
+INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'region', 'eu' FROM stageflow_runs;
 INSERT INTO stageflow_checkpoints (run, stage, delta, at)
     SELECT id, s, '{{}}', 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_saga_steps (run, stage, state) SELECT id, 'a', 'recorded' FROM stageflow_runs;
@@ -141,6 +142,8 @@ ASKED: dict[str, Callable[[Store], object]] = {
     "runs of a client": lambda store: store.summaries(Filter(client_id="c1")),
     "runs of a rare client": lambda store: store.summaries(Filter(client_id="rare")),
     "runs of late": lambda store: store.summaries(Filter(since=100_200.0)),
+    "runs of a rare attribute": lambda store: store.summaries(Filter(attributes=(("order", OF_A_FINISHED),))),
+    "runs of a common attribute": lambda store: store.summaries(Filter(attributes=(("region", "eu"),))),
     "check": lambda store: store.misfits([CHANGED]),
     "stuck": lambda store: store.stuck(4e9),
     "unserved": lambda store: store.unserved(4e9),
@@ -167,6 +170,7 @@ ASKED: dict[str, Callable[[Store], object]] = {
         ("runs that need a person", "ix_stageflow_runs_status"),
         ("runs of a rare pipeline", "ix_stageflow_runs_pipeline"),
         ("runs of a rare client", "ix_stageflow_runs_client"),
+        ("runs of a rare attribute", "ix_stageflow_attributes_value"),
         ("check", "ix_stageflow_runs_status"),
     ],
 )
