@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stageflow_durable.clock import World, system_world
+from stageflow_durable.connect import open_store
 from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
 from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
@@ -26,7 +27,6 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
-from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
@@ -52,8 +52,8 @@ from stageflow_durable.settings import (
     listed,
     load_settings,
 )
-from stageflow_durable.state.runs import Created
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import Created
 
 OnError = Literal["raise", "collect"]
 

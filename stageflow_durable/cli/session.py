@@ -173,7 +173,7 @@ class Session:
     @staticmethod
     def _opened(settings: Settings) -> Operations:
         from stageflow_durable.cli.logs import without_broker
-        from stageflow_durable.engine.connect import open_operations
+        from stageflow_durable.connect import open_operations
 
         without_broker()
         found: Operations = open_operations(settings)

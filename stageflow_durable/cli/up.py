@@ -47,8 +47,8 @@ def up(
     if settings.database_url and settings.broker_url:
         usable_schema(session)
     from stageflow_durable.cli.cockpit import Cockpit, hello, watching
+    from stageflow_durable.connect import open_operations
     from stageflow_durable.embedded.up import run_up
-    from stageflow_durable.engine.connect import open_operations
     from stageflow_durable.state import schema
 
     began = session.now()

@@ -30,7 +30,7 @@ from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.stage import OnLeaseLost
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
 
 START_SECONDS = 2.0
 """How long a process waits at its start for the database: Celery ends a child that is not up within 4 seconds."""

@@ -22,8 +22,8 @@ from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
-from stageflow_durable.state.runs import Created
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import Created
 from stageflow_durable.transitions.accept import NewRun
 
 log = logging.getLogger("stageflow.accept")

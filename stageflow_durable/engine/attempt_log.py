@@ -12,8 +12,7 @@ from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, RunFacts, Waiting, Work
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.owners import Awaited
-from stageflow_durable.state.recovery import StrandRef
+from stageflow_durable.store.values import Awaited, StrandRef
 
 log = masking(logging.getLogger("stageflow.run"))
 Ending = Done | Waiting | Fenced

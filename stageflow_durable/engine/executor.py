@@ -55,7 +55,8 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, 
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.store import BusinessKey, Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 
 log = masking(logging.getLogger("stageflow.executor"))

@@ -30,7 +30,7 @@ from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.FAILED: RunFailed,

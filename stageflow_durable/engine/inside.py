@@ -9,7 +9,7 @@ from __future__ import annotations
 import decimal
 from contextvars import Context, ContextVar, copy_context
 
-from stageflow_durable.state.nested import Place, place_of_session
+from stageflow_durable.store.session import Place, place_of_session
 
 _run: ContextVar[str | None] = ContextVar("stageflow_run", default=None)
 

@@ -18,8 +18,8 @@ from stageflow_durable.engine.ending import Ending
 from stageflow_durable.errors import Retryable, StageflowError, StoreRefused, StoreUnavailable
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.owners import UNMARKED, Identity, Mark
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import UNMARKED, Identity, Mark
 
 log = masking(logging.getLogger("stageflow.owner"))
 

@@ -22,7 +22,7 @@ from stageflow_durable.model.context import AttemptEnd, CompensationContext, Obs
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.status import Cause
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
 
 log = masking(logging.getLogger("stageflow.observers"))
 

@@ -25,11 +25,9 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
-from stageflow_durable.state.listing import ATTENTION, Filter, Found
-from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
-from stageflow_durable.state.standings import Known, Seen
-from stageflow_durable.state.store import Store
-from stageflow_durable.state.verification import Checked
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import ATTENTION, Checked, Filter, Found, Known, Seen
+from stageflow_durable.store.values import BATCH as PRUNE_BATCH
 
 STANDINGS = 200
 """Runs that are looked at together. What is seen of the last may be older by as long as the others take."""

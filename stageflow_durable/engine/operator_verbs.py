@@ -29,7 +29,7 @@ from stageflow_durable.transitions.operate import Order
 if TYPE_CHECKING:
     from stageflow_durable.engine.handle import RunHandle
     from stageflow_durable.engine.recover import Sweeper
-    from stageflow_durable.state.store import Store
+    from stageflow_durable.store.protocol import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -198,7 +198,7 @@ class OperatorVerbs:
         UnknownRun; NotAllowed where ``from_stage`` waits for work that is not done, or that was undone;
         IdempotencyParamMismatch.
         """
-        from stageflow_durable.state.fork import Fork
+        from stageflow_durable.store.values import Fork
 
         order = self._order("fork", run_id, reason, actor)
         key = None if idempotency_key is None else valid_key(idempotency_key)
@@ -247,7 +247,7 @@ class OperatorVerbs:
         return self._published(order, self.store.order(order))
 
     def _published(self, order: Order, nudges: tuple[Nudge, ...]) -> RunSummary:
-        from stageflow_durable.state.views import summary_of
+        from stageflow_durable.store.views import summary_of
 
         self._publish(nudges)
         facts = self.store.facts(order.run_id)

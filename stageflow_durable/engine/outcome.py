@@ -8,6 +8,7 @@ from typing import Any
 from stageflow_durable.clock import Draw
 from stageflow_durable.codec import Classes, encode
 from stageflow_durable.engine.payload import too_large
+from stageflow_durable.engine.redaction import LONGEST, members_of, message_of
 from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.engine.typed import saved_by
 from stageflow_durable.errors import UnsavableValue
@@ -18,7 +19,6 @@ from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, de
 from stageflow_durable.retry.look import is_a, name_of
 from stageflow_durable.retry.look import text as text_of_any
 from stageflow_durable.settings.masking import masked
-from stageflow_durable.state.redaction import LONGEST, members_of, message_of
 from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Nudge
 
 
@@ -20,3 +21,18 @@ class Publisher(Protocol):
 
     def close(self) -> None:
         """Give back connections; the next use opens others."""
+
+
+class NoPublisher:
+    """Publishes nothing: the rows are the outbox, and the workers' sweep reads them."""
+
+    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
+        """Leave them to the sweep. Raises BrokerUnavailable."""
+        raise BrokerUnavailable("no broker is known here")
+
+    def depth(self, queue: str) -> int | None:
+        """Not known."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is open."""

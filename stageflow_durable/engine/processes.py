@@ -11,7 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from stageflow_durable.state.owners import Awaited, Mark
+from stageflow_durable.store.values import Awaited, Mark
 
 HOST_NAMESPACE = 4026531836
 """The inode of the PID namespace that a machine starts with (PROC_PID_INIT_INO)."""

@@ -15,14 +15,14 @@ from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.attempt_log import ended, log_deaths, nobody, taken_over
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
+from stageflow_durable.engine.redaction import is_sql, message_of
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.recovery import BATCH, StrandRef
-from stageflow_durable.state.redaction import is_sql, message_of
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import BATCH, StrandRef
 
 log = masking(logging.getLogger("stageflow.recover"))
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.snapshot import ContextSnapshot
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
 
 
 class RunOutputs:

@@ -15,11 +15,9 @@ from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.nested import Place
-from stageflow_durable.state.progress import report
-from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.store import Store
-from stageflow_durable.state.vouched import AUDIT, BODY, ORIGIN
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.session import Place, Session
+from stageflow_durable.store.vouched import AUDIT, BODY, ORIGIN
 from stageflow_durable.transitions.attempt import Kept
 
 T = TypeVar("T")
@@ -84,7 +82,7 @@ class Services:
         self.context = own_context(work.run.id, self.place)
 
     @property
-    def holder(self) -> SessionHolder | None:
+    def holder(self) -> Session | None:
         """The body's session, once it is open."""
         return self.place.holder  # type: ignore[no-any-return]  # the place is below it
 
@@ -95,7 +93,7 @@ class Services:
             raise self._refused("session", "the stage is async def; make it def")
         self._require_going("session")
         if self.place.holder is None:
-            self.place.holder = SessionHolder(self._store.database)
+            self.place.holder = self._store.open_session()
         return self.place.holder.session
 
     def _require_outcome(self, asked: str) -> None:
@@ -138,7 +136,7 @@ class Services:
         if self.holder is None:
             self._store.report(self._work, text)
         else:
-            self.holder.write(lambda connection: report(connection, self._work, text))
+            self.holder.report(self._work, text)
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from types import TracebackType
 
-from stageflow_durable.state.redaction import is_long, is_sql
+from stageflow_durable.engine.redaction import is_long, is_sql
 
 Info = tuple[type[BaseException], BaseException, TracebackType | None]
 

@@ -16,9 +16,9 @@ from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import idempotency_keys, load, tables
-from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.sealing import seal_events
+from stageflow_durable.store.audit import EventRow
+from stageflow_durable.store.sealing import seal_events
 from stageflow_durable.transitions.change import KEYS, Change, How, KeyChange, KeyEnd, Table
 from stageflow_durable.transitions.facts import NotLoaded, Part
 

@@ -41,8 +41,8 @@ from stageflow_durable.state.apply import KEY, intending, with_head
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
-from stageflow_durable.state.sealing import seal_events
 from stageflow_durable.state.tables import attempts, events, owners, runs, strands
+from stageflow_durable.store.sealing import seal_events
 from stageflow_durable.transitions.change import KEYS, Change, How
 from stageflow_durable.transitions.rows import StrandRow
 

@@ -33,17 +33,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy, StageflowError
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.runs import Created
-from stageflow_durable.state.sealing import accepted
 from stageflow_durable.state.tables import attributes, events, runs, strands, tombstones
+from stageflow_durable.store.audit import EventRow
+from stageflow_durable.store.sealing import accepted
+from stageflow_durable.store.values import Answer, Created
 from stageflow_durable.transitions.accept import NewRun, accept, first_nudges
 from stageflow_durable.transitions.change import KEYS
 from stageflow_durable.transitions.change import Table as Named
 
 T = TypeVar("T")
-Answer = Created | StageflowError
 Key = tuple[str, str, str]
 """Client, pipeline and key."""
 

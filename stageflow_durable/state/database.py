@@ -19,9 +19,9 @@ from stageflow_durable.state.address import parsed, usable
 from stageflow_durable.state.bounded import ANSWER_SECONDS
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.line import Line
-from stageflow_durable.state.nested import session_on
 from stageflow_durable.state.opening import CONNECT_SECONDS, arguments, connected
 from stageflow_durable.state.trouble import POOL_SECONDS, is_full, translated
+from stageflow_durable.store.session import session_on
 
 __all__ = ["CONNECT_SECONDS", "Database", "be_patient", "interruptible", "is_pooled", "translated"]
 

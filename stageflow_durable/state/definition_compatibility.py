@@ -13,7 +13,7 @@ from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.load import Locked, facts, facts_of, saved_of, schemas_of, steps_of, strands_of
 from stageflow_durable.state.tables import runs
-from stageflow_durable.state.views import summary_of
+from stageflow_durable.store.views import summary_of
 from stageflow_durable.transitions import start
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Part

@@ -6,8 +6,6 @@ The original keeps what is to be undone; the fork undoes only what it does itsel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy import Connection, bindparam, select
 
 from stageflow_durable.errors import NotAllowed, UnknownRun
@@ -19,8 +17,9 @@ from stageflow_durable.state.apply import apply, create
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.load import attributes_of, facts, lock, saved_of, steps_of
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.runs import Created, created, existing
+from stageflow_durable.state.runs import created, existing
 from stageflow_durable.state.tables import checkpoints
+from stageflow_durable.store.values import Created, Fork
 from stageflow_durable.transitions import accept as forking
 from stageflow_durable.transitions.accept import NewRun, Origin
 from stageflow_durable.transitions.wake import note
@@ -28,19 +27,6 @@ from stageflow_durable.transitions.wake import note
 _CHECKPOINTS = Prepared(select(checkpoints).where(checkpoints.c.run == bindparam("run_id")))
 _COPIED = ("delta", "saved_schema", "at")
 _TAKEN_BACK = frozenset({StepState.COMPENSATING, StepState.COMPENSATED, StepState.COMPENSATION_FAILED})
-
-
-@dataclass(frozen=True, slots=True)
-class Fork:
-    """Who forks which run where, as which new run. ``fingerprint`` and ``key`` are the new run's."""
-
-    original: str
-    from_stage: str
-    new_id: str
-    key: str | None
-    fingerprint: str
-    reason: str
-    actor: str
 
 
 def fork(connection: Connection, wanted: Fork, audit_key: bytes) -> Created:

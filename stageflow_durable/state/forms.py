@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from stageflow_durable.state.audit import EventRow
 from stageflow_durable.state.tables import attempts, attributes, checkpoints, runs, saga_steps, strands
+from stageflow_durable.store.audit import EventRow
 from stageflow_durable.transitions.change import Change, How
 from stageflow_durable.transitions.rows import StrandRow
 

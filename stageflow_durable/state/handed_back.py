@@ -5,7 +5,7 @@ See ``transitions/hand_back.py``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, or_, select, tuple_, update
 
@@ -16,9 +16,9 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.tables import runs
 from stageflow_durable.state.tables import strands as strand_table
+from stageflow_durable.store.values import BATCH, Waits
+from stageflow_durable.store.views import need_of
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS
-
-BATCH = 500
 
 HANDED_BACK: ColumnElement[bool] = and_(
     strand_table.c.state == constant(StrandState.WAITING),
@@ -38,19 +38,9 @@ _WAITS = (
 )
 
 
-class Waits(NamedTuple):
-    """A strand that waits, and what it needs of a worker. ``handed_back``: it waits for one, not for its time."""
-
-    run: str
-    strand: str
-    need: Need
-    handed_back: bool
-
-
 def need(connection: Connection, pipeline: str, version: str, definition: str, queue: str) -> Need:
     """What a strand needs of a worker: the definition of its run, or the newest, which may judge any run."""
-    newest = definitions.newest(connection, pipeline)
-    return Need(pipeline, version, frozenset({definition} | ({newest} if newest else set())), queue)
+    return need_of(pipeline, version, definition, queue, definitions.newest(connection, pipeline))
 
 
 def waits(connection: Connection, run_ids: Iterable[str]) -> list[Waits]:

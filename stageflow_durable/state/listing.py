@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, or_, select, tuple_, union_all
 
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, StrandState
+from stageflow_durable.model.status import AT_REST, RunStatus, StrandState
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS
@@ -20,15 +20,13 @@ from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attributes, runs, strands
-from stageflow_durable.state.views import awaits, summary_of, waits_for
+from stageflow_durable.state.views import awaits
+from stageflow_durable.store.values import Filter, Found
+from stageflow_durable.store.views import summary_of, waits_for
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
-
-ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
-"""Statuses that wait for a person."""
-
 
 _LEFT_OUT = ("input", "metadata")
 SUMMARY = tuple(literal("").label(column.name) if column.name in _LEFT_OUT else column for column in runs.c)
@@ -36,36 +34,6 @@ SUMMARY = tuple(literal("").label(column.name) if column.name in _LEFT_OUT else 
 
 PAGE = 2000
 """Runs that one statement lists at the most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which runs to list; None: any. ``since`` in seconds since the epoch; ``before``: created before the run of this
-    time and id, the last of the page before.
-    """
-
-    status: tuple[RunStatus, ...] | None = None
-    pipeline: str | None = None
-    client_id: str | None = None
-    since: float | None = None
-    limit: int = 100
-    before: tuple[float, str] | None = None
-    park_reason: ParkReason | None = None
-    attributes: Attributes = ()
-
-    def fits(self, run: RunSummary) -> bool:
-        """Whether a run is one of these, as far as its summary says."""
-        asked = ((self.pipeline, run.pipeline), (self.client_id, run.client_id), (self.park_reason, run.park_reason))
-        late = self.since is None or run.created_at.timestamp() >= self.since
-        among = self.status is None or run.status in self.status
-        return late and among and all(wanted in (None, has) for wanted, has in asked)
-
-
-class Found(NamedTuple):
-    """A run that a filter found, and its status then."""
-
-    run_id: str
-    status: RunStatus
 
 
 def found(see: See[Any], wanted: Filter) -> Iterator[Found]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
@@ -38,6 +37,7 @@ from stageflow_durable.state import roster
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import owners, profiles, queues
+from stageflow_durable.store.values import Awaited, Identity
 
 LONGEST_LEASE = 3600.0
 """Seconds; of an owner of an earlier release, which did not say how long its lease is."""
@@ -47,41 +47,6 @@ ONE_CLOCK_SECONDS = 1.0
 
 BY_PARENT, BY_ITSELF = "its parent", "itself"
 """Who confirmed an end, where no person did."""
-
-
-class Mark(NamedTuple):
-    """What names a process on its machine: the machine, its boot with the PID namespace, and when the process
-    started. None where that cannot be told.
-    """
-
-    machine: str | None = None
-    kernel: str | None = None
-    born: str | None = None
-
-
-UNMARKED = Mark()
-"""Of a process of which nothing is known."""
-
-
-class Awaited(NamedTuple):
-    """A dead owner whose end nobody has confirmed, and for which undos may wait."""
-
-    id: str
-    host: str
-    pid: int
-    machine: str | None
-    kernel: str | None
-    born: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """A process: host name, process id, and the boot id that all children of one worker share."""
-
-    host: str
-    pid: int
-    boot: str
-    mark: Mark = UNMARKED
 
 
 def _p(name: str, kind: Any = Double) -> Any:

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import endings, handed_back, moved, owners
-from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.reading import Reading
+from stageflow_durable.store.values import Identity
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from stageflow_durable.state import (
     definition_compatibility,
     endings,
     handed_back,
+    horizon,
     listing,
     owners,
     progress,
@@ -28,13 +29,20 @@ from stageflow_durable.state import (
 )
 from stageflow_durable.state import roster as rosters
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.handed_back import Waits
-from stageflow_durable.state.listing import Filter, Found
-from stageflow_durable.state.owners import Awaited
-from stageflow_durable.state.recovery import Missed, Overdue, StrandRef
-from stageflow_durable.state.standings import Known, Seen, standings
+from stageflow_durable.state.standings import standings
 from stageflow_durable.state.unlocked import Unlocked
-from stageflow_durable.state.verification import Checked
+from stageflow_durable.store.values import (
+    Awaited,
+    Checked,
+    Filter,
+    Found,
+    Known,
+    Missed,
+    Overdue,
+    Seen,
+    StrandRef,
+    Waits,
+)
 
 T = TypeVar("T")
 
@@ -74,6 +82,10 @@ class Reading:
     def next_wait(self, grace: float) -> float | None:
         """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""
         return self._see(lambda c: recovery.next_wait(c, grace))
+
+    def next_due(self, patience: float | None) -> float | None:
+        """When a sweep would next find work, or None; ``patience``: seconds after which a message counts as lost."""
+        return self._see(lambda c: horizon.next_due(c, patience=patience))
 
     def overdue(self, grace: float) -> Overdue:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""

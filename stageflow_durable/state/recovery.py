@@ -7,7 +7,7 @@ lock: any number of sweeps may run at once, and one that dies half-way leaves no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     Connection,
@@ -37,44 +37,11 @@ from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
+from stageflow_durable.store.values import BATCH, Missed, Overdue, StrandRef
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
-
-BATCH = 500
-"""The most strands that one scan returns."""
-
 
 STRANGERS = "strangers in "
 """Prefix of the names of ticks that record when a message of an unknown run was dropped; the queue's name follows."""
-
-
-class Missed(NamedTuple):
-    """A message to publish again, and when and how often it was published before."""
-
-    nudge: Nudge
-    published_at: float | None
-    nudges: int
-
-
-class StrandRef(NamedTuple):
-    """A strand that a scan found, with its fence at that time."""
-
-    run: str
-    strand: str
-    gen: int
-    stage: str | None = None
-    """The strand's stage, for the log."""
-
-
-class Overdue(NamedTuple):
-    """What a sweep has to handle: strands of dead owners, runs past their deadline, waiting strands that are due,
-    queues with ready strands, and owners for whose end undos wait and whose end is confirmed.
-    """
-
-    orphans: list[StrandRef]
-    late: list[str]
-    due: list[StrandRef]
-    queues: list[str]
-    ended: list[str]
 
 
 _PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen, strand_table.c.stage)

@@ -10,7 +10,6 @@ is deleted, and no statement that began before that is still under way then::
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, or_, select, text, tuple_
 
@@ -33,19 +32,14 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.state.vouched import tombstone_code
+from stageflow_durable.store.values import BATCH, Pruned
+from stageflow_durable.store.vouched import tombstone_code
 
 PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
 """What may go. A person has to look first at what is parked, and at an undo that failed."""
 
-BATCH = 500
-"""Runs deleted in one transaction."""
-
 KEYS = 1000
 """Expired business keys deleted in one transaction."""
-
-KEY_SECONDS = 400 * 86_400.0
-"""How long a tombstone keeps its key."""
 
 PAUSE_SECONDS = 0.05
 _OLD_STATEMENTS = text(
@@ -55,13 +49,6 @@ _OLD_STATEMENTS = text(
 )
 # Each must be the other's equal: the names of the columns that a tombstone takes over.
 _KEPT = ("client_id", "pipeline", "key", "fingerprint", "status", "seq", "head", "finished_at")
-
-
-class Pruned(NamedTuple):
-    """How many runs one batch found, and how many of them it deleted: another prune, or a person, may meet the same."""
-
-    found: int
-    deleted: int
 
 
 def prune(

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, bindparam, select
 
 from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
-from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import apply
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import runs, tombstones
+from stageflow_durable.store.values import Created
 from stageflow_durable.transitions.accept import NewRun, accept
 from stageflow_durable.transitions.change import Change
-
-
-class Created(NamedTuple):
-    """The run of a request: a new one with its nudges, or the one that has the key already."""
-
-    run_id: str
-    replayed: bool
-    nudges: tuple[Nudge, ...] = ()
 
 
 def _with_key(table: Table) -> ColumnElement[bool]:

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, event
 
 from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.state import progress
 from stageflow_durable.state.control import ends_transaction, outlasts_transaction
 from stageflow_durable.state.database import SESSION_MILLISECONDS, Database, be_patient, interruptible, translated
 from stageflow_durable.state.hold import Hold
@@ -159,8 +161,6 @@ class SessionHolder:
         """Flush the body's writes, save the outcome on the same connection, commit both; a fenced outcome rolls both
         back. Raises SessionMisused, and what the flush raises.
         """
-        from stageflow_durable.model.work import Fenced
-
         with translated():
             try:
                 with interruptible(self._connection):
@@ -180,6 +180,10 @@ class SessionHolder:
         """Do something else within the body's transaction; on SQLite nobody else could write meanwhile."""
         with translated(), interruptible(self._connection), self._by_the_engine():
             return action(self._connection)
+
+    def report(self, work: Work, text: str) -> None:
+        """Show the stage's progress."""
+        self.write(lambda connection: progress.report(connection, work, text))
 
     @contextmanager
     def nested(self) -> Iterator[Connection]:

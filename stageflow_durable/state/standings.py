@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Column, Connection, select
 
@@ -17,9 +17,7 @@ from stageflow_durable.model.verbs import Standing, standing
 from stageflow_durable.state import views
 from stageflow_durable.state.dialect import among
 from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_steps, strands
-
-Known = dict[Hashable, tuple[Any, ...]]
-"""How runs of a kind stand, apart from their ids; to be kept from one call to the next."""
+from stageflow_durable.store.values import Known, Seen
 
 _OWN = tuple(
     runs.c[name]
@@ -32,15 +30,6 @@ _PARTS: Mapping[str, tuple[Column[Any], ...]] = {
     "checkpoint": (checkpoints.c.run, checkpoints.c.stage, checkpoints.c.skipped),
     "step": (saga_steps.c.run, saga_steps.c.stage, saga_steps.c.state),
 }
-
-
-class Seen(NamedTuple):
-    """A run, and what its verbs depend on, of one moment."""
-
-    run_id: str
-    status: RunStatus
-    op_version: int
-    standing: Standing
 
 
 def standings(connection: Connection, ids: Sequence[str], known: Known) -> dict[str, Seen]:

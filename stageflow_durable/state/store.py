@@ -1,4 +1,4 @@
-"""The store that the engine works with: each method is one transaction.
+"""The SQL store: each method is one transaction.
 
 A method first tries without the run's lock where that may be enough (``unlocked``), and else takes the lock
 (``apply.transact``). What it writes is decided by a function of ``transitions``. What concerns owners is inherited from
@@ -8,14 +8,13 @@ A method first tries without the run's lock where that may be enough (``unlocked
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from stageflow_durable.errors import UnknownRun
-from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import Cause, ParkReason
@@ -34,15 +33,26 @@ from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.apply import transact, transact_all
-from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.endings import awaited_after
-from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owning import Owning
-from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
-from stageflow_durable.state.runs import Created
+from stageflow_durable.state.recovery import STRANGERS
+from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store.session import after_commit, session_on
+from stageflow_durable.store.values import (
+    BATCH,
+    KEY_SECONDS,
+    Answer,
+    BusinessKey,
+    Created,
+    Ending,
+    Fork,
+    Missed,
+    Pruned,
+    StrandRef,
+)
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, operate, retry, start, undo
 from stageflow_durable.transitions import sleep as sleeping
@@ -57,22 +67,10 @@ from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.sleep import is_asleep
 
 T = TypeVar("T")
-Ending: TypeAlias = Done | Waiting | Fenced
 
 
-@dataclass(frozen=True, slots=True)
-class BusinessKey:
-    """A stage's key across runs, and the parameters that must be equal under it (``params``: encoded text)."""
-
-    scope: Scope
-    key: str
-    fingerprint: str
-    params: str
-    ttl_seconds: float
-
-
-class Store(Owning):
-    """Runs and everything about them, in one database."""
+class SqlStore(Owning):
+    """Runs and everything about them, in one database: a :class:`~stageflow_durable.store.protocol.Store`."""
 
     def __init__(
         self,
@@ -113,6 +111,10 @@ class Store(Owning):
         it will run.
         """
         return self.database.is_sqlite and after_commit(self.database.url, action)
+
+    def open_session(self) -> SessionHolder:
+        """A transaction of a stage's own, on a connection of its own."""
+        return SessionHolder(self.database)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
@@ -370,10 +372,10 @@ class Store(Owning):
         self,
         older_than_seconds: float,
         *,
-        batch: int = retention.BATCH,
-        key_seconds: float = retention.KEY_SECONDS,
+        batch: int = BATCH,
+        key_seconds: float = KEY_SECONDS,
         sleep: Callable[[float], None],
-    ) -> retention.Pruned:
+    ) -> Pruned:
         """Delete at most ``batch`` runs that ended before, and expired business keys; the runs' own keys stay taken for
         ``key_seconds``.
         """
@@ -399,7 +401,7 @@ class Store(Owning):
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
 
-    def fork(self, wanted: forking.Fork) -> Created:
+    def fork(self, wanted: Fork) -> Created:
         """A new run from the checkpoints of another."""
         return self._do(lambda c: forking.fork(c, wanted, self._audit))
 

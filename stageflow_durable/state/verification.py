@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import ColumnElement, Connection, Table, and_, select, union
 
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.state.audit import old_tombstone_code, seal
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     attempts,
@@ -29,8 +27,10 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.state.testimony import Keys, Row, Rows, Testimony, problems
-from stageflow_durable.state.vouched import tombstone_code
+from stageflow_durable.store.audit import old_tombstone_code, seal
+from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, problems
+from stageflow_durable.store.values import Checked
+from stageflow_durable.store.vouched import tombstone_code
 from stageflow_durable.transitions.accept import GENESIS
 
 T = TypeVar("T")
@@ -45,18 +45,6 @@ RUNS = 50
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
 _PARTS = (events, attempts, checkpoints, saga_steps, strands)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found of one run: how many events it has, and each thing that is wrong. ``rows``: whether its events
-    vouch for its rows; those that an earlier release wrote, or that were written without an audit key, do not.
-    """
-
-    run_id: str
-    events: int
-    problems: tuple[str, ...] = ()
-    rows: bool = True
 
 
 class _Page(NamedTuple):

@@ -1,44 +1,31 @@
-"""Reading: runs, their stages, history and owners as the frozen views of ``model.run``. No locks are taken."""
+"""Reading what ``store.views`` shows: runs, their stages, history and owners. No locks are taken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, String, and_, bindparam, func, select
 
-from stageflow_durable.clock import as_moment, as_optional_moment
-from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
-from stageflow_durable.model.keys import stage_key, undo_key
-from stageflow_durable.model.plan import PlannedStage
-from stageflow_durable.model.roster import Missing, Profile
+from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import (
-    AttemptView,
     AwaitedWorker,
     Event,
     Run,
-    RunSummary,
-    StageView,
-    UndoView,
     WorkerView,
 )
-from stageflow_durable.model.stage_state import stage_state
-from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState, WaitingFor
+from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.state.definitions import plan_of
+from stageflow_durable.state.definitions import newest, plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS, awaited_by
-from stageflow_durable.state.handed_back import need
 from stageflow_durable.state.load import attributes_of, facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
-from stageflow_durable.state.vouched import AUDIT
-from stageflow_durable.transitions.draft import ACTIVE, NO_ITEM
-from stageflow_durable.transitions.hand_back import is_handed_back
+from stageflow_durable.store.views import RunRows, event_of, full_id_of, may_be_id, missing_of, run_of, worker_of
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 BEYOND = "z" * 32
@@ -52,9 +39,6 @@ _OUTPUTS = Prepared(
 )
 # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
 _FITS = func.substr(runs.c.id, 1, func.length(bindparam("prefix", type_=String))) == bindparam("prefix", type_=String)
-SHORTEST_PREFIX = 6
-"""Characters of an id that may stand for it. Runs of a quarter of an hour begin with the same six."""
-
 _FITTING = Prepared(
     select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
 )
@@ -86,54 +70,11 @@ def facts(connection: Connection, run_id: str) -> RunFacts | None:
 
 def full_id(connection: Connection, prefix: str) -> str:
     """The id of the one run that ``prefix`` fits. Raises UnknownRun naming what is wrong with it."""
-    if not (prefix.isascii() and prefix.isprintable()):
-        raise UnknownRun(f"no run {prefix!r}")  # a database refuses a NUL in its own words, which quote the statement
+    if not may_be_id(prefix):
+        return full_id_of(prefix, (), None)
     found = _FITTING.column(connection, prefix=prefix, beyond=prefix + BEYOND)
-    if prefix in found:
-        return prefix
-    pruned = None if found else _pruned(connection, prefix)
-    if pruned is not None:
-        raise UnknownRun(pruned)
-    if found and len(prefix) < SHORTEST_PREFIX:
-        raise UnknownRun(f"{prefix!r} is too short for a run id; give at least {SHORTEST_PREFIX} characters")
-    if len(found) != 1:
-        fitting = ", ".join(map(str, found))
-        raise UnknownRun(
-            f"no run {prefix!r}" if not found else f"{prefix!r} fits more than one run, {fitting}; give more of the id"
-        )
-    return str(found[0])
-
-
-def _pruned(connection: Connection, run_id: str) -> str | None:
-    row = connection.execute(select(tombstones).where(tombstones.c.run == run_id)).one_or_none()
-    if row is None:
-        return None
-    at = as_moment(row.finished_at)
-    return f"run {run_id} {row.status} at {at:%Y-%m-%d %H:%M} UTC and was pruned; its key stays taken"
-
-
-def summary_of(run: RunFacts) -> RunSummary:
-    """A row as a line of a list."""
-    return RunSummary(
-        run.id,
-        run.pipeline,
-        run.version,
-        run.client_id,
-        run.key,
-        run.status,
-        run.phase,
-        run.cause,
-        run.park_reason,
-        run.error,
-        run.error_stage,
-        run.op_version,
-        run.pivot_passed,
-        as_moment(run.created_at),
-        as_moment(run.updated_at),
-        as_optional_moment(run.finished_at),
-        as_optional_moment(run.deadline),
-        parent=run.parent,
-    )
+    stone = None if found else connection.execute(select(tombstones).where(tombstones.c.run == prefix)).one_or_none()
+    return full_id_of(prefix, found, stone)
 
 
 def awaits(connection: Connection, run_id: str) -> tuple[AwaitedWorker, ...]:
@@ -151,14 +92,7 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
 
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
-    rows = _HISTORY.rows(connection, run_id=run_id)
-    return [Event(row.run, row.seq, row.type, as_moment(row.at), _told(row.data), row.item) for row in rows]
-
-
-def _told(data: str) -> dict[str, Any]:
-    """What an event says to people: without its entries about rows, which are for the audit."""
-    told: dict[str, Any] = decode(data)
-    return {name: value for name, value in told.items() if name != AUDIT}
+    return [event_of(row) for row in _HISTORY.rows(connection, run_id=run_id)]
 
 
 def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
@@ -170,30 +104,9 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
     for owner, run, stage in connection.execute(running):
         held.setdefault(owner, []).append(f"{run}/{stage}")
     return [
-        WorkerView(
-            row.id,
-            row.host,
-            row.pid,
-            bool(row.alive),
-            as_moment(row.started_at),
-            as_moment(row.expires_at),
-            tuple(held.get(row.id, ())),
-            as_optional_moment(row.dead_at),
-            bool(row.confirmed),
-            confirmed_by=row.confirmed_by,
-            awaited=bool(row.awaited and not row.confirmed),
-            **_known(row.body),
-        )
+        worker_of(row, held.get(row.id, ()), alive=bool(row.alive), body=row.body)
         for row in alive_and_dead(connection, limit)
     ]
-
-
-def _known(body: str | None) -> dict[str, Any]:
-    if body is None:
-        return {}
-    profile = Profile.decode(body)
-    pipelines = tuple(f"{name} v{known.version}" for name, known in profile.pipelines.items())
-    return {"engine": profile.engine, "broker": profile.broker, "queues": profile.queues, "pipelines": pipelines}
 
 
 def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
@@ -202,145 +115,15 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     if found is None:
         raise UnknownRun(f"no run {run_id}")
     plan = plan_of(connection, found.definition)
-    rows = _Rows.read(connection, run_id)
-    stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
-    missing = _missing(connection, found, rows)
-    summary = replace(
-        summary_of(found),
-        missing=missing,
-        awaits=awaits(connection, run_id),
-        waits_for=waits_for(rows.strands.values()),
-    )
-    return Run(
-        **{name: getattr(summary, name) for name in RunSummary.__slots__},
-        input=decode(found.input, shown=True),
-        metadata=decode(found.metadata, shown=True),
-        attributes=dict(attributes_of(connection, run_id)),
-        stages=stages,
-    )
+    on_strands = _STRANDS.rows(connection, run_id=run_id)  # first: what ends in between is seen as ended
+    others = (part.rows(connection, run_id=run_id) for part in (_ATTEMPTS, _CHECKPOINTS, _STEPS))
+    rows = RunRows.of(on_strands, *others)
+    missing = _missing(connection, found, rows.idle_queues)
+    awaited, described = awaits(connection, run_id), attributes_of(connection, run_id)
+    return run_of(found, plan, rows, max_attempts, attributes=described, missing=missing, awaits=awaited)
 
 
-def waits_for(on_strands: Iterable[Any]) -> tuple[WaitingFor, ...]:
-    """What keeps a run from moving, by its strands: what is soonest due first. Empty where one of them may go on."""
-    rows = [row for row in on_strands if row.state in ACTIVE]
-    if any(row.state != StrandState.WAITING for row in rows):
-        return ()
-    rows.sort(key=lambda row: UNTIL_CONFIRMED if row.wake_at is None else row.wake_at)
-    return tuple(dict.fromkeys(WaitingFor(row.waiting_for) for row in rows))
-
-
-def _missing(connection: Connection, run: RunFacts, rows: _Rows) -> Missing | None:
-    """Why no live worker carries a strand that waits for one."""
-    idle = [row for row in rows.strands.values() if row.state == StrandState.READY or is_handed_back(row)]
-    if run.phase is Phase.SETTLED or not idle:
+def _missing(connection: Connection, run: RunFacts, queues: Sequence[str]) -> Missing | None:
+    if run.phase is Phase.SETTLED or not queues:
         return None
-    known = live(connection)
-    about = run.pipeline, run.version, run.definition
-    found = (known.missing(need(connection, *about, queue)) for queue in sorted({row.queue for row in idle}))
-    return next((missing for missing in found if missing is not None), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    checkpoints: Mapping[str, Any]
-    attempts: Mapping[tuple[str, str], Sequence[AttemptView]]
-    strands: Mapping[tuple[str, str], Any]
-    steps: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, connection: Connection, run_id: str) -> _Rows:
-        grouped: dict[tuple[str, str], list[AttemptView]] = {}
-        on_strands = _STRANDS.rows(connection, run_id=run_id)  # first: what ends in between is seen as ended
-        for row in _ATTEMPTS.rows(connection, run_id=run_id):
-            grouped.setdefault((row.stage, row.direction), []).append(_ended(row))
-        for row in on_strands:
-            tried = grouped.setdefault((row.stage, row.direction), [])
-            if row.state == StrandState.RUNNING and not (tried and tried[-1].n >= row.attempt):
-                tried.append(_running(row))
-        return cls(
-            {row.stage: row for row in _CHECKPOINTS.rows(connection, run_id=run_id)},
-            grouped,
-            {(row.stage, row.direction): row for row in on_strands},
-            {row.stage: row for row in _STEPS.rows(connection, run_id=run_id)},
-        )
-
-
-def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | None) -> StageView:
-    tried = rows.attempts.get((stage.name, Phase.FORWARD), ())
-    strand = rows.strands.get((stage.name, Phase.FORWARD))
-    saved = rows.checkpoints.get(stage.name)
-    undo = _undo(run, stage, rows)
-    return StageView(
-        name=stage.name,
-        kind=stage.kind,
-        state=_state(run, saved, strand, tried, undo),
-        after=stage.after,
-        pivot=stage.pivot,
-        tries=sum(row.state not in (AttemptState.UNKNOWN, AttemptState.VOID) for row in tried),
-        lost=sum(row.state is AttemptState.UNKNOWN for row in tried),
-        max_attempts=max_attempts,
-        key=stage_key(run.id, stage.name),
-        output=decode(saved.delta, shown=True) if saved is not None and saved.delta is not None else None,
-        error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
-        wake_at=as_optional_moment(strand.wake_at) if strand is not None else None,
-        attempts=tuple(tried),
-        undo=undo,
-        progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
-        on_unknown=stage.on_unknown,
-        waiting_for=_waiting_for(strand),
-    )
-
-
-def _waiting_for(strand: Any) -> WaitingFor | None:
-    return None if strand is None or strand.waiting_for is None else WaitingFor(strand.waiting_for)
-
-
-def _running(row: Any) -> AttemptView:
-    """The attempt that a strand holds; its row is written when it is over."""
-    began = as_moment(row.began_at)
-    return AttemptView(row.attempt, AttemptState.RUNNING, row.owner, row.host, row.pid, began, None, None, None, None)
-
-
-def _ended(row: Any) -> AttemptView:
-    return AttemptView(
-        row.n,
-        AttemptState(row.state),
-        row.owner,
-        row.host,
-        row.pid,
-        as_moment(row.began_at),
-        as_moment(row.ended_at),
-        row.error,
-        row.category,
-        row.delay,
-    )
-
-
-def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
-    step = rows.steps.get(stage.name)
-    if stage.undo is None:
-        return None
-    if step is None:
-        return UndoView(stage.undo, StepState.VOID, None, (), undo_key(run.id, stage.name))
-    tried = tuple(rows.attempts.get((stage.name, Phase.BACKWARD), ()))
-    strand = rows.strands.get((stage.name, Phase.BACKWARD))
-    return UndoView(
-        stage.undo,
-        StepState(step.state),
-        step.error,
-        tried,
-        undo_key(run.id, stage.name),
-        _waiting_for(strand),
-        as_optional_moment(strand.wake_at) if strand is not None else None,
-    )
-
-
-def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView], undo: UndoView | None) -> StageState:
-    return stage_state(
-        run.phase,
-        run.status,
-        skipped=None if saved is None else bool(saved.skipped),
-        strand=None if strand is None else StrandState(strand.state),
-        last_attempt=tried[-1].state if tried else None,
-        step=None if undo is None else undo.state,
-    )
+    return missing_of(run, queues, newest(connection, run.pipeline), live(connection))

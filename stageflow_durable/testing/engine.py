@@ -18,8 +18,8 @@ from typing import Any
 
 from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
+from stageflow_durable.connect import store_on
 from stageflow_durable.duration import seconds_of
-from stageflow_durable.engine.connect import store_on
 from stageflow_durable.engine.recover import Patience
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
@@ -29,7 +29,6 @@ from stageflow_durable.model.run import RunSummary, SweepReport
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.schema import upgrade
 from stageflow_durable.testing.clock import FakeClock
 from stageflow_durable.testing.faults import Crash, Faults, bury, with_crash_points
@@ -246,8 +245,7 @@ class InProcessEngine(Engine):
         asks for something.
         """
         patience = None if len(self.messages) else self._patience.lost  # while messages wait, none counts as lost
-        with self.store.database.read() as connection:
-            known = next_due(connection, patience=patience)
+        known = self.store.next_due(patience)
         return min((moment for moment in (known, self.messages.next_due()) if moment is not None), default=None)
 
     def _while_waiting(self, _seconds: float) -> None:

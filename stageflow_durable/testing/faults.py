@@ -1,7 +1,7 @@
 """Where a process may die: before and after each transaction and each publication.
 
 A fault is raised at a *point*, named by what is called there (``"begin"``, ``"succeed"``, ``"wait"``, ``"take"`` …:
-the methods of :class:`stageflow_durable.state.store.Store`; ``"publish"``) and by whether its effect is still to
+the methods of :class:`stageflow_durable.store.protocol.Store`; ``"publish"``) and by whether its effect is still to
 come or has happened.
 """
 
@@ -14,8 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from stageflow_durable.engine.ends import ProcessEnds
 from stageflow_durable.engine.services import Services
-from stageflow_durable.state.owning import Owning
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Accepting, Carrying, Operating, Owning, Recovering, Store
 
 When = Literal["before", "after"]
 
@@ -143,9 +142,10 @@ def _read(name: str) -> Callable[..., Any]:
     return call
 
 
-for _name, _member in (vars(Owning) | vars(Store)).items():
-    if callable(_member) and not _name.startswith("_") and _name not in READS:
-        setattr(StoreWithPoints, _name, _transaction(_name))
+for _part in (Accepting, Carrying, Owning, Recovering, Operating, Store):
+    for _name, _member in vars(_part).items():
+        if callable(_member) and not _name.startswith("_") and _name not in READS | {"open_session"}:
+            setattr(StoreWithPoints, _name, _transaction(_name))
 for _name in READS:
     setattr(StoreWithPoints, _name, _read(_name))
 

@@ -19,7 +19,7 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
 from stageflow_durable.testing.faults import Crash
 
 AWAY_SECONDS = 2.0

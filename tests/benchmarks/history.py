@@ -10,7 +10,7 @@ from statistics import median
 import psycopg
 
 from stageflow_durable import Engine, Submission
-from stageflow_durable.state.retention import BATCH
+from stageflow_durable.store.values import BATCH
 from tests.benchmarks.past import FIRST, bury
 from tests.benchmarks.pipelines import FAILED, name_of
 

@@ -42,9 +42,7 @@ from stageflow_durable.model.status import (
     WaitingFor,
 )
 from stageflow_durable.model.verbs import VerbName, refusal, standing
-from stageflow_durable.state.runs import Created
-from stageflow_durable.state.standings import Seen
-from stageflow_durable.state.verification import Checked
+from stageflow_durable.store.values import Checked, Created, Seen
 
 NOW = datetime(2026, 3, 1, 3, 16, 20, tzinfo=UTC)
 RUN_ID = "01J9F2QZ7KXV3M5N8P0R2T4W6Y"

@@ -10,7 +10,7 @@ import pytest
 from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import RunStatus, StageState, StepState
-from stageflow_durable.state.verification import Checked
+from stageflow_durable.store.values import Checked
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, run, stage, summary, undo
 

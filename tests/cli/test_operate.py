@@ -10,7 +10,7 @@ import pytest
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import ParkReason, RunStatus, StageState
-from stageflow_durable.state.standings import Seen
+from stageflow_durable.store.values import Seen
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
 

@@ -20,7 +20,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.schema import upgrade
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 from tests.protocol.moves import RUN, TRANSACTIONS, World
 from tests.protocol.scenes import told
@@ -49,7 +49,7 @@ def record(url: str, situation: str, act: str, *, optimistic: bool) -> Changed:
         verb, *about = act.split()
         transaction = TRANSACTIONS[verb](world, *about)
         before = _look(world)
-        store = Store(world.database, optimistic=optimistic, hints=False)
+        store = SqlStore(world.database, optimistic=optimistic, hints=False)
         try:
             answer = transaction(store)
         except StageflowError as refused:

@@ -27,9 +27,9 @@ from stageflow_durable.model.status import (
     StrandState,
 )
 from stageflow_durable.state import tables
-from stageflow_durable.state.audit import seal
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.testimony import Rows, Testimony, problems
+from stageflow_durable.store.audit import seal
+from stageflow_durable.store.testimony import Rows, Testimony, problems
 from stageflow_durable.transitions.accept import GENESIS
 
 Row = dict[str, Any]

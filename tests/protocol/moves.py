@@ -11,10 +11,8 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Hint, Nudge, Work
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.fork import Fork
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import Missed, StrandRef
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Fork, Identity, Missed, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
@@ -64,7 +62,7 @@ class World:
     def __init__(self, url: str) -> None:
         self.url = url
         self.database = Database(url)
-        self.store = Store(self.database, optimistic=False)
+        self.store = SqlStore(self.database, optimistic=False)
         self.watch = Watch(self.database)
         self.works: dict[str, Work] = {}
         self.missed: Missed | None = None
@@ -194,7 +192,7 @@ def _nudged(world: World) -> Act:
 
 
 def _beat(world: World, owner: str) -> Act:
-    def beat(store: Store) -> None:
+    def beat(store: SqlStore) -> None:
         store.renew(world.owners[owner], LEASE)
         store.served({"q": 5.0})
 
@@ -202,7 +200,7 @@ def _beat(world: World, owner: str) -> Act:
 
 
 def _confirm_dead(world: World, owner: str) -> Act:
-    def confirm(store: Store) -> bool:
+    def confirm(store: SqlStore) -> bool:
         store.confirm_dead(world.owners[owner], "I looked", "somebody")
         return True  # else it raises
 
@@ -213,7 +211,7 @@ def _end(world: World, verb: str, owner: str) -> Act:
     """Who confirms an end lets go what waits for it: one transaction a run, and one when nothing waits any more."""
     confirm, name = TRANSACTIONS[verb](world, owner), world.owners[owner]
 
-    def end(store: Store) -> list[str]:
+    def end(store: SqlStore) -> list[str]:
         confirm(store)
         waiting = store.runs_waiting_for(name)
         for run in waiting:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event
 from stageflow_durable.state import prepared
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.metadata import PREFIX
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 
 Asked = tuple[str, Mapping[str, Any]]
 MODES = ("force_custom_plan", "force_generic_plan")
@@ -22,7 +22,7 @@ MODES = ("force_custom_plan", "force_generic_plan")
 
 
 @contextmanager
-def listening(store: Store) -> Iterator[list[Asked]]:
+def listening(store: SqlStore) -> Iterator[list[Asked]]:
     """What is asked meanwhile, on all ways to the database."""
     asked: list[Asked] = []
 

@@ -18,8 +18,8 @@ from sqlalchemy import Double
 
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.metadata import metadata
-from stageflow_durable.state.runs import Created
 from stageflow_durable.state.tables import definitions
+from stageflow_durable.store.values import Created
 from tests.protocol.invariants import Watch, the_chain_is_unbroken
 from tests.protocol.moves import TRANSACTIONS, World
 from tests.protocol.situations import Situation

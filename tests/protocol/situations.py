@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.model.work import Waiting
-from stageflow_durable.state.recovery import StrandRef
+from stageflow_durable.store.values import StrandRef
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.moves import ASLEEP, BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, RESTED, Line, World
 

@@ -17,9 +17,9 @@ import psycopg
 from sqlalchemy import event
 
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 
-Act = Callable[[Store], Any]
+Act = Callable[[SqlStore], Any]
 """One transaction of the protocol."""
 
 LONGEST = 20.0
@@ -42,7 +42,7 @@ class Session:
 
     def __init__(self, url: str, *, optimistic: bool) -> None:
         self._database = Database(url)
-        self.store = Store(self._database, optimistic=optimistic)
+        self.store = SqlStore(self._database, optimistic=optimistic)
         self._thread = ThreadPoolExecutor(1)
         self._at, self.statements = FREE, 0
         self.reached, self.halted, self._go = threading.Event(), threading.Event(), threading.Event()

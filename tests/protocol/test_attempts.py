@@ -15,9 +15,9 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import attempts, strands
+from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
@@ -31,7 +31,7 @@ class Line:
 
     def __init__(self, url: str, *, optimistic: bool) -> None:
         self.database = Database(url)
-        self.store = Store(self.database, optimistic=optimistic)
+        self.store = SqlStore(self.database, optimistic=optimistic)
         self.store.register([PLAN])
         self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
         self.claimant = Claimant(self.owner, {"line": PLAN}, {("line", "a"): TIMEOUT, ("line", "b"): TIMEOUT})

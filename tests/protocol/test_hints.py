@@ -12,10 +12,9 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import StrandRef
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.unlocked_reads import LARGE, MOST
+from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
@@ -40,7 +39,7 @@ class World:
 
     def __init__(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.database = Database(url)
-        self.store = Store(self.database)
+        self.store = SqlStore(self.database)
         self.store.register([LINE.plan, BRANCHES.plan])
         self.owner = self.store.join(Identity("host", 1, "boot"), 60.0)
         self.claimant = Claimant(self.owner, {"line": LINE.plan, "branches": BRANCHES.plan}, {("line", "b"): 30.0})
@@ -244,7 +243,7 @@ def test_given_runs_in_a_batch_then_their_nudges_have_hints_unless_several_stran
 
 
 def test_given_hints_switched_off_then_none_is_made_and_none_is_believed(world: World, migrated_url: str) -> None:
-    without = Store(Database(migrated_url), hints=False)
+    without = SqlStore(Database(migrated_url), hints=False)
     nudge = world.handed_on()
     world.asked = 0
     work = without.begin(nudge, world.claimant)

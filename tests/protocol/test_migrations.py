@@ -29,8 +29,8 @@ from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
@@ -176,7 +176,7 @@ def test_given_a_run_in_flight_when_an_older_schema_is_upgraded_then_it_goes_on_
         inserted(connection, "runs", RUN | {"definition": plan.digest})
         inserted(connection, "strands", STRAND)
     assert schema.upgrade(database_url) == schema.head()
-    store = Store(database)
+    store = SqlStore(database)
     store.register([plan])
     claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
     work = store.begin(Nudge("R", "a", 0, "q"), claimant)
@@ -211,7 +211,7 @@ def test_given_a_worker_that_died_in_a_stage_before_an_upgrade_then_its_attempt_
     plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
     database = stopped_in_a_stage(database_url, plan)
     schema.upgrade(database_url)
-    store = Store(database)
+    store = SqlStore(database)
     store.register([plan])
     (running,) = store.run("R").stage("a").attempts
     assert (running.state, running.began_at.timestamp(), running.owner_host) == (AttemptState.RUNNING, 7.0, "h")
@@ -411,7 +411,7 @@ def test_given_an_empty_database_when_four_processes_upgrade_then_all_succeed(da
 def test_given_an_empty_database_when_used_then_the_way_out_is_named(database_url: str) -> None:
     plan, database = Plan("p", "1", (PlannedStage("a"),)), Database(database_url)
     with pytest.raises(SchemaBehind, match="stageflow db upgrade"):
-        Store(database).register([plan])
+        SqlStore(database).register([plan])
     database.dispose()
     with pytest.raises(SchemaBehind, match="stageflow db upgrade"):
         schema.require_current(database_url)
@@ -515,7 +515,7 @@ def _named(seen: Inspector, table: str) -> Iterator[Sequence[Mapping[str, Any]]]
 @pytest.mark.parametrize("what", BROKEN)
 def test_given_a_row_that_breaks_an_invariant_then_the_database_refuses_it(migrated: str, what: str) -> None:
     database, plan = Database(migrated), Plan("p", "1", (PlannedStage("a"),))
-    Store(database).register([plan])
+    SqlStore(database).register([plan])
     table, change = BROKEN[what]
     defaults: dict[str, dict[str, Any]] = {
         "runs": RUN | {"definition": plan.digest},
@@ -596,7 +596,7 @@ def test_given_a_run_in_flight_when_0006_is_upgraded_then_its_wait_says_for_what
         assert rows == [(waiting_for, 0)]
         for table in ("attempts", "saga_steps", "events"):
             assert connection.exec_driver_sql(f"SELECT item FROM {PREFIX}{table}").all() == [(0,)]
-    store = Store(database)
+    store = SqlStore(database)
     store.register([plan])
     carried(store, plan, of_strand.get("strand", "a"))
     assert store.run("R").status is (RunStatus.COMPENSATED if of_run is _BACKWARD else RunStatus.SUCCEEDED)
@@ -604,7 +604,7 @@ def test_given_a_run_in_flight_when_0006_is_upgraded_then_its_wait_says_for_what
     store.close()
 
 
-def carried(store: Store, plan: Plan, strand: str) -> None:
+def carried(store: SqlStore, plan: Plan, strand: str) -> None:
     """What a sweep, a person and a worker do to the run, to its end."""
     claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": plan}, {})
     found = store.overdue(0.0)
@@ -665,7 +665,7 @@ def test_given_a_database_of_a_newer_release_when_asked_what_an_upgrade_does_the
 
 def test_given_items_of_one_stage_then_each_has_its_rows_and_its_own_chain_of_events(migrated: str) -> None:
     database, plan = Database(migrated), Plan("p", "1", (PlannedStage("a"),))
-    Store(database).register([plan])
+    SqlStore(database).register([plan])
     event = {"run": "R", "seq": 1, "type": "t", "at": 1.0, "data": "{}", "previous": "0", "mac": "m"}
     rows: dict[str, dict[str, Any]] = {
         "strands": STRAND,
@@ -681,5 +681,5 @@ def test_given_items_of_one_stage_then_each_has_its_rows_and_its_own_chain_of_ev
     for table, row in rows.items():
         with pytest.raises(IntegrityError, match=r"(?i)unique"), database.transaction() as connection:
             connection.execute(metadata.tables[PREFIX + table].insert(), row | {"item": 2})
-    assert [(event.seq, event.item) for event in Store(database).history("R")] == [(1, 0)]
+    assert [(event.seq, event.item) for event in SqlStore(database).history("R")] == [(1, 0)]
     database.dispose()

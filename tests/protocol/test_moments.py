@@ -14,10 +14,9 @@ from stageflow_durable.model.status import Cause, ParkReason, RunStatus
 from stageflow_durable.model.work import Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.listing import ATTENTION, Filter
 from stageflow_durable.state.metadata import metadata
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import ATTENTION, Filter, Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
@@ -33,7 +32,7 @@ def test_given_rows_with_times_that_no_date_can_hold_then_every_list_and_view_sh
     database_url: str, given: str
 ) -> None:
     schema.upgrade(database_url)
-    store = Store(Database(database_url))
+    store = SqlStore(Database(database_url))
     store.register([PLAN])
     claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
     for run in ("parked", "waiting"):
@@ -57,7 +56,7 @@ def test_given_rows_with_times_that_no_date_can_hold_then_every_list_and_view_sh
     store.close()
 
 
-def _set_all(store: Store, given: str) -> None:
+def _set_all(store: SqlStore, given: str) -> None:
     """Every time that there is, to that."""
     is_sqlite = store.database.is_sqlite
     if is_sqlite and given == "nan":
@@ -73,7 +72,7 @@ def _set_all(store: Store, given: str) -> None:
 
 def test_given_a_wait_beyond_all_bounds_then_it_ends_within_ten_years(database_url: str) -> None:
     schema.upgrade(database_url)
-    store = Store(Database(database_url))
+    store = SqlStore(Database(database_url))
     store.register([PLAN])
     claimant = Claimant(store.join(Identity("host", 1, "boot"), 3600.0), {"p": PLAN}, {})
     store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q"))

@@ -14,8 +14,8 @@ from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 
@@ -30,7 +30,7 @@ class World:
 
     def __init__(self, url: str) -> None:
         schema.upgrade(url)
-        self.store = Store(Database(url))
+        self.store = SqlStore(Database(url))
         self.store.register([PLAN])
 
     def sql(self, statement: str) -> Any:

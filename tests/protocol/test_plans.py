@@ -14,9 +14,8 @@ from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
-from stageflow_durable.state.listing import Filter
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Filter, Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
@@ -77,10 +76,10 @@ OF_A_FINISHED = "D" + "5042".zfill(25)
 
 
 @pytest.fixture(scope="module")
-def store(migrated_url: str) -> Iterator[Store]:
+def store(migrated_url: str) -> Iterator[SqlStore]:
     """A store with a past."""
     database = Database(migrated_url)
-    made = Store(database)
+    made = SqlStore(database)
     made.register([PLAN])
     with psycopg.connect(migrated_url.replace("+psycopg", ""), autocommit=True) as connection:
         for statement in FILLED.split(";\n")[:-1]:
@@ -91,9 +90,9 @@ def store(migrated_url: str) -> Iterator[Store]:
     database.dispose()
 
 
-def fresh(store: Store, *, optimistic: bool) -> tuple[Store, Work]:
+def fresh(store: SqlStore, *, optimistic: bool) -> tuple[SqlStore, Work]:
     """A run whose first stage has just begun."""
-    ways = Store(store.database, optimistic=optimistic)
+    ways = SqlStore(store.database, optimistic=optimistic)
     owner = ways.join(Identity("h", 1, "boot"), 60.0)
     number = store.clock()
     run_id = f"N{str(number).replace('.', ''):0<25}"[:26]
@@ -103,7 +102,7 @@ def fresh(store: Store, *, optimistic: bool) -> tuple[Store, Work]:
     return ways, work
 
 
-def carried(store: Store, *, optimistic: bool) -> None:
+def carried(store: SqlStore, *, optimistic: bool) -> None:
     """A run from its enqueueing to its end, and one whose second stage has a message of its own."""
     ways, work = fresh(store, optimistic=optimistic)
     claimant = Claimant(work.owner, {"line": PLAN}, {})
@@ -118,12 +117,12 @@ def carried(store: Store, *, optimistic: bool) -> None:
     ways._driver.close()  # as above
 
 
-def horizon(store: Store) -> None:
+def horizon(store: SqlStore) -> None:
     with store.database.read() as connection:
         next_due(connection, patience=1.0)
 
 
-ASKED: dict[str, Callable[[Store], object]] = {
+ASKED: dict[str, Callable[[SqlStore], object]] = {
     "overdue": lambda store: store.overdue(1.0),
     "next wait": lambda store: store.next_wait(0.1),
     "undelivered, queue empty": lambda store: store.undelivered("q1", 0, 10.0, 60.0),
@@ -175,7 +174,7 @@ ASKED: dict[str, Callable[[Store], object]] = {
     ],
 )
 def test_given_a_question_about_a_moment_then_no_more_than_its_range_of_the_index_is_read(
-    store: Store, what: str, index: str
+    store: SqlStore, what: str, index: str
 ) -> None:
     with listening(store) as asked:
         ASKED[what](store)
@@ -187,7 +186,7 @@ def test_given_a_question_about_a_moment_then_no_more_than_its_range_of_the_inde
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("what", ASKED)
 def test_given_many_finished_runs_then_no_table_of_them_is_read_from_end_to_end(
-    store: Store, what: str, mode: str
+    store: SqlStore, what: str, mode: str
 ) -> None:
     with listening(store) as asked:
         ASKED[what](store)

@@ -20,9 +20,9 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.opening import BOUNDS
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import attributes, owners, runs, strands, tombstones
+from stageflow_durable.store.values import BATCH, Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 
@@ -37,7 +37,7 @@ class Past:
 
     def __init__(self, url: str, *, optimistic: bool) -> None:
         self.database = Database(url)
-        self.store = Store(self.database, optimistic=optimistic)
+        self.store = SqlStore(self.database, optimistic=optimistic)
         self.store.register([PLAN])
         self.owner = self.store.join(Identity("host", 1, "boot"), 3600.0)
         self.slept: list[float] = []
@@ -59,7 +59,7 @@ class Past:
             connection.execute(insert(attributes).values(run=run_id, name="order", value="A-1"))
         return run_id
 
-    def prune(self, batch: int = retention.BATCH, **options: Any) -> int:
+    def prune(self, batch: int = BATCH, **options: Any) -> int:
         return self.store.prune(OLDER_THAN, batch=batch, sleep=self.slept.append, **options).deleted
 
     def left(self) -> set[str]:

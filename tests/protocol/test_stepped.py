@@ -13,9 +13,8 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.recovery import StrandRef
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
@@ -51,7 +50,7 @@ class World:
     def __init__(self, url: str, stage: Stage) -> None:
         self.stage = stage
         self.database = Database(url)
-        self.store = Store(self.database, optimistic=False)
+        self.store = SqlStore(self.database, optimistic=False)
         self.watch = Watch(self.database)
         self.store.register(list(PLANS.values()))
         self.owners = [self.store.join(Identity("host", pid, "boot"), 60.0) for pid in (1, 2)]

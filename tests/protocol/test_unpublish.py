@@ -9,7 +9,7 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import recovery
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import strands
 from stageflow_durable.transitions.accept import NewRun
 from tests.protocol.stepping import Stage
@@ -19,14 +19,14 @@ PLAN = Pipeline("one").stage("a", lambda _ctx: None).plan
 
 def accepted(url: str, *names: str) -> tuple[Nudge, ...]:
     database = Database(url)
-    store = Store(database, optimistic=False)
+    store = SqlStore(database, optimistic=False)
     store.register([PLAN])
     created = [store.create(NewRun(name, "c", PLAN, None, "f", "{}", "{}", "q")) for name in names]
     database.dispose()
     return tuple(nudge for run in created for nudge in run.nudges)
 
 
-def unpublished(store: Store) -> set[str]:
+def unpublished(store: SqlStore) -> set[str]:
     with store.database.read() as connection:
         return set(connection.execute(select(strands.c.run).where(strands.c.published_at.is_(None))).scalars())
 
@@ -49,7 +49,7 @@ def test_given_more_than_one_batch_then_all_are_handed_back(
 ) -> None:
     nudges = accepted(migrated_database_url, *(f"R{number}" for number in range(7)))
     database = Database(migrated_database_url)
-    store = Store(database, optimistic=False)
+    store = SqlStore(database, optimistic=False)
     monkeypatch.setattr(recovery, "BATCH", 3)
     store.unpublish(())
     assert unpublished(store) == set()

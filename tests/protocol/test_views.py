@@ -10,22 +10,22 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import AttemptState
 from stageflow_durable.model.work import Done, Waiting, Work
 from stageflow_durable.state import schema
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("two").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).plan
 
-Ending = Callable[[Store, Work, Claimant], object]
+Ending = Callable[[SqlStore, Work, Claimant], object]
 
 
-def succeeds(store: Store, work: Work, claimant: Claimant) -> object:
+def succeeds(store: SqlStore, work: Work, claimant: Claimant) -> object:
     return store.succeed(work, claimant, "1", go_on=True)
 
 
-def waits(store: Store, work: Work, _claimant: Claimant) -> object:
+def waits(store: SqlStore, work: Work, _claimant: Claimant) -> object:
     return store.wait(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from stageflow_durable.model import keys
 from stageflow_durable.state import owners
 from stageflow_durable.state.own import Own
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.testing.clock import START
 from tests.simulation.sql import MemoryDatabase
 
@@ -31,8 +31,8 @@ class Bench:
             if store._unlocked is not None:
                 store._unlocked._recipes.clear()
 
-    def _store(self, optimistic: bool) -> Store:
-        store = Store(self.database, AUDIT_KEY, optimistic=optimistic)
+    def _store(self, optimistic: bool) -> SqlStore:
+        store = SqlStore(self.database, AUDIT_KEY, optimistic=optimistic)
         store._driver._connections = cast("Any", OneConnection(Own(self.database.raw, is_sqlite=True)))
         return store
 

@@ -22,13 +22,14 @@ from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import moved, owners, recovery, runs
-from stageflow_durable.state import sealing as _sealing
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store import sealing as _sealing
+from stageflow_durable.store.values import BATCH, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import fence, hand_back, operate, retry, sleep, start, take
 from stageflow_durable.transitions import resolve as _resolve
@@ -216,11 +217,11 @@ def _any_version() -> Plant:
 
 def _any_parameters(connection: Any, new: Any) -> Any:
     (found,) = runs._BY_KEY.rows(connection, **runs._key_of(new))
-    return runs.Created(found.id, True)
+    return Created(found.id, True)
 
 
 def _from_the_living() -> Plant:
-    return _put((Store, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, -9.0))))
+    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, -9.0))))
 
 
 def _half_a_lease() -> Plant:
@@ -241,7 +242,7 @@ def _confirmed_by_anybody() -> Plant:
 
 
 def _judged_by_anybody() -> Plant:
-    return _put((Store, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, 0.0))))
+    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, 0.0))))
 
 
 def _undo_from_the_living() -> Plant:
@@ -265,7 +266,7 @@ def _unsealed() -> Plant:
 
 
 def _no_outbox() -> Plant:
-    return _put((Store, "undelivered", _always([])))
+    return _put((SqlStore, "undelivered", _always([])))
 
 
 def _swapped() -> Plant:
@@ -276,7 +277,7 @@ def _swapped() -> Plant:
         accept.publish(self._store, self._publisher, accepting.first_nudges(new))
         return self._store.create(new)
 
-    return _put((accept.Acceptor, "accept", accepted), (Store, "undelivered", _always([])))
+    return _put((accept.Acceptor, "accept", accepted), (SqlStore, "undelivered", _always([])))
 
 
 def _fence_dropped() -> Plant:
@@ -377,7 +378,7 @@ def _sent_in_an_hour() -> Plant:
     """What was published in an hour, by a clock that has gone back since, is on its way."""
     ahead = case((strands.c.published_at > recovery._OWN_CLOCK, False), else_=recovery._LOST)
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE, ahead)
-    found = select(*recovery._PLACE).where(ready).order_by(strands.c.published_at).limit(recovery.BATCH)
+    found = select(*recovery._PLACE).where(ready).order_by(strands.c.published_at).limit(BATCH)
     return _put((recovery, "_UNDELIVERED", Prepared(found)), (moved, "_READY", moved._SERVED))
 
 
@@ -398,7 +399,7 @@ def _impatient() -> Plant:
     """What was published anew is missed as soon as before."""
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE)
     missed = or_(recovery._SENT.is_(None), now() - recovery._SENT > recovery._ALONE)
-    found = select(*recovery._PLACE).where(and_(ready, missed)).order_by(recovery._SENT).limit(recovery.BATCH)
+    found = select(*recovery._PLACE).where(and_(ready, missed)).order_by(recovery._SENT).limit(BATCH)
     return _put((recovery, "_UNDELIVERED", Prepared(found)))
 
 
@@ -422,7 +423,7 @@ MUTANTS = (
     Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
     Mutant(
         "never publish after enqueue, and no sweep of the outbox",
-        _put((accept.Acceptor, "deliver", _always(None)), (Store, "undelivered", _always([]))),
+        _put((accept.Acceptor, "deliver", _always(None)), (SqlStore, "undelivered", _always([]))),
     ),
     Mutant("no sweep of the outbox", _no_outbox(), quick=True),
     Mutant("forget the lease renewal", _put((owners, "renew", _always(True))), quick=True),
@@ -434,7 +435,7 @@ MUTANTS = (
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
     Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
-    Mutant("a confirmed end lets no undo begin", _put((Store, "runs_waiting_for", _always([])))),
+    Mutant("a confirmed end lets no undo begin", _put((SqlStore, "runs_waiting_for", _always([])))),
     Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
     Mutant("a person is believed though the lease holds", _confirmed_alive()),
     Mutant("a child that takes another's place begins to judge anew", _young_for_ever()),
@@ -442,7 +443,7 @@ MUTANTS = (
     Mutant("a turn of a clock that went back is still to come", _turns_to_come()),
     Mutant("a message of a clock that went back is still on its way", _sent_in_an_hour()),
     Mutant("what nobody knows is offered again for ever", _offered_for_ever()),
-    Mutant("who is told of what nobody knows: nobody", _put((Store, "unserved", _always([])))),
+    Mutant("who is told of what nobody knows: nobody", _put((SqlStore, "unserved", _always([])))),
     Mutant("patience with a message does not grow", _impatient()),
     Mutant("what is no Exception ends the attempt", _exceptions_alone()),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
@@ -460,9 +461,9 @@ MUTANTS = (
     Mutant("one attempt too many", _one_attempt_more(), quick=True),
     Mutant("an operator's word counts for any version", _any_version()),
     Mutant("a key is enough, whatever the parameters", _put((runs, "existing", _any_parameters))),
-    Mutant("do not look up a commit whose answer was lost", _put((Store, "recall", _always(False)))),
+    Mutant("do not look up a commit whose answer was lost", _put((SqlStore, "recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
-    Mutant("outputs of before are not read", _put((Store, "outputs", _always({})))),
+    Mutant("outputs of before are not read", _put((SqlStore, "outputs", _always({})))),
     Mutant("observers are told before the outcome is saved", _told_too_early(), quick=True),
     Mutant("an observer's error ends the attempt", _told_loudly(), quick=True),
     Mutant("what an observer answers counts as the stage's work", _answers_are_work()),

@@ -24,8 +24,8 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state.owners import Identity
-from stageflow_durable.state.store import Store
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import Identity
 from stageflow_durable.testing import Crash
 from stageflow_durable.testing.faults import StoreWithPoints
 from tests.simulation.broker import Again, Message, Publisher

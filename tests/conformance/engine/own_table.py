@@ -10,6 +10,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, select
 
 from stageflow_durable.state.database import Database
 from stageflow_durable.testing import InProcessEngine
+from tests.services.rows import database_of
 
 
 class OwnTable:
@@ -39,5 +40,5 @@ class OwnTable:
 
     def written(self, engine: InProcessEngine) -> list[str]:
         """What was committed."""
-        with engine.store.database.read() as connection:
+        with database_of(engine).read() as connection:
             return list(connection.execute(select(self.table.c.what).order_by(self.table.c.id)).scalars())

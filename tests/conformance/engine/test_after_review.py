@@ -15,6 +15,7 @@ from stageflow_durable.state import idempotency_keys
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 WRAPPED = {1: SchemaMigration(outputs={"a": lambda old: {"wrapped": old}})}
@@ -29,7 +30,7 @@ def keyed(acts: Acts, names: str = "a b", **options: Any) -> Pipeline[Any, Any]:
 
 
 def held(engine: InProcessEngine, run_id: str) -> list[str]:
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         return [one.key for one in idempotency_keys.held_by_run(connection, run_id)]
 
 

@@ -15,6 +15,7 @@ from stageflow_durable.state.tables import attempts, checkpoints, events, runs, 
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
+from tests.services.rows import database_of
 
 OF_RUNS = (runs, events, attempts, checkpoints, saga_steps, strands)
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
@@ -73,7 +74,7 @@ def put_back(connection: Connection, earlier: Mapping[Table, Sequence[Any]]) -> 
 
 def rows_of_run(engine: InProcessEngine) -> dict[Table, Sequence[Any]]:
     """All rows of the tables in which a run has some."""
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         return {table: connection.execute(select(table)).all() for table in OF_RUNS}
 
 
@@ -94,7 +95,7 @@ def run(engine: InProcessEngine) -> str:
 
 
 def tampered(engine: InProcessEngine, tamper: Tamper, run: str) -> None:
-    with engine.store.database.transaction() as connection:
+    with database_of(engine).transaction() as connection:
         tamper(connection, run)
 
 

@@ -16,13 +16,14 @@ from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.state import batch
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.runs import Created
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import events, runs, strands
+from stageflow_durable.store.values import Answer, Created
 from stageflow_durable.testing import InProcessEngine
 from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY, MakeEngine
+from tests.services.rows import database_of
 
 OWN = {"id", "head", "key", "run", "mac"}
 """Columns that differ between two runs of one submission."""
@@ -47,7 +48,7 @@ def told(answers: Sequence[Any]) -> list[object]:
 
 
 def rows(engine: InProcessEngine, table: Any) -> list[dict[str, Any]]:
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         return [dict(row._mapping) for row in connection.execute(select(table))]
 
 
@@ -56,11 +57,11 @@ def new_run(engine: InProcessEngine, key: str, number: int) -> NewRun:
     return NewRun(new_run_id(1_700_000_000_000), "me", plan, key, fingerprint(given), encode(given), "{}", "q")
 
 
-def recorded(engine: InProcessEngine, news: Sequence[NewRun]) -> list[batch.Answer]:
+def recorded(engine: InProcessEngine, news: Sequence[NewRun]) -> list[Answer]:
     """By another process, as it were."""
-    database = Database(engine.store.database.url.render_as_string(hide_password=False), clock=engine.clock.time)
+    database = Database(database_of(engine).url.render_as_string(hide_password=False), clock=engine.clock.time)
     try:
-        return Store(database, AUDIT_KEY.encode()).create_many(news)
+        return SqlStore(database, AUDIT_KEY.encode()).create_many(news)
     finally:
         database.dispose()
 
@@ -166,7 +167,7 @@ def test_given_a_key_that_nobody_holds_any_more_when_it_comes_to_raising_then_th
 ) -> None:
     record = engine.store.create_many
 
-    def busy_at_first(news: Sequence[NewRun], *, whole: bool) -> list[batch.Answer]:
+    def busy_at_first(news: Sequence[NewRun], *, whole: bool) -> list[Answer]:
         monkeypatch.setattr(engine.store, "create_many", record)
         return [RunBusy("just being pruned")] * len(news)
 

@@ -11,7 +11,7 @@ from stageflow_durable import Pipeline, RunStatus, StageOutput
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.model.work import Work
-from stageflow_durable.state.owners import Identity
+from stageflow_durable.store.values import Identity
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine

@@ -19,6 +19,7 @@ from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.test_batches import of_none
+from tests.services.rows import database_of
 
 OWN = {"id", "run", "head", "mac", "key"}
 """Columns that differ between two runs of one submission."""
@@ -58,7 +59,7 @@ def two_roots(acts: Acts) -> Pipeline[Any, Any]:
 
 def of(engine: InProcessEngine, run_ids: Sequence[str]) -> list[list[list[Mapping[str, Any]]]]:
     """Of each run what each table says, apart from what is its own."""
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         return [
             [
                 sorted((_own_left_out(row._mapping) for row in connection.execute(select(table).where(column == run))),
@@ -131,7 +132,7 @@ def test_given_a_key_that_is_buried_in_a_mixed_batch_then_it_leaves_no_strand_an
     given = [Submission({"n": 1}, idempotency_key=key) for key in ("buried", "new")]
     found, new = engine.enqueue_many("line", [*given, Submission({"n": 2})])[:2]
     assert found.run_id == gone.run_id  # type: ignore[union-attr]  # as above
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         left = [set(connection.execute(select(table.c.run)).scalars()) for table in (strands, events)]
         there = set(connection.execute(select(runs.c.id)).scalars())
     assert left == [there, there]

@@ -17,6 +17,7 @@ from stageflow_durable.state.metadata import metadata
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 
 URL = "https://shop:pa55word@bank.example/v1?token=pa55word&page=2"
 TEXT = f"POST {URL} failed, password=pa55word, order 17"
@@ -55,7 +56,7 @@ def tries_again(_ctx: StageContext[Any]) -> StageOutput:
 
 def stored(engine: InProcessEngine) -> str:
     """Every value of every row."""
-    with engine.store.database.transaction() as connection:
+    with database_of(engine).transaction() as connection:
         return repr([connection.execute(select(table)).fetchall() for table in metadata.sorted_tables])
 
 

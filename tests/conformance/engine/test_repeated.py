@@ -11,7 +11,7 @@ from stageflow_durable.cli.lines import Line, Stopped, Wanted, started
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import InvalidInput, StageflowError, StoreUnavailable
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.state.batch import Answer
+from stageflow_durable.store.values import Answer
 from stageflow_durable.testing import InProcessEngine
 from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts

@@ -17,6 +17,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 
 SECRET = "4111111111111111"
 OWN = MetaData()
@@ -102,7 +103,7 @@ def test_an_observer_that_fails_on_a_statement_tells_as_little(
     make_engine: MakeEngine, acts: Acts, caplog: pytest.LogCaptureFixture
 ) -> None:
     def books(_end: AttemptEnd) -> None:
-        with engine.store.database.transaction() as connection:
+        with database_of(engine).transaction() as connection:
             connection.execute(cards.insert(), {"number": SECRET, "digits": 1})
 
     engine = make_engine(acts.line("a"), observers=[books])

@@ -18,6 +18,7 @@ from stageflow_durable.model.status import ParkReason
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.own_table import OwnTable
+from tests.services.rows import database_of
 
 NOTES = OwnTable("shop_notes")
 notes, written, own_table = NOTES.table, NOTES.written, NOTES.fixture()
@@ -157,7 +158,7 @@ def test_a_connection_that_nobody_holds_goes_back_to_the_pool(make_engine: MakeE
 def test_what_a_stage_sets_on_its_connection_goes_with_it(make_engine: MakeEngine, acts: Acts) -> None:
     seen: list[Any] = []
     engine = make_engine(acts.line("a b"))
-    postgres = not engine.store.database.is_sqlite
+    postgres = not database_of(engine).is_sqlite
     change = "SET application_name = 'changed'" if postgres else "PRAGMA cache_size = 77"
     look = "SHOW application_name" if postgres else "PRAGMA cache_size"
     acts.play("a", lambda ctx: ctx.session.execute(text(change)) and None)
@@ -214,7 +215,7 @@ def test_what_a_stage_enqueued_beside_its_session_shares_its_fate_where_there_is
     engine.enqueue("line", {})
     engine.drain()
     assert written(engine) == []
-    if engine.store.database.is_sqlite:
+    if database_of(engine).is_sqlite:
         with pytest.raises(UnknownRun):
             started[0].status()
     else:

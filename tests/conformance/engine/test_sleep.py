@@ -19,6 +19,7 @@ from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.testing import Crash, InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 
 DAYS = timedelta(days=3)
 LONG = timedelta(days=30)
@@ -90,7 +91,7 @@ def test_while_it_sleeps_there_is_a_row_and_nothing_else(engine: InProcessEngine
         engine.sweep()
     assert (len(engine.messages), engine.messages.published) == (0, published)
     assert handle.describe().stage("nap").attempts == ()
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         assert connection.execute(select(strands.c.owner, strands.c.state)).all() == [(None, "waiting")]
         assert connection.execute(select(func.count()).select_from(attempts)).scalar_one() == 1
 

@@ -10,9 +10,11 @@ from sqlalchemy import event
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import standing
 from stageflow_durable.state import listing
+from stageflow_durable.store.values import Filter
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 PARK = {"on_unknown": "park"}
@@ -71,7 +73,7 @@ def test_a_thousand_runs_of_a_kind_take_no_more_statements_than_one(engine: InPr
         engine.enqueue("line", {})
     alike = [run.run_id for run in engine.runs(status="pending")]
     sent: list[str] = []
-    event.listen(engine.store.database.engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))
+    event.listen(database_of(engine).engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))
     list(engine.standings(alike[:1]))
     of_one = len(sent)
     sent.clear()
@@ -100,7 +102,7 @@ def test_what_is_created_while_a_list_is_read_is_not_among_it(
 ) -> None:
     monkeypatch.setattr(listing, "PAGE", 2)
     before = [run.run_id for run in engine.runs()]
-    reading = engine.store.found(listing.Filter())
+    reading = engine.store.found(Filter())
     first = next(reading)
     engine.advance(1.0)
     engine.enqueue("line", {})
@@ -115,7 +117,7 @@ def test_a_verb_finds_its_runs_among_however_many_others(engine: InProcessEngine
 
 def test_a_list_reads_no_input(engine: InProcessEngine) -> None:
     sent: list[str] = []
-    event.listen(engine.store.database.engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))
+    event.listen(database_of(engine).engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))
     engine.runs()
     engine.runs(attention=True)
     assert not [text for text in sent if "stageflow_runs.input," in text or "stageflow_runs.metadata" in text]

@@ -25,6 +25,7 @@ from stageflow_durable.errors import DefinitionError, IdempotencyParamMismatch, 
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.testing import InProcessEngine, engine_for_tests
 from tests.conformance.engine.conftest import MakeEngine
+from tests.services.rows import database_of
 from tests.unit.shapes import SAVED as SHAPES
 from tests.unit.shapes import (
     Alias,
@@ -249,7 +250,7 @@ def test_a_business_key_of_the_release_before_answers(make_engine: MakeEngine) -
     engine.drain()
     told = '{"number":5}'
     given = {"print": hashlib.sha256(told.encode()).hexdigest(), "params": told}
-    with engine.store.database.transaction() as connection:
+    with database_of(engine).transaction() as connection:
         connection.execute(text("UPDATE stageflow_idempotency_keys SET fingerprint = :print, params = :params"), given)
 
     again = engine.enqueue(pipeline, {"number": 5, "memo": "x"})

@@ -15,8 +15,6 @@ from sqlalchemy.exc import DBAPIError
 
 from stageflow_durable import StageOutput
 from stageflow_durable.model.status import StrandState
-from stageflow_durable.state import vouched
-from stageflow_durable.state.audit import old_tombstone_code, seal
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.tables import (
@@ -29,11 +27,14 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.state.verification import Checked
+from stageflow_durable.store import vouched
+from stageflow_durable.store.audit import old_tombstone_code, seal
+from stageflow_durable.store.values import Checked
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
 from stageflow_durable.transitions.accept import GENESIS
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
+from tests.services.rows import database_of
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 CARD = "4111 1111 1111 1111"
@@ -103,13 +104,13 @@ def broken(engine: InProcessEngine) -> list[Checked]:
 
 def edited(engine: InProcessEngine, statement: Any, given: Mapping[Any, Any] | Sequence[Any] | None = None) -> None:
     """Do it in the tables, behind the engine's back."""
-    with engine.store.database.transaction() as connection:
+    with database_of(engine).transaction() as connection:
         connection.execute(statement, given)
 
 
 def rows(engine: InProcessEngine, table: Table) -> Sequence[Mapping[Any, Any]]:
     """All rows of a table."""
-    with engine.store.database.read() as connection:
+    with database_of(engine).read() as connection:
         return connection.execute(select(table).order_by(*table.primary_key.columns)).mappings().all()
 
 

@@ -14,6 +14,7 @@ from tests.integration.engine.hostile import NAMED, TEXTS, Raw, body_of, by_chan
 from tests.integration.engine.pairs import SQLITE_VALKEY, on
 from tests.integration.engine.site import LANES, Site, Worker
 from tests.integration.engine.test_pools import POOLS
+from tests.services.rows import database_of
 
 pytestmark = [pytest.mark.process, on(SQLITE_VALKEY)]
 
@@ -104,7 +105,7 @@ def test_given_a_message_with_another_routing_key_when_it_is_carried_then_the_qu
     bare_site.at_rest([run])
 
     def served() -> set[str]:
-        with bare_site.engine.store.database.read() as connection:
+        with database_of(bare_site.engine).read() as connection:
             return {str(row[0]) for row in connection.exec_driver_sql("select name from stageflow_queues")}
 
     bare_site.until(lambda: "lane" in served(), "the lane was served")

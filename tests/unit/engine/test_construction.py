@@ -22,7 +22,7 @@ from stageflow_durable.idempotency import MemoryIdempotencyStore
 from stageflow_durable.retry import RetryInterceptor
 from stageflow_durable.saga import SagaOrchestrator
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.testing import FakeClock, Messages, engine_for_tests
 from stageflow_durable.testing.plugin import MakeEngine, stageflow_engine  # noqa: F401  # a fixture
 
@@ -46,7 +46,7 @@ class Opened:
 
 def test_it_works_with_the_store_the_publisher_and_the_world_that_it_is_given(migrated_sqlite_url: str) -> None:
     clock = FakeClock()
-    store: Any = Opened(Store(Database(migrated_sqlite_url, clock=clock.time)))
+    store: Any = Opened(SqlStore(Database(migrated_sqlite_url, clock=clock.time)))
     messages = Messages(clock)  # empty, and so false
     engine = Engine(
         "shop",

@@ -11,7 +11,7 @@ import pytest
 
 from stageflow_durable.engine import processes
 from stageflow_durable.engine.processes import HOST_NAMESPACE, has_ended, mark_of
-from stageflow_durable.state.owners import Awaited
+from stageflow_durable.store.values import Awaited
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 HOST = "pay-7"

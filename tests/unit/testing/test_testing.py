@@ -14,6 +14,7 @@ from stageflow_durable.errors import ConfigurationError, StoreUnavailable
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.testing import Crash, FakeClock, Point, StillGoing, engine_for_tests
 from stageflow_durable.testing.plugin import MakeEngine
+from tests.services.rows import database_of
 
 
 def _two_stages(ran: list[str]) -> Pipeline[Any, Any]:
@@ -110,7 +111,7 @@ class TestWork:
         engine = stageflow_engine(_two_stages([]))
         handle = engine.enqueue("two", {})
         engine.messages.lose_all()
-        with engine.store.database.transaction() as connection:
+        with database_of(engine).transaction() as connection:
             connection.exec_driver_sql("UPDATE stageflow_strands SET state = 'rest'")
         with pytest.raises(StillGoing, match="nothing is left"):
             engine.drain()

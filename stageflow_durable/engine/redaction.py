@@ -7,8 +7,6 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 
-from sqlalchemy.exc import StatementError
-
 from stageflow_durable.retry.look import attribute, is_a, leaves, name_of
 from stageflow_durable.retry.look import text as text_of_any
 from stageflow_durable.settings.masking import masked
@@ -40,7 +38,7 @@ def message_of(error: BaseException) -> str:
     Of a driver's error only the first line is kept: the others repeat the row. An application's own error that quotes
     one loses the quoted part as well.
     """
-    orig = attribute(error, "orig") if is_a(error, StatementError) else None
+    orig = attribute(error, "orig") if _of_sqlalchemy(error) else None
     cause = orig if is_a(orig, BaseException) else error
     assert is_a(cause, BaseException)
     text = _said(cause)
@@ -94,7 +92,7 @@ def is_sql(error: BaseException | None) -> bool:
     """Whether an error, one behind it or one in its group is a database's: its traceback would show what
     ``message_of`` leaves out.
     """
-    return error is not None and any(is_a(one, StatementError) or _of_driver(one) for one in _chain(error))
+    return error is not None and any(_of_sqlalchemy(one) or _of_driver(one) for one in _chain(error))
 
 
 def is_long(error: BaseException, most: int) -> bool:
@@ -117,8 +115,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if is_a(one, BaseExceptionGroup):
             held = attribute(one, "exceptions")
             waiting += held[:MOST_BEHIND] if type(held) is tuple else ()
-        if is_a(one, StatementError):
+        if _of_sqlalchemy(one):
             waiting.append(attribute(one, "orig"))
+
+
+def _of_sqlalchemy(error: BaseException) -> bool:
+    """Whether it is an error of SQLAlchemy's about a statement; where that was never imported nothing raised one."""
+    kind = getattr(sys.modules.get("sqlalchemy.exc"), "StatementError", None)
+    return isinstance(kind, type) and is_a(error, kind)
 
 
 def _of_driver(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Column, DateTime, Integer, MetaData, Table, create_engine, text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 
-from stageflow_durable.state.redaction import is_sql, message_of
+from stageflow_durable.engine.redaction import is_sql, message_of
 
 SECRET = "4111-1111"
 

@@ -1,4 +1,4 @@
-"""What a stage does to the engine while its own session is open, on a database with one writer.
+"""A stage's own transaction, as the engine uses it, and where it is found while the stage runs.
 
 On SQLite the session's transaction keeps everybody else from writing: a verb of the engine that the stage calls would
 wait for the stage itself. It becomes part of that transaction instead: it is committed with the checkpoint, or not at
@@ -9,7 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
+
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.model.work import Work
+
+
+class Session(Protocol):
+    """One transaction of a body, from its first use of ``ctx.session`` to the commit of its outcome, or its end."""
+
+    @property
+    def session(self) -> Any:
+        """What the body gets: a ``sqlalchemy.orm.Session``."""
+
+    def report(self, work: Work, text: str) -> None:
+        """Show a stage's progress, within the transaction."""
+
+    def refused(self) -> ConfigurationError | None:
+        """Why what the body wrote is not one with its outcome: it was refused what it must not do, or did it."""
+
+    def rollback(self) -> None:
+        """Forget the writes and give the connection back. Idempotent."""
 
 
 class Place:
@@ -18,7 +38,7 @@ class Place:
     __slots__ = ("holder", "later")
 
     def __init__(self) -> None:
-        self.holder: Any = None  # a SessionHolder, which stands on the database that asks here
+        self.holder: Any = None  # a Session of the store that asks here
         self.later: list[Callable[[], object]] = []
 
 

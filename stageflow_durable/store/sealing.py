@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from stageflow_durable.codec import encode
-from stageflow_durable.state.audit import EventRow, seal
-from stageflow_durable.state.vouched import (
+from stageflow_durable.store.audit import EventRow, seal
+from stageflow_durable.store.vouched import (
     AUDIT,
     FRESH_ATTEMPT,
     FRESH_RUN,

@@ -17,7 +17,7 @@ from typing import Any
 
 from stageflow_durable.codec.writing import write_json
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState
-from stageflow_durable.state.audit import code
+from stageflow_durable.store.audit import code
 
 AUDIT = "audit"
 """The field of an event's data that says what was written to rows."""

@@ -1,18 +1,20 @@
-"""Opening the store, and operations that need the database alone."""
+"""Opening the store that the settings name, and operations that need no application.
+
+Here and in ``application`` the engine meets a concrete store; the engine itself knows the protocol alone.
+"""
 
 from __future__ import annotations
 
 from stageflow_durable.clock import system_world
 from stageflow_durable.engine.operations import DatabaseOperations
+from stageflow_durable.engine.ports import NoPublisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.errors import BrokerUnavailable
-from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import SqlStore
 
 
-def open_store(settings: Settings, urls: Urls) -> Store:
+def open_store(settings: Settings, urls: Urls) -> SqlStore:
     """The store that the settings name; nothing is connected yet."""
     return _store(settings, urls.database_url, urls.audit_key)
 
@@ -31,12 +33,12 @@ def open_operations(settings: Settings) -> DatabaseOperations:
     )
 
 
-def _store(settings: Settings, database_url: str, audit_key: str | None) -> Store:
+def _store(settings: Settings, database_url: str, audit_key: str | None) -> SqlStore:
     database = Database(database_url, synchronous=settings.sqlite_synchronous, prepares=settings.prepared_statements)
     return store_on(database, settings, audit_key)
 
 
-def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> Store:
+def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> SqlStore:
     """A store as the settings want it."""
     key = (audit_key or settings.audit_key or "").encode()
     switches = {
@@ -45,19 +47,4 @@ def store_on(database: Database, settings: Settings, audit_key: str | None = Non
         "batches": settings.batches,
         "hints": settings.hints,
     }
-    return Store(database, key, tuple(old.encode() for old in listed(settings.old_audit_keys)), **switches)
-
-
-class NoPublisher:
-    """Publishes nothing: the rows are the outbox, and the workers' sweep reads them."""
-
-    def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
-        """Leave them to the sweep. Raises BrokerUnavailable."""
-        raise BrokerUnavailable("no broker is known here")
-
-    def depth(self, queue: str) -> int | None:
-        """Not known."""
-        return None
-
-    def close(self) -> None:
-        """Nothing is open."""
+    return SqlStore(database, key, tuple(old.encode() for old in listed(settings.old_audit_keys)), **switches)

@@ -12,7 +12,7 @@ from typing import Any
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, StrandState
-from stageflow_durable.state.vouched import (
+from stageflow_durable.store.vouched import (
     AUDIT,
     FRESH_ATTEMPT,
     FRESH_CHECKPOINT,

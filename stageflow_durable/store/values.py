@@ -1,0 +1,215 @@
+"""The values that pass between the engine and a store. They are data; what they mean is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stageflow_durable.errors import StageflowError
+from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.roster import Need
+from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.model.verbs import Standing
+from stageflow_durable.model.work import Done, Fenced, Nudge, Waiting
+
+BATCH = 500
+"""The most strands or runs that one scan returns, or one transaction of a prune deletes."""
+
+KEY_SECONDS = 400 * 86_400.0
+"""How long the key of a run that was pruned stays taken."""
+
+Ending = Done | Waiting | Fenced
+"""What the owner of an attempt gets back for its end."""
+
+
+# --- accepting runs ---------------------------------------------------------------------------------------------------
+
+
+class Created(NamedTuple):
+    """The run of a request: a new one with its nudges, or the one that has the key already."""
+
+    run_id: str
+    replayed: bool
+    nudges: tuple[Nudge, ...] = ()
+
+
+Answer = Created | StageflowError
+"""What became of one of many requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Who forks which run where, as which new run. ``fingerprint`` and ``key`` are the new run's."""
+
+    original: str
+    from_stage: str
+    new_id: str
+    key: str | None
+    fingerprint: str
+    reason: str
+    actor: str
+
+
+# --- a stage's key ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessKey:
+    """A stage's key across runs, and the parameters that must be equal under it (``params``: encoded text)."""
+
+    scope: Scope
+    key: str
+    fingerprint: str
+    params: str
+    ttl_seconds: float
+
+
+# --- owners -----------------------------------------------------------------------------------------------------------
+
+
+class Mark(NamedTuple):
+    """What names a process on its machine: the machine, its boot with the PID namespace, and when the process
+    started. None where that cannot be told.
+    """
+
+    machine: str | None = None
+    kernel: str | None = None
+    born: str | None = None
+
+
+UNMARKED = Mark()
+"""Of a process of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A process: host name, process id, and the boot id that all children of one worker share."""
+
+    host: str
+    pid: int
+    boot: str
+    mark: Mark = UNMARKED
+
+
+class Awaited(NamedTuple):
+    """A dead owner whose end nobody has confirmed, and for which undos may wait."""
+
+    id: str
+    host: str
+    pid: int
+    machine: str | None
+    kernel: str | None
+    born: str | None
+
+
+# --- what a sweep finds -----------------------------------------------------------------------------------------------
+
+
+class StrandRef(NamedTuple):
+    """A strand that a scan found, with its fence at that time."""
+
+    run: str
+    strand: str
+    gen: int
+    stage: str | None = None
+    """The strand's stage, for the log."""
+
+
+class Missed(NamedTuple):
+    """A message to publish again, and when and how often it was published before."""
+
+    nudge: Nudge
+    published_at: float | None
+    nudges: int
+
+
+class Overdue(NamedTuple):
+    """What a sweep has to handle: strands of dead owners, runs past their deadline, waiting strands that are due,
+    queues with ready strands, and owners for whose end undos wait and whose end is confirmed.
+    """
+
+    orphans: list[StrandRef]
+    late: list[str]
+    due: list[StrandRef]
+    queues: list[str]
+    ended: list[str]
+
+
+class Waits(NamedTuple):
+    """A strand that waits, and what it needs of a worker. ``handed_back``: it waits for one, not for its time."""
+
+    run: str
+    strand: str
+    need: Need
+    handed_back: bool
+
+
+class Pruned(NamedTuple):
+    """How many runs one batch found, and how many of them it deleted: another prune, or a person, may meet the same."""
+
+    found: int
+    deleted: int
+
+
+# --- what people ask --------------------------------------------------------------------------------------------------
+
+ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
+"""Statuses that wait for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which runs to list; None: any. ``since`` in seconds since the epoch; ``before``: created before the run of this
+    time and id, the last of the page before.
+    """
+
+    status: tuple[RunStatus, ...] | None = None
+    pipeline: str | None = None
+    client_id: str | None = None
+    since: float | None = None
+    limit: int = 100
+    before: tuple[float, str] | None = None
+    park_reason: ParkReason | None = None
+    attributes: Attributes = ()
+
+    def fits(self, run: RunSummary) -> bool:
+        """Whether a run is one of these, as far as its summary says."""
+        asked = ((self.pipeline, run.pipeline), (self.client_id, run.client_id), (self.park_reason, run.park_reason))
+        late = self.since is None or run.created_at.timestamp() >= self.since
+        among = self.status is None or run.status in self.status
+        return late and among and all(wanted in (None, has) for wanted, has in asked)
+
+
+class Found(NamedTuple):
+    """A run that a filter found, and its status then."""
+
+    run_id: str
+    status: RunStatus
+
+
+Known = dict[Hashable, tuple[Any, ...]]
+"""How runs of a kind stand, apart from their ids; to be kept from one call to the next."""
+
+
+class Seen(NamedTuple):
+    """A run, and what its verbs depend on, of one moment."""
+
+    run_id: str
+    status: RunStatus
+    op_version: int
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was found of one run: how many events it has, and each thing that is wrong. ``rows``: whether its events
+    vouch for its rows; those that an earlier release wrote, or that were written without an audit key, do not.
+    """
+
+    run_id: str
+    events: int
+    problems: tuple[str, ...] = ()
+    rows: bool = True
