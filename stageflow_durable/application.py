@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from stageflow_durable.clock import World, system_world
 from stageflow_durable.connect import open_store
@@ -57,6 +57,8 @@ from stageflow_durable.store.values import Created
 
 OnError = Literal["raise", "collect"]
 
+RunInput: TypeAlias = InputT | Mapping[str, Any] | Submission[InputT] | Submission[Mapping[str, Any]]
+"""What ``enqueue_many`` takes of each run: an input as ``enqueue`` takes it, alone or with options of its own."""
 
 _OWN = (
     *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
@@ -315,21 +317,63 @@ class Engine(Operations):
 
     aenqueue = in_thread(enqueue)
 
+    @overload
     def enqueue_many(
-        self, pipeline: str | Pipeline[Any, ResultT], submissions: Iterable[Submission], *, on_error: OnError = "raise"
-    ) -> list[RunHandle[ResultT] | StageflowError]:
-        """Start many runs. ``on_error="raise"``: the first that does not validate is raised before anything is
-        recorded, one whose key has other parameters once those with keys before it are started; ``"collect"``: errors
-        are returned in the places of their submissions.
+        self,
+        pipeline: str | Pipeline[InputT, ResultT],
+        submissions: Iterable[RunInput[InputT]],
+        *,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[RunHandle[ResultT]]: ...
+
+    @overload
+    def enqueue_many(
+        self, pipeline: str | Pipeline[InputT, ResultT], submissions: Iterable[RunInput[InputT]], *, on_error: OnError
+    ) -> list[RunHandle[ResultT] | StageflowError]: ...
+
+    def enqueue_many(
+        self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Any], *, on_error: OnError = "raise"
+    ) -> list[Any]:
+        """Start many runs, of inputs as :meth:`enqueue` takes them, and of a :class:`Submission` where one has options
+        of its own.
+
+        ``on_error="raise"``: the first that does not validate is raised before anything is recorded, one whose key has
+        other parameters once those with keys before it are started; ``"collect"``: errors are returned in the places of
+        their submissions.
         """
         found = self.pipeline(pipeline)
         if on_error not in get_args(OnError):
             raise InvalidInput("enqueue_many", [f"on_error: {on_error!r} is neither 'raise' nor 'collect'"])
+        given = [one if isinstance(one, Submission) else Submission(one) for one in _several(submissions)]
         self._ready()
-        answers = self._acceptor.accept_many(found, list(submissions), collect=on_error == "collect")
+        answers = self._acceptor.accept_many(found, given, collect=on_error == "collect")
         return [self._handle(answer, found) if isinstance(answer, Created) else answer for answer in answers]
 
-    aenqueue_many = in_thread(enqueue_many)
+    if TYPE_CHECKING:
+
+        @overload
+        async def aenqueue_many(
+            self,
+            pipeline: str | Pipeline[InputT, ResultT],
+            submissions: Iterable[RunInput[InputT]],
+            *,
+            on_error: Literal["raise"] = "raise",
+        ) -> list[RunHandle[ResultT]]: ...
+
+        @overload
+        async def aenqueue_many(
+            self,
+            pipeline: str | Pipeline[InputT, ResultT],
+            submissions: Iterable[RunInput[InputT]],
+            *,
+            on_error: OnError,
+        ) -> list[RunHandle[ResultT] | StageflowError]: ...
+
+        async def aenqueue_many(self, *_: Any, **__: Any) -> Any:
+            """Awaitable :meth:`enqueue_many`."""
+
+    else:
+        aenqueue_many = in_thread(enqueue_many)
 
     def pipeline(self, named: str | Pipeline[InputT, ResultT]) -> Pipeline[InputT, ResultT]:
         """The registered pipeline. Raises UnknownPipeline."""
@@ -415,6 +459,13 @@ def _by_name(pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any]) -> di
         pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
         check_types(pipeline)
     return found
+
+
+def _several(submissions: Any) -> Iterable[Any]:
+    if isinstance(submissions, Mapping | str | bytes | Submission) or not isinstance(submissions, Iterable):
+        kind = type(submissions).__name__
+        raise InvalidInput("enqueue_many", [f"submissions: {kind} given; give a list of inputs, or of Submissions"])
+    return submissions
 
 
 def _listed(pipelines: Any) -> Iterable[Any]:

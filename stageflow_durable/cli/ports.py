@@ -164,6 +164,6 @@ class Application(Operations, Protocol):
         """Start a run. Raises InvalidInput, UnknownPipeline, IdempotencyParamMismatch."""
 
     def enqueue_many(
-        self, pipeline: str, submissions: Iterable[Submission], *, on_error: Literal["raise", "collect"] = "raise"
+        self, pipeline: str, submissions: Iterable[Submission[Any]], *, on_error: Literal["collect"]
     ) -> Sequence[Handle | StageflowError]:
-        """Start runs; with ``collect`` a refusal stands in the place of what it refuses. Raises UnknownPipeline."""
+        """Start runs; a refusal stands in the place of what it refuses. Raises UnknownPipeline."""

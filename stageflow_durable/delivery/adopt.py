@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic
 
 from celery import Signature
 from celery.exceptions import Ignore, Reject, Retry
 
 from stageflow_durable.model.context import StageContext
 from stageflow_durable.model.output import StageOutput
-from stageflow_durable.model.stage import StageKind
+from stageflow_durable.model.stage import InputT_contra, StageKind
 
 
-class TaskStage:
+class TaskStage(Generic[InputT_contra]):
     """A stage object that calls a Celery task; made by :func:`task_stage`."""
 
-    def __init__(self, signature_of: Callable[[StageContext[Any]], Signature], name: str, kind: StageKind) -> None:
+    def __init__(
+        self, signature_of: Callable[[StageContext[InputT_contra]], Signature], name: str, kind: StageKind
+    ) -> None:
         self.name = name
         self.kind = kind
         self._signature_of = signature_of
 
-    def execute(self, ctx: StageContext[Any]) -> Any:
+    def execute(self, ctx: StageContext[InputT_contra]) -> Any:
         """Call the task; what it returns is the output."""
         return _call(_of_one_task(self._signature_of(ctx), ctx.stage), ctx)
 
 
 def task_stage(
-    signature_of: Callable[[StageContext[Any]], Signature], *, name: str = "task", kind: StageKind = StageKind.WORK
-) -> TaskStage:
+    signature_of: Callable[[StageContext[InputT_contra]], Signature],
+    *,
+    name: str = "task",
+    kind: StageKind = StageKind.WORK,
+) -> TaskStage[InputT_contra]:
     """A stage that calls a Celery task in place: ``task_stage(lambda ctx: charge_order.s(ctx.input.order_id))``.
 
     The task runs here, in the stage's attempt, and is not published. Its return value is the stage's output. Its

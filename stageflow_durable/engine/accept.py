@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import Classes, encode, encode_and_fingerprint
@@ -18,6 +18,7 @@ from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import BrokerUnavailable, InvalidInput, InvalidKey, PublishingFailed, StageflowError
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model import attributes
+from stageflow_durable.model.context import InputT_co
 from stageflow_durable.model.keys import is_run_id, new_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.work import Nudge
@@ -36,15 +37,16 @@ Deadline: TypeAlias = datetime | timedelta | float
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
-    """One run to start, for ``enqueue_many``.
+class Submission(Generic[InputT_co]):
+    """One run to start, for ``enqueue_many``, with options of its own. ``input``: what the pipeline takes, or a mapping
+    of its fields.
 
     ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
     id that the caller made (26 characters, a ULID), so that the same submission can be repeated after StoreUnavailable
     and still starts one run. ``attributes``: what the run is found by; see :meth:`stageflow_durable.Engine.enqueue`.
     """
 
-    input: Any
+    input: InputT_co
     client_id: str = DEFAULT_CLIENT
     idempotency_key: str | None = None
     deadline: Deadline | None = None
@@ -67,7 +69,7 @@ class Acceptor:
         self._queue = queue
         self._payload_bytes = payload_bytes
 
-    def accept(self, pipeline: Pipeline[Any, Any], submission: Submission) -> Created:
+    def accept(self, pipeline: Pipeline[Any, Any], submission: Submission[Any]) -> Created:
         """Record a run and publish it. If the broker is away the run is recorded, and the sweep publishes it.
 
         StoreUnavailable: nothing was recorded, unless the connection broke during the commit. With a key the call can
@@ -78,7 +80,7 @@ class Acceptor:
         return created
 
     def accept_many(
-        self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission], *, collect: bool
+        self, pipeline: Pipeline[Any, Any], submissions: Sequence[Submission[Any]], *, collect: bool
     ) -> list[Created | StageflowError]:
         """Record many runs. ``collect``: return errors in the places of the refused ones. Else raise the first that
         does not validate, before anything is recorded; one whose key has other parameters is raised when it is reached,
@@ -116,11 +118,10 @@ class Acceptor:
         made = [answer for answer in answers if isinstance(answer, Created)]
         publish(self._store, self._publisher, tuple(nudge for created in made for nudge in created.nudges))
 
-    def _prepared(self, pipeline: Pipeline[Any, Any], submission: object, collect: bool) -> NewRun | StageflowError:
+    def _prepared(
+        self, pipeline: Pipeline[Any, Any], submission: Submission[Any], collect: bool
+    ) -> NewRun | StageflowError:
         try:
-            if not isinstance(submission, Submission):
-                kind = type(submission).__name__
-                raise InvalidInput("enqueue_many", [f"submissions: {kind} is no Submission; give Submission(input, …)"])
             return self._new(pipeline, submission)
         except StageflowError as error:
             if not collect:
@@ -131,7 +132,7 @@ class Acceptor:
         """Publish a new run; what the broker does not take is left to the sweep."""
         publish(self._store, self._publisher, created.nudges)
 
-    def _new(self, pipeline: Pipeline[Any, Any], submission: Submission) -> NewRun:
+    def _new(self, pipeline: Pipeline[Any, Any], submission: Submission[Any]) -> NewRun:
         given, classes = checked_input(pipeline, submission.input)
         key = None if submission.idempotency_key is None else _name(submission.idempotency_key, "idempotency key")
         text, fingerprint = encode_and_fingerprint(given, classes, "input")
@@ -150,7 +151,7 @@ class Acceptor:
             attributes=attributes.checked(submission.attributes, "enqueue"),
         )
 
-    def _metadata(self, submission: Submission) -> str:
+    def _metadata(self, submission: Submission[Any]) -> str:
         if not submission.metadata:
             return _NO_METADATA
         given = _object(submission.metadata, "metadata")
@@ -176,7 +177,7 @@ def _queue(name: object) -> str:
     return str(name)
 
 
-def _run_id(submission: Submission) -> str | None:
+def _run_id(submission: Submission[Any]) -> str | None:
     given = submission.run_id
     if given is not None and (submission.idempotency_key is not None or not is_run_id(given)):
         raise InvalidInput("enqueue", ["run_id: 26 characters of a ULID, and no idempotency_key beside it"])

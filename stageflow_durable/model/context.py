@@ -13,9 +13,9 @@ from stageflow_durable.model.snapshot import ContextSnapshot
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as VariableWithDefault
 
-    InputT = VariableWithDefault("InputT", default=Any)
+    InputT_co = VariableWithDefault("InputT_co", default=Any, covariant=True)
 else:  # defaults of type variables came with Python 3.13
-    InputT = TypeVar("InputT")
+    InputT_co = TypeVar("InputT_co", covariant=True)
 T = TypeVar("T")
 
 
@@ -45,7 +45,7 @@ class StageServices(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StageContext(Generic[InputT]):
+class StageContext(Generic[InputT_co]):
     """What a stage body gets.
 
     ``attempt`` counts from 1 and is not raised by lost workers. ``idempotency_key`` is stable over attempts and
@@ -57,7 +57,7 @@ class StageContext(Generic[InputT]):
     pipeline: str
     stage: str
     attempt: int
-    input: InputT
+    input: InputT_co
     snapshot: ContextSnapshot
     client_id: str
     idempotency_key: str
@@ -120,7 +120,7 @@ class StageContext(Generic[InputT]):
 
 
 @dataclass(frozen=True, slots=True)
-class CompensationContext(Generic[InputT]):
+class CompensationContext(Generic[InputT_co]):
     """What an undo gets.
 
     ``outcome``: ``"ok"`` when the action was recorded, ``"unknown"`` when it may or may not have happened: an undo
@@ -132,7 +132,7 @@ class CompensationContext(Generic[InputT]):
     run_id: str
     pipeline: str
     stage: str
-    input: InputT
+    input: InputT_co
     outputs: Mapping[str, Any]
     output: Any
     outcome: Literal["ok", "unknown"]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model import mistakes
+from stageflow_durable.model.context import StageContext
 from stageflow_durable.model.plan import SLEEP, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
@@ -21,15 +22,32 @@ from stageflow_durable.model.stage import (
     SchemaMigration,
     Sleep,
     StageKind,
+    StageRunner,
     StageSpec,
     Undo,
+    UndoRunner,
 )
 
 if TYPE_CHECKING:
+    from types import UnionType
+    from typing import TypedDict
+
     from typing_extensions import TypeVar as VariableWithDefault
+    from typing_extensions import Unpack
 
     InputT = VariableWithDefault("InputT", default=Any)
     ResultT = VariableWithDefault("ResultT", default=Any)
+
+    class _Options(TypedDict, total=False):
+        """The fields of a pipeline that do not say its types."""
+
+        on_failure: OnFailure
+        on_compensation_failure: OnCompensationFailure
+        retry: RetryPolicy | None
+        on_lease_lost: OnLeaseLost | None
+        schema: int
+        migrations: Mapping[int, SchemaMigration]
+        stages: tuple[StageSpec, ...]
 else:  # defaults of type variables came with Python 3.13
     InputT = TypeVar("InputT")
     ResultT = TypeVar("ResultT")
@@ -63,19 +81,89 @@ class Pipeline(Generic[InputT, ResultT]):
     migrations: Mapping[int, SchemaMigration] = field(default_factory=dict, hash=False)
     stages: tuple[StageSpec, ...] = ()
 
+    if TYPE_CHECKING:  # what is declared without a type is a JSON object: the input, and all outputs as the result
+
+        @overload
+        def __init__(
+            self,
+            name: str,
+            version: str = ...,
+            *,
+            input_type: type[InputT],
+            result_type: type[ResultT],
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Pipeline[InputT, dict[str, Any]],
+            name: str,
+            version: str = ...,
+            *,
+            input_type: type[InputT],
+            result_type: None = ...,
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Pipeline[dict[str, Any], ResultT],
+            name: str,
+            version: str = ...,
+            *,
+            input_type: None = ...,
+            result_type: type[ResultT],
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Pipeline[dict[str, Any], dict[str, Any]],
+            name: str,
+            version: str = ...,
+            *,
+            input_type: None = ...,
+            result_type: None = ...,
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        @overload  # mypy takes no union for a type[...]
+        def __init__(
+            self: Pipeline[Any, Any],
+            name: str,
+            version: str = ...,
+            *,
+            input_type: UnionType,
+            result_type: UnionType | type[Any] | None = ...,
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        @overload
+        def __init__(
+            self: Pipeline[Any, Any],
+            name: str,
+            version: str = ...,
+            *,
+            input_type: type[Any] | None = ...,
+            result_type: UnionType,
+            **options: Unpack[_Options],
+        ) -> None: ...
+
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
     def stage(
         self,
         name: str,
-        runner: Any = None,
+        runner: StageRunner[InputT] | None = None,
         *,
         kind: StageKind | None = None,
         after: str | Iterable[str] | None = None,
-        compensate: Runner | Undo | None = None,
+        compensate: UndoRunner[InputT] | None = None,
         retry: RetryPolicy | None = None,
         timeout: float | timedelta | None = None,
         pivot: bool = False,
         on_unknown: OnUnknown = "retry",
-        key: Callable[[Any], str] | None = None,
+        key: Callable[[StageContext[InputT]], str] | None = None,
         key_ttl: float | timedelta = 86400.0,
         queue: str | None = None,
         on_lease_lost: OnLeaseLost | None = None,
@@ -117,7 +205,7 @@ class Pipeline(Generic[InputT, ResultT]):
         name: str,
         duration: float | timedelta | None = None,
         *,
-        until: datetime | Callable[[Any], datetime] | None = None,
+        until: datetime | Callable[[StageContext[InputT]], datetime] | None = None,
         after: str | Iterable[str] | None = None,
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage, which only sleeps: it is a row, and holds no worker and no message.

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.policy import RetryPolicy
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as VariableWithDefault
+
+    InputT_contra = VariableWithDefault("InputT_contra", default=Any, contravariant=True)
+else:  # defaults of type variables came with Python 3.13
+    InputT_contra = TypeVar("InputT_contra", contravariant=True)
 
 Runner = Callable[[Any], Any]
 """``def`` or ``async def`` of one context; returns a value, a model, a dict or a :class:`StageOutput`."""
@@ -31,23 +39,37 @@ class StageKind(StrEnum):
     AGENT = "agent"
 
 
+class Executes(Protocol[InputT_contra]):
+    """What stands for a stage's function at the least."""
+
+    def execute(self, ctx: StageContext[InputT_contra], /) -> Any:
+        """Run the stage; the same contract as a stage function."""
+
+
 @runtime_checkable
-class Stage(Protocol):
+class Stage(Protocol[InputT_contra]):
     """An object that can stand for a stage's function."""
 
     name: str
     kind: StageKind
 
-    def execute(self, ctx: Any) -> Any:
+    def execute(self, ctx: StageContext[InputT_contra], /) -> Any:
         """Run the stage; the same contract as a stage function."""
 
 
 @dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(Generic[InputT_contra]):
     """How a stage is undone: the action and, optionally, a retry policy of its own."""
 
-    action: Runner
+    action: Callable[[CompensationContext[InputT_contra]], Any]
     retry: RetryPolicy | None = None
+
+
+StageRunner: TypeAlias = Callable[[StageContext[InputT_contra]], Any] | Executes[InputT_contra]
+"""What :meth:`Pipeline.stage` takes for a pipeline of that input: a function of its context, or an object."""
+
+UndoRunner: TypeAlias = Callable[[CompensationContext[InputT_contra]], Any] | Undo[InputT_contra]
+"""What undoes a stage of a pipeline of that input."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic
 
 from stageflow_durable.duration import LONGEST, seconds_of, shown
 from stageflow_durable.errors import ConfigurationError, TransientError
 from stageflow_durable.model.callables import shown as name_of
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import Stage, StageKind
+from stageflow_durable.model.stage import InputT_contra, Stage, StageKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class RetryInterceptor:
         )
 
 
-class RetryStage:
+class RetryStage(Generic[InputT_contra]):
     """A stage object with a retry policy of its own: ``Pipeline.stage`` reads ``stage_options``.
 
     ``name``, ``kind`` and ``execute`` are the wrapped stage's, and so are the options that another adapter brought
@@ -56,7 +56,7 @@ class RetryStage:
     what is no stage object.
     """
 
-    def __init__(self, stage: Stage, policy: RetryPolicy) -> None:
+    def __init__(self, stage: Stage[InputT_contra], policy: RetryPolicy) -> None:
         given: object = stage
         if not isinstance(given, Stage):
             said = "is no stage object (name, kind, execute); give a function retry= of Pipeline.stage"

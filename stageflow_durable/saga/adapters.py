@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 from stageflow_durable.codec import fingerprint, plain
 from stageflow_durable.errors import ConfigurationError, RunError
+from stageflow_durable.model.context import StageContext
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.stage import OnCompensationFailure, Runner, Stage, StageKind, Undo
+from stageflow_durable.model.stage import (
+    InputT_contra,
+    OnCompensationFailure,
+    Stage,
+    StageKind,
+    StageRunner,
+    Undo,
+    UndoRunner,
+)
 from stageflow_durable.model.status import RunStatus, StageState, StepState
 
 
-class CompensatingActionStage:
+class CompensatingActionStage(Generic[InputT_contra]):
     """An action and its undo as one stage object: ``Pipeline.stage`` reads ``stage_options``.
 
     ``action``: a function of a StageContext, or a stage object; ``compensation``: a function of a CompensationContext,
@@ -24,13 +33,14 @@ class CompensatingActionStage:
 
     def __init__(
         self,
-        action: Runner | Stage,
-        compensation: Runner | Undo,
+        action: StageRunner[InputT_contra],
+        compensation: UndoRunner[InputT_contra],
         *,
         name: str | None = None,
         kind: StageKind | None = None,
     ) -> None:
-        self.execute: Any = getattr(action, "execute", action)
+        function: Any = getattr(action, "execute", action)
+        self.execute: Callable[[StageContext[InputT_contra]], Any] = function
         self.name = str(name or getattr(action, "name", "") or getattr(action, "__name__", ""))
         self.kind = kind or StageKind(getattr(action, "kind", StageKind.WORK))
         undo = compensation if isinstance(compensation, Undo) else Undo(compensation)
@@ -127,7 +137,7 @@ class SagaOrchestrator:
         self.pipeline = declared
 
     def step(
-        self, name: str, action: Runner | Stage, *, undo: Runner | Undo | None = None, **options: Any
+        self, name: str, action: StageRunner[Any], *, undo: UndoRunner[Any] | None = None, **options: Any
     ) -> SagaOrchestrator:
         """This saga with one more step; ``options`` as for :meth:`Pipeline.stage`."""
         longer = SagaOrchestrator(self.pipeline.name)

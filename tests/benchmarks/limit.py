@@ -8,7 +8,7 @@ import sys
 import time
 from typing import IO
 
-from stageflow_durable import Engine, RunHandle, Submission
+from stageflow_durable import Engine, Submission
 from tests.benchmarks.pipelines import name_of
 from tests.benchmarks.worker import CHILDREN, ROOT
 
@@ -23,7 +23,7 @@ class Limit:
     def rate(self, length: int, lines: int) -> float:
         """Stages a second by as many processes as a worker has children."""
         found = self._engine.enqueue_many(name_of(length), [Submission({"n": number}) for number in range(lines)])
-        runs = [handle.run_id for handle in found if isinstance(handle, RunHandle)]
+        runs = [handle.run_id for handle in found]
         loops = [self._loop(length) for _ in range(CHILDREN)]
         began = time.perf_counter()
         for number, loop in enumerate(loops):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from stageflow_durable import PermanentError, Pipeline, RetryPolicy, StageContext, StageOutput
+from stageflow_durable import CompensationContext, PermanentError, Pipeline, RetryPolicy, StageContext, StageOutput
 
 LENGTHS = (1, 10, 100, 1000)
 PAD = 1000
@@ -35,7 +35,7 @@ def name_of(length: int) -> str:
     return f"line{length}"
 
 
-def undo(ctx: StageContext[Any]) -> None:
+def undo(ctx: CompensationContext[Any]) -> None:
     """There is nothing to undo."""
 
 

@@ -417,7 +417,7 @@ class FakeApplication(FakeOperations):
         return FakeHandle(run_id, outcome=failed if input["amount_cents"] < 0 else {"amount": input["amount_cents"]})
 
     def enqueue_many(
-        self, pipeline: str, submissions: Iterable[Submission], *, on_error: Literal["raise", "collect"] = "raise"
+        self, pipeline: str, submissions: Iterable[Submission], *, on_error: Literal["collect"]
     ) -> Sequence[FakeHandle | StageflowError]:
         """Without keys all or none, as one transaction would."""
         if pipeline != "checkout":

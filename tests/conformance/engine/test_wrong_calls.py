@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable import Submission
+from stageflow_durable import RunHandle, Submission
 from stageflow_durable.errors import ConfigurationError, InvalidInput, InvalidKey, ResultTimeout
 from stageflow_durable.saga import SagaOrchestrator
 from stageflow_durable.testing import InProcessEngine
@@ -21,19 +21,30 @@ def engine(make_engine: MakeEngine, acts: Acts) -> InProcessEngine:
     return make_engine(acts.line("a"))
 
 
-def test_given_something_that_is_no_submission_then_it_is_named_and_nothing_is_started(engine: InProcessEngine) -> None:
-    given: Any = [Submission({}), {"order": 1}]
-    with pytest.raises(InvalidInput, match=r"submissions: dict is no Submission; give Submission\(input"):
+@pytest.mark.parametrize("given", [{"n": 1}, "line", b"line", Submission({}), None, 3])
+def test_given_one_input_in_place_of_several_then_it_is_refused_and_nothing_is_started(
+    engine: InProcessEngine, given: Any
+) -> None:
+    named = f"submissions: {type(given).__name__} given; give a list of inputs, or of Submissions"
+    with pytest.raises(InvalidInput, match=named):
         engine.enqueue_many("line", given)
     assert engine.runs() == []
 
 
-def test_given_something_that_is_no_submission_when_errors_are_collected_then_its_place_has_it(
-    engine: InProcessEngine,
-) -> None:
-    given: Any = [{"order": 1}, Submission({})]
-    refused, _run = engine.enqueue_many("line", given, on_error="collect")
+def test_given_inputs_beside_submissions_then_each_is_started_as_enqueue_would(engine: InProcessEngine) -> None:
+    plain, with_options = engine.enqueue_many("line", [{"n": 1}, Submission({"n": 2}, client_id="web")])
+    engine.drain()
+    found = [(run.input, run.client_id) for run in (plain.describe(), with_options.describe())]
+    assert found == [({"n": 1}, "default"), ({"n": 2}, "web")]
+
+
+def test_given_an_input_that_is_none_beside_others_then_its_place_has_the_error(engine: InProcessEngine) -> None:
+    refused, run = engine.enqueue_many("line", [7, {"n": 1}], on_error="collect")
     assert isinstance(refused, InvalidInput)
+    assert "input of line: value: int given" in str(refused)
+    assert isinstance(run, RunHandle)
+    with pytest.raises(InvalidInput, match="input of line: value: int given"):
+        engine.enqueue_many("line", [{"n": 2}, 7])
     assert len(engine.runs()) == 1
 
 

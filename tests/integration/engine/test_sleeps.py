@@ -21,7 +21,7 @@ LATE = 2.0
 def asleep(site: Site, *, until: list[float]) -> list[RunHandle]:
     """Runs that have come to their sleep, which lasts until these moments."""
     submissions = [Submission({"until": moment}) for moment in until]
-    runs = [run for run in site.engine.enqueue_many("asleep", submissions) if isinstance(run, RunHandle)]
+    runs = site.engine.enqueue_many("asleep", submissions)
     waiting = dict.fromkeys(run.run_id for run in runs)
 
     def came_there() -> bool:

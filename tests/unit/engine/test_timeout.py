@@ -52,8 +52,8 @@ def test_a_body_whose_timer_cannot_be_set_was_not_called(monkeypatch: pytest.Mon
         raise OverflowError("out of range")
 
     monkeypatch.setattr(faulthandler, "dump_traceback_later", refuse)
-    ran: list[str] = []
-    pipeline = Pipeline[Any, Any]("p").stage("pay", ran.append, timeout=5, compensate=ran.append)
+    ran: list[Any] = []
+    pipeline = Pipeline("p").stage("pay", ran.append, timeout=5, compensate=ran.append)
     with engine_for_tests([pipeline], retry=RetryPolicy(max_attempts=1)) as engine:
         handle = engine.enqueue("p", {})
         engine.drain()

@@ -49,7 +49,7 @@ def test_a_wrong_option_is_told_with_its_stage_and_field(options: dict[str, Any]
 
 
 def test_all_mistakes_of_a_pipeline_are_told_together() -> None:
-    wrong: Any = Pipeline("check out", version=2, retry=3, on_failure="stop")  # type: ignore[arg-type]  # the point
+    wrong: Any = Pipeline("check out", version=2, retry=3, on_failure="stop")  # type: ignore[call-overload]  # the point
     wrong = wrong.stage("charge", None, timeout="x").stage("", body, key_ttl=0).stage("ship", body, after="chrage")
     told = mistakes(wrong)
     assert [line.partition(":")[0] for line in told] == [

@@ -72,7 +72,8 @@ def test_given_a_retry_stage_then_it_is_the_stage_with_a_policy() -> None:
     assert isinstance(stage, Stage)
     assert (stage.name, stage.kind, stage.retry) == ("charge", StageKind.WORK, policy)
     assert stage.stage_options == {"retry": policy}
-    assert stage.execute(1) == {"charged": 1}
+    ctx: Any = 1
+    assert stage.execute(ctx) == {"charged": 1}
 
 
 def test_given_another_adapter_inside_then_its_options_are_kept() -> None:
