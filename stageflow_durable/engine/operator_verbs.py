@@ -18,7 +18,7 @@ from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput, NotAllowed
+from stageflow_durable.errors import InvalidInput
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.model.run import RunSummary, SignalReceipt
@@ -255,40 +255,6 @@ class OperatorVerbs:
             return SignalReceipt(order.run_id, name, took.number, as_moment(took.at), took.replayed)
 
     asignal = in_thread(signal)
-
-    def signal_where(
-        self,
-        name: str,
-        payload: Any = None,
-        *,
-        client_id: str | None = None,
-        pipeline: str | None = None,
-        correlation: str | None = None,
-        idempotency_key: str | None = None,
-        reason: str = "sent by the application",
-        actor: str = "application",
-    ) -> SignalReceipt:
-        """:meth:`signal` to the one run that waits for ``name``, or will wait: of ``client_id`` and ``pipeline``, where
-        they are given, and with ``correlation`` as the idempotency key that it was enqueued with.
-
-        Raises NotAllowed where no run, or more than one, fits; and as :meth:`signal`.
-        """
-        from stageflow_durable.state.signals import Wanted
-        from stageflow_durable.transitions.signal import VERB
-
-        given = {"name": name, "client_id": client_id, "pipeline": pipeline, "correlation": correlation}
-        given["idempotency key"] = idempotency_key
-        for what, text in given.items():
-            if text is not None or what == "name":
-                valid_key(text, what)  # type: ignore[arg-type]  # what is no text is what it refuses
-        found = self.store.waiting_for_signal(Wanted(name, client_id, pipeline, correlation, idempotency_key))
-        if len(found) != 1:
-            listed = ", ".join(f"{what}={text!r}" for what, text in given.items() if text is not None)
-            why = f"more than one run fits, {', '.join(found)} among them" if found else "no run waits for it"
-            raise NotAllowed(name, VERB, f"{why} ({listed})", of="signal")
-        return self.signal(found[0], name, payload, idempotency_key=idempotency_key, reason=reason, actor=actor)
-
-    asignal_where = in_thread(signal_where)
 
     def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: Actor) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.

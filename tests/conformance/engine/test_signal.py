@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from stageflow_durable import Default, Pipeline, RunStatus
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.errors import (
+    DefinitionError,
     IdempotencyParamMismatch,
     InvalidInput,
     InvalidKey,
@@ -589,3 +590,52 @@ def test_a_signal_that_is_sent_again_finds_the_run_that_it_came_to(engine: InPro
         engine.signal_where("word", 2, idempotency_key="k")
     with pytest.raises(InvalidKey, match="correlation"):
         engine.signal_where("word", 2, correlation="")
+
+
+# --- definitions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"timeout": 0}, "timeout .* has to be seconds or a timedelta"),
+        ({"timeout": "3 days"}, "timeout .* has to be seconds or a timedelta"),
+        ({"timeout": timedelta(days=4000)}, "at most ten years"),
+        ({"timeout": 5, "on_timeout": "park"}, "on_timeout='park': 'fail', 'skip' or Default"),
+        ({"timeout": 5, "on_timeout": Default}, "'fail', 'skip' or Default"),
+        ({"on_timeout": "skip"}, "on_timeout= is given without timeout="),
+        ({"timeout": 5, "on_timeout": Default(object())}, r"on_timeout=Default\(…\): value: object cannot be saved"),
+        ({"timeout": 5, "on_timeout": Default(1), "schema": Decision}, "value: object is needed"),
+        ({"schema": int}, "neither a Pydantic model nor a JSON schema"),
+        ({"schema": "text"}, "neither a Pydantic model nor a JSON schema"),
+        ({"schema": {"type": "text"}}, "schema: /type"),
+        ({"schema": {"minimun": 1}}, "schema: /minimun: this keyword is not known here"),
+    ],
+)
+def test_what_cannot_hold_is_refused_where_it_is_defined(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DefinitionError, match=problem) as refused:
+        _ = Pipeline[Any, Any]("line").wait_for("word", **given).plan
+    assert "stage 'word'" in str(refused.value)
+
+
+def test_the_digest_of_a_definition_changes_with_what_it_waits_for_and_not_with_how_that_is_described() -> None:
+    class Described(BaseModel):
+        """The same, with words."""
+
+        approved: bool = Field(description="whether it may go on", title="Approved")
+        amount: int = Field(default=0, ge=0, examples=[7])
+
+    start: Pipeline[Any, Any] = Pipeline("line")
+    plans = [
+        start.wait_for("word").plan,
+        start.wait_for("word", timeout=5).plan,
+        start.wait_for("word", timeout=5, on_timeout="skip").plan,
+        start.wait_for("word", timeout=5, on_timeout=Default(1)).plan,
+        start.wait_for("word", timeout=5, on_timeout=Default(2)).plan,
+        start.wait_for("word", Decision).plan,
+    ]
+    assert len({plan.digest for plan in plans}) == len(plans)
+    assert [type(plan).decode(plan.encoded) for plan in plans] == plans
+    assert start.wait_for("word", Described).plan.digest == plans[-1].digest
+    assert start.wait_for("word", Decision.model_json_schema()).plan.digest == plans[-1].digest
+    assert len({hash(start.wait_for("word", {"type": "object"}, timeout=5, on_timeout=Default([])))}) == 1
