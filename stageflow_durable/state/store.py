@@ -51,6 +51,7 @@ from stageflow_durable.store.values import (
     Fork,
     Missed,
     Pruned,
+    Received,
     StrandRef,
 )
 from stageflow_durable.transitions import fail as failing
@@ -60,11 +61,13 @@ from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
-from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.change import Change, Table
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.signal import Sent, receive
 from stageflow_durable.transitions.sleep import is_asleep
+from stageflow_durable.transitions.waiting import awaits_signal
 
 T = TypeVar("T")
 
@@ -328,12 +331,12 @@ class SqlStore(Owning):
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
-        """Make due strands ready, and end sleeps; returns what to publish for each."""
+        """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
         sleeps: list[StrandRef] = []
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
-            if row is not None and is_asleep(facts.plan, row):
+            if row is not None and (is_asleep(facts.plan, row) or awaits_signal(facts.plan, row)):
                 sleeps.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
@@ -400,6 +403,19 @@ class SqlStore(Owning):
         if changed is None:
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
+
+    def signal(self, sent: Sent) -> Received:
+        """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
+        SchemaChanged.
+        """
+        needs = (Part.STRANDS, Part.SAVED, Part.SIGNALS)
+        decided = self._transact(sent.run_id, lambda facts: receive(facts, sent), needs=needs)
+        if decided is None:
+            raise UnknownRun(f"no run {sent.run_id}")
+        if not isinstance(decided, Change):
+            return Received(decided.n, decided.received_at, True)
+        number = next(row.key[-1] for row in decided.rows if row.table is Table.SIGNALS)
+        return Received(number, decided.facts.clock, False, decided.nudges)
 
     def fork(self, wanted: Fork) -> Created:
         """A new run from the checkpoints of another."""

@@ -34,13 +34,16 @@ from stageflow_durable.store.values import (
     Missed,
     Overdue,
     Pruned,
+    Received,
     Seen,
     StrandRef,
     Waits,
+    Wanted,
 )
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.operate import Order
+from stageflow_durable.transitions.signal import Sent
 
 
 class Accepting(Protocol):
@@ -239,6 +242,11 @@ class Operating(Protocol):
     def settle(self, order: Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
         """Record what a person found out."""
 
+    def signal(self, sent: Sent) -> Received:
+        """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
+        SchemaChanged.
+        """
+
     def fork(self, wanted: Fork) -> Created:
         """A new run from the checkpoints of another. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch."""
 
@@ -315,6 +323,12 @@ class Reading(Protocol):
 
     def facts(self, run_id: str) -> RunFacts | None:
         """A run's row."""
+
+    def plan(self, run_id: str) -> Plan:
+        """The definition by which the run goes now. Raises UnknownRun."""
+
+    def waiting_for_signal(self, wanted: Wanted) -> list[str]:
+        """Runs that wait, or will wait, for a signal, or that it came to before under its key; some of them."""
 
     def phase(self, run_id: str) -> Phase | None:
         """Which way the run goes now."""

@@ -25,6 +25,32 @@ Ending = Done | Waiting | Fenced
 """What the owner of an attempt gets back for its end."""
 
 
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """The run that is meant: one that waits for the signal ``name`` and fits the others. ``correlation``: the
+    idempotency key that the run was enqueued with; ``key``: that of the signal.
+    """
+
+    name: str
+    client_id: str | None
+    pipeline: str | None
+    correlation: str | None
+    key: str | None
+
+
+class Received(NamedTuple):
+    """What became of a signal: its number among those for its wait, when it came, whether it had come before under its
+    key, and what to publish.
+    """
+
+    number: int
+    at: float
+    replayed: bool
+    nudges: tuple[Nudge, ...] = ()
+
+
 # --- accepting runs ---------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ class Table(StrEnum):
     CHECKPOINTS = "checkpoints"
     SAGA_STEPS = "saga_steps"
     ATTRIBUTES = "attributes"
+    SIGNALS = "signals"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -30,6 +31,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.CHECKPOINTS: ("stage", "item"),
     Table.SAGA_STEPS: ("stage", "item"),
     Table.ATTRIBUTES: ("name",),
+    Table.SIGNALS: ("stage", "item", "n"),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 
