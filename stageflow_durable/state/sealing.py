@@ -15,17 +15,20 @@ from stageflow_durable.state.vouched import (
     FRESH_ATTEMPT,
     FRESH_RUN,
     GIVEN,
+    INPUTS,
     OF_RUN,
     RUN,
     attempt_row,
     checkpoint_row,
     given_code,
+    inputs_text,
     is_by_body,
+    items_row,
     said,
     step_row,
 )
 from stageflow_durable.transitions.accept import GENESIS, NewRun
-from stageflow_durable.transitions.change import Change, Event, How, Row, Table
+from stageflow_durable.transitions.change import Change, Event, How, OpenItems, Row, Table
 
 Say: TypeAlias = Callable[[bytes, str, str, Mapping[str, Any]], dict[str, Any]]
 
@@ -37,7 +40,7 @@ def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
     rows = []
     for event, text in zip(change.events, event_texts(change, audit_key), strict=True):
         seq += 1
-        row = seal(audit_key, run, seq, event.type, at, text, head)
+        row = seal(audit_key, run, seq, event.type, at, text, head, item=facts.item)
         head = row.mac
         rows.append(row)
     return rows
@@ -129,6 +132,9 @@ def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, 
     for row in change.rows:
         if row.table is not Table.STRANDS:
             written[_NAMED[row.table](*row.key)] = _told(row, change.facts.clock)
+    for what in change.of_items:
+        if isinstance(what, OpenItems):
+            written[items_row(what.stage)] = {INPUTS: inputs_text(what.inputs)}
     return {name: say(audit_key, run, name, columns) for name, columns in written.items()}
 
 

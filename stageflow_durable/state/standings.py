@@ -10,13 +10,14 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, select
+from sqlalchemy import Column, Connection, and_, select
 
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.verbs import Standing, standing
 from stageflow_durable.state import views
 from stageflow_durable.state.dialect import among
 from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_steps, strands
+from stageflow_durable.transitions.draft import NO_ITEM
 
 Known = dict[Hashable, tuple[Any, ...]]
 """How runs of a kind stand, apart from their ids; to be kept from one call to the next."""
@@ -68,7 +69,8 @@ def _parts(connection: Connection, ids: Sequence[str]) -> dict[str, list[Hashabl
     """By run, what its other rows say: of the attempts of a stage only how the last one ended."""
     parts: dict[str, list[Hashable]] = {}
     for name, columns in _PARTS.items():
-        rows: Iterable[Any] = connection.execute(select(*columns).where(among(connection, columns[0], ids)))
+        own = and_(among(connection, columns[0], ids), columns[0].table.c.item == NO_ITEM)
+        rows: Iterable[Any] = connection.execute(select(*columns).where(own))
         if name == "attempt":
             rows = _last(rows)
         for run, *said in rows:
