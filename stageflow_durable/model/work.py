@@ -76,7 +76,7 @@ class Nudge(NamedTuple):
 
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
     """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
-    ``items``: how many items its stages have so far.
+    ``item_count``: how many items its stages have so far.
     """
 
     id: str
@@ -107,7 +107,7 @@ class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that 
     updated_at: float
     finished_at: float | None
     parent: str | None = None
-    items: int = 0
+    item_count: int = 0
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""

@@ -110,7 +110,7 @@ def _delete_all(database: Database, ids: Sequence[str], older_than: float) -> in
 
 def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> int:
     # Asked again, under their locks: somebody may have resumed one meanwhile.
-    still = select(runs.c.id, runs.c.items).where(and_(runs.c.id.in_(ids), _over(older_than))).order_by(runs.c.id)
+    still = select(runs.c.id, runs.c.item_count).where(and_(runs.c.id.in_(ids), _over(older_than))).order_by(runs.c.id)
     found = connection.execute(still.with_for_update(of=runs)).all()
     over = [run for run, _items in found]
     for table in (events, saga_steps, checkpoints, attempts, strands, attributes):

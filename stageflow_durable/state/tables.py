@@ -152,7 +152,7 @@ runs = Table(
     # The run that started this one, and the stage and item that did; NULL: nobody did but a client.
     Column("parent", ID),
     # How many items its stages have so far: the number of the newest one.
-    Column("items", Integer, nullable=False, server_default=text("0")),
+    Column("item_count", Integer, nullable=False, server_default=text("0")),
     Column("parent_stage", NAME),
     Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),

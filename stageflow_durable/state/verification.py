@@ -126,7 +126,7 @@ class _Checker:
         ids: dict[str, None],
     ) -> list[Checked]:
         found = {row["id"]: row for row in connection.execute(select(runs).where(within(runs.c.id))).mappings()}
-        with_items = [run for run, row in found.items() if row["items"]]
+        with_items = [run for run, row in found.items() if row["item_count"]]
         # Of runs with items those are read apart, some at a time.
         parts = {table: _by_run(connection, table, within, with_items) for table in _PARTS}
         keys = _keys(connection, within)
@@ -138,7 +138,7 @@ class _Checker:
             rows = [part.get(run, []) for part in parts.values()]
             if run in found:
                 plan = plans.get(found[run]["definition"])
-                inputs = verified_items.inputs(connection, run) if found[run]["items"] else {}
+                inputs = verified_items.inputs(connection, run) if found[run]["item_count"] else {}
                 told, tried, saved, steps, lines = rows
                 seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, inputs)
                 of_items = verified_items.check(connection, seen, self._keys)

@@ -75,15 +75,15 @@ def inputs(connection: Connection, run_id: str) -> dict[str, str]:
 def check(connection: Connection, seen: Rows, keys: Keys) -> Found:
     """Check every item of a run, some at a time. ``seen``: the run's own rows."""
     checker, run = _Checker(seen, keys), seen.run
-    if not run["items"]:
+    if not run["item_count"]:
         return checker.found
-    for first in range(1, run["items"] + 1, BATCH):
-        numbers = range(first, min(first + BATCH, run["items"] + 1))
+    for first in range(1, run["item_count"] + 1, BATCH):
+        numbers = range(first, min(first + BATCH, run["item_count"] + 1))
         rows = {table: _by_item(connection, table, run["id"], numbers) for table in (items, *_PARTS)}
         for number in numbers:
             of_item = [rows[table].get(number, []) for table in _PARTS]
             checker.check(number, next(iter(rows[items].get(number, ())), None), _Parts(*of_item))
-    checker.found.problems += _strangers(connection, run["id"], run["items"])
+    checker.found.problems += _strangers(connection, run["id"], run["item_count"])
     checker.found.problems += _groups(connection, seen, checker.counted)
     return checker.found
 

@@ -73,7 +73,7 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(GIVEN, How.GIVEN),
         **dict.fromkeys(("version", "definition", "phase", "status", "cause", "park_reason"), How.SAID),
         **dict.fromkeys(("error_stage", "op_version", "pivot_passed", "past_pivot", "deadline"), How.SAID),
-        **dict.fromkeys(("parent", "parent_stage", "parent_item", "items"), How.SAID),
+        **dict.fromkeys(("parent", "parent_stage", "parent_item", "item_count"), How.SAID),
         "error": How.SEALED,
         "finished_at": How.SAID,
     },
@@ -165,7 +165,7 @@ FRESH_RUN: Mapping[str, Any] = {
     "op_version": 0,
     "pivot_passed": False,
     "past_pivot": False,
-    "items": 0,
+    "item_count": 0,
 }
 """What the run's row holds where no event says otherwise; likewise the others, whose times are their event's."""
 

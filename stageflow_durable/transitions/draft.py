@@ -178,7 +178,7 @@ class Draft:
     @property
     def groups(self) -> Mapping[tuple[str, int], GroupRow]:
         """The groups of the run's items. Empty, and nothing is asked, if it has none."""
-        return self.facts.groups if self.facts.run.items else {}
+        return self.facts.groups if self.facts.run.item_count else {}
 
     @property
     def items_run(self) -> bool:
@@ -376,7 +376,7 @@ class Draft:
 
 
 _FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand", "item")}
-_BY_THE_STORE = ("id", "seq", "head", "updated_at", "items")
+_BY_THE_STORE = ("id", "seq", "head", "updated_at", "item_count")
 
 
 def is_lost(row: AttemptRow) -> bool:

@@ -667,7 +667,7 @@ def test_given_strands_in_every_state_when_0007_is_upgraded_then_they_stay_as_th
 ) -> None:
     plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
     database = at(database_url, "0007")
-    strands = [
+    strands: list[dict[str, Any]] = [
         {"run": "R", "strand": "ready", "state": "ready"},
         {"run": "R", "strand": "runs", "state": "running", "owner": "o"},
         {"run": "R", "strand": "waits", "state": "waiting", "wake_at": 1.0, "waiting_for": "time"},
@@ -683,7 +683,7 @@ def test_given_strands_in_every_state_when_0007_is_upgraded_then_they_stay_as_th
     assert schema.upgrade(database_url) == schema.head()
     shown = "SELECT strand, state, owner, wake_at, waiting_for FROM stageflow_strands ORDER BY strand"
     with database.read() as connection:
-        assert connection.exec_driver_sql("SELECT items FROM stageflow_runs").scalar_one() == 0
+        assert connection.exec_driver_sql("SELECT item_count FROM stageflow_runs").scalar_one() == 0
         found = connection.exec_driver_sql(shown).all()
     named = ("strand", "state", "owner", "wake_at", "waiting_for")
     expected = [tuple(strand.get(name) for name in named) for strand in strands]

@@ -19,7 +19,7 @@ _WHAT = ("time", "signal", "limit", "child", "approval", "worker", "items")
 
 def upgrade() -> None:
     """Add a run's count of items and the tables of items; let a strand wait for them."""
-    op.add_column("stageflow_runs", sa.Column("items", sa.Integer(), server_default=sa.text("0"), nullable=False))
+    op.add_column("stageflow_runs", sa.Column("item_count", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.create_table(
         "stageflow_items",
         sa.Column("run", sa.String(length=32), nullable=False),
