@@ -102,7 +102,7 @@ class CeleryPublisher:
         if delay:
             options["countdown"] = delay
         # Else Celery computes the representation of every argument for every message.
-        options |= {"argsrepr": f"({nudge.run_id!r}, {nudge.strand!r})", "kwargsrepr": "{}"}
+        options |= {"argsrepr": f"({nudge.run_id!r}, {nudge.address!r})", "kwargsrepr": "{}"}
         links = self.compile(nudge)
         (links[0] if len(links) == 1 else chain(*links)).apply_async(**options)
 
@@ -118,7 +118,7 @@ class CeleryPublisher:
 
     def _link(self, nudge: Nudge, number: int) -> Any:
         options = {"queue": nudge.queue} | ({} if nudge.priority is None else {"priority": nudge.priority})
-        arguments = (nudge.run_id, nudge.strand, nudge.gen, self._signer.mark(nudge, number))
+        arguments = (nudge.run_id, nudge.address, nudge.gen, self._signer.mark(nudge, number))
         return self._app.signature(ADVANCE, args=arguments, immutable=True, options=options)
 
     def depth(self, queue: str) -> int | None:

@@ -76,7 +76,7 @@ class QuickPublisher:
         for nudge in nudges:
             template, (task, tag) = self._template(nudge), _uuids()
             # Marked as the first link of the chain that Celery would carry.
-            link = nudge.run_id, nudge.strand, nudge.gen, self._marked(nudge, 0)
+            link = nudge.run_id, nudge.address, nudge.gen, self._marked(nudge, 0)
             filled[template.key].append(template.fill(Blanks(*link, task, root or task, sender, reply_to, tag)))
         return filled
 

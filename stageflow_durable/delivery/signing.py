@@ -47,7 +47,7 @@ class Signer:
         if self._key is None:
             return plain
         mark, space, hinted = plain.partition(" ")
-        signature = _signature(self._key, nudge.run_id, nudge.strand, nudge.gen, mark, hinted, nudge.queue)
+        signature = _signature(self._key, nudge.run_id, nudge.address, nudge.gen, mark, hinted, nudge.queue)
         return f"{mark}~{signature}{space}{hinted}"
 
     def refused(self, words: Words, queue: str) -> str | None:
@@ -56,7 +56,7 @@ class Signer:
             return None  # what is not signed is accepted, so that what is wrongly signed can be sent without
         if not words.signature:
             return "it is not signed"
-        said = words.run_id, words.strand, words.gen, words.mark, words.hinted, queue
+        said = words.run_id, words.address, words.gen, words.mark, words.hinted, queue
         # Each is computed: which of them fits is told by no time.
         fitting = [hmac.compare_digest(_signature(key, *said), words.signature) for key in self._accepted]
         return None if any(fitting) else "its signature is not by this key, or not for this"

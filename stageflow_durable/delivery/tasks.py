@@ -82,10 +82,10 @@ def carry(task: Any, process: Any, words: Words) -> None:
     if why is not None:
         refusals.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
         return
-    key = f"{words.run_id}:{words.strand}:{words.gen}:{words.mark}:{request.retries}"
+    key = f"{words.run_id}:{words.address}:{words.gen}:{words.mark}:{request.retries}"
     if not place.get("redelivered") and not process.first(key):
         return
-    nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint)
+    nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint, item=words.item)
     try:
         executed = process.execute(nudge)
     except AWAY as error:
@@ -111,7 +111,7 @@ def _follows(tail: Any, nudge: Nudge) -> bool:
     """Whether the tail is the rest of this strand's chain: Celery would publish anything that it contains."""
     if not isinstance(tail, list):
         return isinstance(tail, tuple)  # the simulation's
-    mine = [nudge.run_id, nudge.strand, nudge.gen]
+    mine = [nudge.run_id, nudge.address, nudge.gen]
     return all(
         isinstance(link, dict) and link.get("task") == ADVANCE and list(link.get("args") or ())[:3] == mine
         for link in tail
@@ -120,7 +120,7 @@ def _follows(tail: Any, nudge: Nudge) -> bool:
 
 def _continues(executed: Executed, nudge: Nudge) -> bool:
     first = executed.nudges[0] if executed.nudges else None
-    return first is not None and (first.strand, first.gen, first.queue) == (nudge.strand, nudge.gen, nudge.queue)
+    return first is not None and (first.address, first.gen, first.queue) == (nudge.address, nudge.gen, nudge.queue)
 
 
 def _wait(task: Any, process: Any, executed: Executed, waiting: Waiting, tail: Any) -> None:

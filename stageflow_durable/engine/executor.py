@@ -410,7 +410,7 @@ class Executor:
         try:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
-            outcome = self._store.outcome_of(work.run.id, work.stage)
+            outcome = self._store.outcome_of(work.run.id, work.stage, work.item)
             ctx = context.run(body.undo_context, work, outputs, outcome)
             with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.call(undo.action, ctx, spec.timeout, context)

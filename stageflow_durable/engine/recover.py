@@ -192,17 +192,18 @@ class Sweeper:
     def _worth_waking(self, due: list[StrandRef]) -> list[StrandRef]:
         """Leave out what another broker's workers take, and what was handed back and no live worker knows yet."""
         waits = self._store.waits([place.run for place in due]) if due else []
-        theirs = {(one.run, one.strand) for one in waits if not self._speaks_for(one.need.queue, one.need.definitions)}
+        theirs = {one[:3] for one in waits if not self._speaks_for(one.need.queue, one.need.definitions)}
         nobodys = {}
         for one in waits:
             missing = self._roster.missing(one.need) if one.handed_back else None
             if missing is not None:
-                nobodys[one.run, one.strand] = missing
+                nobodys[one[:3]] = missing
         if nobodys:
-            self._store.put_off(sorted({run for run, _strand in nobodys}))
+            self._store.put_off(sorted({run for run, *_strand in nobodys}))
             for missing in set(nobodys.values()):
                 self._tell(missing)
-        return [place for place in due if (place.run, place.strand) not in theirs | nobodys.keys()]
+        left = theirs | nobodys.keys()
+        return [place for place in due if (place.run, place.strand, place.item) not in left]
 
     def _tell(self, missing: Missing) -> None:
         """Log it, once a minute in one of all workers."""
@@ -321,12 +322,15 @@ class Sweeper:
 
 
 def _layers(places: Sequence[StrandRef]) -> list[list[StrandRef]]:
-    """Split into parts that contain each run once: a transaction over many runs changes one strand of each."""
+    """Split into parts that contain each run, and each item, once: a transaction over many changes one strand of
+    each.
+    """
     layers: list[list[StrandRef]] = []
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, int]] = Counter()
     for place in places:
-        if seen[place.run] == len(layers):
+        whose = place.run, place.item
+        if seen[whose] == len(layers):
             layers.append([])
-        layers[seen[place.run]].append(place)
-        seen[place.run] += 1
+        layers[seen[whose]].append(place)
+        seen[whose] += 1
     return layers

@@ -83,12 +83,19 @@ class RunOutputs:
         """The run's metadata."""
         return self._metadata
 
-    def output(self, stage: str) -> Any:
-        """The output of a stage, or None; for its undo."""
-        return self._outputs.get(stage)
+    def output_of(self, work: Work) -> Any:
+        """The output of a stage, or of the item in hand, or None; for its undo."""
+        if not work.item:
+            return self._outputs.get(work.stage)
+        saved = None if work.given is None else work.given.output
+        if saved is None or saved.delta is None:
+            return None
+        return freeze(migrated_output(self._pipeline, work.stage, decode(saved.delta), saved.schema))
 
     def add(self, work: Work, delta: str | None) -> None:
-        """Remember what was just committed."""
+        """Remember what was just committed. What an item saved is no output of its stage."""
+        if work.item:
+            return
         if work.stage != self._exact:
             self._exact = None
         if delta is None:

@@ -69,7 +69,7 @@ class StrandState(StrEnum):
 class WaitingFor(StrEnum):
     """What a waiting strand waits for, on its row. ``time``: its due time (a retry, a sleep). ``signal``, ``approval``:
     a person or a program. ``limit``: its turn, where others hold what it needs, a business key among them. ``child``: a
-    run that it started. ``worker``: one that knows it, or the confirmed end of one.
+    run that it started. ``worker``: one that knows it, or the confirmed end of one. ``items``: the items of its stage.
     """
 
     TIME = "time"
@@ -78,6 +78,7 @@ class WaitingFor(StrEnum):
     CHILD = "child"
     APPROVAL = "approval"
     WORKER = "worker"
+    ITEMS = "items"
 
 
 class AttemptState(StrEnum):

@@ -16,6 +16,9 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
 
 UNDO_PREFIX = "undo:"
 
+ITEM_SIGN = "#"
+"""Stands between a strand and its item in a message. No strand's name contains it."""
+
 
 class Hint(NamedTuple):
     """What a run looked like when its message was published: the number and the code of its last event, its definition,
@@ -47,7 +50,7 @@ class Nudge(NamedTuple):
 
     ``mark`` tells two publications for one strand apart; a message that is delivered twice has the same mark.
     ``links``: how many stages are left on the strand, the length of the chain to compile. ``hint`` saves a read if
-    nothing has happened since.
+    nothing has happened since. ``item``: which of the stage's items the strand carries; 0: it has none.
     """
 
     run_id: str
@@ -58,6 +61,12 @@ class Nudge(NamedTuple):
     links: int = 1
     priority: int | None = None
     hint: Hint | None = None
+    item: int = 0
+
+    @property
+    def address(self) -> str:
+        """The strand and its item, as the message names them."""
+        return f"{self.strand}{ITEM_SIGN}{self.item}" if self.item else self.strand
 
     def marked(self, link: int) -> str:
         """The mark of one link of the chain, as the message carries it; that of the first link contains the hint."""
@@ -66,7 +75,9 @@ class Nudge(NamedTuple):
 
 
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
-    """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
+    """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
+    ``item_count``: how many items its stages have so far.
+    """
 
     id: str
     client_id: str
@@ -96,6 +107,7 @@ class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that 
     updated_at: float
     finished_at: float | None
     parent: str | None = None
+    item_count: int = 0
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""
@@ -110,6 +122,13 @@ class Saved(NamedTuple):
     schema: int
 
 
+class Given(NamedTuple):
+    """What an item brings to its attempts: its input, as encoded text, and the output that it saved, for its undo."""
+
+    input: str
+    output: Saved | None = None
+
+
 class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     """One begun attempt. ``(gen, owner, stage, attempt)`` is its fence: every write of its owner names all four.
 
@@ -117,6 +136,8 @@ class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     the previous delay in seconds; ``first_at``: when the stage first began; ``began_at``: when this attempt did;
     ``sent_at``: when the message that led here was published, or None. ``seq`` and ``head`` are the run's after the
     transaction that began it. ``saved``: the outputs of the run's stages by then, or None if they were not read.
+    ``item``: which of the stage's items it is for, with what the item brings as ``given``; ``seq`` and ``head`` are
+    then those of the item. 0: the stage has none.
     """
 
     run: RunFacts
@@ -137,6 +158,8 @@ class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     head: str
     sent_at: float | None = None
     saved: Mapping[str, Saved] | None = None
+    item: int = 0
+    given: Given | None = None
 
     @property
     def undoing(self) -> bool:

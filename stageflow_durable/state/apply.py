@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select,
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import idempotency_keys, load, tables
+from stageflow_durable.state import idempotency_keys, load, of_items, tables
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.store.audit import EventRow
 from stageflow_durable.store.sealing import seal_events
@@ -97,6 +97,47 @@ def transact(
             return apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
 
 
+def transact_item(
+    connection: Connection,
+    run_id: str,
+    strand: str,
+    item: int,
+    decide: Callable[[Any, Any], T],
+    audit_key: bytes,
+    *,
+    whole: bool,
+    me: str = "",
+) -> T | None:
+    """The same for one item, under the lock of its group. ``whole``: under that of its run and of all groups, with the
+    facts of the run as the second argument of ``decide``, which is else None. Raises NotLoaded(Part.RUN) if ``decide``
+    needs them and has not got them: then nothing was written, and the caller begins anew.
+
+    :returns: what ``decide`` returned; None if there is no such item.
+    """
+    locked = load.lock(connection, run_id) if whole else None
+    of_run: dict[Part, Any] = {}
+    if whole:
+        if locked is None:
+            return None
+        of_run = {part: load.part(connection, locked.run, part, me) for part in (Part.STRANDS, Part.GROUPS)}
+    held = load.lock_item(connection, run_id, strand, item)
+    if held is None:
+        return None
+    parts = {**held.parts, Part.STRANDS: load.strands_of(connection, run_id, item)}
+    while True:
+        run = None if locked is None else load.facts(connection, locked, of_run)
+        try:
+            decided = decide(load.item_facts(connection, held, parts), run)
+        except NotLoaded as missing:
+            if missing.part is Part.RUN and not whole:
+                raise
+            # Which of the two asked is not told: both get it.
+            parts.setdefault(missing.part, load.part(connection, held.run, missing.part, me, item))
+            of_run.setdefault(missing.part, load.part(connection, held.run, missing.part, me))
+        else:
+            return apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
+
+
 def transact_all(
     connection: Connection,
     given: Sequence[tuple[str, G]],
@@ -144,6 +185,8 @@ def _apply_all(connection: Connection, changes: Sequence[Change], audit_key: byt
 
 def apply(connection: Connection, change: Change, audit_key: bytes) -> Change:
     """Write a change within the transaction that locked its run. Raises Stale."""
+    if change.facts.item:
+        return _apply_of_item(connection, change, audit_key)
     run = change.facts.run
     sealed = seal_events(change, audit_key)
     head = sealed[-1].mac if sealed else change.facts.head
@@ -152,6 +195,21 @@ def apply(connection: Connection, change: Change, audit_key: bytes) -> Change:
         if not _UPDATE_RUN.run(connection, run_id=run.id, seen_seq=change.facts.seq, **columns).rowcount:
             raise Stale(f"run {run.id} was changed without its lock")
     _write_rows(connection, change, sealed)
+    for what in change.of_items:
+        of_items.write(connection, run.id, what, head, change.facts.clock)
+    return with_head(change, head)
+
+
+def _apply_of_item(connection: Connection, change: Change, audit_key: bytes) -> Change:
+    """Write the change of an item, whose group this transaction has locked, and that of its run, if there is one."""
+    facts, sealed = change.facts, seal_events(change, audit_key)
+    head = sealed[-1].mac if sealed else facts.head
+    if sealed and not of_items.move(connection, facts, change.seq, head):
+        raise Stale(f"item {facts.item} of run {facts.run.id} was changed without its group's lock")
+    digest = of_items.count(connection, facts, change.counts, head)
+    _write_rows(connection, change, sealed)
+    if change.run is not None:
+        apply(connection, of_items.with_digest(change.run, facts.group, digest), audit_key)
     return with_head(change, head)
 
 
@@ -180,7 +238,8 @@ def _write_rows(connection: Connection, change: Change, sealed: Sequence[EventRo
         else:
             write = _INSERT[row.table] if row.how is How.INSERT else _INTEND
             write.run(connection, run=run.id, **dict(zip(names, row.key, strict=True)), **row.columns)
-    _INSERT_EVENTS.many(connection, [event._asdict() for event in sealed])
+    whose = {"item": change.facts.item} if change.facts.item else {}
+    _INSERT_EVENTS.many(connection, [{**event._asdict(), **whose} for event in sealed])
     for key_change in change.keys:
         _end_key(connection, run.id, key_change)
 

@@ -6,7 +6,7 @@ The original keeps what is to be undone; the fork undoes only what it does itsel
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, and_, bindparam, select
 
 from stageflow_durable.errors import NotAllowed, UnknownRun
 from stageflow_durable.model.attributes import Attributes
@@ -22,9 +22,13 @@ from stageflow_durable.state.tables import checkpoints
 from stageflow_durable.store.values import Created, Fork
 from stageflow_durable.transitions import accept as forking
 from stageflow_durable.transitions.accept import NewRun, Origin
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.wake import note
 
-_CHECKPOINTS = Prepared(select(checkpoints).where(checkpoints.c.run == bindparam("run_id")))
+# What the items of a stage saved stays with the original; what the stage itself saved is copied.
+_CHECKPOINTS = Prepared(
+    select(checkpoints).where(and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.item == NO_ITEM))
+)
 _COPIED = ("delta", "saved_schema", "at")
 _TAKEN_BACK = frozenset({StepState.COMPENSATING, StepState.COMPENSATED, StepState.COMPENSATION_FAILED})
 

@@ -27,7 +27,7 @@ HANDED_BACK: ColumnElement[bool] = and_(
 )
 
 
-_KEY = (strand_table.c.run, strand_table.c.strand)
+_KEY = (strand_table.c.run, strand_table.c.strand, strand_table.c.item)
 _WAITS = (
     *_KEY,
     runs.c.pipeline,
@@ -48,14 +48,14 @@ def waits(connection: Connection, run_ids: Iterable[str]) -> list[Waits]:
     waiting = strand_table.c.state == constant(StrandState.WAITING)
     found = select(*_WAITS).join(runs, runs.c.id == strand_table.c.run)
     rows = connection.execute(found.where(and_(strand_table.c.run.in_(set(run_ids)), waiting))).all()
-    needs = {about: need(connection, *about) for about in {tuple(row[2:6]) for row in rows}}
-    return [Waits(row[0], row[1], needs[tuple(row[2:6])], bool(row[6])) for row in rows]
+    needs = {about: need(connection, *about) for about in {tuple(row[3:7]) for row in rows}}
+    return [Waits(*row[:3], needs[tuple(row[3:7])], bool(row[7])) for row in rows]
 
 
 def put_off(connection: Connection, run_ids: Iterable[str]) -> None:
     """Let what was handed back rest, at no cost: no live worker knows it. One that joins wakes it."""
     these = and_(HANDED_BACK, strand_table.c.run.in_(set(run_ids)))
-    _due_in(connection, select(*_KEY).where(these).order_by(strand_table.c.run), RESTS_SECONDS)
+    _due_in(connection, select(*_KEY).where(these).order_by(*_KEY), RESTS_SECONDS)
 
 
 def hasten(connection: Connection, profile: Profile) -> int:
@@ -66,7 +66,7 @@ def hasten(connection: Connection, profile: Profile) -> int:
     mine = or_(runs.c.definition.in_(profile.digests), runs.c.pipeline.in_(newest))
     found = select(*_KEY).join(runs, runs.c.id == strand_table.c.run)
     resting = and_(HANDED_BACK, strand_table.c.wake_at > now(), mine)
-    return _due_in(connection, found.where(resting).order_by(strand_table.c.run).limit(BATCH), 0.0)
+    return _due_in(connection, found.where(resting).order_by(*_KEY).limit(BATCH), 0.0)
 
 
 def _due_in(connection: Connection, chosen: Select[Any], seconds: float) -> int:

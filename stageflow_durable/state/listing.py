@@ -23,6 +23,7 @@ from stageflow_durable.state.tables import attributes, runs, strands
 from stageflow_durable.state.views import awaits
 from stageflow_durable.store.values import Filter, Found
 from stageflow_durable.store.views import summary_of, waits_for
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
@@ -60,7 +61,8 @@ def _with_waits(connection: Connection, found: Sequence[RunSummary]) -> list[Run
     of = [run.run_id for run in found if run.status in _MAY_WAIT]
     rows: dict[str, list[Any]] = {run_id: [] for run_id in of}
     columns = (strands.c.run, strands.c.state, strands.c.wake_at, strands.c.waiting_for)
-    for row in connection.execute(select(*columns).where(strands.c.run.in_(of))) if of else ():
+    own = and_(strands.c.run.in_(of), strands.c.item == NO_ITEM)
+    for row in connection.execute(select(*columns).where(own)) if of else ():
         rows[row.run].append(row)
     return [replace(run, waits_for=waits_for(rows[run.run_id])) if rows.get(run.run_id) else run for run in found]
 

@@ -10,39 +10,80 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, exists, select, union
+from sqlalchemy import Connection, Integer, String, and_, bindparam, exists, func, or_, select, union
 
 from stageflow_durable.model.attributes import Attributes
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
+from stageflow_durable.model.status import OPEN_STEPS, AttemptState, Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import definitions, roster
 from stageflow_durable.state.clock import now
-from stageflow_durable.state.dialect import skip_locked
+from stageflow_durable.state.dialect import constant, skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import attempts, attributes, checkpoints, owners, runs, saga_steps, signals, strands
+from stageflow_durable.state.tables import (
+    attempts,
+    attributes,
+    checkpoints,
+    item_groups,
+    items,
+    owners,
+    runs,
+    saga_steps,
+    signals,
+    strands,
+)
 from stageflow_durable.state.tables import definitions as definition_table
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import AttemptRow, GroupRow, HeldKey, ItemRow, OwnerRow, SignalRow, StrandRow
+
+OWED = (*sorted(OPEN_STEPS), StepState.COMPENSATION_FAILED)
+"""States of the saga step of an item that owes an undo."""
+
 
 _OF_RUN: Any = bindparam("run_id")
+_OF_ITEM: Any = bindparam("of_item", type_=Integer)
+"""The item whose rows are asked for; NO_ITEM: the run's own."""
 _LOCK = Prepared(select(runs, now().label("clock")).where(runs.c.id == _OF_RUN).with_for_update())
 _STRANDS = Prepared(
-    select(*(strands.c[name] for name in StrandRow._fields)).where(strands.c.run == _OF_RUN).order_by(strands.c.strand)
+    select(*(strands.c[name] for name in StrandRow._fields))
+    .where(and_(strands.c.run == _OF_RUN, strands.c.item == _OF_ITEM))
+    .order_by(strands.c.strand)
 )
-_SAVED = Prepared(select(checkpoints.c.stage, checkpoints.c.skipped).where(checkpoints.c.run == _OF_RUN))
+_SAVED = Prepared(
+    select(checkpoints.c.stage, checkpoints.c.skipped).where(
+        and_(checkpoints.c.run == _OF_RUN, checkpoints.c.item == _OF_ITEM)
+    )
+)
+_STEPS = Prepared(
+    select(saga_steps.c.stage, saga_steps.c.state).where(
+        and_(saga_steps.c.run == _OF_RUN, saga_steps.c.item == _OF_ITEM)
+    )
+)
 _ATTRIBUTES = Prepared(
     select(attributes.c.name, attributes.c.value)
     .where(attributes.c.run == bindparam("run_id"))
     .order_by(attributes.c.name)
 )
-_STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_steps.c.run == _OF_RUN))
 # An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
     select(*(attempts.c[name] for name in AttemptRow._fields[:-2]), _MAY_ACT.label("may_act"), attempts.c.item)
-    .where(attempts.c.run == _OF_RUN)
-    .order_by(attempts.c.n)
+    .where(
+        and_(
+            attempts.c.run == _OF_RUN,
+            # The run is also told which of its items' attempts were lost: an undo waits until none of them can act.
+            or_(
+                attempts.c.item == _OF_ITEM,
+                and_(
+                    _OF_ITEM == NO_ITEM,
+                    attempts.c.state == constant(AttemptState.UNKNOWN),
+                    attempts.c.direction == constant(Phase.FORWARD),
+                ),
+            ),
+        )
+    )
+    .order_by(attempts.c.item, attempts.c.n)
 )
 _ALIVE = Prepared(
     select(owners.c.id).where(
@@ -52,7 +93,7 @@ _ALIVE = Prepared(
 _OWNERS = Prepared(
     select(*(owners.c[name] for name in OwnerRow._fields))
     .join(strands, strands.c.owner == owners.c.id)
-    .where(strands.c.run == _OF_RUN)
+    .where(and_(strands.c.run == _OF_RUN, strands.c.item == _OF_ITEM))
     # Locked, so that whoever confirms its end sees the row of the attempt that is about to be written.
     .with_for_update(of=owners)
 )
@@ -71,6 +112,51 @@ _SCHEMAS = Prepared(
 _SIGNALS = Prepared(
     select(*(signals.c[name] for name in SignalRow._fields)).where(signals.c.run == _OF_RUN).order_by(signals.c.n)
 )
+_GROUP_COLUMNS = tuple(item_groups.c[name] for name in GroupRow._fields)
+# In one order, so that two who lock all groups of a run cannot deadlock.
+_GROUPS = Prepared(
+    select(*_GROUP_COLUMNS)
+    .where(item_groups.c.run == _OF_RUN)
+    .order_by(item_groups.c.strand, item_groups.c.grp)
+    .with_for_update()
+)
+_LOCK_GROUP = Prepared(
+    select(*_GROUP_COLUMNS)
+    .where(
+        and_(
+            item_groups.c.run == _OF_RUN,
+            item_groups.c.strand == bindparam("of_strand", type_=String),
+            item_groups.c.grp
+            == select(items.c.grp).where(and_(items.c.run == _OF_RUN, items.c.item == _OF_ITEM)).scalar_subquery(),
+        )
+    )
+    .with_for_update()
+)
+_OF_STAGE = and_(
+    checkpoints.c.run == items.c.run, checkpoints.c.stage == items.c.stage, checkpoints.c.item == items.c.item
+)
+_ITEM = Prepared(
+    select(
+        *(runs.c[name] for name in RunFacts._fields),
+        now().label("clock"),
+        items.c.seq.label("item_seq"),
+        items.c.head.label("item_head"),
+        *(items.c[name] for name in ItemRow._fields[:-2]),
+        checkpoints.c.delta,
+        checkpoints.c.saved_schema,
+    )
+    .select_from(runs.join(items, items.c.run == runs.c.id).join(checkpoints, _OF_STAGE, isouter=True))
+    .where(and_(runs.c.id == _OF_RUN, items.c.item == _OF_ITEM))
+)
+_OWED = Prepared(
+    select(items.c.stage, items.c.grp, func.count())
+    .join(
+        saga_steps,
+        and_(saga_steps.c.run == items.c.run, saga_steps.c.stage == items.c.stage, saga_steps.c.item == items.c.item),
+    )
+    .where(and_(items.c.run == _OF_RUN, saga_steps.c.state.in_([constant(state) for state in OWED])))
+    .group_by(items.c.stage, items.c.grp)
+)
 
 
 class Locked(NamedTuple):
@@ -78,6 +164,44 @@ class Locked(NamedTuple):
 
     run: RunFacts
     clock: float
+
+
+class LockedItem(NamedTuple):
+    """An item whose group this transaction has locked; ``run`` as it is while that lock is held: who changes the way it
+    goes locks every group.
+    """
+
+    run: RunFacts
+    clock: float
+    seq: int
+    head: str
+    parts: dict[Part, Any]
+
+
+def lock_item(connection: Connection, run_id: str, strand: str, item: int) -> LockedItem | None:
+    """Lock the group of an item's strand, then read the item and its run. None if there is no such item."""
+    group = _LOCK_GROUP.run(connection, run_id=run_id, of_strand=strand, of_item=item).fetchone()
+    if group is None:
+        return None
+    # In a statement of its own: one that waited for the lock would see what was there before.
+    row = _ITEM.run(connection, run_id=run_id, of_item=item).fetchone()
+    if row is None:
+        return None
+    clock, seq, head, *about = row[len(RunFacts._fields) :]
+    parts = {Part.GROUP: group_of_values(group), Part.ITEM: ItemRow._make(about)}
+    return LockedItem(facts_of(row), float(clock), seq, head, parts)
+
+
+def group_of_values(values: Sequence[Any]) -> GroupRow:
+    """A row of a group, with its boolean as one."""
+    group = GroupRow._make(values)
+    return group._replace(collects=bool(group.collects))
+
+
+def item_facts(connection: Connection, item: LockedItem, parts: Mapping[Part, Any]) -> Facts:
+    """The facts of a locked item, with these parts."""
+    plan = definitions.plan_of(connection, item.run.definition)
+    return Facts(item.run, plan, item.clock, item.seq, item.head, parts, item=item.parts[Part.ITEM].item)
 
 
 def lock(connection: Connection, run_id: str) -> Locked | None:
@@ -100,7 +224,8 @@ def strands_of_all(connection: Connection, run_ids: Iterable[str]) -> dict[str, 
     """Every strand of several runs, by run and name."""
     found: dict[str, dict[str, StrandRow]] = {run: {} for run in run_ids}
     columns = [strands.c[name] for name in StrandRow._fields]
-    for values in connection.execute(select(*columns).where(strands.c.run.in_(sorted(found)))):
+    own = and_(strands.c.run.in_(sorted(found)), strands.c.item == NO_ITEM)
+    for values in connection.execute(select(*columns).where(own)):
         row = StrandRow._make(values)
         found[row.run][row.strand] = row
     return found
@@ -112,20 +237,20 @@ def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> 
     return Facts(run, definitions.plan_of(connection, run.definition), locked.clock, run.seq, run.head, parts)
 
 
-def part(connection: Connection, of: RunFacts, which: Part, me: str) -> Any:
-    """Load one part of the facts. ``me``: the owner that asks."""
-    return _LOADED[which](connection, of, me)
+def part(connection: Connection, of: RunFacts, which: Part, me: str, item: int = NO_ITEM) -> Any:
+    """Load one part of the facts. ``me``: the owner that asks. ``item``: of which item, or the run's own."""
+    return _LOADED[which](connection, of, me, item)
 
 
-def strands_of(connection: Connection, run_id: str) -> dict[str, StrandRow]:
-    """Every strand of a run, by name."""
-    rows = [StrandRow._make(row) for row in _STRANDS.run(connection, run_id=run_id).fetchall()]
+def strands_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, StrandRow]:
+    """Every strand of a run, or of one of its items, by name."""
+    rows = [StrandRow._make(row) for row in _STRANDS.run(connection, run_id=run_id, of_item=item).fetchall()]
     return {row.strand: row for row in rows}
 
 
-def saved_of(connection: Connection, run_id: str) -> dict[str, bool]:
+def saved_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, bool]:
     """Stages that have a checkpoint, and whether they were skipped."""
-    return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id).fetchall()}
+    return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id, of_item=item).fetchall()}
 
 
 def attributes_of(connection: Connection, run_id: str) -> Attributes:
@@ -133,9 +258,15 @@ def attributes_of(connection: Connection, run_id: str) -> Attributes:
     return tuple((name, value) for name, value in _ATTRIBUTES.run(connection, run_id=run_id).fetchall())
 
 
-def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:
-    """The run's saga steps."""
-    return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id).fetchall()}
+def steps_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, StepState]:
+    """The saga steps of a run, or of one of its items."""
+    return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id, of_item=item).fetchall()}
+
+
+def groups_of(connection: Connection, run_id: str) -> dict[tuple[str, int], GroupRow]:
+    """Lock every group of a run's items: from then on none of them begins or ends."""
+    rows = [group_of_values(row) for row in _GROUPS.run(connection, run_id=run_id).fetchall()]
+    return {(row.strand, row.grp): row for row in rows}
 
 
 def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
@@ -143,50 +274,56 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
-def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
-    rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
+def _attempts_of(connection: Connection, of: RunFacts, _me: str, item: int) -> tuple[AttemptRow, ...]:
+    rows = _ATTEMPTS.run(connection, run_id=of.id, of_item=item).fetchall()
     return tuple(
         AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item)
         for stage, way, n, state, doubt, until, owner, may_act, item in rows
     )
 
 
-def _owners_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, OwnerRow]:
-    rows = _OWNERS.run(connection, run_id=of.id).fetchall()
+def _owners_of(connection: Connection, of: RunFacts, _me: str, item: int) -> dict[str, OwnerRow]:
+    rows = _OWNERS.run(connection, run_id=of.id, of_item=item).fetchall()
     return {
         owner: OwnerRow(owner, host, pid, dead_at, bool(confirmed)) for owner, host, pid, dead_at, confirmed in rows
     }
 
 
-def _keys_of(connection: Connection, of: RunFacts, _me: str) -> tuple[HeldKey, ...]:
+def _keys_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> tuple[HeldKey, ...]:
     held = held_by_run(connection, of.id)
     return tuple(HeldKey(scope.client_id, scope.operation, key, stage, ttl) for scope, key, stage, ttl in held)
 
 
-def _definitions_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, float]:
+def _definitions_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> dict[str, float]:
     return dict(_DEFINITIONS.run(connection, pipeline=of.pipeline).fetchall())
 
 
-def _newest_of(connection: Connection, of: RunFacts, _me: str) -> Any:
+def _newest_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> Any:
     digest = definitions.newest(connection, of.pipeline)
     return definitions.plan_of(connection, of.definition if digest is None else digest)
 
 
-_LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
-    Part.STRANDS: lambda connection, of, _me: strands_of(connection, of.id),
-    Part.SAVED: lambda connection, of, _me: saved_of(connection, of.id),
-    Part.STEPS: lambda connection, of, _me: steps_of(connection, of.id),
+def _owed_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> dict[tuple[str, int], int]:
+    return {(stage, grp): int(count) for stage, grp, count in _OWED.run(connection, run_id=of.id).fetchall()}
+
+
+_LOADED: dict[Part, Callable[[Connection, RunFacts, str, int], Any]] = {
+    Part.STRANDS: lambda connection, of, _me, item: strands_of(connection, of.id, item),
+    Part.SAVED: lambda connection, of, _me, item: saved_of(connection, of.id, item),
+    Part.STEPS: lambda connection, of, _me, item: steps_of(connection, of.id, item),
     Part.ATTEMPTS: _attempts_of,
     Part.KEYS: _keys_of,
-    Part.ALIVE: lambda connection, _of, me: _ALIVE.value(connection, me=me) is not None,
+    Part.ALIVE: lambda connection, _of, me, _item: _ALIVE.value(connection, me=me) is not None,
     Part.OWNERS: _owners_of,
     Part.DEFINITIONS: _definitions_of,
-    Part.SCHEMAS: lambda connection, of, _me: schemas_of(connection, of.id),
+    Part.SCHEMAS: lambda connection, of, _me, _item: schemas_of(connection, of.id),
     Part.NEWEST: _newest_of,
-    Part.SIGNALS: lambda connection, of, _me: tuple(
+    Part.SIGNALS: lambda connection, of, _me, _item: tuple(
         map(SignalRow._make, _SIGNALS.run(connection, run_id=of.id).fetchall())
     ),
-    Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
+    Part.ROSTER: lambda connection, _of, _me, _item: roster.live(connection),
+    Part.GROUPS: lambda connection, of, _me, _item: groups_of(connection, of.id),
+    Part.OWED: _owed_of,
 }
 
 

@@ -17,7 +17,8 @@ from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.recovery import my_tick
-from stageflow_durable.state.tables import queues, runs, strands
+from stageflow_durable.state.tables import items, queues, runs, strands
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 ONCE_SECONDS = 60.0
@@ -25,10 +26,16 @@ ONCE_SECONDS = 60.0
 
 _BY, _WITHIN = (bindparam(name, type_=Double) for name in ("by", "within"))
 _AHEAD = now() + ONE_CLOCK_SECONDS
-_CHANGED_BEFORE = exists(
-    select(runs.c.id).where(
-        and_(runs.c.id == strands.c.run, or_(runs.c.updated_at > _AHEAD, runs.c.updated_at < now() - _WITHIN))
-    )
+
+
+def _changed_before(table: Any, *whose: Any) -> Any:
+    at = table.c.updated_at
+    return exists(select(at).where(and_(*whose, or_(at > _AHEAD, at < now() - _WITHIN))))
+
+
+_CHANGED_BEFORE = or_(
+    and_(strands.c.item == NO_ITEM, _changed_before(runs, runs.c.id == strands.c.run)),
+    _changed_before(items, items.c.run == strands.c.run, items.c.item == strands.c.item),
 )
 _READY = Prepared(
     update(strands)

@@ -15,6 +15,7 @@ _REPORT = Prepared(
         and_(
             strands.c.run == bindparam("run_id"),
             strands.c.strand == bindparam("strand_id"),
+            strands.c.item == bindparam("of_item"),
             strands.c.gen == bindparam("my_gen"),
             strands.c.owner == bindparam("me"),
             strands.c.stage == bindparam("my_stage"),
@@ -25,7 +26,11 @@ _REPORT = Prepared(
 )
 _OUTCOME = Prepared(
     select(saga_steps.c.outcome).where(
-        and_(saga_steps.c.run == bindparam("run_id"), saga_steps.c.stage == bindparam("of_stage"))
+        and_(
+            saga_steps.c.run == bindparam("run_id"),
+            saga_steps.c.stage == bindparam("of_stage"),
+            saga_steps.c.item == bindparam("of_item"),
+        )
     )
 )
 
@@ -35,6 +40,7 @@ def report(connection: Connection, work: Work, text: str) -> None:
     fence = {
         "run_id": work.run.id,
         "strand_id": work.strand,
+        "of_item": work.item,
         "my_gen": work.gen,
         "me": work.owner,
         "my_stage": work.stage,
@@ -43,6 +49,6 @@ def report(connection: Connection, work: Work, text: str) -> None:
     _REPORT.run(connection, progress=text, **fence)
 
 
-def outcome_of(connection: Connection, run_id: str, stage: str) -> str:
+def outcome_of(connection: Connection, run_id: str, stage: str, item: int = 0) -> str:
     """``"ok"`` or ``"unknown"``: how the action stood when its undo began."""
-    return str(_OUTCOME.value(connection, run_id=run_id, of_stage=stage))
+    return str(_OUTCOME.value(connection, run_id=run_id, of_stage=stage, of_item=item))

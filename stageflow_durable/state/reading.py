@@ -77,9 +77,9 @@ class Reading:
         facts = self.facts(run_id)
         return None if facts is None else facts.phase
 
-    def outcome_of(self, run_id: str, stage: str) -> str:
+    def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began."""
-        return self._see(lambda c: progress.outcome_of(c, run_id, stage))
+        return self._see(lambda c: progress.outcome_of(c, run_id, stage, item))
 
     def next_wait(self, grace: float) -> float | None:
         """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""

@@ -18,6 +18,7 @@ _ENDED_AT = Prepared(
         and_(
             attempts.c.run == bindparam("run_id"),
             attempts.c.stage == bindparam("of_stage"),
+            attempts.c.item == bindparam("of_item"),
             attempts.c.direction == bindparam("heading"),
             attempts.c.n == bindparam("number"),
         )
@@ -30,8 +31,11 @@ def recall(connection: Connection, work: Work, owner: str) -> Work | bool:
 
     True: the commit went through, and nothing was granted. Work: it did, and this was granted, to ``owner`` (this
     process's id at the commit, which is another than the attempt's when it was declared dead in between). False: it
-    did not.
+    did not. The end of an item grants nothing.
     """
+    if work.item:
+        there = load.lock_item(connection, work.run.id, work.strand, work.item)
+        return there is not None and _ended_at(connection, work) is not None
     locked = load.lock(connection, work.run.id)
     if locked is None:
         return False
@@ -68,6 +72,6 @@ def recall(connection: Connection, work: Work, owner: str) -> Work | bool:
 
 def _ended_at(connection: Connection, work: Work) -> float | None:
     """When its owner ended the attempt; None when it did not: a sweep would have left it unknown."""
-    given = {"of_stage": work.stage, "heading": work.direction, "number": work.attempt}
+    given = {"of_stage": work.stage, "of_item": work.item, "heading": work.direction, "number": work.attempt}
     found = _ENDED_AT.run(connection, run_id=work.run.id, **given).fetchone()
     return None if found is None or found[0] == AttemptState.UNKNOWN else float(found[1])

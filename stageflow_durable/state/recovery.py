@@ -35,7 +35,7 @@ from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import owners, queues, runs, ticks
+from stageflow_durable.state.tables import items, owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
 from stageflow_durable.store.values import BATCH, Missed, Overdue, StrandRef
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
@@ -44,7 +44,7 @@ STRANGERS = "strangers in "
 """Prefix of the names of ticks that record when a message of an unknown run was dropped; the queue's name follows."""
 
 
-_PLACE = (strand_table.c.run, strand_table.c.strand, strand_table.c.gen, strand_table.c.stage)
+_PLACE = tuple(strand_table.c[name] for name in ("run", "strand", "gen", "stage", "item"))
 _ORPHANS = (
     select(*_PLACE)
     .join(owners, owners.c.id == strand_table.c.owner)
@@ -87,11 +87,13 @@ _LATE = (
 )
 _MISSED = (
     select(
-        *(strand_table.c[name] for name in ("run", "strand", "gen")),
+        *(strand_table.c[name] for name in ("run", "strand", "item", "gen")),
         *(strand_table.c[name] for name in ("direction", "stage", "queue", "published_at", "nudges")),
-        *(runs.c[name] for name in ("seq", "definition", "priority")),
+        func.coalesce(items.c.seq, runs.c.seq),
+        *(runs.c[name] for name in ("definition", "priority")),
     )
     .join(runs, runs.c.id == strand_table.c.run)
+    .join(items, and_(items.c.run == strand_table.c.run, items.c.item == strand_table.c.item), isouter=True)
     .where(strand_table.c.state == constant(StrandState.READY))
 )
 _UNPUBLISH = Prepared(
@@ -100,6 +102,7 @@ _UNPUBLISH = Prepared(
         and_(
             strand_table.c.run == bindparam("run_id"),
             strand_table.c.strand == bindparam("strand_id"),
+            strand_table.c.item == bindparam("of_item"),
             strand_table.c.gen == bindparam("my_gen"),
             strand_table.c.state == StrandState.READY,
         )
@@ -231,18 +234,21 @@ def missed(connection: Connection, places: Sequence[StrandRef]) -> list[Missed]:
     """The messages to publish again for these strands. Nothing is written before the broker has taken them, so that
     histories do not grow while the broker is away.
     """
-    wanted = _MISSED.where(strand_table.c.run.in_(sorted({place.run for place in places})))
-    rows = {row[:3]: row[3:] for row in map(tuple, connection.execute(wanted))}
+    of_items = sorted({place.item for place in places})  # few of the ten thousand that one run may have
+    wanted = _MISSED.where(
+        and_(strand_table.c.run.in_(sorted({place.run for place in places})), strand_table.c.item.in_(of_items))
+    )
+    rows = {row[:4]: row[4:] for row in map(tuple, connection.execute(wanted))}
     found = []
     for place in places:
-        row = rows.get((place.run, place.strand, place.gen))
+        row = rows.get((place.run, place.strand, place.item, place.gen))
         if row is None:
             continue
         direction, stage, queue, published_at, nudges, seq, definition, priority = row
         plan = plan_of(connection, definition)
-        links = 1 if direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
+        links = 1 if place.item or direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
         # The mark is the number of the event that will record it: for the gate in Redis it is no duplicate.
-        nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority)
+        nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority, None, place.item)
         found.append(Missed(nudge, published_at, nudges))
     return found
 
@@ -255,5 +261,8 @@ def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:
     for start in range(0, len(ids), BATCH):
         some = runs.c.id.in_(ids[start : start + BATCH])
         connection.execute(select(runs.c.id).where(some).order_by(runs.c.id).with_for_update())
-    given = [{"run_id": nudge.run_id, "strand_id": nudge.strand, "my_gen": nudge.gen} for nudge in nudges]
+    given = [
+        {"run_id": nudge.run_id, "strand_id": nudge.strand, "of_item": nudge.item, "my_gen": nudge.gen}
+        for nudge in nudges
+    ]
     _UNPUBLISH.many(connection, given)

@@ -26,6 +26,8 @@ from stageflow_durable.state.tables import (
     attributes,
     checkpoints,
     events,
+    item_groups,
+    items,
     owners,
     runs,
     saga_steps,
@@ -96,12 +98,14 @@ def _delete_all(database: Database, ids: Sequence[str], older_than: float) -> in
 
 def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> int:
     # Asked again, under their locks: somebody may have resumed one meanwhile.
-    still = and_(runs.c.id.in_(ids), _over(older_than))
-    over = (
-        connection.execute(select(runs.c.id).where(still).order_by(runs.c.id).with_for_update(of=runs)).scalars().all()
-    )
+    still = select(runs.c.id, runs.c.item_count).where(and_(runs.c.id.in_(ids), _over(older_than))).order_by(runs.c.id)
+    found = connection.execute(still.with_for_update(of=runs)).all()
+    over = [run for run, _items in found]
     for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals):
         connection.execute(delete(table).where(table.c.run.in_(over)))
+    with_items = [run for run, count in found if count]
+    for table in (items, item_groups) if with_items else ():
+        connection.execute(delete(table).where(table.c.run.in_(with_items)))
     deleted = connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
     _disinter(connection, sorted(set(ids) - set(over)), older_than)
     return deleted

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Column, Connection, select
+from sqlalchemy import Column, Connection, and_, select
 
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.verbs import Standing, standing
@@ -18,6 +18,7 @@ from stageflow_durable.state import views
 from stageflow_durable.state.dialect import among
 from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_steps, strands
 from stageflow_durable.store.values import Known, Seen
+from stageflow_durable.transitions.draft import NO_ITEM
 
 _OWN = tuple(
     runs.c[name]
@@ -57,7 +58,8 @@ def _parts(connection: Connection, ids: Sequence[str]) -> dict[str, list[Hashabl
     """By run, what its other rows say: of the attempts of a stage only how the last one ended."""
     parts: dict[str, list[Hashable]] = {}
     for name, columns in _PARTS.items():
-        rows: Iterable[Any] = connection.execute(select(*columns).where(among(connection, columns[0], ids)))
+        own = and_(among(connection, columns[0], ids), columns[0].table.c.item == NO_ITEM)
+        rows: Iterable[Any] = connection.execute(select(*columns).where(own))
         if name == "attempt":
             rows = _last(rows)
         for run, *said in rows:

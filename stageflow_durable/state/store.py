@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from stageflow_durable.errors import UnknownRun
+from stageflow_durable.errors import NotAllowed, UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import Cause, ParkReason
@@ -32,7 +32,7 @@ from stageflow_durable.state import (
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
-from stageflow_durable.state.apply import transact, transact_all
+from stageflow_durable.state.apply import transact, transact_all, transact_item
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.endings import awaited_after
@@ -55,14 +55,14 @@ from stageflow_durable.store.values import (
     StrandRef,
 )
 from stageflow_durable.transitions import fail as failing
-from stageflow_durable.transitions import finish, operate, retry, start, undo
+from stageflow_durable.transitions import finish, items, operate, retry, start, undo
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change, Table
-from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.signal import Sent, receive
@@ -156,15 +156,19 @@ class SqlStore(Owning):
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
         """Begin what the message names, or say why not."""
-        begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
-        if begun is not None:
-            return begun
-        decided = self._transact(
-            nudge.run_id,
-            lambda facts: start.begin(facts, nudge, claimant),
-            needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
-            me=claimant.owner,
-        )
+        if nudge.item:
+            place = nudge.run_id, nudge.strand, nudge.item
+            decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
+        else:
+            begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
+            if begun is not None:
+                return begun
+            decided = self._transact(
+                nudge.run_id,
+                lambda facts: start.begin(facts, nudge, claimant),
+                needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
+                me=claimant.owner,
+            )
         if not isinstance(decided, Change):
             return decided or Refused(Refusal.GONE)
         if decided.refused is not None:
@@ -189,6 +193,13 @@ class SqlStore(Owning):
         """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
         transaction, which commits with the outcome or not at all.
         """
+        if work.item:
+            given: dict[str, Any] = {"skipped": skipped, "doubt": doubt, "events": events}
+            ended = self._end_item(
+                work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
+            )
+            assert not isinstance(ended, Waiting)
+            return ended
 
         def decide(facts: Facts) -> Change | Fenced:
             next_in = claimant if go_on else None
@@ -214,6 +225,10 @@ class SqlStore(Owning):
         self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
     ) -> Waiting | Done | Fenced:
         """Try again later."""
+        if work.item:
+            return self._end_item(
+                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
+            )
         return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
@@ -238,6 +253,9 @@ class SqlStore(Owning):
         key: BusinessKey | None = None,
     ) -> Ending:
         """The stage failed for good."""
+        if work.item:
+            how: dict[str, Any] = {"cause": cause, "park": park, "exhausted": exhausted, "events": events}
+            return self._end_item(work, lambda facts, run: items.fail(facts, work, failure, **how, run=run))
         held = None if key is None else _held(key, work)
         return self._end(
             work,
@@ -248,6 +266,8 @@ class SqlStore(Owning):
 
     def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
         """The undo is done."""
+        if work.item:
+            return self._end_item(work, lambda facts, run: items.undo_done(facts, work, run=run))
         held = None if key is None else _held(key, work)
         return self._end(
             work, lambda facts: undo.undo_done(facts, work, claimant if go_on else None, key=held), me=claimant.owner
@@ -255,9 +275,56 @@ class SqlStore(Owning):
 
     def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
         """The undo failed for good."""
+        if work.item:
+            return self._end_item(work, lambda facts, run: items.undo_failed(facts, work, failure, run=run))
         return self._end(
             work, lambda facts: undo.undo_failed(facts, work, claimant if go_on else None, failure), me=claimant.owner
         )
+
+    def open_items(
+        self, work: Work, inputs: Sequence[str], *, collects: bool = False, events: Kept = ()
+    ) -> Done | Fenced:
+        """Carry out the stage of an attempt once for each of ``inputs`` (encoded text) instead. ``collects``: whether
+        the others go on if one of them fails for good.
+
+        Nothing public leads here yet. Raises NotAllowed for a stage whose items nobody could decide about, if one was
+        lost: settling is of stages alone.
+        """
+        planned = work.plan.by_name[work.stage]
+        if planned.pivot or planned.on_unknown == "park":
+            why = "a person would have to settle an item of it that was lost, which is not possible yet"
+            raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
+        how: dict[str, Any] = {"collects": collects, "events": events}
+        done = _ending(
+            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
+        )
+        assert not isinstance(done, Waiting)
+        return done
+
+    def _of_item(
+        self, place: tuple[str, str, int], decide: Callable[[Any, Any], T], me: str = "", session: Any = None
+    ) -> T | None:
+        """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
+        more. ``place``: run, strand and item.
+        """
+
+        def act(connection: Connection, *, whole: bool) -> T | None:
+            return transact_item(connection, *place, decide, self._audit, whole=whole, me=me)
+
+        if session is not None:  # what the body wrote cannot be rolled back to begin anew
+            found: T | None = session.commit_with(partial(act, whole=True))
+            return found
+        try:
+            return self._do(partial(act, whole=False))
+        except NotLoaded:
+            return self._do(partial(act, whole=True))
+
+    def _end_item(
+        self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
+    ) -> Ending:
+        place = work.run.id, work.strand, work.item
+        decided = self._of_item(place, decide, session=session)
+        return _ending(decided)
 
     def recall(self, work: Work, owner: str) -> Work | bool:
         """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
@@ -320,19 +387,37 @@ class SqlStore(Owning):
         def decide(facts: Facts) -> Change | None:
             return taking.take(facts, place.strand, place.gen, max_lost=max_lost)
 
-        def act(connection: Connection) -> Change | None:
+        def act_on_item(connection: Connection, *, whole: bool) -> Change | None:
+            return transact_item(
+                connection,
+                place.run,
+                place.strand,
+                place.item,
+                lambda facts, run: items.take(facts, place.strand, place.gen, max_lost=max_lost, run=run),
+                self._audit,
+                whole=whole,
+            )
+
+        def act(connection: Connection, *, whole: bool = False) -> Change | None:
             needs = (Part.STRANDS, Part.OWNERS, Part.ATTEMPTS)
-            taken = transact(connection, place.run, decide, self._audit, needs=needs)
+            if place.item:
+                taken = act_on_item(connection, whole=whole)
+            else:
+                taken = transact(connection, place.run, decide, self._audit, needs=needs)
             for owner in set() if taken is None else awaited_after(taken):
                 owners.await_end(connection, owner)
             return taken
 
-        taken = self._do(act)
+        try:
+            taken = self._do(act)
+        except NotLoaded:
+            taken = self._do(partial(act, whole=True))
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
         """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
         sleeps: list[StrandRef] = []
+        of_runs = [place for place in places if not place.item]
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
@@ -343,10 +428,18 @@ class SqlStore(Owning):
 
         def act(connection: Connection) -> list[Change]:
             sleeps.clear()
-            woken = transact_all(connection, [(place.run, place) for place in places], decide, self._audit)
+            woken = transact_all(connection, [(place.run, place) for place in of_runs], decide, self._audit)
             return woken + [change for place in sleeps if (change := self._end_sleep(connection, place)) is not None]
 
-        return [change.nudges for change in self._do(act)]
+        woken = self._do(act) if of_runs else []
+        for place in places:
+            if place.item:  # each under its group's lock, not under its run's
+                one = self._of_item(
+                    (place.run, place.strand, place.item),
+                    lambda facts, _run, place=place: waking.wake(facts, place.strand, place.gen),  # type: ignore[misc]  # bound now
+                )
+                woken += [] if one is None else [one]
+        return [change.nudges for change in woken]
 
     def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
         needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
@@ -359,8 +452,13 @@ class SqlStore(Owning):
         def decide(facts: Facts, one: Missed) -> Change | None:
             return waking.published_again(facts, one.nudge.strand, one.nudge.gen, one.published_at, one.nudges)
 
-        given = [(one.nudge.run_id, one) for one in sent]
-        return len(self._do(lambda c: transact_all(c, given, decide, self._audit)))
+        given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
+        noted = len(self._do(lambda c: transact_all(c, given, decide, self._audit))) if given else 0
+        for one in sent:
+            if one.nudge.item:
+                place = one.nudge.run_id, one.nudge.strand, one.nudge.item
+                noted += self._of_item(place, lambda facts, _run, one=one: decide(facts, one)) is not None  # type: ignore[misc]  # bound now
+        return noted
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """Record that the broker refused these messages: the sweep publishes them."""

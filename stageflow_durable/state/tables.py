@@ -151,6 +151,8 @@ runs = Table(
     Column("finished_at", Double),
     # The run that started this one, and the stage and item that did; NULL: nobody did but a client.
     Column("parent", ID),
+    # How many items its stages have so far: the number of the newest one.
+    Column("item_count", Integer, nullable=False, server_default=text("0")),
     Column("parent_stage", NAME),
     Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),
@@ -300,6 +302,39 @@ events = Table(
     Column("data", Text, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("mac", String(64), nullable=False),
+)
+
+items = Table(
+    "stageflow_items",
+    metadata,
+    # One of the things for which a stage is carried out. Numbered per run, from 1.
+    Column("run", ID, primary_key=True),
+    Column("item", Integer, primary_key=True, autoincrement=False),
+    Column("stage", NAME, nullable=False),
+    Column("grp", Integer, nullable=False),
+    Column("input", Text, nullable=False),
+    # Of its own chain of events, whose first one names the run's event that opened it.
+    Column("seq", Integer, nullable=False),
+    Column("head", String(64), nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+item_groups = Table(
+    "stageflow_item_groups",
+    metadata,
+    # Some of the items of a stage ("reserve"), or of its undo ("undo:reserve"). Whoever changes one of them locks this
+    # row, and counts here how its strand ended: see ``transitions/items.py``.
+    Column("run", ID, primary_key=True),
+    Column("strand", NAME, primary_key=True),
+    Column("grp", Integer, primary_key=True, autoincrement=False),
+    Column("total", Integer, nullable=False),
+    Column("running", Integer, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    # Whether the others go on when one of them fails.
+    Column("collects", Boolean, nullable=False),
+    # The sum of the codes of the events by which they ended.
+    Column("digest", String(64), nullable=False),
 )
 
 attributes = Table(

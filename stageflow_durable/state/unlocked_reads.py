@@ -14,12 +14,16 @@ from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.tables import checkpoints, runs, strands
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import StrandRow
 
 MOST, LARGE = 64, 131_072
 """The most outputs that a look returns, and the most bytes of each. A text of PostgreSQL is at most a gigabyte; larger
 results are read row by row.
 """
+
+OF_RUN: Any = literal_column(str(NO_ITEM), Integer)
+"""The item of the run's own rows, in the statement's text."""
 
 _RUN: Any = bindparam("run_id", type_=String)
 _RUN_COLUMNS = tuple(runs.c[name] for name in RunFacts._fields)
@@ -30,7 +34,7 @@ _STRAND_COLUMNS = tuple(strands.c[name] for name in StrandRow._fields)
 def outputs(is_sqlite: bool) -> Statement:
     """What the stages of a run saved: name, encoded text and schema, in the order of their commits."""
     saved = select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
-    found = saved.where(checkpoints.c.run == _RUN).order_by(checkpoints.c.at)
+    found = saved.where(and_(checkpoints.c.run == _RUN, checkpoints.c.item == OF_RUN)).order_by(checkpoints.c.at)
     return Statement(found, is_sqlite=is_sqlite)
 
 
@@ -43,7 +47,9 @@ def look(is_sqlite: bool) -> Statement:
     found = (
         select(*_RUN_COLUMNS, *_STRAND_COLUMNS, now(), saved(is_sqlite=is_sqlite))
         .select_from(joined)
-        .where(and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String)))
+        .where(
+            and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String), strands.c.item == OF_RUN)
+        )
     )
     return Statement(found, is_sqlite=is_sqlite)
 
@@ -54,7 +60,8 @@ def saved(*, is_sqlite: bool) -> Any:
         return null()
     columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
     # In any order; ``read`` sorts them.
-    some = select(*columns).where(checkpoints.c.run == _RUN).limit(MOST + 1).subquery("some")
+    own = and_(checkpoints.c.run == _RUN, checkpoints.c.item == OF_RUN)
+    some = select(*columns).where(own).limit(MOST + 1).subquery("some")
     large = func.octet_length(some.c.delta) > literal_column(str(LARGE), Integer)
     kept = (case((large, null()), else_=column) for column in (some.c.delta, some.c.saved_schema))
     return select(cast(func.json_agg(func.json_build_array(some.c.at, some.c.stage, *kept)), Text)).scalar_subquery()

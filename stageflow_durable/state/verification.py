@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, select, union
+from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, union
 
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.state import verified_items
+from stageflow_durable.state.chains import beyond, chain, end
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     attempts,
@@ -28,11 +29,11 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.store.audit import old_tombstone_code, seal
+from stageflow_durable.store.audit import old_tombstone_code
 from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, problems
 from stageflow_durable.store.values import Checked
 from stageflow_durable.store.vouched import tombstone_code
-from stageflow_durable.transitions.accept import GENESIS
+from stageflow_durable.transitions.draft import NO_ITEM
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
@@ -114,7 +115,9 @@ class _Checker:
         ids: dict[str, None],
     ) -> list[Checked]:
         found = {row["id"]: row for row in connection.execute(select(runs).where(within(runs.c.id))).mappings()}
-        parts = {table: _by_run(connection, table, within) for table in _PARTS}
+        with_items = [run for run, row in found.items() if row["item_count"]]
+        # Of runs with items those are read apart, some at a time.
+        parts = {table: _by_run(connection, table, within, with_items) for table in _PARTS}
         keys = _keys(connection, within)
         plans = _plans(connection, {row["definition"] for row in found.values()})
         strangers = {run for part in parts.values() for run in part} - found.keys()
@@ -124,7 +127,11 @@ class _Checker:
             rows = [part.get(run, []) for part in parts.values()]
             if run in found:
                 plan = plans.get(found[run]["definition"])
-                checked.append(self._checked(Rows(found[run], plan, keys.get(run, []), *rows)))
+                inputs = verified_items.inputs(connection, run) if found[run]["item_count"] else {}
+                told, tried, saved, steps, lines, sent = rows
+                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, inputs)
+                of_items = verified_items.check(connection, seen, self._keys)
+                checked.append(self._checked(seen, of_items))
             else:
                 checked.append(self._missing(run, stones.get(run), rows))
         return checked
@@ -135,15 +142,15 @@ class _Checker:
             return Checked(run, len(rows[0]), (f"the run's row is gone, and rows of it are left: {left}",))
         return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._keys)))
 
-    def _checked(self, seen: Rows) -> Checked:
+    def _checked(self, seen: Rows, of_items: verified_items.Found) -> Checked:
         run = seen.run["id"]
         found = [
-            *_chain(seen.events, self._keys),
-            *_end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
-            *_beyond(seen.events, seen.run["seq"]),
+            *chain(seen.events, self._keys),
+            *end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
+            *beyond(seen.events, seen.run["seq"], "the run's row"),
         ]
         if run in self._exported:
-            found += _end(seen.events, *self._exported[run], "the exported head")
+            found += end(seen.events, *self._exported[run], "the exported head")
         if seen.plan is None:
             found.append(
                 "its definition is missing or was changed: its text does not have the digest that the run names"
@@ -153,7 +160,9 @@ class _Checker:
             heard = Testimony.of(seen.events)
             vouched = heard.complete
             found += problems(self._keys, seen, heard)
-        return Checked(run, len(seen.events), tuple(dict.fromkeys(found)), vouched)
+        found += of_items.problems
+        vouched = vouched and of_items.vouched
+        return Checked(run, len(seen.events) + of_items.events, tuple(dict.fromkeys(found)), vouched)
 
 
 def _snapshot(connection: Connection) -> Connection:
@@ -178,10 +187,14 @@ def _between(column: ColumnElement[str], after: str, last: str | None) -> Column
 
 
 def _by_run(
-    connection: Connection, table: Table, within: Callable[[ColumnElement[str]], ColumnElement[bool]]
+    connection: Connection,
+    table: Table,
+    within: Callable[[ColumnElement[str]], ColumnElement[bool]],
+    with_items: Sequence[str],
 ) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    for row in connection.execute(_ORDERED[table].where(within(table.c.run))).mappings():
+    own = or_(table.c.item == NO_ITEM, table.c.run.not_in(with_items))
+    for row in connection.execute(_ORDERED[table].where(and_(within(table.c.run), own))).mappings():
         grouped.setdefault(row["run"], []).append(row)
     return grouped
 
@@ -252,49 +265,3 @@ def _gone(connection: Connection, keys: Keys, run: str, exported: tuple[int, str
     if (row.seq, row.head) != exported and row.seq <= exported[0]:
         found.append(f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off")
     return Checked(run, 0, tuple(found))
-
-
-# --- the chain --------------------------------------------------------------------------------------------------------
-
-
-def _chain(rows: Sequence[Row], keys: Keys) -> Iterator[str]:
-    if rows and (rows[0]["seq"], rows[0]["previous"]) != (1, GENESIS):
-        yield f"event {rows[0]['seq']} comes first and is not the beginning: what was before it is missing"
-    for before, row in pairwise(rows):
-        if row["seq"] != before["seq"] + 1:
-            yield f"events {before['seq'] + 1} to {row['seq'] - 1} are missing"
-        elif row["previous"] != before["mac"]:
-            yield (
-                f"event {row['seq']} ({row['type']}) does not follow event {before['seq']}: "
-                "one was changed, moved or replaced"
-            )
-    for row in rows:
-        if row["item"]:
-            yield f"event {row['seq']} ({row['type']}) was moved to item {row['item']}, which the run has not got"
-    wrong = [row for row in rows if not _fits(row, keys)]
-    if wrong and len(wrong) == len(rows):
-        yield (
-            "no event has a code by this key: the run was written under another one (STAGEFLOW_OLD_AUDIT_KEYS), or "
-            "without one, or all of it was replaced"
-        )
-        return
-    for row in wrong:
-        yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
-
-
-def _fits(row: Row, keys: Keys) -> bool:
-    said = [row[name] for name in ("run", "seq", "type", "at", "data", "previous")]
-    return any(seal(key, *said).mac == row["mac"] for key in keys)
-
-
-def _beyond(rows: Sequence[Row], seq: int) -> Iterator[str]:
-    if rows and rows[-1]["seq"] > seq:
-        yield f"the run's row says {seq} events, there are {rows[-1]['seq']}: it was put back"
-
-
-def _end(rows: Sequence[Row], seq: int, head: str, of: str) -> Iterator[str]:
-    last = next((row for row in rows if row["seq"] == seq), None)
-    if last is None:
-        yield f"{of} says {seq} events, the last there is {rows[-1]['seq'] if rows else 0}: the end was cut off"
-    elif last["mac"] != head:
-        yield f"event {seq} ({last['type']}) is not the one that {of} names"

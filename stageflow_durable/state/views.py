@@ -34,7 +34,7 @@ BEYOND = "z" * 32
 _FACTS = Prepared(select(runs).where(runs.c.id == bindparam("run_id")))
 _OUTPUTS = Prepared(
     select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
-    .where(checkpoints.c.run == bindparam("run_id"))
+    .where(and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.item == NO_ITEM))
     .order_by(checkpoints.c.at)
 )
 # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
@@ -48,17 +48,18 @@ _HISTORY = Prepared(
 _ATTEMPTS = Prepared(
     select(attempts, owners.c.host, owners.c.pid)
     .join(owners, owners.c.id == attempts.c.owner, isouter=True)
-    .where(attempts.c.run == bindparam("run_id"))
+    .where(and_(attempts.c.run == bindparam("run_id"), attempts.c.item == NO_ITEM))
     .order_by(attempts.c.n)
 )
 _STRANDS = Prepared(
     select(strands, owners.c.host, owners.c.pid)
     .join(owners, owners.c.id == strands.c.owner, isouter=True)
-    .where(strands.c.run == bindparam("run_id"))
+    .where(and_(strands.c.run == bindparam("run_id"), strands.c.item == NO_ITEM))
 )
 _WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
 _CHECKPOINTS, _STEPS = (
-    Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (checkpoints, saga_steps)
+    Prepared(select(table).where(and_(table.c.run == bindparam("run_id"), table.c.item == NO_ITEM)))
+    for table in (checkpoints, saga_steps)
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -46,7 +47,17 @@ def old_tombstone_code(key: bytes, run: str, status: str, seq: int, head: str) -
     return code(key, message)
 
 
-def seal(key: bytes, run: str, seq: int, kind: str, at: float, data: str, previous: str) -> EventRow:
-    """The event with its code. Without a key the chain shows accidents, not attackers."""
-    message = "\x1f".join((run, str(seq), kind, repr(at), data, previous)).encode()
+def seal(key: bytes, run: str, seq: int, kind: str, at: float, data: str, previous: str, *, item: int = 0) -> EventRow:
+    """The event with its code. Without a key the chain shows accidents, not attackers. ``item``: whose chain it is."""
+    whose = f"{run}#{item}" if item else run
+    message = "\x1f".join((whose, str(seq), kind, repr(at), data, previous)).encode()
     return EventRow(run, seq, kind, at, data, previous, code(key, message))
+
+
+NOTHING = "0" * 64
+"""The sum of no codes."""
+
+
+def sum_of_codes(codes: Iterable[str]) -> str:
+    """The sum of codes, modulo 2²⁵⁶: the same in whichever order they are added."""
+    return f"{sum(int(one, 16) for one in codes) % 2**256:064x}"

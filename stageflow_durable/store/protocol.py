@@ -259,7 +259,7 @@ class Reading(Protocol):
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage, in the order of their commits."""
 
-    def outcome_of(self, run_id: str, stage: str) -> str:
+    def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began: ``"ok"`` or ``"unknown"``."""
 
     # --- by sweeps ----------------------------------------------------------------------------------------------------

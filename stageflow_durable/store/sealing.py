@@ -15,18 +15,21 @@ from stageflow_durable.store.vouched import (
     FRESH_ATTEMPT,
     FRESH_RUN,
     GIVEN,
+    INPUTS,
     OF_RUN,
     RUN,
     attempt_row,
     checkpoint_row,
     given_code,
+    inputs_text,
     is_by_body,
+    items_row,
     said,
     signal_row,
     step_row,
 )
 from stageflow_durable.transitions.accept import GENESIS, NewRun
-from stageflow_durable.transitions.change import Change, Event, How, Row, Table
+from stageflow_durable.transitions.change import Change, Event, How, OpenItems, Row, Table
 
 Say: TypeAlias = Callable[[bytes, str, str, Mapping[str, Any]], dict[str, Any]]
 
@@ -38,7 +41,7 @@ def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
     rows = []
     for event, text in zip(change.events, event_texts(change, audit_key), strict=True):
         seq += 1
-        row = seal(audit_key, run, seq, event.type, at, text, head)
+        row = seal(audit_key, run, seq, event.type, at, text, head, item=facts.item)
         head = row.mac
         rows.append(row)
     return rows
@@ -130,6 +133,9 @@ def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, 
     for row in change.rows:
         if row.table in _NAMED:  # a strand's row says where the run is now, an attribute how it is found
             written[_NAMED[row.table](*row.key)] = _told(row, change.facts.clock)
+    for what in change.of_items:
+        if isinstance(what, OpenItems):
+            written[items_row(what.stage)] = {INPUTS: inputs_text(what.inputs)}
     return {name: say(audit_key, run, name, columns) for name, columns in written.items()}
 
 

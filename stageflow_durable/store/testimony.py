@@ -19,12 +19,15 @@ from stageflow_durable.store.vouched import (
     FRESH_RUN,
     FRESH_STEP,
     GIVEN,
+    INPUTS,
     OF_RUN,
     RUN,
     attempt_row,
     checkpoint_row,
     given_code,
     is_by_body,
+    is_of_item,
+    items_row,
     shown,
     signal_row,
     step_row,
@@ -61,6 +64,8 @@ class Rows:
     steps: Sequence[Row]
     strands: Sequence[Row]
     signals: Sequence[Row] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """What was given to the items of each stage, as one text."""
 
 
 @dataclass
@@ -70,6 +75,8 @@ class Testimony:
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
     given: str | None = None
     begun: dict[Begun, tuple[str, float]] = field(default_factory=dict)
+    of_items: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What a run's events say of the rows of its items."""
     complete: bool = True
     """Whether every event of the engine says what was written; those of earlier releases, and without a key, do not."""
 
@@ -89,6 +96,9 @@ class Testimony:
             self.complete = False
             return
         for name, columns in data[AUDIT].items():
+            if event["item"] == 0 and is_of_item(name):
+                self.of_items.setdefault(name, {}).update(columns)
+                continue
             if name not in self.rows:
                 self.rows[name] = self._fresh(name, event, data)
             self.rows[name].update(columns)
@@ -109,7 +119,7 @@ class Testimony:
             return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
         if kind == "checkpoint":
             return {**FRESH_CHECKPOINT, "at": event["at"]}
-        if kind == "signal":
+        if kind in ("signal", "items"):
             return {}  # its event says all of it
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
@@ -124,8 +134,10 @@ def problems(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
     if not heard.complete:
         return
     yield from _of_run(keys, seen, heard)
-    yield from _of_parts(keys, seen, heard)
-    yield from _of_strands(seen, heard)
+    yield from of_parts(keys, seen, heard)
+    yield from of_strands(seen, heard)
+    if seen.plan is not None:
+        yield from _of_places(seen, seen.plan)
     yield from _of_keys(seen)
 
 
@@ -137,8 +149,10 @@ def _of_run(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         yield "the run's row: created_at or updated_at was changed"
 
 
-def _of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
-    there = {
+def of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
+    """Attempts, checkpoints and steps that are not as the events say."""
+    there: dict[str, Row] = {
+        **{items_row(stage): {INPUTS: text} for stage, text in seen.inputs.items()},
         **{attempt_row(row["direction"], row["n"], row["stage"], row["item"]): row for row in seen.attempts},
         **{checkpoint_row(row["stage"], row["item"]): row for row in seen.checkpoints},
         **{step_row(row["stage"], row["item"]): row for row in seen.steps},
@@ -158,7 +172,8 @@ def _differences(keys: Keys, run: str, row: str, called: str, columns: Row, told
             yield f"{called}: {name} was changed"
 
 
-def _of_strands(seen: Rows, heard: Testimony) -> Iterator[str]:
+def of_strands(seen: Rows, heard: Testimony) -> Iterator[str]:
+    """Strands that do not do what the events say, or what the run's phase allows."""
     over = {(row["direction"], row["n"], row["stage"]) for row in seen.attempts}
     open_ = {begun: owner for begun, (owner, _at) in heard.begun.items() if begun not in over}
     running = {
@@ -171,8 +186,6 @@ def _of_strands(seen: Rows, heard: Testimony) -> Iterator[str]:
     for row in seen.strands:
         if row["state"] not in _MAY_STAND.get((seen.run["phase"], row["direction"]), _STILL):
             yield f"strand {row['strand']} is {row['state']} in a run that goes {seen.run['phase']}"
-    if seen.plan is not None:
-        yield from _of_places(seen, seen.plan)
 
 
 def _of_places(seen: Rows, plan: Plan) -> Iterator[str]:

@@ -142,6 +142,8 @@ class StrandRef(NamedTuple):
     gen: int
     stage: str | None = None
     """The strand's stage, for the log."""
+    item: int = 0
+    """Which of the stage's items; 0: it has none."""
 
 
 class Missed(NamedTuple):
@@ -169,6 +171,7 @@ class Waits(NamedTuple):
 
     run: str
     strand: str
+    item: int
     need: Need
     handed_back: bool
 

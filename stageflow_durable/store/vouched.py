@@ -10,7 +10,7 @@ and compares. Without an audit key nothing of this is written. See ADR 0035.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, StrEnum
 from functools import lru_cache
 from typing import Any
@@ -73,7 +73,7 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(GIVEN, How.GIVEN),
         **dict.fromkeys(("version", "definition", "phase", "status", "cause", "park_reason"), How.SAID),
         **dict.fromkeys(("error_stage", "op_version", "pivot_passed", "past_pivot", "deadline"), How.SAID),
-        **dict.fromkeys(("parent", "parent_stage", "parent_item"), How.SAID),
+        **dict.fromkeys(("parent", "parent_stage", "parent_item", "item_count"), How.SAID),
         "error": How.SEALED,
         "finished_at": How.SAID,
     },
@@ -97,6 +97,15 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("payload", "reason"), How.SEALED),
     },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
+    "stageflow_items": {
+        **dict.fromkeys(("run", "item", "seq", "head", "updated_at"), How.CHAINED),
+        **dict.fromkeys(("stage", "grp"), How.FOLLOWS),
+        "input": How.SEALED,
+    },
+    "stageflow_item_groups": {
+        **dict.fromkeys(("run", "strand", "grp", "total", "running", "done", "failed"), How.FOLLOWS),
+        "digest": How.CHAINED,
+    },
     "stageflow_events": _EVENT,
     "stageflow_tombstones": dict.fromkeys(_TOMB, How.CHAINED),
     "stageflow_definitions": dict.fromkeys(("digest", "pipeline", "version", "body"), How.DIGEST),
@@ -133,6 +142,7 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
         **dict.fromkeys(("confirmed_at", "confirmed_by", "confirmed_reason"), _CONFIRMED),
     },
     "stageflow_profiles": dict.fromkeys(("id", "body", "seen_at"), "says what workers serve; they say it anew"),
+    "stageflow_item_groups": {"collects": "whether a failed item stops the run; each that stopped one says so"},
     "stageflow_attributes": dict.fromkeys(("run", "name", "value"), "what people find a run by; it decides nothing"),
     "stageflow_queues": dict.fromkeys(("name", "served_at", "free_at"), "says up to when messages were served"),
     "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),
@@ -147,7 +157,10 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
 """By table and column, why the history does not cover it. A column is here or in :data:`COVERED`, never in neither."""
 
 OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in (How.SAID, How.SEALED))
-SEALED = frozenset({"error", "reason", "delta", "payload"})
+INPUTS = "inputs"
+"""How the event that opened a stage's items names what was given to them."""
+
+SEALED = frozenset({"error", "reason", "delta", "payload", INPUTS})
 """Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
@@ -157,6 +170,7 @@ FRESH_RUN: Mapping[str, Any] = {
     "op_version": 0,
     "pivot_passed": False,
     "past_pivot": False,
+    "item_count": 0,
 }
 """What the run's row holds where no event says otherwise; likewise the others, whose times are their event's."""
 
@@ -190,6 +204,21 @@ def step_row(stage: str, item: int = 0) -> str:
 def signal_row(stage: str, item: int, n: int) -> str:
     """How events name a signal. The stage comes last, as for an attempt."""
     return f"{_of_item('signal', item)} {n} {stage}"
+
+
+def items_row(stage: str) -> str:
+    """How events name the items of a stage."""
+    return f"items {stage}"
+
+
+def inputs_text(inputs: Iterable[str]) -> str:
+    """The inputs of a stage's items as one text, for its code. A separator cannot stand within one: each is JSON."""
+    return "\x1e".join(inputs)
+
+
+def is_of_item(row: str) -> bool:
+    """Whether events name a row of an item by this name."""
+    return "#" in row.partition(" ")[0]
 
 
 def _of_item(kind: str, item: int) -> str:

@@ -7,7 +7,7 @@ A change names the columns that it writes; it is not the difference of two rows.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from stageflow_durable.model.work import Nudge, Refused, Work
 from stageflow_durable.transitions.facts import Facts
@@ -85,6 +85,54 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+class Count(NamedTuple):
+    """By how much the counts of a group of items change. Increments commute: no count is read to be written."""
+
+    strand: str
+    grp: int
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+class OpenItems(NamedTuple):
+    """Insert the items of a stage, numbered from ``first``, their strands, and ``groups`` groups that count them.
+    ``inputs``: encoded text.
+    """
+
+    stage: str
+    first: int
+    inputs: tuple[str, ...]
+    groups: int
+    collects: bool
+    queue: str
+
+
+class RestItems(NamedTuple):
+    """Bring every item of the run that no owner holds to rest."""
+
+
+class ReviveItems(NamedTuple):
+    """Make the items of a strand that rest ready again, each with a higher fence."""
+
+    strand: str
+
+
+class UndoItems(NamedTuple):
+    """Open a strand for the undo of each item of ``stage`` that owes one; ``totals``: how many there are, by group.
+    ``again``: they were opened before, and those that are not undone become ready again.
+    """
+
+    stage: str
+    queue: str
+    totals: dict[int, int]
+    again: bool
+
+
+OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | UndoItems
+"""What a run does to many items at once, as one row is too little for."""
+
+
 class Change(NamedTuple):
     """One decided transaction. It is valid while the run's number is ``facts.seq``, and raises that number by the
     count of its events, so a change that was decided on older facts is refused. A change without events decides nothing
@@ -94,6 +142,10 @@ class Change(NamedTuple):
     ``nudges``: what to publish once the change is applied. ``due_in``: in how many seconds its only nudge is due.
     ``ended``: the run is at rest. ``new``: the run is inserted, and ``columns`` are its whole row. The store fills in
     the head that the run has afterwards, in ``granted`` and in the nudges' hints.
+
+    A change of an item (``facts.item``) raises the item's number instead, and writes nothing of the run's row.
+    ``counts``: what it changes in its group. ``run``: the change of the run that is applied with it. ``of_items``: what
+    a run's change does to its items.
     """
 
     facts: Facts
@@ -107,6 +159,9 @@ class Change(NamedTuple):
     due_in: float | None = None
     ended: bool = False
     new: bool = False
+    counts: tuple[Count, ...] = ()
+    of_items: tuple[OfItems, ...] = ()
+    run: Any = None
 
     @property
     def seq(self) -> int:

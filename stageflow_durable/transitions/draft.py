@@ -8,9 +8,29 @@ from typing import Any
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.attempt import Kept
-from stageflow_durable.transitions.change import KEYS, Change, Event, How, KeyChange, KeyEnd, Row, Table
+from stageflow_durable.transitions.change import (
+    KEYS,
+    Change,
+    Count,
+    Event,
+    How,
+    KeyChange,
+    KeyEnd,
+    OfItems,
+    RestItems,
+    Row,
+    Table,
+)
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import (
+    NEW_STRAND,
+    UNTIL_CONFIRMED,
+    AttemptRow,
+    GroupRow,
+    HeldKey,
+    SignalRow,
+    StrandRow,
+)
 
 IDLE = (StrandState.READY, StrandState.WAITING)
 """States of a strand that no owner holds and that is due now or later."""
@@ -24,11 +44,12 @@ NO_ITEM = 0
 
 
 class Draft:
-    """A change in the making, on one run."""
+    """A change in the making, on one run, or on one of its items: then every row but the run's is the item's."""
 
     def __init__(self, facts: Facts, *, new: bool = False) -> None:
         """``new``: the run is not in the database yet; its row is inserted with the values of ``facts``."""
         self.facts, self.plan, self.clock = facts, facts.plan, facts.clock
+        self.item = facts.item
         self._new = new
         self._columns: dict[str, Any] = facts.run._asdict() if new else {}
         for name in _BY_THE_STORE if new else ():
@@ -42,7 +63,9 @@ class Draft:
         self._strands: dict[str, StrandRow] = {}  # those that were asked for
         self._saved: dict[str, bool] = {}
         self._steps: dict[str, StepState] = {}
-        self._ended: dict[tuple[str, str, int], AttemptRow] = {}
+        self._ended: dict[tuple[Any, ...], AttemptRow] = {}
+        self.counts: tuple[Count, ...] = ()
+        self._of_items: list[OfItems] = []
         self._signals: dict[tuple[str, int], SignalRow] = {}
         self.granted: Work | None = None
         self.refused: Refused | None = None
@@ -111,11 +134,11 @@ class Draft:
         """One strand as drafted."""
         row = self._strands.get(name)
         if row is None:
-            written = self._rows.get((Table.STRANDS, (name, NO_ITEM)))
+            written = self._rows.get((Table.STRANDS, (name, self.item)))
             if written is None:
                 row = self.facts.strands[name]
             elif written.how is How.INSERT:
-                row = StrandRow(self.id, name, **written.columns)
+                row = StrandRow(self.id, name, **written.columns, item=self.item)
             else:
                 row = self.facts.strands[name]._replace(**written.columns)
             self._strands[name] = row
@@ -132,7 +155,7 @@ class Draft:
     def set_strand(self, name: str, **columns: Any) -> None:
         """Set columns of a strand."""
         self._strands.pop(name, None)
-        self._write(Table.STRANDS, (name, NO_ITEM), columns)
+        self._write(Table.STRANDS, (name, self.item), columns)
 
     def wait(self, name: str, what: WaitingFor, until: float | None, **columns: Any) -> None:
         """Let a strand wait for ``what`` until then (None: for as long as it takes), with no message under way;
@@ -149,13 +172,37 @@ class Draft:
             fresh.pop("direction", None)
             self.set_strand(name, **fresh)
         else:
-            self._write(Table.STRANDS, (name, NO_ITEM), {**_FRESH, **columns}, How.INSERT)
+            self._write(Table.STRANDS, (name, self.item), {**_FRESH, **columns}, How.INSERT)
 
     def rest_idle(self) -> None:
         """Bring every strand that no owner holds to rest."""
         for row in tuple(self.strands.values()):
             if row.state in IDLE:
                 self.set_strand(row.strand, state=StrandState.REST, published_at=None, **AWAKE)
+
+    def count(self, **by: int) -> None:
+        """Change the counts of the item's group."""
+        group = self.facts.group
+        self.counts = (*self.counts, Count(group.strand, group.grp, **by))
+
+    @property
+    def groups(self) -> Mapping[tuple[str, int], GroupRow]:
+        """The groups of the run's items. Empty, and nothing is asked, if it has none."""
+        return self.facts.groups if self.facts.run.item_count else {}
+
+    @property
+    def items_run(self) -> bool:
+        """Whether an item of the run is being carried out or undone."""
+        return any(group.running for group in self.groups.values())
+
+    def do(self, what: OfItems) -> None:
+        """Do something to many items of the run."""
+        self._of_items.append(what)
+
+    def rest_items(self) -> None:
+        """Bring every item that no owner holds to rest."""
+        if self.groups:
+            self.do(RestItems())
 
     @property
     def saved(self) -> Mapping[str, bool]:
@@ -166,7 +213,7 @@ class Draft:
         """Save a stage's output, as encoded text. The table's primary key refuses a second checkpoint of a stage."""
         self._saved[stage] = skipped
         columns = {"delta": delta, "saved_schema": schema, "skipped": skipped, "at": self.clock}
-        self._write(Table.CHECKPOINTS, (stage, NO_ITEM), columns, How.INSERT)
+        self._write(Table.CHECKPOINTS, (stage, self.item), columns, How.INSERT)
 
     def describe(self, name: str, value: str) -> None:
         """Give a new run an attribute."""
@@ -175,7 +222,7 @@ class Draft:
     def copy_checkpoint(self, stage: str, columns: Mapping[str, Any]) -> None:
         """Copy a checkpoint of another run, with its time."""
         self._saved[stage] = bool(columns["skipped"])
-        self._write(Table.CHECKPOINTS, (stage, NO_ITEM), dict(columns), How.INSERT)
+        self._write(Table.CHECKPOINTS, (stage, self.item), dict(columns), How.INSERT)
 
     @property
     def steps(self) -> Mapping[str, StepState]:
@@ -186,17 +233,17 @@ class Draft:
         """Set the state of a saga step; does nothing for a stage without one."""
         if stage in self.steps:
             self._steps[stage] = state
-            self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": state, **columns})
+            self._write(Table.SAGA_STEPS, (stage, self.item), {"state": state, **columns})
 
     def intend(self, stage: str) -> None:
         """Record the intent to undo, before the action. A step that is void or was skipped is owed again."""
         self._steps[stage] = StepState.INTENDED
-        self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.INTENDED}, How.INTEND)
+        self._write(Table.SAGA_STEPS, (stage, self.item), {"state": StepState.INTENDED}, How.INTEND)
 
     def record(self, stage: str) -> None:
         """Record that the action was done. The step exists: the attempt wrote it when it began."""
         self._steps[stage] = StepState.RECORDED
-        self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.RECORDED})
+        self._write(Table.SAGA_STEPS, (stage, self.item), {"state": StepState.RECORDED})
 
     @property
     def signals(self) -> tuple[SignalRow, ...]:
@@ -218,11 +265,16 @@ class Draft:
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:
-        """Attempts that are over, as drafted."""
+        """Attempts that are over, as drafted; of a run's items those that were lost."""
         if not self._ended:
             return self.facts.attempts
-        known = {row[:3]: row for row in self.facts.attempts}
+        known = {row.key: row for row in self.facts.attempts}
         return tuple({**known, **self._ended}.values())
+
+    def _attempts_of(self, stage: str, direction: str) -> list[AttemptRow]:
+        """Those of one action or undo, none of an item's for the run itself."""
+        key = (stage, self.item, direction)
+        return [row for row in self.attempts if row.key[:3] == key]
 
     def end_attempt(
         self,
@@ -234,8 +286,8 @@ class Draft:
         **how: Any,
     ) -> None:
         """Insert the row of an attempt that is over. ``doubt``: it may have acted."""
-        ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "")
-        self._ended[ended[:3]] = ended
+        ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "", item=self.item)
+        self._ended[ended.key] = ended
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
 
@@ -243,15 +295,15 @@ class Draft:
         """The owner's process has ended: its lost attempts cannot act any more. Returns whether there were any."""
         lost = [row for row in self.attempts if row.owner == owner and may_act_for_ever(row)]
         for row in lost:
-            self._ended[row[:3]] = row._replace(kill_by=self.clock, may_act=False)
+            self._ended[row.key] = row._replace(kill_by=self.clock, may_act=False)
             self._write(Table.ATTEMPTS, row.key, {"kill_by": self.clock})
         return bool(lost)
 
     def clear_doubt(self, stage: str) -> None:
         """Clear the doubt of a stage's attempts: a person found out how they ended."""
-        for row in self.attempts:
-            if row.stage == stage and row.direction == Phase.FORWARD and row.doubt:
-                self._ended[row[:3]] = row._replace(doubt=False, state=AttemptState.SETTLED)
+        for row in self._attempts_of(stage, Phase.FORWARD):
+            if row.doubt:
+                self._ended[row.key] = row._replace(doubt=False, state=AttemptState.SETTLED)
                 self._write(Table.ATTEMPTS, row.key, {"doubt": False, "state": AttemptState.SETTLED})
 
     def end_key(self, key: HeldKey, end: KeyEnd, delta: str | None = None, schema: int = 1) -> None:
@@ -264,25 +316,23 @@ class Draft:
         """The number of the next attempt of the strand's stage; attempts before a resume count too."""
         if self.facts.number_free:
             return row.attempt + 1
-        stage, direction = row.stage, row.direction
-        return 1 + max((row.n for row in self.attempts if (row.stage, row.direction) == (stage, direction)), default=0)
+        return 1 + max((ended.n for ended in self._attempts_of(row.stage, row.direction)), default=0)
 
     def in_doubt(self, stage: str) -> bool:
         """Whether some attempt of the action may have had an effect that we do not know of."""
-        return any(row.doubt for row in self.attempts if row.stage == stage and row.direction == Phase.FORWARD)
+        return any(row.doubt for row in self._attempts_of(stage, Phase.FORWARD))
 
     def called_before(self, work: Work) -> bool:
         """Whether an earlier attempt of the stage called the body."""
         not_called = (AttemptState.VOID, AttemptState.SETTLED)
         return any(
             row.n < work.attempt and row.state not in not_called
-            for row in self.attempts
-            if (row.stage, row.direction) == (work.stage, work.direction)
+            for row in self._attempts_of(work.stage, work.direction)
         )
 
     def acts_until(self, stage: str) -> float:
-        """Until when a lost attempt of the action may still act. 0.0: none can. UNTIL_CONFIRMED: one may until its
-        owner's end is confirmed.
+        """Until when a lost attempt of the action, or of one of its items, may still act. 0.0: none can.
+        UNTIL_CONFIRMED: one may until its owner's end is confirmed.
         """
         return max(
             (row.kill_by or 0.0 for row in self.attempts if row.stage == stage and row.may_act and is_lost(row)),
@@ -317,6 +367,7 @@ class Draft:
         """The change. The store fills in the head that a granted attempt needs."""
         seq, granted = self.seq, self.granted
         assert granted is None or granted.seq == seq, "nothing is decided after a grant"
+        assert not (self.item and self._columns), "a change of an item writes nothing of the run's row"
         return Change(
             self.facts,
             self._columns,
@@ -329,25 +380,35 @@ class Draft:
             self.due_in,
             self.ended,
             self._new,
+            self.counts,
+            tuple(self._of_items),
         )
 
     def _nudge(self, strand: str, mark: int) -> Nudge:
         row = self.strand(strand)
-        links = 1 if row.direction == Phase.BACKWARD else self.plan.remaining_on_strand(row.stage)
-        return Nudge(self.id, strand, row.gen, row.queue, mark, links, self.facts.run.priority, self._hint(row))
+        links = 1 if self.item or row.direction == Phase.BACKWARD else self.plan.remaining_on_strand(row.stage)
+        priority = self.facts.run.priority
+        return Nudge(self.id, strand, row.gen, row.queue, mark, links, priority, self._hint(row), self.item)
 
     def _hint(self, row: StrandRow) -> Hint | None:
         """The hint for a strand that nobody has begun: with it a worker can begin without a prior read. Strands that
         are published together get none: each hint would be out of date once another strand begins.
         """
         fresh = row.state == StrandState.READY and row.direction == Phase.FORWARD
-        if not fresh or row.attempt or row.first_at is not None or len(self._to_publish) > 1 or not self._events:
+        if (
+            not fresh
+            or self.item
+            or row.attempt
+            or row.first_at is not None
+            or len(self._to_publish) > 1
+            or not self._events
+        ):
             return None
         return Hint(self.seq, "", self.run.definition, row.stage)
 
 
 _FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand", "item")}
-_BY_THE_STORE = ("id", "seq", "head", "updated_at")
+_BY_THE_STORE = ("id", "seq", "head", "updated_at", "item_count")
 
 
 def is_lost(row: AttemptRow) -> bool:

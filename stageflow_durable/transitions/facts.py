@@ -11,7 +11,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import AttemptRow, GroupRow, HeldKey, ItemRow, OwnerRow, SignalRow, StrandRow
 
 
 class Part(StrEnum):
@@ -30,6 +30,10 @@ class Part(StrEnum):
     NEWEST = "newest"
     ROSTER = "roster"
     SIGNALS = "signals"
+    ITEM = "item"
+    GROUP = "group"
+    GROUPS = "groups"
+    OWED = "owed"
 
 
 class NotLoaded(Exception):
@@ -68,6 +72,9 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     ``number_free``: the attempts are not loaded; the next attempt's number is assumed to be one more than the strand
     says, and the statement that applies the change checks it. Reading a part that was not loaded raises
     :class:`NotLoaded`, so what is not loaded is never taken for absent.
+
+    ``item``: the facts are those of one item, loaded under the lock of its group: number, code and every row but the
+    run's own are the item's. 0: of the run.
     """
 
     run: RunFacts
@@ -77,6 +84,7 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     head: str
     parts: Mapping[Part, Any] = MappingProxyType({})
     number_free: bool = False
+    item: int = 0
 
     def _part(self, part: Part) -> Any:
         try:
@@ -135,6 +143,30 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def schemas(self) -> frozenset[int]:
         """Schema numbers under which the input and the outputs were saved."""
         found: frozenset[int] = self._part(Part.SCHEMAS)
+        return found
+
+    @property
+    def item_row(self) -> ItemRow:
+        """The item's own row."""
+        found: ItemRow = self._part(Part.ITEM)
+        return found
+
+    @property
+    def group(self) -> GroupRow:
+        """The group of the item's strand."""
+        found: GroupRow = self._part(Part.GROUP)
+        return found
+
+    @property
+    def groups(self) -> Mapping[tuple[str, int], GroupRow]:
+        """Every group of the run, by strand and number. To load them is to lock all items of the run."""
+        found: Mapping[tuple[str, int], GroupRow] = self._part(Part.GROUPS)
+        return found
+
+    @property
+    def owed(self) -> Mapping[tuple[str, int], int]:
+        """How many items of a stage and group have something to undo."""
+        found: Mapping[tuple[str, int], int] = self._part(Part.OWED)
         return found
 
     @property

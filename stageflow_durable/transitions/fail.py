@@ -31,9 +31,22 @@ def fail(
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
+    stage = work.stage
+    draft.set_strand(work.strand, state=StrandState.REST, owner=None, tries=work.tries + 1)
+    clean = failed(draft, work, failure, exhausted=exhausted, events=events)
+    reason = park or _park_reason(draft, work, clean)
+    if draft.run.phase is not Phase.FORWARD and not draft.plan.by_name[stage].pivot:
+        reason = None  # the run was stopped before: the first trigger decides what becomes of it
+    if key is not None:
+        let_key_go(draft, key, doubt=failure.doubt)
+    stop(draft, cause, error=failure.error, stage=stage, park=reason)
+    return draft.done()
+
+
+def failed(draft: Draft, work: Work, failure: Failure, *, exhausted: bool, events: Kept) -> bool:
+    """End an attempt that is not followed by another one. Returns whether no attempt of the stage can have acted."""
     stage, error = work.stage, failure.error
     draft.end_attempt(work, failure.state, doubt=failure.doubt, error=error, category=failure.category)
-    draft.set_strand(work.strand, state=StrandState.REST, owner=None, tries=work.tries + 1)
     draft.keep(work, events)
     if exhausted:
         draft.emit("work.retry_exhausted", stage=stage, attempt=work.tries + 1, error=error, undo=work.undoing)
@@ -48,13 +61,7 @@ def fail(
     clean = failure.vouched or not (failure.called or draft.called_before(work))
     if clean:
         void_step(draft, stage)
-    reason = park or _park_reason(draft, work, clean)
-    if draft.run.phase is not Phase.FORWARD and not draft.plan.by_name[stage].pivot:
-        reason = None  # the run was stopped before: the first trigger decides what becomes of it
-    if key is not None:
-        let_key_go(draft, key, doubt=failure.doubt)
-    stop(draft, cause, error=error, stage=stage, park=reason)
-    return draft.done()
+    return clean
 
 
 def _park_reason(draft: Draft, work: Work, clean: bool) -> ParkReason | None:

@@ -37,11 +37,7 @@ def succeed(
     if draft is None:
         return Fenced()
     stage = work.stage
-    draft.end_attempt(work, AttemptState.SKIPPED if skipped else AttemptState.OK, doubt=doubt)
-    draft.save(stage, delta, schema=draft.plan.schema, skipped=skipped)
-    _record(draft, stage, acted=not (skipped or replayed or doubt))
-    draft.keep(work, events)
-    draft.emit("stage.skipped" if skipped else "stage.ok", stage=stage, attempt=work.attempt)
+    save(draft, work, delta, skipped=skipped, doubt=doubt, acted=not (skipped or replayed or doubt), events=events)
     if key is not None and delta is None:  # skipped: there is no result for other runs
         let_key_go(draft, key, doubt=False)
     elif key is not None:
@@ -49,6 +45,15 @@ def succeed(
         end_keys(draft, stage, but=key)  # an earlier attempt may have claimed another key, which nobody else would end
     advance(draft, work.strand, stage, claimant, work.queue)
     return draft.done()
+
+
+def save(draft: Draft, work: Work, delta: str | None, *, skipped: bool, doubt: bool, acted: bool, events: Kept) -> None:
+    """End the attempt with its output, and record that its undo is owed if it ``acted``."""
+    draft.end_attempt(work, AttemptState.SKIPPED if skipped else AttemptState.OK, doubt=doubt)
+    draft.save(work.stage, delta, schema=draft.plan.schema, skipped=skipped)
+    _record(draft, work.stage, acted=acted)
+    draft.keep(work, events)
+    draft.emit("stage.skipped" if skipped else "stage.ok", stage=work.stage, attempt=work.attempt)
 
 
 def _record(draft: Draft, stage: str, *, acted: bool) -> None:

@@ -23,9 +23,10 @@ from stageflow_durable.model.status import (
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
 from stageflow_durable.saga.settle import undone
 from stageflow_durable.transitions.change import Change, KeyEnd
-from stageflow_durable.transitions.draft import AWAKE, Draft
+from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
+from stageflow_durable.transitions.groups import wait_for_items
 from stageflow_durable.transitions.resolve import end, go_backward, set_activity, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
@@ -70,7 +71,7 @@ def _standing(draft: Draft) -> Standing:
         strand = next(
             (r for r in draft.strands.values() if (r.stage, r.direction) == (planned.name, Phase.FORWARD)), None
         )
-        ended = [r for r in draft.attempts if (r.stage, r.direction) == (planned.name, Phase.FORWARD)]
+        ended = [r for r in draft.attempts if r.key[:3] == (planned.name, NO_ITEM, Phase.FORWARD)]
         last = AttemptState(ended[-1].state) if ended else None
         if strand is not None and strand.state == StrandState.RUNNING and not (ended and ended[-1].n >= strand.attempt):
             last = AttemptState.RUNNING
@@ -220,6 +221,8 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         nudges=0,
         **AWAKE,
     )
+    if wait_for_items(draft, row):
+        return
     signal = kept_for(draft, draft.strand(row.strand))
     if signal is not None:
         fulfil(draft, row, signal)

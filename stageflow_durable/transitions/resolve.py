@@ -34,15 +34,19 @@ def stop(
     elif run.phase is Phase.DRAINING and park is ParkReason.UNKNOWN:
         draft.change(park_reason=park, error=error, error_stage=stage)
     draft.rest_idle()
+    draft.rest_items()
     resolve(draft)
+
+
+def is_busy(draft: Draft) -> bool:
+    """Whether an attempt of the run, or of one of its items, is under way."""
+    return any(row.state == StrandState.RUNNING for row in draft.strands.values()) or draft.items_run
 
 
 def resolve(draft: Draft) -> None:
     """Decide how a draining run goes on: undo, park or end. Does nothing while one of its strands runs."""
     run = draft.run
-    if run.phase is not Phase.DRAINING:
-        return
-    if any(row.state == StrandState.RUNNING for row in draft.strands.values()):
+    if run.phase is not Phase.DRAINING or is_busy(draft):
         return
     assert run.cause is not None
     to = settlement(run.cause, run.park_reason, draft.steps, pivot_passed=run.pivot_passed, past_pivot=run.past_pivot)
@@ -128,7 +132,9 @@ def _open_undo(draft: Draft, stage: str) -> None:
 def after_undo(draft: Draft) -> None:
     """After an undo was done or has failed: open the next ones, or end the run."""
     halt = halted(draft.plan.on_compensation_failure, draft.steps)
-    if halt and any(row.state == StrandState.RUNNING for row in draft.strands.values()):
+    if halt:
+        draft.rest_items()
+    if halt and is_busy(draft):
         draft.rest_idle()  # running undos finish, waiting ones rest
         return
     over = undone(draft.steps, halt=halt)
@@ -145,7 +151,12 @@ def withdraw_pivot(draft: Draft, pivot: str) -> None:
 
 
 def set_activity(draft: Draft) -> None:
-    """Set the status of a run that goes forward: running or waiting."""
+    """Set the status of a run that goes forward: running or waiting. While a stage has items to carry out it runs."""
+    if draft.item:
+        return
     if draft.run.phase is Phase.FORWARD:
-        busy = any(row.state in (StrandState.RUNNING, StrandState.READY) for row in draft.strands.values())
+        busy = any(
+            row.state in (StrandState.RUNNING, StrandState.READY) or row.waiting_for == WaitingFor.ITEMS
+            for row in draft.strands.values()
+        )
         draft.change(status=RunStatus.RUNNING if busy else RunStatus.WAITING)

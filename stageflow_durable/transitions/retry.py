@@ -20,6 +20,14 @@ def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float,
     draft, delay = drafted(facts, work), min(delay, LONGEST)
     if draft is None:
         return Fenced()
+    tried(draft, work, failure, delay, events)
+    if draft.run.phase is not work.direction:
+        return _rest(draft, work)
+    return due(draft, work, WaitingFor.TIME, delay, tries=work.tries + 1, delay=drawn)
+
+
+def tried(draft: Draft, work: Work, failure: Failure, delay: float, events: Kept) -> None:
+    """End an attempt that is to be followed by another one in ``delay`` seconds."""
     draft.end_attempt(
         work,
         AttemptState.RETRY if failure.called else AttemptState.VOID,
@@ -40,9 +48,6 @@ def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float,
     )
     if not (failure.called or work.undoing or draft.called_before(work)):
         void_step(draft, work.stage)
-    if draft.run.phase is not work.direction:
-        return _rest(draft, work)
-    return _due(draft, work, WaitingFor.TIME, delay, tries=work.tries + 1, delay=drawn)
 
 
 def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
@@ -58,10 +63,11 @@ def postpone(facts: Facts, work: Work, delay: float) -> Change | Fenced:
         void_step(draft, work.stage)
     if draft.run.phase is not work.direction:
         return _rest(draft, work)
-    return _due(draft, work, WaitingFor.LIMIT, delay)
+    return due(draft, work, WaitingFor.LIMIT, delay)
 
 
-def _due(draft: Draft, work: Work, what: WaitingFor, seconds: float, **columns: float | None) -> Change:
+def due(draft: Draft, work: Work, what: WaitingFor, seconds: float, **columns: float | None) -> Change:
+    """Let the strand of an attempt that is over wait for ``what``, and publish it for then."""
     draft.wait(work.strand, what, draft.clock + seconds, owner=None, **columns)
     set_activity(draft)
     draft.publish(work.strand)

@@ -57,6 +57,39 @@ class AttemptRow(NamedTuple):
         return self.stage, self.item, self.direction, self.n
 
 
+class ItemRow(NamedTuple):
+    """An item: its stage, its group, what it brings to its attempts, and the stage's encoded output of it (None: it has
+    saved nothing).
+    """
+
+    item: int
+    stage: str
+    grp: int
+    input: str
+    delta: str | None = None
+    saved_schema: int | None = None
+
+
+class GroupRow(NamedTuple):
+    """A group of items of one strand: how many there are, run now, are done, and failed for good while the others go on
+    (``collects``). ``digest``: the sum of the codes of the events by which they ended.
+    """
+
+    strand: str
+    grp: int
+    total: int
+    running: int
+    done: int
+    failed: int
+    collects: bool
+    digest: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether each of them has ended."""
+        return self.done + self.failed == self.total
+
+
 class HeldKey(NamedTuple):
     """A business key that a stage of the run holds; its result is remembered for ``ttl_seconds``."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from stageflow_durable.model.plan import Plan, mismatch
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
-from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
+from stageflow_durable.transitions.groups import open_undos_of_items
 from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
@@ -25,19 +26,21 @@ def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
     :returns: a change with ``granted``; a refusal; or a change with ``refused``, if the refusal has to be recorded.
     """
     row = facts.strands.get(nudge.strand)
-    refusal = _refusal(facts, row, nudge)
-    if refusal is not None or row is None:
-        return Refused(refusal or Refusal.NOT_READY)
+    refused = refusal(facts, row, nudge)
+    if refused is not None or row is None:
+        return Refused(refused or Refusal.NOT_READY)
     draft = Draft(facts)
-    draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, claimant)
-    if draft.refused is None and (fall_asleep(draft, row.strand) or await_signal(draft, row.strand)):
+    draft.refused = refuse_late(draft) or refuse_definition(draft, row, claimant, draft)
+    waits = draft.refused is None and (fall_asleep(draft, row.strand) or await_signal(draft, row.strand))
+    if waits or (draft.refused is None and open_undos_of_items(draft, row)):
         draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
         start(draft, row, claimant)
     return draft.done()
 
 
-def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None:
+def refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None:
+    """Why the message finds nothing to take; None if it does."""
     if row is None:
         return Refusal.NOT_READY
     if row.gen != nudge.gen:
@@ -45,15 +48,17 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    # Only the sweep ends a sleep, and a signal or the sweep a wait: this message is an old one.
-    if early or is_asleep(facts.plan, row) or awaits_signal(facts.plan, row):
+    # Only the sweep ends a sleep, a signal or the sweep a wait, and the last item moves its stage on: this message is
+    # an old one.
+    waits = row.waiting_for == WaitingFor.ITEMS or awaits_signal(facts.plan, row)
+    if early or waits or is_asleep(facts.plan, row):
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
     return None if facts.alive else Refusal.DEAD_OWNER
 
 
-def _refuse_late(draft: Draft) -> Refused | None:
+def refuse_late(draft: Draft) -> Refused | None:
     """Nothing begins past the deadline: if a message arrives before the next sweep, the run is stopped here."""
     if not draft.is_late:
         return None
@@ -64,8 +69,10 @@ def _refuse_late(draft: Draft) -> Refused | None:
 # --- whether this process knows the run's definition ------------------------------------------------------------------
 
 
-def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refused | None:
-    """Refuse what this process cannot run; move the run to a newer definition if what it has done so far allows it."""
+def refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant, of_run: Draft | None) -> Refused | None:
+    """Refuse what this process cannot run; move the run to a newer definition if what it has done so far allows it.
+    ``of_run``: the draft of the whole run, which for a strand of its own is ``draft``.
+    """
     run, plan = draft.run, claimant.plans.get(draft.run.pipeline)
     if plan is not None and plan.digest == run.definition:
         return None
@@ -73,14 +80,17 @@ def _refuse_definition(draft: Draft, row: StrandRow, claimant: Claimant) -> Refu
         return _refuse_undo(draft, row, plan)
     if plan is None or _is_older(draft.facts, plan.digest, than=run.definition):
         return hand_back(draft, row)  # else an old worker would drop stages that the run was accepted with
-    why = why_not(draft, plan)
+    if of_run is None:
+        raise NotLoaded(Part.RUN)
+    why = why_not(of_run, plan)
     if why is None:
-        move_to(draft, plan)
+        move_to(of_run, plan)
+        draft.plan = plan
         return None
     # In a rolling deploy old workers meet new runs, and new workers old ones: only the newest definition may park.
     if not _is_newest(draft.facts, plan.digest):
         return hand_back(draft, row)
-    stop(draft, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
+    stop(of_run, Cause.FAILED, error=f"definition changed: {why}", stage=row.stage, park=ParkReason.DEFINITION)
     return Refused(Refusal.PARKED)
 
 

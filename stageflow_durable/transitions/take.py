@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, StepState, StrandState
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.resolve import after_undo, stop
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, OwnerRow, StrandRow
 
 
 def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None:
@@ -16,22 +18,34 @@ def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None
 
     ``max_lost``: the number of lost attempts at one stage that parks the run.
     """
+    row = held_by_dead(facts, strand, gen)
+    if row is None:
+        return None
+    draft = Draft(facts)
+    why = lost(draft, row, facts.owners[row.owner or ""])
+    (_redo_undo if row.direction == Phase.BACKWARD else _redo)(draft, draft.strand(strand), why, max_lost)
+    return draft.done()
+
+
+def held_by_dead(facts: Facts, strand: str, gen: int) -> StrandRow | None:
+    """The strand, if it is still as the scan saw it and its owner is dead."""
     row = facts.strands.get(strand)
     if row is None or row.gen != gen or row.state != StrandState.RUNNING:
         return None
     owner = facts.owners.get(row.owner or "")
-    if owner is None or owner.dead_at is None:
-        return None
-    draft = Draft(facts)
+    return None if owner is None or owner.dead_at is None else row
+
+
+def lost(draft: Draft, row: StrandRow, owner: OwnerRow) -> str:
+    """End the attempt of a dead owner, and raise the fence. Returns what happened, for people."""
     why = f"{'process' if owner.confirmed else 'lease'} of {owner.host} (pid {owner.pid}) was lost"
     draft.end_attempt(
         row, AttemptState.UNKNOWN, doubt=True, kill_by=_acts_until(draft, row, owner.confirmed), error=why
     )
-    draft.set_strand(strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1, progress=None)
+    draft.set_strand(row.strand, state=StrandState.REST, owner=None, gen=row.gen + 1, lost=row.lost + 1, progress=None)
     undo = row.direction == Phase.BACKWARD
     draft.emit("stage.lost", stage=row.stage, attempt=row.attempt, owner=row.owner, undo=undo, error=why)
-    (_redo_undo if undo else _redo)(draft, draft.strand(strand), why, max_lost)
-    return draft.done()
+    return why
 
 
 def _acts_until(draft: Draft, row: StrandRow, confirmed: bool) -> float:
@@ -42,32 +56,52 @@ def _acts_until(draft: Draft, row: StrandRow, confirmed: bool) -> float:
 
 
 def _redo(draft: Draft, row: StrandRow, why: str, max_lost: int) -> None:
+    found = verdict(draft, row, why, max_lost)
+    if found is None:
+        ready_again(draft, row)
+    else:
+        stop(draft, Cause.FAILED, error=found.error, stage=row.stage, park=found.park)
+
+
+class Verdict(NamedTuple):
+    """Why a lost stage does not begin again, and for what the run is parked."""
+
+    error: str
+    park: ParkReason | None
+
+
+def verdict(draft: Draft, row: StrandRow, why: str, max_lost: int) -> Verdict | None:
+    """Why the run stops because the stage was lost; None if the stage begins again."""
     planned = draft.plan.by_name[row.stage]
     unknown = f"{row.stage}: outcome unknown: {why}"
     doubtful_pivot = ParkReason.UNKNOWN if planned.pivot else None
     if draft.run.phase is not Phase.FORWARD:
-        stop(draft, Cause.FAILED, error=unknown, stage=row.stage, park=doubtful_pivot)
-    elif planned.on_unknown == "park":
-        stop(draft, Cause.FAILED, error=unknown, stage=row.stage, park=ParkReason.UNKNOWN)
-    elif planned.on_unknown == "compensate":
-        stop(draft, Cause.FAILED, error=unknown, stage=row.stage, park=doubtful_pivot)
-    elif row.lost >= max_lost:
-        error = f"{row.stage}: {row.lost} processes were lost in it; the last: {why}"
-        stop(draft, Cause.FAILED, error=error, stage=row.stage, park=ParkReason.POISON)
-    else:
-        _ready_again(draft, row)
+        return Verdict(unknown, doubtful_pivot)
+    if planned.on_unknown == "park":
+        return Verdict(unknown, ParkReason.UNKNOWN)
+    if planned.on_unknown == "compensate":
+        return Verdict(unknown, doubtful_pivot)
+    if row.lost >= max_lost:
+        return Verdict(f"{row.stage}: {row.lost} processes were lost in it; the last: {why}", ParkReason.POISON)
+    return None
 
 
 def _redo_undo(draft: Draft, row: StrandRow, why: str, max_lost: int) -> None:
     if row.lost < max_lost:
-        _ready_again(draft, row)
-        return
+        ready_again(draft, row)
+    else:
+        give_up_undo(draft, row, why)
+        after_undo(draft)
+
+
+def give_up_undo(draft: Draft, row: StrandRow, why: str) -> None:
+    """An undo in which too many processes were lost has failed."""
     draft.set_strand(row.strand, state=StrandState.DONE)
     draft.set_step(row.stage, StepState.COMPENSATION_FAILED, error=f"{row.lost} processes were lost in it; {why}")
     draft.emit("work.compensation_failed", stage=row.stage, attempt=row.attempt, error=why)
-    after_undo(draft)
 
 
-def _ready_again(draft: Draft, row: StrandRow) -> None:
+def ready_again(draft: Draft, row: StrandRow) -> None:
+    """Offer the strand again."""
     draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, nudges=0, **AWAKE)
     draft.publish(row.strand)

@@ -24,13 +24,18 @@ def undo_done(
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
+    done(draft, work, events)
+    if key is not None:
+        draft.end_key(key, KeyEnd.UNDONE)
+    return _move_on(draft, work, claimant)
+
+
+def done(draft: Draft, work: Work, events: Kept) -> None:
+    """End the attempt of an undo that is done."""
     draft.end_attempt(work, AttemptState.OK)
     draft.set_step(work.stage, StepState.COMPENSATED, error=None)
     draft.keep(work, events)
     draft.emit("work.compensation_executed", stage=work.stage, attempt=work.attempt)
-    if key is not None:
-        draft.end_key(key, KeyEnd.UNDONE)
-    return _move_on(draft, work, claimant)
 
 
 def undo_failed(
@@ -40,11 +45,16 @@ def undo_failed(
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
+    failed(draft, work, failure, events)
+    return _move_on(draft, work, claimant)
+
+
+def failed(draft: Draft, work: Work, failure: Failure, events: Kept) -> None:
+    """End the attempt of an undo that failed for good."""
     draft.end_attempt(work, AttemptState.FAILED, doubt=True, error=failure.error, category=failure.category)
     draft.set_step(work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
     draft.keep(work, events)
     draft.emit("work.compensation_failed", stage=work.stage, attempt=work.attempt, error=failure.error)
-    return _move_on(draft, work, claimant)
 
 
 def _move_on(draft: Draft, work: Work, claimant: Claimant | None) -> Change:

@@ -629,7 +629,8 @@ def test_given_workers_at_work_when_asked_what_an_upgrade_does_then_it_says_what
     with database.transaction() as connection:
         inserted(connection, "owners", OWNER | {"expires_at": 4e9})
     steps = {step.revision: step for step in schema.steps(database_url)}
-    assert list(steps) == [f"{number:04}" for number in range(int(revision) + 1, int(schema.head()) + 1)]
+    scripts = ScriptDirectory.from_config(schema.config()).walk_revisions()
+    assert list(steps) == sorted(script.revision for script in scripts if script.revision > revision)
     assert steps["0007"].workers == 1
     assert [lock.table for lock in steps["0007"].locks] == [
         *("strands", "attempts", "checkpoints", "saga_steps", "events")
@@ -650,12 +651,49 @@ def test_given_many_rows_when_asked_what_an_upgrade_does_then_it_says_how_many_i
     if not database.is_sqlite:
         with database.transaction() as connection:
             connection.exec_driver_sql("ANALYZE stageflow_checkpoints")
-    (step,) = schema.steps(database_url)
+    step = next(step for step in schema.steps(database_url) if step.revision == "0007")
     assert {lock.table: lock.rows for lock in step.locks}["checkpoints"] == 5000
     assert step.seconds == pytest.approx(5000 / schema.ROWS_A_SECOND, rel=0.2)
     database.dispose()
     schema.upgrade(database_url)
     assert schema.steps(database_url) == []
+
+
+# --- from 0007: stages have items -------------------------------------------------------------------------------------
+
+
+def test_given_strands_in_every_state_when_0007_is_upgraded_then_they_stay_as_they_are_and_one_may_wait_for_items(
+    database_url: str,
+) -> None:
+    plan = Pipeline("p", version="1").stage("a", lambda _ctx: None).plan
+    database = at(database_url, "0007")
+    strands: list[dict[str, Any]] = [
+        {"run": "R", "strand": "ready", "state": "ready"},
+        {"run": "R", "strand": "runs", "state": "running", "owner": "o"},
+        {"run": "R", "strand": "waits", "state": "waiting", "wake_at": 1.0, "waiting_for": "time"},
+        {"run": "R", "strand": "rests", "state": "rest"},
+    ]
+    with database.transaction() as connection:
+        body = {"digest": plan.digest, "pipeline": "p", "version": "1", "body": plan.encoded, "registered_at": 1.0}
+        inserted(connection, "definitions", body)
+        inserted(connection, "owners", OWNER | {"expires_at": 4e9})  # workers of before may be at work
+        inserted(connection, "runs", RUN | {"definition": plan.digest})
+        for strand in strands:
+            inserted(connection, "strands", STRAND | strand)
+    assert schema.upgrade(database_url) == schema.head()
+    shown = "SELECT strand, state, owner, wake_at, waiting_for FROM stageflow_strands ORDER BY strand"
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT item_count FROM stageflow_runs").scalar_one() == 0
+        found = connection.exec_driver_sql(shown).all()
+    named = ("strand", "state", "owner", "wake_at", "waiting_for")
+    expected = [tuple(strand.get(name) for name in named) for strand in strands]
+    assert found == sorted(expected, key=lambda row: str(row[0]))
+    with database.transaction() as connection:
+        waits = {"strand": "items", "state": "waiting", "waiting_for": "items"}
+        inserted(connection, "strands", STRAND | waits)
+    with pytest.raises(DBAPIError), database.transaction() as connection:
+        inserted(connection, "strands", STRAND | waits | {"strand": "other", "waiting_for": "nobody"})
+    database.dispose()
 
 
 def test_given_a_database_of_a_newer_release_when_asked_what_an_upgrade_does_then_it_is_refused(migrated: str) -> None:

@@ -168,7 +168,7 @@ def _no_intent() -> Plant:
 
 
 def _retried_all_the_same(draft: Draft, row: Any, _why: str, _most: int) -> None:
-    take._ready_again(draft, row)
+    take.ready_again(draft, row)
 
 
 def _never_undone(cause: Any, park: Any, *_given: Any, **_options: Any) -> Settlement:
@@ -189,11 +189,11 @@ def _past_every_pivot() -> Plant:
 
 def _other_keys() -> Plant:
     numbers = itertools.count()
-    return _put((body, "stage_key", lambda run, stage: f"sf_{run}_{stage}_{next(numbers)}"))
+    return _put((body, "stage_key", lambda run, stage, item=0: f"sf_{run}_{stage}_{item}_{next(numbers)}"))
 
 
 def _no_wait() -> Plant:
-    due = retry._due
+    due = retry.due
 
     def at_once(draft: Draft, work: Any, what: Any, seconds: float, **columns: Any) -> Any:
         draft.set_strand(work.strand, wake_at=0.0)
@@ -201,7 +201,7 @@ def _no_wait() -> Plant:
         rows = [row._replace(columns={**row.columns, "wake_at": 0.0}) if _waits(row) else row for row in change.rows]
         return change._replace(rows=tuple(rows))
 
-    return _put((retry, "_due", at_once))
+    return _put((retry, "due", at_once))
 
 
 def _sleeps_through_a_stop() -> Plant:

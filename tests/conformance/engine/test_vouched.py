@@ -22,6 +22,8 @@ from stageflow_durable.state.tables import (
     checkpoints,
     definitions,
     events,
+    item_groups,
+    items,
     runs,
     saga_steps,
     strands,
@@ -34,6 +36,7 @@ from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tes
 from stageflow_durable.transitions.accept import GENESIS
 from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
+from tests.items import items_for, over
 from tests.services.rows import database_of
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
@@ -50,8 +53,9 @@ def engine(way: tuple[str, bool], clock: FakeClock, acts: Acts) -> Iterator[InPr
 def engine_on(way: tuple[str, bool], clock: FakeClock, acts: Acts, **more: Any) -> Any:
     """An engine with a line that has a key and a pivot, and a graph."""
     line = acts.line("a b c d", a={"key": lambda ctx: str(ctx.input["order"])}, c={"pivot": True})
+    many = acts.line("k l m", name="many")
     options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
-    return engine_for_tests([line, acts.graph(**DIAMOND)], **options | more)
+    return engine_for_tests([line, acts.graph(**DIAMOND), many], **options | more)
 
 
 def scenario(engine: InProcessEngine, acts: Acts) -> None:
@@ -90,6 +94,15 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
     while engine.step():
         pass  # one branch waits for its retry, before the join
     engine.cancel(engine.enqueue("graph", {}).run_id, **WHO)
+    with items_for({("many", "l"): over(*range(20), collects=True)}):
+        acts.play("l", FAILS("one of many"))
+        run("many")
+        acts.play("m", FAILS("no"))
+        run("many")  # each item is undone
+        acts.play("l", TimeoutError("slow"))
+        engine.enqueue("many", {})
+        for _step in range(12):
+            engine.step()  # some are done, one waits
     acts.play("a", DIES)
     engine.enqueue("line", {"order": -1}, deadline=timedelta(days=1))
     while engine.step():
@@ -184,7 +197,7 @@ def claimed(table: Table, name: str, row: Mapping[Any, Any], other: Any) -> bool
         return runs_or_not or (forward and not {row["state"], other} <= idle)
     if name in ("owner", "attempt"):
         return bool(row["state"] == StrandState.RUNNING)
-    return moving and forward and other in (*"abcdx", "left", "right", "join", "backward", "z")
+    return moving and forward and other in (*"abcdxklm", "left", "right", "join", "backward", "z")
 
 
 def falsified(engine: InProcessEngine, table: Table, name: str, row: Mapping[Any, Any], other: Any) -> bool:
@@ -232,7 +245,9 @@ def test_whatever_covered_value_is_changed_in_whichever_row_it_is_found(world: I
     assert broken(world) == []
 
 
-@pytest.mark.parametrize("table", [attempts, checkpoints, saga_steps, events, runs], ids=lambda table: table.name)
+@pytest.mark.parametrize(
+    "table", [attempts, checkpoints, saga_steps, events, runs, items, item_groups], ids=lambda table: table.name
+)
 def test_a_row_that_is_deleted_is_missed(world: InProcessEngine, table: Table) -> None:
     there = rows(world, table)
     for row in there[:: 1 + len(there) // 12]:

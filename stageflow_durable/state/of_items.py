@@ -1,0 +1,197 @@
+"""Writing what a change says of items: their numbers, the counts of their groups, and what a run does to many at once.
+
+Called by ``apply`` alone. An item's row and its group's are written under the lock of the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Integer, String, and_, bindparam, insert, literal_column, null, or_, select, update
+
+from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.load import OWED
+from stageflow_durable.state.prepared import Prepared
+from stageflow_durable.state.tables import item_groups, items, saga_steps, strands
+from stageflow_durable.store.audit import NOTHING, sum_of_codes
+from stageflow_durable.transitions.change import Change, Count, OfItems, OpenItems, RestItems, ReviveItems, UndoItems
+from stageflow_durable.transitions.draft import NO_ITEM, undo_strand
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.groups import group_of
+from stageflow_durable.transitions.rows import GroupRow
+
+JOINED = "stage.joined"
+DIGEST = "digest"
+"""The event of a join, and its field with the sum of the codes of the events by which the stage's items ended."""
+
+_RUN = bindparam("run_id", type_=String)
+_STRAND = bindparam("of_strand", type_=String)
+_MOVE = Prepared(
+    update(items).where(
+        and_(items.c.run == _RUN, items.c.item == bindparam("of_item"), items.c.seq == bindparam("seen_seq"))
+    )
+)
+_THIS_GROUP = and_(
+    item_groups.c.run == _RUN, item_groups.c.strand == _STRAND, item_groups.c.grp == bindparam("of_grp", type_=Integer)
+)
+_COUNT = Prepared(
+    update(item_groups)
+    .where(_THIS_GROUP)
+    .values(
+        running=item_groups.c.running + bindparam("more_running", type_=Integer),
+        done=item_groups.c.done + bindparam("more_done", type_=Integer),
+        failed=item_groups.c.failed + bindparam("more_failed", type_=Integer),
+        digest=bindparam("new_digest", type_=String),
+    )
+)
+_INSERT_ITEMS, _INSERT_STRANDS, _INSERT_GROUPS = (Prepared(insert(table)) for table in (items, strands, item_groups))
+_REST = Prepared(
+    update(strands)
+    .where(
+        and_(
+            strands.c.run == _RUN,
+            strands.c.item > NO_ITEM,
+            or_(*(strands.c.state == constant(state) for state in (StrandState.READY, StrandState.WAITING))),
+        )
+    )
+    .values(state=StrandState.REST.value, published_at=null(), waiting_for=null(), wake_at=null())
+)
+_AGAIN = {
+    "state": StrandState.READY.value,
+    "gen": strands.c.gen + 1,  # fenced against messages and owners from before
+    **dict.fromkeys(("tries", "lost", "nudges"), 0),
+    **dict.fromkeys(("owner", "delay", "first_at", "published_at", "waiting_for", "wake_at"), null()),
+}
+"""The columns of an item's strand that is ready anew. It has no message: the sweep publishes it."""
+
+_REVIVE = Prepared(
+    update(strands)
+    .where(
+        and_(
+            strands.c.run == _RUN,
+            strands.c.strand == _STRAND,
+            strands.c.item > NO_ITEM,
+            strands.c.state == constant(StrandState.REST),
+        )
+    )
+    .values(**_AGAIN)
+)
+_OWED_OF_STAGE = and_(
+    saga_steps.c.run == _RUN,
+    saga_steps.c.stage == bindparam("of_stage", type_=String),
+    saga_steps.c.item > NO_ITEM,
+    saga_steps.c.state.in_([constant(state) for state in OWED]),
+)
+_COLUMNS = ("run", "strand", "item", "direction", "stage", "state", "queue")
+_OPEN_UNDOS = Prepared(
+    insert(strands).from_select(
+        _COLUMNS,
+        select(
+            saga_steps.c.run,
+            _STRAND,
+            saga_steps.c.item,
+            literal_column(f"'{Phase.BACKWARD.value}'", String),
+            saga_steps.c.stage,
+            literal_column(f"'{StrandState.READY.value}'", String),
+            bindparam("of_queue", type_=String),
+        ).where(_OWED_OF_STAGE),
+    )
+)
+_REOPEN_UNDOS = Prepared(
+    update(strands)
+    .where(
+        and_(
+            strands.c.run == _RUN,
+            strands.c.strand == _STRAND,
+            strands.c.item.in_(select(saga_steps.c.item).where(_OWED_OF_STAGE)),
+        )
+    )
+    .values(**_AGAIN)
+)
+_FORGET_FAILURES = Prepared(
+    update(item_groups).where(and_(item_groups.c.run == _RUN, item_groups.c.strand == _STRAND)).values(failed=0)
+)
+
+
+def move(connection: Connection, facts: Facts, seq: int, head: str) -> bool:
+    """Raise an item's number; False if it is not the one on which the change was decided any more."""
+    whose = {"run_id": facts.run.id, "of_item": facts.item, "seen_seq": facts.seq}
+    return bool(_MOVE.run(connection, **whose, seq=seq, head=head, updated_at=facts.clock).rowcount)
+
+
+def count(connection: Connection, facts: Facts, counts: Sequence[Count], code: str) -> str:
+    """Count in the item's group. ``code``: of the change's last event; the group adds up those that end an item.
+    Returns the sum.
+    """
+    digest = facts.group.digest
+    for one in counts:
+        if one.done or one.failed:
+            digest = sum_of_codes((digest, code))
+        _COUNT.run(
+            connection,
+            run_id=facts.run.id,
+            of_strand=one.strand,
+            of_grp=one.grp,
+            more_running=one.running,
+            more_done=one.done,
+            more_failed=one.failed,
+            new_digest=digest,
+        )
+    return digest
+
+
+def with_digest(change: Change, group: GroupRow, digest: str) -> Change:
+    """A run's change, whose event of the join, if there is one, names the sum of all groups. ``digest``: that of the
+    ``group`` of the item that ended last.
+    """
+    if not any(event.type == JOINED for event in change.events):
+        return change
+    groups = [one for one in change.facts.groups.values() if one.strand == group.strand and one.grp != group.grp]
+    told = sum_of_codes((digest, *(one.digest for one in groups)))
+    events = [
+        event._replace(data={**event.data, DIGEST: told}) if event.type == JOINED else event for event in change.events
+    ]
+    return change._replace(events=tuple(events))
+
+
+def write(connection: Connection, run_id: str, what: OfItems, head: str, at: float) -> None:
+    """What a run's change does to its items. ``head``: the code of the run's last event, ``at``: its time."""
+    if isinstance(what, OpenItems):
+        _open(connection, run_id, what, head, at)
+    elif isinstance(what, RestItems):
+        _REST.run(connection, run_id=run_id)
+    elif isinstance(what, ReviveItems):
+        _REVIVE.run(connection, run_id=run_id, of_strand=what.strand)
+    else:
+        _undo(connection, run_id, what)
+
+
+def _open(connection: Connection, run_id: str, what: OpenItems, head: str, at: float) -> None:
+    numbered = list(enumerate(what.inputs, what.first))
+    of = {item: group_of(item, what.first, what.groups) for item, _given in numbered}
+    row: dict[str, Any] = {"run": run_id, "stage": what.stage, "seq": 0, "head": head, "updated_at": at}
+    _INSERT_ITEMS.many(connection, [{**row, "item": item, "grp": of[item], "input": given} for item, given in numbered])
+    strand = {"run": run_id, "strand": what.stage, "direction": Phase.FORWARD.value, "stage": what.stage}
+    strand |= {"state": StrandState.READY.value, "queue": what.queue}
+    _INSERT_STRANDS.many(connection, [{**strand, "item": item, "published_at": at} for item, _given in numbered])
+    totals = [list(of.values()).count(grp) for grp in range(what.groups)]
+    _insert_groups(connection, run_id, what.stage, dict(enumerate(totals)), collects=what.collects)
+
+
+def _undo(connection: Connection, run_id: str, what: UndoItems) -> None:
+    strand = undo_strand(what.stage)
+    of = {"run_id": run_id, "of_strand": strand, "of_stage": what.stage}
+    if what.again:
+        _REOPEN_UNDOS.run(connection, **of)
+        _FORGET_FAILURES.run(connection, run_id=run_id, of_strand=strand)
+        return
+    _OPEN_UNDOS.run(connection, **of, of_queue=what.queue)
+    _insert_groups(connection, run_id, strand, what.totals, collects=True)
+
+
+def _insert_groups(connection: Connection, run_id: str, strand: str, totals: dict[int, int], *, collects: bool) -> None:
+    row: dict[str, Any] = {"run": run_id, "strand": strand, "running": 0, "done": 0, "failed": 0, "digest": NOTHING}
+    rows = [{**row, "grp": grp, "total": total, "collects": collects} for grp, total in totals.items()]
+    _INSERT_GROUPS.many(connection, rows)
