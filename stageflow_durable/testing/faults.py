@@ -108,7 +108,9 @@ _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "
 _ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
 _ABOUT_SIGNALS = ("plan", "waiting_for_signal")
-READS = frozenset({*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, "after_commit", "overdue", "undelivered", "missed"})
+READS = frozenset(
+    {*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, "after_commit", "overdue", "undelivered", "missed"}
+)
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

@@ -510,7 +510,7 @@ def _times_out_all_the_same() -> Plant:
                 return draft.done()
         return wake_one(facts, strand, gen)
 
-    return _put((wake, "_as_seen", blind), (wake, "wake", woken))
+    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "awaits_signal", _always(True)))
 
 
 def _never_times_out() -> Plant:
@@ -536,7 +536,7 @@ MUTANTS = (
     Mutant("undo before a lost stage is over", _put((Draft, "acts_until", _always(0.0)))),
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
-    Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
+    Mutant("whoever sweeps may declare others dead", _judged_by_anybody()),
     Mutant("a confirmed end lets no undo begin", _put((Store, "runs_waiting_for", _always([])))),
     Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
     Mutant("a person is believed though the lease holds", _confirmed_alive()),
