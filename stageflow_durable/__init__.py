@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.model.policy import RetryPolicy
     from stageflow_durable.model.snapshot import ContextSnapshot
-    from stageflow_durable.model.stage import SchemaMigration, Stage, StageKind, Undo
+    from stageflow_durable.model.stage import Default, SchemaMigration, Stage, StageKind, Undo
     from stageflow_durable.model.status import RunStatus
 
 _WHERE = {
@@ -62,6 +62,7 @@ _WHERE = {
     "Pipeline": "model.pipeline",
     "RetryPolicy": "model.policy",
     "ContextSnapshot": "model.snapshot",
+    "Default": "model.stage",
     "SchemaMigration": "model.stage",
     "Stage": "model.stage",
     "StageKind": "model.stage",
@@ -76,6 +77,7 @@ __all__ = [
     "CompensationFailed",
     "ConfigurationError",
     "ContextSnapshot",
+    "Default",
     "Engine",
     "IdempotencyParamMismatch",
     "Interceptor",

@@ -22,7 +22,7 @@ from stageflow_durable.cli.why import (
     why_in_full,
 )
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
-from stageflow_durable.model.plan import SLEEP
+from stageflow_durable.model.plan import SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
@@ -210,7 +210,8 @@ def _waits(stage: StageView, now: datetime) -> str:
     what = WAITING_WORDS.get(stage.waiting_for)
     if stage.waiting_for is WaitingFor.WORKER or stage.wake_at is None:
         return what or ""
-    return ", ".join(filter(None, (what, _due("wakes" if stage.kind == SLEEP else "again", stage.wake_at, now))))
+    then = {SLEEP: "wakes", WAIT: "times out"}.get(stage.kind, "again")
+    return ", ".join(filter(None, (what, _due(then, stage.wake_at, now))))
 
 
 def _due(what: str, at: datetime, now: datetime) -> str:

@@ -16,18 +16,20 @@ from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput
+from stageflow_durable.errors import InvalidInput, NotAllowed
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.model.run import Event, Run, RunSummary, SignalReceipt, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.state.listing import ATTENTION, Filter, Found
 from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
+from stageflow_durable.state.signals import Wanted
 from stageflow_durable.state.standings import Known, Seen
 from stageflow_durable.state.store import Store
 from stageflow_durable.state.verification import Checked
+from stageflow_durable.transitions.signal import VERB as SIGNAL
 
 STANDINGS = 200
 """Runs that are looked at together. What is seen of the last may be older by as long as the others take."""
@@ -140,6 +142,37 @@ class Operations(OperatorVerbs):
         if since is not None and since.tzinfo is None:
             raise InvalidInput("runs", ["since: a naive datetime; use an aware one or a timedelta"])
         return None if since is None else since.timestamp()
+
+    def signal_where(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        client_id: str | None = None,
+        pipeline: str | None = None,
+        correlation: str | None = None,
+        idempotency_key: str | None = None,
+        reason: str = "sent by the application",
+        actor: str = "application",
+    ) -> SignalReceipt:
+        """:meth:`signal` to the one run that waits for ``name``, or will wait: of ``client_id`` and ``pipeline``, where
+        they are given, and with ``correlation`` as the idempotency key that it was enqueued with.
+
+        Raises NotAllowed where no run, or more than one, fits; and as :meth:`signal`.
+        """
+        given = {"name": name, "client_id": client_id, "pipeline": pipeline, "correlation": correlation}
+        given["idempotency key"] = idempotency_key
+        for what, text in given.items():
+            if text is not None or what == "name":
+                valid_key(text, what)  # type: ignore[arg-type]  # what is no text is what it refuses
+        found = self.store.waiting_for_signal(Wanted(name, client_id, pipeline, correlation, idempotency_key))
+        if len(found) != 1:
+            listed = ", ".join(f"{what}={text!r}" for what, text in given.items() if text is not None)
+            why = f"more than one run fits, {', '.join(found)} among them" if found else "no run waits for it"
+            raise NotAllowed(name, SIGNAL, f"{why} ({listed})", of="signal")
+        return self.signal(found[0], name, payload, idempotency_key=idempotency_key, reason=reason, actor=actor)
+
+    asignal_where = in_thread(signal_where)
 
     def history(self, run_id: str) -> list[Event]:
         """A run's events, oldest first."""

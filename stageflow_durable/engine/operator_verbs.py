@@ -8,7 +8,7 @@ The command reads this module for its help, so nothing here imports the database
 Annotations are objects here, not text (there is no ``from __future__ import annotations``): the command looks at them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -21,7 +21,7 @@ from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.errors import InvalidInput
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.run import RunSummary, SignalReceipt
 from stageflow_durable.model.verbs import VerbName
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.transitions.operate import Order
@@ -29,6 +29,7 @@ from stageflow_durable.transitions.operate import Order
 if TYPE_CHECKING:
     from stageflow_durable.engine.handle import RunHandle
     from stageflow_durable.engine.recover import Sweeper
+    from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.state.store import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -80,6 +81,7 @@ class OperatorVerbs:
     """
 
     _clock: Clock
+    pipelines: "Mapping[str, Pipeline[Any, Any]]"
 
     @cached_property
     def store(self) -> "Store":
@@ -211,6 +213,48 @@ class OperatorVerbs:
         return handle
 
     afork = in_thread(fork)
+
+    def signal(
+        self,
+        run_id: RunId,
+        name: Annotated[str, Argument("NAME")],
+        payload: Annotated[
+            Any,
+            Option("What it says: the output of the stage that waits for it; else null.", "JSON|@FILE", is_json=True),
+        ] = None,
+        *,
+        idempotency_key: Annotated[
+            str | None, Option("The same key again is the same signal, however often it is sent.", "KEY")
+        ] = None,
+        reason: Reason = "sent by the application",
+        actor: Actor = "application",
+    ) -> SignalReceipt:
+        """Send a run the signal ``name``, for which a stage of it waits, or will wait: then it is kept. ``payload``:
+        any JSON that the wait's schema allows, or an object of its model.
+
+        The same ``idempotency_key`` again is the same signal, also once the wait is over. Raises InvalidInput naming
+        the fields; UnknownRun; NotAllowed where the run has no such wait, where the wait is over or has a signal, or
+        where the run does not come to it as it stands; IdempotencyParamMismatch.
+        """
+        from stageflow_durable.clock import as_moment
+        from stageflow_durable.engine.signalling import checked_payload
+        from stageflow_durable.transitions.signal import VERB, SchemaChanged, Sent
+
+        order = self._order(VERB, run_id, reason, actor)
+        if not isinstance(name, str):
+            raise InvalidInput(VERB, [f"name: {type(name).__name__} given; the name of a wait is text"])
+        key = None if idempotency_key is None else valid_key(idempotency_key)
+        while True:
+            plan = self.store.plan(order.run_id)
+            text, same, schema = checked_payload(plan, self.pipelines, name, payload, self._payload_bytes)
+            try:
+                took = self.store.signal(Sent(order.run_id, name, text, same, schema, key, order.actor, order.reason))
+            except SchemaChanged:
+                continue  # a deploy came in between
+            self._publish(took.nudges)
+            return SignalReceipt(order.run_id, name, took.number, as_moment(took.at), took.replayed)
+
+    asignal = in_thread(signal)
 
     def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: Actor) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.

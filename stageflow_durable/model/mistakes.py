@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any
 
+from stageflow_durable.codec import decode, encode, plain
 from stageflow_durable.duration import SHORTEST_TIMEOUT, is_duration, shown
+from stageflow_durable.errors import UnsavableValue
+from stageflow_durable.model import json_schema
 from stageflow_durable.model.callables import uncallable
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import SchemaMigration, StageKind, StageSpec
+from stageflow_durable.model.stage import Default, SchemaMigration, StageKind, StageSpec
 from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 
 After = Sequence[tuple[str, ...]]
@@ -141,6 +144,7 @@ def options_of_stage(spec: Any) -> list[str]:
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
     wrong += _sleep(spec.sleep)
+    wrong += () if spec.wait is None else of_wait(spec.wait)
     calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
     return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *calls, *_undo(spec.compensate))]
 
@@ -161,6 +165,45 @@ def _sleep(sleep: Any) -> Iterator[str]:
             yield _DURATION.format(shown(sleep.seconds))
     elif not callable(sleep.until) and not is_moment(sleep.until):
         yield f"until={shown(sleep.until)} has to be an aware datetime, or a function of one context that gives one"
+
+
+def of_wait(wait: Any) -> Iterator[str]:
+    """What is wrong with the options of a stage that waits for a signal."""
+    if wait.timeout is not None and not _is_duration(wait.timeout):
+        yield f"timeout {_DURATION.format(shown(wait.timeout))}"
+    if wait.timeout is None and wait.on_timeout != "fail":
+        yield "on_timeout= is given without timeout="
+    schema = None if wait.schema is None else schema_of(wait.schema)
+    wrong = [] if schema is None else [schema] if isinstance(schema, str) else json_schema.mistakes(schema)
+    yield from (f"schema: {problem}" for problem in wrong)
+    if isinstance(wait.on_timeout, Default):
+        yield from (f"on_timeout=Default(…): {problem}" for problem in _default(wait.on_timeout.value, schema, wrong))
+    elif wait.on_timeout not in ("fail", "skip"):
+        yield f"on_timeout={shown(wait.on_timeout)}: 'fail', 'skip' or Default(value)"
+
+
+def schema_of(given: Any) -> Any:
+    """The JSON schema of a Pydantic model, or the schema itself; text: why there is none."""
+    if isinstance(given, Mapping):
+        return given
+    exported = getattr(given, "model_json_schema", None) if isinstance(given, type) else None
+    if exported is None:
+        return f"{shown(given)} is neither a Pydantic model nor a JSON schema (a dict)"
+    try:
+        return exported()
+    except Exception as error:  # noqa: BLE001  # Pydantic's, or of the application's own hooks
+        return f"{given.__name__} has no JSON schema: {type(error).__name__}"
+
+
+def _default(value: Any, schema: Any, wrong: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the value that a wait ends with: it has to be what its schema demands."""
+    try:
+        text = encode(value)
+    except UnsavableValue as error:
+        yield str(error)
+        return
+    if schema is not None and not wrong:
+        yield from json_schema.problems(schema, plain(decode(text)))
 
 
 def _called(given: Any, name: str) -> Iterator[str]:

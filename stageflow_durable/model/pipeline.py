@@ -8,15 +8,18 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from stageflow_durable.codec import encode
 from stageflow_durable.errors import DefinitionError
-from stageflow_durable.model import mistakes
+from stageflow_durable.model import json_schema, mistakes
 from stageflow_durable.model.context import StageContext
-from stageflow_durable.model.plan import SLEEP, Plan, PlannedStage, ordered
+from stageflow_durable.model.plan import SLEEP, WAIT, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
+    Default,
     OnCompensationFailure,
     OnFailure,
     OnLeaseLost,
+    OnTimeout,
     OnUnknown,
     Runner,
     SchemaMigration,
@@ -26,6 +29,7 @@ from stageflow_durable.model.stage import (
     StageSpec,
     Undo,
     UndoRunner,
+    Wait,
 )
 
 if TYPE_CHECKING:
@@ -219,6 +223,27 @@ class Pipeline(Generic[InputT, ResultT]):
         spec = StageSpec(name, asked, StageKind.TRANSFORM, _names(after), sleep=Sleep(_seconds(duration), until))
         return replace(self, stages=(*self.stages, spec))
 
+    def wait_for(
+        self,
+        name: str,
+        schema: Any = None,
+        *,
+        timeout: float | timedelta | None = None,
+        on_timeout: OnTimeout = "fail",
+        after: str | Iterable[str] | None = None,
+    ) -> Pipeline[InputT, ResultT]:
+        """This pipeline with one more stage, which waits for the signal ``name``: it is a row, and holds no worker and
+        no message. The signal's payload is its output.
+
+        ``schema``: a Pydantic model, or a JSON schema as a dict, by which payloads are validated when they come; None:
+        any JSON. ``timeout``: seconds or timedelta since the stages before it are done, at most ten years; None: it
+        waits for as long as it takes. ``on_timeout``: then the stage has failed (``"fail"``), is skipped (``"skip"``),
+        or ends with the value of ``Default(value)``. ``after``: as of :meth:`stage`.
+        """
+        wait = Wait(schema, _seconds(timeout), on_timeout)
+        spec = StageSpec(name, _has_no_body, StageKind.TRANSFORM, _names(after), wait=wait)
+        return replace(self, stages=(*self.stages, spec))
+
     @cached_property
     def plan(self) -> Plan:
         """The graph of this pipeline. Raises DefinitionError with every mistake."""
@@ -252,7 +277,7 @@ class Pipeline(Generic[InputT, ResultT]):
 
 
 def _has_no_body(_ctx: Any) -> None:
-    raise AssertionError("a sleep has no body to be called")
+    raise AssertionError("a stage that only waits has no body to be called")
 
 
 def _callable(runner: Any) -> Runner:
@@ -297,6 +322,8 @@ def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], lis
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
     planned = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    if spec.wait is not None:
+        return replace(planned, kind=WAIT, **_awaited(spec.wait))
     return planned if spec.sleep is None else replace(planned, kind=SLEEP, **_slept(spec.sleep))
 
 
@@ -306,3 +333,14 @@ def _slept(sleep: Sleep) -> dict[str, Any]:
         return {"sleeps": sleep.seconds}
     moment = sleep.until.timestamp() if mistakes.is_moment(sleep.until) else None
     return {"until": moment, "asks_until": callable(sleep.until)}
+
+
+def _awaited(wait: Wait) -> dict[str, Any]:
+    """What the plan says of a wait; of a mistaken one, which is in the list of mistakes, nothing."""
+    if any(mistakes.of_wait(wait)):
+        return {}
+    given = None if wait.schema is None else json_schema.stored(mistakes.schema_of(wait.schema))
+    found: dict[str, Any] = {"timeout": wait.timeout, "schema": given}
+    if isinstance(wait.on_timeout, Default):
+        return {**found, "on_timeout": "default", "default": encode(wait.on_timeout.value)}
+    return {**found, "on_timeout": wait.on_timeout}

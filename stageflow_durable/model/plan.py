@@ -15,6 +15,12 @@ from typing import Any
 SLEEP = "sleep"
 """The kind of a stage that only sleeps."""
 
+WAIT = "wait"
+"""The kind of a stage that waits for a signal."""
+
+BODILESS = frozenset({SLEEP, WAIT})
+"""Kinds of stages without a body."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedStage:
@@ -22,6 +28,9 @@ class PlannedStage:
 
     Of a sleep: ``sleeps`` says for how many seconds, or ``until`` which moment (seconds since the epoch), or
     ``asks_until`` that a worker has to be asked.
+
+    Of a wait for a signal: ``timeout`` in seconds, or None; ``on_timeout``: ``"fail"``, ``"skip"`` or ``"default"``,
+    which ends it with ``default`` (encoded); ``schema``: the JSON schema of its payload as text, or None.
     """
 
     name: str
@@ -34,11 +43,20 @@ class PlannedStage:
     sleeps: float | None = None
     until: float | None = None
     asks_until: bool = False
+    timeout: float | None = None
+    on_timeout: str = "fail"
+    default: str | None = None
+    schema: str | None = None
 
     @property
     def is_sleep(self) -> bool:
         """Whether it only sleeps, and has no body."""
         return self.kind == SLEEP
+
+    @property
+    def is_wait(self) -> bool:
+        """Whether it waits for a signal, and has no body."""
+        return self.kind == WAIT
 
 
 @dataclass(frozen=True)

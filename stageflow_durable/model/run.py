@@ -162,6 +162,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalReceipt:
+    """A signal that a run has taken. ``number`` counts those for the wait ``name`` from 1; ``received_at``: an aware
+    datetime; ``replayed``: it had come before, under its key.
+    """
+
+    run_id: str
+    name: str
+    number: int
+    received_at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerView:
     """A process that owns, or owned, work. ``alive`` by the database's clock: its lease, ``expires_at``, holds.
 

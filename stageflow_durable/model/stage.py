@@ -81,6 +81,28 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
+class Default:
+    """What a wait ends with once its time is over: ``value``, as if a signal had brought it."""
+
+    value: Any = field(hash=False)
+
+
+OnTimeout = Literal["fail", "skip"] | Default
+"""What becomes of a wait whose time is over: the stage has failed, is skipped, or ends with a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """For what a stage waits. ``schema``: a Pydantic model or a JSON schema of the payload, or None; ``timeout``:
+    seconds, or None for as long as it takes.
+    """
+
+    schema: Any = field(default=None, hash=False)
+    timeout: Any = None
+    on_timeout: Any = "fail"
+
+
+@dataclass(frozen=True, slots=True)
 class SchemaMigration:
     """From one schema of a pipeline's data to the next: the ``input``, and ``outputs`` by stage; each a function from
     the old value to the new one. What is not named stays as it is.
@@ -111,4 +133,5 @@ class StageSpec:
     queue: str | None = None
     on_lease_lost: OnLeaseLost | None = None
     sleep: Sleep | None = None
+    wait: Wait | None = None
     misfits: tuple[str, ...] = ()

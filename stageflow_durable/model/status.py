@@ -132,7 +132,7 @@ AT_REST = TERMINAL | {RunStatus.PARKED}
 
 _R = RunStatus
 RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    _R.PENDING: frozenset({_R.RUNNING, _R.WAITING, _R.PARKED, _R.CANCELLED}),
+    _R.PENDING: frozenset({_R.RUNNING, _R.WAITING, _R.PARKED, _R.SUCCEEDED, _R.CANCELLED}),
     _R.RUNNING: frozenset({_R.WAITING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.WAITING: frozenset({_R.RUNNING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.STOPPING: frozenset({_R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
@@ -140,7 +140,7 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     # From here on only a person moves a run.
     _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
     _R.FAILED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.SUCCEEDED}),
-    _R.CANCELLED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING}),
+    _R.CANCELLED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.SUCCEEDED}),
     _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING, _R.COMPENSATED}),
     _R.SUCCEEDED: frozenset(),
     _R.COMPENSATED: frozenset(),

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from stageflow_durable.model.run import Run
-from stageflow_durable.model.status import OPEN_STEPS, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.status import OPEN_STEPS, ParkReason, RunStatus, StageState, StepState, WaitingFor
 
 GOING_FORWARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING})
 """Active and not yet stopping: what a person can still cancel."""
@@ -65,8 +65,8 @@ class Standing:
 class Verb:
     """One allowed command.
 
-    ``name``: a :class:`VerbName`, or ``fork``, which changes nothing of its run. ``arguments`` is what follows
-    ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
+    ``name``: a :class:`VerbName`; ``fork``, which changes nothing of its run; or ``signal``. ``arguments`` is what
+    follows ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
     """
 
     name: str
@@ -231,6 +231,7 @@ def allowed_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
         if refusal(VerbName.SETTLE, facts, stage=name) is None
         for verb in _settle(ref, name)
     ]
+    found += [_signal(ref, stage.name) for stage in run.stages if stage.waiting_for is WaitingFor.SIGNAL]
     if refusal(VerbName.RESUME, facts) is None:
         found.append(Verb(VerbName.RESUME, ("resume", ref, *_REASON), _resume_effect(run)))
     if refusal(VerbName.CANCEL, facts) is None and not (facts.status is RunStatus.PARKED and facts.owed):
@@ -252,6 +253,10 @@ def _settle(ref: str, stage: str) -> tuple[Verb, Verb]:
         Verb(VerbName.SETTLE, (*line, "--done", "'{…}'", *_REASON), "it happened: its output", stage),
         Verb(VerbName.SETTLE, (*line, "--not-done", *_REASON), "it did not: it is tried again", stage),
     )
+
+
+def _signal(ref: str, stage: str) -> Verb:
+    return Verb("signal", ("signal", ref, stage, "--payload", "'{…}'", *_REASON), "what it waits for", stage)
 
 
 def _compensate(ref: str, facts: Standing) -> Verb:

@@ -41,7 +41,7 @@ def plan_of(connection: Connection, digest: str) -> Plan:
         body = _BODY.value(connection, digest=digest)
         if body is None:
             raise UnknownRun(f"definition {digest} is missing from the database")
-        cached = _CACHE[digest] = _decode(body)
+        cached = _CACHE[digest] = decoded(body)
     return cached
 
 
@@ -52,7 +52,8 @@ def newest(connection: Connection, pipeline: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _decode(body: str) -> Plan:
+def decoded(body: str) -> Plan:
+    """The plan stored as ``body``."""
     return Plan.decode(body)
 
 

@@ -19,10 +19,10 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, signals, strands
 from stageflow_durable.state.tables import definitions as definition_table
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, StrandRow
+from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
 
 _OF_RUN: Any = bindparam("run_id")
 _LOCK = Prepared(select(runs, now().label("clock")).where(runs.c.id == _OF_RUN).with_for_update())
@@ -59,7 +59,11 @@ _SCHEMAS = Prepared(
     union(
         select(runs.c.input_schema).where(runs.c.id == _OF_RUN),
         select(checkpoints.c.saved_schema).where(and_(checkpoints.c.run == _OF_RUN, checkpoints.c.skipped.is_(False))),
+        select(signals.c.saved_schema).where(and_(signals.c.run == _OF_RUN, signals.c.consumed_at.is_(None))),
     )
+)
+_SIGNALS = Prepared(
+    select(*(signals.c[name] for name in SignalRow._fields)).where(signals.c.run == _OF_RUN).order_by(signals.c.n)
 )
 
 
@@ -124,7 +128,7 @@ def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:
 
 
 def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
-    """Schema numbers under which the input and the outputs were saved."""
+    """Schema numbers under which the input, the outputs and the signals that are kept were saved."""
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
@@ -168,6 +172,9 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
     Part.DEFINITIONS: _definitions_of,
     Part.SCHEMAS: lambda connection, of, _me: schemas_of(connection, of.id),
     Part.NEWEST: _newest_of,
+    Part.SIGNALS: lambda connection, of, _me: tuple(
+        map(SignalRow._make, _SIGNALS.run(connection, run_id=of.id).fetchall())
+    ),
     Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }
 

@@ -22,6 +22,7 @@ from stageflow_durable.state import (
     progress,
     recovery,
     retention,
+    signals,
     verification,
     views,
 )
@@ -145,6 +146,14 @@ class Reading:
     def facts(self, run_id: str) -> RunFacts | None:
         """A run's row."""
         return self._see(lambda c: views.facts(c, run_id))
+
+    def plan(self, run_id: str) -> Plan:
+        """The definition by which the run goes now. Raises UnknownRun."""
+        return self._see(lambda c: signals.plan(c, run_id))
+
+    def waiting_for_signal(self, wanted: signals.Wanted) -> list[str]:
+        """Runs that wait, or will wait, for a signal, or that it came to before under its key; some of them."""
+        return self._see(lambda c: signals.runs_for(c, wanted))
 
     def full_id(self, prefix: str) -> str:
         """The run that a prefix names. Raises UnknownRun, InvalidInput for what is no text."""

@@ -30,6 +30,7 @@ from stageflow_durable.state.tables import (
     owners,
     runs,
     saga_steps,
+    signals,
     strands,
     tombstones,
 )
@@ -112,7 +113,7 @@ def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> in
     over = (
         connection.execute(select(runs.c.id).where(still).order_by(runs.c.id).with_for_update(of=runs)).scalars().all()
     )
-    for table in (events, saga_steps, checkpoints, attempts, strands, attributes):
+    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals):
         connection.execute(delete(table).where(table.c.run.in_(over)))
     deleted = connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
     _disinter(connection, sorted(set(ids) - set(over)), older_than)

@@ -22,6 +22,7 @@ from stageflow_durable.state.vouched import (
     given_code,
     is_by_body,
     said,
+    signal_row,
     step_row,
 )
 from stageflow_durable.transitions.accept import GENESIS, NewRun
@@ -63,7 +64,7 @@ def _text(event: Event) -> str:
     data = event.data
     if event.type == "stage.begun" and len(data) == len(_BEGUN):
         return _begun(data["stage"], data["attempt"], data["owner"])
-    if event.type == "stage.ok" and len(data) <= len(_OK):
+    if event.type == "stage.ok" and data.keys() <= _OK_FIELDS:
         then = data.get("then")
         return _ok(data["stage"], data["attempt"], None if then is None else tuple(then.values()))
     return encode(data)
@@ -71,7 +72,7 @@ def _text(event: Event) -> str:
 
 # Their text is the same for every run of a stage and an owner, so it is encoded once.
 
-_BEGUN, _OK = ("stage", "attempt", "owner"), ("stage", "attempt", "then")
+_BEGUN, _OK_FIELDS = ("stage", "attempt", "owner"), frozenset({"stage", "attempt", "then"})
 
 
 @lru_cache(maxsize=4096)
@@ -143,6 +144,7 @@ _NAMED: dict[Table, Callable[..., str]] = {
     Table.ATTEMPTS: lambda stage, item, direction, n: attempt_row(direction, n, stage, item),
     Table.CHECKPOINTS: checkpoint_row,
     Table.SAGA_STEPS: step_row,
+    Table.SIGNALS: signal_row,
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
@@ -50,11 +50,13 @@ from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
-from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.change import Change, Table
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.signal import Sent, receive
 from stageflow_durable.transitions.sleep import is_asleep
+from stageflow_durable.transitions.waiting import awaits_signal
 
 T = TypeVar("T")
 Ending: TypeAlias = Done | Waiting | Fenced
@@ -69,6 +71,17 @@ class BusinessKey:
     fingerprint: str
     params: str
     ttl_seconds: float
+
+
+class Received(NamedTuple):
+    """What became of a signal: its number among those for its wait, when it came, whether it had come before under its
+    key, and what to publish.
+    """
+
+    number: int
+    at: float
+    replayed: bool
+    nudges: tuple[Nudge, ...] = ()
 
 
 class Store(Owning):
@@ -326,12 +339,12 @@ class Store(Owning):
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
-        """Make due strands ready, and end sleeps; returns what to publish for each."""
+        """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
         sleeps: list[StrandRef] = []
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
-            if row is not None and is_asleep(facts.plan, row):
+            if row is not None and (is_asleep(facts.plan, row) or awaits_signal(facts.plan, row)):
                 sleeps.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
@@ -398,6 +411,19 @@ class Store(Owning):
         if changed is None:
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
+
+    def signal(self, sent: Sent) -> Received:
+        """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
+        SchemaChanged.
+        """
+        needs = (Part.STRANDS, Part.SAVED, Part.SIGNALS)
+        decided = self._transact(sent.run_id, lambda facts: receive(facts, sent), needs=needs)
+        if decided is None:
+            raise UnknownRun(f"no run {sent.run_id}")
+        if not isinstance(decided, Change):
+            return Received(decided.n, decided.received_at, True)
+        number = next(row.key[-1] for row in decided.rows if row.table is Table.SIGNALS)
+        return Received(number, decided.facts.clock, False, decided.nudges)
 
     def fork(self, wanted: forking.Fork) -> Created:
         """A new run from the checkpoints of another."""

@@ -313,6 +313,33 @@ attributes = Table(
     Index("ix_stageflow_attributes_value", "name", "value", "run"),
 )
 
+signals = Table(
+    "stageflow_signals",
+    metadata,
+    # What people and programs told a run. ``stage``: the wait that it is for, which is called as the signal is.
+    Column("run", ID, primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    item(),
+    Column("n", Integer, primary_key=True),
+    # The same key again is the same signal, also once the wait is over.
+    Column("key", NAME),
+    Column("fingerprint", String(64), nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("saved_schema", Integer, nullable=False, server_default=text("1")),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("received_at", Double, nullable=False),
+    # When the wait ended with it; NULL: it is kept.
+    Column("consumed_at", Double),
+    Index(
+        "ix_stageflow_signals_key",
+        "stage",
+        "key",
+        postgresql_where=text("key IS NOT NULL"),
+        sqlite_where=text("key IS NOT NULL"),
+    ),
+)
+
 queues = Table(
     "stageflow_queues",
     metadata,

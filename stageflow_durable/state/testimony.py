@@ -26,6 +26,7 @@ from stageflow_durable.state.vouched import (
     given_code,
     is_by_body,
     shown,
+    signal_row,
     step_row,
 )
 
@@ -59,6 +60,7 @@ class Rows:
     checkpoints: Sequence[Row]
     steps: Sequence[Row]
     strands: Sequence[Row]
+    signals: Sequence[Row] = ()
 
 
 @dataclass
@@ -107,6 +109,8 @@ class Testimony:
             return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
         if kind == "checkpoint":
             return {**FRESH_CHECKPOINT, "at": event["at"]}
+        if kind == "signal":
+            return {}  # its event says all of it
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
 
@@ -138,6 +142,7 @@ def _of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         **{attempt_row(row["direction"], row["n"], row["stage"], row["item"]): row for row in seen.attempts},
         **{checkpoint_row(row["stage"], row["item"]): row for row in seen.checkpoints},
         **{step_row(row["stage"], row["item"]): row for row in seen.steps},
+        **{signal_row(row["stage"], row["item"], row["n"]): row for row in seen.signals},
     }
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())

@@ -26,6 +26,7 @@ from stageflow_durable.state.tables import (
     events,
     runs,
     saga_steps,
+    signals,
     strands,
     tombstones,
 )
@@ -43,7 +44,7 @@ RUNS = 50
 """Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_PARTS = (events, attempts, checkpoints, saga_steps, strands)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 

@@ -272,7 +272,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
     return StageView(
         name=stage.name,
         kind=stage.kind,
-        state=_state(run, saved, strand, tried, undo),
+        state=_state(run, stage, saved, strand, tried, undo),
         after=stage.after,
         pivot=stage.pivot,
         tries=sum(row.state not in (AttemptState.UNKNOWN, AttemptState.VOID) for row in tried),
@@ -334,7 +334,14 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: _Rows) -> UndoView | None:
     )
 
 
-def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView], undo: UndoView | None) -> StageState:
+def _state(
+    run: RunFacts,
+    stage: PlannedStage,
+    saved: Any,
+    strand: Any,
+    tried: Sequence[AttemptView],
+    undo: UndoView | None,
+) -> StageState:
     return stage_state(
         run.phase,
         run.status,
@@ -342,4 +349,5 @@ def _state(run: RunFacts, saved: Any, strand: Any, tried: Sequence[AttemptView],
         strand=None if strand is None else StrandState(strand.state),
         last_attempt=tried[-1].state if tried else None,
         step=None if undo is None else undo.state,
+        timed_out=stage.is_wait and run.error_stage == stage.name,
     )

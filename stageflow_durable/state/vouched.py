@@ -91,6 +91,11 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("run", "stage", "item", "state", "outcome"), How.SAID),
         **dict.fromkeys(("error", "reason"), How.SEALED),
     },
+    "stageflow_signals": {
+        **dict.fromkeys(("run", "stage", "item", "n", "key", "fingerprint", "saved_schema"), How.SAID),
+        **dict.fromkeys(("actor", "received_at", "consumed_at"), How.SAID),
+        **dict.fromkeys(("payload", "reason"), How.SEALED),
+    },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
     "stageflow_events": _EVENT,
     "stageflow_tombstones": dict.fromkeys(_TOMB, How.CHAINED),
@@ -142,7 +147,7 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
 """By table and column, why the history does not cover it. A column is here or in :data:`COVERED`, never in neither."""
 
 OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in (How.SAID, How.SEALED))
-SEALED = frozenset({"error", "reason", "delta"})
+SEALED = frozenset({"error", "reason", "delta", "payload"})
 """Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
@@ -180,6 +185,11 @@ def checkpoint_row(stage: str, item: int = 0) -> str:
 def step_row(stage: str, item: int = 0) -> str:
     """How events name a saga step."""
     return f"{_of_item('step', item)} {stage}"
+
+
+def signal_row(stage: str, item: int, n: int) -> str:
+    """How events name a signal. The stage comes last, as for an attempt."""
+    return f"{_of_item('signal', item)} {n} {stage}"
 
 
 def _of_item(kind: str, item: int) -> str:

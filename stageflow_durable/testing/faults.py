@@ -107,7 +107,10 @@ class Faults:
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
 _ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
-READS = frozenset({*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, "after_commit", "overdue", "undelivered", "missed"})
+_ABOUT_SIGNALS = ("plan", "waiting_for_signal")
+READS = frozenset(
+    {*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, "after_commit", "overdue", "undelivered", "missed"}
+)
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

@@ -21,6 +21,7 @@ class Table(StrEnum):
     ATTEMPTS = "attempts"
     CHECKPOINTS = "checkpoints"
     SAGA_STEPS = "saga_steps"
+    SIGNALS = "signals"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -28,6 +29,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.ATTEMPTS: ("stage", "item", "direction", "n"),
     Table.CHECKPOINTS: ("stage", "item"),
     Table.SAGA_STEPS: ("stage", "item"),
+    Table.SIGNALS: ("stage", "item", "n"),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 

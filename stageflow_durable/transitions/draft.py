@@ -8,9 +8,9 @@ from typing import Any
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.attempt import Kept
-from stageflow_durable.transitions.change import Change, Event, How, KeyChange, KeyEnd, Row, Table
+from stageflow_durable.transitions.change import KEYS, Change, Event, How, KeyChange, KeyEnd, Row, Table
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, StrandRow
+from stageflow_durable.transitions.rows import NEW_STRAND, UNTIL_CONFIRMED, AttemptRow, HeldKey, SignalRow, StrandRow
 
 IDLE = (StrandState.READY, StrandState.WAITING)
 """States of a strand that no owner holds and that is due now or later."""
@@ -43,6 +43,7 @@ class Draft:
         self._saved: dict[str, bool] = {}
         self._steps: dict[str, StepState] = {}
         self._ended: dict[tuple[str, str, int], AttemptRow] = {}
+        self._signals: dict[tuple[str, int], SignalRow] = {}
         self.granted: Work | None = None
         self.refused: Refused | None = None
         self.due_in: float | None = None
@@ -133,8 +134,10 @@ class Draft:
         self._strands.pop(name, None)
         self._write(Table.STRANDS, (name, NO_ITEM), columns)
 
-    def wait(self, name: str, what: WaitingFor, until: float, **columns: Any) -> None:
-        """Let a strand wait for ``what`` until then, with no message under way; ``columns``: what else to set."""
+    def wait(self, name: str, what: WaitingFor, until: float | None, **columns: Any) -> None:
+        """Let a strand wait for ``what`` until then (None: for as long as it takes), with no message under way;
+        ``columns``: what else to set.
+        """
         waits = {"state": StrandState.WAITING, "waiting_for": what, "wake_at": until, "published_at": None}
         self.set_strand(name, **waits, **columns)
 
@@ -190,6 +193,24 @@ class Draft:
         """Record that the action was done. The step exists: the attempt wrote it when it began."""
         self._steps[stage] = StepState.RECORDED
         self._write(Table.SAGA_STEPS, (stage, NO_ITEM), {"state": StepState.RECORDED})
+
+    @property
+    def signals(self) -> tuple[SignalRow, ...]:
+        """Signals that came, as drafted."""
+        if not self._signals:
+            return self.facts.signals
+        return tuple({**{row[:2]: row for row in self.facts.signals}, **self._signals}.values())
+
+    def add_signal(self, signal: SignalRow) -> None:
+        """Keep a signal that has come."""
+        self._signals[signal[:2]] = signal
+        columns = {name: value for name, value in signal._asdict().items() if name not in KEYS[Table.SIGNALS]}
+        self._write(Table.SIGNALS, (signal.stage, signal.item, signal.n), columns, How.INSERT)
+
+    def consume(self, signal: SignalRow) -> None:
+        """The wait ends with this signal."""
+        self._signals[signal[:2]] = signal._replace(consumed_at=self.clock)
+        self._write(Table.SIGNALS, (signal.stage, signal.item, signal.n), {"consumed_at": self.clock})
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:

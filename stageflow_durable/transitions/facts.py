@@ -11,7 +11,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, StrandRow
+from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
 
 
 class Part(StrEnum):
@@ -29,6 +29,7 @@ class Part(StrEnum):
     SCHEMAS = "schemas"
     NEWEST = "newest"
     ROSTER = "roster"
+    SIGNALS = "signals"
 
 
 class NotLoaded(Exception):
@@ -140,6 +141,12 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def roster(self) -> Roster:
         """What the live workers know and serve."""
         found: Roster = self._part(Part.ROSTER)
+        return found
+
+    @property
+    def signals(self) -> tuple[SignalRow, ...]:
+        """Signals that came for the run's waits, in the order of their numbers."""
+        found: tuple[SignalRow, ...] = self._part(Part.SIGNALS)
         return found
 
     @property

@@ -14,6 +14,7 @@ from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_a
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.sleep import fall_asleep
 from stageflow_durable.transitions.start import start
+from stageflow_durable.transitions.waiting import await_signal, fulfil, kept_for
 
 
 def succeed(
@@ -61,8 +62,35 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
 
 def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = None, here: str = "") -> None:
     """Move on after ``stage``: to the next stage on its strand, to strands that waited for it last, or to the run's
-    end.
+    end. A wait whose signal has come before is over at once.
     """
+    comes = _next(draft, strand, stage)
+    if draft.run.phase is Phase.DRAINING:
+        draft.rest_idle()
+        resolve_or_succeed(draft)
+        return
+    ready, waits = [], False
+    while comes:
+        name = comes.pop(0)
+        row = draft.strand(name)
+        signal = kept_for(draft, row)
+        if signal is not None:
+            fulfil(draft, row, signal)
+            comes = [*_next(draft, name, row.stage), *comes]
+        elif fall_asleep(draft, name) or await_signal(draft, name):
+            waits = True
+        else:
+            ready.append(name)
+    if ready:
+        hand_on(draft, ready, claimant, here)
+    elif not waits and (draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys()):
+        end(draft, RunStatus.SUCCEEDED)
+    else:
+        set_activity(draft)
+
+
+def _next(draft: Draft, strand: str, stage: str) -> list[str]:
+    """The strands that come to their next stage because ``stage`` is done, each ready."""
     onward = draft.plan.next_on_strand.get(stage)
     if onward is None:
         draft.set_strand(strand, state=StrandState.DONE, owner=None, progress=None)
@@ -78,18 +106,7 @@ def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = N
             published_at=draft.clock,
             queue=draft.queue_of(head),
         )
-    if draft.run.phase is Phase.DRAINING:
-        draft.rest_idle()
-        resolve_or_succeed(draft)
-        return
-    begins = [*([strand] if onward else []), *heads]
-    ready = [name for name in begins if not fall_asleep(draft, name)]
-    if ready:
-        hand_on(draft, ready, claimant, here)
-    elif not begins and (draft.plan.is_line or draft.saved.keys() >= draft.plan.by_name.keys()):
-        end(draft, RunStatus.SUCCEEDED)
-    else:
-        set_activity(draft)
+    return [*([strand] if onward else []), *heads]
 
 
 def _ready_next(draft: Draft, strand: str, onward: str) -> None:

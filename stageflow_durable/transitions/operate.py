@@ -29,6 +29,7 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import end, go_backward, set_activity, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
+from stageflow_durable.transitions.waiting import fulfil, kept_for, wait_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ def _standing(draft: Draft) -> Standing:
             strand=None if strand is None else StrandState(strand.state),
             last_attempt=last,
             step=step,
+            timed_out=planned.is_wait and run.error_stage == planned.name,
         )
         stages.append(StageStanding(planned.name, state, planned.on_unknown, planned.undo, step))
     return standing_of(run.id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
@@ -218,7 +220,11 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         nudges=0,
         **AWAKE,
     )
-    if not sleep_on(draft, row) and not fall_asleep(draft, row.strand):
+    signal = kept_for(draft, draft.strand(row.strand))
+    if signal is not None:
+        fulfil(draft, row, signal)
+        advance(draft, row.strand, row.stage)
+    elif not (sleep_on(draft, row) or wait_on(draft, row) or fall_asleep(draft, row.strand)):
         draft.publish(row.strand)
 
 

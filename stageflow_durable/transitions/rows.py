@@ -67,6 +67,25 @@ class HeldKey(NamedTuple):
     ttl_seconds: float
 
 
+class SignalRow(NamedTuple):
+    """A signal that came for a wait of the run. ``n``: which of those for that stage; ``payload``: encoded text;
+    ``saved_schema``: the schema number of the pipeline's data when it came; ``consumed_at``: when the wait ended with
+    it, or None while it is kept.
+    """
+
+    stage: str
+    n: int
+    key: str | None
+    fingerprint: str
+    payload: str
+    saved_schema: int
+    actor: str
+    reason: str
+    received_at: float
+    consumed_at: float | None = None
+    item: int = 0
+
+
 class OwnerRow(NamedTuple):
     """The owner of a strand. ``dead_at``: when it was declared dead, or None; ``confirmed``: its end is confirmed."""
 

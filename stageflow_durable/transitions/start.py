@@ -13,6 +13,7 @@ from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, is_asleep
+from stageflow_durable.transitions.waiting import await_signal, awaits_signal, release_those_that_wait_for_nothing
 
 EARLY_SECONDS = 0.05
 """How early a message with a countdown may arrive: timers of two machines differ by some milliseconds."""
@@ -29,7 +30,7 @@ def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
         return Refused(refusal or Refusal.NOT_READY)
     draft = Draft(facts)
     draft.refused = _refuse_late(draft) or _refuse_definition(draft, row, claimant)
-    if draft.refused is None and fall_asleep(draft, row.strand):
+    if draft.refused is None and (fall_asleep(draft, row.strand) or await_signal(draft, row.strand)):
         draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
         start(draft, row, claimant)
@@ -44,7 +45,8 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    if early or is_asleep(facts.plan, row):  # only the sweep ends a sleep: this message is an old one
+    # Only the sweep ends a sleep, and a signal or the sweep a wait: this message is an old one.
+    if early or is_asleep(facts.plan, row) or awaits_signal(facts.plan, row):
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
@@ -87,6 +89,17 @@ def move_to(draft: Draft, plan: Plan) -> None:
     draft.change(definition=plan.digest, version=plan.version)
     draft.emit("run.migrated", definition=plan.digest, version=plan.version)
     draft.plan = plan
+    release_those_that_wait_for_nothing(draft)
+
+
+def follow_newest(draft: Draft) -> None:
+    """What comes next is said by the newest definition, as for a stage that begins, where a live worker knows it: once
+    behind a wait, the run could not go on under one that has added a stage there.
+    """
+    newest = draft.facts.newest
+    known = newest.digest != draft.run.definition and newest.digest in draft.facts.roster.digests
+    if known and why_not(draft, newest) is None:
+        move_to(draft, newest)
 
 
 def _refuse_undo(draft: Draft, row: StrandRow, plan: Plan) -> Refused | None:

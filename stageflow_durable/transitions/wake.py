@@ -14,8 +14,10 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.signal import end_in_time
 from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
-from stageflow_durable.transitions.start import move_to, why_not
+from stageflow_durable.transitions.start import follow_newest
+from stageflow_durable.transitions.waiting import awaits_signal
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -25,11 +27,15 @@ def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandR
 
 
 def wake(facts: Facts, strand: str, gen: int) -> Change | None:
-    """Make a due strand ready and publish it; end a sleep. None if it is not due any more."""
+    """Make a due strand ready and publish it; end a sleep, or a wait whose time is over. None if it is not due any
+    more.
+    """
     row = _as_seen(facts, strand, gen, StrandState.WAITING)
-    if row is None or (row.wake_at or 0.0) > facts.clock:
+    if row is None or row.wake_at is None or row.wake_at > facts.clock:
         return None  # another sweep woke it since the scan, and it waits again
     draft = Draft(facts)
+    if awaits_signal(facts.plan, row):
+        return end_in_time(draft, row)
     if is_asleep(facts.plan, row):
         return draft.done() if sleep_to_its_moment(draft, row) else _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
@@ -46,23 +52,13 @@ def _end_sleep(draft: Draft, row: StrandRow) -> Change:
     if draft.is_late:
         stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
         return draft.done()
-    _follow_newest(draft)
+    follow_newest(draft)
     draft.save(row.stage, None, schema=draft.plan.schema)
     draft.set_strand(row.strand, **AWAKE)
     draft.emit("stage.woken", stage=row.stage, strand=row.strand)
     draft.change(status=RunStatus.RUNNING)
     advance(draft, row.strand, row.stage)
     return draft.done()
-
-
-def _follow_newest(draft: Draft) -> None:
-    """What comes next is said by the newest definition, as for a stage that begins, where a live worker knows it: once
-    behind the sleep, the run could not go on under one that has added a stage there.
-    """
-    newest = draft.facts.newest
-    known = newest.digest != draft.run.definition and newest.digest in draft.facts.roster.digests
-    if known and why_not(draft, newest) is None:
-        move_to(draft, newest)
 
 
 def published_again(facts: Facts, strand: str, gen: int, published_at: float | None, nudges: int) -> Change | None:

@@ -25,6 +25,7 @@ from stageflow_durable.model.run import (
     Event,
     Run,
     RunSummary,
+    SignalReceipt,
     StageView,
     SweepReport,
     UndoView,
@@ -306,6 +307,22 @@ class FakeOperations:
         if self.fails:
             raise self.fails
         return Created(f"{RUN_ID[:-1]}F", self.replays)
+
+    def signal(
+        self,
+        run_id: str,
+        name: str,
+        payload: Any = None,
+        *,
+        idempotency_key: str | None = None,
+        reason: str,
+        actor: str,
+    ) -> SignalReceipt:
+        given = {"name": name, "payload": payload, "idempotency_key": idempotency_key}
+        self.calls.append(Call("signal", run_id, {**given, "reason": reason, "actor": actor}))
+        if self.fails:
+            raise self.fails
+        return SignalReceipt(run_id, name, 1, NOW, self.replays)
 
     def audit(
         self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.errors import NotAllowed, StoreUnavailable
 from stageflow_durable.model.run import Run
-from stageflow_durable.model.status import ParkReason, RunStatus, StageState
+from stageflow_durable.model.status import ParkReason, RunStatus, StageState, WaitingFor
 from stageflow_durable.state.standings import Seen
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
@@ -255,3 +255,67 @@ def test_a_wrong_settlement_changes_nothing_and_says_why(
     result = invoke("settle", "01J9F2", *arguments, "--reason", "r")
     assert (result.exit_code, engine.calls) == (code, [])
     assert says in result.stderr
+
+
+# --- signal -----------------------------------------------------------------------------------------------------------
+
+
+def waiting() -> Run:
+    word = stage("word", StageState.WAITING, kind="wait", waiting_for=WaitingFor.SIGNAL, wake_at=None)
+    return run(RunStatus.WAITING, word)
+
+
+def test_a_signal_carries_its_payload_key_reason_and_sender_and_says_that_it_was_received(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.held = [waiting()]
+    given = ("--payload", '{"approved": true}', "--idempotency-key", "k", "--reason", "by phone", "--actor", "ann")
+    result = invoke("signal", "01J9F2", "word", *given)
+    assert (result.exit_code, result.stdout) == (0, "01J9F2QZ7KXV  word received\n")
+    (call,) = engine.calls
+    assert (call.verb, call.run_id) == ("signal", RUN_ID)
+    assert call.given == {
+        "name": "word",
+        "payload": {"approved": True},
+        "idempotency_key": "k",
+        "reason": "by phone",
+        "actor": "ann",
+    }
+
+
+def test_a_signal_that_had_come_before_is_said_to_and_programs_get_its_receipt(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.held, engine.replays = [waiting()], True
+    assert "there already under its key" in invoke("signal", "01J9F2", "word", "--reason", "r").stdout
+    receipt = json.loads(invoke("signal", "01J9F2", "word", "--reason", "r", "--json").stdout)
+    assert (receipt["run_id"], receipt["number"], receipt["replayed"]) == (RUN_ID, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--payload", "{approved}", "--reason", "r"], 2, "--payload is not JSON"),
+        (["--payload", "1"], 2, "--reason"),
+        (["--reason", "r"], 1, "its wait 'word' is over"),
+    ],
+)
+def test_a_signal_that_is_refused_says_why_on_one_line(
+    invoke: Invoke, engine: FakeApplication, arguments: list[str], code: int, says: str
+) -> None:
+    def over(*_given: Any, **_options: Any) -> Any:
+        raise NotAllowed(RUN_ID, "signal", "its wait 'word' is over")
+
+    engine.held = [waiting()]
+    engine.signal = over  # type: ignore[method-assign]  # the run has moved on
+    result = invoke("signal", "01J9F2", "word", *arguments)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_show_says_what_a_run_waits_for_and_the_line_that_answers(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [waiting()]
+    text = invoke("show", RUN_ID).stdout
+    assert "for a signal" in text
+    assert "stageflow signal 01J9F2QZ7KXV word --payload '{…}' --reason …" in text

@@ -106,6 +106,17 @@ def test_a_sleep_says_when_it_wakes() -> None:
     assert drawn(asleep).splitlines()[1] == "└─ nap  waiting wakes in 2d"
 
 
+def test_a_wait_says_when_its_time_is_over() -> None:
+    word = stage(
+        "word",
+        StageState.WAITING,
+        kind="wait",
+        waiting_for=WaitingFor.SIGNAL,
+        wake_at=NOW + timedelta(days=2),
+    )
+    assert drawn(run(RunStatus.WAITING, word)).splitlines()[1] == "└─ word  waiting for a signal, times out in 2d"
+
+
 def test_many_attempts_show_the_first_the_last_and_how_many_between() -> None:
     attempts = [attempt(n, AttemptState.RETRY, error="503", delay=1.0) for n in range(1, 21)]
     lines = drawn(run(RunStatus.WAITING, stage("pay", StageState.WAITING, *attempts, most=50))).splitlines()

@@ -25,6 +25,7 @@ from stageflow_durable.model.status import (
     RunStatus,
     StepState,
     StrandState,
+    WaitingFor,
 )
 from stageflow_durable.state import tables
 from stageflow_durable.state.audit import seal
@@ -49,6 +50,7 @@ class Picture:
     checkpoints: tuple[Row, ...]
     steps: tuple[Row, ...]
     events: tuple[Row, ...]
+    signals: tuple[Row, ...]
 
     @property
     def phase(self) -> Phase:
@@ -79,7 +81,10 @@ def pictures(connection: Connection) -> dict[str, Picture]:
 
 
 _plan = lru_cache(Plan.decode)
-_PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events)
+_PARTS = (
+    *(tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events),
+    tables.signals,
+)
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
 _OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
@@ -149,7 +154,7 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
     ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
     settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED} | _copied(seen)
-    settled |= {stage for stage, _at, _until in _woken(seen)}
+    settled |= {stage for stage, _at, _until in _woken(seen)} | _waited(seen)
     yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
     yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
     yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
@@ -166,8 +171,8 @@ def a_sleep_lasts_until_its_time(seen: Picture) -> Iterator[str]:
 
 
 def nobody_tries_a_sleep(seen: Picture) -> Iterator[str]:
-    """A sleep has no body, so that no attempt of it has an outcome."""
-    sleeps = {stage.name for stage in seen.plan.stages if stage.is_sleep}
+    """A sleep and a wait have no body, so that no attempt of them has an outcome."""
+    sleeps = {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait}
     tried = [row for row in seen.attempts if row["stage"] in sleeps and row["state"] in ENDED]
     yield from (f"attempt {_place(row)} of a sleep is {row['state']}" for row in tried)
 
@@ -181,6 +186,41 @@ def _woken(seen: Picture) -> Iterator[tuple[str, float, float]]:
             until[data["stage"]] = data["until"]
         elif event["type"] == "stage.woken" and (stage := decode(event["data"])["stage"]) in until:
             yield stage, event["at"], until.pop(stage)
+
+
+def _waited(seen: Picture) -> set[str]:
+    """Stages that ended with a signal, or because their time was over."""
+    timed_out = {decode(event["data"])["stage"] for event in seen.events if event["type"] == "signal.timed_out"}
+    return timed_out | {row["stage"] for row in seen.signals if row["consumed_at"] is not None}
+
+
+def a_wait_ends_once(seen: Picture) -> Iterator[str]:
+    """Of the signals for a wait one is consumed, by a stage that is done; while it waits, none is kept for it."""
+    consumed = [row["stage"] for row in seen.signals if row["consumed_at"] is not None]
+    kept = {row["stage"] for row in seen.signals} - set(consumed)
+    yield from (f"{stage} consumed {times} signals" for stage, times in Counter(consumed).items() if times > 1)
+    yield from (f"{stage} consumed a signal, and is not done" for stage in set(consumed) - seen.finished)
+    yield from (f"{stage} is over, and a signal is kept for it" for stage in kept & seen.finished)
+    deltas = {row["stage"]: row["delta"] for row in seen.checkpoints}
+    for row in seen.signals:
+        if row["consumed_at"] is not None and deltas.get(row["stage"], row["payload"]) != row["payload"]:
+            yield f"the output of {row['stage']} is {deltas[row['stage']]}, its signal said {row['payload']}"
+    for row in seen.strands:
+        due = row["wake_at"] is not None and row["wake_at"] <= seen.run["updated_at"]  # the next sweep takes it
+        if row["waiting_for"] == WaitingFor.SIGNAL and row["stage"] in kept and not due:
+            yield f"strand {row['strand']} waits for the signal {row['stage']}, which has come"
+
+
+def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
+    """11: what waits is due some time, or at a wait that a signal ends."""
+    for row in seen.strands:
+        if row["state"] != StrandState.WAITING or row["wake_at"] is not None:
+            continue
+        planned = seen.plan.by_name.get(row["stage"])
+        if row["waiting_for"] != WaitingFor.SIGNAL or planned is None or not planned.is_wait:
+            yield f"11: strand {row['strand']} waits for {row['waiting_for']}, and nothing will ever wake it"
+        elif planned.timeout is not None:
+            yield f"11: strand {row['strand']} waits without the time of {row['stage']}"
 
 
 def begins_only_forward(seen: Picture) -> Iterator[str]:
@@ -279,7 +319,7 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
         heard = Testimony.of(seen.events)
         if not heard.complete:
             yield "10: an event does not say what its transaction wrote"
-        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
+        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands, seen.signals)
         yield from (f"10: {what}" for what in problems((audit_key,), Rows(seen.run, seen.plan, (), *parts), heard))
 
 
@@ -308,6 +348,8 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     each_begin_has_its_attempt,
     one_checkpoint_a_stage,
     nobody_tries_a_sleep,
+    a_wait_ends_once,
+    a_wait_has_a_wake_up,
     begins_only_forward,
     nothing_runs_forward_when_backward,
     every_action_has_a_step,

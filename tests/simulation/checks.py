@@ -9,6 +9,7 @@ from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
 from tests.simulation.ledger import Violation
+from tests.simulation.scenario import WORD
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -210,6 +211,7 @@ class Checks:
             broken += [] if self._sim.jumped else _delays_are_kept(seen)
             broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
+            broken += self._signals_are_heeded(run, seen)
             starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
             if broken:
@@ -227,6 +229,17 @@ class Checks:
             if version not in (None, number)
         ]
 
+    def _signals_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
+        """What a sender was told is what the run goes by: no signal that was taken is lost, and none made up."""
+        taken = self._sim.senders.taken.get(run)
+        outputs = [row["delta"] for row in seen.checkpoints if row["stage"] == WORD]
+        if taken is not None and run not in self.copied and outputs not in ([], [str(taken[1])]):
+            return [f"signal {taken[1]} was taken, the wait ended with {outputs}"]
+        consumed = any(row["consumed_at"] is not None for row in seen.signals)
+        if consumed and seen.run["error_stage"] == WORD:
+            return ["a signal has ended its wait, and the run has failed for want of it"]
+        return []
+
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])
         broken = []
@@ -235,7 +248,7 @@ class Checks:
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
-            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait}
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)

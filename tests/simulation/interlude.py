@@ -25,6 +25,10 @@ ROUNDS = 300
 
 _UNSETTLED = "SELECT id FROM stageflow_runs WHERE phase != 'settled'"
 _OF_PIPELINE = f"{_UNSETTLED} AND pipeline = ?"
+_NEEDS_A_WORKER = f"""{_OF_PIPELINE} AND EXISTS (SELECT 1 FROM stageflow_strands WHERE run = id
+    AND state NOT IN ('done', 'rest') AND coalesce(waiting_for, '') != 'signal')"""
+"""What waits for a signal alone needs no worker."""
+
 _STRANDS = "SELECT count(*) FROM stageflow_strands WHERE run = ?"
 
 
@@ -39,7 +43,7 @@ def unheard_of(sim: Simulation) -> None:
     sweeper = Sweeper(process.store, process.publisher, process.patience())
     operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
     told = {run.run_id for run in operations.runs(attention=True, limit=1000)}
-    for (run,) in sim.database.see(_OF_PIPELINE, name):
+    for (run,) in sim.database.see(_NEEDS_A_WORKER, name):
         if run not in told:
             raise Violation(f"{sim.short(run)} stands still, since no worker knows it, and nobody is told")
     sim.unheard_of = None

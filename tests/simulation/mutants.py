@@ -23,15 +23,27 @@ from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import moved, owners, recovery, runs
 from stageflow_durable.state import sealing as _sealing
+from stageflow_durable.state import store as _store_module
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.store import Store
+from stageflow_durable.state.store import Received, Store
 from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import fence, hand_back, operate, retry, sleep, start, take
+from stageflow_durable.transitions import (
+    fence,
+    hand_back,
+    operate,
+    retry,
+    sleep,
+    start,
+    take,
+    waiting,
+)
+from stageflow_durable.transitions import finish as _finish
 from stageflow_durable.transitions import resolve as _resolve
+from stageflow_durable.transitions import signal as _signal
 from stageflow_durable.transitions import wake as _wake
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
@@ -45,6 +57,9 @@ sealing: Any = _sealing
 forking: Any = _fork
 resolve: Any = _resolve
 wake: Any = _wake
+finish: Any = _finish
+signal: Any = _signal
+_store: Any = _store_module
 Plant = Callable[[ExitStack], None]
 
 
@@ -415,6 +430,94 @@ def _exceptions_alone() -> Plant:
     return _put((body, "call", careless))
 
 
+def _waits_through_a_stop() -> Plant:
+    rest = Draft.rest_idle
+
+    def others(draft: Draft) -> None:
+        waited = [row for row in draft.strands.values() if waiting.awaits_signal(draft.plan, row)]
+        rest(draft)
+        for row in waited:
+            draft.set_strand(row.strand, state=row.state, waiting_for=row.waiting_for, wake_at=row.wake_at)
+
+    return _put((Draft, "rest_idle", others))
+
+
+def _early_ones_are_lost() -> Plant:
+    """A signal that comes before the run has come to its wait is answered, and not kept."""
+    add, there = Draft.add_signal, signal._standing_there
+
+    def only_there(draft: Draft, one: Any) -> None:
+        if there(draft, one.stage) is not None:
+            add(draft, one)
+
+    def received(self: Store, sent: Any) -> Any:
+        with patch.object(Draft, "add_signal", only_there):
+            decided: Any = self._transact(sent.run_id, lambda facts: signal.receive(facts, sent), needs=())
+        return Received(1, decided.facts.clock if hasattr(decided, "facts") else decided.received_at, False)
+
+    return _put((Store, "signal", received))
+
+
+def _keys_are_forgotten() -> Plant:
+    receive = signal.receive
+
+    def keyless(facts: Any, sent: Any) -> Any:
+        return receive(facts, sent._replace(key=None))
+
+    return _put((_store, "receive", keyless))
+
+
+def _any_payload_under_a_key() -> Plant:
+    return _put((signal, "as_stored", lambda _new, before: before))
+
+
+def _second_ones_are_taken() -> Plant:
+    """Whoever comes last is heard: a wait that has its signal takes another."""
+    refusal = signal._refusal
+    return _put((signal, "_refusal", lambda facts, name, _there: refusal(facts, name, [])))
+
+
+def _late_ones_are_taken() -> Plant:
+    """A run that turns back, or has ended, takes signals as if it went forward."""
+
+    def refusal(facts: Any, name: str, there: Any) -> str | None:
+        return "it has its signal" if there or name in facts.saved else None
+
+    there = signal._standing_there
+
+    def standing(draft: Draft, name: str) -> Any:
+        rest = [row for row in draft.strands.values() if row.stage == name and row.state == "rest"]
+        return there(draft, name) or next(iter(rest), None)
+
+    return _put((signal, "_refusal", refusal), (signal, "_standing_there", standing))
+
+
+def _times_out_all_the_same() -> Plant:
+    """The end of its time was decided when the wait was found to be due, whatever has come since."""
+
+    def blind(facts: Any, strand: str, gen: int, state: Any) -> Any:
+        return facts.strands.get(strand)
+
+    wake_one = wake.wake
+
+    def woken(facts: Any, strand: str, gen: int) -> Any:
+        row = facts.strands[strand]
+        if facts.run.phase is Phase.FORWARD and row.direction == "forward" and row.state == "ready":
+            before = facts.plan.by_name[row.stage].after
+            if any(facts.plan.by_name[name].is_wait for name in before) and not row.attempt:
+                draft = Draft(facts)
+                signal._fail(draft, row)
+                return draft.done()
+        return wake_one(facts, strand, gen)
+
+    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "awaits_signal", _always(True)))
+
+
+def _never_times_out() -> Plant:
+    """A wait that is due is woken as a retry is, and waits anew."""
+    return _put((wake, "awaits_signal", _always(False)), (_store, "awaits_signal", _always(False)))
+
+
 MUTANTS = (
     Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
@@ -433,7 +536,7 @@ MUTANTS = (
     Mutant("undo before a lost stage is over", _put((Draft, "acts_until", _always(0.0)))),
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
-    Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
+    Mutant("whoever sweeps may declare others dead", _judged_by_anybody()),
     Mutant("a confirmed end lets no undo begin", _put((Store, "runs_waiting_for", _always([])))),
     Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
     Mutant("a person is believed though the lease holds", _confirmed_alive()),
@@ -469,5 +572,20 @@ MUTANTS = (
     Mutant("a fork takes over what is to be undone", _obligations_copied()),
     Mutant("a fork begins with what was undone", _forked_from_what_was_undone()),
     Mutant("a stop leaves what sleeps asleep", _sleeps_through_a_stop()),
+    Mutant("a stop leaves what waits waiting", _waits_through_a_stop()),
+    Mutant("a signal that comes early is lost", _early_ones_are_lost(), quick=True),
+    Mutant("a signal that comes in time is only kept", _put((signal, "_standing_there", _always(None))), quick=True),
+    Mutant(
+        "a signal that is kept is not looked for",
+        _put(*((where, "kept_for", _always(None)) for where in (finish, signal, waiting, operate))),
+        quick=True,
+    ),
+    Mutant("a signal that is sent again is another one", _keys_are_forgotten(), quick=True),
+    Mutant("under its key a signal may say anything", _any_payload_under_a_key()),
+    Mutant("a wait takes a second signal", _second_ones_are_taken()),
+    Mutant("a signal that comes too late is taken", _late_ones_are_taken()),
+    Mutant("a wait ends with nothing", _put((waiting, "fulfil", _always(None)), (signal, "fulfil", _always(None)))),
+    Mutant("a wait whose time is over begins anew", _never_times_out()),
+    Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )

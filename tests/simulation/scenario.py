@@ -9,7 +9,7 @@ from typing import Any
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.stage import StageKind, Undo
+from stageflow_durable.model.stage import Default, StageKind, Undo
 from tests.simulation.chance import Chance
 
 LEASE = 10.0
@@ -38,6 +38,15 @@ POLICIES, FAILING_POLICIES = _policies(None), _policies(no_category)
 
 LONG, ASLEEP_BEFORE, NAP = 3, 2, 30.0
 """Lines of more than so many stages sleep before the one of that number, for so many seconds."""
+
+
+WORD = "word"
+"""The wait that a pipeline may have, and its signal."""
+
+ENDS_OF_WAITS: list[tuple[float | None, Any]] = [
+    *((None, "fail"), (40.0, "fail"), (40.0, "skip"), (40.0, Default(-7)), (600.0, "fail")),
+]
+"""How long it waits, and what then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +137,9 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
     on_failure: Any = chance.pick(f"{name}: on failure", ["compensate", "park"], [5, 1])
     on_undo_failure: Any = chance.pick(f"{name}: on compensation failure", ["continue", "halt"], [4, 1])
     made = Pipeline[Any, Any](name, on_failure=on_failure, on_compensation_failure=on_undo_failure)
+    waits_before = chance.one_of(
+        f"{name}: waits before", [None, *range(count + 1)], [3, *[1 / (count + 1)] * (count + 1)]
+    )
     for number in range(count):
         this = f"{name}.{number}"
         options: dict[str, Any] = {
@@ -144,10 +156,17 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
         if chance.pick(f"{this}: undo", ["undo", "none"], [4, 1]) == "undo":
             options["compensate"] = Undo(undo, _policy(chance, f"{this}: undo"))
         after = _after(chance, this, number, shape)
+        if number == waits_before:
+            made, after = _waiting(chance, name, made, after), (WORD,)
         if shape == "line" and number == ASLEEP_BEFORE and count > LONG:
             made, after = made.sleep("nap", NAP, after=after), ("nap",)
         made = made.stage(f"s{number}", stage, after=after, **options)
-    return made
+    return made if waits_before != count else _waiting(chance, name, made, (f"s{count - 1}",))
+
+
+def _waiting(chance: Chance, name: str, made: Pipeline[Any, Any], after: tuple[str, ...]) -> Pipeline[Any, Any]:
+    timeout, on_timeout = chance.one_of(f"{name}: wait", ENDS_OF_WAITS)
+    return made.wait_for(WORD, timeout=timeout, on_timeout=on_timeout, after=after)
 
 
 def _after(chance: Chance, this: str, number: int, shape: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from tests.simulation.interlude import INTERLUDES
 from tests.simulation.ledger import Ledger, Request, Violation
 from tests.simulation.people import Client, Operator
 from tests.simulation.process import Job, Process, Worker
+from tests.simulation.senders import Senders
 
 NOTICED_WITHIN = 150.0
 """Seconds within which a process that has ended has lost what it held, and a message that was lost is published again,
@@ -82,8 +83,10 @@ class Simulation:
         self.pipelines = {
             name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
         }
+        self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
         self.client = Client(self)
         self.operator = Operator(self)
+        self.senders = Senders(self)
         self.parent = Process(self, "parent")
         self.workers: list[Worker] = []
 
@@ -304,6 +307,8 @@ class Simulation:
             self.operator.begin()
         elif move == "submit":
             self.client.again()
+        elif move == "signal":
+            self.senders.begin()
         else:
             self.fates.trouble()
 
@@ -317,6 +322,8 @@ class Simulation:
         moves["pass time"] = 4.0 if still or not moves else 1.5
         if sweepers:
             moves["sweep"] = 3.0 if still else 1.0
+        if self.waiting:
+            moves["signal"] = 1.0
         return moves | {"ask": 0.7, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
 
     def _busy(self) -> list[Worker]:
@@ -399,6 +406,7 @@ class Simulation:
             if self.passed > patient_until:
                 patient_until = self.passed + PATIENCE  # a run may be parked after others were given up
                 self.operator.give_up()
+                self.senders.answer()
                 continue
             if self.passed > until:
                 raise Violation(f"not at rest after {FOREVER:g} s in which nothing went wrong: {self._active()}")
@@ -461,7 +469,7 @@ class Simulation:
     def forget(self) -> None:
         """Cut the circles of references: looking for them takes the collector longer than a tenth of the seed."""
         self.bodies.forget()
-        parts = (self.client, self.operator, self.fates, self.checks)
+        parts = (self.client, self.operator, self.senders, self.fates, self.checks)
         for part in (*self.processes, *parts):
             vars(part).clear()
         kept = self.chance, self.trace

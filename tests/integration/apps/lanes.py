@@ -29,7 +29,9 @@ def _until(ctx: Any) -> datetime:
 
 
 ASLEEP = line("asleep", 1).sleep("nap", until=_until).stage("s2", body, compensate=undo)
-PIPELINES = (TEN, THREE, ONE, ASLEEP)
+WAITING = line("waiting", 1).wait_for("word", timeout=3600).stage("s2", body, compensate=undo)
+BRIEFLY = line("briefly", 1).wait_for("word", timeout=0.5).stage("s2", body, compensate=undo)
+PIPELINES = (TEN, THREE, ONE, ASLEEP, WAITING, BRIEFLY)
 
 engine = Engine("lanes", PIPELINES)
 celery_app = engine.celery_app

@@ -7,14 +7,14 @@ from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.change import KEYS, Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
-from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, StrandRow
+from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
 
 RUN, ME, QUEUE = "R", "me", "q"
 
@@ -73,6 +73,7 @@ class Story:
         self.attempts: dict[tuple[Any, ...], AttemptRow] = {}
         self.saved: dict[str, bool] = {}
         self.steps: dict[str, StepState] = {}
+        self.signals: dict[tuple[Any, ...], SignalRow] = {}
         self.keys: tuple[HeldKey, ...] = ()
         self.owners = {ME: OwnerRow(ME, "host", 1, None, False)}
         self.events: list[str] = []
@@ -92,6 +93,7 @@ class Story:
             Part.STEPS: dict(self.steps),
             Part.ATTEMPTS: tuple(sorted(self.attempts.values(), key=lambda row: row.n)),
             Part.KEYS: self.keys,
+            Part.SIGNALS: tuple(self.signals.values()),
             Part.ALIVE: self.alive,
             Part.OWNERS: self.owners,
             Part.DEFINITIONS: {self.plan.digest: 1.0},
@@ -118,7 +120,8 @@ class Story:
             self.strands[key[0]] = now = was._replace(**columns)
             # As the table's CHECKs have it.
             assert (now.state == StrandState.WAITING) is (now.waiting_for is not None), now
-            assert (now.wake_at is not None) is (now.waiting_for is not None), now
+            if now.waiting_for in (None, WaitingFor.TIME):
+                assert (now.wake_at is not None) is (now.waiting_for is not None), now
         elif table is Table.ATTEMPTS:
             assert new is (key not in self.attempts)
             kept = {name: value for name, value in columns.items() if name in AttemptRow._fields}
@@ -128,6 +131,10 @@ class Story:
             assert new
             assert key[0] not in self.saved
             self.saved[key[0]] = columns["skipped"]
+        elif table is Table.SIGNALS:
+            assert new is (key not in self.signals)
+            named = dict(zip(KEYS[table], key, strict=True))
+            self.signals[key] = SignalRow(**named, **columns) if new else self.signals[key]._replace(**columns)
         elif how is not How.INTEND or self.steps.get(key[0], StepState.VOID) in (StepState.VOID, StepState.SKIPPED):
             self.steps[key[0]] = columns["state"]
 

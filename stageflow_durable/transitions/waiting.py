@@ -1,0 +1,81 @@
+"""Waiting for a signal: a strand that stands still until one comes, or until its time is over. Meanwhile no worker
+holds it, no message is under way, no body is called, and no attempt counts.
+
+``first_at`` says since when it waits and ``delay`` for how many seconds at the most (None: for as long as it takes).
+Both survive a cancel. What a signal that comes does is decided in ``signal``.
+"""
+
+from __future__ import annotations
+
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.status import Phase, RunStatus, StrandState, WaitingFor
+from stageflow_durable.transitions.draft import AWAKE, Draft
+from stageflow_durable.transitions.resolve import set_activity
+from stageflow_durable.transitions.rows import SignalRow, StrandRow
+
+
+def awaits_signal(plan: Plan, row: StrandRow) -> bool:
+    """Whether the strand waits for its signal, so that only that or the end of its time moves it on."""
+    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL
+    return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_wait
+
+
+def kept_for(draft: Draft, row: StrandRow) -> SignalRow | None:
+    """The signal that came before the strand had come to its wait; None: none has, or the stage is no wait."""
+    if row.direction != Phase.FORWARD or not draft.plan.by_name[row.stage].is_wait:
+        return None
+    return next((one for one in draft.signals if one.stage == row.stage and one.consumed_at is None), None)
+
+
+def await_signal(draft: Draft, strand: str) -> bool:
+    """Let a strand wait if its stage is a wait. False if it is none. With a signal that is kept it is due at once."""
+    row = draft.strand(strand)
+    planned = draft.plan.by_name[row.stage]
+    if row.direction != Phase.FORWARD or not planned.is_wait:
+        return False
+    # What nothing comes before has stood here since the run was accepted, and so has a run that has not begun anything.
+    since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
+    _wait(draft, strand, since, planned.timeout, due=kept_for(draft, row) is not None)
+    return True
+
+
+def wait_on(draft: Draft, row: StrandRow) -> bool:
+    """Continue the wait of a strand whose run was stopped: for the rest of its time, or anew where that is over. False
+    if its stage is no wait.
+    """
+    planned = draft.plan.by_name[row.stage]
+    if row.direction != Phase.FORWARD or not planned.is_wait:
+        return False
+    if row.first_at is not None and row.delay is not None and row.first_at + row.delay > draft.clock:
+        _wait(draft, row.strand, row.first_at, row.delay)
+    else:
+        _wait(draft, row.strand, draft.clock, planned.timeout)
+    return True
+
+
+def fulfil(draft: Draft, row: StrandRow, signal: SignalRow) -> None:
+    """The wait ends with this signal, whose payload is the stage's output. The caller advances the strand."""
+    draft.consume(signal)
+    draft.save(row.stage, signal.payload, schema=signal.saved_schema)
+    draft.emit("stage.ok", stage=row.stage, attempt=0, signal=signal.n, actor=signal.actor)
+
+
+def release_those_that_wait_for_nothing(draft: Draft) -> None:
+    """After the run has moved to another definition: what waits for a signal at a stage that is no wait any more is
+    ready for a worker, and the next sweep publishes it.
+    """
+    for row in tuple(draft.strands.values()):
+        lost = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL
+        if lost and not draft.plan.by_name[row.stage].is_wait:
+            draft.set_strand(row.strand, state=StrandState.READY, published_at=None, first_at=None, delay=None, **AWAKE)
+
+
+def _wait(draft: Draft, strand: str, since: float, seconds: float | None, *, due: bool = False) -> None:
+    until = draft.clock if due else None if seconds is None else since + seconds
+    # Without a count of messages: what waits with one was handed back, and any worker that joins wakes it.
+    columns = {"owner": None, "attempt": 0, "nudges": 0, "first_at": since, "delay": seconds}
+    draft.wait(strand, WaitingFor.SIGNAL, until, **columns)
+    draft.emit(
+        "stage.waiting", stage=draft.strand(strand).stage, strand=strand, waiting_for=WaitingFor.SIGNAL, until=until
+    )
+    set_activity(draft)

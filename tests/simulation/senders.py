@@ -1,0 +1,102 @@
+"""Those who send signals: early, late, twice, at the last moment, and again where nobody answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stageflow_durable.engine.operations import DatabaseOperations
+from stageflow_durable.engine.recover import Sweeper
+from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, StageflowError
+from stageflow_durable.model.run import SignalReceipt
+from stageflow_durable.testing.clock import START
+from tests.simulation.ledger import Violation
+from tests.simulation.process import Process
+from tests.simulation.scenario import WORD
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Simulation
+
+WITHOUT_END = """SELECT run FROM stageflow_strands WHERE waiting_for = 'signal' AND wake_at IS NULL ORDER BY run"""
+DUE = "SELECT wake_at FROM stageflow_strands WHERE run = ? AND waiting_for = 'signal'"
+
+
+class Senders:
+    """``taken``: by run, the receipt and the payload of the signal that its wait took, as its sender was told."""
+
+    def __init__(self, sim: Simulation) -> None:
+        self._sim = sim
+        self._processes = 0
+        self._sent: list[tuple[str, str | None, int]] = []
+        self.taken: dict[str, tuple[SignalReceipt, int]] = {}
+
+    def begin(self) -> None:
+        """Somebody sends a signal: a new one, or one of before once more."""
+        sim = self._sim
+        old = sim.chance.number("signal", 0, len(self._sent), [2, *[1] * len(self._sent)])
+        if old:
+            self._start(*self._sent[old - 1])
+            return
+        runs = [run for run in self._runs() if WORD in sim.pipelines[self._pipeline(run)].by_name]
+        if not runs:
+            return
+        run = runs[sim.chance.number("to run", 0, len(runs) - 1)]
+        number = len(self._sent)
+        key = None if sim.chance.flip("signal without key", 0.2) else f"signal {number}"
+        self._sent.append((run, key, number))
+        self._start(run, key, number)
+
+    def answer(self) -> None:
+        """Once nothing goes wrong any more: what would wait for ever gets its signal."""
+        for (run,) in self._sim.database.see(WITHOUT_END):
+            number = len(self._sent)
+            self._sent.append((run, f"answer {number}", number))
+            self._start(run, f"answer {number}", number)
+
+    def _runs(self) -> list[str]:
+        return [row[0] for row in self._sim.database.see("SELECT id FROM stageflow_runs ORDER BY id")]
+
+    def _pipeline(self, run: str) -> str:
+        return str(self._sim.database.see("SELECT pipeline FROM stageflow_runs WHERE id = ?", run)[0][0])
+
+    def _start(self, run: str, key: str | None, number: int) -> None:
+        self._processes += 1
+        process = Process(self._sim, f"s{self._processes}")
+        process.start(f"signals {number}", lambda: self._send(process, run, key, number))
+
+    def _send(self, process: Process, run: str, key: str | None, number: int) -> None:
+        sim = self._sim
+        if not sim.healing and sim.chance.flip("at the last moment", 0.3):
+            due = sim.database.see(DUE, run)
+            if due and due[0][0] is not None:
+                sim.sleep(max(0.0, due[0][0] - START - sim.jumped - sim.passed))
+        sweeper = Sweeper(process.store, process.publisher, process.patience())
+        operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
+        sim.note(process, "signals", f"{sim.short(run)} {number}{'' if key is None else f', {key}'}")
+        try:
+            self._took(run, number, operations.signal(run, WORD, number, idempotency_key=key, actor=process.name))
+            if key is not None and sim.chance.flip("with another payload", 0.1):
+                self._mismatch(operations, run, key, number)
+        except NotAllowed as error:
+            self._refused(run, key, number, error)
+            sim.note(process, "refused", str(error))
+        except StageflowError as error:
+            sim.note(process, "failed", f"{type(error).__name__}: {error}")
+
+    def _took(self, run: str, number: int, receipt: SignalReceipt) -> None:
+        before = self.taken.setdefault(run, (receipt, number))
+        if before[1] != number:
+            raise Violation(f"the wait of {run} took the signals {before[1]} and {number}")
+        if (before[0].number, before[0].received_at) != (receipt.number, receipt.received_at):
+            raise Violation(f"the signal {number} was answered with {before[0]}, and again with {receipt}")
+
+    def _refused(self, run: str, key: str | None, number: int, error: NotAllowed) -> None:
+        taken = self.taken.get(run)
+        if key is not None and taken is not None and taken[1] == number:
+            raise Violation(f"the signal {number} was taken, and is refused when it comes again: {error}")
+
+    def _mismatch(self, operations: Any, run: str, key: str, number: int) -> None:
+        try:
+            operations.signal(run, WORD, -1 - number, idempotency_key=key, actor="somebody")
+        except IdempotencyParamMismatch:
+            return
+        raise Violation(f"{key} was taken with another payload")
