@@ -34,6 +34,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
     BACKWARD = "backward"
     SETTLED = "settled"
+    WAITING = "waiting"
 
 
 class Cause(StrEnum):
@@ -68,8 +69,9 @@ class StrandState(StrEnum):
 
 class WaitingFor(StrEnum):
     """What a waiting strand waits for, on its row. ``time``: its due time (a retry, a sleep). ``signal``, ``approval``:
-    a person or a program. ``limit``: its turn, where others hold what it needs, a business key among them. ``child``: a
-    run that it started. ``worker``: one that knows it, or the confirmed end of one.
+    a person or a program. ``callback``: what its body has started outside. ``limit``: its turn, where others hold what
+    it needs, a business key among them. ``child``: a run that it started. ``worker``: one that knows it, or the
+    confirmed end of one.
     """
 
     TIME = "time"
@@ -78,10 +80,13 @@ class WaitingFor(StrEnum):
     CHILD = "child"
     APPROVAL = "approval"
     WORKER = "worker"
+    CALLBACK = "callback"
 
 
 class AttemptState(StrEnum):
-    """How an attempt stands or ended. ``void``: the body was never called. ``settled``: a person found out."""
+    """How an attempt stands or ended. ``waiting``: the body has returned, and what it started outside has not called
+    back. ``void``: the body was never called. ``settled``: a person found out.
+    """
 
     RUNNING = "running"
     OK = "ok"
@@ -92,6 +97,7 @@ class AttemptState(StrEnum):
     UNKNOWN = "unknown"
     VOID = "void"
     SETTLED = "settled"
+    WAITING = "waiting"
 
 
 class StageState(StrEnum):

@@ -34,7 +34,12 @@ _STEPS = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(saga_step
 # An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
-    select(*(attempts.c[name] for name in AttemptRow._fields[:-2]), _MAY_ACT.label("may_act"), attempts.c.item)
+    select(
+        *(attempts.c[name] for name in AttemptRow._fields[:-3]),
+        _MAY_ACT.label("may_act"),
+        attempts.c.item,
+        attempts.c.delay,
+    )
     .where(attempts.c.run == _OF_RUN)
     .order_by(attempts.c.n)
 )
@@ -135,8 +140,8 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
 def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
     return tuple(
-        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item)
-        for stage, way, n, state, doubt, until, owner, may_act, item in rows
+        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item, delay)
+        for stage, way, n, state, doubt, until, owner, may_act, item, delay in rows
     )
 
 
