@@ -27,10 +27,12 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.callbacks import CallbackOperations
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.submissions import Many, several
 from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
@@ -57,8 +59,8 @@ from stageflow_durable.store.values import Created
 
 OnError = Literal["raise", "collect"]
 
-RunInput: TypeAlias = InputT | Mapping[str, Any] | Submission[InputT] | Submission[Mapping[str, Any]]
-"""What ``enqueue_many`` takes of each run: an input as ``enqueue`` takes it, alone or with options of its own."""
+Named: TypeAlias = str | Pipeline[InputT, ResultT]
+"""A pipeline, or its name."""
 
 _OWN = (
     *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
@@ -66,7 +68,7 @@ _OWN = (
 )
 
 
-class Engine(Operations):
+class Engine(CallbackOperations, Operations):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
@@ -319,20 +321,16 @@ class Engine(Operations):
 
     @overload
     def enqueue_many(
-        self,
-        pipeline: str | Pipeline[InputT, ResultT],
-        submissions: Iterable[RunInput[InputT]],
-        *,
-        on_error: Literal["raise"] = "raise",
+        self, pipeline: Named[InputT, ResultT], submissions: Many[InputT], *, on_error: Literal["raise"] = ...
     ) -> list[RunHandle[ResultT]]: ...
 
     @overload
     def enqueue_many(
-        self, pipeline: str | Pipeline[InputT, ResultT], submissions: Iterable[RunInput[InputT]], *, on_error: OnError
+        self, pipeline: Named[InputT, ResultT], submissions: Many[InputT], *, on_error: OnError
     ) -> list[RunHandle[ResultT] | StageflowError]: ...
 
     def enqueue_many(
-        self, pipeline: str | Pipeline[Any, Any], submissions: Iterable[Any], *, on_error: OnError = "raise"
+        self, pipeline: Named[Any, Any], submissions: Many[Any], *, on_error: OnError = "raise"
     ) -> list[Any]:
         """Start many runs, of inputs as :meth:`enqueue` takes them, and of a :class:`Submission` where one has options
         of its own.
@@ -344,29 +342,21 @@ class Engine(Operations):
         found = self.pipeline(pipeline)
         if on_error not in get_args(OnError):
             raise InvalidInput("enqueue_many", [f"on_error: {on_error!r} is neither 'raise' nor 'collect'"])
-        given = [one if isinstance(one, Submission) else Submission(one) for one in _several(submissions)]
+        given = several(submissions)
         self._ready()
         answers = self._acceptor.accept_many(found, given, collect=on_error == "collect")
         return [self._handle(answer, found) if isinstance(answer, Created) else answer for answer in answers]
 
-    if TYPE_CHECKING:
+    if TYPE_CHECKING:  # in_thread would see the first overload alone
 
         @overload
         async def aenqueue_many(
-            self,
-            pipeline: str | Pipeline[InputT, ResultT],
-            submissions: Iterable[RunInput[InputT]],
-            *,
-            on_error: Literal["raise"] = "raise",
+            self, pipeline: Named[InputT, ResultT], submissions: Many[InputT], *, on_error: Literal["raise"] = ...
         ) -> list[RunHandle[ResultT]]: ...
 
         @overload
         async def aenqueue_many(
-            self,
-            pipeline: str | Pipeline[InputT, ResultT],
-            submissions: Iterable[RunInput[InputT]],
-            *,
-            on_error: OnError,
+            self, pipeline: Named[InputT, ResultT], submissions: Many[InputT], *, on_error: OnError
         ) -> list[RunHandle[ResultT] | StageflowError]: ...
 
         async def aenqueue_many(self, *_: Any, **__: Any) -> Any:
@@ -423,6 +413,7 @@ class Engine(Operations):
             register=lambda: self.store.register(plans, boot_id(), profile),
             profile=profile,
             signer=self._signer,
+            callback_url=self._callback_urls.url,
         )
 
     def _after_death(self, pid: int) -> None:
@@ -459,13 +450,6 @@ def _by_name(pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any]) -> di
         pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
         check_types(pipeline)
     return found
-
-
-def _several(submissions: Any) -> Iterable[Any]:
-    if isinstance(submissions, Mapping | str | bytes | Submission) or not isinstance(submissions, Iterable):
-        kind = type(submissions).__name__
-        raise InvalidInput("enqueue_many", [f"submissions: {kind} given; give a list of inputs, or of Submissions"])
-    return submissions
 
 
 def _listed(pipelines: Any) -> Iterable[Any]:

@@ -110,6 +110,17 @@ class UnsavableValue(Terminal):
         super().__init__(f"{path}: {kind} cannot be saved" + (f"; {hint}" if hint else ""))
 
 
+class CallbackRefused(Conflict):
+    """What was sent to a callback URL is not taken. ``reason``: ``"late"`` (the stage waits no more), ``"conflict"``
+    (something else was sent before) or ``"forged"`` (the URL is none of this engine's; then nothing is told of a run).
+    """
+
+    def __init__(self, run_id: str, stage: str, reason: str, why: str) -> None:
+        self.run_id, self.stage, self.reason = run_id, stage, reason
+        about = f"run {run_id}, stage {stage}: " if run_id else ""
+        super().__init__(f"{about}the callback is refused: {why}")
+
+
 # --- idempotency ------------------------------------------------------------------------------------------------------
 
 

@@ -10,10 +10,10 @@ import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse
 from stageflow_durable.cli.output import print_json, print_line, say
-from stageflow_durable.cli.parameters import strict_json
 from stageflow_durable.cli.reading import decoded, unreadable
 from stageflow_durable.cli.session import Session, json_option
 from stageflow_durable.cli.words import counted
+from stageflow_durable.codec import strict_json
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Operations

@@ -15,10 +15,11 @@ from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse,
 from stageflow_durable.cli.interrupts import Steps
 from stageflow_durable.cli.lines import BATCH, Answer, Start, Wanted, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import SECONDS, attribute_option, parsed, pipelines_known, strict_json
+from stageflow_durable.cli.parameters import SECONDS, attribute_option, parsed, pipelines_known
 from stageflow_durable.cli.reading import Lines, decoded, read_bytes, standard_input, unreadable
 from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
 from stageflow_durable.cli.tally import Tally, Wish, document, result_of
+from stageflow_durable.codec import strict_json
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.model.keys import new_run_id
 

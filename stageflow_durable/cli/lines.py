@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Union
 
-from stageflow_durable.cli.parameters import json_mistake, strict_json
 from stageflow_durable.cli.reading import MOST_BYTES, not_decoded
+from stageflow_durable.codec import json_mistake, strict_json
 from stageflow_durable.errors import (
     IdempotencyConflict,
     IdempotencyParamMismatch,

@@ -34,7 +34,14 @@ SHOWN_ATTEMPTS = 6
 NEEDS_A_PERSON = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED})
 _LOUD = frozenset({StageState.FAILED, StageState.UNKNOWN})
 _DULL = frozenset(
-    {AttemptState.OK, AttemptState.SKIPPED, AttemptState.VOID, AttemptState.SETTLED, AttemptState.RUNNING}
+    {
+        AttemptState.OK,
+        AttemptState.SKIPPED,
+        AttemptState.VOID,
+        AttemptState.SETTLED,
+        AttemptState.RUNNING,
+        AttemptState.WAITING,
+    }
 )
 
 
@@ -213,6 +220,7 @@ def _waits(stage: StageView, now: datetime) -> str:
     if stage.waiting_for is WaitingFor.WORKER or stage.wake_at is None:
         return what or ""
     then = {SLEEP: "wakes", WAIT: "times out"}.get(stage.kind, "again")
+    then = "times out" if stage.waiting_for is WaitingFor.CALLBACK else then
     return ", ".join(filter(None, (what, _due(then, stage.wake_at, now))))
 
 

@@ -39,6 +39,7 @@ MISSING_WORDS: dict[MissingKind, str] = {
 WAITING_WORDS: dict[WaitingFor, str] = {
     WaitingFor.SIGNAL: "for a signal",
     WaitingFor.APPROVAL: "for an approval",
+    WaitingFor.CALLBACK: "for its callback",
     WaitingFor.CHILD: "for a run that it started",
     WaitingFor.LIMIT: "for its turn",
     WaitingFor.WORKER: "for a worker",
@@ -141,6 +142,8 @@ def losses(run: Run, now: datetime) -> list[str]:
 
 def _loss(run: Run, stage: StageView, last: AttemptView, now: datetime) -> str:
     when = clock(last.ended_at or last.began_at, now)
+    if last.state is AttemptState.WAITING:
+        return f"{stage.name} waits for its callback since {when}; resumed, it waits on"
     if last.state is not AttemptState.UNKNOWN:
         return f"{stage.name} ended {when} with an error that does not say what happened{_rule(run, stage)}"
     return f"worker {who(last)} died {when} after {stage.name} began{_rule(run, stage)}"

@@ -24,6 +24,7 @@ from stageflow_durable.codec.paths import MAX_DEPTH
 from stageflow_durable.codec.plain import plain
 from stageflow_durable.codec.reading import HIDDEN, UnreadableValue, decode, holds_objects
 from stageflow_durable.codec.restoring import Restored, restore
+from stageflow_durable.codec.strict import json_mistake, strict_json
 from stageflow_durable.codec.versions import Fingerprint, as_stored
 from stageflow_durable.codec.writing import encode
 
@@ -49,7 +50,9 @@ __all__ = [
     "freeze",
     "holds_objects",
     "in_schema",
+    "json_mistake",
     "plain",
     "register_enum",
     "restore",
+    "strict_json",
 ]

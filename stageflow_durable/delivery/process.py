@@ -61,6 +61,7 @@ class Process:
         register: Callable[[], None],
         profile: Profile,
         signer: Signer = UNSIGNED,
+        callback_url: Callable[[str, str], str] | None = None,
     ) -> None:
         self.queue = settings.queue
         self.short_delay = settings.short_delay_seconds
@@ -102,6 +103,7 @@ class Process:
             stopping=lambda: stopping,
             publish=self.publish,
             on_lease_lost=on_lease_lost,
+            callback_url=callback_url,
         )
         self._pulses = (
             Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat, at_once=True),

@@ -7,24 +7,20 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from hashlib import sha256
 
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings.derived import derived as derived_for
 
-_SALT = b"stageflow_durable"
-_INFO = b"message signing 1\x01"
+_PURPOSE = b"message signing 1"
 BYTES = 16
 """Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
 
 
 def derived(audit_key: str) -> bytes:
-    """The key that messages are signed with, by HKDF-SHA256 (RFC 5869): one that is found out says nothing of the
-    audit key, and what either of them signs means nothing to the other.
-    """
-    extracted = hmac.digest(_SALT, audit_key.encode(), sha256)
-    return hmac.digest(extracted, _INFO, sha256)
+    """The key that messages are signed with."""
+    return derived_for(audit_key, _PURPOSE)
 
 
 class Signer:

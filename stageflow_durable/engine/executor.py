@@ -26,6 +26,7 @@ from stageflow_durable.engine.outcome import (
     Outcome,
     Over,
     Succeeded,
+    Waits,
     apply_on_unknown,
     in_doubt,
     limited,
@@ -103,6 +104,7 @@ class Executor:
         publish: Callable[[tuple[Nudge, ...]], object] | None = None,
         on_lease_lost: OnLeaseLost = "continue",
         bounded: Callable[[], bool] = ends_process,
+        callback_url: Callable[[str, str], str] | None = None,
     ) -> None:
         self._store = store
         self._owner = owner
@@ -116,6 +118,7 @@ class Executor:
         self._publish = publish
         self._refusals = Refusals(world.clock.monotonic, store.note_strangers)
         self._bounded = bounded
+        self._callback_url = callback_url
         self._end_with_lease = ending_with_lease(pipelines.values(), on_lease_lost)
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
         self._timeouts = bounds(pipelines.values())
@@ -187,7 +190,7 @@ class Executor:
     def _stage(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
-        services = Services(self._store, work, is_async=body.is_async(spec.runner))
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url)
         policy = spec.retry or pipeline.retry or self._retry
         began = self._world.clock.monotonic()
         try:
@@ -306,6 +309,8 @@ class Executor:
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
         ended = returned(called.value, policy, history, self._world.draw, services.result_type)
+        if isinstance(ended, Waits) and not services.gave_url:
+            ended = mistake(TypeError("StageOutput.wait() without ctx.callback_url(): nothing could end the wait"))
         outcome = limited(ended, self._limits.payload_bytes)
         if not called.called:
             return not_called(outcome)
@@ -379,6 +384,8 @@ class Executor:
                 outputs.add(work, outcome.delta)
                 services.committed()
             return done
+        if isinstance(outcome, Waits):
+            return self._await_callback(work, outcome, services, events)
         services.abandon()
         if isinstance(outcome, Again):
             return self._tell(
@@ -397,6 +404,18 @@ class Executor:
                 key=key,
             ),
         )
+
+    def _await_callback(self, work: Work, outcome: Waits, services: Services, events: Kept) -> Ending:
+        expired = outcome.expired
+        retry_after = expired.drawn if isinstance(expired, Again) else None
+        done = self._commit(
+            work,
+            lambda: self._store.await_callback(work, outcome.timeout, retry_after, events, services.holder),
+            give_up=None if services.holder is None else services.abandon,
+        )
+        if isinstance(done, Done):
+            services.committed()
+        return done
 
     # --- an undo ------------------------------------------------------------------------------------------------------
 
@@ -436,7 +455,8 @@ class Executor:
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw)
         said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
-        return returned(said, policy, history, self._world.draw)
+        ended = returned(said, policy, history, self._world.draw)
+        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, Waits) else ended
 
     def _key_to_close(
         self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, outputs: RunOutputs
@@ -461,6 +481,7 @@ class Executor:
             return self._tell(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
             )
+        assert not isinstance(outcome, Waits)  # an undo cannot wait
         return self._tell(
             work, outcome, lambda: self._store.undo_failed(work, self._claimant(), outcome.failure, go_on=go_on())
         )

@@ -65,7 +65,17 @@ class Over:
     most: int | None = field(default=None, compare=False)
 
 
-Outcome = Succeeded | Again | Over
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The body has returned, and what it started outside calls back within ``timeout`` seconds. ``expired``: what
+    follows if nothing does.
+    """
+
+    timeout: float
+    expired: Again | Over
+
+
+Outcome = Succeeded | Again | Over | Waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +169,8 @@ def not_called(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered and the body was not called: this attempt has had no effect."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, replayed=True)
+    if isinstance(outcome, Waits):
+        return mistake(TypeError("an interceptor answered StageOutput.wait() for a body that was not called"))
     return replace(outcome, failure=replace(outcome.failure, called=False, doubt=False))
 
 
@@ -166,6 +178,8 @@ def in_doubt(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered for a body that raised: it may have acted, unless that was ruled out."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, doubt=True)
+    if isinstance(outcome, Waits):
+        return outcome  # its outcome is in doubt until something calls back
     if outcome.failure.vouched:
         return outcome
     return replace(outcome, failure=replace(outcome.failure, doubt=True))
@@ -187,6 +201,8 @@ def apply_on_unknown(outcome: Outcome, on_unknown: str) -> Outcome:
     """Apply the stage's ``on_unknown``: a body that raised, timed out or returned ``fail`` may have acted, like one
     whose process died.
     """
+    if isinstance(outcome, Waits):
+        return outcome  # applied where the wait expires
     if on_unknown == "retry" or isinstance(outcome, Succeeded) or not outcome.failure.doubt:
         return outcome
     park = outcome.park if isinstance(outcome, Over) else None
@@ -228,6 +244,16 @@ def _reject(output: StageOutput, policy: RetryPolicy, history: History, draw: Dr
     return Over(failure)
 
 
+def _wait(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
+    seconds = output.timeout
+    if seconds is None:
+        return mistake(TypeError("StageOutput of kind wait has no timeout; build it with StageOutput.wait(timeout=…)"))
+    at_its_end = replace(history, elapsed=history.elapsed + seconds, wall=history.wall + seconds)
+    expired = _decided("no callback came in time", Category.TRANSIENT, None, policy, at_its_end, draw, doubt=True)
+    assert not isinstance(expired, Succeeded | Waits)
+    return Waits(seconds, expired)
+
+
 def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:
     return Over(Failure(text_of(output.error), Category.PERMANENT, doubt=True), cause=Cause.STAGE)
 
@@ -238,6 +264,7 @@ _ENDINGS = {
     OutputKind.FAIL: _fail,
     OutputKind.REJECT: _reject,
     OutputKind.CANCEL: _cancel,
+    OutputKind.WAIT: _wait,
 }
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from stageflow_durable.engine.ends import is_end_of_process
-from stageflow_durable.engine.outcome import Outcome, Succeeded, in_ascii, mistake, text_of
+from stageflow_durable.engine.outcome import Again, Outcome, Over, in_ascii, mistake, text_of
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Done, Fenced, Waiting, Work
@@ -46,7 +46,7 @@ def _otherwise(
     instead: Callable[[BaseException], Outcome],
 ) -> tuple[Ending, Outcome]:
     ways: list[Callable[[], Outcome]] = [lambda: instead(error), lambda: in_ascii(mistake(error))]
-    if not isinstance(outcome, Succeeded):
+    if isinstance(outcome, Again | Over):
         ways.insert(0, lambda: in_ascii(outcome))
     else:
         _log(work, error)

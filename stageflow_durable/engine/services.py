@@ -66,8 +66,20 @@ class Services:
     were saved, by stage; ``result_type``: of the run, while its last stage is at work.
     """
 
-    def __init__(self, store: Store, work: Work, *, is_async: bool, asks_until: bool = False) -> None:
-        """``asks_until``: of a sleep, whose function is asked until when and has no outcome of its own."""
+    def __init__(
+        self,
+        store: Store,
+        work: Work,
+        *,
+        is_async: bool,
+        asks_until: bool = False,
+        url: Callable[[str, str], str] | None = None,
+    ) -> None:
+        """``asks_until``: of a sleep, whose function is asked until when and has no outcome of its own. ``url``: gives
+        the callback URL of a stage of a run.
+        """
+        self._url = url
+        self.gave_url = False
         self._asks_until = asks_until
         self._store = store
         self._work = work
@@ -137,6 +149,15 @@ class Services:
             self._store.report(self._work, text)
         else:
             self.holder.report(self._work, text)
+
+    def callback_url(self) -> str:
+        """The URL that ends the stage's wait. Raises ConfigurationError."""
+        self._require_outcome("callback_url")
+        if self._url is None:
+            raise self._refused("callback_url", "nothing can call this stage back here")
+        found = self._url(self._work.run.id, self._work.stage)
+        self.gave_url = True
+        return found
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""

@@ -43,9 +43,10 @@ def checked_payload(
 
 
 def _declared(plan: Plan, pipelines: Mapping[str, Pipeline[Any, Any]], name: str, schema: str) -> Any:
-    """The model that the pipeline declares here for the wait; None where it is not known, or not by this schema."""
+    """The model that the pipeline declares here for the stage; None where it is not known, or not by this schema."""
     pipeline = pipelines.get(plan.pipeline)
     spec = None if pipeline is None else pipeline.by_name.get(name)
-    if pipeline is None or spec is None or spec.wait is None or pipeline.plan.by_name[name].schema != schema:
+    if pipeline is None or spec is None or pipeline.plan.by_name[name].schema != schema:
         return None
-    return spec.wait.schema if isinstance(spec.wait.schema, type) else None
+    declared = spec.callback if spec.wait is None else spec.wait.schema
+    return declared if isinstance(declared, type) else None

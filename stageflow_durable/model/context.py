@@ -34,6 +34,9 @@ class StageServices(Protocol):
     def heartbeat(self, progress: Any) -> None:
         """Report progress."""
 
+    def callback_url(self) -> str:
+        """The address that ends the stage's wait."""
+
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Run ``action`` when the body is over, however it ended."""
 
@@ -108,6 +111,15 @@ class StageContext(Generic[InputT_co]):
         """Show ``progress`` (any JSON value) in ``stageflow show``; the lease is renewed without it."""
         self.services.heartbeat(progress)
 
+    def callback_url(self) -> str:
+        """The address that ends this stage, for a body that returns ``StageOutput.wait(timeout=…)``: what is sent there
+        by POST, as JSON, is the stage's output. It is the same for every attempt of the stage, takes one call, and
+        keeps one that comes before the stage waits. Whoever has it can end the stage: treat it as a password.
+
+        Raises ConfigurationError where the engine has no ``public_url``, or no audit key to sign with.
+        """
+        return self.services.callback_url()
+
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Run ``action()`` when the body is over, however it ended."""
         self.services.on_cleanup(action)
@@ -149,7 +161,8 @@ class AttemptEnd:
     """How one attempt of a stage or of its undo ended, as observers are told.
 
     ``ctx``: what it was called with. ``result``: what follows from it: ``ok`` with the output, ``skip``, ``retry``
-    (``after``: the delay in seconds), ``fail``, ``reject`` or ``cancel``. ``error``: what was raised, or None.
+    (``after``: the delay in seconds), ``fail``, ``reject``, ``cancel`` or ``wait``; what becomes of a wait, nobody is
+    told. ``error``: what was raised, or None.
     ``committed``: False when nothing of it was saved, as far as this process knows: another owner had taken the work
     over, or the database stayed away. Who took it over tells of its own attempt.
     """

@@ -145,6 +145,7 @@ def options_of_stage(spec: Any) -> list[str]:
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
     wrong += _sleep(spec.sleep)
     wrong += () if spec.wait is None else of_wait(spec.wait)
+    wrong += () if spec.callback is None else of_callback(spec.callback)
     calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
     return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *calls, *_undo(spec.compensate))]
 
@@ -180,6 +181,13 @@ def of_wait(wait: Any) -> Iterator[str]:
         yield from (f"on_timeout=Default(…): {problem}" for problem in _default(wait.on_timeout.value, schema, wrong))
     elif wait.on_timeout not in ("fail", "skip"):
         yield f"on_timeout={shown(wait.on_timeout)}: 'fail', 'skip' or Default(value)"
+
+
+def of_callback(given: Any) -> Iterator[str]:
+    """What is wrong with the schema of what calls a stage back."""
+    schema = schema_of(given)
+    wrong = [schema] if isinstance(schema, str) else json_schema.mistakes(schema)
+    yield from (f"callback: {problem}" for problem in wrong)
 
 
 def schema_of(given: Any) -> Any:

@@ -5,9 +5,11 @@ falsiness.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from stageflow_durable.duration import is_duration, seconds_of, shown
 
 
 class OutputKind(StrEnum):
@@ -19,6 +21,7 @@ class OutputKind(StrEnum):
     FAIL = "fail"
     REJECT = "reject"
     CANCEL = "cancel"
+    WAIT = "wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,15 @@ class StageOutput:
     """The answer of a stage body. Build it with the class methods.
 
     ``value``: what ``ok`` saves (any JSON value, falsy ones included). ``error``: a message or an exception.
-    ``after``: lower bound of a retry's delay: seconds, an HTTP date, or None.
+    ``after``: lower bound of a retry's delay: seconds, an HTTP date, or None. ``timeout``: how many seconds ``wait``
+    waits at the most.
     """
 
     kind: OutputKind
     value: Any = None
     error: str | BaseException | None = None
     after: float | str | datetime | None = None
+    timeout: float | None = None
 
     @classmethod
     def ok(cls, value: Any = None, /, **fields: Any) -> StageOutput:
@@ -60,6 +65,20 @@ class StageOutput:
     def reject(cls, reason: str) -> StageOutput:
         """Failed for good, and vouched: nothing happened, there is nothing to undo for this stage."""
         return cls(OutputKind.REJECT, error=reason)
+
+    @classmethod
+    def wait(cls, *, timeout: float | timedelta) -> StageOutput:
+        """The stage has started something outside, which calls ``ctx.callback_url()`` when it is done: what it sends is
+        the stage's output. Until then the stage waits as a row, without a worker.
+
+        ``timeout``: how long, in seconds or as a timedelta, at most ten years. After it the stage's outcome is unknown.
+        Raises TypeError or ValueError for what is no such time.
+        """
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float | timedelta):
+            raise TypeError(f"StageOutput.wait(timeout={shown(timeout)}): seconds or a timedelta are needed")
+        if not is_duration(timeout, above=True):
+            raise ValueError(f"StageOutput.wait(timeout={shown(timeout)}): more than 0 and at most ten years")
+        return cls(OutputKind.WAIT, timeout=seconds_of(timeout))
 
     @classmethod
     def cancel(cls, reason: str) -> StageOutput:

@@ -171,6 +171,7 @@ class Pipeline(Generic[InputT, ResultT]):
         key_ttl: float | timedelta = 86400.0,
         queue: str | None = None,
         on_lease_lost: OnLeaseLost | None = None,
+        callback: Any = None,
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
 
@@ -180,6 +181,8 @@ class Pipeline(Generic[InputT, ResultT]):
         ``"park"`` or ``"compensate"``. ``key``: a business key that dedups the stage across runs for ``key_ttl``
         seconds. ``queue``: a Celery queue of its own. ``on_lease_lost``: ``"end"`` ends the body once its worker could
         not renew its lease, though nobody may have taken the work; ``"continue"`` only once somebody has.
+        ``callback``: a Pydantic model, or a JSON schema as a dict, by which what is sent to ``ctx.callback_url()`` is
+        validated; None: any JSON.
         """
         brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
         given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}
@@ -198,6 +201,7 @@ class Pipeline(Generic[InputT, ResultT]):
             key_ttl=_seconds(key_ttl),
             queue=queue,
             on_lease_lost=on_lease_lost,
+            callback=callback,
             misfits=tuple(
                 f"{name}= is given twice: by the stage object and beside it" for name in brought.keys() & given
             ),
@@ -324,7 +328,10 @@ def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     planned = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
     if spec.wait is not None:
         return replace(planned, kind=WAIT, **_awaited(spec.wait))
-    return planned if spec.sleep is None else replace(planned, kind=SLEEP, **_slept(spec.sleep))
+    if spec.sleep is not None:
+        return replace(planned, kind=SLEEP, **_slept(spec.sleep))
+    wrong = spec.callback is None or any(mistakes.of_callback(spec.callback))
+    return planned if wrong else replace(planned, schema=json_schema.stored(mistakes.schema_of(spec.callback)))
 
 
 def _slept(sleep: Sleep) -> dict[str, Any]:

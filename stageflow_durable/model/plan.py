@@ -30,7 +30,8 @@ class PlannedStage:
     ``asks_until`` that a worker has to be asked.
 
     Of a wait for a signal: ``timeout`` in seconds, or None; ``on_timeout``: ``"fail"``, ``"skip"`` or ``"default"``,
-    which ends it with ``default`` (encoded); ``schema``: the JSON schema of its payload as text, or None.
+    which ends it with ``default`` (encoded). ``schema``: the JSON schema, as text, of what a signal or a callback
+    brings, or None.
     """
 
     name: str

@@ -176,6 +176,18 @@ class SignalReceipt:
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackReceipt:
+    """What a stage was told by its callback URL. ``received_at``: an aware datetime; ``replayed``: the same had come
+    before.
+    """
+
+    run_id: str
+    stage: str
+    received_at: datetime
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerView:
     """A process that owns, or owned, work. ``alive`` by the database's clock: its lease, ``expires_at``, holds.
 

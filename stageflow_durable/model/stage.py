@@ -134,4 +134,5 @@ class StageSpec:
     on_lease_lost: OnLeaseLost | None = None
     sleep: Sleep | None = None
     wait: Wait | None = None
+    callback: Any = field(default=None, hash=False)
     misfits: tuple[str, ...] = ()

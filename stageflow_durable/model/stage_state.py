@@ -7,6 +7,7 @@ from stageflow_durable.model.status import AttemptState, Phase, RunStatus, Stage
 _BY_STRAND = {StrandState.RUNNING: StageState.RUNNING, StrandState.WAITING: StageState.WAITING}
 _BY_ATTEMPT = {
     AttemptState.UNKNOWN: StageState.UNKNOWN,
+    AttemptState.WAITING: StageState.UNKNOWN,
     AttemptState.FAILED: StageState.FAILED,
     AttemptState.REJECTED: StageState.FAILED,
     AttemptState.RETRY: StageState.CANCELLED,

@@ -34,6 +34,7 @@ class Phase(StrEnum):
     DRAINING = "draining"
     BACKWARD = "backward"
     SETTLED = "settled"
+    WAITING = "waiting"
 
 
 class Cause(StrEnum):
@@ -68,8 +69,9 @@ class StrandState(StrEnum):
 
 class WaitingFor(StrEnum):
     """What a waiting strand waits for, on its row. ``time``: its due time (a retry, a sleep). ``signal``, ``approval``:
-    a person or a program. ``limit``: its turn, where others hold what it needs, a business key among them. ``child``: a
-    run that it started. ``worker``: one that knows it, or the confirmed end of one. ``items``: the items of its stage.
+    a person or a program. ``callback``: what its body has started outside. ``limit``: its turn, where others hold what
+    it needs, a business key among them. ``child``: a run that it started. ``worker``: one that knows it, or the
+    confirmed end of one. ``items``: the items of its stage.
     """
 
     TIME = "time"
@@ -79,10 +81,13 @@ class WaitingFor(StrEnum):
     APPROVAL = "approval"
     WORKER = "worker"
     ITEMS = "items"
+    CALLBACK = "callback"
 
 
 class AttemptState(StrEnum):
-    """How an attempt stands or ended. ``void``: the body was never called. ``settled``: a person found out."""
+    """How an attempt stands or ended. ``waiting``: the body has returned, and what it started outside has not called
+    back. ``void``: the body was never called. ``settled``: a person found out.
+    """
 
     RUNNING = "running"
     OK = "ok"
@@ -93,6 +98,7 @@ class AttemptState(StrEnum):
     UNKNOWN = "unknown"
     VOID = "void"
     SETTLED = "settled"
+    WAITING = "waiting"
 
 
 class StageState(StrEnum):
@@ -133,7 +139,7 @@ AT_REST = TERMINAL | {RunStatus.PARKED}
 
 _R = RunStatus
 RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
-    _R.PENDING: frozenset({_R.RUNNING, _R.WAITING, _R.PARKED, _R.CANCELLED}),
+    _R.PENDING: frozenset({_R.RUNNING, _R.WAITING, _R.PARKED, _R.SUCCEEDED, _R.CANCELLED}),
     _R.RUNNING: frozenset({_R.WAITING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.WAITING: frozenset({_R.RUNNING, _R.STOPPING, _R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.STOPPING: frozenset({_R.COMPENSATING, _R.PARKED, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
@@ -141,7 +147,7 @@ RUN_TRANSITIONS: dict[RunStatus, frozenset[RunStatus]] = {
     # From here on only a person moves a run.
     _R.PARKED: frozenset({_R.PENDING, _R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.CANCELLED, _R.SUCCEEDED}),
     _R.FAILED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.SUCCEEDED}),
-    _R.CANCELLED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING}),
+    _R.CANCELLED: frozenset({_R.RUNNING, _R.WAITING, _R.COMPENSATING, _R.SUCCEEDED}),
     _R.COMPENSATION_FAILED: frozenset({_R.COMPENSATING, _R.COMPENSATED}),
     _R.SUCCEEDED: frozenset(),
     _R.COMPENSATED: frozenset(),

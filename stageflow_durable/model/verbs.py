@@ -12,7 +12,15 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from stageflow_durable.model.run import Run
-from stageflow_durable.model.status import OPEN_STEPS, ParkReason, RunStatus, StageState, StepState, WaitingFor
+from stageflow_durable.model.status import (
+    OPEN_STEPS,
+    AttemptState,
+    ParkReason,
+    RunStatus,
+    StageState,
+    StepState,
+    WaitingFor,
+)
 
 GOING_FORWARD = frozenset({RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING})
 """Active and not yet stopping: what a person can still cancel."""
@@ -82,7 +90,7 @@ class Verb:
 
 class StageStanding(NamedTuple):
     """What the rules look at of one stage. ``undo``: the name of its undo, and how its saga step stands; None where it
-    has none.
+    has none. ``waits``: for its callback, when the run was stopped.
     """
 
     name: str
@@ -90,6 +98,7 @@ class StageStanding(NamedTuple):
     on_unknown: str
     undo: str | None
     step: StepState | None
+    waits: bool = False
 
 
 def standing(run: Run) -> Standing:
@@ -101,6 +110,7 @@ def standing(run: Run) -> Standing:
             stage.on_unknown,
             stage.undo.name if stage.undo else None,
             stage.undo.state if stage.undo else None,
+            bool(stage.attempts) and stage.attempts[-1].state is AttemptState.WAITING,
         )
         for stage in run.stages
     ]
@@ -134,7 +144,12 @@ def standing_of(
         tuple(stage.name for stage in unknown),
         tuple(stage.name for stage in stages if stage.state is StageState.FAILED),
         # Those that must not be tried again as they are: that say so, and the one the run is parked for.
-        tuple(stage.name for stage in unknown if stage.on_unknown != "retry" or stage.name == parked_for),
+        # One that waits for its callback goes on waiting, and is not tried again.
+        tuple(
+            stage.name
+            for stage in unknown
+            if (stage.on_unknown != "retry" and not stage.waits) or stage.name == parked_for
+        ),
         all(stage.state in (StageState.OK, StageState.SKIPPED) for stage in stages),
     )
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from stageflow_durable.settings.masking import masked_options
 from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
@@ -29,6 +30,7 @@ _SPELLINGS = {
     "valkey": "redis",
     "valkeys": "rediss",
 }
+_PRINTED = re.compile(r"[!-~]+")
 _OF_FILES = ("sqlite", "memory", "unix", "redis+socket")
 
 
@@ -167,6 +169,21 @@ def matching(pattern: str, what: str) -> Parser:
         return text
 
     return parse
+
+
+def web_address(value: object) -> str:
+    """An address that others reach by HTTP, without a slash at its end."""
+    text = _text(value)
+    parts = urlsplit(text)
+    wrong = (
+        parts.scheme not in ("http", "https")
+        or not is_place(parts.netloc)
+        or not parts.hostname
+        or parts.username is not None
+    )
+    if wrong or parts.query or parts.fragment or not _PRINTED.fullmatch(text):
+        raise ValueError("must be http:// or https:// with a host and perhaps a path, and nothing behind or before it")
+    return text.rstrip("/")
 
 
 def one_of(*choices: str) -> Parser:

@@ -41,6 +41,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "sentinel_password": parsing.text,
     "message_signing": parsing.word("off", "sign", "require"),
     "remote_control": parsing.word("off", "look", "all"),
+    "public_url": parsing.web_address,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
 URLS = ("database_url", "broker_url", "redis_url")
@@ -105,6 +106,7 @@ class Settings:
     are accepted; ``require``: those are dropped.
     ``remote_control``: which of Celery's commands over the broker workers of the engine's own application obey:
     ``look``: those that change nothing; ``all``; ``off``: none.
+    ``public_url``: where the callbacks of this engine are served, as others reach it.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
 
@@ -136,6 +138,7 @@ class Settings:
     sentinel_password: str | None = None
     message_signing: str = "off"
     remote_control: str = "look"
+    public_url: str | None = None
     app: str | None = None
 
     def __post_init__(self) -> None:

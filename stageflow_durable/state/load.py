@@ -68,7 +68,12 @@ _ATTRIBUTES = Prepared(
 # An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
 _ATTEMPTS = Prepared(
-    select(*(attempts.c[name] for name in AttemptRow._fields[:-2]), _MAY_ACT.label("may_act"), attempts.c.item)
+    select(
+        *(attempts.c[name] for name in AttemptRow._fields[:-3]),
+        _MAY_ACT.label("may_act"),
+        attempts.c.item,
+        attempts.c.delay,
+    )
     .where(
         and_(
             attempts.c.run == _OF_RUN,
@@ -277,8 +282,8 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
 def _attempts_of(connection: Connection, of: RunFacts, _me: str, item: int) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id, of_item=item).fetchall()
     return tuple(
-        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item)
-        for stage, way, n, state, doubt, until, owner, may_act, item in rows
+        AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item, delay)
+        for stage, way, n, state, doubt, until, owner, may_act, item, delay in rows
     )
 
 

@@ -54,20 +54,20 @@ from stageflow_durable.store.values import (
     Received,
     StrandRef,
 )
+from stageflow_durable.transitions import callback, finish, items, operate, retry, start, undo
 from stageflow_durable.transitions import fail as failing
-from stageflow_durable.transitions import finish, items, operate, retry, start, undo
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
+from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.change import Change, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.signal import Sent, receive
-from stageflow_durable.transitions.sleep import is_asleep
-from stageflow_durable.transitions.waiting import awaits_signal
+from stageflow_durable.transitions.waiting import needs_no_worker
 
 T = TypeVar("T")
 
@@ -234,6 +234,23 @@ class SqlStore(Owning):
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
+        assert not isinstance(done, Waiting)
+        return done
+
+    def await_callback(
+        self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
+    ) -> Done | Fenced:
+        """The body waits for its callback, for ``seconds`` at the most; see :func:`callback.await_callback`.
+        ``session``: the body's own transaction, which commits with the wait or not at all.
+        """
+
+        def decide(facts: Facts) -> Change | Fenced:
+            return callback.await_callback(facts, work, seconds, retry_after, events)
+
+        if session is None:
+            done = self._end(work, decide)
+        else:
+            done = session.commit_with(lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING)))
         assert not isinstance(done, Waiting)
         return done
 
@@ -421,7 +438,7 @@ class SqlStore(Owning):
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
-            if row is not None and (is_asleep(facts.plan, row) or awaits_signal(facts.plan, row)):
+            if row is not None and needs_no_worker(facts.plan, row):
                 sleeps.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
@@ -514,6 +531,18 @@ class SqlStore(Owning):
             return Received(decided.n, decided.received_at, True)
         number = next(row.key[-1] for row in decided.rows if row.table is Table.SIGNALS)
         return Received(number, decided.facts.clock, False, decided.nudges)
+
+    def call_back(self, call: Call) -> Received:
+        """End the wait of a stage that was called back, or keep the call for it. Raises UnknownRun, CallbackRefused,
+        SchemaChanged.
+        """
+        needs = (Part.STRANDS, Part.SAVED, Part.SIGNALS)
+        decided = self._transact(call.run_id, lambda facts: callback.receive(facts, call), needs=needs)
+        if decided is None:
+            raise UnknownRun(f"no run {call.run_id}")
+        if not isinstance(decided, Change):
+            return Received(decided.n, decided.received_at, True)
+        return Received(1, decided.facts.clock, False, decided.nudges)
 
     def fork(self, wanted: Fork) -> Created:
         """A new run from the checkpoints of another."""

@@ -42,6 +42,7 @@ from stageflow_durable.store.values import (
 )
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
+from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.signal import Sent
 
@@ -100,6 +101,14 @@ class Carrying(Protocol):
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
+
+    def await_callback(
+        self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
+    ) -> Done | Fenced:
+        """The body waits for its callback, for ``seconds`` at the most. ``retry_after``: in how many seconds it is
+        tried again if none comes; None: it is not. ``session``: the body's own transaction, which commits with the wait
+        or not at all.
+        """
 
     def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
         """Give back an attempt whose body was not called."""
@@ -244,6 +253,11 @@ class Operating(Protocol):
 
     def signal(self, sent: Sent) -> Received:
         """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
+        SchemaChanged.
+        """
+
+    def call_back(self, call: Call) -> Received:
+        """End the wait of a stage that was called back, or keep the call for it. Raises UnknownRun, CallbackRefused,
         SchemaChanged.
         """
 

@@ -20,6 +20,7 @@ from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
 from stageflow_durable.connect import store_on
 from stageflow_durable.duration import seconds_of
+from stageflow_durable.engine.callbacks import CallbackUrls
 from stageflow_durable.engine.recover import Patience
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
@@ -37,6 +38,9 @@ from stageflow_durable.testing.worker import InProcessWorker
 
 TICK = 0.001
 """How far the clock goes beyond a due moment, in seconds: what is due is due strictly after it."""
+
+TEST_URL = "https://engine.test"
+"""Where the callbacks of an engine for tests would be served."""
 
 LONGEST = 3600.0
 """Seconds of the fake clock that :meth:`InProcessEngine.drain` goes on for unless told otherwise."""
@@ -106,6 +110,12 @@ class InProcessEngine(Engine):
         clock.idle = self._while_waiting
 
     @cached_property
+    def _callback_urls(self) -> CallbackUrls:
+        """Those of a test need neither a server nor a key of anybody's."""
+        settings = self.settings
+        return CallbackUrls(settings.public_url or TEST_URL, settings.audit_key or TEST_URL)
+
+    @cached_property
     def _patience(self) -> Patience:
         return Patience(0.0, grace=0.0, max_lost=self.settings.max_recoveries)
 
@@ -127,6 +137,7 @@ class InProcessEngine(Engine):
             interceptors=self._interceptors,
             observers=self._observers,
             profile=replace(self.profile, pipelines=versions),
+            callback_url=self._callback_urls.url,
         )
 
     def deploy(self, *pipelines: Pipeline[Any, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from stageflow_durable.clock import World
@@ -60,6 +60,7 @@ class InProcessWorker:
         interceptors: Sequence[Any],
         observers: Sequence[Observer],
         profile: Profile,
+        callback_url: Callable[[str, str], str],
     ) -> None:
         self.boot = boot
         self.alive = True
@@ -83,6 +84,7 @@ class InProcessWorker:
             ),
             stopping=lambda: self.stopping,
             publish=self._publish,
+            callback_url=callback_url,
         )
 
     def join(self) -> None:

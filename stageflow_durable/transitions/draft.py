@@ -286,10 +286,18 @@ class Draft:
         **how: Any,
     ) -> None:
         """Insert the row of an attempt that is over. ``doubt``: it may have acted."""
-        ended = AttemptRow(of.stage, of.direction, of.attempt, state, doubt, kill_by, of.owner or "", item=self.item)
+        owner = of.owner or ""
+        ended = AttemptRow(
+            of.stage, of.direction, of.attempt, state, doubt, kill_by, owner, item=self.item, delay=how.get("delay")
+        )
         self._ended[ended.key] = ended
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
+
+    def answer_attempt(self, row: AttemptRow, state: AttemptState, *, doubt: bool, **how: Any) -> None:
+        """Say how an attempt ended that had waited for the outside."""
+        self._ended[row[:3]] = row._replace(state=state, doubt=doubt)
+        self._write(Table.ATTEMPTS, row.key, {"state": state, "doubt": doubt, **how})
 
     def end_lost(self, owner: str) -> bool:
         """The owner's process has ended: its lost attempts cannot act any more. Returns whether there were any."""

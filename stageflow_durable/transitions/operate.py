@@ -22,6 +22,7 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
 from stageflow_durable.saga.settle import undone
+from stageflow_durable.transitions.callback import await_on
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft
 from stageflow_durable.transitions.facts import Facts
@@ -85,7 +86,9 @@ def _standing(draft: Draft) -> Standing:
             step=step,
             timed_out=planned.is_wait and run.error_stage == planned.name,
         )
-        stages.append(StageStanding(planned.name, state, planned.on_unknown, planned.undo, step))
+        stages.append(
+            StageStanding(planned.name, state, planned.on_unknown, planned.undo, step, last is AttemptState.WAITING)
+        )
     return standing_of(run.id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
 
 
@@ -221,7 +224,7 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         nudges=0,
         **AWAKE,
     )
-    if wait_for_items(draft, row):
+    if wait_for_items(draft, row) or await_on(draft, row):
         return
     signal = kept_for(draft, draft.strand(row.strand))
     if signal is not None:

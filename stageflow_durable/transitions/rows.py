@@ -39,7 +39,9 @@ has to be confirmed. It is a date because earlier releases wait for it and show 
 
 
 class AttemptRow(NamedTuple):
-    """An attempt that is over, as far as decisions need it. ``may_act``: the end of its owner is not confirmed."""
+    """An attempt that is over, as far as decisions need it. ``may_act``: the end of its owner is not confirmed.
+    ``delay``: of one that waits for the outside, for how many seconds at the most.
+    """
 
     stage: str
     direction: str
@@ -50,6 +52,7 @@ class AttemptRow(NamedTuple):
     owner: str
     may_act: bool = True
     item: int = 0
+    delay: float | None = None
 
     @property
     def key(self) -> tuple[str, int, str, int]:

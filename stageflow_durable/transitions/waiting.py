@@ -12,12 +12,25 @@ from stageflow_durable.model.status import Phase, RunStatus, StrandState, Waitin
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.resolve import set_activity
 from stageflow_durable.transitions.rows import SignalRow, StrandRow
+from stageflow_durable.transitions.sleep import is_asleep
 
 
 def awaits_signal(plan: Plan, row: StrandRow) -> bool:
     """Whether the strand waits for its signal, so that only that or the end of its time moves it on."""
     waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL
     return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_wait
+
+
+def needs_no_worker(plan: Plan, row: StrandRow) -> bool:
+    """Whether the strand sleeps, or waits for a signal or a callback: no message begins anything there."""
+    if row.state != StrandState.WAITING:
+        return False
+    return is_asleep(plan, row) or awaits_signal(plan, row) or awaits_callback(row)
+
+
+def awaits_callback(row: StrandRow) -> bool:
+    """Whether the strand waits for its callback, so that only that or the end of its time moves it on."""
+    return row.state == StrandState.WAITING and row.waiting_for == WaitingFor.CALLBACK
 
 
 def kept_for(draft: Draft, row: StrandRow) -> SignalRow | None:

@@ -12,7 +12,7 @@ from tests.project.path import Followed, of_a_stage, of_lost_work
 
 # What they are today: facts that are known without the lock, recipes, interceptors that wrap, sleeps and old audit keys
 # came in, the short way went out. The goals are 15 modules and 3,000 lines for a stage, 22 modules with lost work.
-STAGE_MODULES, STAGE_LINES = 56, 9_000
+STAGE_MODULES, STAGE_LINES = 56, 9_100
 LOST_MODULES = 86
 
 

@@ -200,15 +200,32 @@ def a_wait_ends_once(seen: Picture) -> Iterator[str]:
     kept = {row["stage"] for row in seen.signals} - set(consumed)
     yield from (f"{stage} consumed {times} signals" for stage, times in Counter(consumed).items() if times > 1)
     yield from (f"{stage} consumed a signal, and is not done" for stage in set(consumed) - seen.finished)
-    yield from (f"{stage} is over, and a signal is kept for it" for stage in kept & seen.finished)
+    waits = {stage.name for stage in seen.plan.stages if stage.is_wait}
+    yield from (f"{stage} is over, and a signal is kept for it" for stage in kept & seen.finished & waits)
     deltas = {row["stage"]: row["delta"] for row in seen.checkpoints}
     for row in seen.signals:
         if row["consumed_at"] is not None and deltas.get(row["stage"], row["payload"]) != row["payload"]:
             yield f"the output of {row['stage']} is {deltas[row['stage']]}, its signal said {row['payload']}"
     for row in seen.strands:
         due = row["wake_at"] is not None and row["wake_at"] <= seen.run["updated_at"]  # the next sweep takes it
-        if row["waiting_for"] == WaitingFor.SIGNAL and row["stage"] in kept and not due:
+        if row["waiting_for"] in (WaitingFor.SIGNAL, WaitingFor.CALLBACK) and row["stage"] in kept and not due:
             yield f"strand {row['strand']} waits for the signal {row['stage']}, which has come"
+
+
+def a_wait_for_the_outside_is_in_doubt(seen: Picture) -> Iterator[str]:
+    """A stage that waits for its callback has returned once, in doubt, and is not done; what is done waits no more."""
+    last = {row["stage"]: row for row in seen.attempts if row["direction"] == Phase.FORWARD}
+    for row in seen.strands:
+        if row["waiting_for"] != WaitingFor.CALLBACK:
+            continue
+        attempt = last.get(row["stage"])
+        if attempt is None or attempt["state"] != AttemptState.WAITING or attempt["n"] != row["attempt"]:
+            yield f"strand {row['strand']} waits for its callback, and its last attempt does not"
+        if row["wake_at"] is None:
+            yield f"strand {row['strand']} waits for its callback for ever"
+    for row in seen.attempts:
+        if row["state"] == AttemptState.WAITING and (not row["doubt"] or row["stage"] in seen.finished):
+            yield f"attempt {_place(row)} waits without doubt, or for a stage that is done"
 
 
 def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
@@ -349,6 +366,7 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     one_checkpoint_a_stage,
     nobody_tries_a_sleep,
     a_wait_ends_once,
+    a_wait_for_the_outside_is_in_doubt,
     a_wait_has_a_wake_up,
     begins_only_forward,
     nothing_runs_forward_when_backward,
@@ -396,8 +414,12 @@ def nothing_is_forgotten(before: Picture, after: Picture) -> Iterator[str]:
     now = {_place(row): AttemptState(row["state"]) for row in after.attempts}
     for row in before.attempts:
         was, is_ = AttemptState(row["state"]), now.get(_place(row))
-        if is_ not in (was, AttemptState.SETTLED):
+        if is_ not in (was, AttemptState.SETTLED, *_ANSWERS.get(was, ())):
             yield f"attempt {_place(row)} ended as {was} and is now {is_}"
+
+
+_ANSWERS = {AttemptState.WAITING: frozenset({AttemptState.OK, AttemptState.RETRY, AttemptState.FAILED})}
+"""How an attempt ends that waited for its callback."""
 
 
 def _place(row: Row) -> tuple[object, ...]:

@@ -629,8 +629,7 @@ def test_given_workers_at_work_when_asked_what_an_upgrade_does_then_it_says_what
     with database.transaction() as connection:
         inserted(connection, "owners", OWNER | {"expires_at": 4e9})
     steps = {step.revision: step for step in schema.steps(database_url)}
-    scripts = ScriptDirectory.from_config(schema.config()).walk_revisions()
-    assert list(steps) == sorted(script.revision for script in scripts if script.revision > revision)
+    assert list(steps) == [one for one in reversed([schema.head(), *OLDER]) if one > revision]
     assert steps["0007"].workers == 1
     assert [lock.table for lock in steps["0007"].locks] == [
         *("strands", "attempts", "checkpoints", "saga_steps", "events")

@@ -15,6 +15,7 @@ from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.testing import Crash
 from tests.simulation.ledger import Request, Violation
+from tests.simulation.outside import TIMEOUTS
 
 if TYPE_CHECKING:
     from tests.simulation.process import Worker
@@ -121,6 +122,8 @@ class Bodies:
         if ending == "cancelled":
             ctx.raise_if_cancelled()
             ending = "ok"
+        rate = sim.setup.callbacks
+        url = ctx.callback_url() if ending == "ok" and rate and sim.chance.flip(f"{run} {stage} waits", rate) else None
         acts = ending == "ok" or (ending in ACTED and sim.chance.flip(f"{run} {stage} acts", 0.5))
         with self._sending(ctx, since) if acts else nullcontext():
             sim.fates.in_body(f"{run} {stage} before its effect")
@@ -133,8 +136,12 @@ class Bodies:
             if not applied and not bounded:
                 raise Violation(f"{stage} was undone while a process could still act for it")
             sim.note(worker, "effect", f"{stage}: {'applied' if applied else 'refused'}")
+        if url is not None:
+            sim.outside.hand(url)
         sim.fates.in_body(f"{run} {stage} after its effect")
         self._timely(since, timeout)
+        if url is not None:
+            return StageOutput.wait(timeout=sim.chance.one_of(f"{run} {stage} waits for", TIMEOUTS))
         return self._end(ending, ctx)
 
     @contextmanager

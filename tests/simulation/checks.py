@@ -212,6 +212,7 @@ class Checks:
             broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
             broken += self._signals_are_heeded(run, seen)
+            broken += self._calls_are_heeded(run, seen)
             starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
             if broken:
@@ -235,9 +236,34 @@ class Checks:
         outputs = [row["delta"] for row in seen.checkpoints if row["stage"] == WORD]
         if taken is not None and run not in self.copied and outputs not in ([], [str(taken[1])]):
             return [f"signal {taken[1]} was taken, the wait ended with {outputs}"]
-        if taken is not None and seen.run["error_stage"] == WORD:
-            return [f"signal {taken[1]} was taken, and the run has failed for want of it"]
+        consumed = any(row["consumed_at"] is not None for row in seen.signals)
+        if consumed and seen.run["error_stage"] == WORD:
+            return ["a signal has ended its wait, and the run has failed for want of it"]
         return []
+
+    def _calls_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
+        """What the outside was told is what the run goes by: no call that was taken is lost, none made up, and none
+        taken where nothing waits for it.
+        """
+        taken = {stage: number for (of, stage), (_, number) in self._sim.outside.taken.items() if of == run}
+        kept = {row["stage"]: int(row["payload"]) for row in seen.signals if row["stage"] != WORD}
+        broken = [
+            f"the call {number} for {stage} was taken, and {kept.get(stage)} is kept"
+            for stage, number in taken.items()
+            if kept.get(stage) != number
+        ]
+        called: set[str] = set()
+        for event in seen.events:
+            data = json.loads(event["data"])
+            if event["type"] == "work.compensation_started":
+                called.add("undo")
+            if event["type"] == "stage.called_back":
+                called.add(data["stage"])
+                broken += [f"{data['stage']} was called back while the run turned back"] if "undo" in called else []
+            ended = event["type"] in ("work.retry_attempt", "stage.failed") and data["stage"] in called
+            if ended and str(data["error"]).startswith("no callback came"):
+                broken.append(f"{data['stage']} was called back, and has expired")
+        return broken
 
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import itertools
 import socket
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from stageflow_durable.engine import outcome as _outcome
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import Phase, RunStatus
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import moved, owners, recovery, runs
@@ -32,6 +33,7 @@ from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store import sealing as _sealing
 from stageflow_durable.store.values import BATCH, Created, Received
 from stageflow_durable.transitions import accept as accepting
+from stageflow_durable.transitions import callback as _callback
 from stageflow_durable.transitions import (
     fence,
     hand_back,
@@ -59,6 +61,7 @@ forking: Any = _fork
 resolve: Any = _resolve
 wake: Any = _wake
 finish: Any = _finish
+callback: Any = _callback
 signal: Any = _signal
 _store: Any = _store_module
 Plant = Callable[[ExitStack], None]
@@ -511,12 +514,50 @@ def _times_out_all_the_same() -> Plant:
                 return draft.done()
         return wake_one(facts, strand, gen)
 
-    return _put((wake, "_as_seen", blind), (wake, "wake", woken))
+    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "awaits_signal", _always(True)))
 
 
 def _never_times_out() -> Plant:
     """A wait that is due is woken as a retry is, and waits anew."""
-    return _put((wake, "awaits_signal", _always(False)), (_store, "awaits_signal", _always(False)))
+    return _put((wake, "awaits_signal", _always(False)), (waiting, "awaits_signal", _always(False)))
+
+
+def _calls_wait_through_a_stop() -> Plant:
+    rest = Draft.rest_idle
+
+    def others(draft: Draft) -> None:
+        waited = [row for row in draft.strands.values() if waiting.awaits_callback(row)]
+        rest(draft)
+        for row in waited:
+            draft.set_strand(row.strand, state=row.state, waiting_for=row.waiting_for, wake_at=row.wake_at)
+
+    return _put((Draft, "rest_idle", others))
+
+
+def _early_calls_are_lost() -> Plant:
+    """A call that comes before its stage waits is answered, and not kept."""
+    add = Draft.add_signal
+
+    def only_there(draft: Draft, one: Any) -> None:
+        if any(row.stage == one.stage and waiting.awaits_callback(row) for row in draft.strands.values()):
+            add(draft, one)
+
+    receive = callback.receive
+
+    def received(facts: Any, call: Any) -> Any:
+        with patch.object(Draft, "add_signal", only_there):
+            return receive(facts, call)
+
+    return _put((callback, "receive", received))
+
+
+def _calls_without_doubt() -> Plant:
+    end = Draft.end_attempt
+
+    def certain(draft: Draft, of: Any, state: Any, **how: Any) -> None:
+        end(draft, of, state, **(how | ({"doubt": False} if state == AttemptState.WAITING else {})))
+
+    return _put((Draft, "end_attempt", certain))
 
 
 MUTANTS = (
@@ -588,5 +629,17 @@ MUTANTS = (
     Mutant("a wait ends with nothing", _put((waiting, "fulfil", _always(None)), (signal, "fulfil", _always(None)))),
     Mutant("a wait whose time is over begins anew", _never_times_out()),
     Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
+    Mutant("a stop leaves what waits for its callback waiting", _calls_wait_through_a_stop()),
+    Mutant("a callback that comes early is lost", _early_calls_are_lost()),
+    Mutant("a callback that is kept is not looked for", _put((callback, "_kept", _always(None)))),
+    Mutant("a callback URL takes whatever comes second", _put((callback, "as_stored", lambda _new, before: before))),
+    Mutant("a callback that comes too late is taken", _put((callback, "_refuse_late", _always(None)))),
+    Mutant("a callback that comes in time is only kept", _put((callback, "awaits_callback", _always(False)))),
+    Mutant("what waits for its callback is certain", _calls_without_doubt()),
+    Mutant(
+        "a wait for the outside that expires begins its body again", _put((wake, "awaits_callback", _always(False)))
+    ),
+    Mutant("a message begins what waits for its callback", _put((waiting, "awaits_callback", _always(False)))),
+    Mutant("any token is one of ours", _put((hmac, "compare_digest", _always(True)))),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )

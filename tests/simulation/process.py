@@ -237,6 +237,7 @@ class Worker(Process):
             limits=Limits(sim.setup.in_place, 5.0),
             publish=self.publish,
             bounded=lambda: True,
+            callback_url=sim.urls.url,
         )
         self.sweeper = Sweeper(self.store, self.publisher, self.patience(), lambda: self.owner.judge, broker=BROKER)
         self.carrying: Job | None = None

@@ -55,6 +55,7 @@ class Setup:
 
     ``recycled``: no child grows old; ``prefetch``: messages that a busy worker takes in advance; ``wandering``: the
     database's clock moves often; ``interlude``: what comes before nothing goes wrong any more.
+    ``callbacks``: how often a body waits for the outside.
     """
 
     in_place: int
@@ -70,6 +71,7 @@ class Setup:
     prefetch: int
     wandering: bool
     interlude: str
+    callbacks: float
     rates: dict[str, float]
 
 
@@ -106,6 +108,7 @@ def setup(chance: Chance) -> Setup:
         prefetch=chance.one_of("prefetch", [0, 16], [3, 1]),
         wandering=chance.flip("wandering", 0.1),
         interlude=chance.pick("interlude", ["none", "unheard of", "starved"], [28, 1, 1]),
+        callbacks=chance.one_of("callbacks", [0.0, 0.4], [2, 1]),
         rates={kind: rates[chance.number(f"rate of {kind}", 0, 2)] for kind, rates in FAULTS.items()},
     )
 

@@ -21,6 +21,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.fates import Fates
 from tests.simulation.interlude import INTERLUDES
 from tests.simulation.ledger import Ledger, Request, Violation
+from tests.simulation.outside import URLS, Outside
 from tests.simulation.people import Client, Operator
 from tests.simulation.process import Job, Process, Worker
 from tests.simulation.senders import Senders
@@ -69,6 +70,7 @@ class Simulation:
         self.setup = scenario.setup(self.chance)
         self.store = bench.ways[self.setup.optimistic]
         self.ledger = Ledger()
+        self.urls = URLS
         self.broker = Broker(lambda: self.passed, self.setup.in_place)
         self.gate = Gate(lambda: self.passed)
         self.bodies = Bodies(self)
@@ -87,6 +89,7 @@ class Simulation:
         self.client = Client(self)
         self.operator = Operator(self)
         self.senders = Senders(self)
+        self.outside = Outside(self)
         self.parent = Process(self, "parent")
         self.workers: list[Worker] = []
 
@@ -309,6 +312,8 @@ class Simulation:
             self.client.again()
         elif move == "signal":
             self.senders.begin()
+        elif move == "call back":
+            self.outside.begin()
         else:
             self.fates.trouble()
 
@@ -324,6 +329,8 @@ class Simulation:
             moves["sweep"] = 3.0 if still else 1.0
         if self.waiting:
             moves["signal"] = 1.0
+        if self.outside.handed:
+            moves["call back"] = 2.0
         return moves | {"ask": 0.7, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
 
     def _busy(self) -> list[Worker]:
@@ -469,7 +476,7 @@ class Simulation:
     def forget(self) -> None:
         """Cut the circles of references: looking for them takes the collector longer than a tenth of the seed."""
         self.bodies.forget()
-        parts = (self.client, self.operator, self.senders, self.fates, self.checks)
+        parts = (self.client, self.operator, self.senders, self.outside, self.fates, self.checks)
         for part in (*self.processes, *parts):
             vars(part).clear()
         kept = self.chance, self.trace

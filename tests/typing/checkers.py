@@ -17,7 +17,7 @@ Checker = Literal["mypy", "pyright"]
 CHECKERS: tuple[Checker, ...] = ("mypy", "pyright")
 
 _MYPY = re.compile(r"(?P<file>.+?):(?P<line>\d+): (?P<kind>error|note): (?P<text>.*?)(?:  \[(?P<rule>[\w-]+)\])?$")
-_MYPY_OPTIONS = ("--strict", "--no-error-summary", "--hide-error-context", "--no-pretty", "--no-incremental")
+_MYPY_OPTIONS = ("--strict", "--no-error-summary", "--hide-error-context", "--no-pretty")
 
 
 class Said(NamedTuple):

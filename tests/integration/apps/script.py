@@ -27,7 +27,7 @@ def body(ctx: Any) -> Any:
     ledger, token = Ledger.here(), os.urandom(6).hex()
     ledger.write(Entry("do", ctx.run_id, ctx.stage, ctx.attempt, ctx.idempotency_key, token, os.getpid()))
     _die(ledger, ctx.run_id, ctx.input.get("kill", {}).get(ctx.stage), ctx.stage)
-    _hold(ledger, ctx.input.get("hold", {}).get(ctx.stage))
+    hold(ledger, ctx.input.get("hold", {}).get(ctx.stage))
     time.sleep(ctx.input.get("nap", 0.0))
     times, how = ctx.input.get("fail", {}).get(ctx.stage, (0, ""))
     if times < 0 or ctx.attempt <= times:
@@ -48,7 +48,7 @@ def _die(ledger: Ledger, run: str, whom: str | None, stage: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _hold(ledger: Ledger, gate: str | None) -> None:
+def hold(ledger: Ledger, gate: str | None) -> None:
     until = time.monotonic() + HOLD_SECONDS
     while gate is not None and not ledger.is_open(gate) and time.monotonic() < until:
         time.sleep(0.02)

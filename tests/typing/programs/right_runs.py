@@ -10,7 +10,7 @@ from typing import Any, assert_type
 from pydantic import BaseModel
 
 from stageflow_durable import Engine, Pipeline, RunHandle, StageflowError, Submission
-from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.run import CallbackReceipt, RunSummary
 
 
 class Order(BaseModel):
@@ -77,3 +77,4 @@ async def main() -> None:
     )
     assert_type(await engine.acancel("01J9F2", reason="r", actor="a"), RunSummary)
     assert_type(await engine.afork("01J9F2", "charge"), RunHandle[Any])
+    assert_type(await engine.areceive_callback("token", b"{}"), CallbackReceipt)

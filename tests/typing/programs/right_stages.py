@@ -45,6 +45,11 @@ async def charge(ctx: StageContext[Order]) -> Receipt | StageOutput:
     return Receipt(payment_id=ctx.idempotency_key)
 
 
+def render(ctx: StageContext[Order]) -> StageOutput:
+    assert_type(ctx.callback_url(), str)
+    return StageOutput.wait(timeout=timedelta(hours=1))
+
+
 def refund(ctx: CompensationContext[Order]) -> None:
     assert_type(ctx.input, Order)
 
@@ -83,6 +88,7 @@ checkout = (
     .stage("validate", validate, kind=StageKind.GUARD)
     .stage("client", of_any_request, compensate=forget_request)
     .stage("charge", charge, compensate=Undo(refund, retry=RetryPolicy(max_attempts=10)), timeout=timedelta(seconds=30))
+    .stage("render", render, callback=Receipt)
     .stage("once", of_anything, key=lambda ctx: ctx.input.order_id)
     .sleep("a day", timedelta(days=1))
     .sleep("until", until=lambda ctx: datetime.fromtimestamp(len(ctx.input.order_id), UTC))

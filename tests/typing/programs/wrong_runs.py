@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from stageflow_durable import Engine, Pipeline, Submission
+from stageflow_durable import Engine, Pipeline, StageOutput, Submission
 
 
 class Order(BaseModel):
@@ -33,6 +33,9 @@ engine.enqueue_many(checkout, order)  # E: misc / reportArgumentType
 engine.enqueue_many(checkout, [order], on_error="ignore")  # E: call-overload / reportCallIssue
 engine.enqueue_many(checkout, [order], on_error="collect")[0].run_id  # E: union-attr / reportAttributeAccessIssue
 Submission(order, key="k")  # E: call-arg / reportCallIssue
+StageOutput.wait()  # E: call-arg / reportCallIssue
+StageOutput.wait(timeout="1h")  # E: arg-type / reportArgumentType
+engine.receive_callback("token", {"frame": 1})  # E: arg-type / reportArgumentType
 engine.cancel("01J9F2", reason="no actor")  # E: call-arg / reportCallIssue
 engine.runs(status="parked", offset=3)  # E: call-arg / reportCallIssue
 
