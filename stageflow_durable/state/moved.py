@@ -14,14 +14,12 @@ from sqlalchemy import Connection, Double, and_, bindparam, case, exists, or_, s
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.recovery import my_tick
 from stageflow_durable.state.tables import queues, runs, strands
+from stageflow_durable.store.scans import MOVE_SECONDS
+from stageflow_durable.store.values import ONE_CLOCK_SECONDS
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
-
-ONCE_SECONDS = 60.0
-"""Within them all processes notice a move: each renews four times a lease."""
 
 _BY, _WITHIN = (bindparam(name, type_=Double) for name in ("by", "within"))
 _AHEAD = now() + ONE_CLOCK_SECONDS
@@ -83,7 +81,7 @@ def follow(connection: Connection, by: float, within: float, lease_seconds: floa
     False when another process did so.
     """
     which = "clock moved back" if by < 0 else "clock moved ahead"
-    if not my_tick(connection, which, ONCE_SECONDS + lease_seconds):
+    if not my_tick(connection, which, MOVE_SECONDS + lease_seconds):
         return False
     given = {"by": by, "within": within}
     _RUNNING.run(connection, **given)

@@ -10,7 +10,6 @@ Dead is not ended: a lease also runs out under a process that is cut off. That n
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,16 +36,15 @@ from stageflow_durable.state import roster
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import owners, profiles, queues
-from stageflow_durable.store.values import Awaited, Identity
-
-LONGEST_LEASE = 3600.0
-"""Seconds; of an owner of an earlier release, which did not say how long its lease is."""
-
-ONE_CLOCK_SECONDS = 1.0
-"""How far ahead a stored time may lie that one and the same clock gave."""
-
-BY_PARENT, BY_ITSELF = "its parent", "itself"
-"""Who confirmed an end, where no person did."""
+from stageflow_durable.store.values import (
+    BY_ITSELF,
+    BY_PARENT,
+    LONGEST_LEASE,
+    ONE_CLOCK_SECONDS,
+    Awaited,
+    Identity,
+    new_owner_id,
+)
 
 
 def _p(name: str, kind: Any = Double) -> Any:
@@ -184,7 +182,7 @@ _FREED = Prepared(_became_free)
 
 def register(connection: Connection, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
     """A new owner; returns its id. ``profile``: what it knows and serves."""
-    owner = f"{identity.boot}-{identity.pid}-{secrets.token_hex(4)}"
+    owner = new_owner_id(identity)
     told = {} if profile is None else {"profile": profile.id}
     if profile is not None:
         roster.publish(connection, profile)

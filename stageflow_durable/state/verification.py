@@ -1,16 +1,9 @@
-"""Checking the histories of runs, and the rows that they vouch for.
-
-The codes of events are HMACs (RFC 2104) whose key is not in the database. Whoever can write to the database and does
-not have the key cannot make a chain that verifies, nor an event that says what a changed row holds. Putting a whole run
-back to an earlier state, or deleting it with all its rows, shows only against heads that were exported before.
-"""
+"""Reading what ``store.verification`` checks: the histories of runs, and the rows that they vouch for."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, select, union
@@ -27,11 +20,9 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.store.audit import old_tombstone_code, seal
-from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, problems
+from stageflow_durable.store import verification
+from stageflow_durable.store.testimony import Keys, Row, Rows
 from stageflow_durable.store.values import Checked
-from stageflow_durable.store.vouched import tombstone_code
-from stageflow_durable.transitions.accept import GENESIS
 
 T = TypeVar("T")
 See = Callable[[Callable[[Connection], T]], T]
@@ -120,39 +111,14 @@ class _Checker:
         stones = _stones_of(connection, [run for run in ids if run not in found])
         checked = []
         for run in (*ids, *sorted(strangers - ids.keys())):
-            rows = [part.get(run, []) for part in parts.values()]
+            rows = {table.name: part.get(run, []) for table, part in parts.items()}
             if run in found:
-                plan = plans.get(found[run]["definition"])
-                checked.append(self._checked(Rows(found[run], plan, keys.get(run, []), *rows)))
+                seen = Rows(found[run], plans.get(found[run]["definition"]), keys.get(run, []), *rows.values())
+                checked.append(verification.checked(self._keys, seen, self._exported))
             else:
-                checked.append(self._missing(run, stones.get(run), rows))
+                count = len(rows[events.name])
+                checked.append(verification.without_row(self._keys, run, stones.get(run), rows, count))
         return checked
-
-    def _missing(self, run: str, stone: Any, rows: Sequence[Sequence[Row]]) -> Checked:
-        left = ", ".join(f"{len(some)} of {table.name}" for table, some in zip(_PARTS, rows, strict=True) if some)
-        if left:
-            return Checked(run, len(rows[0]), (f"the run's row is gone, and rows of it are left: {left}",))
-        return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._keys)))
-
-    def _checked(self, seen: Rows) -> Checked:
-        run = seen.run["id"]
-        found = [
-            *_chain(seen.events, self._keys),
-            *_end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
-            *_beyond(seen.events, seen.run["seq"]),
-        ]
-        if run in self._exported:
-            found += _end(seen.events, *self._exported[run], "the exported head")
-        if seen.plan is None:
-            found.append(
-                "its definition is missing or was changed: its text does not have the digest that the run names"
-            )
-        vouched = False
-        if any(self._keys) and not any(found):
-            heard = Testimony.of(seen.events)
-            vouched = heard.complete
-            found += problems(self._keys, seen, heard)
-        return Checked(run, len(seen.events), tuple(dict.fromkeys(found)), vouched)
 
 
 def _snapshot(connection: Connection) -> Connection:
@@ -197,15 +163,10 @@ def _keys(connection: Connection, within: Callable[[ColumnElement[str]], ColumnE
 
 def _plans(connection: Connection, digests: set[str]) -> dict[str, Plan]:
     """Stored definitions by digest, those left out whose text has another one."""
-    found = connection.execute(select(definitions).where(definitions.c.digest.in_(digests))).all() if digests else ()
-    return {row.digest: plan for row in found if (plan := _plan(row)) is not None}
-
-
-def _plan(row: Any) -> Plan | None:
-    if hashlib.sha256(row.body.encode()).hexdigest()[: len(row.digest)] != row.digest:
-        return None
-    plan = Plan.decode(row.body)
-    return plan if (plan.pipeline, plan.version) == (row.pipeline, row.version) else None
+    wanted = select(*(definitions.c[name] for name in ("digest", "pipeline", "version", "body")))
+    rows = connection.execute(wanted.where(definitions.c.digest.in_(digests))).all() if digests else ()
+    plans = {row.digest: verification.plan_stored(*row) for row in rows}
+    return {digest: plan for digest, plan in plans.items() if plan is not None}
 
 
 # --- pruned runs ------------------------------------------------------------------------------------------------------
@@ -215,85 +176,21 @@ def _tombs(see: See[Any], keys: Keys) -> Iterator[Checked]:
     """What is left of pruned runs has to be what ``prune`` left."""
     last = ""
     while batch := see(partial(_stones, after=last)):
-        yield from (Checked(row.run, 0, found) for row in batch if (found := tuple(_stone(row, keys))))
-        last = batch[-1].run
+        yield from (
+            Checked(row["run"], 0, found) for row in batch if (found := tuple(verification.stone_problems(keys, row)))
+        )
+        last = batch[-1]["run"]
 
 
 def _stones(connection: Connection, after: str) -> Sequence[Any]:
     found = select(tombstones).where(tombstones.c.run > after).order_by(tombstones.c.run).limit(BATCH)
-    return connection.execute(found).all()
+    return connection.execute(found).mappings().all()
 
 
 def _stones_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
-    found = connection.execute(select(tombstones).where(tombstones.c.run.in_(ids))).all() if ids else ()
-    return {row.run: row for row in found}
-
-
-def _stone(row: Any, keys: Keys) -> Iterator[str]:
-    # One that an earlier release laid covers less; nobody without a key can make either.
-    if all(
-        row.mac
-        not in (
-            tombstone_code(key, row._mapping),
-            old_tombstone_code(key, row.run, row.status, row.seq, row.head),
-        )
-        for key in keys
-    ):
-        yield "its tombstone was changed, or not laid by prune: its code does not fit"
+    found = connection.execute(select(tombstones).where(tombstones.c.run.in_(ids))).mappings() if ids else ()
+    return {row["run"]: row for row in found}
 
 
 def _gone(connection: Connection, keys: Keys, run: str, exported: tuple[int, str]) -> Checked:
-    """A run of the exported heads that is not there: pruned, with a tombstone no shorter than the head, or deleted."""
-    row = _stones_of(connection, [run]).get(run)
-    if row is None:
-        return Checked(run, 0, ("it was there when the heads were exported, and is gone",))
-    found = list(_stone(row, keys))
-    if (row.seq, row.head) != exported and row.seq <= exported[0]:
-        found.append(f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off")
-    return Checked(run, 0, tuple(found))
-
-
-# --- the chain --------------------------------------------------------------------------------------------------------
-
-
-def _chain(rows: Sequence[Row], keys: Keys) -> Iterator[str]:
-    if rows and (rows[0]["seq"], rows[0]["previous"]) != (1, GENESIS):
-        yield f"event {rows[0]['seq']} comes first and is not the beginning: what was before it is missing"
-    for before, row in pairwise(rows):
-        if row["seq"] != before["seq"] + 1:
-            yield f"events {before['seq'] + 1} to {row['seq'] - 1} are missing"
-        elif row["previous"] != before["mac"]:
-            yield (
-                f"event {row['seq']} ({row['type']}) does not follow event {before['seq']}: "
-                "one was changed, moved or replaced"
-            )
-    for row in rows:
-        if row["item"]:
-            yield f"event {row['seq']} ({row['type']}) was moved to item {row['item']}, which the run has not got"
-    wrong = [row for row in rows if not _fits(row, keys)]
-    if wrong and len(wrong) == len(rows):
-        yield (
-            "no event has a code by this key: the run was written under another one (STAGEFLOW_OLD_AUDIT_KEYS), or "
-            "without one, or all of it was replaced"
-        )
-        return
-    for row in wrong:
-        yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
-
-
-def _fits(row: Row, keys: Keys) -> bool:
-    said = [row[name] for name in ("run", "seq", "type", "at", "data", "previous")]
-    return any(seal(key, *said).mac == row["mac"] for key in keys)
-
-
-def _beyond(rows: Sequence[Row], seq: int) -> Iterator[str]:
-    if rows and rows[-1]["seq"] > seq:
-        yield f"the run's row says {seq} events, there are {rows[-1]['seq']}: it was put back"
-
-
-def _end(rows: Sequence[Row], seq: int, head: str, of: str) -> Iterator[str]:
-    last = next((row for row in rows if row["seq"] == seq), None)
-    if last is None:
-        yield f"{of} says {seq} events, the last there is {rows[-1]['seq'] if rows else 0}: the end was cut off"
-    elif last["mac"] != head:
-        yield f"event {seq} ({last['type']}) is not the one that {of} names"
+    return verification.gone(keys, run, _stones_of(connection, [run]).get(run), exported)

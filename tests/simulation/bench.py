@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stageflow_durable.model import keys
-from stageflow_durable.state import owners
 from stageflow_durable.state.own import Own
 from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store import values
 from stageflow_durable.testing.clock import START
 from tests.simulation.sql import MemoryDatabase
 
@@ -56,8 +56,8 @@ def known_ids() -> Iterator[None]:
     """Ids that count instead of being drawn: the same seed gives the same."""
     count = iter(range(1, 1 << 40))
     known = SimpleNamespace(token_hex=lambda size: f"{next(count):0{2 * size}x}", randbits=lambda _bits: next(count))
-    owners.secrets = keys.secrets = known  # type: ignore[attr-defined, assignment]  # put back below
+    values.secrets = keys.secrets = known  # type: ignore[attr-defined, assignment]  # put back below
     try:
         yield
     finally:
-        owners.secrets = keys.secrets = secrets  # type: ignore[attr-defined]  # as above
+        values.secrets = keys.secrets = secrets  # type: ignore[attr-defined]  # as above

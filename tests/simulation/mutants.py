@@ -20,18 +20,19 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
-from stageflow_durable.state import fork as _fork
-from stageflow_durable.state import moved, owners, recovery, runs
+from stageflow_durable.state import moved, owners, recovery
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store import base as _base
 from stageflow_durable.store import sealing as _sealing
 from stageflow_durable.store.values import BATCH, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import fence, hand_back, operate, retry, sleep, start, take
+from stageflow_durable.transitions import fork as _fork
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import wake as _wake
 from stageflow_durable.transitions.change import Row, Table
@@ -44,6 +45,7 @@ outcomes: Any = _outcome
 executor: Any = _executor
 sealing: Any = _sealing
 forking: Any = _fork
+base: Any = _base
 resolve: Any = _resolve
 wake: Any = _wake
 Plant = Callable[[ExitStack], None]
@@ -215,9 +217,8 @@ def _any_version() -> Plant:
     return _put((operate, "_ordered", lambda facts, order: ordered(facts, replace(order, op_version=None))))
 
 
-def _any_parameters(connection: Any, new: Any) -> Any:
-    (found,) = runs._BY_KEY.rows(connection, **runs._key_of(new))
-    return Created(found.id, True)
+def _any_parameters(_new: Any, holder: Any) -> Any:
+    return Created(holder.run_id, True)
 
 
 def _from_the_living() -> Plant:
@@ -460,7 +461,7 @@ MUTANTS = (
     Mutant("retry at once", _no_wait(), quick=True),
     Mutant("one attempt too many", _one_attempt_more(), quick=True),
     Mutant("an operator's word counts for any version", _any_version()),
-    Mutant("a key is enough, whatever the parameters", _put((runs, "existing", _any_parameters))),
+    Mutant("a key is enough, whatever the parameters", _put((base, "held_by", _any_parameters))),
     Mutant("do not look up a commit whose answer was lost", _put((SqlStore, "recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
     Mutant("outputs of before are not read", _put((SqlStore, "outputs", _always({})))),
