@@ -23,10 +23,6 @@ STEPS = (1.1, 1.1, 1.1, 1.1, 2.1, 2.1, 4.1, 4.1, 8.1, 8.1, 16.1, 16.1, 30.1, 30.
 ROUNDS = 300
 """Things to do between two sweeps; more than that goes round."""
 
-_UNSETTLED = "SELECT id FROM stageflow_runs WHERE phase != 'settled'"
-_OF_PIPELINE = f"{_UNSETTLED} AND pipeline = ?"
-_STRANDS = "SELECT count(*) FROM stageflow_strands WHERE run = ?"
-
 
 def unheard_of(sim: Simulation) -> None:
     """All workers die, and those that come in their place do not know a pipeline."""
@@ -34,12 +30,12 @@ def unheard_of(sim: Simulation) -> None:
     sim.unheard_of = name
     for worker in sim.workers:
         worker.alive = False
-    _pass(sim, (run for (run,) in sim.database.see(_OF_PIPELINE, name)))
+    _pass(sim, _unsettled(sim, name))
     process = Process(sim, "o0")
     sweeper = Sweeper(process.store, process.publisher, process.patience())
     operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
     told = {run.run_id for run in operations.runs(attention=True, limit=1000)}
-    for (run,) in sim.database.see(_OF_PIPELINE, name):
+    for run in _unsettled(sim, name):
         if run not in told:
             raise Violation(f"{sim.short(run)} stands still, since no worker knows it, and nobody is told")
     sim.unheard_of = None
@@ -51,8 +47,13 @@ def unheard_of(sim: Simulation) -> None:
 def starved(sim: Simulation) -> None:
     """Workers are busy with something else, and one of them has taken all messages in advance."""
     sim.starving = True
-    _pass(sim, (run for (run,) in sim.database.see(_UNSETTLED)))
+    _pass(sim, _unsettled(sim))
     sim.starving = False
+
+
+def _unsettled(sim: Simulation, pipeline: str | None = None) -> list[str]:
+    rows = sim.database.see("runs")
+    return [row.id for row in rows if row.phase != "settled" and pipeline in (None, row.pipeline)]
 
 
 def _pass(sim: Simulation, runs: Iterable[str]) -> None:
@@ -62,7 +63,7 @@ def _pass(sim: Simulation, runs: Iterable[str]) -> None:
         _work(sim)
         sim.sweep_once()
     for run, before in published.items():
-        count, strands = sim.broker.published.get(run, 0) - before, int(sim.database.see(_STRANDS, run)[0][0])
+        count, strands = sim.broker.published.get(run, 0) - before, len(sim.database.see("strands", run))
         if count > PUBLISHED_MOST * strands:
             raise Violation(f"13: {count} messages were published for {strands} strands that nobody could carry")
 

@@ -60,12 +60,12 @@ class Mutant:
     quick: bool = False
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
+    def planted(self, store: str = "sqlite") -> Iterator[None]:
         """While the mistake is there: what was decided before, or with it, is not remembered beyond that."""
         with ExitStack() as stack:
-            stack.callback(bench().forget_decisions)
+            stack.callback(bench(store).forget_decisions)
             self.plant(stack)
-            bench().forget_decisions()
+            bench(store).forget_decisions()
             yield
 
 

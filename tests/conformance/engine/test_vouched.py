@@ -36,6 +36,8 @@ from tests.conformance.engine.acts import DIAMOND, DIES, FAILS, Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 CARD = "4111 1111 1111 1111"
 
