@@ -7,16 +7,15 @@ tells. Where it cannot be told, a moment stays as it is.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Connection, Double, and_, bindparam, case, exists, or_, select, update
 
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state import queues
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.recovery import my_tick
-from stageflow_durable.state.tables import queues, runs, strands
+from stageflow_durable.state.tables import runs, strands
 from stageflow_durable.store.scans import MOVE_SECONDS
 from stageflow_durable.store.values import ONE_CLOCK_SECONDS
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
@@ -69,13 +68,6 @@ _RUNNING = Prepared(
 )
 
 
-def _back(column: Any) -> Prepared:
-    return Prepared(update(queues).where(column > _AHEAD).values({column.name: now()}))
-
-
-_SERVED, _FREE = _back(queues.c.served_at), _back(queues.c.free_at)
-
-
 def follow(connection: Connection, by: float, within: float, lease_seconds: float) -> bool:
     """Move stored times ``by`` seconds (below zero: the clock went back), which happened ``within`` the last ones;
     False when another process did so.
@@ -90,6 +82,5 @@ def follow(connection: Connection, by: float, within: float, lease_seconds: floa
         return True
     _READY.run(connection)
     _WAITING.run(connection, **given)
-    _SERVED.run(connection)
-    _FREE.run(connection)
+    queues.moved_back(connection)
     return True

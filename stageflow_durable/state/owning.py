@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.state import handed_back, moved, owners
+from stageflow_durable.state import queues as by_queue
 from stageflow_durable.state.reading import Reading
 from stageflow_durable.store.values import Identity
 
@@ -42,11 +43,11 @@ class Owning(Reading):
         """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
         processes write, and for no mistake in it.
         """
-        self._do(lambda c: owners.served(c, queues))
+        self._do(lambda c: by_queue.served(c, queues))
 
     def freed(self, queues: Iterable[str]) -> None:
         """A worker of these queues has nothing to do."""
-        self._do(lambda c: owners.freed(c, queues))
+        self._do(lambda c: by_queue.freed(c, queues))
 
     def move_times(self, by: float, window: float, lease_seconds: float) -> bool:
         """The clock was found to have moved: stored times of what is under way move along, once."""

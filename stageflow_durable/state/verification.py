@@ -184,7 +184,7 @@ def _tombs(see: See[Any], keys: Keys) -> Iterator[Checked]:
 
 def _stones(connection: Connection, after: str) -> Sequence[Any]:
     found = select(tombstones).where(tombstones.c.run > after).order_by(tombstones.c.run).limit(BATCH)
-    return connection.execute(found).mappings().all()
+    return list(connection.execute(found).mappings())
 
 
 def _stones_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:

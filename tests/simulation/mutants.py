@@ -20,7 +20,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
-from stageflow_durable.state import moved, owners, recovery
+from stageflow_durable.state import moved, owners, queues, recovery
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.store import SqlStore
@@ -28,8 +28,10 @@ from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store import base as _base
+from stageflow_durable.store import memory as _memory
 from stageflow_durable.store import sealing as _sealing
-from stageflow_durable.store.values import BATCH, Created
+from stageflow_durable.store.memory import MemoryStore
+from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import fence, hand_back, operate, retry, sleep, start, take
 from stageflow_durable.transitions import fork as _fork
@@ -46,6 +48,7 @@ executor: Any = _executor
 sealing: Any = _sealing
 forking: Any = _fork
 base: Any = _base
+in_memory: Any = _memory
 resolve: Any = _resolve
 wake: Any = _wake
 Plant = Callable[[ExitStack], None]
@@ -77,6 +80,20 @@ def _put(*places: tuple[Any, str, Any]) -> Plant:
             stack.enter_context(patch.object(where, name, what))
 
     return plant
+
+
+def _of_each_store(name: str, what: Any) -> tuple[tuple[Any, str, Any], ...]:
+    """A method of every store, replaced."""
+    return (SqlStore, name, what), (MemoryStore, name, what)
+
+
+def _on_memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the store in memory that calls ``function`` with its tables, the time and what it is given."""
+
+    def method(self: MemoryStore, *given: Any, **options: Any) -> Any:
+        return self._write(lambda: function(self._tables, self.clock(), *given, **options))
+
+    return method
 
 
 def _under_the_lock(*places: tuple[Any, str, Any]) -> Plant:
@@ -222,7 +239,7 @@ def _any_parameters(_new: Any, holder: Any) -> Any:
 
 
 def _from_the_living() -> Plant:
-    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, -9.0))))
+    return _judged(-9.0)
 
 
 def _half_a_lease() -> Plant:
@@ -243,7 +260,12 @@ def _confirmed_by_anybody() -> Plant:
 
 
 def _judged_by_anybody() -> Plant:
-    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, 0.0))))
+    return _judged(0.0)
+
+
+def _judged(slack: float) -> Plant:
+    """Leases that ran out, or do so in a moment, judged by whoever asks."""
+    return _put(*_of_each_store("judge", lambda self, _by: self.mark_expired(slack)))
 
 
 def _undo_from_the_living() -> Plant:
@@ -267,7 +289,7 @@ def _unsealed() -> Plant:
 
 
 def _no_outbox() -> Plant:
-    return _put((SqlStore, "undelivered", _always([])))
+    return _put(*_of_each_store("undelivered", _always([])))
 
 
 def _swapped() -> Plant:
@@ -278,7 +300,7 @@ def _swapped() -> Plant:
         accept.publish(self._store, self._publisher, accepting.first_nudges(new))
         return self._store.create(new)
 
-    return _put((accept.Acceptor, "accept", accepted), (SqlStore, "undelivered", _always([])))
+    return _put((accept.Acceptor, "accept", accepted), *_of_each_store("undelivered", _always([])))
 
 
 def _fence_dropped() -> Plant:
@@ -351,7 +373,14 @@ def _young_for_ever() -> Plant:
         connection.execute(anew.values(steady_since=now()))
         return owner
 
-    return _put((owners, "register", forgetful))
+    join = in_memory.owners.join
+
+    def as_forgetful(tables: Any, now_: float, *given: Any) -> str:
+        owner: str = join(tables, now_, *given)
+        tables.owners.put(owner, tables.owners.get(owner)._replace(steady_since=now_))
+        return owner
+
+    return _put((owners, "register", forgetful), (in_memory.owners, "join", as_forgetful))
 
 
 def _any_lease_holds() -> Plant:
@@ -359,7 +388,7 @@ def _any_lease_holds() -> Plant:
     table = owner_rows
     over = and_(table.c.dead_at.is_(None), owners._JUDGED_FOR.is_not(None), table.c.expires_at < now())
     judge = Prepared(update(table).where(over).values(dead_at=now()).returning(table.c.id))
-    return _put((owners, "_JUDGE", judge))
+    return _put((owners, "_JUDGE", judge), (in_memory.owners, "_is_of_another_clock", _always(False)))
 
 
 def _turns_to_come() -> Plant:
@@ -372,7 +401,14 @@ def _turns_to_come() -> Plant:
             ticks.c.name
         )
 
-    return _put((recovery, "_TICK", Prepared(turn)))
+    def in_order(tables: Any, now_: float, name: str, every: float) -> bool:
+        at = tables.ticks.get(name)
+        if at is not None and at >= now_ - every:
+            return False
+        tables.ticks.put(name, now_)
+        return True
+
+    return _put((recovery, "_TICK", Prepared(turn)), (MemoryStore, "my_tick", _on_memory(in_order)))
 
 
 def _sent_in_an_hour() -> Plant:
@@ -380,7 +416,18 @@ def _sent_in_an_hour() -> Plant:
     ahead = case((strands.c.published_at > recovery._OWN_CLOCK, False), else_=recovery._LOST)
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE, ahead)
     found = select(*recovery._PLACE).where(ready).order_by(strands.c.published_at).limit(BATCH)
-    return _put((recovery, "_UNDELIVERED", Prepared(found)), (moved, "_READY", moved._SERVED))
+    is_lost = in_memory.scans._is_lost
+
+    def trusting(tables: Any, now_: float, row: Any, *given: float) -> bool:
+        ahead = row.published_at is not None and row.published_at > now_ + ONE_CLOCK_SECONDS
+        return not ahead and is_lost(tables, now_, row, *given)
+
+    return _put(
+        (recovery, "_UNDELIVERED", Prepared(found)),
+        (moved, "_READY", queues._SERVED_BACK),
+        (in_memory.scans, "_is_lost", trusting),
+        (in_memory.scans, "_move_message", _always(None)),
+    )
 
 
 def _confirmed_alive() -> Plant:
@@ -389,7 +436,15 @@ def _confirmed_alive() -> Plant:
     any_owner = and_(table.c.id == bindparam("ended", type_=String), owners._UNCONFIRMED)
     told = owners._confirmed(bindparam("by", type_=String), bindparam("reason", type_=String))
     confirm = Prepared(update(table).where(any_owner).values(**told).returning(table.c.id))
-    return _put((owners, "_CONFIRM", confirm))
+
+    def believed(tables: Any, now_: float, owner: str, *told: Any) -> bool:
+        row = tables.owners.get(owner)
+        if row is None or row.confirmed:
+            return False
+        in_memory.owners._confirmed(tables, now_, row, *told)
+        return True
+
+    return _put((owners, "_CONFIRM", confirm), (in_memory.owners, "confirm", believed))
 
 
 def _offered_for_ever() -> Plant:
@@ -401,7 +456,11 @@ def _impatient() -> Plant:
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE)
     missed = or_(recovery._SENT.is_(None), now() - recovery._SENT > recovery._ALONE)
     found = select(*recovery._PLACE).where(and_(ready, missed)).order_by(recovery._SENT).limit(BATCH)
-    return _put((recovery, "_UNDELIVERED", Prepared(found)))
+
+    def as_impatient(_tables: Any, now_: float, row: Any, _patience: float, alone: float) -> bool:
+        return row.published_at is None or now_ - row.published_at > alone
+
+    return _put((recovery, "_UNDELIVERED", Prepared(found)), (in_memory.scans, "_is_lost", as_impatient))
 
 
 def _exceptions_alone() -> Plant:
@@ -424,10 +483,14 @@ MUTANTS = (
     Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
     Mutant(
         "never publish after enqueue, and no sweep of the outbox",
-        _put((accept.Acceptor, "deliver", _always(None)), (SqlStore, "undelivered", _always([]))),
+        _put((accept.Acceptor, "deliver", _always(None)), *_of_each_store("undelivered", _always([]))),
     ),
     Mutant("no sweep of the outbox", _no_outbox(), quick=True),
-    Mutant("forget the lease renewal", _put((owners, "renew", _always(True))), quick=True),
+    Mutant(
+        "forget the lease renewal",
+        _put((owners, "renew", _always(True)), (MemoryStore, "renew", _always(True))),
+        quick=True,
+    ),
     Mutant("take from a live owner", _from_the_living(), quick=True),
     Mutant("undo while a branch still runs", _undo_from_the_living()),
     Mutant("undo in order", _put((resolve, "ready_undos", _in_order)), quick=True),
@@ -436,15 +499,18 @@ MUTANTS = (
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
     Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
-    Mutant("a confirmed end lets no undo begin", _put((SqlStore, "runs_waiting_for", _always([])))),
-    Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
+    Mutant("a confirmed end lets no undo begin", _put(*_of_each_store("runs_waiting_for", _always([])))),
+    Mutant(
+        "nobody is asked to confirm an end",
+        _put((owners, "await_end", _always(None)), (in_memory.owners, "await_end", _always(None))),
+    ),
     Mutant("a person is believed though the lease holds", _confirmed_alive()),
     Mutant("a child that takes another's place begins to judge anew", _young_for_ever()),
     Mutant("a lease of a clock that went back holds", _any_lease_holds()),
     Mutant("a turn of a clock that went back is still to come", _turns_to_come()),
     Mutant("a message of a clock that went back is still on its way", _sent_in_an_hour()),
     Mutant("what nobody knows is offered again for ever", _offered_for_ever()),
-    Mutant("who is told of what nobody knows: nobody", _put((SqlStore, "unserved", _always([])))),
+    Mutant("who is told of what nobody knows: nobody", _put(*_of_each_store("unserved", _always([])))),
     Mutant("patience with a message does not grow", _impatient()),
     Mutant("what is no Exception ends the attempt", _exceptions_alone()),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
@@ -462,9 +528,9 @@ MUTANTS = (
     Mutant("one attempt too many", _one_attempt_more(), quick=True),
     Mutant("an operator's word counts for any version", _any_version()),
     Mutant("a key is enough, whatever the parameters", _put((base, "held_by", _any_parameters))),
-    Mutant("do not look up a commit whose answer was lost", _put((SqlStore, "recall", _always(False)))),
+    Mutant("do not look up a commit whose answer was lost", _put(*_of_each_store("recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
-    Mutant("outputs of before are not read", _put((SqlStore, "outputs", _always({})))),
+    Mutant("outputs of before are not read", _put(*_of_each_store("outputs", _always({})))),
     Mutant("observers are told before the outcome is saved", _told_too_early(), quick=True),
     Mutant("an observer's error ends the attempt", _told_loudly(), quick=True),
     Mutant("what an observer answers counts as the stage's work", _answers_are_work()),

@@ -47,7 +47,7 @@ class Played:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """What the engine warns of is what we do to it."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -70,7 +70,7 @@ def _collector_at_rest() -> Iterator[None]:
 
 def play(seed: int | None, answers: Answers | None = None, *, store: str = "sqlite") -> Played:
     """One seed, or a list of answers."""
-    with _quiet():
+    with quietly():
         return apart(lambda: _play(seed, answers, store))
 
 
@@ -87,7 +87,7 @@ def _play(seed: int | None, answers: Answers | None, store: str) -> Played:
 
 def failing(seeds: Iterable[int], *, store: str = "sqlite") -> list[tuple[int, str]]:
     """Those seeds that break something, with what."""
-    with _quiet():
+    with quietly():
         return apart(lambda: _failing(seeds, store))
 
 

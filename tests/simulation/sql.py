@@ -30,6 +30,13 @@ DIALECT = _make(paramstyle="qmark")
 DIALECT.dbapi = sqlite3
 
 
+class Listed(list[Any]):
+    """Values that are all read already."""
+
+    def all(self) -> list[Any]:
+        return self
+
+
 class Answer:
     """The rows of one statement, read already, and made what they are asked to be."""
 
@@ -57,11 +64,11 @@ class Answer:
     def all(self) -> list[Any]:
         return self._prepared.rows(self._found)
 
-    def scalars(self) -> list[Any]:
-        return [row[0] for row in self]
+    def scalars(self) -> Listed:
+        return Listed([row[0] for row in self])
 
-    def mappings(self) -> list[dict[str, Any]]:
-        return self._prepared.mappings(self._found)
+    def mappings(self) -> Listed:
+        return Listed(self._prepared.mappings(self._found))
 
     def scalar_one(self) -> Any:
         return self.one()[0]
@@ -146,6 +153,10 @@ class Connection:
         return True
 
     def execute(self, element: Any, given: Any = None) -> Answer:
+        if isinstance(given, list):
+            for one in given[:-1]:
+                self.execute(element, one)
+            given = given[-1]
         given = given or {}
         prepared, extracted = self._prepared(element, given)
         sql, values = prepared.bound(given, extracted)

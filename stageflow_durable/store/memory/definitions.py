@@ -58,8 +58,10 @@ def need(tables: Tables, pipeline: str, version: str, definition: str, queue: st
 
 
 def publish(tables: Tables, now: float, profile: Profile) -> None:
-    """Store a profile, once for all that share it."""
-    tables.profiles.put(profile.id, ProfileRecord(profile.id, profile, now))
+    """Store a profile, once for all that share it: as it reads where it is stored as text."""
+    known = tables.profiles.get(profile.id)
+    stored = Profile.decode(profile.encoded) if known is None else known.profile
+    tables.profiles.put(profile.id, ProfileRecord(profile.id, stored, now))
 
 
 def roster(tables: Tables, now: float) -> Roster:

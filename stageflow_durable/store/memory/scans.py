@@ -215,14 +215,19 @@ def move_times(tables: Tables, now: float, by: float, window: float, lease_secon
                 _put(tables, row, kill_by=row.kill_by + by)
         elif row.state == StrandState.WAITING and changed_before:
             _move_wait(tables, now, row, by)
-        elif row.state == StrandState.READY and by <= 0 and (row.published_at or 0.0) > ahead:
-            _put(tables, row, published_at=now)
+        elif row.state == StrandState.READY and by <= 0:
+            _move_message(tables, now, row)
     for name, queue in list(tables.queues.items() if by <= 0 else ()):
         moved = queue._replace(served_at=now) if queue.served_at > ahead else queue
         if moved.free_at is not None and moved.free_at > ahead:
             moved = moved._replace(free_at=now)
         tables.queues.put(name, moved)
     return True
+
+
+def _move_message(tables: Tables, now: float, row: StrandRow) -> None:
+    if row.published_at is not None and row.published_at > now + ONE_CLOCK_SECONDS:
+        _put(tables, row, published_at=now)
 
 
 def _move_wait(tables: Tables, now: float, row: StrandRow, by: float) -> None:
