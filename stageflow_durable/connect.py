@@ -5,6 +5,8 @@ Here and in ``application`` the engine meets a concrete store; the engine itself
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stageflow_durable.clock import system_world
 from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.ports import NoPublisher
@@ -12,6 +14,7 @@ from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.memory import MemoryStore
 
 
 def open_store(settings: Settings, urls: Urls) -> SqlStore:
@@ -36,6 +39,12 @@ def open_operations(settings: Settings) -> DatabaseOperations:
 def _store(settings: Settings, database_url: str, audit_key: str | None) -> SqlStore:
     database = Database(database_url, synchronous=settings.sqlite_synchronous, prepares=settings.prepared_statements)
     return store_on(database, settings, audit_key)
+
+
+def memory_store(settings: Settings, clock: Callable[[], float]) -> MemoryStore:
+    """A store in memory that seals as the settings want it. ``clock``: seconds since the epoch."""
+    old = tuple(key.encode() for key in listed(settings.old_audit_keys))
+    return MemoryStore((settings.audit_key or "").encode(), old, clock=clock)
 
 
 def store_on(database: Database, settings: Settings, audit_key: str | None = None) -> SqlStore:

@@ -14,11 +14,10 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select,
 
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.status import StepState
-from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import idempotency_keys, load, of_items, tables
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.store.audit import EventRow
-from stageflow_durable.store.sealing import seal_events
+from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How, KeyChange, KeyEnd, Table
 from stageflow_durable.transitions.facts import NotLoaded, Part
 
@@ -68,35 +67,6 @@ def intending(insertion: Any) -> Any:
 _INTEND = Prepared(lambda dialect: intending(dialect.insert(_STEPS)))
 
 
-def transact(
-    connection: Connection,
-    run_id: str,
-    decide: Callable[[Any], T],
-    audit_key: bytes,
-    *,
-    needs: tuple[Part, ...] = (Part.STRANDS,),
-    me: str = "",
-) -> T | None:
-    """Lock a run, load its facts, let a transition decide, and apply the change that it returns.
-
-    :param decide: the transition; it is called again with more facts if some were missing.
-    :param needs: the parts of the facts that it always needs; others are loaded when it asks for them.
-    :param me: the owner that asks.
-    :returns: what ``decide`` returned, a change with the run's new head; None if there is no such run.
-    """
-    locked = load.lock(connection, run_id)
-    if locked is None:
-        return None
-    parts = {part: load.part(connection, locked.run, part, me) for part in needs}
-    while True:
-        try:
-            decided = decide(load.facts(connection, locked, parts))
-        except NotLoaded as missing:
-            parts[missing.part] = load.part(connection, locked.run, missing.part, me)
-        else:
-            return apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
-
-
 def transact_item(
     connection: Connection,
     run_id: str,
@@ -144,9 +114,9 @@ def transact_all(
     decide: Callable[[Any, G], Change | None],
     audit_key: bytes,
 ) -> list[Change]:
-    """The same for several runs in one transaction, in few round trips. Runs that somebody else has locked are left
-    out, and so is a second entry for the same run. ``given``: runs, each with the second argument of ``decide``, which
-    needs strands only, may return None, and only updates rows. Returns the changes that were applied.
+    """Let a transition decide on several runs in one transaction, in few round trips. Runs that somebody else has
+    locked are left out, and so is a second entry for the same run. ``given``: runs, each with the second argument of
+    ``decide``, which needs strands only, may return None, and only updates rows. Returns the changes that were applied.
     """
     locked = load.lock_all(connection, [run for run, _one in given])
     strands = load.strands_of_all(connection, locked)
@@ -242,20 +212,6 @@ def _write_rows(connection: Connection, change: Change, sealed: Sequence[EventRo
     _INSERT_EVENTS.many(connection, [{**event._asdict(), **whose} for event in sealed])
     for key_change in change.keys:
         _end_key(connection, run.id, key_change)
-
-
-def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
-    """The change with the run's new head in the granted attempt and, with ``hints``, in the messages' hints."""
-    granted = change.granted and change.granted._replace(head=head)
-    nudges = tuple([hinting(nudge, head if hints else None) for nudge in change.nudges])
-    return change._replace(granted=granted, nudges=nudges)
-
-
-def hinting(nudge: Nudge, head: str | None) -> Nudge:
-    """A nudge whose hint has this head; without a hint if ``head`` is None."""
-    if nudge.hint is None:
-        return nudge
-    return nudge._replace(hint=None if head is None else nudge.hint._replace(head=head))
 
 
 def _end_key(connection: Connection, run_id: str, change: KeyChange) -> None:

@@ -37,13 +37,13 @@ from sqlalchemy.exc import IntegrityError
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import tables, unlocked_reads
-from stageflow_durable.state.apply import KEY, intending, with_head
+from stageflow_durable.state.apply import KEY, intending
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
 from stageflow_durable.state.tables import attempts, events, owners, runs, strands
 from stageflow_durable.state.unlocked_reads import OF_RUN
-from stageflow_durable.store.sealing import seal_events
+from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How
 from stageflow_durable.transitions.rows import StrandRow
 

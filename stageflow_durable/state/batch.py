@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -30,13 +29,14 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from stageflow_durable.codec import as_stored, differing_texts
-from stageflow_durable.errors import IdempotencyParamMismatch, InvalidInput, RunBusy, StageflowError
+from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.tables import attributes, events, runs, strands, tombstones
 from stageflow_durable.store.audit import EventRow
+from stageflow_durable.store.base import Broken, held_by, is_same, other_run
 from stageflow_durable.store.sealing import accepted
+from stageflow_durable.store.transaction import Holder
 from stageflow_durable.store.values import Answer, Created
 from stageflow_durable.transitions.accept import NewRun, accept, first_nudges
 from stageflow_durable.transitions.change import KEYS
@@ -55,23 +55,6 @@ PART = 1000
 _CLOCK = select(now())
 _KEY = ("client_id", "pipeline", "key")
 _OF_PLAN = {"pipeline": "pipeline", "version": "version", "definition": "digest", "input_schema": "schema"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """Who has a key: a run, or the tombstone of one (then without ``input``)."""
-
-    run_id: str
-    fingerprint: str
-    input: str | None = None
-
-
-class Broken(Exception):
-    """One of a batch was refused: nothing of it is recorded."""
-
-    def __init__(self, answers: list[Answer]) -> None:
-        super().__init__()
-        self.answers = answers
 
 
 def create_many(
@@ -97,7 +80,7 @@ def create_many(
     missing = [new for new in news if new.id not in made]
     for some in _parts([new for new in missing if new.key is None], part):
         _refuse_others(connection, some)
-    held: dict[Key, _Held] = {}
+    held: dict[Key, Holder] = {}
     for some in _parts([new for new in missing if new.key is not None], part):
         held |= _holders(connection, some)
     answers = [_answer(new, made, held, hints=hints) for new in news]
@@ -121,7 +104,7 @@ def _first_of_each_key(news: Sequence[NewRun]) -> list[NewRun]:
     return [*(keyed[key] for key in sorted(keyed)), *free.values()]
 
 
-def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, hints: bool) -> Answer:
+def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, Holder], *, hints: bool) -> Answer:
     key = _key(new)
     if key is None or new.id in made:
         head = made.get(new.id)
@@ -129,14 +112,7 @@ def _answer(new: NewRun, made: Mapping[str, str], held: Mapping[Key, _Held], *, 
         if head is None or not hints:
             nudges = tuple([nudge._replace(hint=None) for nudge in nudges])
         return Created(new.id, False, nudges)
-    holder = held.get(key)
-    if holder is None:
-        return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
-    if holder.fingerprint == as_stored(new.fingerprint, holder.fingerprint):
-        return Created(holder.run_id, True)
-    # What differs from a run that was pruned cannot be told any more.
-    fields = () if holder.input is None else differing_texts(holder.input, new.input)
-    return IdempotencyParamMismatch(str(new.key), fields, run_id=holder.run_id)
+    return held_by(new, held.get(key))
 
 
 def _insert(connection: Connection, news: Sequence[NewRun], at: float, audit_key: bytes) -> dict[str, str]:
@@ -222,17 +198,17 @@ def _unburied(connection: Connection, made: Sequence[NewRun]) -> set[str]:
     return gone
 
 
-def _holders(connection: Connection, missing: Sequence[NewRun]) -> dict[Key, _Held]:
+def _holders(connection: Connection, missing: Sequence[NewRun]) -> dict[Key, Holder]:
     found = _by_key(connection, missing, runs)
     rest = [new for new in missing if _key(new) not in found]
     return found | (_by_key(connection, rest, tombstones) if rest else {})
 
 
-def _by_key(connection: Connection, news: Sequence[NewRun], table: Table) -> dict[Key, _Held]:
+def _by_key(connection: Connection, news: Sequence[NewRun], table: Table) -> dict[Key, Holder]:
     named = [(new.client_id, new.plan.pipeline, new.key) for new in news]
     apart, given = _parameters(connection, dict(zip(_KEY, zip(*named, strict=True), strict=True)))
     found = connection.execute(_holding(connection.dialect.name == "sqlite", table, apart), given).all()
-    return {(row[0], row[1], row[2]): _Held(*row[3:]) for row in found}
+    return {(row[0], row[1], row[2]): Holder(*row[3:]) for row in found}
 
 
 def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
@@ -240,14 +216,9 @@ def _refuse_others(connection: Connection, repeated: Sequence[NewRun]) -> None:
     named = select(runs.c.id, runs.c.client_id, runs.c.pipeline, runs.c.fingerprint)
     found = connection.execute(named.where(runs.c.id.in_([new.id for new in repeated]))).all()
     there = {row.id: row for row in found}
-    other = [new.id for new in repeated if new.id not in there or not _is(new, there[new.id])]
+    other = [new.id for new in repeated if new.id not in there or not is_same(new, there[new.id])]
     if other:
-        raise InvalidInput("enqueue", [f"run_id: {other[0]} is another run; leave it out, or make a new one"])
-
-
-def _is(new: NewRun, there: Any) -> bool:
-    same = (there.client_id, there.pipeline) == (new.client_id, new.plan.pipeline)
-    return same and there.fingerprint == as_stored(new.fingerprint, there.fingerprint)
+        raise other_run(other[0])
 
 
 # --- statements -------------------------------------------------------------------------------------------------------

@@ -10,23 +10,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Double, String, and_, bindparam, exists, select
 
-from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.status import AttemptState, Phase, StrandState
-from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import owners
-from stageflow_durable.state.apply import transact
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts
 from stageflow_durable.state.tables import owners as owner_table
 from stageflow_durable.state.tables import strands as strand_table
-from stageflow_durable.transitions import release as releasing
-from stageflow_durable.transitions.change import Change, How, Table
-from stageflow_durable.transitions.facts import Part
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 BATCH = 500
-_VERB = "confirm-dead"
 
 WAITS = and_(
     strand_table.c.state == constant(StrandState.WAITING),
@@ -78,34 +70,3 @@ def runs_waiting_for(connection: Connection, owner: str) -> list[str]:
 def awaited_by(connection: Connection, run_id: str) -> list[Any]:
     """Owners for whose end a run waits: id, host, process, and the stage that was lost with it."""
     return _AWAITED_BY.rows(connection, run_id=run_id, for_ever=UNTIL_CONFIRMED)
-
-
-def release(connection: Connection, run_id: str, owner: str, audit_key: bytes) -> tuple[Nudge, ...]:
-    """Let the undos of a run begin that waited for that owner, whose end is confirmed."""
-    row = owners.one(connection, owner)
-    if row is None or not row.confirmed:
-        return ()
-    ended = EndedOwner(row.id, row.host, row.pid, row.confirmed_by, row.confirmed_reason)
-    needs = (Part.STRANDS, Part.ATTEMPTS)
-    change = transact(connection, run_id, lambda facts: releasing.release(facts, ended), audit_key, needs=needs)
-    return () if change is None else change.nudges
-
-
-def awaited_after(change: Change) -> set[str]:
-    """Owners whose attempts a change wrote down as lost without a bound in time."""
-    rows = [row for row in change.rows if row.table is Table.ATTEMPTS and row.how is How.INSERT]
-    return {row.columns["owner"] for row in rows if row.columns.get("kill_by") == UNTIL_CONFIRMED}
-
-
-def confirm_by_person(connection: Connection, owner: str, reason: str, actor: str) -> None:
-    """A person says that a process has ended. Raises NotAllowed where its lease holds, or somebody said so before."""
-    if owners.confirm(connection, owner, actor, reason):
-        return
-    found = owners.one(connection, owner)
-    if found is None:
-        raise NotAllowed(owner, _VERB, "there is no such owner; stageflow workers --all --json lists them", of="worker")
-    if found.confirmed:
-        by = found.confirmed_by or "its parent, or itself"
-        raise NotAllowed(owner, _VERB, f"its end was confirmed before, by {by}", of="worker")
-    why = "its lease holds: it is alive. Stop its process; once its lease has run out this is possible"
-    raise NotAllowed(owner, _VERB, why, of="worker")

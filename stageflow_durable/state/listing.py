@@ -17,11 +17,10 @@ from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS
 from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
-from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attributes, runs, strands
 from stageflow_durable.state.views import awaits
-from stageflow_durable.store.values import Filter, Found
+from stageflow_durable.store.values import ONE_CLOCK_SECONDS, Filter, Found
 from stageflow_durable.store.views import summary_of, waits_for
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED

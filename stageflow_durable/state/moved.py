@@ -12,17 +12,16 @@ from typing import Any
 from sqlalchemy import Connection, Double, and_, bindparam, case, exists, or_, select, update
 
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state import queues
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.recovery import my_tick
-from stageflow_durable.state.tables import items, queues, runs, strands
+from stageflow_durable.state.tables import items, runs, strands
+from stageflow_durable.store.scans import MOVE_SECONDS
+from stageflow_durable.store.values import ONE_CLOCK_SECONDS
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
-
-ONCE_SECONDS = 60.0
-"""Within them all processes notice a move: each renews four times a lease."""
 
 _BY, _WITHIN = (bindparam(name, type_=Double) for name in ("by", "within"))
 _AHEAD = now() + ONE_CLOCK_SECONDS
@@ -78,19 +77,12 @@ _RUNNING = Prepared(
 )
 
 
-def _back(column: Any) -> Prepared:
-    return Prepared(update(queues).where(column > _AHEAD).values({column.name: now()}))
-
-
-_SERVED, _FREE = _back(queues.c.served_at), _back(queues.c.free_at)
-
-
 def follow(connection: Connection, by: float, within: float, lease_seconds: float) -> bool:
     """Move stored times ``by`` seconds (below zero: the clock went back), which happened ``within`` the last ones;
     False when another process did so.
     """
     which = "clock moved back" if by < 0 else "clock moved ahead"
-    if not my_tick(connection, which, ONCE_SECONDS + lease_seconds):
+    if not my_tick(connection, which, MOVE_SECONDS + lease_seconds):
         return False
     given = {"by": by, "within": within}
     _RUNNING.run(connection, **given)
@@ -99,6 +91,5 @@ def follow(connection: Connection, by: float, within: float, lease_seconds: floa
         return True
     _READY.run(connection)
     _WAITING.run(connection, **given)
-    _SERVED.run(connection)
-    _FREE.run(connection)
+    queues.moved_back(connection)
     return True

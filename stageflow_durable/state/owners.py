@@ -10,8 +10,6 @@ Dead is not ended: a lease also runs out under a process that is cut off. That n
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import (
@@ -36,17 +34,16 @@ from stageflow_durable.model.roster import Profile
 from stageflow_durable.state import roster
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import owners, profiles, queues
-from stageflow_durable.store.values import Awaited, Identity
-
-LONGEST_LEASE = 3600.0
-"""Seconds; of an owner of an earlier release, which did not say how long its lease is."""
-
-ONE_CLOCK_SECONDS = 1.0
-"""How far ahead a stored time may lie that one and the same clock gave."""
-
-BY_PARENT, BY_ITSELF = "its parent", "itself"
-"""Who confirmed an end, where no person did."""
+from stageflow_durable.state.tables import owners, profiles
+from stageflow_durable.store.values import (
+    BY_ITSELF,
+    BY_PARENT,
+    LONGEST_LEASE,
+    ONE_CLOCK_SECONDS,
+    Awaited,
+    Identity,
+    new_owner_id,
+)
 
 
 def _p(name: str, kind: Any = Double) -> Any:
@@ -163,28 +160,9 @@ _RELEASED = Prepared(
 _ONE = Prepared(select(owners).where(owners.c.id == _p("asked", String)))
 
 
-def _onwards(dialect: Any) -> Any:
-    inserting = dialect.insert(queues)
-    served_at = inserting.excluded.served_at
-    # One that lies ahead of the clock is another clock's.
-    behind = or_(queues.c.served_at < served_at, queues.c.served_at > now() + ONE_CLOCK_SECONDS)
-    return inserting.on_conflict_do_update(index_elements=["name"], set_={"served_at": served_at}, where=behind)
-
-
-_SERVED = Prepared(_onwards)
-
-
-def _became_free(dialect: Any) -> Any:
-    made = dialect.insert(queues).values(served_at=0.0, free_at=now())
-    return made.on_conflict_do_update(index_elements=["name"], set_={"free_at": now()})
-
-
-_FREED = Prepared(_became_free)
-
-
 def register(connection: Connection, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
     """A new owner; returns its id. ``profile``: what it knows and serves."""
-    owner = f"{identity.boot}-{identity.pid}-{secrets.token_hex(4)}"
+    owner = new_owner_id(identity)
     told = {} if profile is None else {"profile": profile.id}
     if profile is not None:
         roster.publish(connection, profile)
@@ -258,18 +236,6 @@ def released(connection: Connection, owner: str) -> None:
 def one(connection: Connection, owner: str) -> Any:
     """An owner's row, or None."""
     return next(iter(_ONE.rows(connection, asked=owner)), None)
-
-
-def served(connection: Connection, marks: dict[str, float]) -> None:
-    """Note up to when the nudges of each queue were served; never backwards."""
-    for queue, at in sorted(marks.items()):
-        _SERVED.run(connection, name=queue, served_at=at)
-
-
-def freed(connection: Connection, names: Iterable[str]) -> None:
-    """Note that a worker of these queues has become free."""
-    for queue in sorted(names):
-        _FREED.run(connection, name=queue)
 
 
 def alive_and_dead(connection: Connection, limit: int) -> list[Any]:

@@ -8,8 +8,8 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Nudge
-from stageflow_durable.state import endings, handed_back, moved, owners
+from stageflow_durable.state import handed_back, moved, owners
+from stageflow_durable.state import queues as by_queue
 from stageflow_durable.state.reading import Reading
 from stageflow_durable.store.values import Identity
 
@@ -43,11 +43,11 @@ class Owning(Reading):
         """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
         processes write, and for no mistake in it.
         """
-        self._do(lambda c: owners.served(c, queues))
+        self._do(lambda c: by_queue.served(c, queues))
 
     def freed(self, queues: Iterable[str]) -> None:
         """A worker of these queues has nothing to do."""
-        self._do(lambda c: owners.freed(c, queues))
+        self._do(lambda c: by_queue.freed(c, queues))
 
     def move_times(self, by: float, window: float, lease_seconds: float) -> bool:
         """The clock was found to have moved: stored times of what is under way move along, once."""
@@ -68,18 +68,6 @@ class Owning(Reading):
     def judge(self, by: str) -> tuple[str, ...]:
         """Leases that ran out, judged by an owner that has renewed for a lease without a gap."""
         return self._do(lambda c: owners.judge(c, by))
-
-    def confirm(self, owner: str, by: str) -> bool:
-        """The process of a dead owner was found to have ended."""
-        return self._do(lambda c: owners.confirm(c, owner, by))
-
-    def confirm_dead(self, owner: str, reason: str, actor: str) -> None:
-        """The same, said by a person. Raises NotAllowed."""
-        self._do(lambda c: endings.confirm_by_person(c, owner, reason, actor))
-
-    def release(self, run_id: str, owner: str) -> tuple[Nudge, ...]:
-        """Let undos begin that waited for the end of an owner."""
-        return self._do(lambda c: endings.release(c, run_id, owner, self._audit))
 
     def released(self, owner: str) -> None:
         """Nothing waits for it any more."""

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 
 from stageflow_durable.codec import encode
 from stageflow_durable.model.work import Hint, Nudge, RunFacts, Work
-from stageflow_durable.state.apply import hinting
 from stageflow_durable.state.forms import EVENTS, Form, formed
 from stageflow_durable.store.audit import seal
-from stageflow_durable.store.sealing import event_texts
+from stageflow_durable.store.sealing import event_texts, hinting
 from stageflow_durable.store.vouched import SEALED, shown
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.rows import StrandRow

@@ -33,16 +33,13 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.owners import ONE_CLOCK_SECONDS
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import items, owners, queues, runs, ticks
 from stageflow_durable.state.tables import strands as strand_table
-from stageflow_durable.store.values import BATCH, Missed, Overdue, StrandRef
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
-
-STRANGERS = "strangers in "
-"""Prefix of the names of ticks that record when a message of an unknown run was dropped; the queue's name follows."""
-
+from stageflow_durable.store.base import STRANGERS
+from stageflow_durable.store.scans import DOUBLED, missed_of, more
+from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
 
 _PLACE = tuple(strand_table.c[name] for name in ("run", "strand", "gen", "stage", "item"))
 _ORPHANS = (
@@ -87,8 +84,7 @@ _LATE = (
 )
 _MISSED = (
     select(
-        *(strand_table.c[name] for name in ("run", "strand", "item", "gen")),
-        *(strand_table.c[name] for name in ("direction", "stage", "queue", "published_at", "nudges")),
+        *(strand_table.c[name] for name in StrandRow._fields),
         func.coalesce(items.c.seq, runs.c.seq),
         *(runs.c[name] for name in ("definition", "priority")),
     )
@@ -123,8 +119,7 @@ _ENDED = select(owners.c.id).where(and_(owners.c.awaited.is_(True), owners.c.con
 _SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES, "ended": _ENDED}
 _OVERDUE = Prepared(union_all(*(_rows(which, scan) for which, scan in _SCANS.items())))
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
-_DOUBLED = 12
-MORE = case(*[(strand_table.c.nudges == n, float(2**n)) for n in range(_DOUBLED)], else_=float(2**_DOUBLED))
+MORE = case(*[(strand_table.c.nudges == n, more(n)) for n in range(DOUBLED)], else_=more(DOUBLED))
 """By how much more time a message counts as lost after each further publication."""
 
 _OWN_CLOCK = now() + ONE_CLOCK_SECONDS
@@ -231,26 +226,17 @@ def strangers(connection: Connection) -> dict[str, float]:
 
 
 def missed(connection: Connection, places: Sequence[StrandRef]) -> list[Missed]:
-    """The messages to publish again for these strands. Nothing is written before the broker has taken them, so that
-    histories do not grow while the broker is away.
-    """
+    """The messages to publish again for these strands."""
     of_items = sorted({place.item for place in places})  # few of the ten thousand that one run may have
     wanted = _MISSED.where(
         and_(strand_table.c.run.in_(sorted({place.run for place in places})), strand_table.c.item.in_(of_items))
     )
-    rows = {row[:4]: row[4:] for row in map(tuple, connection.execute(wanted))}
-    found = []
-    for place in places:
-        row = rows.get((place.run, place.strand, place.item, place.gen))
-        if row is None:
-            continue
-        direction, stage, queue, published_at, nudges, seq, definition, priority = row
-        plan = plan_of(connection, definition)
-        links = 1 if place.item or direction == Phase.BACKWARD else plan.remaining_on_strand(stage)
-        # The mark is the number of the event that will record it: for the gate in Redis it is no duplicate.
-        nudge = Nudge(place.run, place.strand, place.gen, queue, seq + 1, links, priority, None, place.item)
-        found.append(Missed(nudge, published_at, nudges))
-    return found
+    rows = {}
+    for *strand, seq, definition, priority in map(tuple, connection.execute(wanted)):
+        row = StrandRow._make(strand)
+        rows[row.run, row.strand, row.item, row.gen] = row, definition, seq, priority
+    found = (rows.get((place.run, place.strand, place.item, place.gen)) for place in places)
+    return [missed_of(row, plan_of(connection, of), seq, priority) for row, of, seq, priority in filter(None, found)]
 
 
 def unpublish(connection: Connection, nudges: tuple[Nudge, ...]) -> None:

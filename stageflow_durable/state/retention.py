@@ -35,11 +35,8 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.store.values import BATCH, Pruned
+from stageflow_durable.store.values import BATCH, PRUNED, Pruned
 from stageflow_durable.store.vouched import tombstone_code
-
-PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
-"""What may go. A person has to look first at what is parked, and at an undo that failed."""
 
 KEYS = 1000
 """Expired business keys deleted in one transaction."""

@@ -51,6 +51,11 @@ def forget(connection: Connection, older_than: float) -> None:
     connection.execute(delete(profiles).where(and_(profiles.c.seen_at < ago(older_than), _OF_NOBODY)))
 
 
+def decoded(body: str | None) -> Profile | None:
+    """A stored profile; None: of a worker of an older release, which has none."""
+    return None if body is None else _decoded(body)
+
+
 @lru_cache(maxsize=256)
 def _decoded(body: str) -> Profile:
     return Profile.decode(body)

@@ -9,16 +9,11 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, select
 
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.verbs import GOING_FORWARD
 from stageflow_durable.state import views
 from stageflow_durable.state.definitions import decoded, plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.tables import checkpoints, definitions, runs, signals
-from stageflow_durable.store.values import Wanted
-
-MOST_FOUND = 3
-"""How many runs are looked for: two are too many already, and a few help whoever reads the refusal."""
+from stageflow_durable.store.values import MOST_FOUND, TAKES_SIGNALS, Wanted
 
 
 def plan(connection: Connection, run_id: str) -> Plan:
@@ -52,12 +47,8 @@ def runs_for(connection: Connection, wanted: Wanted) -> list[str]:
         exists(select(table.c.run).where(and_(table.c.run == runs.c.id, table.c.stage == wanted.name)))
         for table in (checkpoints, signals)
     )
-    takes = runs.c.status.in_([constant(status) for status in _TAKES])
+    takes = runs.c.status.in_([constant(status) for status in TAKES_SIGNALS])
     return _some(connection, select(runs.c.id), [*fits, takes, runs.c.definition.in_(waiting), ~over, ~told])
-
-
-_TAKES = (*GOING_FORWARD, RunStatus.PARKED)
-"""Statuses of runs that take signals."""
 
 
 def _some(connection: Connection, found: Any, where: Iterable[ColumnElement[bool]]) -> list[str]:

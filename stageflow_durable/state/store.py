@@ -1,78 +1,42 @@
 """The SQL store: each method is one transaction.
 
-A method first tries without the run's lock where that may be enough (``unlocked``), and else takes the lock
-(``apply.transact``). What it writes is decided by a function of ``transitions``. What concerns owners is inherited from
-``owning``, what only reads from ``reading``.
+The verbs are those of every store (``store.base``); a verb is first tried without the run's lock where that may be
+enough (``unlocked``). What concerns owners is inherited from ``owning``, what only reads from ``reading``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
-from stageflow_durable.errors import NotAllowed, UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
-from stageflow_durable.state import (
-    batch,
-    definitions,
-    idempotency_keys,
-    owners,
-    progress,
-    recovery,
-    retention,
-    runs,
-)
-from stageflow_durable.state import fork as forking
-from stageflow_durable.state import recall as recalling
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
+from stageflow_durable.state import batch, definitions, load, owners, progress, recovery, retention
 from stageflow_durable.state.address import usable
-from stageflow_durable.state.apply import transact, transact_all, transact_item
+from stageflow_durable.state.apply import transact_item
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.endings import awaited_after
 from stageflow_durable.state.owning import Owning
-from stageflow_durable.state.recovery import STRANGERS
 from stageflow_durable.state.session import SessionHolder
+from stageflow_durable.state.transaction import SqlTransaction
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store.base import BaseStore, Broken
 from stageflow_durable.store.session import after_commit, session_on
-from stageflow_durable.store.values import (
-    BATCH,
-    KEY_SECONDS,
-    Answer,
-    BusinessKey,
-    Created,
-    Ending,
-    Fork,
-    Missed,
-    Pruned,
-    Received,
-    StrandRef,
-)
-from stageflow_durable.transitions import callback, finish, items, operate, retry, start, undo
-from stageflow_durable.transitions import fail as failing
-from stageflow_durable.transitions import sleep as sleeping
-from stageflow_durable.transitions import take as taking
-from stageflow_durable.transitions import wake as waking
+from stageflow_durable.store.transaction import Transaction
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, Created, Ending, Pruned
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
-from stageflow_durable.transitions.callback import Call
-from stageflow_durable.transitions.change import Change, Table
-from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
-from stageflow_durable.transitions.fence import is_mine
-from stageflow_durable.transitions.rows import HeldKey
-from stageflow_durable.transitions.signal import Sent, receive
-from stageflow_durable.transitions.waiting import needs_no_worker
+from stageflow_durable.transitions.attempt import Claimant
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.facts import Facts, NotLoaded
 
 T = TypeVar("T")
 
 
-class SqlStore(Owning):
+class SqlStore(Owning, BaseStore):
     """Runs and everything about them, in one database: a :class:`~stageflow_durable.store.protocol.Store`."""
 
     def __init__(
@@ -119,6 +83,9 @@ class SqlStore(Owning):
         """A transaction of a stage's own, on a connection of its own."""
         return SessionHolder(self.database)
 
+    def _within(self, action: Callable[[Transaction], T]) -> T:
+        return self._do(lambda c: action(SqlTransaction(c, self._audit)))
+
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
     def register(self, plans: Sequence[Plan], boot: str | None = None, profile: Profile | None = None) -> None:
@@ -133,8 +100,8 @@ class SqlStore(Owning):
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
-        created = None if self._unlocked is None or self._in_session else self._unlocked.create(new)
-        return created or self._do(lambda c: runs.create(c, new, self._audit, hints=self._hints))
+        made = None if self._unlocked is None or self._in_session else self._unlocked.create(new)
+        return made or super().create(new)
 
     def clock(self) -> float:
         """The database's time: deadlines are told by it."""
@@ -149,184 +116,41 @@ class SqlStore(Owning):
             return self._do(
                 lambda c: batch.create_many(c, news, self._audit, whole=whole, hints=self._hints, part=part)
             )
-        except batch.Broken as broken:
+        except Broken as broken:
             return broken.answers
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
         """Begin what the message names, or say why not."""
-        if nudge.item:
-            place = nudge.run_id, nudge.strand, nudge.item
-            decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
-        else:
-            begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
-            if begun is not None:
-                return begun
-            decided = self._transact(
-                nudge.run_id,
-                lambda facts: start.begin(facts, nudge, claimant),
-                needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
-                me=claimant.owner,
-            )
-        if not isinstance(decided, Change):
-            return decided or Refused(Refusal.GONE)
-        if decided.refused is not None:
-            return replace(decided.refused, nudges=decided.nudges)
-        assert decided.granted is not None
-        return decided.granted
+        begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None and not nudge.item else None
+        return begun or super().begin(nudge, claimant)
 
-    def succeed(
-        self,
-        work: Work,
-        claimant: Claimant,
-        delta: str | None,
-        *,
-        skipped: bool = False,
-        replayed: bool = False,
-        doubt: bool = False,
-        events: Kept = (),
-        go_on: bool = False,
-        key: BusinessKey | None = None,
-        session: Any = None,
-    ) -> Done | Fenced:
-        """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
-        transaction, which commits with the outcome or not at all.
-        """
-        if work.item:
-            given: dict[str, Any] = {"skipped": skipped, "doubt": doubt, "events": events}
-            ended = self._end_item(
-                work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
-            )
-            assert not isinstance(ended, Waiting)
-            return ended
+    def _succeed_at_once(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
+        if self._unlocked is None or self._in_session:
+            return None
+        return self._unlocked.succeed(work, claimant, delta, go_on=go_on)
 
-        def decide(facts: Facts) -> Change | Fenced:
-            next_in = claimant if go_on else None
-            held = None if key is None else _held(key, work)
-            how = {"skipped": skipped, "replayed": replayed, "doubt": doubt}
-            return finish.succeed(facts, work, next_in, delta, **how, events=events, key=held)
+    def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
+        return None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
 
-        special = skipped or replayed or doubt or events or work.undoing
-        plain = delta is not None and not special and key is None
-        if session is None:
-            done: Ending | None = None
-            if self._unlocked is not None and plain and not self._in_session:
-                done = self._unlocked.succeed(work, claimant, str(delta), go_on=go_on)
-            done = done or self._end(work, decide, me=claimant.owner)
-        else:
-            done = session.commit_with(
-                lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=claimant.owner))
-            )
-        assert not isinstance(done, Waiting)
-        return done
-
-    def wait(
-        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
-    ) -> Waiting | Done | Fenced:
-        """Try again later."""
-        if work.item:
-            return self._end_item(
-                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
-            )
-        return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
-
-    def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
-        """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
-        done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
-        assert not isinstance(done, Waiting)
-        return done
-
-    def await_callback(
-        self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
-    ) -> Done | Fenced:
-        """The body waits for its callback, for ``seconds`` at the most; see :func:`callback.await_callback`.
-        ``session``: the body's own transaction, which commits with the wait or not at all.
-        """
-
-        def decide(facts: Facts) -> Change | Fenced:
-            return callback.await_callback(facts, work, seconds, retry_after, events)
-
-        if session is None:
-            done = self._end(work, decide)
-        else:
-            done = session.commit_with(lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING)))
-        assert not isinstance(done, Waiting)
-        return done
-
-    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
-        """Give back an attempt whose body was not called."""
-        return self._end(work, lambda facts: retry.postpone(facts, work, delay))
-
-    def fail(
-        self,
-        work: Work,
-        failure: Failure,
-        *,
-        cause: Cause,
-        park: ParkReason | None,
-        exhausted: bool,
-        events: Kept = (),
-        key: BusinessKey | None = None,
-    ) -> Ending:
-        """The stage failed for good."""
-        if work.item:
-            how: dict[str, Any] = {"cause": cause, "park": park, "exhausted": exhausted, "events": events}
-            return self._end_item(work, lambda facts, run: items.fail(facts, work, failure, **how, run=run))
-        held = None if key is None else _held(key, work)
-        return self._end(
-            work,
-            lambda facts: failing.fail(
-                facts, work, failure, cause=cause, park=park, exhausted=exhausted, events=events, key=held
-            ),
-        )
-
-    def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
-        """The undo is done."""
-        if work.item:
-            return self._end_item(work, lambda facts, run: items.undo_done(facts, work, run=run))
-        held = None if key is None else _held(key, work)
-        return self._end(
-            work, lambda facts: undo.undo_done(facts, work, claimant if go_on else None, key=held), me=claimant.owner
-        )
-
-    def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
-        """The undo failed for good."""
-        if work.item:
-            return self._end_item(work, lambda facts, run: items.undo_failed(facts, work, failure, run=run))
-        return self._end(
-            work, lambda facts: undo.undo_failed(facts, work, claimant if go_on else None, failure), me=claimant.owner
-        )
-
-    def open_items(
-        self, work: Work, inputs: Sequence[str], *, collects: bool = False, events: Kept = ()
-    ) -> Done | Fenced:
-        """Carry out the stage of an attempt once for each of ``inputs`` (encoded text) instead. ``collects``: whether
-        the others go on if one of them fails for good.
-
-        Nothing public leads here yet. Raises NotAllowed for a stage whose items nobody could decide about, if one was
-        lost: settling is of stages alone.
-        """
-        planned = work.plan.by_name[work.stage]
-        if planned.pivot or planned.on_unknown == "park":
-            why = "a person would have to settle an item of it that was lost, which is not possible yet"
-            raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
-        how: dict[str, Any] = {"collects": collects, "events": events}
-        done = _ending(
-            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
-        )
-        assert not isinstance(done, Waiting)
-        return done
+    def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
+        ending: Ending = session.commit_with(lambda c: save(SqlTransaction(c, self._audit)))
+        return ending
 
     def _of_item(
-        self, place: tuple[str, str, int], decide: Callable[[Any, Any], T], me: str = "", session: Any = None
+        self,
+        place: tuple[str, str, int],
+        decide: Callable[[Any, Any], T],
+        me: str = "",
+        session: Any = None,
+        then: Callable[[Transaction, T], None] | None = None,
     ) -> T | None:
-        """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
-        more. ``place``: run, strand and item.
-        """
-
         def act(connection: Connection, *, whole: bool) -> T | None:
-            return transact_item(connection, *place, decide, self._audit, whole=whole, me=me)
+            decided = transact_item(connection, *place, decide, self._audit, whole=whole, me=me)
+            if then is not None and decided is not None:
+                then(SqlTransaction(connection, self._audit), decided)
+            return decided
 
         if session is not None:  # what the body wrote cannot be rolled back to begin anew
             found: T | None = session.commit_with(partial(act, whole=True))
@@ -336,53 +160,12 @@ class SqlStore(Owning):
         except NotLoaded:
             return self._do(partial(act, whole=True))
 
-    def _end_item(
-        self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
-    ) -> Ending:
-        place = work.run.id, work.strand, work.item
-        decided = self._of_item(place, decide, session=session)
-        return _ending(decided)
+    def _item_has_ended(self, work: Work) -> bool:
+        def look(connection: Connection) -> bool:
+            there = load.lock_item(connection, work.run.id, work.strand, work.item)
+            return there is not None and SqlTransaction(connection, self._audit).ended_at(work) is not None
 
-    def recall(self, work: Work, owner: str) -> Work | bool:
-        """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
-        went through, else False.
-        """
-        return self._do(lambda c: recalling.recall(c, work, owner))
-
-    def claim_key(self, work: Work, key: BusinessKey) -> Any:
-        """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no
-        longer holds the stage: a paused worker must not claim a key for a run that is over.
-        """
-
-        def claim(connection: Connection) -> Any:
-            mine = transact(connection, work.run.id, lambda facts: is_mine(facts, work), self._audit)
-            if not mine:
-                return Fenced()
-            return idempotency_keys.claim_for_run(
-                connection,
-                key.scope,
-                key.key,
-                key.fingerprint,
-                key.params,
-                work.run.id,
-                work.stage,
-                ttl_seconds=key.ttl_seconds,
-            )
-
-        return self._do(claim)
-
-    def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
-        """Add an event to a run's history."""
-        self._transact(run_id, lambda facts: waking.note(facts, kind, dict(data)), needs=())
-
-    def _transact(
-        self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
-    ) -> T | None:
-        return self._do(lambda c: transact(c, run_id, decide, self._audit, needs=needs, me=me))
-
-    def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
-        change = None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
-        return _ending(change or self._transact(work.run.id, decide, needs=_ENDING, me=me))
+        return self._do(look)
 
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""
@@ -394,97 +177,9 @@ class SqlStore(Owning):
         """Whether it is this process's turn: at most one of all processes has it in ``every`` seconds."""
         return self._do(lambda c: recovery.my_tick(c, name, every))
 
-    def note_strangers(self, queue: str) -> None:
-        """Record that messages of this queue named runs that are not in this database; ``doctor`` reports it."""
-        self._do(lambda c: recovery.my_tick(c, f"{STRANGERS}{queue}"[:255], 0.0))
-
-    def take(self, place: StrandRef, max_lost: int) -> tuple[Nudge, ...] | None:
-        """Take a strand from its dead owner; returns what to publish, or None if there was nothing to take."""
-
-        def decide(facts: Facts) -> Change | None:
-            return taking.take(facts, place.strand, place.gen, max_lost=max_lost)
-
-        def act_on_item(connection: Connection, *, whole: bool) -> Change | None:
-            return transact_item(
-                connection,
-                place.run,
-                place.strand,
-                place.item,
-                lambda facts, run: items.take(facts, place.strand, place.gen, max_lost=max_lost, run=run),
-                self._audit,
-                whole=whole,
-            )
-
-        def act(connection: Connection, *, whole: bool = False) -> Change | None:
-            needs = (Part.STRANDS, Part.OWNERS, Part.ATTEMPTS)
-            if place.item:
-                taken = act_on_item(connection, whole=whole)
-            else:
-                taken = transact(connection, place.run, decide, self._audit, needs=needs)
-            for owner in set() if taken is None else awaited_after(taken):
-                owners.await_end(connection, owner)
-            return taken
-
-        try:
-            taken = self._do(act)
-        except NotLoaded:
-            taken = self._do(partial(act, whole=True))
-        return None if taken is None else taken.nudges
-
-    def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
-        """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
-        sleeps: list[StrandRef] = []
-        of_runs = [place for place in places if not place.item]
-
-        def decide(facts: Facts, place: StrandRef) -> Change | None:
-            row = facts.strands.get(place.strand)
-            if row is not None and needs_no_worker(facts.plan, row):
-                sleeps.append(place)  # its run moves on: that needs more facts than the strands
-                return None
-            return waking.wake(facts, place.strand, place.gen)
-
-        def act(connection: Connection) -> list[Change]:
-            sleeps.clear()
-            woken = transact_all(connection, [(place.run, place) for place in of_runs], decide, self._audit)
-            return woken + [change for place in sleeps if (change := self._end_sleep(connection, place)) is not None]
-
-        woken = self._do(act) if of_runs else []
-        for place in places:
-            if place.item:  # each under its group's lock, not under its run's
-                one = self._of_item(
-                    (place.run, place.strand, place.item),
-                    lambda facts, _run, place=place: waking.wake(facts, place.strand, place.gen),  # type: ignore[misc]  # bound now
-                )
-                woken += [] if one is None else [one]
-        return [change.nudges for change in woken]
-
-    def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
-        needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
-        wake = partial(waking.wake, strand=place.strand, gen=place.gen)
-        return transact(connection, place.run, wake, self._audit, needs=needs)
-
-    def nudged(self, sent: Sequence[Missed]) -> int:
-        """Record that the broker took these messages again; returns how many were still as they were found."""
-
-        def decide(facts: Facts, one: Missed) -> Change | None:
-            return waking.published_again(facts, one.nudge.strand, one.nudge.gen, one.published_at, one.nudges)
-
-        given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
-        noted = len(self._do(lambda c: transact_all(c, given, decide, self._audit))) if given else 0
-        for one in sent:
-            if one.nudge.item:
-                place = one.nudge.run_id, one.nudge.strand, one.nudge.item
-                noted += self._of_item(place, lambda facts, _run, one=one: decide(facts, one)) is not None  # type: ignore[misc]  # bound now
-        return noted
-
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """Record that the broker refused these messages: the sweep publishes them."""
         self._do(lambda c: recovery.unpublish(c, nudges))
-
-    def expire(self, run_id: str) -> tuple[Nudge, ...]:
-        """Stop a run that is past its deadline."""
-        stopped = self._transact(run_id, waking.expire, needs=())
-        return () if stopped is None else stopped.nudges
 
     def prune(
         self,
@@ -500,69 +195,3 @@ class SqlStore(Owning):
         return retention.prune(
             self.database, self._audit, older_than_seconds, sleep, batch=batch, key_seconds=key_seconds
         )
-
-    # --- people -------------------------------------------------------------------------------------------------------
-
-    def order(self, order: operate.Order) -> tuple[Nudge, ...]:
-        """Cancel, compensate or resume. Raises UnknownRun, OperatorConflict, NotAllowed."""
-        verb = _VERBS[order.verb]
-        return self._ordered(order, lambda facts: verb(facts, order))
-
-    def settle(self, order: operate.Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
-        """Record what a person found out."""
-        return self._ordered(order, lambda facts: operate.settle(facts, order, stage, delta))
-
-    def _ordered(self, order: operate.Order, decide: Callable[[Facts], Change]) -> tuple[Nudge, ...]:
-        needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
-        changed = self._transact(order.run_id, decide, needs=needs)
-        if changed is None:
-            raise UnknownRun(f"no run {order.run_id}")
-        return changed.nudges
-
-    def signal(self, sent: Sent) -> Received:
-        """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
-        SchemaChanged.
-        """
-        needs = (Part.STRANDS, Part.SAVED, Part.SIGNALS)
-        decided = self._transact(sent.run_id, lambda facts: receive(facts, sent), needs=needs)
-        if decided is None:
-            raise UnknownRun(f"no run {sent.run_id}")
-        if not isinstance(decided, Change):
-            return Received(decided.n, decided.received_at, True)
-        number = next(row.key[-1] for row in decided.rows if row.table is Table.SIGNALS)
-        return Received(number, decided.facts.clock, False, decided.nudges)
-
-    def call_back(self, call: Call) -> Received:
-        """End the wait of a stage that was called back, or keep the call for it. Raises UnknownRun, CallbackRefused,
-        SchemaChanged.
-        """
-        needs = (Part.STRANDS, Part.SAVED, Part.SIGNALS)
-        decided = self._transact(call.run_id, lambda facts: callback.receive(facts, call), needs=needs)
-        if decided is None:
-            raise UnknownRun(f"no run {call.run_id}")
-        if not isinstance(decided, Change):
-            return Received(decided.n, decided.received_at, True)
-        return Received(1, decided.facts.clock, False, decided.nudges)
-
-    def fork(self, wanted: Fork) -> Created:
-        """A new run from the checkpoints of another."""
-        return self._do(lambda c: forking.fork(c, wanted, self._audit))
-
-
-_ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
-"""The facts that the end of an attempt needs."""
-
-_VERBS = {"cancel": operate.cancel, "compensate": operate.compensate, "resume": operate.resume}
-
-
-def _held(key: BusinessKey, work: Work) -> HeldKey:
-    return HeldKey(key.scope.client_id, key.scope.operation, key.key, work.stage, key.ttl_seconds)
-
-
-def _ending(decided: Change | Fenced | None) -> Ending:
-    """What the owner of an attempt gets back for its end."""
-    if not isinstance(decided, Change):
-        return Fenced()
-    if decided.due_in is not None:
-        return Waiting(decided.nudges[0], decided.due_in)
-    return Done(decided.granted, decided.nudges, decided.ended)

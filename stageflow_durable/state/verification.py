@@ -1,13 +1,7 @@
-"""Checking the histories of runs, and the rows that they vouch for.
-
-The codes of events are HMACs (RFC 2104) whose key is not in the database. Whoever can write to the database and does
-not have the key cannot make a chain that verifies, nor an event that says what a changed row holds. Putting a whole run
-back to an earlier state, or deleting it with all its rows, shows only against heads that were exported before.
-"""
+"""Reading what ``store.verification`` checks: the histories of runs, and the rows that they vouch for."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +10,6 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, or_, select, unio
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.state import verified_items
-from stageflow_durable.state.chains import beyond, chain, end
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     attempts,
@@ -29,10 +22,9 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.store.audit import old_tombstone_code
-from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, problems
+from stageflow_durable.store import verification
+from stageflow_durable.store.testimony import Keys, Row, Rows
 from stageflow_durable.store.values import Checked
-from stageflow_durable.store.vouched import tombstone_code
 from stageflow_durable.transitions.draft import NO_ITEM
 
 T = TypeVar("T")
@@ -124,45 +116,19 @@ class _Checker:
         stones = _stones_of(connection, [run for run in ids if run not in found])
         checked = []
         for run in (*ids, *sorted(strangers - ids.keys())):
-            rows = [part.get(run, []) for part in parts.values()]
+            rows = {table.name: part.get(run, []) for table, part in parts.items()}
             if run in found:
-                plan = plans.get(found[run]["definition"])
-                inputs = verified_items.inputs(connection, run) if found[run]["item_count"] else {}
-                told, tried, saved, steps, lines, sent = rows
-                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, inputs)
+                plan, given = plans.get(found[run]["definition"]), dict[str, str]()
+                if found[run]["item_count"]:
+                    given = verified_items.inputs(connection, run)
+                told, tried, saved, steps, lines, sent = rows.values()
+                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, given)
                 of_items = verified_items.check(connection, seen, self._keys)
-                checked.append(self._checked(seen, of_items))
+                checked.append(verification.checked(self._keys, seen, self._exported, of_items))
             else:
-                checked.append(self._missing(run, stones.get(run), rows))
+                count = len(rows[events.name])
+                checked.append(verification.without_row(self._keys, run, stones.get(run), rows, count))
         return checked
-
-    def _missing(self, run: str, stone: Any, rows: Sequence[Sequence[Row]]) -> Checked:
-        left = ", ".join(f"{len(some)} of {table.name}" for table, some in zip(_PARTS, rows, strict=True) if some)
-        if left:
-            return Checked(run, len(rows[0]), (f"the run's row is gone, and rows of it are left: {left}",))
-        return Checked(run, 0, ("there is no such run",) if stone is None else tuple(_stone(stone, self._keys)))
-
-    def _checked(self, seen: Rows, of_items: verified_items.Found) -> Checked:
-        run = seen.run["id"]
-        found = [
-            *chain(seen.events, self._keys),
-            *end(seen.events, seen.run["seq"], seen.run["head"], "the run's row"),
-            *beyond(seen.events, seen.run["seq"], "the run's row"),
-        ]
-        if run in self._exported:
-            found += end(seen.events, *self._exported[run], "the exported head")
-        if seen.plan is None:
-            found.append(
-                "its definition is missing or was changed: its text does not have the digest that the run names"
-            )
-        vouched = False
-        if any(self._keys) and not any(found):
-            heard = Testimony.of(seen.events)
-            vouched = heard.complete
-            found += problems(self._keys, seen, heard)
-        found += of_items.problems
-        vouched = vouched and of_items.vouched
-        return Checked(run, len(seen.events) + of_items.events, tuple(dict.fromkeys(found)), vouched)
 
 
 def _snapshot(connection: Connection) -> Connection:
@@ -211,15 +177,10 @@ def _keys(connection: Connection, within: Callable[[ColumnElement[str]], ColumnE
 
 def _plans(connection: Connection, digests: set[str]) -> dict[str, Plan]:
     """Stored definitions by digest, those left out whose text has another one."""
-    found = connection.execute(select(definitions).where(definitions.c.digest.in_(digests))).all() if digests else ()
-    return {row.digest: plan for row in found if (plan := _plan(row)) is not None}
-
-
-def _plan(row: Any) -> Plan | None:
-    if hashlib.sha256(row.body.encode()).hexdigest()[: len(row.digest)] != row.digest:
-        return None
-    plan = Plan.decode(row.body)
-    return plan if (plan.pipeline, plan.version) == (row.pipeline, row.version) else None
+    wanted = select(*(definitions.c[name] for name in ("digest", "pipeline", "version", "body")))
+    rows = connection.execute(wanted.where(definitions.c.digest.in_(digests))).all() if digests else ()
+    plans = {row.digest: verification.plan_stored(*row) for row in rows}
+    return {digest: plan for digest, plan in plans.items() if plan is not None}
 
 
 # --- pruned runs ------------------------------------------------------------------------------------------------------
@@ -229,39 +190,21 @@ def _tombs(see: See[Any], keys: Keys) -> Iterator[Checked]:
     """What is left of pruned runs has to be what ``prune`` left."""
     last = ""
     while batch := see(partial(_stones, after=last)):
-        yield from (Checked(row.run, 0, found) for row in batch if (found := tuple(_stone(row, keys))))
-        last = batch[-1].run
+        yield from (
+            Checked(row["run"], 0, found) for row in batch if (found := tuple(verification.stone_problems(keys, row)))
+        )
+        last = batch[-1]["run"]
 
 
 def _stones(connection: Connection, after: str) -> Sequence[Any]:
     found = select(tombstones).where(tombstones.c.run > after).order_by(tombstones.c.run).limit(BATCH)
-    return connection.execute(found).all()
+    return list(connection.execute(found).mappings())
 
 
 def _stones_of(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
-    found = connection.execute(select(tombstones).where(tombstones.c.run.in_(ids))).all() if ids else ()
-    return {row.run: row for row in found}
-
-
-def _stone(row: Any, keys: Keys) -> Iterator[str]:
-    # One that an earlier release laid covers less; nobody without a key can make either.
-    if all(
-        row.mac
-        not in (
-            tombstone_code(key, row._mapping),
-            old_tombstone_code(key, row.run, row.status, row.seq, row.head),
-        )
-        for key in keys
-    ):
-        yield "its tombstone was changed, or not laid by prune: its code does not fit"
+    found = connection.execute(select(tombstones).where(tombstones.c.run.in_(ids))).mappings() if ids else ()
+    return {row["run"]: row for row in found}
 
 
 def _gone(connection: Connection, keys: Keys, run: str, exported: tuple[int, str]) -> Checked:
-    """A run of the exported heads that is not there: pruned, with a tombstone no shorter than the head, or deleted."""
-    row = _stones_of(connection, [run]).get(run)
-    if row is None:
-        return Checked(run, 0, ("it was there when the heads were exported, and is gone",))
-    found = list(_stone(row, keys))
-    if (row.seq, row.head) != exported and row.seq <= exported[0]:
-        found.append(f"it was pruned with {row.seq} events, the exported head says {exported[0]}: the end was cut off")
-    return Checked(run, 0, tuple(found))
+    return verification.gone(keys, run, _stones_of(connection, [run]).get(run), exported)

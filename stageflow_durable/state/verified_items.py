@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, func, select
 
 from stageflow_durable.model.status import Phase, StepState, StrandState
-from stageflow_durable.state.chains import beyond, chain, end
 from stageflow_durable.state.of_items import DIGEST, JOINED
 from stageflow_durable.state.tables import attempts, checkpoints, events, item_groups, items, saga_steps, strands
 from stageflow_durable.store.audit import NOTHING, sum_of_codes
+from stageflow_durable.store.chains import beyond, chain, end
 from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, of_parts, of_strands
+from stageflow_durable.store.verification import OfItems
 from stageflow_durable.store.vouched import inputs_text
 from stageflow_durable.transitions.draft import undo_strand
 from stageflow_durable.transitions.groups import group_of
@@ -30,15 +31,6 @@ BATCH = 500
 _PARTS = (events, attempts, checkpoints, saga_steps, strands)
 _ENDS = frozenset({"stage.ok", "stage.skipped"})
 _UNDO_ENDS = frozenset({"work.compensation_executed", "work.compensation_failed"})
-
-
-@dataclass(slots=True)
-class Found:
-    """What was found of a run's items. ``events``: how many there are; ``vouched``: whether they vouch for the rows."""
-
-    problems: list[str] = field(default_factory=list)
-    events: int = 0
-    vouched: bool = True
 
 
 class _Opened(NamedTuple):
@@ -72,7 +64,7 @@ def inputs(connection: Connection, run_id: str) -> dict[str, str]:
     return {stage: inputs_text(texts) for stage, texts in found.items()}
 
 
-def check(connection: Connection, seen: Rows, keys: Keys) -> Found:
+def check(connection: Connection, seen: Rows, keys: Keys) -> OfItems:
     """Check every item of a run, some at a time. ``seen``: the run's own rows."""
     checker, run = _Checker(seen, keys), seen.run
     if not run["item_count"]:
@@ -118,7 +110,7 @@ class _Checker:
     """Checks one item after another, and counts them."""
 
     def __init__(self, seen: Rows, keys: Keys) -> None:
-        self.found = Found()
+        self.found = OfItems()
         self.counted: dict[tuple[str, int], _Counted] = {}
         self._seen, self._keys = seen, keys
         self._opened = list(_opened(seen.events))

@@ -22,7 +22,7 @@ from stageflow_durable.state.endings import WAITS, awaited_by
 from stageflow_durable.state.load import attributes_of, facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.roster import live
+from stageflow_durable.state.roster import decoded, live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
 from stageflow_durable.store.views import RunRows, event_of, full_id_of, may_be_id, missing_of, run_of, worker_of
 from stageflow_durable.transitions.draft import NO_ITEM
@@ -93,7 +93,7 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
 
 def history(connection: Connection, run_id: str) -> list[Event]:
     """A run's events, oldest first."""
-    return [event_of(row) for row in _HISTORY.rows(connection, run_id=run_id)]
+    return [event_of(row, row.item) for row in _HISTORY.rows(connection, run_id=run_id)]
 
 
 def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
@@ -105,7 +105,7 @@ def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
     for owner, run, stage in connection.execute(running):
         held.setdefault(owner, []).append(f"{run}/{stage}")
     return [
-        worker_of(row, held.get(row.id, ()), alive=bool(row.alive), body=row.body)
+        worker_of(row, held.get(row.id, ()), alive=bool(row.alive), profile=decoded(row.body))
         for row in alive_and_dead(connection, limit)
     ]
 

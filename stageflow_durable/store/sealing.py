@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from stageflow_durable.codec import encode
+from stageflow_durable.model.work import Nudge
 from stageflow_durable.store.audit import EventRow, seal
 from stageflow_durable.store.vouched import (
     AUDIT,
@@ -45,6 +46,20 @@ def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
         head = row.mac
         rows.append(row)
     return rows
+
+
+def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
+    """The change with the run's new head in the granted attempt and, with ``hints``, in the messages' hints."""
+    granted = change.granted and change.granted._replace(head=head)
+    nudges = tuple([hinting(nudge, head if hints else None) for nudge in change.nudges])
+    return change._replace(granted=granted, nudges=nudges)
+
+
+def hinting(nudge: Nudge, head: str | None) -> Nudge:
+    """A nudge whose hint has this head; without a hint if ``head`` is None."""
+    if nudge.hint is None:
+        return nudge
+    return nudge._replace(hint=None if head is None else nudge.hint._replace(head=head))
 
 
 def event_texts(change: Change, audit_key: bytes, say: Say = said) -> list[str]:

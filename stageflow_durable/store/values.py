@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,11 +13,14 @@ from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import ParkReason, RunStatus
-from stageflow_durable.model.verbs import Standing
+from stageflow_durable.model.verbs import GOING_FORWARD, Standing
 from stageflow_durable.model.work import Done, Fenced, Nudge, Waiting
 
 BATCH = 500
 """The most strands or runs that one scan returns, or one transaction of a prune deletes."""
+
+PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
+"""What retention may delete. A person has to look first at what is parked, and at an undo that failed."""
 
 KEY_SECONDS = 400 * 86_400.0
 """How long the key of a run that was pruned stays taken."""
@@ -26,6 +30,13 @@ Ending = Done | Waiting | Fenced
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------
+
+
+MOST_FOUND = 3
+"""How many runs are looked for: two are too many already, and a few help whoever reads the refusal."""
+
+TAKES_SIGNALS = (*GOING_FORWARD, RunStatus.PARKED)
+"""Statuses of runs that take signals."""
 
 
 class Wanted(NamedTuple):
@@ -118,6 +129,21 @@ class Identity:
     pid: int
     boot: str
     mark: Mark = UNMARKED
+
+
+def new_owner_id(identity: Identity) -> str:
+    """An id for a thread of that process: who was declared dead goes on under a new one."""
+    return f"{identity.boot}-{identity.pid}-{secrets.token_hex(4)}"
+
+
+LONGEST_LEASE = 3600.0
+"""Seconds; of an owner of an earlier release, which did not say how long its lease is."""
+
+ONE_CLOCK_SECONDS = 1.0
+"""How far ahead a stored time may lie that one and the same clock gave."""
+
+BY_PARENT, BY_ITSELF = "its parent", "itself"
+"""Who confirmed an end, where no person did."""
 
 
 class Awaited(NamedTuple):

@@ -264,15 +264,15 @@ def _state(
     )
 
 
-def event_of(row: Any) -> Event:
+def event_of(row: Any, item: int) -> Event:
     """An event as people see it: without its entries about rows, which are for the audit."""
     told: dict[str, Any] = decode(row.data)
     data = {name: value for name, value in told.items() if name != AUDIT}
-    return Event(row.run, row.seq, row.type, as_moment(row.at), data, row.item)
+    return Event(row.run, row.seq, row.type, as_moment(row.at), data, item)
 
 
-def worker_of(row: Any, running: Iterable[str], *, alive: bool, body: str | None) -> WorkerView:
-    """An owner's row. ``running``: what it holds, as ``run_id/stage``; ``body``: its profile as it is stored."""
+def worker_of(row: Any, running: Iterable[str], *, alive: bool, profile: Profile | None) -> WorkerView:
+    """An owner's row. ``running``: what it holds, as ``run_id/stage``; ``profile``: what it knows and serves."""
     return WorkerView(
         row.id,
         row.host,
@@ -285,13 +285,12 @@ def worker_of(row: Any, running: Iterable[str], *, alive: bool, body: str | None
         bool(row.confirmed),
         confirmed_by=row.confirmed_by,
         awaited=bool(row.awaited and not row.confirmed),
-        **_known(body),
+        **_known(profile),
     )
 
 
-def _known(body: str | None) -> dict[str, Any]:
-    if body is None:
+def _known(profile: Profile | None) -> dict[str, Any]:
+    if profile is None:
         return {}
-    profile = Profile.decode(body)
     pipelines = tuple(f"{name} v{known.version}" for name, known in profile.pipelines.items())
     return {"engine": profile.engine, "broker": profile.broker, "queues": profile.queues, "pipelines": pipelines}

@@ -8,20 +8,21 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
-from stageflow_durable.connect import store_on
+from stageflow_durable.connect import memory_store, store_on
 from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.callbacks import CallbackUrls
 from stageflow_durable.engine.recover import Patience
+from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
@@ -31,6 +32,8 @@ from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.schema import upgrade
+from stageflow_durable.store.memory import MemoryStore
+from stageflow_durable.store.protocol import Store
 from stageflow_durable.testing.clock import FakeClock
 from stageflow_durable.testing.faults import Crash, Faults, bury, with_crash_points
 from stageflow_durable.testing.messages import Messages
@@ -80,6 +83,7 @@ class InProcessEngine(Engine):
         settings: Settings,
         *,
         clock: FakeClock,
+        store: Store,
         draw: Draw = middle,
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] | None = None,
@@ -88,7 +92,6 @@ class InProcessEngine(Engine):
     ) -> None:
         self.faults = Faults()
         self.messages = Messages(clock, self.faults)
-        database = Database(settings.require().database_url, synchronous="NORMAL", clock=clock.time)
         super().__init__(
             name,
             pipelines,
@@ -96,7 +99,7 @@ class InProcessEngine(Engine):
             interceptors=interceptors,
             observers=observers,
             settings=settings,
-            store=with_crash_points(store_on(database, settings), self.faults),
+            store=with_crash_points(store, self.faults),
             publisher=self.messages,
             world=World(clock, draw),
         )
@@ -277,6 +280,7 @@ def _found(report: SweepReport) -> bool:
 def engine_for_tests(
     *pipelines: Pipeline[Any, Any] | Iterable[Pipeline[Any, Any]],
     name: str = "tests",
+    store: Literal["sqlite", "memory"] | MemoryStore = "sqlite",
     database_url: str | None = None,
     clock: FakeClock | None = None,
     draw: Callable[[float, float], float] = middle,
@@ -286,8 +290,8 @@ def engine_for_tests(
     workers: int = 1,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
-    """A context manager: an engine on a new SQLite file, with ``workers`` workers in this process and nothing
-    outside it.
+    """A context manager: an engine on a new SQLite file, or on a ``store`` in memory, with ``workers`` workers in this
+    process and nothing outside it.
 
     >>> from stageflow_durable import Pipeline
     >>> greeting = Pipeline("greeting").stage("greet", lambda ctx: f"hello {ctx.input['name']}")
@@ -299,29 +303,30 @@ def engine_for_tests(
 
     ``pipelines``: one after the other, or a list of them.
 
-    ``database_url``: another database, whose schema is up to date (its clock is its own, unless ``clock.moved`` sets
-    it). ``draw``: chance, the middle unless said otherwise. ``retry``, ``interceptors`` and ``observers``: as of
-    :class:`~stageflow_durable.Engine`. ``settings``: as of
+    ``store``: ``"memory"`` is faster, and has no ``ctx.session``; several engines may be given one
+    :class:`~stageflow_durable.store.memory.MemoryStore`. ``database_url``: another database, whose schema is up to date
+    (its clock is its own, unless ``clock.moved`` sets it). ``draw``: chance, the middle unless said otherwise.
+    ``retry``, ``interceptors`` and ``observers``: as of :class:`~stageflow_durable.Engine`. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
-    with TemporaryDirectory(prefix="stageflow-test-") as directory:
-        url = database_url or _new_database(Path(directory))
+    clock = clock or FakeClock()
+    with ExitStack() as stack:
+        url = database_url or (_new_database(stack) if store == "sqlite" else _NO_DATABASE)
         given = Settings(database_url=url, broker_url="memory://", **settings)
         engine = InProcessEngine(
             name,
             _flat(pipelines),
             given,
-            clock=clock or FakeClock(),
+            clock=clock,
+            store=_store(store, given, clock, named=database_url),
             draw=draw,
             retry=retry,
             interceptors=interceptors,
             observers=observers,
             workers=workers,
         )
-        try:
-            yield engine
-        finally:
-            engine.close()
+        stack.callback(engine.close)
+        yield engine
 
 
 def _flat(pipelines: Iterable[Any]) -> list[Any]:
@@ -332,7 +337,25 @@ def _flat(pipelines: Iterable[Any]) -> list[Any]:
     return found
 
 
-def _new_database(directory: Path) -> str:
+_NO_DATABASE = "sqlite:///none"
+"""What the settings name where nothing is opened."""
+
+
+def _store(kind: str | MemoryStore, settings: Settings, clock: FakeClock, named: str | None) -> Store:
+    if kind != "sqlite" and named is not None:
+        raise ConfigurationError("give store= or database_url=, not both")
+    if kind == "memory":
+        return memory_store(settings, clock.time)
+    if isinstance(kind, str):
+        if kind != "sqlite":
+            raise ConfigurationError(f"store={kind!r}: 'sqlite', 'memory', or a MemoryStore")
+        database = Database(settings.require().database_url, synchronous="NORMAL", clock=clock.time)
+        return store_on(database, settings)
+    return kind
+
+
+def _new_database(stack: ExitStack) -> str:
+    directory = Path(stack.enter_context(TemporaryDirectory(prefix="stageflow-test-")))
     path = directory / "stageflow.db"
     path.write_bytes(_empty_database())
     return f"sqlite:///{path}"

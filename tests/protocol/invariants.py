@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Select, Table, literal, select, union
 
@@ -30,6 +30,7 @@ from stageflow_durable.model.status import (
 from stageflow_durable.state import tables
 from stageflow_durable.state.database import Database
 from stageflow_durable.store.audit import seal
+from stageflow_durable.store.memory.rows import Parts, Tables
 from stageflow_durable.store.testimony import Rows, Testimony, problems
 from stageflow_durable.transitions.accept import GENESIS
 
@@ -66,6 +67,87 @@ class Picture:
 
     def step_states(self) -> dict[str, StepState]:
         return {row["stage"]: StepState(row["state"]) for row in self.steps}
+
+
+class Seen(Protocol):
+    """What :class:`Watch` looks at: the rows of a store, past the engine."""
+
+    def pictures(self) -> dict[str, Picture]:
+        """A picture of each run, by id."""
+
+    def strays(self) -> list[str]:
+        """What is there of runs that are not there."""
+
+    def pruned(self) -> set[str]:
+        """Runs of which a tombstone is left."""
+
+
+class SeenInSql:
+    """The rows of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pictures(self) -> dict[str, Picture]:
+        with self._database.read() as connection:
+            return pictures(connection)
+
+    def strays(self) -> list[str]:
+        with self._database.read() as connection:
+            return list(rows_of_no_run(connection))
+
+    def pruned(self) -> set[str]:
+        with self._database.read() as connection:
+            return set(connection.execute(_PRUNED).scalars())
+
+
+class SeenInMemory:
+    """The rows of a store in memory."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    def pictures(self) -> dict[str, Picture]:
+        seen, owners = self._tables, frozenset(row.id for row in self._tables.owners)
+        return {
+            run.id: Picture(
+                run._asdict() | PARENT,
+                seen.plans[run.definition],
+                owners,
+                _of_run(seen.strands, run.id),
+                _of_run(seen.attempts, run.id),
+                _of_run(seen.checkpoints, run.id),
+                _of_run(seen.saga_steps, run.id),
+                tuple({**row._asdict(), "item": 0} for row in seen.events.of(run.id)),
+                _of_run(seen.signals, run.id),
+            )
+            for run in seen.runs
+        }
+
+    def strays(self) -> list[str]:
+        parts: dict[str, Parts[Any]] = {"events": self._tables.events}
+        parts |= {table.value: part for table, part in self._tables.written.items()}
+        return [
+            f"stageflow_{name} has rows of run {run}, which is not there"
+            for name, part in parts.items()
+            for run in part.runs()
+            if run not in self._tables.runs and part.of(run)
+        ]
+
+    def pruned(self) -> set[str]:
+        return {row.run for row in self._tables.tombstones}
+
+
+PARENT = {"parent_stage": None, "parent_item": None}
+"""Columns of a run's row that the engine does not read."""
+
+
+_KEY = ("strand", "stage", "item", "direction", "n")
+
+
+def _of_run(part: Parts[Any], run: str) -> tuple[Row, ...]:
+    rows: list[Row] = [row._asdict() for row in part.of(run)]
+    return tuple(sorted(rows, key=lambda row: [row.get(name, 0) for name in _KEY]))
 
 
 def pictures(connection: Connection) -> dict[str, Picture]:
@@ -438,13 +520,13 @@ OF_A_CHANGE: tuple[Callable[[Picture, Picture], Iterator[str]], ...] = (
 
 
 class Watch:
-    """Looks at a database after each step, and remembers what it saw before.
+    """Looks at a store's rows after each step, and remembers what it saw before.
 
     ``moves`` and ``step_moves`` collect the transitions that were observed. ``steady``: the clock never goes back.
     """
 
-    def __init__(self, database: Database, audit_key: bytes = b"", *, steady: bool = True) -> None:
-        self._database = database
+    def __init__(self, rows: Seen, audit_key: bytes = b"", *, steady: bool = True) -> None:
+        self._rows = rows
         self._audit_key = audit_key
         self._steady = steady
         self._before: dict[str, Picture] = {}
@@ -453,10 +535,7 @@ class Watch:
 
     def check(self) -> None:
         """Raise AssertionError listing every invariant that does not hold."""
-        with self._database.read() as connection:
-            now = pictures(connection)
-            orphaned = list(rows_of_no_run(connection))
-            pruned = set(connection.execute(_PRUNED).scalars())
+        now, orphaned, pruned = self._rows.pictures(), self._rows.strays(), self._rows.pruned()
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned

@@ -16,7 +16,7 @@ from stageflow_durable.store.values import Fork, Identity, Missed, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.invariants import Watch
+from tests.protocol.invariants import SeenInSql, Watch
 from tests.protocol.stepping import Act
 
 RUN, KEY = "R", "key"
@@ -63,7 +63,7 @@ class World:
         self.url = url
         self.database = Database(url)
         self.store = SqlStore(self.database, optimistic=False)
-        self.watch = Watch(self.database)
+        self.watch = Watch(SeenInSql(self.database))
         self.works: dict[str, Work] = {}
         self.missed: Missed | None = None
         self.op_version = 0

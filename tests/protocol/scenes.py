@@ -20,7 +20,7 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.tables import definitions
 from stageflow_durable.store.values import Created
-from tests.protocol.invariants import Watch, the_chain_is_unbroken
+from tests.protocol.invariants import SeenInSql, Watch, the_chain_is_unbroken
 from tests.protocol.moves import TRANSACTIONS, World
 from tests.protocol.situations import Situation
 from tests.protocol.stepping import Act
@@ -91,7 +91,7 @@ class Scene:
         """Every invariant holds, now; how it stands. What looks the same was looked at before."""
         seen = self.look()
         if seen not in self._checked:
-            Watch(self.world.database).check()
+            Watch(SeenInSql(self.world.database)).check()
             self._checked.add(seen)
         assert self.broken_chain() == []
         return seen

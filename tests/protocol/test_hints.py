@@ -18,7 +18,7 @@ from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.invariants import Watch
+from tests.protocol.invariants import SeenInSql, Watch
 
 pytestmark = pytest.mark.postgres
 
@@ -98,7 +98,7 @@ class World:
 def world(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     made = World(migrated_url, monkeypatch)
     yield made
-    Watch(made.database).check()
+    Watch(SeenInSql(made.database)).check()
     made.store.close()
 
 

@@ -18,7 +18,7 @@ from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.invariants import Watch
+from tests.protocol.invariants import SeenInSql, Watch
 from tests.protocol.stepping import Act, Stage
 
 pytestmark = pytest.mark.postgres
@@ -51,7 +51,7 @@ class World:
         self.stage = stage
         self.database = Database(url)
         self.store = SqlStore(self.database, optimistic=False)
-        self.watch = Watch(self.database)
+        self.watch = Watch(SeenInSql(self.database))
         self.store.register(list(PLANS.values()))
         self.owners = [self.store.join(Identity("host", pid, "boot"), 60.0) for pid in (1, 2)]
 

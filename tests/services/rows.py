@@ -1,11 +1,15 @@
-"""The database behind an engine's store, for tests that look into it past the engine, or write to it."""
+"""The rows behind an engine's store, for tests that look at them past the engine, or write to a database."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sqlalchemy import select
+
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.state.database import Database
+from stageflow_durable.state.metadata import PREFIX, metadata
+from stageflow_durable.store.memory.rows import Tables
 
 
 def database_of(engine: Operations) -> Database:
@@ -13,3 +17,40 @@ def database_of(engine: Operations) -> Database:
     store: Any = engine.store  # maybe one with crash points around it
     found: Database = store.database
     return found
+
+
+def rows_of(engine: Operations, table: str, run: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a table (its name without the prefix) in an engine's store, of every kind; ``run``: of this one."""
+    store: Any = engine.store
+    tables = getattr(store, "_tables", None)
+    rows = rows_in_sql(store.database, table) if tables is None else rows_in_memory(tables, table)
+    name = {"runs": "id", "idempotency_keys": "owner_run"}.get(table, "run")
+    return rows if run is None else [row for row in rows if row[name] == run]
+
+
+def rows_in_sql(database: Database, table: str) -> list[dict[str, Any]]:
+    """The rows of a table in a database."""
+    with database.read() as connection:
+        return list(map(dict, connection.execute(select(metadata.tables[PREFIX + table])).mappings()))
+
+
+def rows_in_memory(tables: Tables, table: str) -> list[dict[str, Any]]:
+    """The rows of a store in memory, with the columns of the table."""
+    if table == "idempotency_keys":
+        return [_key(where, row) for where, row in tables.keys.items()]
+    if table == "queues":
+        return [{"name": name, **row._asdict()} for name, row in tables.queues.items()]
+    if table == "ticks":
+        return [{"name": name, "at": at} for name, at in tables.ticks.items()]
+    if table == "profiles":
+        return [{"id": row.id, "body": row.profile.encoded, "seen_at": row.seen_at} for row in tables.profiles]
+    more = {"runs": {"parent_stage": None, "parent_item": None}, "events": {"item": 0}}.get(table, {})
+    return [row._asdict() | more for row in getattr(tables, table)]
+
+
+def _key(where: tuple[str, str, str], row: Any) -> dict[str, Any]:
+    named = dict(zip(("client_id", "operation", "key"), where, strict=True))
+    columns = row.record._asdict() | {"keep_seconds": row.keep_seconds}
+    holder = columns.pop("holder")
+    run, stage = (None, None) if holder is None else holder
+    return {**named, **columns, "owner_run": run, "owner_stage": stage, "owner_item": 0}

@@ -9,21 +9,42 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stageflow_durable.model import keys
-from stageflow_durable.state import owners
 from stageflow_durable.state.own import Own
 from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store import values
+from stageflow_durable.store.protocol import Store
 from stageflow_durable.testing.clock import START
+from tests.simulation.memory import MemoryRows
 from tests.simulation.sql import MemoryDatabase
 
 AUDIT_KEY = b"the audit key of the simulation"
 
 
+class MemoryBench:
+    """The store in memory."""
+
+    def __init__(self) -> None:
+        self.database = MemoryRows(AUDIT_KEY)
+
+    def store(self, *, optimistic: bool) -> Store:
+        """The store of the seed that begins; there is one way only."""
+        del optimistic
+        return self.database.store
+
+    def forget_decisions(self) -> None:
+        """It decides everything anew."""
+
+
 class Bench:
-    """The database, with a store of either way."""
+    """SQLite in memory, with a store of either way."""
 
     def __init__(self) -> None:
         self.database = MemoryDatabase(lambda: START)
         self.ways = {short: self._store(short) for short in (True, False)}
+
+    def store(self, *, optimistic: bool) -> Store:
+        """The store of the seed that begins."""
+        return self.ways[optimistic]
 
     def forget_decisions(self) -> None:
         """Decide anew what the stores have decided once for all runs of a place."""
@@ -56,8 +77,8 @@ def known_ids() -> Iterator[None]:
     """Ids that count instead of being drawn: the same seed gives the same."""
     count = iter(range(1, 1 << 40))
     known = SimpleNamespace(token_hex=lambda size: f"{next(count):0{2 * size}x}", randbits=lambda _bits: next(count))
-    owners.secrets = keys.secrets = known  # type: ignore[attr-defined, assignment]  # put back below
+    values.secrets = keys.secrets = known  # type: ignore[attr-defined, assignment]  # put back below
     try:
         yield
     finally:
-        owners.secrets = keys.secrets = secrets  # type: ignore[attr-defined]  # as above
+        values.secrets = keys.secrets = secrets  # type: ignore[attr-defined]  # as above

@@ -109,8 +109,9 @@ class Bodies:
 
     def _began(self, run: str, stage: str, owner: str | None) -> float:
         """When the attempt began that is called now."""
-        sql = "SELECT max(began_at) FROM stageflow_strands WHERE run=? AND stage=? AND direction='forward' AND owner=?"
-        return float(self._sim.database.see(sql, run, stage, owner)[0][0] or 0.0) - self._sim.now() + self._sim.passed
+        rows = self._sim.database.see("strands", run)
+        mine = (row.began_at for row in rows if (row.stage, row.direction, row.owner) == (stage, "forward", owner))
+        return max((at for at in mine if at is not None), default=0.0) - self._sim.now() + self._sim.passed
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
@@ -174,8 +175,8 @@ class Bodies:
                 raise Violation(f"{ctx.stage} acts under a business key under which another run's effect stands")
 
     def _order(self, run: str) -> tuple[str, str]:
-        name, given = self._sim.database.see("SELECT pipeline, input FROM stageflow_runs WHERE id=?", run)[0]
-        return name, decode(given)["text"]
+        (row,) = self._sim.database.see("runs", run)
+        return row.pipeline, decode(row.input)["text"]
 
     def _end(self, ending: str, ctx: Any) -> Any:
         if ending in _ENDS:
@@ -188,13 +189,13 @@ class Bodies:
 
     def _holds(self, owner: str | None, run: str, stage: str, direction: str) -> bool:
         """Whether the caller is the one that the tables know; else it is a zombie, whom only the remote can refuse."""
-        sql = "SELECT 1 FROM stageflow_strands WHERE run=? AND stage=? AND direction=? AND state='running' AND owner=?"
-        return bool(self._sim.database.see(sql, run, stage, direction, owner))
+        mine = stage, direction, "running", owner
+        rows = self._sim.database.see("strands", run)
+        return any((row.stage, row.direction, row.state, row.owner) == mine for row in rows)
 
     def _witness(self, ctx: Any, held: bool) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        rows = sim.database.see("SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?", run)
-        saved = {name: (skipped, delta) for name, skipped, delta in rows}
+        saved = {row.stage: row.delta for row in sim.database.see("checkpoints", run)}
         if held and stage in saved:
             raise Violation(f"stage {stage} runs again, though its outcome is committed")
         pipeline = sim.pipelines[ctx.pipeline]
@@ -202,7 +203,7 @@ class Bodies:
         if missing := ancestors - saved.keys():
             raise Violation(f"stage {stage} began before {', '.join(sorted(missing))} was committed")
         seen = {name: plain(value) for name, value in ctx.outputs.items()}
-        due = {name: decode(saved[name][1]) for name in ancestors if saved[name][1] is not None}
+        due = {name: decode(saved[name]) for name in ancestors if saved[name] is not None}
         if seen != due:
             raise Violation(f"stage {stage} sees {seen}, saved was {due}")
         policy = pipeline.by_name[stage].retry
@@ -245,12 +246,12 @@ class Bodies:
 
     def _doubted(self, run: str, stage: str) -> bool:
         """Whether some attempt was lost: its body may have begun."""
-        sql = "SELECT 1 FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND doubt"
-        return bool(self._sim.database.see(sql, run, stage))
+        rows = self._sim.database.see("attempts", run)
+        return any(row.doubt and (row.stage, row.direction) == (stage, "forward") for row in rows)
 
     def _witness_undo(self, ctx: Any) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        steps = dict(sim.database.see("SELECT stage, state FROM stageflow_saga_steps WHERE run=?", run))
+        steps = {row.stage: row.state for row in sim.database.see("saga_steps", run)}
         plan = sim.pipelines[ctx.pipeline].plan
         if steps.get(stage) != "compensating":
             raise Violation(f"the undo of {stage} runs, though its step is {steps.get(stage)}")
@@ -258,7 +259,7 @@ class Bodies:
         behind = sorted(name for name in plan.descendants[stage] if steps.get(name) in owed)
         if behind:
             raise Violation(f"{stage} is undone before {', '.join(behind)}")
-        alive = {row[0] for row in sim.database.see("SELECT id FROM stageflow_owners WHERE dead_at IS NULL")}
+        alive = {row.id for row in sim.database.see("owners") if row.dead_at is None}
         for other, where, owner in self.inside.values():
             if other == run and where in plan.descendants[stage] | {stage} and owner in alive:
                 raise Violation(f"{stage} is undone while {owner}, which lives, is in {where}")
@@ -268,10 +269,10 @@ class Bodies:
             raise Violation(f"{stage} is undone, though an observer answered in its place")
         if ctx.action_key != stage_key(run, stage):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")
-        rows = sim.database.see("SELECT delta FROM stageflow_checkpoints WHERE run=? AND stage=?", run, stage)
-        if ctx.outcome == "ok" and not rows:
+        deltas = [row.delta for row in sim.database.see("checkpoints", run) if row.stage == stage]
+        if ctx.outcome == "ok" and not deltas:
             raise Violation(f"the undo of {stage} was told that it is ok, and nothing was saved")
-        saved = decode(rows[0][0]) if rows and rows[0][0] is not None else None
+        saved = decode(deltas[0]) if deltas and deltas[0] is not None else None
         if plain(ctx.output) != saved:
             raise Violation(f"the undo of {stage} was told the output {ctx.output}, saved was {saved}")
 

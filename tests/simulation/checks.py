@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.transitions.start import EARLY_SECONDS
@@ -20,22 +21,8 @@ MAY_STAND = {
     ("backward", "backward"): {"ready", "running", "waiting"},
 }
 ACTIVE = {"ready", "running", "waiting"}
+UNDONE = {"compensating", "compensated"}
 RAISES_FENCES = {"take", "order", "settle"}
-EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id)"
-LOOK = f"""
-SELECT 'run', pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS}
-    FROM stageflow_runs WHERE id = ?1
-UNION ALL SELECT 'strand', strand, state, direction, gen, stage, attempt, owner, NULL
-    FROM stageflow_strands WHERE run = ?1
-UNION ALL SELECT 'over', strand, NULL, NULL, NULL, held.stage, n, NULL, NULL
-    FROM stageflow_strands AS held JOIN stageflow_attempts AS over
-        ON over.run = ?1 AND over.stage = held.stage AND over.direction = held.direction AND over.n = held.attempt
-    WHERE held.run = ?1 AND held.state = 'running'
-UNION ALL SELECT 'checkpoint', stage, skipped, delta, NULL, NULL, NULL, NULL, NULL
-    FROM stageflow_checkpoints WHERE run = ?1
-"""
-"""All that is looked at of one run, at once: a statement costs more than what it finds."""
-HELD = "SELECT o.id, o.pid FROM stageflow_strands JOIN stageflow_owners AS o ON o.id = owner WHERE state = 'running'"
 MESSAGES = 30
 PUBLISHED_MOST = 15
 """Messages a strand while nobody can carry what there is: fewer and fewer."""
@@ -64,7 +51,7 @@ class Checks:
     def step(self, call: str) -> None:
         """What can be seen cheaply, of the runs that were written to; raises nothing, tells the simulation."""
         database = self._sim.database
-        if database.raw.total_changes == self._changes:
+        if database.changes == self._changes:
             return  # nothing was written since the last look
         try:
             for run in sorted(database.written):
@@ -78,7 +65,7 @@ class Checks:
                 self._watched()
         except Violation as violation:
             self._sim.broken(violation)
-        self._changes = database.raw.total_changes
+        self._changes = database.changes
 
     def _watched(self) -> None:
         try:
@@ -87,61 +74,58 @@ class Checks:
             raise Violation(str(error)) from error
 
     def _run(self, call: str, run: str) -> None:
-        looked: dict[str, list[Any]] = {"run": [], "strand": [], "over": [], "checkpoint": []}
-        for kind, *row in self._see(LOOK, run):
-            looked[kind].append(row)
-        if not looked["run"]:
+        rows = self._see("runs", run)
+        if not rows:
             if run in self._heads:
                 raise Violation(f"run {run} is gone")
             return  # what would have made it was rolled back
         if call == "fork" and run not in self._heads:
             self._forked(run)
-        (found,), strands = looked["run"], looked["strand"]
-        self._row(run, *found)
-        self._strands(call, run, found[1], strands)
-        held = [(row[4], row[2]) for row in strands if row[1] == "running"]
-        if looked["over"] or len({*held}) < len(held):
-            raise Violation(f"1: strands run {held}, of which are over {looked['over']}")
-        self._checkpoints(run, found[0], strands, looked["checkpoint"])
+        (found,), strands = rows, self._see("strands", run)
+        self._row(run, found, self._sim.database.count_of_events(run))
+        self._strands(call, run, found.phase, strands)
+        held = [(row.stage, row.direction) for row in strands if row.state == "running"]
+        over = self._over(run, strands) if held else []
+        if over or len({*held}) < len(held):
+            raise Violation(f"1: strands run {held}, of which are over {over}")
+        self._checkpoints(run, found.pipeline, strands)
+
+    def _over(self, run: str, strands: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Attempts that run on a strand and are over."""
+        ended = {(row.stage, row.direction, row.n) for row in self._see("attempts", run)}
+        running = {(row.stage, row.direction, row.attempt) for row in strands if row.state == "running"}
+        return sorted(ended & running)
 
     def _forked(self, run: str) -> None:
         """A fork begins with what its original has and stands by."""
-        told = json.loads(self._see("SELECT data FROM stageflow_events WHERE run=? AND type='run.forked'", run)[0][0])
-        sql = "SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?"
-        here, there = ({stage: what for stage, *what in self._see(sql, one)} for one in (run, told["of"]))
+        told = next(json.loads(row.data) for row in self._see("events", run) if row.type == "run.forked")
+        here, there = (
+            {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", one)} for one in (run, told["of"])
+        )
         if here != {stage: there.get(stage) for stage in told["copied"]}:
             raise Violation(f"a fork begins with {here}, its original has {there}")
-        undone = "SELECT stage FROM stageflow_saga_steps WHERE run=? AND state IN ('compensating', 'compensated')"
-        if lost := here.keys() & {stage for (stage,) in self._see(undone, told["of"])}:
+        undone = {row.stage for row in self._see("saga_steps", told["of"]) if row.state in UNDONE}
+        if lost := here.keys() & undone:
             raise Violation(f"a fork begins with {', '.join(sorted(lost))}, which was undone")
         self.copied[run] = frozenset(here)
 
-    def _row(
-        self,
-        run: str,
-        _pipeline: str,
-        phase: str,
-        status: str,
-        park: str | None,
-        unfinished: int,
-        seq: int,
-        head: str,
-        events: int,
-    ) -> None:
+    def _row(self, run: str, row: Any, events: int) -> None:
+        seq, head = row.seq, row.head
         if seq != events:
             raise Violation(f"10: run {run} says {seq} events, there are {events}")
-        if (status == "parked") != (phase == "settled" and park is not None):
-            raise Violation(f"11: run {run} is {status} with park reason {park}")
-        if (phase == "settled") == bool(unfinished):
-            raise Violation(f"11: run {run} is {status}, and {'not ' if unfinished else ''}finished")
+        if (row.status == "parked") != (row.phase == "settled" and row.park_reason is not None):
+            raise Violation(f"11: run {run} is {row.status} with park reason {row.park_reason}")
+        if (row.phase == "settled") == (row.finished_at is None):
+            raise Violation(f"11: run {run} is {row.status}, and finished at {row.finished_at}")
         before = self._heads.get(run)
         if before is not None and (seq < before[0] or (seq == before[0] and head != before[1])):
             raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
         self._heads[run] = seq, head
 
-    def _strands(self, call: str, run: str, phase: str, rows: list[Any]) -> None:
+    def _strands(self, call: str, run: str, phase: str, rows: Sequence[Any]) -> None:
         moves = False
-        for strand, state, direction, gen, *_rest in rows:
+        for row in rows:
+            strand, state, direction, gen = row.strand, row.state, row.direction, row.gen
             if state in ACTIVE:
                 moves = True
                 if state not in MAY_STAND.get((phase, direction), ()):
@@ -159,34 +143,34 @@ class Checks:
         self._excused |= {worker.owner._id for worker in workers}
 
     def _the_living_are_let_live(self) -> None:
-        dead = {
-            row[0] for row in self._see("SELECT id FROM stageflow_owners WHERE dead_at IS NOT NULL AND confirmed=0")
-        }
+        dead = {row.id for row in self._see("owners") if row.dead_at is not None and not row.confirmed}
         for worker in self._sim.workers:
             if worker.owner._id in dead - self._excused and worker.is_renewed():
                 raise Violation(f"{worker.name} was declared dead, though it had renewed its lease")
 
     def noticed(self, within: float) -> None:
         """Whoever has ended holds nothing any more, and what is ready is not without a message for longer than that."""
-        for owner, pid in self._see(HELD):
-            if self._sim.has_ended(pid):
-                raise Violation(f"{owner} has ended, and nobody took what it held")
+        strands = self._see("strands")
+        holding = {row.owner for row in strands if row.state == "running"}
+        for owner in self._see("owners"):
+            if owner.id in holding and self._sim.has_ended(owner.pid):
+                raise Violation(f"{owner.id} has ended, and nobody took what it held")
         holders = [self._sim.broker.waiting, *(worker.prefetched for worker in self._sim.workers)]
         there = {(message.run, message.strand) for held in holders for message in held}
-        ready = set(self._see("SELECT run, strand FROM stageflow_strands WHERE state='ready'")) - there
+        ready = {(row.run, row.strand) for row in strands if row.state == "ready"} - there
         now = self._sim.passed
         self._without_message = {key: self._without_message.get(key, now) for key in ready}
         for (run, strand), since in sorted(self._without_message.items()):
             if now - since > within:
                 raise Violation(f"{strand} of {self._sim.short(run)} is ready, and its message was lost for good")
 
-    def _checkpoints(self, run: str, pipeline: str, strands: list[Any], rows: list[Any]) -> None:
-        saved = {stage: (skipped, delta) for stage, skipped, delta, *_rest in rows}
+    def _checkpoints(self, run: str, pipeline: str, strands: Sequence[Any]) -> None:
+        saved = {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", run)}
         for stage, before in self._saved.get(run, {}).items():
             if saved.get(stage) != before:
                 raise Violation(f"2: the output of {stage} of {run} was {before}, and is {saved.get(stage)}")
         self._saved[run] = saved
-        standing = sorted(row[4] for row in strands if row[2] == "forward" and row[1] != "done")
+        standing = sorted(row.stage for row in strands if row.direction == "forward" and row.state != "done")
         stages = self._sim.pipelines[pipeline].plan.stages
         ready = sorted(one.name for one in stages if one.name not in saved and saved.keys() >= set(one.after))
         if standing != ready:
@@ -196,9 +180,8 @@ class Checks:
 
     def rest(self) -> None:
         """Everything; raises Violation."""
-        with self._sim.database.read() as connection:
-            found = invariants.pictures(connection)
-        keys = [row[0] for row in self._see("SELECT key FROM stageflow_runs WHERE key IS NOT NULL")]
+        found = self._sim.database.pictures()
+        keys = [row.key for row in self._see("runs") if row.key is not None]
         if len(keys) != len(set(keys)):
             raise Violation(f"8: a key has two runs: {sorted(keys)}")
         for run, seen in found.items():

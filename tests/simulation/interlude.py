@@ -23,14 +23,6 @@ STEPS = (1.1, 1.1, 1.1, 1.1, 2.1, 2.1, 4.1, 4.1, 8.1, 8.1, 16.1, 16.1, 30.1, 30.
 ROUNDS = 300
 """Things to do between two sweeps; more than that goes round."""
 
-_UNSETTLED = "SELECT id FROM stageflow_runs WHERE phase != 'settled'"
-_OF_PIPELINE = f"{_UNSETTLED} AND pipeline = ?"
-_NEEDS_A_WORKER = f"""{_OF_PIPELINE} AND EXISTS (SELECT 1 FROM stageflow_strands WHERE run = id
-    AND state NOT IN ('done', 'rest') AND coalesce(waiting_for, '') != 'signal')"""
-"""What waits for a signal alone needs no worker."""
-
-_STRANDS = "SELECT count(*) FROM stageflow_strands WHERE run = ?"
-
 
 def unheard_of(sim: Simulation) -> None:
     """All workers die, and those that come in their place do not know a pipeline."""
@@ -38,13 +30,13 @@ def unheard_of(sim: Simulation) -> None:
     sim.unheard_of = name
     for worker in sim.workers:
         worker.alive = False
-    _pass(sim, (run for (run,) in sim.database.see(_OF_PIPELINE, name)))
+    _pass(sim, _unsettled(sim, name))
     process = Process(sim, "o0")
     sweeper = Sweeper(process.store, process.publisher, process.patience())
     operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
     told = {run.run_id for run in operations.runs(attention=True, limit=1000)}
-    for (run,) in sim.database.see(_NEEDS_A_WORKER, name):
-        if run not in told:
+    for run in _unsettled(sim, name):
+        if _needs_a_worker(sim, run) and run not in told:
             raise Violation(f"{sim.short(run)} stands still, since no worker knows it, and nobody is told")
     sim.unheard_of = None
     for worker in sim.workers:
@@ -55,8 +47,19 @@ def unheard_of(sim: Simulation) -> None:
 def starved(sim: Simulation) -> None:
     """Workers are busy with something else, and one of them has taken all messages in advance."""
     sim.starving = True
-    _pass(sim, (run for (run,) in sim.database.see(_UNSETTLED)))
+    _pass(sim, _unsettled(sim))
     sim.starving = False
+
+
+def _unsettled(sim: Simulation, pipeline: str | None = None) -> list[str]:
+    rows = sim.database.see("runs")
+    return [row.id for row in rows if row.phase != "settled" and pipeline in (None, row.pipeline)]
+
+
+def _needs_a_worker(sim: Simulation, run: str) -> bool:
+    """What waits for a signal or a callback alone needs none."""
+    rows = [row for row in sim.database.see("strands", run) if row.state not in ("done", "rest")]
+    return any(row.waiting_for not in ("signal", "callback") for row in rows)
 
 
 def _pass(sim: Simulation, runs: Iterable[str]) -> None:
@@ -66,7 +69,7 @@ def _pass(sim: Simulation, runs: Iterable[str]) -> None:
         _work(sim)
         sim.sweep_once()
     for run, before in published.items():
-        count, strands = sim.broker.published.get(run, 0) - before, int(sim.database.see(_STRANDS, run)[0][0])
+        count, strands = sim.broker.published.get(run, 0) - before, len(sim.database.see("strands", run))
         if count > PUBLISHED_MOST * strands:
             raise Violation(f"13: {count} messages were published for {strands} strands that nobody could carry")
 

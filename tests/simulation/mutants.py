@@ -21,17 +21,19 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus
 from stageflow_durable.saga.settle import Settlement
-from stageflow_durable.state import fork as _fork
-from stageflow_durable.state import moved, owners, recovery, runs
-from stageflow_durable.state import store as _store_module
+from stageflow_durable.state import moved, owners, queues, recovery
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store import base as _base
+from stageflow_durable.store import base as _store_module
+from stageflow_durable.store import memory as _memory
 from stageflow_durable.store import sealing as _sealing
-from stageflow_durable.store.values import BATCH, Created, Received
+from stageflow_durable.store.memory import MemoryStore
+from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Created, Received
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import callback as _callback
 from stageflow_durable.transitions import (
@@ -45,6 +47,7 @@ from stageflow_durable.transitions import (
     waiting,
 )
 from stageflow_durable.transitions import finish as _finish
+from stageflow_durable.transitions import fork as _fork
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import signal as _signal
 from stageflow_durable.transitions import wake as _wake
@@ -58,6 +61,8 @@ outcomes: Any = _outcome
 executor: Any = _executor
 sealing: Any = _sealing
 forking: Any = _fork
+base: Any = _base
+in_memory: Any = _memory
 resolve: Any = _resolve
 wake: Any = _wake
 finish: Any = _finish
@@ -76,12 +81,12 @@ class Mutant:
     quick: bool = False
 
     @contextmanager
-    def planted(self) -> Iterator[None]:
+    def planted(self, store: str = "sqlite") -> Iterator[None]:
         """While the mistake is there: what was decided before, or with it, is not remembered beyond that."""
         with ExitStack() as stack:
-            stack.callback(bench().forget_decisions)
+            stack.callback(bench(store).forget_decisions)
             self.plant(stack)
-            bench().forget_decisions()
+            bench(store).forget_decisions()
             yield
 
 
@@ -93,6 +98,20 @@ def _put(*places: tuple[Any, str, Any]) -> Plant:
             stack.enter_context(patch.object(where, name, what))
 
     return plant
+
+
+def _of_each_store(name: str, what: Any) -> tuple[tuple[Any, str, Any], ...]:
+    """A method of every store, replaced."""
+    return (SqlStore, name, what), (MemoryStore, name, what)
+
+
+def _on_memory(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the store in memory that calls ``function`` with its tables, the time and what it is given."""
+
+    def method(self: MemoryStore, *given: Any, **options: Any) -> Any:
+        return self._write(lambda: function(self._tables, self.clock(), *given, **options))
+
+    return method
 
 
 def _under_the_lock(*places: tuple[Any, str, Any]) -> Plant:
@@ -233,13 +252,12 @@ def _any_version() -> Plant:
     return _put((operate, "_ordered", lambda facts, order: ordered(facts, replace(order, op_version=None))))
 
 
-def _any_parameters(connection: Any, new: Any) -> Any:
-    (found,) = runs._BY_KEY.rows(connection, **runs._key_of(new))
-    return Created(found.id, True)
+def _any_parameters(_new: Any, holder: Any) -> Any:
+    return Created(holder.run_id, True)
 
 
 def _from_the_living() -> Plant:
-    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, -9.0))))
+    return _judged(-9.0)
 
 
 def _half_a_lease() -> Plant:
@@ -260,7 +278,12 @@ def _confirmed_by_anybody() -> Plant:
 
 
 def _judged_by_anybody() -> Plant:
-    return _put((SqlStore, "judge", lambda self, _by: self._do(lambda c: owners.mark_expired(c, 0.0))))
+    return _judged(0.0)
+
+
+def _judged(slack: float) -> Plant:
+    """Leases that ran out, or do so in a moment, judged by whoever asks."""
+    return _put(*_of_each_store("judge", lambda self, _by: self.mark_expired(slack)))
 
 
 def _undo_from_the_living() -> Plant:
@@ -284,7 +307,7 @@ def _unsealed() -> Plant:
 
 
 def _no_outbox() -> Plant:
-    return _put((SqlStore, "undelivered", _always([])))
+    return _put(*_of_each_store("undelivered", _always([])))
 
 
 def _swapped() -> Plant:
@@ -295,7 +318,7 @@ def _swapped() -> Plant:
         accept.publish(self._store, self._publisher, accepting.first_nudges(new))
         return self._store.create(new)
 
-    return _put((accept.Acceptor, "accept", accepted), (SqlStore, "undelivered", _always([])))
+    return _put((accept.Acceptor, "accept", accepted), *_of_each_store("undelivered", _always([])))
 
 
 def _fence_dropped() -> Plant:
@@ -368,7 +391,14 @@ def _young_for_ever() -> Plant:
         connection.execute(anew.values(steady_since=now()))
         return owner
 
-    return _put((owners, "register", forgetful))
+    join = in_memory.owners.join
+
+    def as_forgetful(tables: Any, now_: float, *given: Any) -> str:
+        owner: str = join(tables, now_, *given)
+        tables.owners.put(owner, tables.owners.get(owner)._replace(steady_since=now_))
+        return owner
+
+    return _put((owners, "register", forgetful), (in_memory.owners, "join", as_forgetful))
 
 
 def _any_lease_holds() -> Plant:
@@ -376,7 +406,7 @@ def _any_lease_holds() -> Plant:
     table = owner_rows
     over = and_(table.c.dead_at.is_(None), owners._JUDGED_FOR.is_not(None), table.c.expires_at < now())
     judge = Prepared(update(table).where(over).values(dead_at=now()).returning(table.c.id))
-    return _put((owners, "_JUDGE", judge))
+    return _put((owners, "_JUDGE", judge), (in_memory.owners, "_is_of_another_clock", _always(False)))
 
 
 def _turns_to_come() -> Plant:
@@ -389,7 +419,14 @@ def _turns_to_come() -> Plant:
             ticks.c.name
         )
 
-    return _put((recovery, "_TICK", Prepared(turn)))
+    def in_order(tables: Any, now_: float, name: str, every: float) -> bool:
+        at = tables.ticks.get(name)
+        if at is not None and at >= now_ - every:
+            return False
+        tables.ticks.put(name, now_)
+        return True
+
+    return _put((recovery, "_TICK", Prepared(turn)), (MemoryStore, "my_tick", _on_memory(in_order)))
 
 
 def _sent_in_an_hour() -> Plant:
@@ -397,7 +434,18 @@ def _sent_in_an_hour() -> Plant:
     ahead = case((strands.c.published_at > recovery._OWN_CLOCK, False), else_=recovery._LOST)
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE, ahead)
     found = select(*recovery._PLACE).where(ready).order_by(strands.c.published_at).limit(BATCH)
-    return _put((recovery, "_UNDELIVERED", Prepared(found)), (moved, "_READY", moved._SERVED))
+    is_lost = in_memory.scans._is_lost
+
+    def trusting(tables: Any, now_: float, row: Any, *given: float) -> bool:
+        ahead = row.published_at is not None and row.published_at > now_ + ONE_CLOCK_SECONDS
+        return not ahead and is_lost(tables, now_, row, *given)
+
+    return _put(
+        (recovery, "_UNDELIVERED", Prepared(found)),
+        (moved, "_READY", queues._SERVED_BACK),
+        (in_memory.scans, "_is_lost", trusting),
+        (in_memory.scans, "_move_message", _always(None)),
+    )
 
 
 def _confirmed_alive() -> Plant:
@@ -406,7 +454,15 @@ def _confirmed_alive() -> Plant:
     any_owner = and_(table.c.id == bindparam("ended", type_=String), owners._UNCONFIRMED)
     told = owners._confirmed(bindparam("by", type_=String), bindparam("reason", type_=String))
     confirm = Prepared(update(table).where(any_owner).values(**told).returning(table.c.id))
-    return _put((owners, "_CONFIRM", confirm))
+
+    def believed(tables: Any, now_: float, owner: str, *told: Any) -> bool:
+        row = tables.owners.get(owner)
+        if row is None or row.confirmed:
+            return False
+        in_memory.owners._confirmed(tables, now_, row, *told)
+        return True
+
+    return _put((owners, "_CONFIRM", confirm), (in_memory.owners, "confirm", believed))
 
 
 def _offered_for_ever() -> Plant:
@@ -418,7 +474,11 @@ def _impatient() -> Plant:
     ready = and_(strands.c.state == "ready", strands.c.queue == recovery._OF_QUEUE)
     missed = or_(recovery._SENT.is_(None), now() - recovery._SENT > recovery._ALONE)
     found = select(*recovery._PLACE).where(and_(ready, missed)).order_by(recovery._SENT).limit(BATCH)
-    return _put((recovery, "_UNDELIVERED", Prepared(found)))
+
+    def as_impatient(_tables: Any, now_: float, row: Any, _patience: float, alone: float) -> bool:
+        return row.published_at is None or now_ - row.published_at > alone
+
+    return _put((recovery, "_UNDELIVERED", Prepared(found)), (in_memory.scans, "_is_lost", as_impatient))
 
 
 def _exceptions_alone() -> Plant:
@@ -567,10 +627,14 @@ MUTANTS = (
     Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
     Mutant(
         "never publish after enqueue, and no sweep of the outbox",
-        _put((accept.Acceptor, "deliver", _always(None)), (SqlStore, "undelivered", _always([]))),
+        _put((accept.Acceptor, "deliver", _always(None)), *_of_each_store("undelivered", _always([]))),
     ),
     Mutant("no sweep of the outbox", _no_outbox(), quick=True),
-    Mutant("forget the lease renewal", _put((owners, "renew", _always(True))), quick=True),
+    Mutant(
+        "forget the lease renewal",
+        _put((owners, "renew", _always(True)), (MemoryStore, "renew", _always(True))),
+        quick=True,
+    ),
     Mutant("take from a live owner", _from_the_living(), quick=True),
     Mutant("undo while a branch still runs", _undo_from_the_living()),
     Mutant("undo in order", _put((resolve, "ready_undos", _in_order)), quick=True),
@@ -579,15 +643,18 @@ MUTANTS = (
     Mutant("half a lease in the place of a lost stage's end", _half_a_lease()),
     Mutant("a lost stage's end is confirmed by whoever looks", _confirmed_by_anybody()),
     Mutant("whoever sweeps may declare others dead", _judged_by_anybody(), quick=True),
-    Mutant("a confirmed end lets no undo begin", _put((SqlStore, "runs_waiting_for", _always([])))),
-    Mutant("nobody is asked to confirm an end", _put((owners, "await_end", _always(None)))),
+    Mutant("a confirmed end lets no undo begin", _put(*_of_each_store("runs_waiting_for", _always([])))),
+    Mutant(
+        "nobody is asked to confirm an end",
+        _put((owners, "await_end", _always(None)), (in_memory.owners, "await_end", _always(None))),
+    ),
     Mutant("a person is believed though the lease holds", _confirmed_alive()),
     Mutant("a child that takes another's place begins to judge anew", _young_for_ever()),
     Mutant("a lease of a clock that went back holds", _any_lease_holds()),
     Mutant("a turn of a clock that went back is still to come", _turns_to_come()),
     Mutant("a message of a clock that went back is still on its way", _sent_in_an_hour()),
     Mutant("what nobody knows is offered again for ever", _offered_for_ever()),
-    Mutant("who is told of what nobody knows: nobody", _put((SqlStore, "unserved", _always([])))),
+    Mutant("who is told of what nobody knows: nobody", _put(*_of_each_store("unserved", _always([])))),
     Mutant("patience with a message does not grow", _impatient()),
     Mutant("what is no Exception ends the attempt", _exceptions_alone()),
     Mutant("drop the intent to undo", _no_intent(), quick=True),
@@ -604,10 +671,10 @@ MUTANTS = (
     Mutant("retry at once", _no_wait(), quick=True),
     Mutant("one attempt too many", _one_attempt_more(), quick=True),
     Mutant("an operator's word counts for any version", _any_version()),
-    Mutant("a key is enough, whatever the parameters", _put((runs, "existing", _any_parameters))),
-    Mutant("do not look up a commit whose answer was lost", _put((SqlStore, "recall", _always(False)))),
+    Mutant("a key is enough, whatever the parameters", _put((base, "held_by", _any_parameters))),
+    Mutant("do not look up a commit whose answer was lost", _put(*_of_each_store("recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
-    Mutant("outputs of before are not read", _put((SqlStore, "outputs", _always({})))),
+    Mutant("outputs of before are not read", _put(*_of_each_store("outputs", _always({})))),
     Mutant("observers are told before the outcome is saved", _told_too_early(), quick=True),
     Mutant("an observer's error ends the attempt", _told_loudly(), quick=True),
     Mutant("what an observer answers counts as the stage's work", _answers_are_work()),

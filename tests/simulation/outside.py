@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 URLS = CallbackUrls("https://simulated.test", "the key of the simulation")
-DUE = "SELECT wake_at FROM stageflow_strands WHERE run = ? AND stage = ? AND waiting_for = 'callback'"
 TIMEOUTS = [40.0, 600.0]
 """How long bodies wait, in seconds."""
 
@@ -61,9 +60,10 @@ class Outside:
         token = url.rpartition("/")[2]
         run, stage = URLS.read(token)
         if not sim.healing and sim.chance.flip("calls at the last moment", 0.3):
-            due = sim.database.see(DUE, run, stage)
+            rows = [row for row in sim.database.see("strands", run) if row.waiting_for == "callback"]
+            due = [row.wake_at for row in rows if row.stage == stage and row.wake_at is not None]
             if due:
-                sim.sleep(max(0.0, due[0][0] - START - sim.jumped - sim.passed))
+                sim.sleep(max(0.0, due[0] - START - sim.jumped - sim.passed))
         callbacks = Callbacks(process.store, URLS, sim.pipelines)
         sim.note(process, "calls back", f"{stage} of {sim.short(run)}, {number}")
         try:

@@ -131,12 +131,12 @@ class Operator:
     def _give_up(self, process: Process) -> None:
         sweeper = Sweeper(process.store, process.publisher, process.patience())
         operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
-        for (run_id,) in self._sim.database.see("SELECT id FROM stageflow_runs WHERE status='parked' ORDER BY id"):
+        for run_id in sorted(row.id for row in self._sim.database.see("runs") if row.status == "parked"):
             operations.cancel(run_id, past_pivot=True, reason="others wait for it", actor=process.name)
 
     def _look(self, process: Process) -> None:
         sim = self._sim
-        runs = [row[0] for row in sim.database.see("SELECT id FROM stageflow_runs ORDER BY id")]
+        runs = sorted(row.id for row in sim.database.see("runs"))
         if not runs:
             return
         sweeper = Sweeper(process.store, process.publisher, process.patience())
@@ -167,8 +167,8 @@ class Operator:
             if told and sim.passed == began and _is_sound(sim, worker):
                 raise Violation(f"{worker.name} was confirmed to have ended, though its lease holds")
             return
-        awaited = "SELECT id, pid FROM stageflow_owners WHERE awaited AND NOT confirmed ORDER BY id"
-        ended = [owner for owner, pid in sim.database.see(awaited) if sim.has_ended(pid)]
+        awaited = [row for row in sim.database.see("owners") if row.awaited and not row.confirmed]
+        ended = sorted(row.id for row in awaited if sim.has_ended(row.pid))
         if ended:
             self._say_dead(process, operations, ended[sim.chance.number("which process", 0, len(ended) - 1)])
 

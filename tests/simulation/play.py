@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
-from tests.simulation.bench import Bench
+from tests.simulation.bench import Bench, MemoryBench
 from tests.simulation.chance import Answers
 from tests.simulation.ledger import Violation
 from tests.simulation.lines import apart
@@ -20,10 +20,14 @@ from tests.simulation.simulation import Simulation, Trace
 CHUNK = 50
 
 
+KINDS: dict[str, Callable[[], Bench | MemoryBench]] = {"memory": MemoryBench, "sqlite": Bench}
+"""By the name of the store."""
+
+
 @cache
-def bench() -> Bench:
+def bench(kind: str) -> Bench | MemoryBench:
     """This process's."""
-    return Bench()
+    return KINDS[kind]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Played:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """What the engine warns of is what we do to it."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -64,14 +68,14 @@ def _collector_at_rest() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def play(seed: int | None, answers: Answers | None = None) -> Played:
+def play(seed: int | None, answers: Answers | None = None, *, store: str = "sqlite") -> Played:
     """One seed, or a list of answers."""
-    with _quiet():
-        return apart(lambda: _play(seed, answers))
+    with quietly():
+        return apart(lambda: _play(seed, answers, store))
 
 
-def _play(seed: int | None, answers: Answers | None) -> Played:
-    simulation = Simulation(bench(), seed, answers)
+def _play(seed: int | None, answers: Answers | None, store: str) -> Played:
+    simulation = Simulation(bench(store), seed, answers)
     try:
         violation = simulation.run()
     except Violation as found:  # from before the first chapter
@@ -81,17 +85,17 @@ def _play(seed: int | None, answers: Answers | None) -> Played:
     return Played(seed, told, simulation.trace, simulation.chance.made, simulation.hash())
 
 
-def failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
+def failing(seeds: Iterable[int], *, store: str = "sqlite") -> list[tuple[int, str]]:
     """Those seeds that break something, with what."""
-    with _quiet():
-        return apart(lambda: _failing(seeds))
+    with quietly():
+        return apart(lambda: _failing(seeds, store))
 
 
-def _failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
+def _failing(seeds: Iterable[int], store: str) -> list[tuple[int, str]]:
     found = []
     with _collector_at_rest():
         for seed in seeds:
-            simulation = Simulation(bench(), seed)
+            simulation = Simulation(bench(store), seed)
             violation = simulation.run()
             simulation.forget()
             if violation is not None:
@@ -99,21 +103,21 @@ def _failing(seeds: Iterable[int]) -> list[tuple[int, str]]:
     return found
 
 
-def _chunk(first_and_last: tuple[int, int]) -> tuple[int, float, list[tuple[int, str]]]:
-    first, last = first_and_last
-    bench()  # made once, which is no seed's work
+def _chunk(chunk: tuple[int, int, str]) -> tuple[int, float, list[tuple[int, str]]]:
+    first, last, store = chunk
+    bench(store)  # made once, which is no seed's work
     began = time.process_time()
-    found = failing(range(first, last))
+    found = failing(range(first, last), store=store)
     return last - first, time.process_time() - began, found
 
 
 def play_many(
-    first: int, count: int, jobs: int, progress: Callable[[int, list[tuple[int, str]]], None]
+    first: int, count: int, jobs: int, progress: Callable[[int, list[tuple[int, str]]], None], *, store: str = "sqlite"
 ) -> tuple[list[tuple[int, str]], float]:
     """Many seeds in ``jobs`` processes; ``progress`` is told how many are done, and what was found so far. Returns what
     was found, and the seconds of a core that the seeds took.
     """
-    chunks = [(start, min(start + CHUNK, first + count)) for start in range(first, first + count, CHUNK)]
+    chunks = [(start, min(start + CHUNK, first + count), store) for start in range(first, first + count, CHUNK)]
     found: list[tuple[int, str]] = []
     done, busy = 0, 0.0
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
@@ -125,7 +129,7 @@ def play_many(
     return sorted(found), busy
 
 
-def minimised(answers: Answers, *, tries: int = 2000) -> Answers:
+def minimised(answers: Answers, *, tries: int = 2000, store: str = "sqlite") -> Answers:
     """Fewer answers that still break something: whatever can be left out is (Zeller's delta debugging)."""
     kept, size = list(answers), max(1, len(answers) // 2)
     while size:
@@ -133,7 +137,7 @@ def minimised(answers: Answers, *, tries: int = 2000) -> Answers:
         while at < len(kept) and tries > 0:
             left = kept[:at] + kept[at + size :]
             tries -= 1
-            if play(None, {name: answers[name] for name in left}).violation is None:
+            if play(None, {name: answers[name] for name in left}, store=store).violation is None:
                 at += size
             else:
                 kept, smaller = left, True

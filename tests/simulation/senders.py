@@ -16,9 +16,6 @@ from tests.simulation.scenario import WORD
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
-WITHOUT_END = """SELECT run FROM stageflow_strands WHERE waiting_for = 'signal' AND wake_at IS NULL ORDER BY run"""
-DUE = "SELECT wake_at FROM stageflow_strands WHERE run = ? AND waiting_for = 'signal'"
-
 
 class Senders:
     """``taken``: by run, the receipt and the payload of the signal that its wait took, as its sender was told."""
@@ -47,16 +44,18 @@ class Senders:
 
     def answer(self) -> None:
         """Once nothing goes wrong any more: what would wait for ever gets its signal."""
-        for (run,) in self._sim.database.see(WITHOUT_END):
+        waiting = [row for row in self._sim.database.see("strands") if row.waiting_for == "signal"]
+        for run in sorted(row.run for row in waiting if row.wake_at is None):
             number = len(self._sent)
             self._sent.append((run, f"answer {number}", number))
             self._start(run, f"answer {number}", number)
 
     def _runs(self) -> list[str]:
-        return [row[0] for row in self._sim.database.see("SELECT id FROM stageflow_runs ORDER BY id")]
+        return sorted(row.id for row in self._sim.database.see("runs"))
 
     def _pipeline(self, run: str) -> str:
-        return str(self._sim.database.see("SELECT pipeline FROM stageflow_runs WHERE id = ?", run)[0][0])
+        (row,) = self._sim.database.see("runs", run)
+        return str(row.pipeline)
 
     def _start(self, run: str, key: str | None, number: int) -> None:
         self._processes += 1
@@ -66,9 +65,9 @@ class Senders:
     def _send(self, process: Process, run: str, key: str | None, number: int) -> None:
         sim = self._sim
         if not sim.healing and sim.chance.flip("at the last moment", 0.3):
-            due = sim.database.see(DUE, run)
-            if due and due[0][0] is not None:
-                sim.sleep(max(0.0, due[0][0] - START - sim.jumped - sim.passed))
+            due = [row.wake_at for row in sim.database.see("strands", run) if row.waiting_for == "signal"]
+            if due and due[0] is not None:
+                sim.sleep(max(0.0, due[0] - START - sim.jumped - sim.passed))
         sweeper = Sweeper(process.store, process.publisher, process.patience())
         operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
         sim.note(process, "signals", f"{sim.short(run)} {number}{'' if key is None else f', {key}'}")

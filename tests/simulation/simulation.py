@@ -9,11 +9,10 @@ from typing import Any
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import SweepReport
-from stageflow_durable.state import definitions
 from stageflow_durable.testing.clock import START
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 from tests.simulation import scenario
-from tests.simulation.bench import Bench, known_ids
+from tests.simulation.bench import Bench, MemoryBench, known_ids
 from tests.simulation.bodies import Bodies
 from tests.simulation.broker import Broker, Gate, Message, due_at
 from tests.simulation.chance import Answers, Chance
@@ -51,9 +50,9 @@ Trace = list[tuple[float, str, str, str]]
 class Simulation:
     """One seed on a bench."""
 
-    def __init__(self, bench: Bench, seed: int | None, answers: Answers | None = None) -> None:
+    def __init__(self, bench: Bench | MemoryBench, seed: int | None, answers: Answers | None = None) -> None:
         self.chance = Chance(seed, answers)
-        self.database = bench.database
+        self.database: Any = bench.database  # of either kind
         self.passed = 0.0
         self.jumped = self.leapt = 0.0
         self.jumped_at = float("-inf")
@@ -68,7 +67,7 @@ class Simulation:
         self.jobs: list[Job] = []
         self.processes: list[Process] = []
         self.setup = scenario.setup(self.chance)
-        self.store = bench.ways[self.setup.optimistic]
+        self.store = bench.store(optimistic=self.setup.optimistic)
         self.ledger = Ledger()
         self.urls = URLS
         self.broker = Broker(lambda: self.passed, self.setup.in_place)
@@ -253,7 +252,7 @@ class Simulation:
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
         with known_ids():
-            definitions._CACHE.clear()
+            self.database.begun()
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
                 self._hire_one()
@@ -382,9 +381,9 @@ class Simulation:
         moments = [moment for moment in (self.broker.next_due(),) if moment is not None]
         moments += [job.until for job in self.jobs if not job.done]
         moments += [worker.stopped_until for worker in self.workers]
-        due = "SELECT min(wake_at) FROM stageflow_strands WHERE state='waiting' AND wake_at < ?"
-        rows = self.database.see(due, UNTIL_CONFIRMED)
-        moments += [] if rows[0][0] is None else [rows[0][0] - START - self.jumped + 0.26]
+        waiting = [row.wake_at for row in self.database.see("strands") if row.state == "waiting"]
+        due = min((at for at in waiting if at is not None and at < UNTIL_CONFIRMED), default=None)
+        moments += [] if due is None else [due - START - self.jumped + 0.26]
         later = [moment for moment in moments if moment > self.passed]
         return min(later) - self.passed + 0.001 if later else 1.1
 
@@ -467,11 +466,11 @@ class Simulation:
     def _at_rest(self) -> bool:
         if any(not job.done for job in self.jobs) or self.client.waits or self.sent:
             return False
-        return not self.database.see("SELECT 1 FROM stageflow_runs WHERE phase != 'settled'")
+        return all(row.phase == "settled" for row in self.database.see("runs"))
 
     def _active(self) -> str:
-        rows = self.database.see("SELECT id, phase, status FROM stageflow_runs WHERE phase != 'settled'")
-        return "; ".join(f"{self.short(run)} is {status}" for run, _phase, status in rows) or "a job goes on"
+        rows = [row for row in self.database.see("runs") if row.phase != "settled"]
+        return "; ".join(f"{self.short(row.id)} is {row.status}" for row in rows) or "a job goes on"
 
     def forget(self) -> None:
         """Cut the circles of references: looking for them takes the collector longer than a tenth of the seed."""

@@ -19,13 +19,22 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateTable
 
+from stageflow_durable.state import definitions
 from stageflow_durable.state.clock import SQLITE_CLOCK
 from stageflow_durable.state.database import Database, translated
 from stageflow_durable.state.metadata import PREFIX, metadata
+from tests.protocol.invariants import SeenInSql
 
 _make: Any = sqlite.dialect  # its constructor has no types
 DIALECT = _make(paramstyle="qmark")
 DIALECT.dbapi = sqlite3
+
+
+class Listed(list[Any]):
+    """Values that are all read already."""
+
+    def all(self) -> list[Any]:
+        return self
 
 
 class Answer:
@@ -55,11 +64,11 @@ class Answer:
     def all(self) -> list[Any]:
         return self._prepared.rows(self._found)
 
-    def scalars(self) -> list[Any]:
-        return [row[0] for row in self]
+    def scalars(self) -> Listed:
+        return Listed([row[0] for row in self])
 
-    def mappings(self) -> list[dict[str, Any]]:
-        return self._prepared.mappings(self._found)
+    def mappings(self) -> Listed:
+        return Listed(self._prepared.mappings(self._found))
 
     def scalar_one(self) -> Any:
         return self.one()[0]
@@ -144,6 +153,10 @@ class Connection:
         return True
 
     def execute(self, element: Any, given: Any = None) -> Answer:
+        if isinstance(given, list):
+            for one in given[:-1]:
+                self.execute(element, one)
+            given = given[-1]
         given = given or {}
         prepared, extracted = self._prepared(element, given)
         sql, values = prepared.bound(given, extracted)
@@ -207,13 +220,14 @@ RUN_OF = {"runs": "id", "strands": "run", "attempts": "run", "checkpoints": "run
 """Where a row of these tables says of which run it is."""
 
 
-class MemoryDatabase(Database):
+class MemoryDatabase(Database, SeenInSql):
     """A database in memory, for one seed after another. ``written``: the runs of which a row was written, or nearly:
     what was rolled back counts too.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__("sqlite://", clock=clock)
+        SeenInSql.__init__(self, self)
         self.raw = sqlite3.connect(":memory:", check_same_thread=False, cached_statements=1000)
         self.raw.isolation_level = None
         self.raw.create_function(SQLITE_CLOCK, 0, self._time)
@@ -282,6 +296,34 @@ class MemoryDatabase(Database):
         sql = "UPDATE stageflow_owners SET expires_at = max(expires_at, ?) WHERE id = ? AND dead_at IS NULL"
         self.raw.execute(sql, (expires_at, owner))
 
-    def see(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a checker reads, past the engine."""
-        return self.raw.execute(sql, values).fetchall()
+    # --- what a checker reads, past the engine ------------------------------------------------------------------------
+
+    def see(self, table: str, run: str | None = None) -> list[Any]:
+        """The rows of a table, or those of one run."""
+        every, of_run, made = _SEEN[table]
+        found = self.raw.execute(every) if run is None else self.raw.execute(of_run, (run,))
+        return list(map(made, found.fetchall()))
+
+    def count_of_events(self, run: str) -> int:
+        count: int = self.raw.execute(f"SELECT count(*) FROM {PREFIX}events WHERE run = ?", (run,)).fetchone()[0]
+        return count
+
+    @property
+    def changes(self) -> int:
+        """How many rows were written so far: whether any was since another look."""
+        return self.raw.total_changes
+
+    def begun(self) -> None:
+        """What a process remembers of a database that was another seed's."""
+        definitions._CACHE.clear()
+
+
+def _seen(table: str) -> tuple[str, str, Any]:
+    columns = [column.name for column in metadata.tables[PREFIX + table].c]
+    every = f"SELECT {', '.join(columns)} FROM {PREFIX}{table}"
+    make: Any = namedtuple  # its names are known only now
+    row = make("Row", columns)
+    return every, f"{every} WHERE {RUN_OF.get(table, 'run')} = ?", partial(tuple.__new__, row)
+
+
+_SEEN = {table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners")}

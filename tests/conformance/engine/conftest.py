@@ -1,4 +1,4 @@
-"""The engine's semantics on each database, decided at once and under the lock, watched at every transaction."""
+"""The engine's semantics on each store, decided at once and under the lock, watched at every transaction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.state import driver
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import metadata
+from stageflow_durable.store.memory import MemoryStore
 from stageflow_durable.testing import FakeClock, InProcessEngine, Point, engine_for_tests
 from tests.conformance.engine.acts import Acts
-from tests.protocol.invariants import Watch
+from tests.protocol.invariants import SeenInMemory, SeenInSql, Watch
 from tests.services.postgres import PostgresService
 
 MakeEngine = Callable[..., InProcessEngine]
@@ -87,33 +88,54 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return made
 
 
-# Under the lock PostgreSQL does all but the plain case anyway; ``test_crashes`` does nothing else.
-WAYS = [("sqlite", True), ("sqlite", False), ("postgres", True)]
+# Under the lock PostgreSQL does all but the plain case anyway.
+SQL_WAYS = [("sqlite", True), ("sqlite", False), ("postgres", True)]
+WAYS = [("memory", False), *SQL_WAYS]
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{'optimistic' if way[1] else 'locked'}")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """On each store, and with and without deciding before the lock; what looks into SQL (``sql``) only there."""
+    if "way" in metafunc.fixturenames:
+        ways = WAYS if metafunc.definition.get_closest_marker("sql") is None else SQL_WAYS
+        metafunc.parametrize("way", ways, indirect=True, ids=lambda way: f"{way[0]}-{_DECIDES[way[1]]}")
+
+
+_DECIDES = {True: "optimistic", False: "locked"}
+
+
+@pytest.fixture
 def way(request: pytest.FixtureRequest) -> tuple[str, bool]:
-    """A database, and whether transactions may be decided without the lock: all have to come to the same."""
+    """A store, and whether transactions may be decided without the lock: all have to come to the same."""
     kind, optimistic = request.param
-    return str(request.getfixturevalue(f"{kind}_url")), optimistic
+    return ("memory" if kind == "memory" else str(request.getfixturevalue(f"{kind}_url"))), optimistic
 
 
 @pytest.fixture
 def database_url(way: tuple[str, bool]) -> str:
-    """The migrated, empty database of this test."""
+    """The migrated, empty database of this test, which is marked ``sql``."""
+    assert way[0] != "memory", "a test that asks for the database is marked sql"
     return way[0]
 
 
 @pytest.fixture
-def watch(database_url: str, clock: FakeClock) -> Iterator[Watch]:
+def memory(clock: FakeClock) -> MemoryStore:
+    """The empty store in memory of this test: all its engines share it."""
+    return MemoryStore(AUDIT_KEY.encode(), clock=clock.time)
+
+
+@pytest.fixture
+def watch(way: tuple[str, bool], clock: FakeClock, memory: MemoryStore) -> Iterator[Watch]:
     """Checks the protocol's invariants; see :mod:`tests.protocol.invariants`."""
-    database = Database(database_url, clock=clock.time)
-    yield Watch(database, AUDIT_KEY.encode())
+    if way[0] == "memory":
+        yield Watch(SeenInMemory(memory._tables), AUDIT_KEY.encode())
+        return
+    database = Database(way[0], clock=clock.time)
+    yield Watch(SeenInSql(database), AUDIT_KEY.encode())
     database.dispose()
 
 
 @pytest.fixture
-def make_engine(way: tuple[str, bool], clock: FakeClock, watch: Watch) -> Iterator[MakeEngine]:
+def make_engine(way: tuple[str, bool], clock: FakeClock, watch: Watch, memory: MemoryStore) -> Iterator[MakeEngine]:
     """Makes engines on this test's database; after each of their transactions every invariant has to hold."""
 
     def check(point: Point) -> None:
@@ -124,12 +146,9 @@ def make_engine(way: tuple[str, bool], clock: FakeClock, watch: Watch) -> Iterat
         made: list[InProcessEngine] = []
 
         def make(*pipelines: Pipeline[Any, Any], **options: Any) -> InProcessEngine:
-            given: dict[str, Any] = {
-                "database_url": way[0],
-                "optimistic": way[1],
-                "clock": clock,
-                "audit_key": AUDIT_KEY,
-            } | options
+            where = {"store": memory} if way[0] == "memory" else {"database_url": way[0]}
+            common = {"optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
+            given: dict[str, Any] = {**where, **common, **options}
             engine = stack.enter_context(engine_for_tests(pipelines, **given))
             engine.faults.watch = check
             made.append(engine)

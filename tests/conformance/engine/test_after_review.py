@@ -11,11 +11,10 @@ import pytest
 from stageflow_durable import Pipeline, RunStatus, SchemaMigration, StageOutput
 from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.state import idempotency_keys
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import rows_of
 
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 WRAPPED = {1: SchemaMigration(outputs={"a": lambda old: {"wrapped": old}})}
@@ -30,8 +29,7 @@ def keyed(acts: Acts, names: str = "a b", **options: Any) -> Pipeline[Any, Any]:
 
 
 def held(engine: InProcessEngine, run_id: str) -> list[str]:
-    with database_of(engine).read() as connection:
-        return [one.key for one in idempotency_keys.held_by_run(connection, run_id)]
+    return [row["key"] for row in rows_of(engine, "idempotency_keys", run_id) if row["state"] == "held"]
 
 
 def test_an_older_worker_hands_back_an_undo_whose_outputs_it_cannot_read(make_engine: MakeEngine, acts: Acts) -> None:

@@ -17,6 +17,8 @@ from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 OF_RUNS = (runs, events, attempts, checkpoints, saga_steps, strands)
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 SECOND_KEY = "the key that came after it"

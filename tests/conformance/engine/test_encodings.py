@@ -13,6 +13,8 @@ from stageflow_durable.state.schema import upgrade
 from stageflow_durable.testing import engine_for_tests
 from tests.services.postgres import PostgresService
 
+pytestmark = pytest.mark.sql
+
 TEXT = "é \u0416 中 \U0001f600"
 
 

@@ -8,18 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from stageflow_durable import Pipeline, SchemaMigration, Submission
 from stageflow_durable.codec import decode
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.state.tables import events, runs, strands
 from stageflow_durable.testing import InProcessEngine
 from stageflow_durable.transitions.accept import NewRun
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.test_batches import of_none
-from tests.services.rows import database_of
+from tests.services.rows import rows_of
 
 OWN = {"id", "run", "head", "mac", "key"}
 """Columns that differ between two runs of one submission."""
@@ -59,15 +57,8 @@ def two_roots(acts: Acts) -> Pipeline[Any, Any]:
 
 def of(engine: InProcessEngine, run_ids: Sequence[str]) -> list[list[list[Mapping[str, Any]]]]:
     """Of each run what each table says, apart from what is its own."""
-    with database_of(engine).read() as connection:
-        return [
-            [
-                sorted((_own_left_out(row._mapping) for row in connection.execute(select(table).where(column == run))),
-                       key=str)
-                for table, column in ((runs, runs.c.id), (strands, strands.c.run), (events, events.c.run))
-            ]
-            for run in run_ids
-        ]  # fmt: skip
+    tables = ("runs", "strands", "events")
+    return [[sorted(map(_own_left_out, rows_of(engine, table, run)), key=str) for table in tables] for run in run_ids]
 
 
 def _own_left_out(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -132,9 +123,8 @@ def test_given_a_key_that_is_buried_in_a_mixed_batch_then_it_leaves_no_strand_an
     given = [Submission({"n": 1}, idempotency_key=key) for key in ("buried", "new")]
     found, new = engine.enqueue_many("line", [*given, Submission({"n": 2})])[:2]
     assert found.run_id == gone.run_id
-    with database_of(engine).read() as connection:
-        left = [set(connection.execute(select(table.c.run)).scalars()) for table in (strands, events)]
-        there = set(connection.execute(select(runs.c.id)).scalars())
+    left = [{row["run"] for row in rows_of(engine, table)} for table in ("strands", "events")]
+    there = {row["id"] for row in rows_of(engine, "runs")}
     assert left == [there, there]
     assert new.run_id in there
     assert len(there) == 2

@@ -19,6 +19,8 @@ from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 URL = "https://shop:pa55word@bank.example/v1?token=pa55word&page=2"
 TEXT = f"POST {URL} failed, password=pa55word, order 17"
 

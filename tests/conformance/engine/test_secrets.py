@@ -19,6 +19,8 @@ from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 SECRET = "4111111111111111"
 OWN = MetaData()
 cards = Table(

@@ -14,6 +14,8 @@ from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.own_table import OwnTable
 from tests.conformance.engine.test_interceptors import Wrap
 
+pytestmark = pytest.mark.sql
+
 LEDGER = OwnTable("shop_ledger", unique=True)
 ledger, booked, own_table = LEDGER.table, LEDGER.written, LEDGER.fixture()
 

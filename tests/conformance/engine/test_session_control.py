@@ -20,6 +20,8 @@ from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.own_table import OwnTable
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 NOTES = OwnTable("shop_notes")
 notes, written, own_table = NOTES.table, NOTES.written, NOTES.fixture()
 SOON = RetryPolicy(max_attempts=2, base_delay=0.1)

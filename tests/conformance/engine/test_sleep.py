@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from sqlalchemy import func, select
 
 from stageflow_durable import Pipeline, RetryPolicy, RunStatus, StageOutput, Submission
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.errors import DefinitionError, StoreUnavailable, UnknownRun
 from stageflow_durable.model.status import ParkReason, StageState, WaitingFor
-from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.testing import Crash, InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import rows_of
 
 DAYS = timedelta(days=3)
 LONG = timedelta(days=30)
@@ -91,9 +89,8 @@ def test_while_it_sleeps_there_is_a_row_and_nothing_else(engine: InProcessEngine
         engine.sweep()
     assert (len(engine.messages), engine.messages.published) == (0, published)
     assert handle.describe().stage("nap").attempts == ()
-    with database_of(engine).read() as connection:
-        assert connection.execute(select(strands.c.owner, strands.c.state)).all() == [(None, "waiting")]
-        assert connection.execute(select(func.count()).select_from(attempts)).scalar_one() == 1
+    assert [(row["owner"], row["state"]) for row in rows_of(engine, "strands")] == [(None, "waiting")]
+    assert len(rows_of(engine, "attempts")) == 1
 
 
 def test_workers_that_die_and_messages_that_are_lost_do_not_wake_it(engine: InProcessEngine, acts: Acts) -> None:

@@ -68,6 +68,7 @@ def test_those_that_are_gone_are_left_out(engine: InProcessEngine) -> None:
     assert [one.run_id for one in engine.standings(["gone", ids[0], "gone too", ids[1]])] == ids[:2]
 
 
+@pytest.mark.sql
 def test_a_thousand_runs_of_a_kind_take_no_more_statements_than_one(engine: InProcessEngine) -> None:
     for _number in range(20):
         engine.enqueue("line", {})
@@ -115,6 +116,7 @@ def test_a_verb_finds_its_runs_among_however_many_others(engine: InProcessEngine
     assert engine.matching(["parked"], park_reason=ParkReason.BUG, client_id="other") == []
 
 
+@pytest.mark.sql
 def test_a_list_reads_no_input(engine: InProcessEngine) -> None:
     sent: list[str] = []
     event.listen(database_of(engine).engine, "before_cursor_execute", lambda _c, _k, text, *_more: sent.append(text))

@@ -242,6 +242,7 @@ def test_a_business_key_may_be_a_number_and_sees_the_whole_input(
     assert "differing: memo" in str(handles[2].describe().error)
 
 
+@pytest.mark.sql
 def test_a_business_key_of_the_release_before_answers(make_engine: MakeEngine) -> None:
     calls: list[int] = []
     pipeline = Pipeline("p", input_type=Account).stage("a", lambda ctx: calls.append(1), key=lambda ctx: "k")

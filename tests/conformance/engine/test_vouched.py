@@ -39,6 +39,8 @@ from tests.conformance.engine.conftest import AUDIT_KEY
 from tests.items import items_for, over
 from tests.services.rows import database_of
 
+pytestmark = pytest.mark.sql
+
 WHO: dict[str, Any] = {"reason": "because", "actor": "ops"}
 CARD = "4111 1111 1111 1111"
 

@@ -1,0 +1,294 @@
+"""Rows in dictionaries. A row is a tuple that is replaced, never changed; whatever is written can be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from stageflow_durable.idempotency.rules import KeyRecord
+from stageflow_durable.model.plan import Plan
+from stageflow_durable.model.roster import Profile
+from stageflow_durable.model.status import RunStatus
+from stageflow_durable.model.work import RunFacts
+from stageflow_durable.store.audit import EventRow
+from stageflow_durable.transitions.change import Table
+from stageflow_durable.transitions.rows import StrandRow
+
+R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
+RunKey = tuple[str, str, str]
+
+
+class AttemptRecord(NamedTuple):
+    """An attempt that is over. The columns of these tuples are those of the tables of the same name."""
+
+    run: str
+    stage: str
+    item: int
+    direction: str
+    n: int
+    owner: str
+    state: str
+    began_at: float
+    ended_at: float
+    doubt: bool = False
+    kill_by: float | None = None
+    error: str | None = None
+    category: str | None = None
+    delay: float | None = None
+
+
+class CheckpointRecord(NamedTuple):
+    """What a stage saved."""
+
+    run: str
+    stage: str
+    item: int
+    at: float
+    skipped: bool = False
+    delta: str | None = None
+    saved_schema: int = 1
+
+
+class StepRecord(NamedTuple):
+    """A saga step."""
+
+    run: str
+    stage: str
+    item: int
+    state: str
+    outcome: str | None = None
+    error: str | None = None
+    reason: str | None = None
+
+
+class SignalRecord(NamedTuple):
+    """What people and programs told a run."""
+
+    run: str
+    stage: str
+    item: int
+    n: int
+    key: str | None
+    fingerprint: str
+    payload: str
+    actor: str
+    reason: str
+    received_at: float
+    saved_schema: int = 1
+    consumed_at: float | None = None
+
+
+class AttributeRecord(NamedTuple):
+    """What a run is found by."""
+
+    run: str
+    name: str
+    value: str
+
+
+class OwnerRecord(NamedTuple):
+    """An owner."""
+
+    id: str
+    host: str
+    pid: int
+    boot: str
+    started_at: float
+    expires_at: float
+    lease: float
+    steady_since: float
+    dead_at: float | None = None
+    confirmed: bool = False
+    profile: str | None = None
+    machine: str | None = None
+    kernel: str | None = None
+    born: str | None = None
+    awaited: bool = False
+    confirmed_at: float | None = None
+    confirmed_by: str | None = None
+    confirmed_reason: str | None = None
+
+
+class DefinitionRecord(NamedTuple):
+    """A stored definition."""
+
+    digest: str
+    pipeline: str
+    version: str
+    body: str
+    registered_at: float
+
+
+class ProfileRecord(NamedTuple):
+    """What a worker knows and serves."""
+
+    id: str
+    profile: Profile
+    seen_at: float
+
+
+class QueueRecord(NamedTuple):
+    """Up to when the messages of a queue were served, and when a worker of it last became free."""
+
+    served_at: float
+    free_at: float | None = None
+
+
+class TombstoneRecord(NamedTuple):
+    """What is left of a pruned run."""
+
+    run: str
+    client_id: str
+    pipeline: str
+    key: str | None
+    fingerprint: str
+    status: RunStatus
+    seq: int
+    head: str
+    finished_at: float
+    pruned_at: float
+    mac: str = ""
+
+
+RECORDS: Mapping[Table, Callable[..., Any]] = {
+    Table.STRANDS: StrandRow,
+    Table.ATTEMPTS: AttemptRecord,
+    Table.CHECKPOINTS: CheckpointRecord,
+    Table.SAGA_STEPS: StepRecord,
+    Table.SIGNALS: SignalRecord,
+    Table.ATTRIBUTES: AttributeRecord,
+}
+"""The tuple of each table that transitions write."""
+
+
+class KeyRow(NamedTuple):
+    """A business key. ``keep_seconds``: how long its end is remembered, for whoever ends the run without the stage."""
+
+    record: KeyRecord
+    keep_seconds: float
+
+
+class Journal:
+    """What a transaction has written, so that it can be taken back."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[dict[Any, Any], Any, Any]] = []
+
+    def note(self, rows: dict[Any, Any], key: Hashable) -> None:
+        """Remember what stands under a key that is about to be written."""
+        self._before.append((rows, key, rows.get(key, _NOTHING)))
+
+    def commit(self) -> None:
+        """What was written stays."""
+        self._before.clear()
+
+    def roll_back(self) -> None:
+        """Take back what was written, the last first."""
+        while self._before:
+            rows, key, before = self._before.pop()
+            if before is _NOTHING:
+                rows.pop(key, None)
+            else:
+                rows[key] = before
+
+
+_NOTHING = object()
+
+
+class Rows(Generic[K, R]):
+    """A table: rows by key, in the order in which they were inserted."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._rows: dict[K, R] = {}
+        self._journal = journal
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._rows
+
+    def __iter__(self) -> Iterator[R]:
+        return iter(self._rows.values())
+
+    def get(self, key: K) -> R | None:
+        """The row of this key, or None."""
+        return self._rows.get(key)
+
+    def items(self) -> Iterable[tuple[K, R]]:
+        """Keys with their rows."""
+        return self._rows.items()
+
+    def put(self, key: K, row: R) -> None:
+        """Insert a row, or replace it."""
+        self._journal.note(self._rows, key)
+        self._rows[key] = row
+
+    def remove(self, key: K) -> None:
+        """Delete a row, if it is there."""
+        if key in self._rows:
+            self._journal.note(self._rows, key)
+            del self._rows[key]
+
+
+class Parts(Rows[tuple[Any, ...], R]):
+    """A table of rows that belong to runs; the run is the first part of the key."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self._of: dict[str, dict[tuple[Any, ...], R]] = {}
+
+    def of(self, run: str) -> Collection[R]:
+        """The rows of a run."""
+        return self._of[run].values() if run in self._of else ()
+
+    def runs(self) -> Collection[str]:
+        """Runs that may have rows."""
+        return self._of.keys()
+
+    def put(self, key: tuple[Any, ...], row: R) -> None:
+        """Insert a row, or replace it."""
+        super().put(key, row)
+        mine = self._of.setdefault(key[0], {})
+        self._journal.note(mine, key)
+        mine[key] = row
+
+    def forget(self, run: str) -> None:
+        """Delete the rows of a run."""
+        if run in self._of:
+            self._journal.note(self._of, run)
+            for key in self._of.pop(run):
+                self.remove(key)
+
+
+class Tables:
+    """All rows of a store. ``keys_of_runs`` and ``keys_of_tombstones`` hold each key once: the run by client, pipeline
+    and key. ``keys``: business keys, by client, operation and key.
+    """
+
+    def __init__(self) -> None:
+        self.journal = journal = Journal()
+        self.runs = Rows[str, RunFacts](journal)
+        self.strands = Parts[StrandRow](journal)
+        self.attempts = Parts[AttemptRecord](journal)
+        self.checkpoints = Parts[CheckpointRecord](journal)
+        self.saga_steps = Parts[StepRecord](journal)
+        self.signals = Parts[SignalRecord](journal)
+        self.attributes = Parts[AttributeRecord](journal)
+        self.events = Parts[EventRow](journal)
+        self.keys_of_runs = Rows[RunKey, str](journal)
+        self.tombstones = Rows[str, TombstoneRecord](journal)
+        self.keys_of_tombstones = Rows[RunKey, str](journal)
+        self.keys = Rows[tuple[str, str, str], KeyRow](journal)
+        self.definitions = Rows[str, DefinitionRecord](journal)
+        self.owners = Rows[str, OwnerRecord](journal)
+        self.profiles = Rows[str, ProfileRecord](journal)
+        self.queues = Rows[str, QueueRecord](journal)
+        self.ticks = Rows[str, float](journal)
+        self.plans: dict[str, Plan] = {}  # decoded, for as long as the store lives: definitions never change
+        self.written: dict[Table, Parts[Any]] = {
+            Table.STRANDS: self.strands,
+            Table.ATTEMPTS: self.attempts,
+            Table.CHECKPOINTS: self.checkpoints,
+            Table.SAGA_STEPS: self.saga_steps,
+            Table.SIGNALS: self.signals,
+            Table.ATTRIBUTES: self.attributes,
+        }

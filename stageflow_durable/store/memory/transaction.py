@@ -1,0 +1,251 @@
+"""One transaction in memory: the run's facts from rows, and a change written to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from stageflow_durable.idempotency.store import RunAnswer
+from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.status import AttemptState, StepState, StrandState
+from stageflow_durable.model.work import RunFacts, Work
+from stageflow_durable.store.memory import definitions, keys, owners
+from stageflow_durable.store.memory.rows import RECORDS, Tables
+from stageflow_durable.store.sealing import seal_events, with_head
+from stageflow_durable.store.transaction import Holder
+from stageflow_durable.store.values import BusinessKey
+from stageflow_durable.transitions.accept import NewRun
+from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
+from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.rows import AttemptRow, OwnerRow, SignalRow, StrandRow
+
+G = TypeVar("G")
+
+
+class Refused(Exception):
+    """A write that a database would refuse by a constraint: a mistake in a transition, or in who calls."""
+
+
+class MemoryTransaction:
+    """What is done under the store's lock: see :class:`~stageflow_durable.store.transaction.Transaction`."""
+
+    def __init__(self, tables: Tables, clock: Callable[[], float], audit_key: bytes) -> None:
+        self.tables = tables
+        self.clock = clock
+        self._audit = audit_key
+
+    # --- facts --------------------------------------------------------------------------------------------------------
+
+    def lock(self, run_id: str, needs: Iterable[Part], me: str) -> Facts | None:
+        """Load these parts of a run's facts; the store's lock keeps others out."""
+        run = self.tables.runs.get(run_id)
+        if run is None:
+            return None
+        plan = definitions.plan_of(self.tables, run.definition)
+        parts = {part: _LOADED[part](self, run, me) for part in needs}
+        return Facts(run, plan, self.clock(), run.seq, run.head, parts)
+
+    def load(self, facts: Facts, part: Part, me: str) -> Facts:
+        """The facts with one part more."""
+        return facts._replace(parts={**facts.parts, part: _LOADED[part](self, facts.run, me)})
+
+    def strands(self, run: str) -> dict[str, StrandRow]:
+        """Every strand of a run, by name."""
+        return {row.strand: row for row in sorted(self.tables.strands.of(run), key=_by_name)}
+
+    def saved(self, run: str) -> dict[str, bool]:
+        """Stages that have a checkpoint, and whether they were skipped."""
+        return {row.stage: row.skipped for row in self.tables.checkpoints.of(run)}
+
+    def steps(self, run: str) -> dict[str, StepState]:
+        """The run's saga steps."""
+        return {row.stage: StepState(row.state) for row in self.tables.saga_steps.of(run)}
+
+    def schemas(self, run: RunFacts) -> frozenset[int]:
+        """Schema numbers under which the input, the outputs and the signals that are kept were saved."""
+        saved = (row.saved_schema for row in self.tables.checkpoints.of(run.id) if not row.skipped)
+        kept = (row.saved_schema for row in self.tables.signals.of(run.id) if row.consumed_at is None)
+        return frozenset((run.input_schema, *saved, *kept))
+
+    def signals(self, run: str) -> tuple[SignalRow, ...]:
+        """What came for the waits of the run."""
+        rows = sorted(self.tables.signals.of(run), key=_by_number)
+        return tuple(SignalRow(**{name: getattr(row, name) for name in SignalRow._fields}) for row in rows)
+
+    def attempts(self, run: str) -> tuple[AttemptRow, ...]:
+        """Attempts that are over, in the order of their numbers."""
+        rows = sorted(self.tables.attempts.of(run), key=_by_number)
+        return tuple(
+            AttemptRow(
+                row.stage,
+                row.direction,
+                row.n,
+                row.state,
+                row.doubt,
+                row.kill_by,
+                row.owner,
+                self._may_act(row.owner),
+                row.item,
+                row.delay,
+            )
+            for row in rows
+        )
+
+    def _may_act(self, owner: str) -> bool:
+        # An owner without a row was pruned, and owners that an undo waits for are never pruned.
+        row = self.tables.owners.get(owner)
+        return row is not None and not row.confirmed
+
+    def owners_of(self, run: str) -> dict[str, OwnerRow]:
+        """The owners of the run's strands, by id."""
+        rows = (self.tables.owners.get(row.owner) for row in self.tables.strands.of(run) if row.owner is not None)
+        return {
+            row.id: OwnerRow(row.id, row.host, row.pid, row.dead_at, row.confirmed) for row in rows if row is not None
+        }
+
+    # --- writes -------------------------------------------------------------------------------------------------------
+
+    def apply(self, change: Change) -> Change:
+        """Write a change of a locked run; returns it with the run's new head. Raises Refused."""
+        run = self.tables.runs.get(change.facts.run.id)
+        if run is None or run.seq != change.facts.seq:
+            raise Refused(f"run {change.facts.run.id} was changed since the facts were loaded")
+        head = self._write(change, run)
+        return with_head(change, head)
+
+    def create(self, change: Change, *, hints: bool = False) -> Change | None:
+        """Write a new run. None if its key is taken by a run or the tombstone of a pruned one. Raises Refused."""
+        run = change.facts.run
+        if run.id in self.tables.runs:
+            raise Refused(f"run {run.id} is there already")
+        if run.key is not None:
+            key = run.client_id, run.pipeline, run.key
+            if key in self.tables.keys_of_runs or key in self.tables.keys_of_tombstones:
+                return None
+            self.tables.keys_of_runs.put(key, run.id)
+        head = self._write(change, run)
+        return with_head(change, head, hints=hints)
+
+    def _write(self, change: Change, run: RunFacts) -> str:
+        """Write the rows of a change; returns the run's new head."""
+        sealed = seal_events(change, self._audit)
+        head = sealed[-1].mac if sealed else change.facts.head
+        if sealed or change.columns:
+            columns = {**change.columns, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
+            self.tables.runs.put(run.id, run._replace(**columns))
+        for row in change.rows:
+            self._write_row(run.id, row)
+        for event in sealed:
+            self.tables.events.put((run.id, 0, event.seq), event)
+        for ended in change.keys:
+            keys.end(self.tables, self.clock(), run.id, ended)
+        return head
+
+    def _write_row(self, run: str, row: Row) -> None:
+        rows, key = self.tables.written[row.table], (run, *row.key)
+        before = rows.get(key)
+        if row.how is How.UPDATE:
+            if before is None:
+                return
+            made = before._replace(**row.columns)
+        elif before is None:
+            made = RECORDS[row.table](run=run, **dict(zip(KEYS[row.table], row.key, strict=True)), **row.columns)
+        elif row.how is How.INTEND:
+            if before.state not in (StepState.VOID, StepState.SKIPPED):
+                return
+            made = before._replace(**row.columns)
+        else:
+            raise Refused(f"{row.table} {key} is there already")
+        if row.table is Table.STRANDS:
+            _sound(made)
+        rows.put(key, made)
+
+    def transact_all(self, given: Sequence[tuple[str, G]], decide: Callable[[Facts, G], Change | None]) -> list[Change]:
+        """Let ``decide`` change several runs, each once."""
+        changes: dict[str, Change] = {}
+        for run, one in given:
+            facts = self.lock(run, (Part.STRANDS,), "") if run not in changes else None
+            change = None if facts is None else decide(facts, one)
+            if change is not None:
+                changes[run] = change
+        for change in changes.values():
+            self.apply(change)
+        return list(changes.values())
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
+
+    def holder(self, new: NewRun) -> Holder | None:
+        """Who has its key."""
+        key = new.client_id, new.plan.pipeline, new.key or ""
+        run = self.tables.runs.get(self.tables.keys_of_runs.get(key) or "")
+        if run is not None:
+            return Holder(run.id, run.fingerprint, run.input)
+        stone = self.tables.tombstones.get(self.tables.keys_of_tombstones.get(key) or "")
+        return None if stone is None else Holder(stone.run, stone.fingerprint)
+
+    def checkpoints(self, run_id: str) -> Iterable[Mapping[str, Any]]:
+        """The rows of what its stages saved."""
+        return [row._asdict() for row in self.tables.checkpoints.of(run_id)]
+
+    def attributes(self, run_id: str) -> Attributes:
+        """What the run is found by."""
+        return tuple(sorted((row.name, row.value) for row in self.tables.attributes.of(run_id)))
+
+    def ended_at(self, work: Work) -> float | None:
+        """When its owner ended the attempt; None if it did not: a sweep would have left it unknown."""
+        row = self.tables.attempts.get((work.run.id, work.stage, 0, work.direction.value, work.attempt))
+        return None if row is None or row.state == AttemptState.UNKNOWN else row.ended_at
+
+    def claim(self, key: BusinessKey, work: Work) -> RunAnswer:
+        """Claim a business key for the stage; what is found is returned, not raised."""
+        return keys.claim(self.tables, self.clock(), key, work.run.id, work.stage)
+
+    def owner(self, owner: str) -> Any:
+        """An owner's row, or None."""
+        return self.tables.owners.get(owner)
+
+    def confirm(self, owner: str, by: str, reason: str | None = None) -> bool:
+        """Record that the process of a dead owner has ended; False if that was known, or it is not dead."""
+        return owners.confirm(self.tables, self.clock(), owner, by, reason)
+
+    def await_end(self, owner: str) -> None:
+        """Record that an undo may have to wait until the end of this owner is confirmed."""
+        owners.await_end(self.tables, owner)
+
+
+def _by_name(row: StrandRow) -> str:
+    return row.strand
+
+
+def _by_number(row: Any) -> int:
+    number: int = row.n
+    return number
+
+
+def _sound(row: StrandRow) -> None:
+    """The conditions that tie a strand's columns together. Raises Refused."""
+    running, waiting = row.state == StrandState.RUNNING, row.state == StrandState.WAITING
+    if running != (row.owner is not None) or waiting != (row.waiting_for is not None):
+        raise Refused(f"strand {row.strand} of run {row.run} is {row.state}, with owner {row.owner!r}")
+
+
+def _newest(t: MemoryTransaction, run: RunFacts) -> Any:
+    return definitions.plan_of(t.tables, definitions.newest(t.tables, run.pipeline) or run.definition)
+
+
+_LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
+    Part.STRANDS: lambda t, run, _me: t.strands(run.id),
+    Part.SAVED: lambda t, run, _me: t.saved(run.id),
+    Part.STEPS: lambda t, run, _me: t.steps(run.id),
+    Part.ATTEMPTS: lambda t, run, _me: t.attempts(run.id),
+    Part.KEYS: lambda t, run, _me: keys.held_by(t.tables, run.id),
+    Part.ALIVE: lambda t, _run, me: owners.is_alive(t.tables, t.clock(), me),
+    Part.OWNERS: lambda t, run, _me: t.owners_of(run.id),
+    Part.DEFINITIONS: lambda t, run, _me: definitions.of_pipeline(t.tables, run.pipeline),
+    Part.SCHEMAS: lambda t, run, _me: t.schemas(run),
+    Part.NEWEST: lambda t, run, _me: _newest(t, run),
+    Part.SIGNALS: lambda t, run, _me: t.signals(run.id),
+    Part.GROUPS: lambda _t, _run, _me: {},  # this store opens no items
+    Part.OWED: lambda _t, _run, _me: {},
+    Part.ROSTER: lambda t, _run, _me: definitions.roster(t.tables, t.clock()),
+}
