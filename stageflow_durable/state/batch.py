@@ -34,7 +34,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.tables import attributes, events, runs, strands, tombstones
 from stageflow_durable.store.audit import EventRow
-from stageflow_durable.store.base import Broken, held_by, is_same, other_run
+from stageflow_durable.store.carrying import Broken, held_by, is_same, other_run
 from stageflow_durable.store.sealing import accepted
 from stageflow_durable.store.transaction import Holder
 from stageflow_durable.store.values import Answer, Created

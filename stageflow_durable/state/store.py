@@ -24,7 +24,8 @@ from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.transaction import SqlTransaction
 from stageflow_durable.state.unlocked import Unlocked
-from stageflow_durable.store.base import BaseStore, Broken
+from stageflow_durable.store.base import BaseStore
+from stageflow_durable.store.carrying import Broken
 from stageflow_durable.store.session import after_commit, session_on
 from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, Created, Ending, Pruned

@@ -20,7 +20,7 @@ from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
 from stageflow_durable.state.load import facts_of_values
 from stageflow_durable.state.recipes import SLOTS, Decides, Recipe, Value
-from stageflow_durable.store.base import created
+from stageflow_durable.store.carrying import created
 from stageflow_durable.store.values import Created
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import GENESIS, NewRun, accept

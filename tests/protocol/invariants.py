@@ -163,6 +163,7 @@ def pictures(connection: Connection) -> dict[str, Picture]:
 
 
 _plan = lru_cache(Plan.decode)
+_told: Any = lru_cache(65_536)(decode)  # each event is looked at several times; nobody changes what it says
 _PARTS = (
     *(tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events),
     tables.signals,
@@ -224,7 +225,7 @@ def each_begin_has_its_attempt(seen: Picture) -> Iterator[str]:
 
 def _begun(event: Row) -> tuple[str, Phase, int] | None:
     """Which attempt an event says that it begins: stage, direction and number."""
-    data = decode(event["data"])
+    data = _told(event["data"])
     if event["type"] == "undo.begun":
         return str(data["stage"]), Phase.BACKWARD, int(data["attempt"])
     then = {"stage.begun": data, "stage.ok": data.get("then")}.get(event["type"])
@@ -244,7 +245,7 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
 
 def _copied(seen: Picture) -> set[str]:
     """Stages whose outcome came from the run that this one was forked from."""
-    return {name for event in seen.events if event["type"] == "run.forked" for name in decode(event["data"])["copied"]}
+    return {name for event in seen.events if event["type"] == "run.forked" for name in _told(event["data"])["copied"]}
 
 
 def a_sleep_lasts_until_its_time(seen: Picture) -> Iterator[str]:
@@ -264,9 +265,9 @@ def _woken(seen: Picture) -> Iterator[tuple[str, float, float]]:
     until: dict[str, float] = {}
     for event in seen.events:
         if event["type"] == "stage.asleep":
-            data = decode(event["data"])
+            data = _told(event["data"])
             until[data["stage"]] = data["until"]
-        elif event["type"] == "stage.woken" and (stage := decode(event["data"])["stage"]) in until:
+        elif event["type"] == "stage.woken" and (stage := _told(event["data"])["stage"]) in until:
             yield stage, event["at"], until.pop(stage)
 
 

@@ -29,7 +29,7 @@ from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store import base as _base
-from stageflow_durable.store import base as _store_module
+from stageflow_durable.store import carrying as _carrying
 from stageflow_durable.store import memory as _memory
 from stageflow_durable.store import sealing as _sealing
 from stageflow_durable.store.memory import MemoryStore
@@ -61,14 +61,14 @@ outcomes: Any = _outcome
 executor: Any = _executor
 sealing: Any = _sealing
 forking: Any = _fork
-base: Any = _base
+carrying: Any = _carrying
 in_memory: Any = _memory
 resolve: Any = _resolve
 wake: Any = _wake
 finish: Any = _finish
 callback: Any = _callback
 signal: Any = _signal
-_store: Any = _store_module
+_store: Any = _base
 Plant = Callable[[ExitStack], None]
 
 
@@ -671,7 +671,7 @@ MUTANTS = (
     Mutant("retry at once", _no_wait(), quick=True),
     Mutant("one attempt too many", _one_attempt_more(), quick=True),
     Mutant("an operator's word counts for any version", _any_version()),
-    Mutant("a key is enough, whatever the parameters", _put((base, "held_by", _any_parameters))),
+    Mutant("a key is enough, whatever the parameters", _put((carrying, "held_by", _any_parameters))),
     Mutant("do not look up a commit whose answer was lost", _put(*_of_each_store("recall", _always(False)))),
     Mutant("an event does not seal the one before", _unsealed()),
     Mutant("outputs of before are not read", _put(*_of_each_store("outputs", _always({})))),

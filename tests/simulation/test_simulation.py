@@ -8,7 +8,7 @@ import pytest
 
 from tests.simulation.bodies import Bodies
 from tests.simulation.mutants import MUTANTS, Mutant
-from tests.simulation.play import failing, minimised, play
+from tests.simulation.play import KINDS, failing, minimised, play
 
 SEEDS = 2000
 """As many as a core plays in half a minute; ``make simulate`` plays the others."""
@@ -36,10 +36,11 @@ def test_what_a_seed_decided_written_down_is_the_same_story_without_the_seed() -
     assert play(None, played.answers).trace == played.trace
 
 
+@pytest.mark.parametrize("store", KINDS)
 @pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.quick], ids=lambda mutant: mutant.name)
-def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
-    with mutant.planted():
-        assert failing(range(QUICK)) != []
+def test_a_planted_mistake_is_found(mutant: Mutant, store: str) -> None:
+    with mutant.planted(store):
+        assert failing(range(QUICK), store=store) != []
 
 
 def test_when_the_databases_clock_jumps_while_a_stage_acts_then_its_undo_may_come_too_early() -> None:

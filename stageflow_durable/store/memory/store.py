@@ -18,7 +18,8 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.work import Done, Fenced, Work
-from stageflow_durable.store.base import BaseStore, Broken, created_in, is_same, other_run
+from stageflow_durable.store.base import BaseStore
+from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
 from stageflow_durable.store.memory import audit, definitions, owners, reading, retention, scans
 from stageflow_durable.store.memory.rows import Tables
 from stageflow_durable.store.memory.transaction import MemoryTransaction

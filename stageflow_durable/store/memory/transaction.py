@@ -22,7 +22,7 @@ from stageflow_durable.transitions.rows import AttemptRow, OwnerRow, SignalRow, 
 G = TypeVar("G")
 
 
-class Refused(Exception):
+class ConstraintBroken(Exception):
     """A write that a database would refuse by a constraint: a mistake in a transition, or in who calls."""
 
 
@@ -106,18 +106,18 @@ class MemoryTransaction:
     # --- writes -------------------------------------------------------------------------------------------------------
 
     def apply(self, change: Change) -> Change:
-        """Write a change of a locked run; returns it with the run's new head. Raises Refused."""
+        """Write a change of a locked run; returns it with the run's new head. Raises ConstraintBroken."""
         run = self.tables.runs.get(change.facts.run.id)
         if run is None or run.seq != change.facts.seq:
-            raise Refused(f"run {change.facts.run.id} was changed since the facts were loaded")
+            raise ConstraintBroken(f"run {change.facts.run.id} was changed since the facts were loaded")
         head = self._write(change, run)
         return with_head(change, head)
 
     def create(self, change: Change, *, hints: bool = False) -> Change | None:
-        """Write a new run. None if its key is taken by a run or the tombstone of a pruned one. Raises Refused."""
+        """Write a new run. None if a run or the tombstone of a pruned one has its key. Raises ConstraintBroken."""
         run = change.facts.run
         if run.id in self.tables.runs:
-            raise Refused(f"run {run.id} is there already")
+            raise ConstraintBroken(f"run {run.id} is there already")
         if run.key is not None:
             key = run.client_id, run.pipeline, run.key
             if key in self.tables.keys_of_runs or key in self.tables.keys_of_tombstones:
@@ -155,7 +155,7 @@ class MemoryTransaction:
                 return
             made = before._replace(**row.columns)
         else:
-            raise Refused(f"{row.table} {key} is there already")
+            raise ConstraintBroken(f"{row.table} {key} is there already")
         if row.table is Table.STRANDS:
             _sound(made)
         rows.put(key, made)
@@ -223,10 +223,10 @@ def _by_number(row: Any) -> int:
 
 
 def _sound(row: StrandRow) -> None:
-    """The conditions that tie a strand's columns together. Raises Refused."""
+    """The conditions that tie a strand's columns together. Raises ConstraintBroken."""
     running, waiting = row.state == StrandState.RUNNING, row.state == StrandState.WAITING
     if running != (row.owner is not None) or waiting != (row.waiting_for is not None):
-        raise Refused(f"strand {row.strand} of run {row.run} is {row.state}, with owner {row.owner!r}")
+        raise ConstraintBroken(f"strand {row.strand} of run {row.run} is {row.state}, with owner {row.owner!r}")
 
 
 def _newest(t: MemoryTransaction, run: RunFacts) -> Any:

@@ -12,7 +12,7 @@ from stageflow_durable import Pipeline, RunStatus, Submission
 from stageflow_durable.errors import ConfigurationError, IdempotencyParamMismatch
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.memory import MemoryStore
-from stageflow_durable.store.memory.transaction import Refused
+from stageflow_durable.store.memory.transaction import ConstraintBroken
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.testing import InProcessEngine, engine_for_tests
 
@@ -59,7 +59,7 @@ def test_what_a_database_would_refuse_is_refused() -> None:
         engine.drain()
         store: Any = engine.store
         facts = store._transaction.lock(handle.run_id, (), "")
-        with pytest.raises(Refused, match="was changed since"):
+        with pytest.raises(ConstraintBroken, match="was changed since"):
             store._transaction.apply(_noted(facts._replace(seq=facts.seq - 1)))
 
 

@@ -1,0 +1,355 @@
+"""The verbs of a store on the path of a stage: accepting a run, beginning, and the ends of an attempt. For each, which
+facts it needs and which transition decides; one text for every store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from stageflow_durable.codec import as_stored, differing_texts
+from stageflow_durable.errors import (
+    IdempotencyParamMismatch,
+    InvalidInput,
+    NotAllowed,
+    RunBusy,
+    StageflowError,
+)
+from stageflow_durable.model.status import Cause, ParkReason
+from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.store.transaction import Holder, Transaction, transact
+from stageflow_durable.store.values import Answer, BusinessKey, Created, Ending
+from stageflow_durable.transitions import accept as accepting
+from stageflow_durable.transitions import callback, finish, items, retry, start, undo
+from stageflow_durable.transitions import fail as failing
+from stageflow_durable.transitions import sleep as sleeping
+from stageflow_durable.transitions import wake as waking
+from stageflow_durable.transitions.accept import NewRun
+from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.fence import is_mine
+from stageflow_durable.transitions.recall import recalled
+from stageflow_durable.transitions.rows import HeldKey
+
+T = TypeVar("T")
+
+_ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
+"""The facts that the end of an attempt needs."""
+
+
+class Carrying(ABC):
+    """What every store does alike with a run and its attempts: each method is one transaction."""
+
+    _hints = False
+
+    @abstractmethod
+    def _within(self, action: Callable[[Transaction], T]) -> T:
+        """Do it in one transaction."""
+
+    def _transact(
+        self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
+    ) -> T | None:
+        return self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
+
+    # --- accepting runs -----------------------------------------------------------------------------------------------
+
+    def create(self, new: NewRun) -> Created:
+        """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
+        return self._within(lambda t: raised(created_in(t, new, hints=self._hints)))
+
+    # --- the path of a stage ------------------------------------------------------------------------------------------
+
+    def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
+        """Begin what the message names, or say why not."""
+        if nudge.item:
+            place = nudge.run_id, nudge.strand, nudge.item
+            decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
+        else:
+            decided = self._transact(
+                nudge.run_id,
+                lambda facts: start.begin(facts, nudge, claimant),
+                needs=(Part.STRANDS, Part.ALIVE, Part.ATTEMPTS),
+                me=claimant.owner,
+            )
+        if not isinstance(decided, Change):
+            return decided or Refused(Refusal.GONE)
+        if decided.refused is not None:
+            return replace(decided.refused, nudges=decided.nudges)
+        assert decided.granted is not None
+        return decided.granted
+
+    def succeed(
+        self,
+        work: Work,
+        claimant: Claimant,
+        delta: str | None,
+        *,
+        skipped: bool = False,
+        replayed: bool = False,
+        doubt: bool = False,
+        events: Kept = (),
+        go_on: bool = False,
+        key: BusinessKey | None = None,
+        session: Any = None,
+    ) -> Done | Fenced:
+        """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
+        transaction, which commits with the outcome or not at all.
+        """
+        if work.item:
+            given: dict[str, Any] = {"skipped": skipped, "doubt": doubt, "events": events}
+            ended = self._end_item(
+                work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
+            )
+            assert not isinstance(ended, Waiting)
+            return ended
+
+        def decide(facts: Facts) -> Change | Fenced:
+            next_in = claimant if go_on else None
+            how = {"skipped": skipped, "replayed": replayed, "doubt": doubt}
+            return finish.succeed(facts, work, next_in, delta, **how, events=events, key=_held(key, work))
+
+        special = skipped or replayed or doubt or events or work.undoing
+        plain = delta if not special and key is None else None
+        done: Ending | None = None
+        if session is not None:
+            done = self._commit_with(session, lambda t: _ending(_end(t, work, decide, claimant.owner)))
+        elif plain is not None:
+            done = self._succeed_at_once(work, claimant, plain, go_on=go_on)
+        done = done or self._end(work, decide, me=claimant.owner)
+        assert not isinstance(done, Waiting)
+        return done
+
+    def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
+        """Save an outcome within the body's own transaction, and commit both."""
+        raise NotImplementedError  # a store whose open_session() gives one
+
+    def _succeed_at_once(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
+        """Save a plain success without the lock, if the store can; None: nothing was written."""
+        return None
+
+    def wait(
+        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
+    ) -> Waiting | Done | Fenced:
+        """Try again later."""
+        if work.item:
+            return self._end_item(
+                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
+            )
+        return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
+
+    def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
+        """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
+        done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
+        assert not isinstance(done, Waiting)
+        return done
+
+    def await_callback(
+        self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
+    ) -> Done | Fenced:
+        """The body waits for its callback, for ``seconds`` at the most; see :func:`callback.await_callback`.
+        ``session``: the body's own transaction, which commits with the wait or not at all.
+        """
+
+        def decide(facts: Facts) -> Change | Fenced:
+            return callback.await_callback(facts, work, seconds, retry_after, events)
+
+        if session is None:
+            done = self._end(work, decide)
+        else:
+            done = self._commit_with(session, lambda t: _ending(_end(t, work, decide, "")))
+        assert not isinstance(done, Waiting)
+        return done
+
+    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
+        """Give back an attempt whose body was not called."""
+        return self._end(work, lambda facts: retry.postpone(facts, work, delay))
+
+    def fail(
+        self,
+        work: Work,
+        failure: Failure,
+        *,
+        cause: Cause,
+        park: ParkReason | None,
+        exhausted: bool,
+        events: Kept = (),
+        key: BusinessKey | None = None,
+    ) -> Ending:
+        """The stage failed for good."""
+        if work.item:
+            how: dict[str, Any] = {"cause": cause, "park": park, "exhausted": exhausted, "events": events}
+            return self._end_item(work, lambda facts, run: items.fail(facts, work, failure, **how, run=run))
+        held = _held(key, work)
+        return self._end(
+            work,
+            lambda facts: failing.fail(
+                facts, work, failure, cause=cause, park=park, exhausted=exhausted, events=events, key=held
+            ),
+        )
+
+    def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
+        """The undo is done."""
+        if work.item:
+            return self._end_item(work, lambda facts, run: items.undo_done(facts, work, run=run))
+        held = _held(key, work)
+        return self._end(
+            work, lambda facts: undo.undo_done(facts, work, claimant if go_on else None, key=held), me=claimant.owner
+        )
+
+    def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
+        """The undo failed for good."""
+        if work.item:
+            return self._end_item(work, lambda facts, run: items.undo_failed(facts, work, failure, run=run))
+        return self._end(
+            work, lambda facts: undo.undo_failed(facts, work, claimant if go_on else None, failure), me=claimant.owner
+        )
+
+    def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
+        return _ending(self._end_at_once(work, decide) or self._within(lambda t: _end(t, work, decide, me)))
+
+    def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
+        """Let a transition end an attempt without the lock, if the store can; None: nothing was written."""
+        return None
+
+    # --- items --------------------------------------------------------------------------------------------------------
+
+    def open_items(
+        self, work: Work, inputs: Sequence[str], *, collects: bool = False, events: Kept = ()
+    ) -> Done | Fenced:
+        """Carry out the stage of an attempt once for each of ``inputs`` (encoded text) instead. ``collects``: whether
+        the others go on if one of them fails for good.
+
+        Nothing public leads here yet. Raises NotAllowed for a stage whose items nobody could decide about, if one was
+        lost: settling is of stages alone.
+        """
+        planned = work.plan.by_name[work.stage]
+        if planned.pivot or planned.on_unknown == "park":
+            why = "a person would have to settle an item of it that was lost, which is not possible yet"
+            raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
+        how: dict[str, Any] = {"collects": collects, "events": events}
+        done = _ending(
+            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
+        )
+        assert not isinstance(done, Waiting)
+        return done
+
+    def _of_item(
+        self,
+        place: tuple[str, str, int],
+        decide: Callable[[Any, Any], T],
+        me: str = "",
+        session: Any = None,
+        then: Callable[[Transaction, T], None] | None = None,
+    ) -> T | None:
+        """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
+        more. ``place``: run, strand and item. ``then``: what else is done in the transaction.
+        """
+        raise NotImplementedError  # a store that opens items
+
+    def _end_item(
+        self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
+    ) -> Ending:
+        return _ending(self._of_item((work.run.id, work.strand, work.item), decide, session=session))
+
+    # --- doubts -------------------------------------------------------------------------------------------------------
+
+    def recall(self, work: Work, owner: str) -> Work | bool:
+        """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
+        went through, else False. The end of an item grants nothing.
+        """
+        if work.item:
+            return self._item_has_ended(work)
+
+        def act(t: Transaction) -> Work | bool:
+            facts = t.lock(work.run.id, (Part.STRANDS,), owner)
+            return facts is not None and recalled(facts, work, owner, t.ended_at(work))
+
+        return self._within(act)
+
+    def _item_has_ended(self, work: Work) -> bool:
+        """Whether the owner has ended its attempt of an item."""
+        raise NotImplementedError  # a store that opens items
+
+    def claim_key(self, work: Work, key: BusinessKey) -> Any:
+        """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no
+        longer holds the stage: a paused worker must not claim a key for a run that is over.
+        """
+
+        def claim(t: Transaction) -> Any:
+            mine = transact(t, work.run.id, lambda facts: is_mine(facts, work))
+            return t.claim(key, work) if mine else Fenced()
+
+        return self._within(claim)
+
+    def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
+        """Add an event to a run's history."""
+        self._transact(run_id, lambda facts: waking.note(facts, kind, dict(data)), needs=())
+
+
+class Broken(Exception):
+    """One of a batch was refused: nothing of it is recorded."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        super().__init__()
+        self.answers = answers
+
+
+def created(change: Change | None) -> Created | None:
+    """What became of a new run; None: its key is taken."""
+    return None if change is None else Created(change.facts.run.id, False, change.nudges)
+
+
+def held_by(new: NewRun, holder: Holder | None) -> Answer:
+    """What a request gets whose key is taken: the run that has it, or why not."""
+    if holder is None:
+        return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
+    if holder.fingerprint == as_stored(new.fingerprint, holder.fingerprint):
+        return Created(holder.run_id, True)
+    # What differs from a run that was pruned cannot be told any more.
+    fields = () if holder.input is None else differing_texts(holder.input, new.input)
+    return IdempotencyParamMismatch(str(new.key), fields, run_id=holder.run_id)
+
+
+def is_same(new: NewRun, there: Any) -> bool:
+    """Whether the run that has the id of ``new`` is the one of an earlier call whose answer was lost."""
+    same = (there.client_id, there.pipeline) == (new.client_id, new.plan.pipeline)
+    return same and there.fingerprint == as_stored(new.fingerprint, there.fingerprint)
+
+
+def other_run(run_id: str) -> InvalidInput:
+    """The error for an id that another run has."""
+    return InvalidInput("enqueue", [f"run_id: {run_id} is another run; leave it out, or make a new one"])
+
+
+def created_in(t: Transaction, new: NewRun, *, hints: bool = False) -> Answer:
+    """Write a new run, or find the one that has its key."""
+    return created(t.create(accepting.accept(new, t.clock()), hints=hints)) or held_by(new, t.holder(new))
+
+
+def raised(answer: Answer) -> Created:
+    """The run of a request; raises what stands in the way."""
+    if isinstance(answer, StageflowError):
+        raise answer
+    return answer
+
+
+def _held(key: BusinessKey | None, work: Work) -> HeldKey | None:
+    return (
+        None if key is None else HeldKey(key.scope.client_id, key.scope.operation, key.key, work.stage, key.ttl_seconds)
+    )
+
+
+def _end(t: Transaction, work: Work, decide: Callable[[Facts], Change | Fenced], me: str) -> Change | Fenced | None:
+    return transact(t, work.run.id, decide, needs=_ENDING, me=me)
+
+
+def _ending(decided: Change | Fenced | None) -> Ending:
+    """What the owner of an attempt gets back for its end."""
+    if not isinstance(decided, Change):
+        return Fenced()
+    if decided.due_in is not None:
+        return Waiting(decided.nudges[0], decided.due_in)
+    return Done(decided.granted, decided.nudges, decided.ended)
