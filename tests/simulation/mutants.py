@@ -574,7 +574,7 @@ def _times_out_all_the_same() -> Plant:
                 return draft.done()
         return wake_one(facts, strand, gen)
 
-    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "awaits_signal", _always(True)))
+    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "needs_no_worker", _always(True)))
 
 
 def _never_times_out() -> Plant:
@@ -662,7 +662,7 @@ MUTANTS = (
     Mutant("undo past the pivot", _past_every_pivot()),
     Mutant(
         "begin without looking at the phase",
-        _under_the_lock((start, "_refusal", _always(None)), (Draft, "rest_idle", _always(None))),
+        _under_the_lock((start, "refusal", _always(None)), (Draft, "rest_idle", _always(None))),
     ),
     Mutant("a join begins after any of its branches", _put((Plan, "heads_after", _any_dependency)), quick=True),
     Mutant("a join never begins", _put((Plan, "heads_after", _a_join_too_few))),
