@@ -10,6 +10,7 @@ from typing import Any
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.duration import is_duration, seconds_of, shown
+from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
@@ -47,13 +48,14 @@ class Operations(OperatorVerbs):
 
     pipelines: Mapping[str, Pipeline[Any, Any]] = {}
     _retry: RetryPolicy | None = None
+    _awaiting: Awaiting | None = None
 
     def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
         full = self.store.full_id(run_id)
         facts = self.store.facts(full)
         pipeline = None if facts is None else self.pipelines.get(facts.pipeline)
-        return RunHandle(full, self.store, self.run, self._clock, pipeline=pipeline)
+        return RunHandle(full, self.store, self.run, self._clock, pipeline=pipeline, awaiting=self._awaiting)
 
     ahandle = in_thread(handle)
 
@@ -218,9 +220,16 @@ class DatabaseOperations(Operations):
     """The same without an application: no pipelines are known."""
 
     def __init__(
-        self, store: Store, publisher: Publisher, sweeper: Sweeper, clock: Clock, payload_bytes: int = PAYLOAD_BYTES
+        self,
+        store: Store,
+        publisher: Publisher,
+        sweeper: Sweeper,
+        clock: Clock,
+        payload_bytes: int = PAYLOAD_BYTES,
+        awaiting: Awaiting | None = None,
     ) -> None:
         self.store = store
+        self._awaiting = awaiting
         self.publisher = publisher
         self._sweeper = sweeper
         self._clock = clock

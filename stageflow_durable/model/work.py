@@ -66,7 +66,9 @@ class Nudge(NamedTuple):
 
 
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
-    """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock."""
+    """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
+    ``awaited_by``: whom to tell of changes, see ``awaited``; nothing about the run depends on it.
+    """
 
     id: str
     client_id: str
@@ -96,6 +98,7 @@ class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that 
     updated_at: float
     finished_at: float | None
     parent: str | None = None
+    awaited_by: str | None = None
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""

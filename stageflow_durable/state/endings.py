@@ -12,7 +12,6 @@ from sqlalchemy import Connection, Double, String, and_, bindparam, exists, sele
 
 from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.status import AttemptState, Phase, StrandState
-from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import owners
 from stageflow_durable.state.apply import transact
 from stageflow_durable.state.dialect import constant
@@ -80,15 +79,14 @@ def awaited_by(connection: Connection, run_id: str) -> list[Any]:
     return _AWAITED_BY.rows(connection, run_id=run_id, for_ever=UNTIL_CONFIRMED)
 
 
-def release(connection: Connection, run_id: str, owner: str, audit_key: bytes) -> tuple[Nudge, ...]:
+def release(connection: Connection, run_id: str, owner: str, audit_key: bytes) -> Change | None:
     """Let the undos of a run begin that waited for that owner, whose end is confirmed."""
     row = owners.one(connection, owner)
     if row is None or not row.confirmed:
-        return ()
+        return None
     ended = EndedOwner(row.id, row.host, row.pid, row.confirmed_by, row.confirmed_reason)
     needs = (Part.STRANDS, Part.ATTEMPTS)
-    change = transact(connection, run_id, lambda facts: releasing.release(facts, ended), audit_key, needs=needs)
-    return () if change is None else change.nudges
+    return transact(connection, run_id, lambda facts: releasing.release(facts, ended), audit_key, needs=needs)
 
 
 def awaited_after(change: Change) -> set[str]:

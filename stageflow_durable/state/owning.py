@@ -8,7 +8,6 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Nudge
 from stageflow_durable.state import endings, handed_back, moved, owners
 from stageflow_durable.state.owners import Identity
 from stageflow_durable.state.reading import Reading
@@ -76,10 +75,6 @@ class Owning(Reading):
     def confirm_dead(self, owner: str, reason: str, actor: str) -> None:
         """The same, said by a person. Raises NotAllowed."""
         self._do(lambda c: endings.confirm_by_person(c, owner, reason, actor))
-
-    def release(self, run_id: str, owner: str) -> tuple[Nudge, ...]:
-        """Let undos begin that waited for the end of an owner."""
-        return self._do(lambda c: endings.release(c, run_id, owner, self._audit))
 
     def released(self, owner: str) -> None:
         """Nothing waits for it any more."""

@@ -180,9 +180,9 @@ class Reading:
         """Runs that no live worker can carry, with the reason."""
         return self._see(lambda c: listing.unserved(c, older_than))
 
-    def history(self, run_id: str) -> list[Event]:
-        """A run's events."""
-        return self._see(lambda c: views.history(c, run_id))
+    def history(self, run_id: str, after: int = 0) -> list[Event]:
+        """A run's events, those with a higher number than ``after``."""
+        return self._see(lambda c: views.history(c, run_id, after))
 
     def workers(self) -> list[WorkerView]:
         """Owners."""

@@ -16,13 +16,16 @@ from sqlalchemy import Connection
 
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.idempotency.keys import Scope
+from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
 from stageflow_durable.state import (
+    awaited,
     batch,
     definitions,
+    endings,
     idempotency_keys,
     owners,
     progress,
@@ -34,10 +37,11 @@ from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.apply import transact, transact_all
+from stageflow_durable.state.awaited import AtRest, Stand
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.endings import awaited_after
+from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
@@ -58,6 +62,7 @@ from stageflow_durable.transitions.sleep import is_asleep
 
 T = TypeVar("T")
 Ending: TypeAlias = Done | Waiting | Fenced
+Announce: TypeAlias = Callable[[Sequence[Listener], Told], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +94,26 @@ class Store(Owning):
         self._audit, self._old_audits = audit_key, tuple(old_audit_keys)
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and optimistic and not database.is_sqlite
-        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints) if optimistic else None
+        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints, tell=self._tell) if optimistic else None
         self._batches = batches
+        self._announce: Announce | None = None
+
+    def announce_by(self, announce: Announce) -> None:
+        """Call ``announce`` after each commit that changed a run which somebody awaits: with whom to tell, and what."""
+        self._announce = announce
+
+    def _tell(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
+        listening = listeners(awaited_by, ended=ended)
+        announce = self._announce
+        if announce is None or not listening:
+            return
+        if not self.after_commit(lambda: announce(listening, Told(run_id, ended))):
+            announce(listening, Told(run_id, ended))
+
+    def _tell_of(self, change: object) -> None:
+        """Tell of a change that was made under the lock, and is committed."""
+        if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
+            self._tell(change.facts.run.id, awaited_by, change.ended)
 
     def require_usable(self) -> None:
         """Raise ConfigurationError where the database's driver is missing, or its URL has options that it does not
@@ -199,9 +222,14 @@ class Store(Owning):
                 done = self._unlocked.succeed(work, claimant, str(delta), go_on=go_on)
             done = done or self._end(work, decide, me=claimant.owner)
         else:
-            done = session.commit_with(
-                lambda c: _ending(transact(c, work.run.id, decide, self._audit, needs=_ENDING, me=claimant.owner))
-            )
+            change: list[Any] = []
+
+            def save(connection: Connection) -> Ending:
+                change[:] = [transact(connection, work.run.id, decide, self._audit, needs=_ENDING, me=claimant.owner)]
+                return _ending(change[0])
+
+            done = session.commit_with(save)
+            self._tell_of(change[0])
         assert not isinstance(done, Waiting)
         return done
 
@@ -289,7 +317,9 @@ class Store(Owning):
     def _transact(
         self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
     ) -> T | None:
-        return self._do(lambda c: transact(c, run_id, decide, self._audit, needs=needs, me=me))
+        decided = self._do(lambda c: transact(c, run_id, decide, self._audit, needs=needs, me=me))
+        self._tell_of(decided)
+        return decided
 
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         change = None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
@@ -298,6 +328,30 @@ class Store(Owning):
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
+
+    # --- who awaits runs ----------------------------------------------------------------------------------------------
+
+    def note_awaiting(self, run_ids: Sequence[str], entry: str) -> dict[str, int]:
+        """Note whom to tell of these runs (see ``model/awaited``); returns the number of each that was noted: of the
+        end, of those that are not at rest.
+        """
+        return awaited.note(self._driver, run_ids, entry)
+
+    def stand(self, run_ids: Sequence[str]) -> dict[str, Stand]:
+        """How these runs stand; those that are not there are left out."""
+        return awaited.stand(self._driver, run_ids)
+
+    def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
+        """Those of the runs that are at rest, with their outputs where those were read along."""
+        return awaited.at_rest(self._driver, run_ids)
+
+    def notify(self, token: str, text: str) -> None:
+        """Tell a listener by way of the database (PostgreSQL)."""
+        awaited.notify(self._driver, token, text)
+
+    def listen(self, token: str) -> Listening | None:
+        """A connection on which PostgreSQL tells; None where it cannot: SQLite, and behind a pooler."""
+        return listening(self.database, token)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
@@ -318,11 +372,12 @@ class Store(Owning):
         def act(connection: Connection) -> Change | None:
             needs = (Part.STRANDS, Part.OWNERS, Part.ATTEMPTS)
             taken = transact(connection, place.run, decide, self._audit, needs=needs)
-            for owner in set() if taken is None else awaited_after(taken):
+            for owner in set() if taken is None else endings.awaited_after(taken):
                 owners.await_end(connection, owner)
             return taken
 
         taken = self._do(act)
+        self._tell_of(taken)
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
@@ -341,7 +396,10 @@ class Store(Owning):
             woken = transact_all(connection, [(place.run, place) for place in places], decide, self._audit)
             return woken + [change for place in sleeps if (change := self._end_sleep(connection, place)) is not None]
 
-        return [change.nudges for change in self._do(act)]
+        woken = self._do(act)
+        for change in woken:
+            self._tell_of(change)
+        return [change.nudges for change in woken]
 
     def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
         needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
@@ -356,6 +414,12 @@ class Store(Owning):
 
         given = [(one.nudge.run_id, one) for one in sent]
         return len(self._do(lambda c: transact_all(c, given, decide, self._audit)))
+
+    def release(self, run_id: str, owner: str) -> tuple[Nudge, ...]:
+        """Let undos begin that waited for the end of an owner."""
+        released = self._do(lambda c: endings.release(c, run_id, owner, self._audit))
+        self._tell_of(released)
+        return () if released is None else released.nudges
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """Record that the broker refused these messages: the sweep publishes them."""

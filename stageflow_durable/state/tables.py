@@ -151,6 +151,8 @@ runs = Table(
     Column("finished_at", Double),
     # The run that started this one, and the stage and item that did; NULL: nobody did but a client.
     Column("parent", ID),
+    # Processes to be told of its end, or of every change, after the commit: see model/awaited. No transition reads it.
+    Column("awaited_by", NAME),
     Column("parent_stage", NAME),
     Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),

@@ -59,7 +59,9 @@ _FITTING = Prepared(
     select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
 )
 _HISTORY = Prepared(
-    select(events).where(and_(events.c.run == bindparam("run_id"), events.c.item == NO_ITEM)).order_by(events.c.seq)
+    select(events)
+    .where(and_(events.c.run == bindparam("run_id"), events.c.item == NO_ITEM, events.c.seq > bindparam("after")))
+    .order_by(events.c.seq)
 )
 _ATTEMPTS = Prepared(
     select(attempts, owners.c.host, owners.c.pid)
@@ -149,9 +151,9 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
     return {stage: Saved(delta, schema) for stage, delta, schema in found}
 
 
-def history(connection: Connection, run_id: str) -> list[Event]:
-    """A run's events, oldest first."""
-    rows = _HISTORY.rows(connection, run_id=run_id)
+def history(connection: Connection, run_id: str, after: int = 0) -> list[Event]:
+    """A run's events with a higher number than ``after``, oldest first."""
+    rows = _HISTORY.rows(connection, run_id=run_id, after=after)
     return [Event(row.run, row.seq, row.type, as_moment(row.at), _told(row.data), row.item) for row in rows]
 
 
