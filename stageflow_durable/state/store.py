@@ -343,7 +343,8 @@ class Store(Owning):
 
     def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
         """Those of the runs that are at rest, with their outputs where those were read along."""
-        return awaited.at_rest(self._driver, run_ids)
+        found = awaited.at_rest(self._driver, run_ids)
+        return [one._replace(saved=self.outputs(one.run.id)) for one in found] if len(found) == 1 else found
 
     def notify(self, token: str, text: str) -> None:
         """Tell a listener by way of the database (PostgreSQL)."""
