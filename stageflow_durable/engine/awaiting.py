@@ -23,7 +23,7 @@ from typing import Protocol, TypeAlias
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.awaited import By, Listener, Told
 from stageflow_durable.settings.masking import masking
-from stageflow_durable.state.awaited import AtRest
+from stageflow_durable.state.awaited import AtRest, Stand
 from stageflow_durable.state.store import Store
 
 log = masking(logging.getLogger("stageflow.await"))
@@ -279,7 +279,7 @@ class Awaiting:
 
     def _look(self, waiters: Sequence[Waiter]) -> None:
         """Look how their runs stand, and answer for those that changed."""
-        stand = {}
+        stand: dict[str, Stand] = {}
         for part in _parts(waiters):
             stand |= self._store.stand(part)
         changed = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Generic, cast
 
@@ -12,7 +12,7 @@ from stageflow_durable.codec import decode
 from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.inside import run_inside
-from stageflow_durable.engine.twins import in_thread
+from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
@@ -29,8 +29,8 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline, ResultT
-from stageflow_durable.model.plan import SLEEP
-from stageflow_durable.model.run import Event, Run
+from stageflow_durable.model.plan import SLEEP, PlannedStage
+from stageflow_durable.model.run import Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.awaited import AtRest
@@ -142,8 +142,9 @@ class RunHandle(Generic[ResultT]):
             pass
         return self._result(rest, for_people)
 
+    @documented_as(result)
     async def aresult(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
-        """Awaitable :meth:`result`. All that a process awaits share one connection, and take no thread each."""
+        """Awaitable :meth:`result`: all that a process awaits share one connection, and take no thread each."""
         if self._awaiting is None:
             return await asyncio.to_thread(self.result, timeout, for_people=for_people)
         wait, rest = self._wait("result()", timeout), None
@@ -172,10 +173,11 @@ class RunHandle(Generic[ResultT]):
                 return
             self._go_on(wait, self._await(wait, seen=max(after, stands.seq)))
 
+    @documented_as(events)
     async def aevents(
         self, *, after: int = 0, follow: bool = False, timeout: float | timedelta | None = None
     ) -> AsyncIterator[Event]:
-        """Awaitable :meth:`events`: ``async for event in handle.aevents()``."""
+        """:meth:`events` for ``async for event in handle.aevents()``, likewise."""
         wait = self._wait("events()", timeout)
         while True:
             stands, found = await asyncio.to_thread(self._events, after)
@@ -257,7 +259,9 @@ class RunHandle(Generic[ResultT]):
         return self._pipeline is None or self._pipeline.plan.digest == run.definition
 
     def _last_stage(self, pipeline: Pipeline[Any, ResultT], run: RunFacts) -> str:
-        stages = pipeline.plan.stages if self._is_newest(run) else self._describe(self.run_id).stages
+        stages: Sequence[PlannedStage | StageView] = pipeline.plan.stages
+        if not self._is_newest(run):
+            stages = self._describe(self.run_id).stages
         return next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
 
     def _typed(self, stage: str, pipeline: Pipeline[Any, ResultT], saved: Saved | None) -> ResultT:

@@ -71,16 +71,16 @@ class RedisListening:
         """What was said, waited for that long. Raises StoreUnavailable: the connection is lost, and what was said since
         with it.
         """
+        found: list[str] = []
         try:
-            found = []
             wait = max(0.0, seconds)
             while self._connection.can_read(timeout=wait):
                 found += _said(self._connection.read_response(push_request=True))
                 self._heard_at, wait = time.monotonic(), 0.0
             self._keep_alive()
-            return found
         except _TROUBLE as error:
             raise StoreUnavailable(f"the connection to Redis was lost: {masked(str(error))}") from error
+        return found
 
     def _keep_alive(self) -> None:
         now = time.monotonic()

@@ -263,7 +263,7 @@ def _for_postgresql(form: Form) -> Statement:
     answered = [runs.c[name] for name in HINTED if name != "awaited_by"] if form.hinted else []
     run = decides.returning(runs.c.id, *answered).cte("r")
     written = [_written(part, run, postgresql).cte(f"w{number}") for number, part in enumerate(parts)]
-    answer = _answer(run) if form.hinted else select(run.c.awaited_by)
+    answer: Any = _answer(run) if form.hinted else select(run.c.awaited_by)
     return Statement(answer.add_cte(*written, _events(form.events, run).cte("e")), is_sqlite=False)
 
 

@@ -72,8 +72,8 @@ def _note(is_sqlite: bool, alone: bool, *, follows: bool) -> Statement:
     added = func.substr(entry + literal(" ") + there, 1, longest)
     listed = case((there.is_(None), entry), (known, there), else_=added)
     which = _among(is_sqlite, alone) if follows else and_(_among(is_sqlite, alone), _GOING)
-    noted = update(runs).values(awaited_by=listed)
-    answered = [runs.c.id, runs.c.seq]
+    noted: Any = update(runs).values(awaited_by=listed)
+    answered: list[Any] = [runs.c.id, runs.c.seq]
     if not is_sqlite:
         answered.append(func.set_config("synchronous_commit", "off", literal_column("true")))
     if is_sqlite or alone:

@@ -26,16 +26,16 @@ class Listening:
         """What was said, waited for that long. Raises StoreUnavailable: the connection is lost, and what was said since
         with it.
         """
+        found: list[str] = []
         try:
             self._line.poll(max(0.0, seconds) * 1000)
             server = self._connection.pgconn
             server.consume_input()
-            found = []
             while (told := server.notifies()) is not None:
                 found.append(told.extra.decode())
-            return found
         except Exception as error:  # psycopg's, of a connection that is gone; there is no statement that could be wrong
             raise StoreUnavailable(f"the connection that listens was lost: {error}") from error
+        return found
 
     def close(self) -> None:
         """Close the connection."""

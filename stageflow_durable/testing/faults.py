@@ -108,9 +108,8 @@ _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "
 _ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
 _ABOUT_WHO_AWAITS = ("announce_by", "note_awaiting", "stand", "at_rest", "notify", "listen")
-READS = frozenset(
-    {*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_WHO_AWAITS, "after_commit", "overdue", "undelivered", "missed"}
-)
+_ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_WHO_AWAITS)
+READS = frozenset({*_ABOUT, "after_commit", "overdue", "undelivered", "missed"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 
