@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Generic, cast
 
@@ -29,8 +29,8 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline, ResultT
-from stageflow_durable.model.plan import SLEEP, PlannedStage
-from stageflow_durable.model.run import Event, Run, StageView
+from stageflow_durable.model.plan import SLEEP
+from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state.awaited import AtRest
@@ -259,9 +259,9 @@ class RunHandle(Generic[ResultT]):
         return self._pipeline is None or self._pipeline.plan.digest == run.definition
 
     def _last_stage(self, pipeline: Pipeline[Any, ResultT], run: RunFacts) -> str:
-        stages: Sequence[PlannedStage | StageView] = pipeline.plan.stages
-        if not self._is_newest(run):
-            stages = self._describe(self.run_id).stages
+        if self._is_newest(run):
+            return pipeline.plan.result_stage
+        stages = self._describe(self.run_id).stages
         return next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
 
     def _typed(self, stage: str, pipeline: Pipeline[Any, ResultT], saved: Saved | None) -> ResultT:

@@ -193,7 +193,7 @@ class WorkerView:
 @dataclass(frozen=True, slots=True)
 class SweepReport:
     """What one recovery sweep did: counts, and the runs it could not handle (id: why). ``released``: runs of which an
-    undo waited for the end of a process that is confirmed.
+    undo waited for the end of a process that is confirmed. ``repaired``: runs that nothing would ever have moved.
     """
 
     owners_dead: int = 0
@@ -203,3 +203,4 @@ class SweepReport:
     deadlines: int = 0
     problems: tuple[str, ...] = ()
     released: int = 0
+    repaired: int = 0

@@ -78,6 +78,10 @@ class Reading:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))
 
+    def unmoved(self) -> list[str]:
+        """Runs that are not at rest and that nothing will ever move."""
+        return self._see(recovery.unmoved)
+
     def undelivered(
         self,
         queue: str,

@@ -49,6 +49,7 @@ from stageflow_durable.state.runs import Created
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, operate, retry, start, undo
+from stageflow_durable.transitions import repair as repairing
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
@@ -421,6 +422,12 @@ class Store(Owning):
         released = self._do(lambda c: endings.release(c, run_id, owner, self._audit))
         self._tell_of(released)
         return () if released is None else released.nudges
+
+    def repair(self, run_id: str) -> tuple[Nudge, ...] | None:
+        """Let a run move again that nothing would move; returns what to publish, or None if something will."""
+        needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
+        repaired = self._transact(run_id, repairing.repair, needs=needs)
+        return None if repaired is None else repaired.nudges
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """Record that the broker refused these messages: the sweep publishes them."""

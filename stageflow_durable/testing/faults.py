@@ -105,7 +105,7 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-_ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
+_ABOUT_OWNERS = ("unmoved", "may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
 _ABOUT_WHO_AWAITS = ("announce_by", "note_awaiting", "stand", "at_rest", "notify", "listen")
 _ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_WHO_AWAITS)

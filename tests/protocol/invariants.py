@@ -31,6 +31,7 @@ from stageflow_durable.state.audit import seal
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.testimony import Rows, Testimony, problems
 from stageflow_durable.transitions.accept import GENESIS
+from stageflow_durable.transitions.repair import BY_TIME
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
@@ -288,6 +289,9 @@ def something_will_move_it(seen: Picture) -> Iterator[str]:
     moving = any(row["state"] in ACTIVE for row in seen.strands)
     if seen.phase is not Phase.SETTLED and not moving:
         yield f"11: the run goes {seen.phase}, and no strand of it will ever move"
+    for row in seen.strands:
+        if row["state"] == StrandState.WAITING and row["wake_at"] is None and row["waiting_for"] in BY_TIME:
+            yield f"11: strand {row['strand']} waits ({row['waiting_for']}), and nothing will ever wake it"
     if (seen.run["status"] == RunStatus.PARKED) != (
         seen.phase is Phase.SETTLED and seen.run["park_reason"] is not None
     ):

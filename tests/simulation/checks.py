@@ -19,12 +19,13 @@ MAY_STAND = {
     ("backward", "backward"): {"ready", "running", "waiting"},
 }
 ACTIVE = {"ready", "running", "waiting"}
-RAISES_FENCES = {"take", "order", "settle"}
+RAISES_FENCES = {"take", "order", "settle", "repair"}
 EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id)"
 LOOK = f"""
 SELECT 'run', pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS}
     FROM stageflow_runs WHERE id = ?1
-UNION ALL SELECT 'strand', strand, state, direction, gen, stage, attempt, owner, NULL
+UNION ALL SELECT 'strand', strand, state, direction, gen, stage, attempt, owner,
+    state = 'waiting' AND wake_at IS NULL AND waiting_for IN ('time', 'limit', 'worker')
     FROM stageflow_strands WHERE run = ?1
 UNION ALL SELECT 'over', strand, NULL, NULL, NULL, held.stage, n, NULL, NULL
     FROM stageflow_strands AS held JOIN stageflow_attempts AS over
@@ -140,7 +141,9 @@ class Checks:
 
     def _strands(self, call: str, run: str, phase: str, rows: list[Any]) -> None:
         moves = False
-        for strand, state, direction, gen, *_rest in rows:
+        for strand, state, direction, gen, *_rest, for_ever in rows:
+            if for_ever:
+                raise Violation(f"11: strand {strand} of {run} waits, and nothing will ever wake it")
             if state in ACTIVE:
                 moves = True
                 if state not in MAY_STAND.get((phase, direction), ()):

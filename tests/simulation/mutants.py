@@ -18,7 +18,7 @@ from stageflow_durable.engine import outcome as _outcome
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import Phase, RunStatus
+from stageflow_durable.model.status import Phase, RunStatus, WaitingFor
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import fork as _fork
 from stageflow_durable.state import moved, owners, recovery, runs
@@ -186,6 +186,15 @@ def _no_wait() -> Plant:
         return change._replace(rows=tuple(rows))
 
     return _put((retry, "_due", at_once))
+
+
+def _waits_for_its_turn_for_ever() -> Plant:
+    wait = Draft.wait
+
+    def without_end(draft: Draft, name: str, what: Any, until: Any, **columns: Any) -> None:
+        wait(draft, name, what, None if what is WaitingFor.LIMIT else until, **columns)  # type: ignore[arg-type]
+
+    return _put((Draft, "wait", without_end))
 
 
 def _sleeps_through_a_stop() -> Plant:
@@ -469,5 +478,6 @@ MUTANTS = (
     Mutant("a fork takes over what is to be undone", _obligations_copied()),
     Mutant("a fork begins with what was undone", _forked_from_what_was_undone()),
     Mutant("a stop leaves what sleeps asleep", _sleeps_through_a_stop()),
+    Mutant("what waits for its turn has no time at which it looks again", _waits_for_its_turn_for_ever()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )
