@@ -5,10 +5,11 @@ database alone :class:`DatabaseOperations` is another.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from stageflow_durable.clock import Clock
+from stageflow_durable.clock import Clock, as_moment
 from stageflow_durable.duration import is_duration, seconds_of, shown
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.handle import RunHandle
@@ -24,6 +25,7 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.model.waits import waits_long, with_depths
 from stageflow_durable.state.listing import ATTENTION, Filter, Found
 from stageflow_durable.state.retention import BATCH as PRUNE_BATCH
 from stageflow_durable.state.standings import Known, Seen
@@ -63,7 +65,10 @@ class Operations(OperatorVerbs):
         """A run in full, by its id or a prefix that fits only one. Raises UnknownRun."""
         full = self.store.full_id(run_id)
         facts = self.store.facts(full)
-        return self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
+        found = self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
+        queues = set(waits_long(found.waits, as_moment(self._clock.time())))
+        depths = {queue: depth for queue in queues if (depth := self.publisher.depth(queue)) is not None}
+        return replace(found, waits=with_depths(found.waits, depths)) if depths else found
 
     arun = in_thread(run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, String, and_, bindparam, func, select
@@ -25,8 +26,18 @@ from stageflow_durable.model.run import (
     WorkerView,
 )
 from stageflow_durable.model.stage_state import stage_state
-from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState, WaitingFor
+from stageflow_durable.model.status import (
+    AttemptState,
+    Phase,
+    RunStatus,
+    StageState,
+    StepState,
+    StrandState,
+    WaitingFor,
+)
+from stageflow_durable.model.waits import About, Strand, waits_of
 from stageflow_durable.model.work import RunFacts, Saved
+from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS, awaited_by
@@ -74,6 +85,8 @@ _STRANDS = Prepared(
     .join(owners, owners.c.id == strands.c.owner, isouter=True)
     .where(strands.c.run == bindparam("run_id"))
 )
+_CLOCK = Prepared(select(now()))
+_OF_STRANDS = tuple(strands.c[name] for name in ("run", *Strand._fields))
 _WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
 _CHECKPOINTS, _STEPS = (
     Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (checkpoints, saga_steps)
@@ -206,19 +219,67 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     plan = plan_of(connection, found.definition)
     rows = _Rows.read(connection, run_id)
     stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
-    missing = _missing(connection, found, rows)
     summary = replace(
         summary_of(found),
-        missing=missing,
+        missing=_missing(connection, found, rows),
         awaits=awaits(connection, run_id),
         waits_for=waits_for(rows.strands.values()),
     )
+    going = found.phase in (Phase.FORWARD, Phase.BACKWARD)
+    about = _Asked(connection).about(found, max_attempts or {}) if going else None
+    summary = replace(summary, waits=waits_of(summary, _as_strands(rows.strands.values()), about))
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input, shown=True),
         metadata=decode(found.metadata, shown=True),
         stages=stages,
     )
+
+
+class _Asked:
+    """What is asked once, however many runs are looked at: the time, the roster, and whom a run needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._now = as_moment(_CLOCK.value(connection))
+        self._roster = live(connection)
+        self._missing: dict[tuple[str, str, str, str], Missing | None] = {}
+
+    def about(self, run: RunFacts, most: Mapping[str, int]) -> About:
+        """What has to be known of a run besides its rows."""
+        plan = plan_of(self._connection, run.definition)
+        sleeps = frozenset(stage.name for stage in plan.stages if stage.is_sleep)
+        return About(self._now, sleeps, partial(self._needs, run), most, UNTIL_CONFIRMED)
+
+    def _needs(self, run: RunFacts, queue: str) -> Missing | None:
+        key = run.pipeline, run.version, run.definition, queue
+        if key not in self._missing:
+            self._missing[key] = self._roster.missing(need(self._connection, *key))
+        return self._missing[key]
+
+
+def _as_strands(rows: Iterable[Any]) -> list[Strand]:
+    return [Strand(*(getattr(row, name) for name in Strand._fields)) for row in rows]
+
+
+def with_waits(connection: Connection, found: Sequence[tuple[RunFacts, RunSummary]]) -> list[RunSummary]:
+    """Runs of a list, each with what it waits for."""
+    ids = [run.id for run, _summary in found if run.phase in (Phase.FORWARD, Phase.BACKWARD)]
+    rows: dict[str, list[Any]] = {run_id: [] for run_id in ids}
+    for row in connection.execute(select(*_OF_STRANDS).where(strands.c.run.in_(ids))) if ids else ():
+        rows[row.run].append(row)
+    asked = _Asked(connection) if ids else None
+    listed = []
+    for run, summary in found:
+        there = rows.get(run.id, [])
+        told = summary
+        if run.status is RunStatus.PARKED:
+            told = replace(summary, waits=waits_of(summary, (), None))
+        elif asked is not None and there and all(row.state != StrandState.RUNNING for row in there):
+            waits = waits_of(summary, _as_strands(there), asked.about(run, {}))
+            told = replace(summary, waits=waits, waits_for=waits_for(there))
+        listed.append(told)
+    return listed
 
 
 def waits_for(on_strands: Iterable[Any]) -> tuple[WaitingFor, ...]:

@@ -6,9 +6,9 @@ may. A sweep looks for it from time to time, because such a run says nothing and
 
 from __future__ import annotations
 
-from stageflow_durable.model.status import Phase, RunStatus, StrandState, WaitingFor
+from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState, WaitingFor
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.draft import ACTIVE, Draft
+from stageflow_durable.transitions.draft import ACTIVE, AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import hand_on
 from stageflow_durable.transitions.resolve import after_undo, end, open_undos, resolve, set_activity
@@ -52,9 +52,19 @@ def _move_on(draft: Draft, phase: Phase) -> None:
     elif phase is Phase.DRAINING:
         resolve(draft)
     else:
+        for row in tuple(draft.strands.values()):
+            if row.direction == Phase.BACKWARD and draft.steps.get(row.stage) is StepState.COMPENSATING:
+                _revive(draft, row)
         open_undos(draft)
         if not any(row.state in ACTIVE for row in draft.strands.values()):
             after_undo(draft)
+
+
+def _revive(draft: Draft, row: StrandRow) -> None:
+    """Begin an undo again that had begun, fenced against whoever may think that it is theirs."""
+    fresh = {"owner": None, "gen": row.gen + 1, "published_at": draft.clock, "nudges": 0}
+    draft.set_strand(row.strand, state=StrandState.READY, **fresh, **AWAKE)
+    draft.publish(row.strand)
 
 
 def _go_forward(draft: Draft) -> None:

@@ -31,7 +31,7 @@ from stageflow_durable.state.audit import seal
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.testimony import Rows, Testimony, problems
 from stageflow_durable.transitions.accept import GENESIS
-from stageflow_durable.transitions.repair import BY_TIME
+from stageflow_durable.transitions.repair import BY_TIME, REPAIRED
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
@@ -326,9 +326,9 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
 
 
 def fences_rise_only_by_take_or_operator(before: Picture, after: Picture) -> Iterator[str]:
-    """7: nobody but a sweep that takes from the dead, or a person, raises a fence; it never falls."""
+    """7: nobody but a sweep that takes from the dead or repairs, or a person, raises a fence; it never falls."""
     news = [event["type"] for event in after.events[len(before.events) :]]
-    allowed = any(kind == "stage.lost" or kind.startswith("operator.") for kind in news)
+    allowed = any(kind in ("stage.lost", REPAIRED) or kind.startswith("operator.") for kind in news)
     was = {row["strand"]: row["gen"] for row in before.strands}
     for row in after.strands:
         rose = row["gen"] - was.get(row["strand"], row["gen"])
