@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
-from stageflow_durable.clock import World, system_world
-from stageflow_durable.connect import open_store
+from stageflow_durable.clock import SystemClock, World, system_world
+from stageflow_durable.connect import let_await, open_store
 from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
 from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
@@ -27,6 +27,7 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
@@ -121,7 +122,7 @@ class Engine(CallbackOperations, Operations):
         self._world = world or system_world()
         self._clock = self._world.clock
         self._given_store, self._given_publisher = store, publisher
-        self._in_use: list[Store | Publisher] = []
+        self._in_use: list[Store | Publisher | Awaiting] = []
         self._lifecycle = WorkerLifecycle(self._make_process, self._after_death)
         self._registered_in = 0
         self._registering: dict[int, threading.Lock] = {}  # by process: a fork may leave the parent's held for ever
@@ -224,6 +225,9 @@ class Engine(CallbackOperations, Operations):
         """Where the runs are kept."""
         store = open_store(self.settings, self.urls) if self._given_store is None else self._given_store
         self._in_use.append(store)
+        if isinstance(self._clock, SystemClock):  # another clock moves on only while somebody sleeps by it
+            self._awaiting = let_await(store, self.urls.redis_url)
+            self._in_use.append(self._awaiting)
         return store
 
     @cached_property
@@ -376,7 +380,15 @@ class Engine(CallbackOperations, Operations):
 
     def _handle(self, created: Created, pipeline: Pipeline[Any, ResultT]) -> RunHandle[ResultT]:
         run_id, replayed = created.run_id, created.replayed
-        return RunHandle(run_id, self.store, self.run, self._clock, replayed=replayed, pipeline=pipeline)
+        return RunHandle(
+            run_id,
+            self.store,
+            self.run,
+            self._clock,
+            replayed=replayed,
+            pipeline=pipeline,
+            awaiting=self._awaiting,
+        )
 
     # --- runs -------------------------------------------------------------------------------------------------------
 

@@ -5,16 +5,24 @@ Here and in ``application`` the engine meets a concrete store; the engine itself
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from stageflow_durable.clock import system_world
+from stageflow_durable.engine.awaiting import Announcer, Awaiting
 from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.ports import NoPublisher
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.idempotency.channels import RedisChannels
 from stageflow_durable.settings import Settings, Urls, listed
+from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.memory import MemoryStore
+from stageflow_durable.store.protocol import Store
+
+log = masking(logging.getLogger("stageflow.await"))
 
 
 def open_store(settings: Settings, urls: Urls) -> SqlStore:
@@ -27,13 +35,28 @@ def open_operations(settings: Settings) -> DatabaseOperations:
     urls = settings.require() if settings.database_url is None else None
     store = _store(settings, settings.require_database(), urls.audit_key if urls is not None else None)
     world, publisher = system_world(), NoPublisher()
+    redis_url = urls.redis_url if urls is not None else settings.redis_url
+    awaiting = let_await(store, redis_url)
     return DatabaseOperations(
         store,
         publisher,
         Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
         world.clock,
         payload_bytes=settings.max_payload_bytes,
+        awaiting=awaiting,
     )
+
+
+def let_await(store: Store, redis_url: str | None) -> Awaiting:
+    """Let this process await the runs of a store, and tell those that do elsewhere. Nothing is connected yet."""
+    channels = None
+    if redis_url is not None:
+        try:
+            channels = RedisChannels(redis_url)
+        except ConfigurationError as error:
+            log.warning("%s; nobody who awaits a run is told there", error)
+    store.announce_by(Announcer(store, channels))
+    return Awaiting(store, channels)
 
 
 def _store(settings: Settings, database_url: str, audit_key: str | None) -> SqlStore:

@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from stageflow_durable.cli.output import Column, below, laid_out
-from stageflow_durable.cli.why import MISSING_WORDS, PARKED_WORDS, failed_undos
+from stageflow_durable.cli.why import MISSING_WORDS, failed_undos
 from stageflow_durable.cli.words import SHORT_ID, age
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.run import Run, RunSummary
+from stageflow_durable.model.run import Run, RunSummary, Wait
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, WaitingFor
+from stageflow_durable.model.waits import PARKED_WORDS
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,7 +32,8 @@ class Group:
     ``next``: the line to type. ``oldest_at``: when the one that waits longest got there. ``last_error``: of the run
     that got there last, ``last_run``; where its undo failed that undo's, and ``cause`` is why it was to be undone.
     ``missing``: why no live worker carries them, which then is the ``last_error`` too. ``waiting_for``: what the last
-    one waits for, by its rows, or None.
+    one waits for, by its rows, or None; ``waits``: the same in full, whose first is the ``last_error`` of a run that is
+    not at rest.
     """
 
     reason: str
@@ -46,6 +48,7 @@ class Group:
     run_ids: tuple[str, ...]
     missing: Missing | None = None
     waiting_for: WaitingFor | None = None
+    waits: tuple[Wait, ...] = ()
 
 
 def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
@@ -80,14 +83,21 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
         latest.error_stage,
         len(runs),
         min(run.updated_at for run in runs),
-        undos or (latest.missing.message if latest.missing else latest.error),
+        undos or _last_error(latest),
         latest.error if undos else None,
         latest.run_id,
         _next(latest, len(runs)),
         tuple(run.run_id for run in runs),
         latest.missing,
         latest.waiting_for,
+        latest.waits,
     )
+
+
+def _last_error(run: RunSummary) -> str | None:
+    if run.missing is not None:
+        return run.missing.message
+    return run.waits[0].text if run.waits and run.status not in AT_REST else run.error
 
 
 def _reason(run: RunSummary) -> str:
@@ -142,7 +152,8 @@ def _told(group: Group, width: int) -> Iterator[Text]:
         yield from below(f"{group.missing.message}; {group.missing.advice}", width)
     elif group.last_error:
         of = f" of {group.last_run[:SHORT_ID]}" if group.count > 1 else ""
-        yield from below(f"last error{of}: {group.last_error}", width)
+        what = "it waits" if group.reason.startswith("stuck") else "last error"
+        yield from below(f"{what}{of}: {group.last_error}", width)
     if group.cause:
         yield from below(f"it was to be undone because: {group.cause}", width)
     yield Text.assemble("  next: ", (group.next, "bold"))

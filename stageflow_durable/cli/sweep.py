@@ -25,6 +25,7 @@ def sweep(ctx: click.Context, as_json: bool) -> None:
         click.echo(
             f"owners found dead {report.owners_dead}, taken from them {report.taken}, woken {report.woken}, "
             f"published {report.nudged}, deadlines passed {report.deadlines}"
+            + (f", repaired {report.repaired}: look at their histories" if report.repaired else "")
         )
     for problem in report.problems:
         say(f"stageflow: {problem}")

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.why import (
-    WAITING_WORDS,
     attempt_phrase,
     awaiting,
     losses,
@@ -26,6 +25,7 @@ from stageflow_durable.model.plan import SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
+from stageflow_durable.model.waits import WAITING_WORDS
 
 INLINE = 36
 """The longest note that stands beside its stage; a longer one, or a second, gets a line below it."""

@@ -8,8 +8,9 @@ from datetime import datetime
 from stageflow_durable.cli.words import age, clipped, clock, delay
 from stageflow_durable.model.roster import MissingKind
 from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
-from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
+from stageflow_durable.model.status import AT_REST, AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
 from stageflow_durable.model.verbs import unknown_stages
+from stageflow_durable.model.waits import PARKED_WORDS, confirmations
 
 OPERATOR = "operator."
 """What the types of events begin with that record a person's verb."""
@@ -19,15 +20,6 @@ SHOWN_ORDERS = 3
 MOST_OF_AN_ERROR = 160
 """What the head says of an undo's error; below, its attempts tell all of it."""
 
-PARKED_WORDS: dict[ParkReason, str] = {
-    ParkReason.UNKNOWN: "outcome unknown",
-    ParkReason.POISON: "kills its worker each time",
-    ParkReason.DEFINITION: "definition changed",
-    ParkReason.BUG: "has a bug",
-    ParkReason.OPERATOR: "waits for a decision",
-}
-"""What is said of a parked run, or of the stage that it is parked for."""
-
 MISSING_WORDS: dict[MissingKind, str] = {
     "worker": "no worker is alive",
     "queue": "its queue is not served",
@@ -35,16 +27,6 @@ MISSING_WORDS: dict[MissingKind, str] = {
     "definition": "no worker knows its version",
 }
 """What is said of runs that no live worker carries."""
-
-WAITING_WORDS: dict[WaitingFor, str] = {
-    WaitingFor.SIGNAL: "for a signal",
-    WaitingFor.APPROVAL: "for an approval",
-    WaitingFor.CALLBACK: "for its callback",
-    WaitingFor.CHILD: "for a run that it started",
-    WaitingFor.LIMIT: "for its turn",
-    WaitingFor.WORKER: "for a worker",
-}
-"""What is said of a stage that waits for more than its time."""
 
 CAUSE_WORDS: dict[Cause, str] = {
     Cause.FAILED: "failed",
@@ -58,6 +40,9 @@ CAUSE_WORDS: dict[Cause, str] = {
 def why(run: RunSummary) -> str:
     """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
     error = error_of(run)
+    if run.waits and run.status not in AT_REST:
+        more = f" (and {len(run.waits) - 1} more)" if len(run.waits) > 1 else ""
+        return f"{run.waits[0].text}{more}"
     if run.missing is not None:
         return run.missing.message
     if run.park_reason:
@@ -81,25 +66,17 @@ def why_in_full(run: Run) -> str:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:
         return "; ".join(clipped(told, MOST_OF_AN_ERROR) for told in failed_undos(run)) or why(run)
-    if run.missing is not None:
-        return run.missing.message
-    if run.awaits:
-        return undo_waits(run)
+    if run.waits and run.status not in AT_REST:
+        running = [stage.name for stage in run.stages if stage.state is StageState.RUNNING]
+        return "; ".join([*filter(None, [", ".join(running)]), *dict.fromkeys(wait.text for wait in run.waits)])
     if run.status in (RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PENDING):
         return ", ".join(stage.name for stage in run.stages if stage.state in (StageState.RUNNING, StageState.WAITING))
     return why(run)
 
 
-def undo_waits(run: RunSummary) -> str:
-    """For whose end its undo waits, and what was lost with it."""
-    lost = ", ".join(f"{one.host} (pid {one.pid}), lost in {one.stage}" for one in run.awaits)
-    return f"its undo waits until a worker is confirmed dead: {lost}"
-
-
 def awaiting(run: Run) -> list[str]:
     """What to do about processes that an undo waits for."""
-    owners = dict.fromkeys(one.owner for one in run.awaits)
-    return [f"it may still act; once it cannot: stageflow workers confirm-dead {owner} --reason …" for owner in owners]
+    return [f"it may still act; once it cannot: {command}" for command in confirmations(run.awaits)]
 
 
 def failed_undos(run: Run) -> list[str]:

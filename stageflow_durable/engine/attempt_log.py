@@ -86,6 +86,11 @@ def ended(owner: Awaited) -> None:
     log.warning("owner %s has ended: its process %d is gone; undos that wait for that begin", owner.id, owner.pid)
 
 
+def repaired(run_id: str) -> None:
+    """Log a run that nothing would ever have moved, and that moves again."""
+    log.error("run %s was found with nothing that would move it, and was repaired: stageflow show %s", run_id, run_id)
+
+
 def taken_over(place: StrandRef, run: RunFacts | None) -> None:
     """Log work that was taken from a dead owner, and that its run was parked, if it was."""
     log.warning("run %s: %s was taken over from a dead owner", place.run, place.stage or place.strand)

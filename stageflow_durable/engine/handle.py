@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Generic, NoReturn, cast
+from typing import Any, Generic, cast
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
+from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.inside import run_inside
-from stageflow_durable.engine.twins import in_thread
+from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
@@ -22,6 +24,7 @@ from stageflow_durable.errors import (
     RunError,
     RunFailed,
     RunParked,
+    StoreUnavailable,
     UnknownRun,
 )
 from stageflow_durable.model.migrate import migrated_output
@@ -31,6 +34,7 @@ from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import AtRest
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.FAILED: RunFailed,
@@ -39,6 +43,24 @@ _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.COMPENSATION_FAILED: CompensationFailed,
     RunStatus.PARKED: RunParked,
 }
+
+
+class _Wait:
+    """How long somebody waits. ``seconds``: None: for ever."""
+
+    def __init__(self, clock: Clock, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._began = clock.monotonic()
+
+    def left(self) -> float | None:
+        """Seconds that are left, at least 0."""
+        return None if self.seconds is None else max(0.0, self._began + self.seconds - self._clock.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over."""
+        return self.left() == 0.0
 
 
 class RunHandle(Generic[ResultT]):
@@ -55,6 +77,7 @@ class RunHandle(Generic[ResultT]):
         *,
         replayed: bool = False,
         pipeline: Pipeline[Any, ResultT] | None = None,
+        awaiting: Awaiting | None = None,
     ) -> None:
         self.run_id = run_id
         self.replayed = replayed
@@ -62,6 +85,7 @@ class RunHandle(Generic[ResultT]):
         self._describe = describe
         self._clock = clock
         self._pipeline = pipeline
+        self._awaiting = awaiting
 
     def __repr__(self) -> str:
         return f"<RunHandle {self.run_id}>"
@@ -91,7 +115,9 @@ class RunHandle(Generic[ResultT]):
     aoutputs = in_thread(outputs)
 
     def _outputs(self, *, for_people: bool) -> dict[str, Any]:
-        saved = self._store.outputs(self.run_id)
+        return self._shown(self._store.outputs(self.run_id), for_people=for_people)
+
+    def _shown(self, saved: Mapping[str, Saved], *, for_people: bool) -> dict[str, Any]:
         return {
             stage: self._read(stage, *found, for_people=for_people)
             for stage, found in saved.items()
@@ -109,26 +135,134 @@ class RunHandle(Generic[ResultT]):
         ``timeout`` in seconds or as a timedelta, None: for ever. ``for_people``: all outputs are without what models do
         not show. Raises ResultTimeout, or InvalidInput for a timeout that is no time; RunFailed, RunCancelled,
         RunCompensated, CompensationFailed or RunParked for a run that ended otherwise; NotAllowedInStage inside a
-        stage, whose worker slot it would hold.
+        stage, whose worker slot it would hold; StoreUnavailable if the database is away at the beginning.
         """
+        wait = self._wait("result()", timeout)
+        while (rest := self._looked(wait, self._await(wait))) is None:
+            pass
+        return self._result(rest, for_people)
+
+    @documented_as(result)
+    async def aresult(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
+        """Awaitable :meth:`result`: all that a process awaits share one connection, and take no thread each."""
+        if self._awaiting is None:
+            return await asyncio.to_thread(self.result, timeout, for_people=for_people)
+        wait, rest = self._wait("result()", timeout), None
+        while rest is None:
+            found = await self._awaiting.await_(self.run_id, wait.left())
+            rest = found if isinstance(found, AtRest) else await asyncio.to_thread(self._looked, wait, found)
+        if rest.saved is None or not self._is_newest(rest.run):
+            return await asyncio.to_thread(self._result, rest, for_people)
+        return self._result(rest, for_people)
+
+    def events(
+        self, *, after: int = 0, follow: bool = False, timeout: float | timedelta | None = None
+    ) -> Iterator[Event]:
+        """The run's events as they come, oldest first, until the run is at rest.
+
+        ``after``: only events with a higher ``seq``: to go on where one left off. ``follow``: go on when the run is at
+        rest, for somebody may resume it. ``timeout`` in seconds or as a timedelta, None: for ever, for all of it.
+        Raises as :meth:`result` does, except for how the run ended.
+        """
+        wait = self._wait("events()", timeout)
+        while True:
+            stands, found = self._events(after)
+            yield from found
+            after = found[-1].seq if found else after
+            if stands.status in AT_REST and not follow:
+                return
+            self._go_on(wait, self._await(wait, seen=max(after, stands.seq)))
+
+    @documented_as(events)
+    async def aevents(
+        self, *, after: int = 0, follow: bool = False, timeout: float | timedelta | None = None
+    ) -> AsyncIterator[Event]:
+        """:meth:`events` for ``async for event in handle.aevents()``, likewise."""
+        wait = self._wait("events()", timeout)
+        while True:
+            stands, found = await asyncio.to_thread(self._events, after)
+            for event in found:
+                yield event
+            after = found[-1].seq if found else after
+            if stands.status in AT_REST and not follow:
+                return
+            seen = max(after, stands.seq)
+            if self._awaiting is None:
+                woken = await asyncio.to_thread(self._await, wait, seen)
+            else:
+                woken = await self._awaiting.await_(self.run_id, wait.left(), seen)
+            self._go_on(wait, woken)
+
+    def _events(self, after: int) -> tuple[RunFacts, list[Event]]:
+        """The run's row, and its events: those that come between the two are for the next time."""
+        stands = self._facts()
+        return stands, [event for event in self._store.history(self.run_id, after) if event.seq <= stands.seq]
+
+    def _go_on(self, wait: _Wait, woken: AtRest | bool) -> None:
+        if woken is False and wait.is_over:
+            raise ResultTimeout(f"run {self.run_id}: no end of its events after {wait.seconds:g} s; it goes on")
+
+    def _wait(self, what: str, timeout: float | timedelta | None) -> _Wait:
         inside = run_inside()
         if inside is not None:
             raise NotAllowedInStage(
-                self.run_id, "result()", f"called inside a stage of run {inside}, it would hold the worker's slot"
+                self.run_id, what, f"called inside a stage of run {inside}, it would hold the worker's slot"
             )
         if timeout is not None and not is_duration(timeout, low=-LONGEST):  # what is below 0 has just run out
             wrong = f"timeout: {shown(timeout)} is no number of seconds up to ten years, or None"
-            raise InvalidInput(f"result of run {self.run_id}", [wrong])
-        facts = self._at_rest(None if timeout is None else seconds_of(timeout, low=-LONGEST))
-        if facts.status is not RunStatus.SUCCEEDED:
-            self._raise(facts)
-        if self._pipeline is None or self._pipeline.result_type is None:
-            return cast("ResultT", self._outputs(for_people=for_people))  # a pipeline that declares no type
-        stages = self._describe(self.run_id).stages
-        last = next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
-        return self._typed(last, self._pipeline, self._store.outputs(self.run_id).get(last))
+            raise InvalidInput(f"{what.removesuffix('()')} of run {self.run_id}", [wrong])
+        return _Wait(self._clock, None if timeout is None else seconds_of(timeout, low=-LONGEST))
 
-    aresult = in_thread(result)
+    def _await(self, wait: _Wait, seen: int | None = None) -> AtRest | bool:
+        """Wait until the run is at rest, or its number is not ``seen`` any more; as of :meth:`Awaiting.wait`."""
+        if self._awaiting is not None:
+            return self._awaiting.wait(self.run_id, wait.left(), seen)
+        pause = 0.01  # by the clock of the test or the simulation, which lets the others work meanwhile
+        while True:
+            run = self._facts()
+            if run.status in AT_REST if seen is None else run.seq != seen:
+                return AtRest(run, None) if seen is None else True
+            if wait.is_over:
+                return False
+            left = wait.left()
+            self._clock.sleep(pause if left is None else min(pause, left))
+            pause = min(0.25, pause * 1.5)
+
+    def _looked(self, wait: _Wait, found: AtRest | bool) -> AtRest | None:
+        """What was found; None: nothing yet. Raises ResultTimeout when the time is over, UnknownRun."""
+        if isinstance(found, AtRest):
+            return found
+        try:
+            run = self._facts()
+        except StoreUnavailable as error:
+            if not wait.is_over:
+                raise
+            after = f"after {wait.seconds:g} s, and the database is away"
+            raise ResultTimeout(f"run {self.run_id}: no result {after}; the run goes on") from error
+        if run.status in AT_REST:
+            return AtRest(run, None)
+        if wait.is_over:
+            raise ResultTimeout(f"run {self.run_id} is still {run.status} after {wait.seconds:g} s; it goes on")
+        return None
+
+    def _result(self, rest: AtRest, for_people: bool) -> ResultT:
+        run = rest.run
+        if run.status is not RunStatus.SUCCEEDED:
+            raise _ERRORS[run.status](run.id, run.status.value, run.cause, run.error_stage, run.error)
+        saved = self._store.outputs(self.run_id) if rest.saved is None else rest.saved
+        if self._pipeline is None or self._pipeline.result_type is None:
+            return cast("ResultT", self._shown(saved, for_people=for_people))  # a pipeline that declares no type
+        last = self._last_stage(self._pipeline, run)
+        return self._typed(last, self._pipeline, saved.get(last))
+
+    def _is_newest(self, run: RunFacts) -> bool:
+        return self._pipeline is None or self._pipeline.plan.digest == run.definition
+
+    def _last_stage(self, pipeline: Pipeline[Any, ResultT], run: RunFacts) -> str:
+        if self._is_newest(run):
+            return pipeline.plan.result_stage
+        stages = self._describe(self.run_id).stages
+        return next((stage for stage in reversed(stages) if stage.kind != SLEEP), stages[-1]).name
 
     def _typed(self, stage: str, pipeline: Pipeline[Any, ResultT], saved: Saved | None) -> ResultT:
         declared, what = typed(pipeline.result_type), f"result of run {self.run_id}"
@@ -141,24 +275,9 @@ class RunHandle(Generic[ResultT]):
             found = declared.migrated(self._read(stage, *saved), what)
         return found
 
-    def _at_rest(self, timeout: float | None) -> RunFacts:
-        started, pause = self._clock.monotonic(), 0.01
-        while True:
-            facts = self._facts()
-            if facts.status in AT_REST:
-                return facts
-            waited = self._clock.monotonic() - started
-            if timeout is not None and waited >= timeout:
-                raise ResultTimeout(f"run {self.run_id} is still {facts.status} after {timeout:g} s; it goes on")
-            self._clock.sleep(pause if timeout is None else min(pause, timeout - waited))
-            pause = min(0.25, pause * 1.5)
-
     def _facts(self) -> RunFacts:
         facts = self._store.facts(self.run_id)
         if facts is None:
             self._store.full_id(self.run_id)  # says that it was pruned, where it was
             raise UnknownRun(f"no run {self.run_id}")
         return facts
-
-    def _raise(self, facts: RunFacts) -> NoReturn:
-        raise _ERRORS[facts.status](facts.id, facts.status.value, facts.cause, facts.error_stage, facts.error)

@@ -9,8 +9,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from stageflow_durable.clock import Clock
+from stageflow_durable.clock import Clock, as_moment
 from stageflow_durable.duration import is_duration, seconds_of, shown
+from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
@@ -25,6 +26,7 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SignalReceipt, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.model.waits import waits_long, with_depths
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import ATTENTION, Checked, Filter, Found, Known, Seen, Wanted
 from stageflow_durable.store.values import BATCH as PRUNE_BATCH
@@ -48,13 +50,14 @@ class Operations(OperatorVerbs):
 
     pipelines: Mapping[str, Pipeline[Any, Any]] = {}
     _retry: RetryPolicy | None = None
+    _awaiting: Awaiting | None = None
 
     def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
         full = self.store.full_id(run_id)
         facts = self.store.facts(full)
         pipeline = None if facts is None else self.pipelines.get(facts.pipeline)
-        return RunHandle(full, self.store, self.run, self._clock, pipeline=pipeline)
+        return RunHandle(full, self.store, self.run, self._clock, pipeline=pipeline, awaiting=self._awaiting)
 
     ahandle = in_thread(handle)
 
@@ -62,7 +65,10 @@ class Operations(OperatorVerbs):
         """A run in full, by its id or a prefix that fits only one. Raises UnknownRun."""
         full = self.store.full_id(run_id)
         facts = self.store.facts(full)
-        return self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
+        found = self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
+        queues = set(waits_long(found.waits, as_moment(self._clock.time())))
+        depths = {queue: depth for queue in queues if (depth := self.publisher.depth(queue)) is not None}
+        return replace(found, waits=with_depths(found.waits, depths)) if depths else found
 
     arun = in_thread(run)
 
@@ -271,9 +277,16 @@ class DatabaseOperations(Operations):
     """The same without an application: no pipelines are known."""
 
     def __init__(
-        self, store: Store, publisher: Publisher, sweeper: Sweeper, clock: Clock, payload_bytes: int = PAYLOAD_BYTES
+        self,
+        store: Store,
+        publisher: Publisher,
+        sweeper: Sweeper,
+        clock: Clock,
+        payload_bytes: int = PAYLOAD_BYTES,
+        awaiting: Awaiting | None = None,
     ) -> None:
         self.store = store
+        self._awaiting = awaiting
         self.publisher = publisher
         self._sweeper = sweeper
         self._clock = clock

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.attempt_log import ended, log_deaths, nobody, taken_over
+from stageflow_durable.engine.attempt_log import ended, log_deaths, nobody, repaired, taken_over
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
 from stageflow_durable.engine.redaction import is_sql, message_of
@@ -37,6 +37,9 @@ BACKLOG_SECONDS = 600.0
 
 TELL_SECONDS = 60.0
 """How often all workers together log that no live worker can carry some runs."""
+
+PROVE_SECONDS = 30.0
+"""How often one of all processes looks for runs that nothing would ever move."""
 
 ROUNDS = 4
 """Batches of one kind in one sweep; more would delay the other kinds for too long."""
@@ -106,7 +109,24 @@ class Sweeper:
         released = sum(map(len, self._each(overdue.ended, self.release, problems)))
         woken = self._wake(self._worth_waking(overdue.due), problems)
         nudged = self._nudge(overdue.queues, problems)
-        return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems), released)
+        repaired = self._repair(problems)
+        return SweepReport(len(dead), taken, woken, nudged, late, tuple(problems), released, repaired)
+
+    def _repair(self, problems: list[str]) -> int:
+        """Prove now and then that something will move every run that is not at rest, and repair those that it will
+        not.
+        """
+        if not self._store.my_tick("wake-ups", PROVE_SECONDS):
+            return 0
+        return sum(self._each(self._store.unmoved(), self._repair_one, problems))
+
+    def _repair_one(self, run_id: str) -> int:
+        nudges = self._store.repair(run_id)
+        if nudges is None:
+            return 0  # it was at that moment on its way
+        repaired(run_id)
+        self._deliver(nudges)
+        return 1
 
     def sweep_in_turn(self, every: float) -> SweepReport | None:
         """Sweep unless another process did so within ``every`` seconds. Processes that may not judge yet take turns of

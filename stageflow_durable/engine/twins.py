@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 S = TypeVar("S")
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def in_thread(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
@@ -29,3 +30,13 @@ def in_thread(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S,
     twin.__qualname__ = method.__qualname__.removesuffix(name) + twin.__name__
     twin.__doc__ = f"Awaitable :meth:`{name}`, which runs in a thread.\n\n{method.__doc__}"
     return twin
+
+
+def documented_as(method: Callable[..., object]) -> Callable[[F], F]:
+    """For a twin that takes no thread while it waits: its documentation ends with the method's."""
+
+    def document(twin: F) -> F:
+        twin.__doc__ = f"{twin.__doc__}\n\n{method.__doc__}"
+        return twin
+
+    return document

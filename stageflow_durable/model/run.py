@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from stageflow_durable.model.roster import Missing
@@ -90,12 +91,51 @@ class AwaitedWorker:
     stage: str
 
 
+class WaitKind(StrEnum):
+    """What a run waits for. ``retry`` and ``sleep``: a time. ``signal``, ``approval``, ``callback``: somebody's word.
+    ``limit``: its turn. ``child``: a run that it started. ``items``: those of its stage. ``worker``: one that knows it
+    and serves its queue; ``end``: the confirmed end of one, or the time from which it cannot act any more. ``message``:
+    a worker that takes its message. ``hold``, ``person``: a decision.
+    """
+
+    RETRY = "retry"
+    SLEEP = "sleep"
+    SIGNAL = "signal"
+    APPROVAL = "approval"
+    CALLBACK = "callback"
+    LIMIT = "limit"
+    CHILD = "child"
+    ITEMS = "items"
+    WORKER = "worker"
+    END = "end"
+    MESSAGE = "message"
+    HOLD = "hold"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Why something of a run does not move. ``stage``: which; ``until``: when it goes on at the latest, or None: no
+    time is set; ``since``: from when on. ``text``: all of it in a sentence; ``fix``: what to do, or None: nothing,
+    it goes on by itself or somebody's word is awaited. ``queue``: where its message is, if a worker is to take it.
+    """
+
+    kind: WaitKind
+    stage: str | None
+    until: datetime | None
+    since: datetime | None
+    text: str
+    fix: str | None = None
+    queue: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RunSummary:
     """A run as one line of a list. ``missing``: why no live worker can carry it now; None: one can, it waits for
     something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do). ``awaits``: processes for
     whose confirmed end an undo of it waits; likewise. ``waits_for``: what its rows say, soonest first; empty where
-    something of it may go on, or nobody has looked. ``parent``: the run that started it, or None.
+    something of it may go on, or nobody has looked. ``waits``: the same in full, of each part that does not run, what
+    is soonest due first. ``parent``: the run that started it, or None.
     """
 
     run_id: str
@@ -119,6 +159,7 @@ class RunSummary:
     missing: Missing | None = field(default=None, kw_only=True)
     waits_for: tuple[WaitingFor, ...] = field(default=(), kw_only=True)
     parent: str | None = field(default=None, kw_only=True)
+    waits: tuple[Wait, ...] = field(default=(), kw_only=True)
 
     @property
     def waiting_for(self) -> WaitingFor | None:
@@ -219,7 +260,7 @@ class WorkerView:
 @dataclass(frozen=True, slots=True)
 class SweepReport:
     """What one recovery sweep did: counts, and the runs it could not handle (id: why). ``released``: runs of which an
-    undo waited for the end of a process that is confirmed.
+    undo waited for the end of a process that is confirmed. ``repaired``: runs that nothing would ever have moved.
     """
 
     owners_dead: int = 0
@@ -229,3 +270,4 @@ class SweepReport:
     deadlines: int = 0
     problems: tuple[str, ...] = ()
     released: int = 0
+    repaired: int = 0

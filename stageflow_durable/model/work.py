@@ -77,6 +77,7 @@ class Nudge(NamedTuple):
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
     """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
     ``item_count``: how many items its stages have so far.
+    ``awaited_by``: whom to tell of changes, see ``awaited``; nothing about the run depends on it.
     """
 
     id: str
@@ -108,6 +109,7 @@ class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that 
     finished_at: float | None
     parent: str | None = None
     item_count: int = 0
+    awaited_by: str | None = None
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""

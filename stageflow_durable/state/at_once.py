@@ -11,8 +11,9 @@ A statement is compiled once for each form.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
     Double,
@@ -49,12 +50,15 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 class AtOnce:
-    """Applies changes at once on one database. ``hints``: whether published messages carry hints."""
+    """Applies changes at once on one database. ``hints``: whether published messages carry hints; ``tell``: called
+    after the commit of a change, where somebody awaits the run.
+    """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
         self._driver = driver
         self._audit = audit_key
         self._hints = hints
+        self._tell = tell
 
     def apply(self, change: Change, held: StrandRow) -> Change | None:
         """Write a change that was decided on ``held``, the strand as it was known. None if nothing was written.
@@ -64,18 +68,24 @@ class AtOnce:
         """
         sealed = seal_events(change, self._audit)
         form, given = formed(change, held, hinted=False)
-        written = self.write(form, given | event_values(sealed))
+        written = self.write(form, given | event_values(sealed), ended=change.ended)
         return with_head(change, sealed[-1].mac, hints=self._hints) if written else None
 
-    def write(self, form: Form, given: dict[str, Any]) -> bool:
-        """Write a change of that form; returns whether it was written."""
+    def write(self, form: Form, given: dict[str, Any], *, ended: bool = False) -> bool:
+        """Write a change of that form; returns whether it was written. ``ended``: it brings the run to rest."""
         try:
             if self._driver.is_sqlite:
                 first, rest = _for_sqlite(form)
-                return self._driver.run_if(first, rest, given)
-            return self._driver.touched(_for_postgresql(form), given)
+                written = self._driver.run_if(first, rest, given)
+            else:
+                written = self._driver.row(_for_postgresql(form), given)
         except IntegrityError:
             return False  # nothing was written: for example, the stage was done before on another strand
+        if written is None:
+            return False
+        if written[0] is not None:
+            self._tell(given["run_id"], written[0], ended)
+        return True
 
     def create(self, change: Change) -> Change | None:
         """Write a new run. None if its key is taken, by a run or by the tombstone of a pruned one."""
@@ -89,9 +99,12 @@ class AtOnce:
         queue of the strand and when it was published, and what the run's stages saved; None if nothing was written.
         """
         try:
-            return self._driver.row(_for_postgresql(form), given)
+            written = self._driver.row(_for_postgresql(form), given)
         except IntegrityError:
             return None
+        if written is not None and (awaited_by := written[_AWAITED_BY]) is not None:
+            self._tell(given["run_id"], awaited_by, False)
+        return written
 
 
 # --- from a form to statements ----------------------------------------------------------------------------------------
@@ -141,6 +154,11 @@ _AS_HINTED = and_(
 _TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
 HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"updated_at", "finished_at"})
 """Columns of a run that neither the hint, nor the definition, nor the beginning tells: the statement returns them."""
+_AWAITED_BY = HINTED.index("awaited_by")
+
+
+Tell: TypeAlias = Callable[[str, str, bool], None]
+"""Told after a commit: the run, who awaits it (see ``model/awaited``), and whether it is at rest."""
 
 
 class _Names:
@@ -181,7 +199,7 @@ def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
         parts.append(_Part(table, how, key, names.values(table, marks)))
     head = _p(EVENTS[form.events - 1][2])
     columns |= {"seq": _numbered(form.events), "head": head, "updated_at": _AT}
-    return (_insertion(columns, dialect) if form.new else _update(form, columns)), parts
+    return (_insertion(columns, dialect) if form.new else _update(form, columns)).returning(runs.c.awaited_by), parts
 
 
 def _insertion(columns: dict[str, Any], dialect: Any) -> Any:
@@ -241,15 +259,15 @@ def _events(count: int, source: Any) -> Any:
 
 @lru_cache(maxsize=256)
 def _for_postgresql(form: Form) -> Statement:
-    """The whole change as one statement; it touches or returns a row if the change was applied."""
+    """The whole change as one statement; it returns a row if the change was applied: who awaits the run, or what a
+    hint did not tell.
+    """
     decides, parts = _parts(form, postgresql)
-    answered = [runs.c[name] for name in HINTED] if form.hinted else []
+    answered = [runs.c[name] for name in HINTED if name != "awaited_by"] if form.hinted else []
     run = decides.returning(runs.c.id, *answered).cte("r")
     written = [_written(part, run, postgresql).cte(f"w{number}") for number, part in enumerate(parts)]
-    told = _events(form.events, run)
-    if not form.hinted:
-        return Statement(told.add_cte(run, *written), is_sqlite=False)
-    return Statement(_answer(run).add_cte(*written, told.cte("e")), is_sqlite=False)
+    answer: Any = _answer(run) if form.hinted else select(run.c.awaited_by)
+    return Statement(answer.add_cte(*written, _events(form.events, run).cte("e")), is_sqlite=False)
 
 
 def _answer(run: Any) -> Any:

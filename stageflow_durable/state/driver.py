@@ -92,8 +92,8 @@ class Driver:
         with translated(), self._errors:
             return self._connections.use(Own.touched, statement, given)
 
-    def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
-        """On SQLite: one transaction that goes on with ``rest`` only when ``first`` touched a row."""
+    def run_if(self, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        """On SQLite: one transaction that goes on with ``rest`` only when ``first`` returned a row; returns that."""
         with translated(), self._errors:
             return self._connections.use(_run_if, first, rest, given)
 
@@ -117,19 +117,19 @@ class Driver:
         self._connections.close()
 
 
-def _run_if(own: Own, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> bool:
+def _run_if(own: Own, first: Statement, rest: Sequence[Statement], given: Mapping[str, Any]) -> tuple[Any, ...] | None:
     connection: sqlite3.Connection = own.connection
     connection.execute("BEGIN IMMEDIATE")
     try:
-        touched = connection.execute(first.sql, first.values(given)).rowcount > 0
-        for statement in rest if touched else ():
+        found: tuple[Any, ...] | None = next(iter(connection.execute(first.sql, first.values(given)).fetchall()), None)
+        for statement in () if found is None else rest:
             connection.execute(statement.sql, statement.values(given))
-        connection.execute("COMMIT" if touched else "ROLLBACK")
+        connection.execute("ROLLBACK" if found is None else "COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return touched
+    return found
 
 
 class AsSqlalchemy:

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, o
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import AT_REST, RunStatus, StrandState
+from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS
@@ -19,10 +20,9 @@ from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.roster import live
 from stageflow_durable.state.tables import attributes, runs, strands
-from stageflow_durable.state.views import awaits
+from stageflow_durable.state.views import awaits, with_waits
 from stageflow_durable.store.values import ONE_CLOCK_SECONDS, Filter, Found
-from stageflow_durable.store.views import summary_of, waits_for
-from stageflow_durable.transitions.draft import NO_ITEM
+from stageflow_durable.store.views import summary_of
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
@@ -48,22 +48,13 @@ def pages(see: See[Any], wanted: Filter) -> Iterator[list[RunSummary]]:
     comes twice.
     """
     for rows in _paged(see, wanted, SUMMARY):
-        found = [summary_of(facts_of(row)) for row in rows]
-        yield see(partial(_with_waits, found=found))
+        yield see(partial(_listed, rows=rows))
 
 
-_MAY_WAIT = (RunStatus.PENDING, RunStatus.WAITING, RunStatus.COMPENSATING)
-
-
-def _with_waits(connection: Connection, found: Sequence[RunSummary]) -> list[RunSummary]:
-    """The same, each with what it waits for."""
-    of = [run.run_id for run in found if run.status in _MAY_WAIT]
-    rows: dict[str, list[Any]] = {run_id: [] for run_id in of}
-    columns = (strands.c.run, strands.c.state, strands.c.wake_at, strands.c.waiting_for)
-    own = and_(strands.c.run.in_(of), strands.c.item == NO_ITEM)
-    for row in connection.execute(select(*columns).where(own)) if of else ():
-        rows[row.run].append(row)
-    return [replace(run, waits_for=waits_for(rows[run.run_id])) if rows.get(run.run_id) else run for run in found]
+def _listed(connection: Connection, rows: Iterable[Any]) -> list[RunSummary]:
+    """Rows of runs as lines, each with what it waits for."""
+    found = [facts_of(row) for row in rows]
+    return with_waits(connection, [(run, summary_of(run)) for run in found])
 
 
 def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -79,7 +70,7 @@ def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Se
 
 def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     """Runs, the newest first."""
-    return _with_waits(connection, [summary_of(facts_of(row)) for row in _page(connection, wanted, SUMMARY)])
+    return _listed(connection, _page(connection, wanted, SUMMARY))
 
 
 def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Sequence[Any]:
@@ -148,7 +139,7 @@ def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
         .order_by(runs.c.updated_at)
         .limit(100)
     )
-    return [summary_of(facts_of(row)) for row in connection.execute(found)]
+    return _listed(connection, connection.execute(found).all())
 
 
 def unserved(connection: Connection, older_than: float, limit: int = 100) -> list[RunSummary]:
@@ -162,7 +153,7 @@ def unserved(connection: Connection, older_than: float, limit: int = 100) -> lis
     used = connection.execute(select(strands.c.queue).where(ready).distinct()).scalars()
     nobodys = [queue for queue in used if queue not in known.queues]
     waiting = [HANDED_BACK] + [and_(ready, strands.c.queue == queue) for queue in nobodys]
-    found: dict[str, RunSummary] = {}
+    found: dict[str, tuple[RunFacts, RunSummary]] = {}
     for where in waiting:
         of = select(*SUMMARY, strands.c.queue.label("of_strand")).join(strands, strands.c.run == runs.c.id)
         quiet = and_(where, _quiet(older_than))
@@ -170,8 +161,8 @@ def unserved(connection: Connection, older_than: float, limit: int = 100) -> lis
             facts = facts_of(row)
             missing = known.missing(need(connection, facts.pipeline, facts.version, facts.definition, row.of_strand))
             if missing is not None:
-                found[facts.id] = replace(summary_of(facts), missing=missing)
-    return list(found.values())
+                found[facts.id] = facts, replace(summary_of(facts), missing=missing)
+    return with_waits(connection, list(found.values()))
 
 
 def unconfirmed(connection: Connection) -> list[RunSummary]:
@@ -179,4 +170,6 @@ def unconfirmed(connection: Connection) -> list[RunSummary]:
     waits = select(strands.c.run).where(and_(strands.c.run == runs.c.id, WAITS)).exists()
     found = select(*SUMMARY).where(and_(runs.c.status == constant(RunStatus.COMPENSATING), waits))
     rows = connection.execute(found.order_by(runs.c.updated_at).limit(100), {"for_ever": UNTIL_CONFIRMED})
-    return [replace(summary_of(facts_of(row)), awaits=awaits(connection, row[0])) for row in rows]
+    facts = [facts_of(row) for row in rows.all()]
+    summaries = [(run, replace(summary_of(run), awaits=awaits(connection, run.id))) for run in facts]
+    return with_waits(connection, summaries)

@@ -93,6 +93,10 @@ class Reading:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))
 
+    def unmoved(self) -> list[str]:
+        """Runs that are not at rest and that nothing will ever move."""
+        return self._see(recovery.unmoved)
+
     def undelivered(
         self,
         queue: str,
@@ -207,9 +211,9 @@ class Reading:
         """Runs that no live worker can carry, with the reason."""
         return self._see(lambda c: listing.unserved(c, older_than))
 
-    def history(self, run_id: str) -> list[Event]:
-        """A run's events."""
-        return self._see(lambda c: views.history(c, run_id))
+    def history(self, run_id: str, after: int = 0) -> list[Event]:
+        """A run's events, those with a higher number than ``after``."""
+        return self._see(lambda c: views.history(c, run_id, after))
 
     def workers(self) -> list[WorkerView]:
         """Owners."""

@@ -28,7 +28,7 @@ from sqlalchemy import (
     update,
 )
 
-from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.definitions import plan_of
@@ -39,6 +39,7 @@ from stageflow_durable.state.tables import strands as strand_table
 from stageflow_durable.store.base import STRANGERS
 from stageflow_durable.store.scans import DOUBLED, missed_of, more
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef
+from stageflow_durable.transitions.repair import BY_TIME
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
 
 _PLACE = tuple(strand_table.c[name] for name in ("run", "strand", "gen", "stage", "item"))
@@ -180,6 +181,34 @@ def overdue(connection: Connection, grace: float) -> Overdue:
         [queue for queue, *_none in found["queues"]],
         [owner for owner, *_none in found["ended"]],
     )
+
+
+_NO_WAKE_UP = and_(
+    strand_table.c.state == constant(StrandState.WAITING),
+    strand_table.c.wake_at.is_(None),
+    strand_table.c.waiting_for.in_([constant(what) for what in BY_TIME]),
+)
+_NOTHING_MOVES = and_(
+    runs.c.status.in_([constant(status) for status in RunStatus if status not in AT_REST]),
+    # Apart: each has its partial index.
+    *(
+        ~exists(select(strand_table.c.run).where(and_(strand_table.c.run == runs.c.id, strand_table.c.state == state)))
+        for state in map(constant, (StrandState.READY, StrandState.RUNNING, StrandState.WAITING))
+    ),
+)
+_UNMOVED = Prepared(
+    union_all(
+        select(select(strand_table.c.run).where(_NO_WAKE_UP).limit(BATCH).subquery().c.run),
+        select(select(runs.c.id).where(_NOTHING_MOVES).limit(BATCH).subquery().c.id),
+    )
+)
+
+
+def unmoved(connection: Connection) -> list[str]:
+    """Runs that are not at rest and that nothing will ever move: some of them wait without a wake-up, of others nothing
+    is ready, runs or waits. There should be none.
+    """
+    return list(dict.fromkeys(_UNMOVED.column(connection)))
 
 
 def next_wait(connection: Connection, grace: float) -> float | None:

@@ -15,11 +15,12 @@ from sqlalchemy import Connection
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
-from stageflow_durable.state import batch, definitions, load, owners, progress, recovery, retention
+from stageflow_durable.state import awaited, batch, definitions, load, owners, progress, recovery, retention
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.apply import transact_item
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.transaction import SqlTransaction
@@ -28,7 +29,7 @@ from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
 from stageflow_durable.store.session import after_commit, session_on
 from stageflow_durable.store.transaction import Transaction
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, Created, Ending, Pruned
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
@@ -55,7 +56,7 @@ class SqlStore(Owning, BaseStore):
         self._audit, self._old_audits = audit_key, tuple(old_audit_keys)
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and optimistic and not database.is_sqlite
-        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints) if optimistic else None
+        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints, tell=self._tell) if optimistic else None
         self._batches = batches
 
     def require_usable(self) -> None:
@@ -155,11 +156,13 @@ class SqlStore(Owning, BaseStore):
 
         if session is not None:  # what the body wrote cannot be rolled back to begin anew
             found: T | None = session.commit_with(partial(act, whole=True))
-            return found
-        try:
-            return self._do(partial(act, whole=False))
-        except NotLoaded:
-            return self._do(partial(act, whole=True))
+        else:
+            try:
+                found = self._do(partial(act, whole=False))
+            except NotLoaded:
+                found = self._do(partial(act, whole=True))
+        self._tell_of(found)
+        return found
 
     def _item_has_ended(self, work: Work) -> bool:
         def look(connection: Connection) -> bool:
@@ -171,6 +174,31 @@ class SqlStore(Owning, BaseStore):
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
+
+    # --- who awaits runs ----------------------------------------------------------------------------------------------
+
+    def note_awaiting(self, run_ids: Sequence[str], entry: str) -> dict[str, int]:
+        """Note whom to tell of these runs (see ``model/awaited``); returns the number of each that was noted: of the
+        end, of those that are not at rest.
+        """
+        return awaited.note(self._driver, run_ids, entry)
+
+    def stand(self, run_ids: Sequence[str]) -> dict[str, Stand]:
+        """How these runs stand; those that are not there are left out."""
+        return awaited.stand(self._driver, run_ids)
+
+    def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
+        """Those of the runs that are at rest, with their outputs where those were read along."""
+        found = awaited.at_rest(self._driver, run_ids)
+        return [one._replace(saved=self.outputs(one.run.id)) for one in found] if len(found) == 1 else found
+
+    def notify(self, token: str, text: str) -> None:
+        """Tell a listener by way of the database (PostgreSQL)."""
+        awaited.notify(self._driver, token, text)
+
+    def listen(self, token: str) -> Listening | None:
+        """A connection on which PostgreSQL tells; None where it cannot: SQLite, and behind a pooler."""
+        return listening(self.database, token)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 

@@ -153,6 +153,8 @@ runs = Table(
     Column("parent", ID),
     # How many items its stages have so far: the number of the newest one.
     Column("item_count", Integer, nullable=False, server_default=text("0")),
+    # Processes to be told of its end, or of every change, after the commit: see model/awaited. No transition reads it.
+    Column("awaited_by", NAME),
     Column("parent_stage", NAME),
     Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),

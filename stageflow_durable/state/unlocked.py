@@ -15,7 +15,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import at_once, known, unlocked_reads
-from stageflow_durable.state.at_once import AtOnce
+from stageflow_durable.state.at_once import AtOnce, Tell
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
 from stageflow_durable.state.load import facts_of_values
@@ -39,12 +39,14 @@ Decided: TypeAlias = tuple[Change | None, StrandRow | None]
 
 
 class Unlocked:
-    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used."""
+    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used; ``tell``:
+    as of :class:`AtOnce`.
+    """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
         self._driver = driver
         self._audit = audit_key
-        self._at_once = AtOnce(driver, audit_key, hints=hints)
+        self._at_once = AtOnce(driver, audit_key, hints=hints, tell=tell)
         self._hints = hints
         self._recipes: dict[tuple[Any, ...], Recipe | None] = {}
 
@@ -197,7 +199,7 @@ class Unlocked:
             return None
         values = (run.id, self._driver.clock(), work.seq, work.head, work.gen, work.began_at, delta)
         filled = recipe.fill(values)
-        if not self._at_once.write(filled.form, filled.given):
+        if not self._at_once.write(filled.form, filled.given, ended=recipe.ended):
             return None
         nudges = recipe.nudges(values, filled.head if self._hints else None)
         return Done(recipe.granted(values, run, filled.head), nudges, recipe.ended)

@@ -56,11 +56,16 @@ def look(is_sqlite: bool) -> Statement:
 
 def saved(*, is_sqlite: bool) -> Any:
     """The outputs as JSON, for :func:`read`. NULL if there are none, and on SQLite, where another query is cheap."""
+    return saved_of(_RUN, is_sqlite=is_sqlite)
+
+
+def saved_of(run: Any, *, is_sqlite: bool) -> Any:
+    """The same of a run that another part of the statement names."""
     if is_sqlite:
         return null()
     columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
     # In any order; ``read`` sorts them.
-    own = and_(checkpoints.c.run == _RUN, checkpoints.c.item == OF_RUN)
+    own = and_(checkpoints.c.run == run, checkpoints.c.item == OF_RUN)
     some = select(*columns).where(own).limit(MOST + 1).subquery("some")
     large = func.octet_length(some.c.delta) > literal_column(str(LARGE), Integer)
     kept = (case((large, null()), else_=column) for column in (some.c.delta, some.c.saved_schema))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection, String, and_, bindparam, func, select
 
+from stageflow_durable.clock import as_moment
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import (
     AwaitedWorker,
     Event,
     Run,
+    RunSummary,
     WorkerView,
 )
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.model.waits import About, Strand
 from stageflow_durable.model.work import RunFacts, Saved
+from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import newest, plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS, awaited_by
@@ -24,7 +30,20 @@ from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import decoded, live
 from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
-from stageflow_durable.store.views import RunRows, event_of, full_id_of, may_be_id, missing_of, run_of, worker_of
+from stageflow_durable.store.views import (
+    MOVING,
+    Beside,
+    RunRows,
+    about_of,
+    event_of,
+    full_id_of,
+    listed,
+    may_be_id,
+    missing_of,
+    need_of,
+    run_of,
+    worker_of,
+)
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
@@ -43,7 +62,9 @@ _FITTING = Prepared(
     select(runs.c.id).where(and_(runs.c.id >= bindparam("prefix"), runs.c.id <= bindparam("beyond"), _FITS)).limit(3)
 )
 _HISTORY = Prepared(
-    select(events).where(and_(events.c.run == bindparam("run_id"), events.c.item == NO_ITEM)).order_by(events.c.seq)
+    select(events)
+    .where(and_(events.c.run == bindparam("run_id"), events.c.item == NO_ITEM, events.c.seq > bindparam("after")))
+    .order_by(events.c.seq)
 )
 _ATTEMPTS = Prepared(
     select(attempts, owners.c.host, owners.c.pid)
@@ -56,6 +77,8 @@ _STRANDS = Prepared(
     .join(owners, owners.c.id == strands.c.owner, isouter=True)
     .where(and_(strands.c.run == bindparam("run_id"), strands.c.item == NO_ITEM))
 )
+_CLOCK = Prepared(select(now()))
+_OF_STRANDS = tuple(strands.c[name] for name in ("run", *Strand._fields))
 _WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
 _CHECKPOINTS, _STEPS = (
     Prepared(select(table).where(and_(table.c.run == bindparam("run_id"), table.c.item == NO_ITEM)))
@@ -91,9 +114,9 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
     return {stage: Saved(delta, schema) for stage, delta, schema in found}
 
 
-def history(connection: Connection, run_id: str) -> list[Event]:
-    """A run's events, oldest first."""
-    return [event_of(row, row.item) for row in _HISTORY.rows(connection, run_id=run_id)]
+def history(connection: Connection, run_id: str, after: int = 0) -> list[Event]:
+    """A run's events with a higher number than ``after``, oldest first."""
+    return [event_of(row, row.item) for row in _HISTORY.rows(connection, run_id=run_id, after=after)]
 
 
 def workers(connection: Connection, limit: int = 200) -> list[WorkerView]:
@@ -121,7 +144,42 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     rows = RunRows.of(on_strands, *others)
     missing = _missing(connection, found, rows.idle_queues)
     awaited, described = awaits(connection, run_id), attributes_of(connection, run_id)
-    return run_of(found, plan, rows, max_attempts, attributes=described, missing=missing, awaits=awaited)
+    about = _Asked(connection).about(found, max_attempts or {}) if found.phase in MOVING else None
+    return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about))
+
+
+class _Asked:
+    """What is asked once, however many runs are looked at: the time, the roster, and whom a run needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._now = as_moment(_CLOCK.value(connection))
+        self._roster = live(connection)
+        self._missing: dict[tuple[str, str, str, str], Missing | None] = {}
+
+    def about(self, run: RunFacts, most: Mapping[str, int]) -> About:
+        """What has to be known of a run besides its rows."""
+        return about_of(plan_of(self._connection, run.definition), self._now, partial(self._needs, run), most)
+
+    def _needs(self, run: RunFacts, queue: str) -> Missing | None:
+        key = run.pipeline, run.version, run.definition, queue
+        if key not in self._missing:
+            self._missing[key] = self._roster.missing(need_of(*key, newest(self._connection, run.pipeline)))
+        return self._missing[key]
+
+
+def with_waits(connection: Connection, found: Sequence[tuple[RunFacts, RunSummary]]) -> list[RunSummary]:
+    """Runs of a list, each with what it waits for."""
+    ids = [run.id for run, _summary in found if run.phase in MOVING]
+    rows: dict[str, list[Any]] = {run_id: [] for run_id in ids}
+    own = and_(strands.c.run.in_(ids), strands.c.item == NO_ITEM)
+    for row in connection.execute(select(*_OF_STRANDS).where(own)) if ids else ():
+        rows[row.run].append(row)
+    asked = _Asked(connection) if ids else None
+    return [
+        listed(run, summary, rows.get(run.id, ()), None if asked is None else partial(asked.about, run, {}))
+        for run, summary in found
+    ]
 
 
 def _missing(connection: Connection, run: RunFacts, queues: Sequence[str]) -> Missing | None:

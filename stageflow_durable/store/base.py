@@ -22,6 +22,7 @@ from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import callback, items, operate
 from stageflow_durable.transitions import fork as forking
 from stageflow_durable.transitions import release as releasing
+from stageflow_durable.transitions import repair as repairing
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun, Origin
@@ -72,6 +73,7 @@ class BaseStore(Carrying):
             )
         else:
             taken = self._within(act)
+            self._tell_of(taken)
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
@@ -92,6 +94,8 @@ class BaseStore(Carrying):
             return woken + [change for place in sleeps if (change := _end_sleep(t, place)) is not None]
 
         woken = self._within(act) if of_runs else []
+        for change in woken:
+            self._tell_of(change)
         for place in places:
             if place.item:  # each under its group's lock, not under its run's
                 one = self._of_item((place.run, place.strand, place.item), _waking(place))
@@ -130,7 +134,14 @@ class BaseStore(Carrying):
             )
 
         change = self._within(act)
+        self._tell_of(change)
         return () if change is None else change.nudges
+
+    def repair(self, run_id: str) -> tuple[Nudge, ...] | None:
+        """Let a run move again that nothing would move; returns what to publish, or None if something will."""
+        needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
+        repaired = self._transact(run_id, repairing.repair, needs=needs)
+        return None if repaired is None else repaired.nudges
 
     # --- people -------------------------------------------------------------------------------------------------------
 

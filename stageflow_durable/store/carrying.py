@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import (
@@ -17,6 +17,7 @@ from stageflow_durable.errors import (
     RunBusy,
     StageflowError,
 )
+from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
 from stageflow_durable.store.transaction import Holder, Transaction, transact
@@ -35,6 +36,7 @@ from stageflow_durable.transitions.recall import recalled
 from stageflow_durable.transitions.rows import HeldKey
 
 T = TypeVar("T")
+Announce: TypeAlias = Callable[[Sequence[Listener], Told], None]
 
 _ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
 """The facts that the end of an attempt needs."""
@@ -52,7 +54,35 @@ class Carrying(ABC):
     def _transact(
         self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
     ) -> T | None:
-        return self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
+        decided = self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
+        self._tell_of(decided)
+        return decided
+
+    # --- who awaits runs ----------------------------------------------------------------------------------------------
+
+    _announce: Announce | None = None
+
+    def announce_by(self, announce: Announce) -> None:
+        """Call ``announce`` after each commit that changed a run which somebody awaits: with whom to tell, and what."""
+        self._announce = announce
+
+    @abstractmethod
+    def after_commit(self, action: Callable[[], object]) -> bool:
+        """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
+        it will run.
+        """
+
+    def _tell(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
+        listening, announce = listeners(awaited_by, ended=ended), self._announce
+        if announce is None or not listening:
+            return
+        if not self.after_commit(lambda: announce(listening, Told(run_id, ended))):
+            announce(listening, Told(run_id, ended))
+
+    def _tell_of(self, change: object) -> None:
+        """Tell of a change that was made under the lock, and is committed."""
+        if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
+            self._tell(change.facts.run.id, awaited_by, change.ended)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
@@ -115,11 +145,24 @@ class Carrying(ABC):
         plain = delta if not special and key is None else None
         done: Ending | None = None
         if session is not None:
-            done = self._commit_with(session, lambda t: _ending(_end(t, work, decide, claimant.owner)))
+            done = self._end_with(session, work, decide, claimant.owner)
         elif plain is not None:
             done = self._succeed_at_once(work, claimant, plain, go_on=go_on)
         done = done or self._end(work, decide, me=claimant.owner)
         assert not isinstance(done, Waiting)
+        return done
+
+    def _end_with(
+        self, session: Any, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = ""
+    ) -> Done | Waiting | Fenced:
+        decided: list[Change | Fenced | None] = []
+
+        def save(t: Transaction) -> Ending:
+            decided[:] = [_end(t, work, decide, me)]
+            return _ending(decided[0])
+
+        done = self._commit_with(session, save)
+        self._tell_of(decided[0])
         return done
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
@@ -156,10 +199,7 @@ class Carrying(ABC):
         def decide(facts: Facts) -> Change | Fenced:
             return callback.await_callback(facts, work, seconds, retry_after, events)
 
-        if session is None:
-            done = self._end(work, decide)
-        else:
-            done = self._commit_with(session, lambda t: _ending(_end(t, work, decide, "")))
+        done = self._end(work, decide) if session is None else self._end_with(session, work, decide)
         assert not isinstance(done, Waiting)
         return done
 
@@ -208,7 +248,11 @@ class Carrying(ABC):
         )
 
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
-        return _ending(self._end_at_once(work, decide) or self._within(lambda t: _end(t, work, decide, me)))
+        decided: Change | Fenced | None = self._end_at_once(work, decide)
+        if decided is None:
+            decided = self._within(lambda t: _end(t, work, decide, me))
+            self._tell_of(decided)
+        return _ending(decided)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
         """Let a transition end an attempt without the lock, if the store can; None: nothing was written."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.awaited import Listener, Told
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
@@ -21,6 +22,7 @@ from stageflow_durable.store.values import (
     BATCH,
     KEY_SECONDS,
     Answer,
+    AtRest,
     Awaited,
     BusinessKey,
     Checked,
@@ -36,6 +38,7 @@ from stageflow_durable.store.values import (
     Pruned,
     Received,
     Seen,
+    Stand,
     StrandRef,
     Waits,
     Wanted,
@@ -208,6 +211,12 @@ class Recovering(Protocol):
     def my_tick(self, name: str, every: float) -> bool:
         """Whether it is this process's turn: at most one of all processes has it in ``every`` seconds."""
 
+    def unmoved(self) -> list[str]:
+        """Runs that are not at rest and that nothing will ever move. There should be none."""
+
+    def repair(self, run_id: str) -> tuple[Nudge, ...] | None:
+        """Let a run move again that nothing would move; returns what to publish, or None if something will."""
+
     def note_strangers(self, queue: str) -> None:
         """Record that messages of this queue named runs that are not in this store; ``doctor`` reports it."""
 
@@ -240,6 +249,40 @@ class Recovering(Protocol):
         """Delete at most ``batch`` runs that ended before, and expired business keys; the runs' own keys stay taken for
         ``key_seconds``. ``sleep``: waits for what is under way meanwhile.
         """
+
+
+class Heard(Protocol):
+    """A connection on which a store tells of changed runs. Used by one thread."""
+
+    def heard(self, seconds: float) -> list[str]:
+        """What was said, waited for that long. Raises StoreUnavailable: it is lost, and what was said since with it."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+class Announcing(Protocol):
+    """Who awaits runs, and is told of changes after their commits: see ``model/awaited``."""
+
+    def announce_by(self, announce: Callable[[Sequence[Listener], Told], None]) -> None:
+        """Call ``announce`` after each commit that changed a run which somebody awaits: with whom to tell, and what."""
+
+    def note_awaiting(self, run_ids: Sequence[str], entry: str) -> dict[str, int]:
+        """Note whom to tell of these runs; returns the number of each that was noted: of the end, of those that are not
+        at rest.
+        """
+
+    def stand(self, run_ids: Sequence[str]) -> dict[str, Stand]:
+        """How these runs stand; those that are not there are left out."""
+
+    def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
+        """Those of the runs that are at rest, with their outputs where those were read along."""
+
+    def notify(self, token: str, text: str) -> None:
+        """Tell a listener by way of the store."""
+
+    def listen(self, token: str) -> Heard | None:
+        """A connection on which the store tells; None where it cannot."""
 
 
 class Operating(Protocol):
@@ -350,8 +393,8 @@ class Reading(Protocol):
     def run(self, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
         """A run in full. ``max_attempts`` by stage, where the caller knows the retry policies. Raises UnknownRun."""
 
-    def history(self, run_id: str) -> list[Event]:
-        """A run's events, oldest first."""
+    def history(self, run_id: str, after: int = 0) -> list[Event]:
+        """A run's events with a higher number than ``after``, oldest first."""
 
     def summaries(self, wanted: Filter) -> list[RunSummary]:
         """Runs as lines, the newest first."""
@@ -391,7 +434,7 @@ class Reading(Protocol):
         """Of each run its id, the number of its last event, and that one's code."""
 
 
-class Store(Accepting, Carrying, Owning, Recovering, Operating, Reading, Protocol):
+class Store(Accepting, Carrying, Owning, Recovering, Operating, Announcing, Reading, Protocol):
     """Runs and everything about them, in one place."""
 
     def require_usable(self) -> None:

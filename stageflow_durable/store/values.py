@@ -14,7 +14,7 @@ from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, Standing
-from stageflow_durable.model.work import Done, Fenced, Nudge, Waiting
+from stageflow_durable.model.work import Done, Fenced, Nudge, RunFacts, Saved, Waiting
 
 BATCH = 500
 """The most strands or runs that one scan returns, or one transaction of a prune deletes."""
@@ -27,6 +27,23 @@ KEY_SECONDS = 400 * 86_400.0
 
 Ending = Done | Waiting | Fenced
 """What the owner of an attempt gets back for its end."""
+
+
+# --- who awaits runs --------------------------------------------------------------------------------------------------
+
+
+class AtRest(NamedTuple):
+    """A run that is at rest. ``saved``: the outputs of its stages by name, or None: read them."""
+
+    run: RunFacts
+    saved: dict[str, Saved] | None
+
+
+class Stand(NamedTuple):
+    """A run's number, and whether it is at rest."""
+
+    seq: int
+    at_rest: bool
 
 
 # --- signals ----------------------------------------------------------------------------------------------------------

@@ -4,9 +4,10 @@ rows, and says them with these functions. A row has its columns as attributes, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.codec import decode
@@ -26,7 +27,16 @@ from stageflow_durable.model.run import (
     WorkerView,
 )
 from stageflow_durable.model.stage_state import stage_state
-from stageflow_durable.model.status import AttemptState, Phase, StageState, StepState, StrandState, WaitingFor
+from stageflow_durable.model.status import (
+    AttemptState,
+    Phase,
+    RunStatus,
+    StageState,
+    StepState,
+    StrandState,
+    WaitingFor,
+)
+from stageflow_durable.model.waits import About, Strand, waits_of
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.store.vouched import AUDIT
 from stageflow_durable.transitions.draft import ACTIVE
@@ -125,31 +135,58 @@ class RunRows:
         return sorted({row.queue for row in idle})
 
 
-def run_of(
-    found: RunFacts,
-    plan: Plan,
-    rows: RunRows,
-    max_attempts: Mapping[str, int] | None,
-    *,
-    attributes: Attributes,
-    missing: Missing | None,
-    awaits: tuple[AwaitedWorker, ...],
-) -> Run:
+class Beside(NamedTuple):
+    """What a run's view shows that is not in its own rows. ``about``: None for one that neither goes forward nor
+    backward.
+    """
+
+    attributes: Attributes
+    missing: Missing | None
+    awaits: tuple[AwaitedWorker, ...]
+    about: About | None
+
+
+def run_of(found: RunFacts, plan: Plan, rows: RunRows, max_attempts: Mapping[str, int] | None, beside: Beside) -> Run:
     """A run in full. ``max_attempts`` by stage, where the caller knows the retry policies."""
     stages = tuple(_stage(found, stage, rows, (max_attempts or {}).get(stage.name)) for stage in plan.stages)
     summary = replace(
         summary_of(found),
-        missing=missing,
-        awaits=awaits,
+        missing=beside.missing,
+        awaits=beside.awaits,
         waits_for=waits_for(rows.strands.values()),
     )
+    summary = replace(summary, waits=waits_of(summary, _as_strands(rows.strands.values()), beside.about))
     return Run(
         **{name: getattr(summary, name) for name in RunSummary.__slots__},
         input=decode(found.input, shown=True),
         metadata=decode(found.metadata, shown=True),
-        attributes=dict(attributes),
+        attributes=dict(beside.attributes),
         stages=stages,
     )
+
+
+MOVING = (Phase.FORWARD, Phase.BACKWARD)
+"""Phases of runs of which something may wait."""
+
+
+def about_of(plan: Plan, now: datetime, missing: Callable[[str], Missing | None], most: Mapping[str, int]) -> About:
+    """What has to be known of a run besides its rows, to say what it waits for."""
+    sleeps = frozenset(stage.name for stage in plan.stages if stage.is_sleep)
+    return About(now, sleeps, missing, most, UNTIL_CONFIRMED)
+
+
+def _as_strands(rows: Iterable[Any]) -> list[Strand]:
+    return [Strand(*(getattr(row, name) for name in Strand._fields)) for row in rows]
+
+
+def listed(run: RunFacts, summary: RunSummary, strands: Sequence[Any], about: Callable[[], About] | None) -> RunSummary:
+    """A run of a list, with what it waits for. ``strands``: its rows."""
+    if run.status is RunStatus.PARKED:
+        return replace(summary, waits=waits_of(summary, (), None))
+    if about is None or not strands or any(row.state == StrandState.RUNNING for row in strands):
+        return summary
+    waits = waits_of(summary, _as_strands(strands), about())
+    return replace(summary, waits=waits, waits_for=waits_for(strands))
 
 
 def waits_for(on_strands: Iterable[Any]) -> tuple[WaitingFor, ...]:

@@ -125,6 +125,7 @@ _CONFIRMED = "who said that a process has ended; each run that waited for it say
 _KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is no history to say what it must be"
 
 UNCOVERED: Mapping[str, Mapping[str, str]] = {
+    "stageflow_runs": {"awaited_by": "whom to tell that something changed; what did is read from the other columns"},
     "stageflow_strands": {
         **dict.fromkeys(("tries", "lost", "delay", "first_at", "wake_at", "published_at", "nudges"), _WHEN),
         **dict.fromkeys(("strand", "item"), _OFFERED),

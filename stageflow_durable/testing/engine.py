@@ -272,7 +272,15 @@ class InProcessEngine(Engine):
 
 
 def _found(report: SweepReport) -> bool:
-    done = report.owners_dead, report.taken, report.woken, report.nudged, report.deadlines, report.released
+    done = (
+        report.owners_dead,
+        report.taken,
+        report.woken,
+        report.nudged,
+        report.deadlines,
+        report.released,
+        report.repaired,
+    )
     return any(done)
 
 

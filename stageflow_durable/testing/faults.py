@@ -104,11 +104,13 @@ class Faults:
 
 
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
-_ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
+_ABOUT_OWNERS = ("unmoved", "may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
 _ABOUT_SIGNALS = ("plan", "waiting_for_signal")
 _ABOUT_MESSAGES = ("overdue", "undelivered", "missed")
-READS = frozenset({*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSAGES, "after_commit"})
+_ABOUT_WHO_AWAITS = ("announce_by", "note_awaiting", "stand", "at_rest", "notify", "listen")
+_ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSAGES, *_ABOUT_WHO_AWAITS)
+READS = frozenset({*_ABOUT, "after_commit"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
 

@@ -416,7 +416,7 @@ class Draft:
 
 
 _FRESH = {name: value for name, value in NEW_STRAND._asdict().items() if name not in ("run", "strand", "item")}
-_BY_THE_STORE = ("id", "seq", "head", "updated_at", "item_count")
+_BY_THE_STORE = ("id", "seq", "head", "updated_at", "item_count", "awaited_by")
 
 
 def is_lost(row: AttemptRow) -> bool:

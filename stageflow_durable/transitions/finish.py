@@ -132,7 +132,7 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
     )
 
 
-def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str) -> None:
+def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str = "") -> None:
     """Grant the first strand to ``claimant`` if it may begin there at once; publish the others."""
     first = draft.strand(ready[0])
     if claimant is not None and denial(draft, first, claimant, here) is None:

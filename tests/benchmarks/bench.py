@@ -14,6 +14,7 @@ from psycopg import sql
 
 from stageflow_durable import Engine
 from stageflow_durable.state.schema import upgrade
+from tests.benchmarks.answers import BareAnswers
 from tests.benchmarks.backlog import Backlog
 from tests.benchmarks.checks import Checks
 from tests.benchmarks.deaths import Deaths
@@ -28,7 +29,9 @@ from tests.benchmarks.worker import CHILDREN, Worker
 from tests.services.broker import BrokerService
 from tests.services.postgres import PostgresService
 
-DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, BACKLOG, DEATHS = range(13)
+DURABLE, MESSAGE, BARE, SUBMISSION, NORMAL, FULL, LIMIT, CHECKS, YOUNG, OLD, MEMORY, ANSWERED, BACKLOG, DEATHS = range(
+    14
+)
 """Numbers of the broker's databases: no side sees another's keys. The last is the first of several."""
 
 LOADING = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "16GB", "autovacuum": "off"}
@@ -129,6 +132,13 @@ class Bench:
         side = Bare(worker, self._servers(""), self.broker.client(BARE), url)
         self._stack.callback(side.close)
         return side
+
+    @cached_property
+    def answered(self) -> BareAnswers:
+        """Celery tasks and chains whose results are awaited."""
+        url = self.broker.url_of(ANSWERED)
+        worker = Worker("tests.benchmarks.answered_app", {"BENCH_BROKER_URL": url}, self._directory)
+        return self._closing(BareAnswers(worker, url))
 
     def _servers(self, database: str) -> tuple[int, ...]:
         services = (self.broker,) if database.startswith("sqlite") else (self.postgres, self.broker)

@@ -26,8 +26,8 @@ class Goal:
 class Figure:
     """One measured quantity over the rounds.
 
-    ``unit``: ``"×"``, ``"/s"``, ``"s"``, ``"ms"``, ``"µs"``, ``"MB"``, ``"B"``, or ``""`` for a count. ``aim``: the
-    goal of the design; ``due``: what is due by now; without both it only explains the others.
+    ``unit``: ``"×"``, ``"/s"``, ``"s"``, ``"ms"``, ``"µs"``, ``"MB"``, ``"B"``, ``"%"``, or ``""`` for a count.
+    ``aim``: the goal of the design; ``due``: what is due by now; without both it only explains the others.
     """
 
     row: int

@@ -23,6 +23,9 @@ from tests.services.process import end_group, eventually
 PACKAGE = "tests.benchmarks.peers"
 Command = Sequence[str | Path]
 
+WARM = 5
+"""Answers that are waited for before the measured ones."""
+
 STREAMS = "4"
 """Invocations on one of Restate's connections to its service: few, or one of the two processes gets them all."""
 
@@ -81,6 +84,13 @@ class Peer(Side):
     def finished(self) -> int:
         """Workflows whose result is there."""
         return int(self._client.ask(finished=True)["finished"])
+
+    def waited_ms(self, length: int, times: int) -> list[float]:
+        """Milliseconds from starting a workflow of that many steps to its result, one after the other."""
+        with self._awake():
+            for _ in range(WARM):
+                self._client.ask(answer=length)
+            return [float(self._client.ask(answer=length)["ms"]) for _ in range(times)]
 
     def close(self) -> None:
         """End client and worker."""

@@ -7,10 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from statistics import median
 
-from tests.benchmarks import snapshots, start
+from tests.benchmarks import answers, snapshots, start
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.checks import share_of
 from tests.benchmarks.history import WAL
+from tests.benchmarks.peer import Peer
 from tests.benchmarks.sides import Side
 from tests.benchmarks.submission import Handed, Submissions
 from tests.benchmarks.volume import Volume
@@ -39,6 +40,12 @@ BEFORE, FRESH = " before", " fresh"
 """What follows a probe's name in what it is compared with."""
 WAITS, WITHIN = 600, 60.0
 """Waits that are due at random within so many seconds."""
+
+ANSWERS, PEER_ANSWERS, CALLERS = 200, 50, 1000
+"""Answers that one caller waits for, one after the other; callers that wait in one process."""
+
+SHARE, QUERIES = " share", " queries"
+"""What follows a probe's name in what waiting costs."""
 
 FEWER_STAGES = 10
 """By what the first reading of memory comes before the last."""
@@ -123,6 +130,29 @@ def _late(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     return _spread(name, late)
 
 
+def _answered(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    length = int(name.rsplit(maxsplit=1)[-1])
+    return _spread(name, answers.durable_ms(bench.durable, length, volume.some(ANSWERS)))
+
+
+def _bare_answered(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    length = int(name.rsplit(maxsplit=1)[-1])
+    return _spread(name, bench.answered.waited_ms(length, volume.some(ANSWERS)))
+
+
+def _peer_answered(peer: Callable[[Bench], Peer]) -> Probe:
+    def probe(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+        length = int(name.rsplit(maxsplit=1)[-1])
+        return _spread(name, peer(bench).waited_ms(length, volume.some(PEER_ANSWERS)))
+
+    return probe
+
+
+def _awaited(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    waited = answers.many(bench.durable, volume.some(CALLERS))
+    return {**_spread(name, waited.late_ms), name + SHARE: 100 * waited.share, name + QUERIES: waited.queries}
+
+
 def _growth(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     by_table = bench.durable.growth(10, volume.some(400))
     return {
@@ -192,6 +222,17 @@ PROBES: Mapping[str, Probe] = {
     "sweep over finished": _past,
     "growth": _growth,
     "late": _late,
+    "answer 1": _answered,
+    "answer 10": _answered,
+    "bare answer 1": _bare_answered,
+    "bare answer 10": _bare_answered,
+    "dbos answer 1": _peer_answered(lambda bench: bench.dbos),
+    "dbos answer 10": _peer_answered(lambda bench: bench.dbos),
+    "restate answer 1": _peer_answered(lambda bench: bench.restate),
+    "restate answer 10": _peer_answered(lambda bench: bench.restate),
+    "temporal answer 1": _peer_answered(lambda bench: bench.temporal),
+    "temporal answer 10": _peer_answered(lambda bench: bench.temporal),
+    "awaited": _awaited,
     "resident": _memory,
     "drained": _drained,
     "due at once": _due_at_once,
@@ -203,6 +244,17 @@ PROBES: Mapping[str, Probe] = {
 }
 
 ONCE = frozenset(
-    {"child", "workers", "sweep over finished", "growth", "resident", "late", "drained", "due at once", "dry run"}
+    {
+        "awaited",
+        "child",
+        "workers",
+        "sweep over finished",
+        "growth",
+        "resident",
+        "late",
+        "drained",
+        "due at once",
+        "dry run",
+    }
 )
 """What is measured in the first round only: it is long, or it is a distribution of its own."""

@@ -17,7 +17,9 @@ from tests.benchmarks.probes import (
     MOST,
     P99,
     PROBES,
+    QUERIES,
     SERVICES,
+    SHARE,
     TABLES,
     WORKER,
     lease_of,
@@ -207,6 +209,40 @@ def _start(found: Samples) -> list[Figure]:
     ]
 
 
+def _answers(found: Samples) -> list[Figure]:
+    named = {"answer": "enqueue to result()", "bare answer": "a bare task or chain, to get()"}
+    named |= {f"{peer} answer": f"{name}, start to result" for peer, (name, _) in PEERS.items()}
+    counted = {1: "one stage", 10: "ten stages"}
+    goals = {1: at_most(1.5), 10: at_most(0.6)}
+    times = [
+        plain(14, f"{what}, {stages}{point}", "ms", found[f"{probe} {length}{tail}"])
+        for length, stages in counted.items()
+        for probe, what in named.items()
+        for tail, point in (("", ""), (P99, ", 99 %"))
+        if f"{probe} {length}" in found
+    ]
+    over_bare = [
+        ratio(14, f"over bare, {stages}", found[f"answer {length}"], found[f"bare answer {length}"], goals[length])
+        for length, stages in counted.items()
+    ]
+    over_peers = [
+        ratio(14, f"over {name}, {stages}", found[f"answer {length}"], found[f"{peer} answer {length}"], at_most(1.0))
+        for length, stages in counted.items()
+        for peer, (name, _) in PEERS.items()
+        if f"{peer} answer {length}" in found
+    ]
+    return [*times, *over_bare, *over_peers]
+
+
+def _awaited(found: Samples) -> list[Figure]:
+    return [
+        plain(15, "from a run's end to its caller, median", "ms", found["awaited"]),
+        plain(15, "99th percentile", "ms", found["awaited" + P99], at_most(50)),
+        plain(15, "share of a core while nothing ends", "%", found["awaited" + SHARE], at_most(5)),
+        plain(15, "queries while nothing ends", "/s", found["awaited" + QUERIES], at_most(20)),
+    ]
+
+
 def _late(found: Samples) -> list[Figure]:
     return [
         plain(16, "a retry or a sleep begins late by, median", "ms", found["late"]),
@@ -251,6 +287,12 @@ ROWS: Mapping[int, Row] = {
     11: Row("scale", ("sweep over finished", "growth"), _scale),
     12: Row("memory of a worker", ("resident",), _memory),
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
+    14: Row(
+        "from enqueue to the result, idle worker",
+        tuple(f"{who}answer {length}" for length in (1, 10) for who in ("", "bare ", "dbos ", "restate ", "temporal ")),
+        _answers,
+    ),
+    15: Row("a thousand callers in aresult()", ("awaited",), _awaited),
     16: Row("waits due at random within a minute", ("late",), _late),
     17: Row("a backlog after every worker died", ("drained",), _drained),
     18: Row("waits due at one moment", ("due at once",), _due),

@@ -155,6 +155,12 @@ class Durable(Side):
         """What the worker and its children hold in memory."""
         return resident_mb(self.worker.pid)
 
+    @contextmanager
+    def awake(self) -> Iterator[Engine]:
+        """The worker works; gives the engine that enqueues."""
+        with self._awake():
+            yield self._engine
+
     def late_s(self, runs: int, within: float) -> list[float]:
         """Seconds by which so many waits, due at random within so many seconds, are late."""
         with self._awake():

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from stageflow_durable.cli.words import duration
-from stageflow_durable.model.run import AwaitedWorker, Run, WorkerView
+from stageflow_durable.model.run import AwaitedWorker, Run, Wait, WaitKind, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
+from stageflow_durable.model.waits import undo_waits
 from stageflow_durable.settings import Settings
 from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
@@ -282,7 +283,9 @@ def test_given_a_filter_that_is_not_utf8_when_listing_then_it_is_one_line_and_no
 def test_a_run_whose_undo_waits_for_a_lost_worker_says_so_and_what_to_type(
     invoke: Invoke, engine: FakeApplication
 ) -> None:
-    waits = run(RunStatus.COMPENSATING, awaits=(AwaitedWorker("b-812-f", "pay-7", 812, "charge"),))
+    lost = (AwaitedWorker("b-812-f", "pay-7", 812, "charge"),)
+    until_confirmed = Wait(WaitKind.END, "charge", None, None, undo_waits(lost))
+    waits = run(RunStatus.COMPENSATING, awaits=lost, waits=(until_confirmed,))
     engine.held, engine.awaited = [waits], {"b-812-f": [waits.run_id]}
     shown = " ".join(invoke("show", waits.run_id).stdout.split())
     assert "its undo waits until a worker is confirmed dead: pay-7 (pid 812), lost in charge" in shown

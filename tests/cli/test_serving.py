@@ -12,7 +12,7 @@ from stageflow_durable.cli import serving
 from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.cli.serving import Served
 from stageflow_durable.model.roster import Known, Missing, Profile, Roster
-from stageflow_durable.model.run import Run, WorkerView
+from stageflow_durable.model.run import Run, Wait, WaitKind, WorkerView
 from stageflow_durable.model.status import RunStatus, StageState
 from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
@@ -33,6 +33,8 @@ def waiting(number: int = 0) -> Run:
     again: dict[str, Any] = {"wake_at": NOW, "most": None}
     first = stage("long", StageState.WAITING, **again)
     given: dict[str, Any] = {"pipeline": "slow", "missing": SLOW, "run_id": f"01J9F2QZ7KXV{number:014d}"}
+    waits = Wait(WaitKind.WORKER, "long", NOW, ago(780), f"{SLOW.message}; 13 min", SLOW.way_out)
+    given["waits"] = (waits,)
     return run(RunStatus.PENDING, first, **given)
 
 

@@ -33,6 +33,7 @@ from stageflow_durable.store.audit import seal
 from stageflow_durable.store.memory.rows import Parts, Tables
 from stageflow_durable.store.testimony import Rows, Testimony, problems
 from stageflow_durable.transitions.accept import GENESIS
+from stageflow_durable.transitions.repair import BY_TIME, REPAIRED
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
@@ -428,6 +429,9 @@ def something_will_move_it(seen: Picture) -> Iterator[str]:
     moving = any(row["state"] in ACTIVE for row in seen.strands)
     if seen.phase is not Phase.SETTLED and not moving:
         yield f"11: the run goes {seen.phase}, and no strand of it will ever move"
+    for row in seen.strands:
+        if row["state"] == StrandState.WAITING and row["wake_at"] is None and row["waiting_for"] in BY_TIME:
+            yield f"11: strand {row['strand']} waits ({row['waiting_for']}), and nothing will ever wake it"
     if (seen.run["status"] == RunStatus.PARKED) != (
         seen.phase is Phase.SETTLED and seen.run["park_reason"] is not None
     ):
@@ -465,9 +469,9 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
 
 
 def fences_rise_only_by_take_or_operator(before: Picture, after: Picture) -> Iterator[str]:
-    """7: nobody but a sweep that takes from the dead, or a person, raises a fence; it never falls."""
+    """7: nobody but a sweep that takes from the dead or repairs, or a person, raises a fence; it never falls."""
     news = [event["type"] for event in after.events[len(before.events) :]]
-    allowed = any(kind == "stage.lost" or kind.startswith("operator.") for kind in news)
+    allowed = any(kind in ("stage.lost", REPAIRED) or kind.startswith("operator.") for kind in news)
     was = {row["strand"]: row["gen"] for row in before.strands}
     for row in after.strands:
         rose = row["gen"] - was.get(row["strand"], row["gen"])

@@ -248,7 +248,7 @@ def test_given_hints_switched_off_then_none_is_made_and_none_is_believed(world: 
     world.asked = 0
     work = without.begin(nudge, world.claimant)
     assert isinstance(work, Work)
-    assert world.asked == 1  # the look
+    assert world.asked == 2  # the look, and the beginning
     done = without.succeed(work, world.claimant, "1")
     assert isinstance(done, Done)
     assert done.nudges[0].hint is None

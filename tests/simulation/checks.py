@@ -22,7 +22,8 @@ MAY_STAND = {
 }
 ACTIVE = {"ready", "running", "waiting"}
 UNDONE = {"compensating", "compensated"}
-RAISES_FENCES = {"take", "order", "settle"}
+RAISES_FENCES = {"take", "order", "settle", "repair"}
+BY_TIME = {"time", "limit", "worker"}
 MESSAGES = 30
 PUBLISHED_MOST = 15
 """Messages a strand while nobody can carry what there is: fewer and fewer."""
@@ -126,6 +127,8 @@ class Checks:
         moves = False
         for row in rows:
             strand, state, direction, gen = row.strand, row.state, row.direction, row.gen
+            if state == "waiting" and row.wake_at is None and row.waiting_for in BY_TIME:
+                raise Violation(f"11: strand {strand} of {run} waits, and nothing will ever wake it")
             if state in ACTIVE:
                 moves = True
                 if state not in MAY_STAND.get((phase, direction), ()):

@@ -19,7 +19,7 @@ from stageflow_durable.engine import outcome as _outcome
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import AttemptState, Phase, RunStatus
+from stageflow_durable.model.status import AttemptState, Phase, RunStatus, WaitingFor
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import moved, owners, queues, recovery
 from stageflow_durable.state.clock import now
@@ -224,6 +224,15 @@ def _no_wait() -> Plant:
         return change._replace(rows=tuple(rows))
 
     return _put((retry, "due", at_once))
+
+
+def _waits_for_its_turn_for_ever() -> Plant:
+    wait = Draft.wait
+
+    def without_end(draft: Draft, name: str, what: Any, until: Any, **columns: Any) -> None:
+        wait(draft, name, what, None if what is WaitingFor.LIMIT else until, **columns)
+
+    return _put((Draft, "wait", without_end))
 
 
 def _sleeps_through_a_stop() -> Plant:
@@ -708,5 +717,6 @@ MUTANTS = (
     ),
     Mutant("a message begins what waits for its callback", _put((waiting, "awaits_callback", _always(False)))),
     Mutant("any token is one of ours", _put((hmac, "compare_digest", _always(True)))),
+    Mutant("what waits for its turn has no time at which it looks again", _waits_for_its_turn_for_ever()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )

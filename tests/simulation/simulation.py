@@ -174,7 +174,9 @@ class Simulation:
         self._unacknowledged.pop(message.number, None)
 
     def swept(self, report: SweepReport) -> None:
-        """A sweep found this many things to do."""
+        """A sweep found this many things to do; nothing that it would have to repair."""
+        if report.repaired:
+            self.broken(Violation(f"11: a sweep repaired {report.repaired} runs that nothing would have moved"))
         found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines + report.released
         self.found += found
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
 
+from stageflow_durable.clock import as_moment
 from stageflow_durable.errors import InvalidInput, UnknownRun
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
@@ -15,6 +17,7 @@ from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import AwaitedWorker, Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState
 from stageflow_durable.model.verbs import standing
+from stageflow_durable.model.waits import About
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.memory import definitions
 from stageflow_durable.store.memory.rows import Tables
@@ -31,14 +34,18 @@ from stageflow_durable.store.values import (
     Wanted,
 )
 from stageflow_durable.store.views import (
+    MOVING,
+    Beside,
     RunRows,
+    about_of,
     event_of,
     full_id_of,
+    listed,
     may_be_id,
     missing_of,
+    need_of,
     run_of,
     summary_of,
-    waits_for,
     worker_of,
 )
 from stageflow_durable.transitions.compatibility import UNFINISHED, misfit
@@ -47,7 +54,6 @@ from stageflow_durable.transitions.hand_back import is_handed_back
 from stageflow_durable.transitions.release import waits_for_an_end
 
 MOST_LISTED, MOST_WORKERS = 100, 200
-_MAY_WAIT = (RunStatus.PENDING, RunStatus.WAITING, RunStatus.COMPENSATING)
 
 
 # --- one run ----------------------------------------------------------------------------------------------------------
@@ -86,9 +92,9 @@ def outcome_of(tables: Tables, _now: float, run_id: str, stage: str, item: int =
     return str(None if step is None else step.outcome)
 
 
-def history(tables: Tables, _now: float, run_id: str) -> list[Event]:
-    """A run's events, oldest first."""
-    return [event_of(row, 0) for row in tables.events.of(run_id)]
+def history(tables: Tables, _now: float, run_id: str, after: int = 0) -> list[Event]:
+    """A run's events with a higher number than ``after``, oldest first."""
+    return [event_of(row, 0) for row in tables.events.of(run_id) if row.seq > after]
 
 
 def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
@@ -103,7 +109,18 @@ def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int]
     missing = None if found.phase is Phase.SETTLED else _missing(tables, now, found, rows.idle_queues)
     described = tuple(sorted((row.name, row.value) for row in tables.attributes.of(run_id)))
     awaited = _awaits(tables, run_id)
-    return run_of(found, plan, rows, max_attempts, attributes=described, missing=missing, awaits=awaited)
+    about = _about(tables, now, found, max_attempts or {}) if found.phase in MOVING else None
+    return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about))
+
+
+def _about(tables: Tables, now: float, run: RunFacts, most: Mapping[str, int]) -> About:
+    """What has to be known of a run besides its rows, to say what it waits for."""
+    newest, roster = definitions.newest(tables, run.pipeline), definitions.roster(tables, now)
+
+    def missing(queue: str) -> Missing | None:
+        return roster.missing(need_of(run.pipeline, run.version, run.definition, queue, newest))
+
+    return about_of(definitions.plan_of(tables, run.definition), as_moment(now), missing, most)
 
 
 def plan(tables: Tables, _now: float, run_id: str) -> Plan:
@@ -164,9 +181,9 @@ def _awaits(tables: Tables, run_id: str) -> tuple[AwaitedWorker, ...]:
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
-def summaries(tables: Tables, _now: float, wanted: Filter) -> list[RunSummary]:
+def summaries(tables: Tables, now: float, wanted: Filter) -> list[RunSummary]:
     """Runs as lines."""
-    return [_with_waits(tables, summary_of(run)) for run in _fitting(tables, wanted)]
+    return [_with_waits(tables, now, run, summary_of(run)) for run in _fitting(tables, wanted)]
 
 
 def pages(tables: Tables, now: float, wanted: Filter) -> Iterator[list[RunSummary]]:
@@ -208,11 +225,11 @@ def _fits(run: RunFacts, wanted: Filter) -> bool:
     )
 
 
-def _with_waits(tables: Tables, run: RunSummary) -> RunSummary:
+def _with_waits(tables: Tables, now: float, run: RunFacts, summary: RunSummary) -> RunSummary:
     """The same with what it waits for."""
-    if run.status not in _MAY_WAIT:
-        return run
-    return replace(run, waits_for=waits_for(tables.strands.of(run.run_id)))
+    moving = run.phase in MOVING
+    rows = tuple(tables.strands.of(run.id)) if moving else ()
+    return listed(run, summary, rows, partial(_about, tables, now, run, {}) if moving else None)
 
 
 def _quiet(run: RunFacts, now: float, older_than: float) -> bool:
@@ -225,13 +242,14 @@ def stuck(tables: Tables, now: float, older_than: float) -> list[RunSummary]:
     busy = (StrandState.RUNNING, StrandState.WAITING)
     rows = [run for run in tables.runs if run.status not in AT_REST and _quiet(run, now, older_than)]
     still = [run for run in rows if not any(row.state in busy for row in tables.strands.of(run.id))]
-    return [summary_of(run) for run in sorted(still, key=lambda run: run.updated_at)[:MOST_LISTED]]
+    still.sort(key=lambda run: run.updated_at)
+    return [_with_waits(tables, now, run, summary_of(run)) for run in still[:MOST_LISTED]]
 
 
 def unserved(tables: Tables, now: float, older_than: float) -> list[RunSummary]:
     """Runs that no live worker can carry, with the reason; the oldest first."""
     known = definitions.roster(tables, now)
-    listed: dict[str, RunSummary] = {}
+    told: dict[str, RunSummary] = {}
     if known.silent:  # a worker of an older release does not say what it knows
         return []
     nobodys = [row for row in tables.strands if row.state == StrandState.READY and row.queue not in known.queues]
@@ -240,16 +258,19 @@ def unserved(tables: Tables, now: float, older_than: float) -> list[RunSummary]:
         if run is not None and _quiet(run, now, older_than):
             missing = _missing(tables, now, run, (row.queue,))
             if missing is not None:
-                listed[run.id] = replace(summary_of(run), missing=missing)
-    return sorted(listed.values(), key=lambda run: run.created_at)
+                told[run.id] = _with_waits(tables, now, run, replace(summary_of(run), missing=missing))
+    return sorted(told.values(), key=lambda run: run.created_at)
 
 
-def unconfirmed(tables: Tables, _now: float) -> list[RunSummary]:
+def unconfirmed(tables: Tables, now: float) -> list[RunSummary]:
     """Runs of which an undo waits until the end of an owner is confirmed; the oldest first."""
     waiting = {row.run for row in tables.strands if waits_for_an_end(row)}
     rows = [run for run in tables.runs if run.status is RunStatus.COMPENSATING and run.id in waiting]
     rows.sort(key=lambda run: run.updated_at)
-    return [replace(summary_of(run), awaits=_awaits(tables, run.id)) for run in rows[:MOST_LISTED]]
+    return [
+        _with_waits(tables, now, run, replace(summary_of(run), awaits=_awaits(tables, run.id)))
+        for run in rows[:MOST_LISTED]
+    ]
 
 
 def standings(tables: Tables, now: float, ids: Sequence[str], known: Known) -> dict[str, Seen]:

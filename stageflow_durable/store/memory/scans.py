@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.status import AttemptState, Phase, StrandState
+from stageflow_durable.model.status import AT_REST, AttemptState, Phase, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.store.base import STRANGERS
 from stageflow_durable.store.memory import definitions, owners
 from stageflow_durable.store.memory.rows import AttemptRecord, Tables
 from stageflow_durable.store.scans import MOVE_SECONDS, missed_of, more
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef, Waits
+from stageflow_durable.transitions.draft import ACTIVE
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS, is_handed_back
 from stageflow_durable.transitions.release import waits_for_an_end
+from stageflow_durable.transitions.repair import has_no_wake_up
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
 
 
@@ -140,6 +142,16 @@ def unpublish(tables: Tables, _now: float, nudges: tuple[Nudge, ...]) -> None:
         row = tables.strands.get((nudge.run_id, nudge.strand, 0))
         if row is not None and (row.gen, row.state) == (nudge.gen, StrandState.READY):
             _put(tables, row, published_at=None)
+
+
+def unmoved(tables: Tables, _now: float) -> list[str]:
+    """Runs that are not at rest and that nothing will ever move."""
+    stands = [run.id for run in tables.runs if run.status not in AT_REST and _nothing_moves(tables.strands.of(run.id))]
+    return list(dict.fromkeys([*(row.run for row in tables.strands if has_no_wake_up(row)), *stands]))
+
+
+def _nothing_moves(rows: Iterable[StrandRow]) -> bool:
+    return not any(row.state in ACTIVE for row in rows)
 
 
 # --- what was handed back ---------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.work import Done, Fenced, Work
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
-from stageflow_durable.store.memory import audit, definitions, owners, reading, retention, scans
+from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans
 from stageflow_durable.store.memory.rows import Tables
 from stageflow_durable.store.memory.transaction import MemoryTransaction
 from stageflow_durable.store.transaction import Transaction
@@ -174,9 +174,22 @@ class MemoryStore(BaseStore):
         """Refused: raises NotAllowed. The items of a run are carried by many processes at once; this store has one."""
         raise NotAllowed(work.run.id, "open items", "the store in memory has none; use one on SQLite")
 
+    # --- who awaits runs ----------------------------------------------------------------------------------------------
+
+    note_awaiting = _at_once(awaiting.note)
+    stand = _at_once(awaiting.stand)
+    at_rest = _at_once(awaiting.at_rest)
+
+    def notify(self, token: str, text: str) -> None:
+        """Nobody listens by way of this store."""
+
+    def listen(self, token: str) -> None:
+        """It tells nobody: whoever awaits a run looks by itself."""
+
     # --- sweeps -------------------------------------------------------------------------------------------------------
 
     overdue = _at_once(scans.overdue)
+    unmoved = _at_once(scans.unmoved)
     next_wait = _at_once(scans.next_wait)
     next_due = _at_once(scans.next_due)
     undelivered = _at_once(scans.undelivered)

@@ -26,7 +26,11 @@ async def main() -> None:
         row = look.execute("SELECT count(*) FROM dbos.workflow_status WHERE status = 'SUCCESS'").fetchone()
         return int(row[0]) if row else 0
 
-    await serve(start, finished)
+    async def answer(length: int) -> object:
+        handle = client.enqueue({"queue_name": NAME, "workflow_name": "line", "app_version": "1"}, length)
+        return await asyncio.to_thread(handle.get_result)
+
+    await serve(start, finished, answer)
 
 
 if __name__ == "__main__":

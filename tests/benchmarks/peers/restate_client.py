@@ -25,7 +25,10 @@ async def main() -> None:
         async def finished() -> int:
             return waiting.finished
 
-        await serve(start, finished)
+        async def answer(length: int) -> object:
+            return (await http.post(f"{INGRESS}/bench/line", json=length)).raise_for_status()
+
+        await serve(start, finished, answer)
 
 
 async def _result(http: httpx.AsyncClient, invocation: str) -> None:

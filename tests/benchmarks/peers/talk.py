@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -30,13 +31,24 @@ class Waiting:
         self.finished += 1
 
 
-async def serve(start: Callable[[int], Awaitable[None]], finished: Callable[[], Awaitable[int]]) -> None:
-    """Answer until the input ends: ``{"start": LENGTH}`` once the line is durable, else with a count."""
+async def serve(
+    start: Callable[[int], Awaitable[None]],
+    finished: Callable[[], Awaitable[int]],
+    answer: Callable[[int], Awaitable[object]],
+) -> None:
+    """Answer until the input ends: ``{"start": LENGTH}`` once the line is durable, ``{"answer": LENGTH}`` with the
+    milliseconds until its result was there, else with a count.
+    """
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_end)
     _say({"ready": True})
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         asked = json.loads(line)
+        if "answer" in asked:
+            began = time.perf_counter()
+            await answer(asked["answer"])
+            _say({"ms": 1000 * (time.perf_counter() - began)})
+            continue
         if "start" in asked:
             await start(asked["start"])
         _say({"finished": await finished()})

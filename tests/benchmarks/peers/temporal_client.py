@@ -23,7 +23,10 @@ async def main() -> None:
     async def finished() -> int:
         return waiting.finished
 
-    await serve(start, finished)
+    async def answer(length: int) -> object:
+        return await client.execute_workflow("line", length, id=uuid.uuid4().hex, task_queue=QUEUE)
+
+    await serve(start, finished, answer)
 
 
 if __name__ == "__main__":

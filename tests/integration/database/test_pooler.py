@@ -148,3 +148,24 @@ def test_given_a_pooler_then_runs_end_as_without_one_and_no_body_is_called_once_
         assert [event.type for run in runs for event in run.history() if "fail" in event.type] == []
     finally:
         site.close()
+
+
+@pytest.mark.parametrize(("mode", "options"), [AS_PACKAGED, OPTIONS_IGNORED])
+def test_given_a_pooler_then_nobody_listens_on_the_database_and_results_are_looked_for(
+    pooled_url: str, tmp_path: Path, valkey: BrokerService
+) -> None:
+    site = Site(tmp_path, pooled_url, valkey, 62)
+    site.open()
+    engine = site.client(redis_url="off")
+    try:
+        site.ready(site.worker())
+        assert engine.enqueue("one", {}).result(timeout=30)
+        run = engine.enqueue("three", {})
+        assert run.result(timeout=30)["s3"]["token"]
+        facts = engine.store.facts(run.run_id)
+        assert facts is not None
+        assert facts.awaited_by is None
+        assert engine.store.listen("0" * 16) is None
+    finally:
+        engine.close()
+        site.close()

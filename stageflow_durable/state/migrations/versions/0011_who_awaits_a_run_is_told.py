@@ -1,0 +1,23 @@
+"""Who awaits a run is told of its end (ADR 0042)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0011"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+locks = ()
+
+
+def upgrade() -> None:
+    """Add the column; workers of before leave it alone, and those that await look by themselves."""
+    op.add_column("stageflow_runs", sa.Column("awaited_by", sa.String(255), nullable=True))
+
+
+def downgrade() -> None:
+    """Drop it."""
+    op.drop_column("stageflow_runs", "awaited_by")
