@@ -13,7 +13,7 @@ from stageflow_durable.model.status import RunStatus
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import rows_of
 
 
 def keys(engine: InProcessEngine, **wanted: Any) -> list[str | None]:
@@ -53,8 +53,7 @@ def test_they_are_shown_and_stay_for_as_long_as_the_run(engine: InProcessEngine)
     engine.advance(2 * 86_400)
     assert engine.prune(timedelta(days=1)) == 1
     assert keys(engine, attributes={"order": "A-1"}) == []
-    with database_of(engine).read() as connection:
-        assert connection.exec_driver_sql("SELECT count(*) FROM stageflow_attributes").scalar_one() == 0
+    assert rows_of(engine, "attributes") == []
 
 
 def test_the_same_key_with_others_finds_the_run_with_its_first(engine: InProcessEngine) -> None:

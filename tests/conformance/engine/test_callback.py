@@ -606,6 +606,7 @@ def wrote(engine: InProcessEngine) -> list[str]:
         return list(connection.execute(text("SELECT name FROM own ORDER BY name")).scalars())
 
 
+@pytest.mark.sql
 def test_what_a_body_wrote_through_its_session_commits_with_its_wait(
     make_engine: MakeEngine, acts: Acts, outside: Outside
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
-from sqlalchemy import func, select
 
 from stageflow_durable import Default, Pipeline, RunStatus
 from stageflow_durable.engine.handle import RunHandle
@@ -22,11 +21,10 @@ from stageflow_durable.errors import (
     UnsavableValue,
 )
 from stageflow_durable.model.status import Cause, ParkReason, StageState, WaitingFor
-from stageflow_durable.state.tables import attempts, signals, strands
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import rows_of
 
 WEEK = timedelta(days=7)
 LONG = timedelta(days=30)
@@ -82,10 +80,9 @@ def test_while_it_waits_there_is_a_row_and_nothing_else(engine: InProcessEngine)
         "wait",
         (),
     )
-    with database_of(engine).read() as connection:
-        held = connection.execute(select(strands.c.owner, strands.c.state, strands.c.waiting_for)).all()
-        assert [tuple(row) for row in held] == [(None, "waiting", "signal")]
-        assert connection.execute(select(func.count()).select_from(attempts)).scalar_one() == 1
+    held = [(row["owner"], row["state"], row["waiting_for"]) for row in rows_of(engine, "strands")]
+    assert held == [(None, "waiting", "signal")]
+    assert len(rows_of(engine, "attempts")) == 1
 
 
 def test_a_signal_ends_it_its_payload_is_the_output_and_the_sender_is_in_the_history(
@@ -231,8 +228,7 @@ def test_the_same_key_is_the_same_signal_also_when_the_wait_and_the_run_are_over
     for again in answers:
         assert again.replayed
         assert (again.number, again.received_at) == (first.number, first.received_at)
-    with database_of(engine).read() as connection:
-        assert connection.execute(select(signals.c.actor)).scalars().all() == ["ann"]
+    assert [row["actor"] for row in rows_of(engine, "signals")] == ["ann"]
     with pytest.raises(IdempotencyParamMismatch, match="payload"):
         engine.signal(handle.run_id, "word", {"n": 2}, idempotency_key="k")
 
@@ -515,8 +511,7 @@ def test_what_waits_is_not_pruned_and_what_has_waited_is_with_its_signals(engine
     engine.drain(LONG)
     engine.advance(86_400)
     assert engine.store.prune(3600.0, sleep=lambda _seconds: None).deleted == 1
-    with database_of(engine).read() as connection:
-        assert connection.execute(select(func.count()).select_from(signals)).scalar_one() == 0
+    assert rows_of(engine, "signals") == []
     with pytest.raises(UnknownRun, match="was pruned"):
         engine.signal(handle.run_id, "word", 1)
 

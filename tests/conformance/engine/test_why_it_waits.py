@@ -5,16 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, update
-
 from stageflow_durable import Pipeline, RetryPolicy, RunStatus, TransientError
 from stageflow_durable.model.run import Wait, WaitKind
 from stageflow_durable.model.status import StrandState
-from stageflow_durable.state.tables import strands
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import DIAMOND, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import set_strand
 
 LATER = RetryPolicy(3, base_delay=50, max_delay=100, jitter="none")
 
@@ -141,9 +138,7 @@ def swept(engine: InProcessEngine, run_id: str, strand: str, **columns: Any) -> 
     """How many runs a sweep repairs, after somebody has changed a row by hand."""
     watch = engine.faults.watch
     engine.faults.watch = lambda _point: None  # until it is repaired the invariants do not hold
-    with database_of(engine).transaction() as connection:
-        which = and_(strands.c.run == run_id, strands.c.strand == strand)
-        connection.execute(update(strands).where(which).values(**columns))
+    set_strand(engine, run_id, strand, **columns)
     engine.advance(31)
     report = engine.sweep()
     engine.faults.watch = watch
