@@ -26,6 +26,7 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of
 from stageflow_durable.engine.connect import open_store
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
@@ -60,7 +61,7 @@ OnError = Literal["raise", "collect"]
 
 _OWN = (
     *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
-    *("settings", "store", "publisher", "world"),
+    *("settings", "store", "publisher", "world", "authenticate", "authorize"),
 )
 
 
@@ -74,6 +75,9 @@ class Engine(Operations):
     wraps each stage; ``observers``: functions that are told how each attempt of a stage or an undo ended, after the
     commit. ``settings``: a
     Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
+    ``authenticate``: a function that gives the name of whoever a ``Credential`` belongs to, or None where it is not
+    accepted; ``authorize``: a function of an actor, a verb and a run that says whether they may: it is asked for every
+    verb that a person or a program calls, from Python, the command or a page. Only True allows it.
     Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
     both ways out.
 
@@ -95,6 +99,8 @@ class Engine(Operations):
         store: Store | None = None,
         publisher: Publisher | None = None,
         world: World | None = None,
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
         **keywords: Any,
     ) -> None:
         if settings is not None and keywords:
@@ -114,6 +120,10 @@ class Engine(Operations):
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
+        for option, given in (("authenticate", authenticate), ("authorize", authorize)):
+            if given is not None and not callable(given):
+                raise ConfigurationError(f"{option}={given!r} is not a function")
+        self._authenticate, self._authorize = authenticate, authorize
         self._world = world or system_world()
         self._clock = self._world.clock
         self._given_store, self._given_publisher = store, publisher
@@ -290,11 +300,13 @@ class Engine(Operations):
         priority: int | None = None,
         queue: str | None = None,
         metadata: Mapping[str, Any] | None = None,
+        actor: str | Credential | Actor | None = None,
     ) -> RunHandle[ResultT]:
         """Start a run, or find the one that has the key (``handle.replayed``). With the pipeline's name instead of the
         pipeline, the types of input and result are not checked.
 
-        ``deadline``: seconds or a timedelta from now, or an aware datetime.
+        ``deadline``: seconds or a timedelta from now, or an aware datetime. ``actor``: who asks for it; the history
+        says so, and who asked may not approve (:meth:`Pipeline.approve`).
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.
@@ -303,9 +315,10 @@ class Engine(Operations):
         with a key, calling again is safe and finds out.
         """
         found = self.pipeline(pipeline)
+        by = None if actor is None else actor_of(actor, self._authenticate, "enqueue", found.name).name
         self._ready()
         created = self._acceptor.accept(
-            found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata)
+            found, Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata, actor=by)
         )
         return self._handle(created, found)
 

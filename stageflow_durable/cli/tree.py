@@ -12,6 +12,7 @@ from rich.text import Text
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.why import (
     WAITING_WORDS,
+    approval_lines,
     attempt_phrase,
     awaiting,
     losses,
@@ -22,7 +23,7 @@ from stageflow_durable.cli.why import (
     why_in_full,
 )
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
-from stageflow_durable.model.plan import SLEEP, WAIT
+from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
@@ -137,7 +138,12 @@ def _row(run: Run, stage: StageView, now: datetime) -> Row:
         _took(stage, now),
         "  ".join([*inline, *notes]),
         _undo(stage),
-        (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)),
+        (
+            *([] if inline else _few(phrases)),
+            *approval_lines(stage.approval),
+            *_undo_details(stage),
+            *_keys(run, stage),
+        ),
         STEP_STYLE.get(stage.undo.state, "dim") if stage.undo else "dim",
     )
 
@@ -210,7 +216,7 @@ def _waits(stage: StageView, now: datetime) -> str:
     what = WAITING_WORDS.get(stage.waiting_for)
     if stage.waiting_for is WaitingFor.WORKER or stage.wake_at is None:
         return what or ""
-    then = {SLEEP: "wakes", WAIT: "times out"}.get(stage.kind, "again")
+    then = {SLEEP: "wakes", WAIT: "times out", APPROVAL: "times out"}.get(stage.kind, "again")
     return ", ".join(filter(None, (what, _due(then, stage.wake_at, now))))
 
 

@@ -40,7 +40,7 @@ class Submission:
 
     ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
     id that the caller made (26 characters, a ULID), so that the same submission can be repeated after StoreUnavailable
-    and still starts one run.
+    and still starts one run. ``actor``: who asks for it.
     """
 
     input: Any
@@ -51,6 +51,7 @@ class Submission:
     queue: str | None = None
     metadata: Mapping[str, Any] | None = None
     run_id: str | None = None
+    actor: str | None = None
 
 
 class Acceptor:
@@ -145,6 +146,7 @@ class Acceptor:
             priority=_priority(submission.priority),
             deadline=self._deadline(submission.deadline),
             repeats=submission.run_id is not None,
+            actor=None if submission.actor is None else _name(submission.actor, "actor"),
         )
 
     def _metadata(self, submission: Submission) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.duration import is_duration, seconds_of, shown
+from stageflow_durable.engine.actors import Actor, Credential
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
@@ -91,7 +92,9 @@ class Operations(OperatorVerbs):
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
         pages = self.store.pages(Filter(wanted, pipeline, client_id, self._seconds(since), limit))
         found = [run for page in pages for run in page]
-        return [*found, *self.store.unconfirmed(), *self._standing()] if attention else found
+        if not attention:
+            return found
+        return [*found, *self.store.unapproved(), *self.store.unconfirmed(), *self._standing()]
 
     aruns = in_thread(runs)
 
@@ -153,7 +156,7 @@ class Operations(OperatorVerbs):
         correlation: str | None = None,
         idempotency_key: str | None = None,
         reason: str = "sent by the application",
-        actor: str = "application",
+        actor: str | Credential | Actor = "application",
     ) -> SignalReceipt:
         """:meth:`signal` to the one run that waits for ``name``, or will wait: of ``client_id`` and ``pipeline``, where
         they are given, and with ``correlation`` as the idempotency key that it was enqueued with.

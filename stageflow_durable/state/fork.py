@@ -71,7 +71,7 @@ def _copied(connection: Connection, run: RunFacts, plan: Plan, from_stage: str) 
         raise NotAllowed(
             run.id, "fork", f"{from_stage} waits for {', '.join(missing)}, not done; fork from {missing[0]}"
         )
-    copied = done - {from_stage} - plan.descendants[from_stage]
+    copied = _still_approved(run, plan, done - {from_stage} - plan.descendants[from_stage])
     steps = steps_of(connection, run.id)
     turning = run.phase in (Phase.DRAINING, Phase.BACKWARD) or run.status is RunStatus.COMPENSATION_FAILED
     void = _TAKEN_BACK | OPEN_STEPS if turning else _TAKEN_BACK  # what is owed now is undone next
@@ -81,6 +81,17 @@ def _copied(connection: Connection, run: RunFacts, plan: Plan, from_stage: str) 
         why = f"what {', '.join(undone)} did {how}, its output is true no more; fork from {undone[0]} or before"
         raise NotAllowed(run.id, "fork", why)
     return copied
+
+
+def _still_approved(run: RunFacts, plan: Plan, copied: frozenset[str]) -> frozenset[str]:
+    """Without the approvals of what the fork does anew: it asks again."""
+    anew = {name for name in copied if plan.by_name[name].is_approval and not copied.issuperset(plan.successors[name])}
+    for name in anew:
+        behind = copied & plan.descendants[name]
+        if behind:
+            why = f"{name} was approved for {', '.join(sorted(behind))} as well, which is done; fork from {name}"
+            raise NotAllowed(run.id, "fork", why)
+    return copied - anew
 
 
 def _new(run: RunFacts, plan: Plan, wanted: Fork) -> NewRun:

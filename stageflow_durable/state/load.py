@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, exists, select, union
 
+from stageflow_durable.codec import decode
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import definitions, roster
@@ -19,10 +20,21 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import attempts, checkpoints, owners, runs, saga_steps, signals, strands
+from stageflow_durable.state.tables import (
+    approvals,
+    attempts,
+    checkpoints,
+    events,
+    owners,
+    runs,
+    saga_steps,
+    signals,
+    strands,
+)
 from stageflow_durable.state.tables import definitions as definition_table
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
 
 _OF_RUN: Any = bindparam("run_id")
 _LOCK = Prepared(select(runs, now().label("clock")).where(runs.c.id == _OF_RUN).with_for_update())
@@ -64,6 +76,14 @@ _SCHEMAS = Prepared(
 )
 _SIGNALS = Prepared(
     select(*(signals.c[name] for name in SignalRow._fields)).where(signals.c.run == _OF_RUN).order_by(signals.c.n)
+)
+_APPROVALS = Prepared(
+    select(*(approvals.c[name] for name in ApprovalRow._fields))
+    .where(approvals.c.run == _OF_RUN)
+    .order_by(approvals.c.n)
+)
+_FIRST_EVENT = Prepared(
+    select(events.c.data).where(and_(events.c.run == _OF_RUN, events.c.item == NO_ITEM, events.c.seq == 1))
 )
 
 
@@ -132,6 +152,16 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
+def requester_of(connection: Connection, run_id: str) -> str | None:
+    """Who asked for the run, by its first event; None: nobody was named."""
+    data = _FIRST_EVENT.value(connection, run_id=run_id)
+    found: str | None = None if data is None else decode(data).get("actor")
+    return found
+
+
+_AUTHENTICATED = ApprovalRow._fields.index("authenticated")
+
+
 def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id).fetchall()
     return tuple(
@@ -175,6 +205,11 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
     Part.SIGNALS: lambda connection, of, _me: tuple(
         map(SignalRow._make, _SIGNALS.run(connection, run_id=of.id).fetchall())
     ),
+    Part.APPROVALS: lambda connection, of, _me: tuple(
+        ApprovalRow._make(row)._replace(authenticated=bool(row[_AUTHENTICATED]))
+        for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
+    ),
+    Part.REQUESTER: lambda connection, of, _me: requester_of(connection, of.id),
     Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }
 

@@ -23,6 +23,7 @@ from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
 from stageflow_durable.state.tables import (
+    approvals,
     attempts,
     attributes,
     checkpoints,
@@ -113,7 +114,7 @@ def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> in
     over = (
         connection.execute(select(runs.c.id).where(still).order_by(runs.c.id).with_for_update(of=runs)).scalars().all()
     )
-    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals):
+    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals, approvals):
         connection.execute(delete(table).where(table.c.run.in_(over)))
     deleted = connection.execute(delete(runs).where(runs.c.id.in_(over))).rowcount
     _disinter(connection, sorted(set(ids) - set(over)), older_than)

@@ -43,8 +43,8 @@ from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
 from stageflow_durable.state.runs import Created
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.transitions import approval, finish, operate, retry, start, undo
 from stageflow_durable.transitions import fail as failing
-from stageflow_durable.transitions import finish, operate, retry, start, undo
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
@@ -56,7 +56,7 @@ from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.signal import Sent, receive
 from stageflow_durable.transitions.sleep import is_asleep
-from stageflow_durable.transitions.waiting import awaits_signal
+from stageflow_durable.transitions.waiting import awaits_answer
 
 T = TypeVar("T")
 Ending: TypeAlias = Done | Waiting | Fenced
@@ -230,6 +230,24 @@ class Store(Owning):
         assert not isinstance(done, Waiting)
         return done
 
+    def ask(
+        self,
+        work: Work,
+        asked: approval.Asked,
+        claimant: Claimant,
+        events: Kept = (),
+        *,
+        go_on: Callable[[], bool],
+    ) -> Done | Fenced:
+        """Ask for an approval, or consume the one that was given for exactly this."""
+
+        def decide(facts: Facts) -> Change | Fenced:
+            return approval.ask(facts, work, asked, claimant if go_on() else None, events)
+
+        done = self._end(work, decide, me=claimant.owner)
+        assert not isinstance(done, Waiting)
+        return done
+
     def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
         """Give back an attempt whose body was not called."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
@@ -344,7 +362,7 @@ class Store(Owning):
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
-            if row is not None and (is_asleep(facts.plan, row) or awaits_signal(facts.plan, row)):
+            if row is not None and (is_asleep(facts.plan, row) or awaits_answer(facts.plan, row)):
                 sleeps.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
@@ -424,6 +442,10 @@ class Store(Owning):
             return Received(decided.n, decided.received_at, True)
         number = next(row.key[-1] for row in decided.rows if row.table is Table.SIGNALS)
         return Received(number, decided.facts.clock, False, decided.nudges)
+
+    def decide(self, order: operate.Order, stage: str, decision: str, digest: str | None) -> tuple[Nudge, ...]:
+        """Record what a person decided about an approval. Raises UnknownRun, NotAllowed, OperatorConflict."""
+        return self._ordered(order, lambda facts: approval.decide(facts, order, stage, decision, digest))
 
     def fork(self, wanted: forking.Fork) -> Created:
         """A new run from the checkpoints of another."""

@@ -20,6 +20,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.state.audit import old_tombstone_code, seal
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
+    approvals,
     attempts,
     checkpoints,
     definitions,
@@ -44,7 +45,7 @@ RUNS = 50
 """Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals, approvals)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 

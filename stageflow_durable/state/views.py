@@ -15,6 +15,7 @@ from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import PlannedStage
 from stageflow_durable.model.roster import Missing, Profile
 from stageflow_durable.model.run import (
+    ApprovalView,
     AttemptView,
     AwaitedWorker,
     Event,
@@ -35,7 +36,17 @@ from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import live
-from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
+from stageflow_durable.state.tables import (
+    approvals,
+    attempts,
+    checkpoints,
+    events,
+    owners,
+    runs,
+    saga_steps,
+    strands,
+    tombstones,
+)
 from stageflow_durable.state.vouched import AUDIT
 from stageflow_durable.transitions.draft import ACTIVE, NO_ITEM
 from stageflow_durable.transitions.hand_back import is_handed_back
@@ -73,6 +84,7 @@ _STRANDS = Prepared(
     .where(strands.c.run == bindparam("run_id"))
 )
 _WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
+_APPROVALS = Prepared(select(approvals).where(approvals.c.run == bindparam("run_id")).order_by(approvals.c.n))
 _CHECKPOINTS, _STEPS = (
     Prepared(select(table).where(table.c.run == bindparam("run_id"))) for table in (checkpoints, saga_steps)
 )
@@ -245,6 +257,7 @@ class _Rows:
     attempts: Mapping[tuple[str, str], Sequence[AttemptView]]
     strands: Mapping[tuple[str, str], Any]
     steps: Mapping[str, Any]
+    approvals: Mapping[str, Any]
 
     @classmethod
     def read(cls, connection: Connection, run_id: str) -> _Rows:
@@ -261,6 +274,7 @@ class _Rows:
             grouped,
             {(row.stage, row.direction): row for row in on_strands},
             {row.stage: row for row in _STEPS.rows(connection, run_id=run_id)},
+            {row.stage: row for row in _APPROVALS.rows(connection, run_id=run_id)},
         )
 
 
@@ -287,6 +301,26 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: _Rows, max_attempts: int | 
         progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
         on_unknown=stage.on_unknown,
         waiting_for=_waiting_for(strand),
+        approval=approval_view(stage, rows.approvals.get(stage.name)),
+    )
+
+
+def approval_view(stage: PlannedStage, row: Any) -> ApprovalView | None:
+    """A row of what was asked, as people see it."""
+    if row is None:
+        return None
+    return ApprovalView(
+        stage.name,
+        row.n,
+        decode(row.content, shown=True),
+        row.digest,
+        stage.approvers,
+        as_moment(row.asked_at),
+        row.decision,
+        row.actor,
+        bool(row.authenticated),
+        row.reason,
+        as_optional_moment(row.decided_at),
     )
 
 
@@ -349,5 +383,5 @@ def _state(
         strand=None if strand is None else StrandState(strand.state),
         last_attempt=tried[-1].state if tried else None,
         step=None if undo is None else undo.state,
-        timed_out=stage.is_wait and run.error_stage == stage.name,
+        unanswered=stage.takes_answers and run.error_stage == stage.name,
     )

@@ -96,6 +96,11 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("actor", "received_at", "consumed_at"), How.SAID),
         **dict.fromkeys(("payload", "reason"), How.SEALED),
     },
+    "stageflow_approvals": {
+        **dict.fromkeys(("run", "stage", "item", "n", "digest", "asked_at", "decision", "actor"), How.SAID),
+        **dict.fromkeys(("authenticated", "decided_at", "consumed_at"), How.SAID),
+        **dict.fromkeys(("content", "reason"), How.SEALED),
+    },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
     "stageflow_events": _EVENT,
     "stageflow_tombstones": dict.fromkeys(_TOMB, How.CHAINED),
@@ -147,7 +152,7 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
 """By table and column, why the history does not cover it. A column is here or in :data:`COVERED`, never in neither."""
 
 OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in (How.SAID, How.SEALED))
-SEALED = frozenset({"error", "reason", "delta", "payload"})
+SEALED = frozenset({"error", "reason", "delta", "payload", "content"})
 """Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
@@ -190,6 +195,11 @@ def step_row(stage: str, item: int = 0) -> str:
 def signal_row(stage: str, item: int, n: int) -> str:
     """How events name a signal. The stage comes last, as for an attempt."""
     return f"{_of_item('signal', item)} {n} {stage}"
+
+
+def approval_row(stage: str, item: int, n: int) -> str:
+    """How events name what was to be approved. The stage comes last, as for an attempt."""
+    return f"{_of_item('approval', item)} {n} {stage}"
 
 
 def _of_item(kind: str, item: int) -> str:

@@ -107,7 +107,7 @@ class Faults:
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
 _ABOUT_OWNERS = ("may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
-_ABOUT_SIGNALS = ("plan", "waiting_for_signal")
+_ABOUT_SIGNALS = ("plan", "waiting_for_signal", "unapproved")
 READS = frozenset(
     {*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, "after_commit", "overdue", "undelivered", "missed"}
 )

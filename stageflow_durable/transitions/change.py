@@ -22,6 +22,7 @@ class Table(StrEnum):
     CHECKPOINTS = "checkpoints"
     SAGA_STEPS = "saga_steps"
     SIGNALS = "signals"
+    APPROVALS = "approvals"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -30,6 +31,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.CHECKPOINTS: ("stage", "item"),
     Table.SAGA_STEPS: ("stage", "item"),
     Table.SIGNALS: ("stage", "item", "n"),
+    Table.APPROVALS: ("stage", "item", "n"),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 

@@ -13,7 +13,7 @@ from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.sleep import fall_asleep, is_asleep
-from stageflow_durable.transitions.waiting import await_signal, awaits_signal, release_those_that_wait_for_nothing
+from stageflow_durable.transitions.waiting import await_signal, awaits_answer, release_those_that_wait_for_nothing
 
 EARLY_SECONDS = 0.05
 """How early a message with a countdown may arrive: timers of two machines differ by some milliseconds."""
@@ -45,8 +45,8 @@ def _refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | Non
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    # Only the sweep ends a sleep, and a signal or the sweep a wait: this message is an old one.
-    if early or is_asleep(facts.plan, row) or awaits_signal(facts.plan, row):
+    # Only the sweep ends a sleep, and an answer or the sweep a wait: this message is an old one.
+    if early or is_asleep(facts.plan, row) or awaits_answer(facts.plan, row):
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY

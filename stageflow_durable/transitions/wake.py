@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from stageflow_durable.model.status import Cause, RunStatus, StrandState
+from stageflow_durable.transitions import approval
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
@@ -17,7 +18,7 @@ from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.signal import end_in_time
 from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
 from stageflow_durable.transitions.start import follow_newest
-from stageflow_durable.transitions.waiting import awaits_signal
+from stageflow_durable.transitions.waiting import awaits_approval, awaits_signal
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -36,6 +37,8 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
     draft = Draft(facts)
     if awaits_signal(facts.plan, row):
         return end_in_time(draft, row)
+    if awaits_approval(facts.plan, row):
+        return approval.end_in_time(draft, row)
     if is_asleep(facts.plan, row):
         return draft.done() if sleep_to_its_moment(draft, row) else _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
