@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from stageflow_durable.application import Engine
     from stageflow_durable.delivery.adopt import task_stage
     from stageflow_durable.engine.accept import Submission
+    from stageflow_durable.engine.actors import Actor, Credential
     from stageflow_durable.engine.handle import RunHandle
     from stageflow_durable.engine.leftovers import kept_between_stages
     from stageflow_durable.errors import (
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _WHERE = {
     "Engine": "application",
     "Submission": "engine.accept",
+    "Actor": "engine.actors",
+    "Credential": "engine.actors",
     "RunHandle": "engine.handle",
     "kept_between_stages": "engine.leftovers",
     "CompensationFailed": "errors",
@@ -71,12 +74,14 @@ _WHERE = {
 }
 
 __all__ = [
+    "Actor",
     "AttemptEnd",
     "BaseInterceptor",
     "CompensationContext",
     "CompensationFailed",
     "ConfigurationError",
     "ContextSnapshot",
+    "Credential",
     "Default",
     "Engine",
     "IdempotencyParamMismatch",

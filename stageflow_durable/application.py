@@ -27,6 +27,7 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
 from stageflow_durable.engine.handle import RunHandle
@@ -65,7 +66,7 @@ Named: TypeAlias = str | Pipeline[InputT, ResultT]
 
 _OWN = (
     *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
-    *("settings", "store", "publisher", "world"),
+    *("settings", "store", "publisher", "world", "authenticate", "authorize"),
 )
 
 
@@ -79,6 +80,9 @@ class Engine(CallbackOperations, Operations):
     wraps each stage; ``observers``: functions that are told how each attempt of a stage or an undo ended, after the
     commit. ``settings``: a
     Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
+    ``authenticate``: a function that gives the name of whoever a ``Credential`` belongs to, or None where it is not
+    accepted; ``authorize``: a function of an actor, a verb and a run that says whether they may: it is asked for every
+    verb that a person or a program calls, from Python, the command or a page. Only True allows it.
     Nothing is connected before the first use; with nothing set and nothing running that raises ConfigurationError with
     both ways out.
 
@@ -100,6 +104,8 @@ class Engine(CallbackOperations, Operations):
         store: Store | None = None,
         publisher: Publisher | None = None,
         world: World | None = None,
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
         **keywords: Any,
     ) -> None:
         if settings is not None and keywords:
@@ -119,6 +125,10 @@ class Engine(CallbackOperations, Operations):
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
+        for option, given in (("authenticate", authenticate), ("authorize", authorize)):
+            if given is not None and not callable(given):
+                raise ConfigurationError(f"{option}={given!r} is not a function")
+        self._authenticate, self._authorize = authenticate, authorize
         self._world = world or system_world()
         self._clock = self._world.clock
         self._given_store, self._given_publisher = store, publisher
@@ -299,6 +309,7 @@ class Engine(CallbackOperations, Operations):
         queue: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        actor: str | Credential | Actor | None = None,
     ) -> RunHandle[ResultT]:
         """Start a run, or find the one that has the key (``handle.replayed``). With the pipeline's name instead of the
         pipeline, the types of input and result are not checked.
@@ -306,6 +317,8 @@ class Engine(CallbackOperations, Operations):
         ``deadline``: seconds or a timedelta from now, or an aware datetime. ``attributes``: what the run is found by
         (``runs(attributes=…)``), at most 20 names with text, whole numbers or truth values. They are no part of what
         the key stands for: the same key with others finds the run with those that it was given first.
+        ``deadline``: seconds or a timedelta from now, or an aware datetime. ``actor``: who asks for it; the history
+        says so, and who asked may not approve (:meth:`Pipeline.approve`).
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.
@@ -314,10 +327,13 @@ class Engine(CallbackOperations, Operations):
         with a key, calling again is safe and finds out.
         """
         found = self.pipeline(pipeline)
+        by = None if actor is None else actor_of(actor, self._authenticate, "enqueue", found.name).name
         self._ready()
         created = self._acceptor.accept(
             found,
-            Submission(input, client_id, idempotency_key, deadline, priority, queue, metadata, attributes=attributes),
+            Submission(
+                input, client_id, idempotency_key, deadline, priority, queue, metadata, attributes=attributes, actor=by
+            ),
         )
         return self._handle(created, found)
 

@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from stageflow_durable.cli.output import Column, below, laid_out
-from stageflow_durable.cli.why import MISSING_WORDS, failed_undos
+from stageflow_durable.cli.why import MISSING_WORDS, approval_lines, failed_undos
 from stageflow_durable.cli.words import SHORT_ID, age
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.run import Run, RunSummary, Wait
+from stageflow_durable.model.run import ApprovalView, Run, RunSummary, Wait
 from stageflow_durable.model.status import AT_REST, ParkReason, RunStatus, WaitingFor
+from stageflow_durable.model.verbs import SHOWN_DIGEST
 from stageflow_durable.model.waits import PARKED_WORDS
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Group:
     that got there last, ``last_run``; where its undo failed that undo's, and ``cause`` is why it was to be undone.
     ``missing``: why no live worker carries them, which then is the ``last_error`` too. ``waiting_for``: what the last
     one waits for, by its rows, or None; ``waits``: the same in full, whose first is the ``last_error`` of a run that is
-    not at rest.
+    not at rest; ``approval``: what it asks for.
     """
 
     reason: str
@@ -49,6 +50,7 @@ class Group:
     missing: Missing | None = None
     waiting_for: WaitingFor | None = None
     waits: tuple[Wait, ...] = ()
+    approval: ApprovalView | None = None
 
 
 def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
@@ -58,7 +60,8 @@ def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
     """
     found: dict[_Kind, list[RunSummary]] = {}
     for run in runs:
-        kind = _trouble(run), bool(run.awaits), run.missing or run.park_reason, run.pipeline, run.error_stage
+        at = run.error_stage if run.approval is None else run.approval.stage
+        kind = _trouble(run), bool(run.awaits), run.missing or run.park_reason, run.pipeline, at
         found.setdefault(kind, []).append(run)
     ranked = sorted(found.items(), key=lambda item: (_rank(item[0][0]), -len(item[1])))
     return [_group(members, look) for _key, members in ranked]
@@ -80,7 +83,7 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
     return Group(
         _reason(latest),
         latest.pipeline,
-        latest.error_stage,
+        latest.error_stage if latest.approval is None else latest.approval.stage,
         len(runs),
         min(run.updated_at for run in runs),
         undos or _last_error(latest),
@@ -91,6 +94,7 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
         latest.missing,
         latest.waiting_for,
         latest.waits,
+        latest.approval,
     )
 
 
@@ -101,6 +105,8 @@ def _last_error(run: RunSummary) -> str | None:
 
 
 def _reason(run: RunSummary) -> str:
+    if run.approval is not None:
+        return "waits for an approval"
     if run.awaits:
         return "undo waits: worker not confirmed dead"
     if run.park_reason:
@@ -113,8 +119,11 @@ def _reason(run: RunSummary) -> str:
 def _next(run: RunSummary, count: int) -> str:
     if run.missing is not None:
         return run.missing.command
-    if run.awaits:
+    if run.awaits or (run.approval is not None and count > 1):
         return f"stageflow show {run.run_id}"
+    if run.approval is not None:
+        asked = run.approval
+        return f"stageflow approve {run.run_id} {asked.stage} --digest {asked.digest[:SHOWN_DIGEST]} --reason …"
     if run.status not in AT_REST:
         return "stageflow doctor"
     if count == 1 or run.park_reason in (ParkReason.UNKNOWN, ParkReason.OPERATOR):
@@ -148,10 +157,12 @@ def drawn(groups: Sequence[Group], now: datetime, width: int) -> list[Text]:
 def _told(group: Group, width: int) -> Iterator[Text]:
     from rich.text import Text
 
+    of = f" of {group.last_run[:SHORT_ID]}" if group.count > 1 else ""
+    for line in approval_lines(group.approval):
+        yield from below(line if not of else f"{line}{of}", width)
     if group.missing is not None:
         yield from below(f"{group.missing.message}; {group.missing.advice}", width)
     elif group.last_error:
-        of = f" of {group.last_run[:SHORT_ID]}" if group.count > 1 else ""
         what = "it waits" if group.reason.startswith("stuck") else "last error"
         yield from below(f"{what}{of}: {group.last_error}", width)
     if group.cause:

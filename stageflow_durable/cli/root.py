@@ -30,6 +30,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "compensate": ("operate", "Undo what runs have done, in reverse order."),
         "cancel": ("operate", "Stop runs and undo what they have done."),
         "fork": ("fork", "Start a new run from the checkpoints of another."),
+        "approve": ("approve", "Approve what a run asks for; it goes on."),
+        "deny": ("approve", "Deny what a run asks for."),
         "signal": ("signal", "Tell a run what one of its stages waits for."),
         "settle": ("settle", "Say what became of a stage whose outcome is unknown."),
     },

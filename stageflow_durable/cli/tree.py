@@ -11,6 +11,7 @@ from rich.text import Text
 
 from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.why import (
+    approval_lines,
     attempt_phrase,
     awaiting,
     losses,
@@ -21,7 +22,7 @@ from stageflow_durable.cli.why import (
     why_in_full,
 )
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
-from stageflow_durable.model.plan import SLEEP, WAIT
+from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
@@ -146,7 +147,12 @@ def _row(run: Run, stage: StageView, now: datetime) -> Row:
         _took(stage, now),
         "  ".join([*inline, *notes]),
         _undo(stage),
-        (*([] if inline else _few(phrases)), *_undo_details(stage), *_keys(run, stage)),
+        (
+            *([] if inline else _few(phrases)),
+            *approval_lines(stage.approval),
+            *_undo_details(stage),
+            *_keys(run, stage),
+        ),
         STEP_STYLE.get(stage.undo.state, "dim") if stage.undo else "dim",
     )
 
@@ -219,7 +225,7 @@ def _waits(stage: StageView, now: datetime) -> str:
     what = WAITING_WORDS.get(stage.waiting_for)
     if stage.waiting_for is WaitingFor.WORKER or stage.wake_at is None:
         return what or ""
-    then = {SLEEP: "wakes", WAIT: "times out"}.get(stage.kind, "again")
+    then = {SLEEP: "wakes", WAIT: "times out", APPROVAL: "times out"}.get(stage.kind, "again")
     then = "times out" if stage.waiting_for is WaitingFor.CALLBACK else then
     return ", ".join(filter(None, (what, _due(then, stage.wake_at, now))))
 

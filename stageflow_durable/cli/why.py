@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 
 from stageflow_durable.cli.words import age, clipped, clock, delay
 from stageflow_durable.model.roster import MissingKind
-from stageflow_durable.model.run import AttemptView, Event, Run, RunSummary, StageView
+from stageflow_durable.model.run import ApprovalView, AttemptView, Event, Run, RunSummary, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
-from stageflow_durable.model.verbs import unknown_stages
+from stageflow_durable.model.verbs import SHOWN_DIGEST, unknown_stages
 from stageflow_durable.model.waits import PARKED_WORDS, confirmations
 
 OPERATOR = "operator."
 """What the types of events begin with that record a person's verb."""
 
 SHOWN_ORDERS = 3
+
+MOST_OF_A_CONTENT = 2000
+"""How much of what is to be approved is shown; all of it by ``--json``."""
 
 MOST_OF_AN_ERROR = 160
 """What the head says of an undo's error; below, its attempts tell all of it."""
@@ -140,6 +144,18 @@ def orders(history: Iterable[Event], now: datetime) -> list[str]:
         f", {event.data.get('reason', '')}"
         for event in given[-SHOWN_ORDERS:]
     ]
+
+
+def approval_lines(asked: ApprovalView | None) -> list[str]:
+    """What is to be approved, and by whom; or what was decided."""
+    if asked is None:
+        return []
+    if asked.decision is not None:
+        known = "" if asked.authenticated else " (as typed)"
+        return [f"{asked.decision} by {asked.actor}{known}: {asked.reason}"]
+    by = f"by one of: {', '.join(asked.approvers)}" if asked.approvers else "by anybody"
+    content = json.dumps(asked.content, default=str, ensure_ascii=False)
+    return [f"asks for: {clipped(content, MOST_OF_A_CONTENT)}", f"digest {asked.digest[:SHOWN_DIGEST]}, {by}"]
 
 
 def who(attempt: AttemptView) -> str:

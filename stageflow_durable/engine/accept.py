@@ -44,6 +44,7 @@ class Submission(Generic[InputT_co]):
     ``deadline``: seconds or a timedelta from now, an aware datetime, or None. ``run_id``: for a run without a key, an
     id that the caller made (26 characters, a ULID), so that the same submission can be repeated after StoreUnavailable
     and still starts one run. ``attributes``: what the run is found by; see :meth:`stageflow_durable.Engine.enqueue`.
+    ``actor``: who asks for it.
     """
 
     input: InputT_co
@@ -55,6 +56,7 @@ class Submission(Generic[InputT_co]):
     metadata: Mapping[str, Any] | None = None
     run_id: str | None = None
     attributes: Mapping[str, Any] | None = None
+    actor: str | None = None
 
 
 class Acceptor:
@@ -149,6 +151,7 @@ class Acceptor:
             deadline=self._deadline(submission.deadline),
             repeats=submission.run_id is not None,
             attributes=attributes.checked(submission.attributes, "enqueue"),
+            actor=None if submission.actor is None else _name(submission.actor, "actor"),
         )
 
     def _metadata(self, submission: Submission[Any]) -> str:

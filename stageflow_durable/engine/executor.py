@@ -42,7 +42,7 @@ from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services
-from stageflow_durable.engine.sleeping import moment_of, unanswered
+from stageflow_durable.engine.sleeping import content_of, moment_of, unanswered
 from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
@@ -183,6 +183,8 @@ class Executor:
         if work.undoing:
             return self._undo(work, outputs, go_on)
         spec = self._pipelines[work.run.pipeline].by_name[work.stage]
+        if spec.approval is not None:
+            return self._ask_approval(work, spec, outputs, go_on)
         return self._stage(work, outputs, go_on) if spec.sleep is None else self._ask_until(work, spec, outputs)
 
     # --- a stage ------------------------------------------------------------------------------------------------------
@@ -228,10 +230,37 @@ class Executor:
         return ending
 
     def _ask_until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
-        """Ask a sleep's function until when. It is no body: its error parks the run as a bug, and no interceptor wraps
-        it.
+        """Ask a sleep's function until when."""
+        return self._ask(
+            work,
+            spec,
+            outputs,
+            lambda called: moment_of(called, self._world.clock.time()),
+            lambda until, services: self._store.sleep(work, until, services.asked_for()),
+        )
+
+    def _ask_approval(self, work: Work, spec: StageSpec, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
+        """Ask an approval's function what is to be approved."""
+        return self._ask(
+            work,
+            spec,
+            outputs,
+            lambda called: content_of(called, work.stage, self._limits.payload_bytes),
+            lambda asked, services: self._store.ask(work, asked, self._claimant(), services.asked_for(), go_on=go_on),
+        )
+
+    def _ask(
+        self,
+        work: Work,
+        spec: StageSpec,
+        outputs: RunOutputs,
+        read: Callable[[body.Called], T],
+        save: Callable[[T, Services], Done | Fenced],
+    ) -> Ending:
+        """Ask the function of a stage that only waits, and save its answer. It is no body: its error parks the run as a
+        bug, and no interceptor wraps it.
         """
-        services = Services(self._store, work, is_async=body.is_async(spec.runner), asks_until=True)
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), only_asked=True)
         try:
             ctx = services.context.run(body.stage_context, work, outputs, services)
         except AWAY:
@@ -244,13 +273,13 @@ class Executor:
             called = body.run_stage(body.call, spec.runner, ctx, services, None)
         services.abandon()
         try:
-            until = moment_of(called, self._world.clock.time())
+            answer = read(called)
         except BaseException as error:  # the function's own, also where it says that a database is away
             if is_end_of_process(error):
                 raise
             failed = unanswered(error)
             return saved(work, failed, lambda this: self._save(work, outputs, this, services, None, _never), mistake)[0]
-        return self._commit(work, lambda: self._store.sleep(work, until, services.asked_for()))
+        return self._commit(work, lambda: save(answer, services))
 
     def _tell_end(
         self,

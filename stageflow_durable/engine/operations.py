@@ -11,6 +11,7 @@ from typing import Any
 
 from stageflow_durable.clock import Clock, as_moment
 from stageflow_durable.duration import is_duration, seconds_of, shown
+from stageflow_durable.engine.actors import Actor, Credential
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
@@ -147,7 +148,8 @@ class Operations(OperatorVerbs):
 
     def _beside(self, asked: Filter) -> list[RunSummary]:
         """What needs a person whatever its status: stuck, without a worker, waiting for a confirmed end."""
-        found = [run for run in (*self.store.unconfirmed(), *self._standing()) if asked.fits(run)]
+        beside = (*self.store.unapproved(), *self.store.unconfirmed(), *self._standing())
+        found = [run for run in beside if asked.fits(run)]
         if not found or not asked.attributes:
             return found
         described = self.store.described([run.run_id for run in found], asked.attributes)
@@ -179,7 +181,7 @@ class Operations(OperatorVerbs):
         correlation: str | None = None,
         idempotency_key: str | None = None,
         reason: str = "sent by the application",
-        actor: str = "application",
+        actor: str | Credential | Actor = "application",
     ) -> SignalReceipt:
         """:meth:`signal` to the one run that waits for ``name``, or will wait: of ``client_id`` and ``pipeline``, where
         they are given, and with ``correlation`` as the idempotency key that it was enqueued with.

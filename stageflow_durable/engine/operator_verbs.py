@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode, fingerprint
+from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_allowed
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.twins import in_thread
@@ -63,8 +64,13 @@ RunId = Annotated[str, Argument("RUN")]
 """A run's id, or a prefix that fits only one."""
 
 Reason = Annotated[str, Option("Why; required, stands in the history.", "TEXT")]
-Actor = Annotated[str, Option("Who does it; else user@host.", "WHO")]
+By = Annotated[str | Credential | Actor, Option("Who does it; else user@host.", "WHO")]
 PastPivot = Annotated[bool, Option("Undo even though the point of no return has begun.")]
+
+
+Digest = Annotated[
+    str | None, Option("Of what was looked at, or its beginning: refused where it is another by now.", "DIGEST")
+]
 
 
 def bulk(verb: F) -> F:
@@ -76,12 +82,16 @@ def bulk(verb: F) -> F:
 class OperatorVerbs:
     """The verbs that change runs, and with :class:`engine.operations.Operations` all that an engine offers about them.
 
-    Each takes a ``reason`` and an ``actor``, which stand in the history. ``op_version``: the version of the run that
-    was looked at; where the run has changed since, OperatorConflict is raised.
+    Each takes a ``reason`` and an ``actor``, which stand in the history: a name, or a :class:`Credential` of which
+    ``Engine(authenticate=)`` says whose it is. ``Engine(authorize=)`` is asked for each, whoever calls it; NotAllowed
+    is raised where it does not allow it. ``op_version``: the version of the run that was looked at; where the run has
+    changed since, OperatorConflict is raised.
     """
 
     _clock: Clock
     pipelines: "Mapping[str, Pipeline[Any, Any]]"
+    _authenticate: Authenticate | None = None
+    _authorize: Authorize | None = None
 
     @cached_property
     def store(self) -> "Store":
@@ -112,7 +122,7 @@ class OperatorVerbs:
         run_id: RunId,
         *,
         reason: Reason,
-        actor: Actor,
+        actor: By,
         op_version: int | None = None,
         past_pivot: PastPivot = False,
     ) -> RunSummary:
@@ -125,7 +135,7 @@ class OperatorVerbs:
     acancel = in_thread(cancel)
 
     @bulk
-    def resume(self, run_id: RunId, *, reason: Reason, actor: Actor, op_version: int | None = None) -> RunSummary:
+    def resume(self, run_id: RunId, *, reason: Reason, actor: By, op_version: int | None = None) -> RunSummary:
         """Let a parked, failed or cancelled run go forward from its last checkpoints.
 
         Raises UnknownRun, NotAllowed, OperatorConflict.
@@ -140,7 +150,7 @@ class OperatorVerbs:
         run_id: RunId,
         *,
         reason: Reason,
-        actor: Actor,
+        actor: By,
         op_version: int | None = None,
         past_pivot: PastPivot = False,
         skip: Annotated[Sequence[str], Option("Give this stage's undo up, for the reason given.", "STAGE")] = (),
@@ -165,7 +175,7 @@ class OperatorVerbs:
         done: Annotated[Any, Option("It happened: this is its output.", "JSON|@FILE", is_json=True)] = UNSAID,
         not_done: Annotated[bool, Option("It did not happen: the stage is tried again.")] = False,
         reason: Reason,
-        actor: Actor,
+        actor: By,
         op_version: int | None = None,
     ) -> RunSummary:
         """Record what a person found out about a stage in doubt: ``done`` with its output, or ``not_done``; the run
@@ -189,7 +199,7 @@ class OperatorVerbs:
         from_stage: Annotated[str, Option("Where the new run begins.", "STAGE", name="--from")],
         *,
         reason: Reason = "forked by the application",
-        actor: Actor = "application",
+        actor: By = "application",
         idempotency_key: Annotated[
             str | None, Option("Fork once under this key, however often it is asked for.", "KEY")
         ] = None,
@@ -227,7 +237,7 @@ class OperatorVerbs:
             str | None, Option("The same key again is the same signal, however often it is sent.", "KEY")
         ] = None,
         reason: Reason = "sent by the application",
-        actor: Actor = "application",
+        actor: By = "application",
     ) -> SignalReceipt:
         """Send a run the signal ``name``, for which a stage of it waits, or will wait: then it is kept. ``payload``:
         any JSON that the wait's schema allows, or an object of its model.
@@ -256,15 +266,68 @@ class OperatorVerbs:
 
     asignal = in_thread(signal)
 
-    def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: Actor) -> list[str]:
+    def approve(
+        self,
+        run_id: RunId,
+        stage: Annotated[str, Argument("STAGE")],
+        *,
+        digest: Digest = None,
+        reason: Reason,
+        actor: By,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        """Approve what ``stage`` of a run asks for: a worker looks whether it still holds, and the run goes on.
+        ``digest``: of what was looked at; where something else is asked by now, OperatorConflict is raised.
+
+        Raises UnknownRun, OperatorConflict; NotAllowed where nothing is asked, where it is decided already, or where
+        the actor may not approve it.
+        """
+        return self._decide("approve", "approved", run_id, stage, reason, actor, op_version, digest)
+
+    aapprove = in_thread(approve)
+
+    def deny(
+        self,
+        run_id: RunId,
+        stage: Annotated[str, Argument("STAGE")],
+        *,
+        digest: Digest = None,
+        reason: Reason,
+        actor: By,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        """Deny what ``stage`` of a run asks for: what becomes of the run is said by ``on_denied=`` of the stage.
+
+        Raises as :meth:`approve`; anybody whom ``Engine(authorize=)`` allows it may deny.
+        """
+        return self._decide("deny", "denied", run_id, stage, reason, actor, op_version, digest)
+
+    adeny = in_thread(deny)
+
+    def _decide(
+        self,
+        verb: str,
+        decision: str,
+        run_id: str,
+        stage: str,
+        reason: str,
+        actor: Any,
+        op_version: int | None,
+        digest: str | None,
+    ) -> RunSummary:
+        order = self._order(verb, run_id, reason, actor, op_version)
+        return self._published(order, self.store.decide(order, stage, decision, digest))
+
+    def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: By) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.
 
         Raises NotAllowed where its lease holds, or where its end was confirmed before.
         """
         from stageflow_durable.engine.outcome import storable
 
-        _require_account("confirm-dead", reason, actor)
-        self.store.confirm_dead(owner, storable(reason), storable(actor))
+        by = self._account("confirm-dead", owner, reason, actor)
+        require_allowed(self._authorize, by, "confirm-dead", owner, None)
+        self.store.confirm_dead(owner, storable(reason), by.name)
         return self._sweeper.release(owner)
 
     aconfirm_dead = in_thread(confirm_dead)
@@ -276,16 +339,29 @@ class OperatorVerbs:
         verb: str,
         run_id: str,
         reason: str,
-        actor: str,
+        actor: Any,
         op_version: int | None = None,
         past_pivot: bool = False,
         skip: tuple[str, ...] = (),
     ) -> Order:
         from stageflow_durable.engine.outcome import storable
+        from stageflow_durable.store.views import summary_of
 
-        _require_account(verb, reason, actor)
+        by = self._account(verb, run_id, reason, actor)
         full = self.store.full_id(run_id)
-        return Order(full, str(verb), storable(reason), storable(actor), op_version, past_pivot, skip)
+        if self._authorize is not None:
+            facts = self.store.facts(full)
+            require_allowed(self._authorize, by, str(verb), full, None if facts is None else summary_of(facts))
+        known = by.authenticated
+        return Order(full, str(verb), storable(reason), by.name, op_version, past_pivot, skip, authenticated=known)
+
+    def _account(self, verb: str, about: str, reason: str, actor: Any) -> Actor:
+        """Who acts. Raises InvalidInput where the reason or the name is missing."""
+        from stageflow_durable.engine.outcome import storable
+
+        by = actor_of(actor, self._authenticate, str(verb), str(about))
+        _require_account(verb, reason, by.name)
+        return Actor(storable(by.name), by.authenticated)
 
     def _carry_out(self, order: Order) -> RunSummary:
         return self._published(order, self.store.order(order))

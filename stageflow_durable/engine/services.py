@@ -72,15 +72,15 @@ class Services:
         work: Work,
         *,
         is_async: bool,
-        asks_until: bool = False,
+        only_asked: bool = False,
         url: Callable[[str, str], str] | None = None,
     ) -> None:
-        """``asks_until``: of a sleep, whose function is asked until when and has no outcome of its own. ``url``: gives
-        the callback URL of a stage of a run.
+        """``only_asked``: of a stage that only waits, whose function says for what and has no outcome of its own.
+        ``url``: gives the callback URL of a stage of a run.
         """
         self._url = url
         self.gave_url = False
-        self._asks_until = asks_until
+        self._only_asked = only_asked
         self._store = store
         self._work = work
         self._is_async = is_async
@@ -109,8 +109,10 @@ class Services:
         return self.place.holder.session
 
     def _require_outcome(self, asked: str) -> None:
-        if self._asks_until:
-            raise self._refused(asked, "the stage is a sleep; it only says until when")
+        if self._only_asked:
+            sleeps = self._work.plan.by_name[self._work.stage].is_sleep
+            what = "until when" if sleeps else "what is to be approved"
+            raise self._refused(asked, f"the stage only waits; it only says {what}")
 
     def _require_going(self, asked: str) -> None:
         """Refuse what would come to nothing: a thread of the body still runs, or an observer asks."""

@@ -1,15 +1,18 @@
-"""What a sleep's function said: until when."""
+"""What the function of a stage that only waits said: until when it sleeps, or what is to be approved."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+from stageflow_durable.codec import encode_and_fingerprint
 from stageflow_durable.duration import LONGEST, shown
 from stageflow_durable.engine.body import Called
 from stageflow_durable.engine.outcome import Over, text_of
+from stageflow_durable.engine.payload import within
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
+from stageflow_durable.transitions.approval import Asked
 from stageflow_durable.transitions.attempt import Failure
 
 
@@ -28,7 +31,17 @@ def moment_of(called: Called, now: float) -> float:
     return until
 
 
+def content_of(called: Called, stage: str, limit: int) -> Asked:
+    """What is to be approved. Raises what the function raised; UnsavableValue for what is no JSON, InvalidInput for
+    what is larger than ``limit`` bytes.
+    """
+    if called.error is not None:
+        raise called.error
+    text, digest = encode_and_fingerprint(called.value, None, "of")
+    return Asked(within(text, called.value, limit, f"of= of {stage}", "of"), digest)
+
+
 def unanswered(error: BaseException) -> Over:
-    """What follows where nobody can say until when: a person mends the function and resumes. Nothing has been done."""
+    """What follows where the function does not say it: a person fixes it and resumes. Nothing has been done."""
     failure = Failure(text_of(error), Category.BUG, doubt=False, vouched=True)
     return Over(failure, park=ParkReason.BUG, error=error)

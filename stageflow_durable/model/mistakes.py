@@ -146,6 +146,7 @@ def options_of_stage(spec: Any) -> list[str]:
     wrong += _sleep(spec.sleep)
     wrong += () if spec.wait is None else of_wait(spec.wait)
     wrong += () if spec.callback is None else of_callback(spec.callback)
+    wrong += () if spec.approval is None else of_approval(spec.approval)
     calls = [*_called(spec.runner if callable(spec.runner) else None, ""), *_called(spec.key, "key: ")]
     return [f"stage {spec.name!r}: {text}" for text in (*spec.misfits, *wrong, *calls, *_undo(spec.compensate))]
 
@@ -188,6 +189,38 @@ def of_callback(given: Any) -> Iterator[str]:
     schema = schema_of(given)
     wrong = [schema] if isinstance(schema, str) else json_schema.mistakes(schema)
     yield from (f"callback: {problem}" for problem in wrong)
+
+
+def of_approval(approval: Any) -> Iterator[str]:
+    """What is wrong with the options of a stage that waits for an approval; its function is looked at as a runner."""
+    if approval.timeout is not None and not _is_duration(approval.timeout):
+        yield f"timeout {_DURATION.format(shown(approval.timeout))}"
+    if approval.timeout is None and approval.on_timeout != "reject":
+        yield "on_timeout= is given without timeout="
+    for name in ("on_timeout", "on_denied"):
+        given = getattr(approval, name)
+        if given not in ("reject", "park", "skip"):
+            yield f"{name}={shown(given)}: 'reject', 'park' or 'skip'"
+    if not isinstance(approval.separation, bool):
+        yield f"separation={shown(approval.separation)} is not True or False"
+    named = approval.approvers
+    if named is None:
+        return
+    if not isinstance(named, Sequence | frozenset | set) or not named:
+        yield f"approvers={shown(named)}: names of actors, at least one; leave it out where anybody may approve"
+    elif not all(isinstance(name, str) and name.strip() for name in named):
+        yield "approvers: each is the name of an authenticated actor, as text"
+
+
+def joins_behind_approvals(plan: Plan) -> list[str]:
+    """A denial that passes over what comes next says nothing of other stages, for which that may wait too."""
+    return [
+        f"stage {name!r} waits for {approval.name!r}, which may skip it, and for others too; give it a stage of its own"
+        for approval in plan.stages
+        if approval.is_approval and "skip" in (approval.on_denied, approval.on_timeout)
+        for name in plan.successors[approval.name]
+        if len(plan.by_name[name].after) > 1
+    ]
 
 
 def schema_of(given: Any) -> Any:

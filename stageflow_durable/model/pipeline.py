@@ -12,11 +12,13 @@ from stageflow_durable.codec import encode
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model import json_schema, mistakes
 from stageflow_durable.model.context import StageContext
-from stageflow_durable.model.plan import SLEEP, WAIT, Plan, PlannedStage, ordered
+from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
+    Approval,
     Default,
     OnCompensationFailure,
+    OnDenied,
     OnFailure,
     OnLeaseLost,
     OnTimeout,
@@ -248,6 +250,34 @@ class Pipeline(Generic[InputT, ResultT]):
         spec = StageSpec(name, _has_no_body, StageKind.TRANSFORM, _names(after), wait=wait)
         return replace(self, stages=(*self.stages, spec))
 
+    def approve(
+        self,
+        name: str,
+        of: Callable[[Any], Any],
+        *,
+        approvers: str | Iterable[str] | None = None,
+        separation: bool = True,
+        timeout: float | timedelta | None = None,
+        on_timeout: OnDenied = "reject",
+        on_denied: OnDenied = "reject",
+        after: str | Iterable[str] | None = None,
+    ) -> Pipeline[InputT, ResultT]:
+        """This pipeline with one more stage, which waits until somebody approves what comes next. Meanwhile it is a
+        row, and holds no worker and no message. Its output says who approved, when, and the digest of what.
+
+        ``of``: a function of the stage's context (``def`` or ``async def``) that gives what is to be approved, as JSON.
+        A worker calls it when the run comes there, and again before the run goes on: where it gives something else by
+        then, the approval does not count, and is asked for again. Its error parks the run as a bug. ``approvers``: the
+        names of those who may approve, as authenticated actors; None: anybody. ``separation``: whoever asked for the
+        run (``enqueue(actor=)``) may not approve. ``on_denied``: then the run has failed (``"reject"``), is parked
+        (``"park"``), or passes over the stages that come right after this one (``"skip"``). ``timeout``: seconds or
+        timedelta, None for as long as it takes; ``on_timeout``: as ``on_denied``. ``after``: as of :meth:`stage`.
+        """
+        named = (approvers,) if isinstance(approvers, str) else approvers
+        approval = Approval(of, named, separation, _seconds(timeout), on_timeout, on_denied)
+        spec = StageSpec(name, of, StageKind.TRANSFORM, _names(after), approval=approval)
+        return replace(self, stages=(*self.stages, spec))
+
     @cached_property
     def plan(self) -> Plan:
         """The graph of this pipeline. Raises DefinitionError with every mistake."""
@@ -269,7 +299,7 @@ class Pipeline(Generic[InputT, ResultT]):
         reads = self.schema if unmovable else min([*self.migrations, self.schema])
         plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure, self.schema, reads)
         if not problems:
-            problems += mistakes.unordered_pivots(plan)
+            problems += [*mistakes.unordered_pivots(plan), *mistakes.joins_behind_approvals(plan)]
         if problems:
             raise DefinitionError(str(self.name), problems)
         return plan
@@ -326,6 +356,8 @@ def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], lis
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
     planned = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    if spec.approval is not None:
+        return replace(planned, kind=APPROVAL, **_approved(spec.approval))
     if spec.wait is not None:
         return replace(planned, kind=WAIT, **_awaited(spec.wait))
     if spec.sleep is not None:
@@ -351,3 +383,16 @@ def _awaited(wait: Wait) -> dict[str, Any]:
     if isinstance(wait.on_timeout, Default):
         return {**found, "on_timeout": "default", "default": encode(wait.on_timeout.value)}
     return {**found, "on_timeout": wait.on_timeout}
+
+
+def _approved(approval: Approval) -> dict[str, Any]:
+    """What the plan says of an approval; of a mistaken one, which is in the list of mistakes, nothing."""
+    if any(mistakes.of_approval(approval)):
+        return {}
+    return {
+        "timeout": approval.timeout,
+        "on_timeout": approval.on_timeout,
+        "on_denied": approval.on_denied,
+        "approvers": tuple(sorted(set(approval.approvers or ()))),
+        "separation": approval.separation,
+    }

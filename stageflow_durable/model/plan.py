@@ -18,8 +18,8 @@ SLEEP = "sleep"
 WAIT = "wait"
 """The kind of a stage that waits for a signal."""
 
-BODILESS = frozenset({SLEEP, WAIT})
-"""Kinds of stages without a body."""
+APPROVAL = "approval"
+"""The kind of a stage that waits until somebody approves what comes next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class PlannedStage:
     Of a wait for a signal: ``timeout`` in seconds, or None; ``on_timeout``: ``"fail"``, ``"skip"`` or ``"default"``,
     which ends it with ``default`` (encoded). ``schema``: the JSON schema, as text, of what a signal or a callback
     brings, or None.
+
+    Of an approval: ``timeout`` and ``on_timeout`` likewise, of which the latter is as ``on_denied``: ``"reject"``,
+    ``"park"`` or ``"skip"``; ``approvers``: who may approve, nobody in particular if empty; ``separation``: whoever
+    asked for the run may not.
     """
 
     name: str
@@ -48,6 +52,9 @@ class PlannedStage:
     on_timeout: str = "fail"
     default: str | None = None
     schema: str | None = None
+    on_denied: str = "reject"
+    approvers: tuple[str, ...] = ()
+    separation: bool = False
 
     @property
     def is_sleep(self) -> bool:
@@ -58,6 +65,16 @@ class PlannedStage:
     def is_wait(self) -> bool:
         """Whether it waits for a signal, and has no body."""
         return self.kind == WAIT
+
+    @property
+    def takes_answers(self) -> bool:
+        """Whether it waits for a person or a program, and has no body."""
+        return self.kind in (WAIT, APPROVAL)
+
+    @property
+    def is_approval(self) -> bool:
+        """Whether it waits until somebody approves, and has no body."""
+        return self.kind == APPROVAL
 
 
 @dataclass(frozen=True)
@@ -173,7 +190,10 @@ class Plan:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that ``to_dict`` gave."""
-        stages = tuple(PlannedStage(**{**stage, "after": tuple(stage.get("after", ()))}) for stage in data["stages"])
+        stages = tuple(
+            PlannedStage(**{**stage, **{name: tuple(stage.get(name, ())) for name in ("after", "approvers")}})
+            for stage in data["stages"]
+        )
         return cls(
             data["pipeline"],
             data["version"],
@@ -196,7 +216,7 @@ _DEFAULTS = PlannedStage("")
 def _stage_to_dict(stage: PlannedStage) -> dict[str, Any]:
     fields = {name: getattr(stage, name) for name in PlannedStage.__slots__}
     return {
-        name: list(value) if name == "after" else value
+        name: list(value) if isinstance(value, tuple) else value
         for name, value in fields.items()
         if value != getattr(_DEFAULTS, name)
     }

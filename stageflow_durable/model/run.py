@@ -55,10 +55,30 @@ class UndoView:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalView:
+    """What somebody is, or was, asked to approve. ``digest``: of ``content``, to which the approval is bound;
+    ``approvers``: who may approve, empty where anybody may. ``decision``: ``approved``, ``denied``, or None.
+    """
+
+    stage: str
+    number: int
+    content: Any
+    digest: str
+    approvers: tuple[str, ...]
+    asked_at: datetime
+    decision: str | None = None
+    actor: str | None = None
+    authenticated: bool = False
+    reason: str | None = None
+    decided_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StageView:
     """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy
     counts; ``on_unknown`` is what the stage wants when its process was lost. ``waiting_for``: what it waits for, or
-    None; ``wake_at``: until when, at the latest. ``item``: 0, or which of the stage's items this is.
+    None; ``wake_at``: until when, at the latest. ``item``: 0, or which of the stage's items this is. ``approval``: what
+    was asked last, of a stage that asks.
     """
 
     name: str
@@ -79,6 +99,7 @@ class StageView:
     on_unknown: str = "retry"
     waiting_for: WaitingFor | None = None
     item: int = 0
+    approval: ApprovalView | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +156,8 @@ class RunSummary:
     something else, or nobody has looked (only a run in full and ``runs(attention=True)`` do). ``awaits``: processes for
     whose confirmed end an undo of it waits; likewise. ``waits_for``: what its rows say, soonest first; empty where
     something of it may go on, or nobody has looked. ``waits``: the same in full, of each part that does not run, what
-    is soonest due first. ``parent``: the run that started it, or None.
+    is soonest due first. ``parent``: the run that started it, or None. ``approval``: what it asks for, in a list of
+    what needs a person.
     """
 
     run_id: str
@@ -160,6 +182,7 @@ class RunSummary:
     waits_for: tuple[WaitingFor, ...] = field(default=(), kw_only=True)
     parent: str | None = field(default=None, kw_only=True)
     waits: tuple[Wait, ...] = field(default=(), kw_only=True)
+    approval: ApprovalView | None = field(default=None, kw_only=True)
 
     @property
     def waiting_for(self) -> WaitingFor | None:

@@ -102,6 +102,24 @@ class Wait:
     on_timeout: Any = "fail"
 
 
+OnDenied = Literal["reject", "park", "skip"]
+"""What becomes of a run whose approval is denied: it has failed, is parked, or passes over what was to be approved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What a person is asked to approve: ``of`` is a function of the context that says it. ``approvers``: names of
+    authenticated actors, or None for anybody; ``separation``: whoever asked for the run may not approve.
+    """
+
+    of: Any
+    approvers: Any = field(default=None, hash=False)
+    separation: Any = True
+    timeout: Any = None
+    on_timeout: Any = "reject"
+    on_denied: Any = "reject"
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaMigration:
     """From one schema of a pipeline's data to the next: the ``input``, and ``outputs`` by stage; each a function from
@@ -135,4 +153,5 @@ class StageSpec:
     sleep: Sleep | None = None
     wait: Wait | None = None
     callback: Any = field(default=None, hash=False)
+    approval: Approval | None = None
     misfits: tuple[str, ...] = ()

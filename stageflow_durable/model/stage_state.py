@@ -22,7 +22,7 @@ def stage_state(
     strand: StrandState | None,
     last_attempt: AttemptState | None,
     step: StepState | None,
-    timed_out: bool = False,
+    unanswered: bool = False,
 ) -> StageState:
     """The state of a stage of a run in ``phase`` with ``status``.
 
@@ -30,7 +30,7 @@ def stage_state(
     :param strand: of the strand that stands at the stage; None where none does.
     :param last_attempt: how its latest attempt ended, or ``RUNNING``; None where it never began.
     :param step: its saga step; None where the stage has no undo.
-    :param timed_out: it is a wait, and the run was stopped because its time was over.
+    :param unanswered: it waits for an answer, and the run was stopped because none came in time, or for what it said.
     """
     if step is StepState.COMPENSATED:
         return StageState.UNDONE
@@ -38,7 +38,7 @@ def stage_state(
         return StageState.SKIPPED if skipped else StageState.OK
     if strand in _BY_STRAND:
         return _BY_STRAND[strand]
-    if timed_out and phase is not Phase.FORWARD:
+    if unanswered and phase is not Phase.FORWARD:
         return StageState.FAILED
     if last_attempt is not None and phase is not Phase.FORWARD:
         return _BY_ATTEMPT.get(last_attempt, StageState.CANCELLED)

@@ -6,12 +6,12 @@ by :func:`refusal` inside the transaction that would act. Semantics: ``docs/expl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from stageflow_durable.model.run import Run
+from stageflow_durable.model.run import ApprovalView, Run
 from stageflow_durable.model.status import (
     OPEN_STEPS,
     AttemptState,
@@ -36,6 +36,10 @@ SETTLEABLE = frozenset({RunStatus.PARKED, RunStatus.FAILED})
 
 FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.COMPENSATED})
 """Nothing leaves these."""
+
+
+SHOWN_DIGEST = 12
+"""How much of a digest people see and type."""
 
 
 class VerbName(StrEnum):
@@ -73,8 +77,8 @@ class Standing:
 class Verb:
     """One allowed command.
 
-    ``name``: a :class:`VerbName`; ``fork``, which changes nothing of its run; or ``signal``. ``arguments`` is what
-    follows ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
+    ``name``: a :class:`VerbName`; ``fork``, which changes nothing of its run; ``signal``, ``approve`` or ``deny``.
+    ``arguments`` is what follows ``stageflow``, with ``…`` where a person fills in; ``effect`` says what it does.
     """
 
     name: str
@@ -247,6 +251,9 @@ def allowed_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
         for verb in _settle(ref, name)
     ]
     found += [_signal(ref, stage.name) for stage in run.stages if stage.waiting_for is WaitingFor.SIGNAL]
+    for stage in run.stages:
+        if stage.waiting_for is WaitingFor.APPROVAL and stage.approval is not None:
+            found += _decide(ref, stage.approval)
     if refusal(VerbName.RESUME, facts) is None:
         found.append(Verb(VerbName.RESUME, ("resume", ref, *_REASON), _resume_effect(run)))
     if refusal(VerbName.CANCEL, facts) is None and not (facts.status is RunStatus.PARKED and facts.owed):
@@ -272,6 +279,12 @@ def _settle(ref: str, stage: str) -> tuple[Verb, Verb]:
 
 def _signal(ref: str, stage: str) -> Verb:
     return Verb("signal", ("signal", ref, stage, "--payload", "'{…}'", *_REASON), "what it waits for", stage)
+
+
+def _decide(ref: str, asked: ApprovalView) -> Iterator[Verb]:
+    for name, effect in (("approve", "it goes on"), ("deny", "it does not")):
+        line = (name, ref, asked.stage, "--digest", asked.digest[:SHOWN_DIGEST], *_REASON)
+        yield Verb(name, line, effect, asked.stage)
 
 
 def _compensate(ref: str, facts: Standing) -> Verb:

@@ -150,7 +150,7 @@ def _columns(rows: Sequence[Any]) -> dict[str, Sequence[Any]]:
 def _runs(news: Sequence[NewRun], told: Sequence[EventRow]) -> Columns:
     columns = _columns(news)
     plans: Sequence[Plan] = columns.pop("plan")
-    del columns["repeats"], columns["attributes"]
+    del columns["repeats"], columns["attributes"], columns["actor"]
     columns |= {name: [getattr(plan, of) for plan in plans] for name, of in _OF_PLAN.items()}
     return columns | {"head": [event.mac for event in told]}
 

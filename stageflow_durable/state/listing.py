@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, desc, literal, or_, select, tuple_, union_all
 
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import AT_REST, RunStatus, StrandState
+from stageflow_durable.model.status import AT_REST, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.clock import now
+from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS
 from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
 from stageflow_durable.state.roster import live
-from stageflow_durable.state.tables import attributes, runs, strands
+from stageflow_durable.state.tables import approvals, attributes, runs, strands
 from stageflow_durable.state.views import awaits, with_waits
 from stageflow_durable.store.values import ONE_CLOCK_SECONDS, Filter, Found
-from stageflow_durable.store.views import summary_of
+from stageflow_durable.store.views import approval_view, summary_of
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 T = TypeVar("T")
@@ -173,3 +175,30 @@ def unconfirmed(connection: Connection) -> list[RunSummary]:
     facts = [facts_of(row) for row in rows.all()]
     summaries = [(run, replace(summary_of(run), awaits=awaits(connection, run.id))) for run in facts]
     return with_waits(connection, summaries)
+
+
+def unapproved(connection: Connection, limit: int = 100) -> list[RunSummary]:
+    """Runs that ask somebody to approve, each with what; the oldest first."""
+    open_ = and_(approvals.c.decided_at.is_(None), approvals.c.consumed_at.is_(None))
+    asks = and_(strands.c.run == approvals.c.run, strands.c.stage == approvals.c.stage, WAITS_FOR_APPROVAL)
+    found = (
+        select(*SUMMARY, *(approvals.c[name].label(f"of_{name}") for name in _OF_APPROVAL))
+        .join(approvals, approvals.c.run == runs.c.id)
+        .where(and_(open_, select(strands.c.run).where(asks).exists()))
+        .order_by(approvals.c.asked_at)
+        .limit(limit)
+    )
+    return [_asking(connection, row) for row in connection.execute(found)]
+
+
+_OF_APPROVAL = tuple(approvals.c.keys())
+WAITS_FOR_APPROVAL = and_(
+    strands.c.state == constant(StrandState.WAITING), strands.c.waiting_for == constant(WaitingFor.APPROVAL)
+)
+
+
+def _asking(connection: Connection, row: Any) -> RunSummary:
+    facts = facts_of(row)
+    asked = SimpleNamespace(**{name: getattr(row, f"of_{name}") for name in _OF_APPROVAL})
+    view = approval_view(plan_of(connection, facts.definition).by_name[asked.stage], asked)
+    return replace(summary_of(facts), approval=view, waits_for=(WaitingFor.APPROVAL,))

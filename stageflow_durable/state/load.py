@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Integer, String, and_, bindparam, exists, func, or_, select, union
 
+from stageflow_durable.codec import decode
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.status import OPEN_STEPS, AttemptState, Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
@@ -21,9 +22,11 @@ from stageflow_durable.state.dialect import constant, skip_locked
 from stageflow_durable.state.idempotency_keys import held_by_run
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import (
+    approvals,
     attempts,
     attributes,
     checkpoints,
+    events,
     item_groups,
     items,
     owners,
@@ -35,7 +38,16 @@ from stageflow_durable.state.tables import (
 from stageflow_durable.state.tables import definitions as definition_table
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import AttemptRow, GroupRow, HeldKey, ItemRow, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import (
+    ApprovalRow,
+    AttemptRow,
+    GroupRow,
+    HeldKey,
+    ItemRow,
+    OwnerRow,
+    SignalRow,
+    StrandRow,
+)
 
 OWED = (*sorted(OPEN_STEPS), StepState.COMPENSATION_FAILED)
 """States of the saga step of an item that owes an undo."""
@@ -162,6 +174,14 @@ _OWED = Prepared(
     .where(and_(items.c.run == _OF_RUN, saga_steps.c.state.in_([constant(state) for state in OWED])))
     .group_by(items.c.stage, items.c.grp)
 )
+_APPROVALS = Prepared(
+    select(*(approvals.c[name] for name in ApprovalRow._fields))
+    .where(approvals.c.run == _OF_RUN)
+    .order_by(approvals.c.n)
+)
+_FIRST_EVENT = Prepared(
+    select(events.c.data).where(and_(events.c.run == _OF_RUN, events.c.item == NO_ITEM, events.c.seq == 1))
+)
 
 
 class Locked(NamedTuple):
@@ -279,6 +299,16 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
+def requester_of(connection: Connection, run_id: str) -> str | None:
+    """Who asked for the run, by its first event; None: nobody was named."""
+    data = _FIRST_EVENT.value(connection, run_id=run_id)
+    found: str | None = None if data is None else decode(data).get("actor")
+    return found
+
+
+_AUTHENTICATED = ApprovalRow._fields.index("authenticated")
+
+
 def _attempts_of(connection: Connection, of: RunFacts, _me: str, item: int) -> tuple[AttemptRow, ...]:
     rows = _ATTEMPTS.run(connection, run_id=of.id, of_item=item).fetchall()
     return tuple(
@@ -329,6 +359,12 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str, int], Any]] = {
     Part.ROSTER: lambda connection, _of, _me, _item: roster.live(connection),
     Part.GROUPS: lambda connection, of, _me, _item: groups_of(connection, of.id),
     Part.OWED: _owed_of,
+    Part.APPROVALS: lambda connection, of, _me, _item: tuple(
+        ApprovalRow._make(row)._replace(authenticated=bool(row[_AUTHENTICATED]))
+        for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
+    ),
+    Part.REQUESTER: lambda connection, of, _me, _item: requester_of(connection, of.id),
+    Part.ROSTER: lambda connection, _of, _me, _item: roster.live(connection),
 }
 
 

@@ -148,6 +148,10 @@ class Reading:
         """Runs of which an undo waits until the end of an owner is confirmed."""
         return self._see(listing.unconfirmed)
 
+    def unapproved(self) -> list[RunSummary]:
+        """Runs that ask somebody to approve, each with what."""
+        return self._see(listing.unapproved)
+
     def misfits(self, plans: Sequence[Plan]) -> list[tuple[RunSummary, str]]:
         """Unfinished runs that could not go on under these definitions, and why."""
         return self._see(lambda c: definition_compatibility.misfits(c, plans))

@@ -22,6 +22,7 @@ from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
 from stageflow_durable.state.tables import (
+    approvals,
     attempts,
     attributes,
     checkpoints,
@@ -98,7 +99,7 @@ def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> in
     still = select(runs.c.id, runs.c.item_count).where(and_(runs.c.id.in_(ids), _over(older_than))).order_by(runs.c.id)
     found = connection.execute(still.with_for_update(of=runs)).all()
     over = [run for run, _items in found]
-    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals):
+    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals, approvals):
         connection.execute(delete(table).where(table.c.run.in_(over)))
     with_items = [run for run, count in found if count]
     for table in (items, item_groups) if with_items else ():

@@ -377,6 +377,34 @@ signals = Table(
     ),
 )
 
+approvals = Table(
+    "stageflow_approvals",
+    metadata,
+    # What somebody was asked to approve, and what they said. ``stage``: the one that asks.
+    Column("run", ID, primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    item(),
+    Column("n", Integer, primary_key=True),
+    Column("content", Text, nullable=False),
+    # The fingerprint of the content: an approval holds for nothing else.
+    Column("digest", String(64), nullable=False),
+    Column("asked_at", Double, nullable=False),
+    *stated("approvals", "decision", ("approved", "denied"), nullable=True),
+    Column("actor", Text),
+    # Whether it is known that the actor is who they say.
+    Column("authenticated", Boolean, nullable=False, server_default=text("false")),
+    Column("reason", Text),
+    Column("decided_at", Double),
+    # When the run went on with it, or was to go on without it.
+    Column("consumed_at", Double),
+    Index(
+        "ix_stageflow_approvals_open",
+        "asked_at",
+        postgresql_where=text("decided_at IS NULL AND consumed_at IS NULL"),
+        sqlite_where=text("decided_at IS NULL AND consumed_at IS NULL"),
+    ),
+)
+
 queues = Table(
     "stageflow_queues",
     metadata,

@@ -67,7 +67,11 @@ class Unlocked:
         return made
 
     def create(self, new: NewRun) -> Created | None:
-        """Record a run. None if it has too many strands for one statement, or its key is taken."""
+        """Record a run. None if it has too many strands for one statement, its key is taken, or somebody is named who
+        asked for it: that is in its first event.
+        """
+        if new.actor is not None:
+            return None
 
         def decide() -> Decided:
             return _fitting(accept(*known.any_new_like(new))), None

@@ -12,6 +12,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.state import verified_items
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
+    approvals,
     attempts,
     checkpoints,
     definitions,
@@ -37,7 +38,7 @@ RUNS = 50
 """Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals, approvals)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 
@@ -121,8 +122,8 @@ class _Checker:
                 plan, given = plans.get(found[run]["definition"]), dict[str, str]()
                 if found[run]["item_count"]:
                     given = verified_items.inputs(connection, run)
-                told, tried, saved, steps, lines, sent = rows.values()
-                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, given)
+                told, tried, saved, steps, lines, sent, asked = rows.values()
+                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, asked, given)
                 of_items = verified_items.check(connection, seen, self._keys)
                 checked.append(verification.checked(self._keys, seen, self._exported, of_items))
             else:

@@ -29,7 +29,17 @@ from stageflow_durable.state.load import attributes_of, facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import decoded, live
-from stageflow_durable.state.tables import attempts, checkpoints, events, owners, runs, saga_steps, strands, tombstones
+from stageflow_durable.state.tables import (
+    approvals,
+    attempts,
+    checkpoints,
+    events,
+    owners,
+    runs,
+    saga_steps,
+    strands,
+    tombstones,
+)
 from stageflow_durable.store.views import (
     MOVING,
     Beside,
@@ -80,6 +90,7 @@ _STRANDS = Prepared(
 _CLOCK = Prepared(select(now()))
 _OF_STRANDS = tuple(strands.c[name] for name in ("run", *Strand._fields))
 _WAITS = Prepared(select(strands.c.strand).where(and_(strands.c.run == bindparam("run_id"), WAITS)).limit(1))
+_APPROVALS = Prepared(select(approvals).where(approvals.c.run == bindparam("run_id")).order_by(approvals.c.n))
 _CHECKPOINTS, _STEPS = (
     Prepared(select(table).where(and_(table.c.run == bindparam("run_id"), table.c.item == NO_ITEM)))
     for table in (checkpoints, saga_steps)
@@ -140,7 +151,7 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
         raise UnknownRun(f"no run {run_id}")
     plan = plan_of(connection, found.definition)
     on_strands = _STRANDS.rows(connection, run_id=run_id)  # first: what ends in between is seen as ended
-    others = (part.rows(connection, run_id=run_id) for part in (_ATTEMPTS, _CHECKPOINTS, _STEPS))
+    others = (part.rows(connection, run_id=run_id) for part in (_ATTEMPTS, _CHECKPOINTS, _STEPS, _APPROVALS))
     rows = RunRows.of(on_strands, *others)
     missing = _missing(connection, found, rows.idle_queues)
     awaited, described = awaits(connection, run_id), attributes_of(connection, run_id)

@@ -19,7 +19,7 @@ from stageflow_durable.store.carrying import Carrying, created, held_by, raised
 from stageflow_durable.store.transaction import Transaction, transact
 from stageflow_durable.store.values import Created, Fork, Missed, Received, StrandRef
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import callback, items, operate
+from stageflow_durable.transitions import approval, callback, items, operate
 from stageflow_durable.transitions import fork as forking
 from stageflow_durable.transitions import release as releasing
 from stageflow_durable.transitions import repair as repairing
@@ -160,6 +160,10 @@ class BaseStore(Carrying):
         if changed is None:
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
+
+    def decide(self, order: operate.Order, stage: str, decision: str, digest: str | None) -> tuple[Nudge, ...]:
+        """Record what a person decided about an approval. Raises UnknownRun, NotAllowed, OperatorConflict."""
+        return self._ordered(order, lambda facts: approval.decide(facts, order, stage, decision, digest))
 
     def signal(self, sent: Sent) -> Received:
         """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,

@@ -23,7 +23,7 @@ from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, 
 from stageflow_durable.store.transaction import Holder, Transaction, transact
 from stageflow_durable.store.values import Answer, BusinessKey, Created, Ending
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import callback, finish, items, retry, start, undo
+from stageflow_durable.transitions import approval, callback, finish, items, retry, start, undo
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import wake as waking
@@ -186,6 +186,18 @@ class Carrying(ABC):
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
+        assert not isinstance(done, Waiting)
+        return done
+
+    def ask(
+        self, work: Work, asked: approval.Asked, claimant: Claimant, events: Kept = (), *, go_on: Callable[[], bool]
+    ) -> Done | Fenced:
+        """Ask for an approval, or consume the one that was given for exactly this."""
+
+        def decide(facts: Facts) -> Change | Fenced:
+            return approval.ask(facts, work, asked, claimant if go_on() else None, events)
+
+        done = self._end(work, decide, me=claimant.owner)
         assert not isinstance(done, Waiting)
         return done
 

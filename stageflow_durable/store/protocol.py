@@ -44,6 +44,7 @@ from stageflow_durable.store.values import (
     Wanted,
 )
 from stageflow_durable.transitions.accept import NewRun
+from stageflow_durable.transitions.approval import Asked
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
@@ -104,6 +105,11 @@ class Carrying(Protocol):
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
+
+    def ask(
+        self, work: Work, asked: Asked, claimant: Claimant, events: Kept = (), *, go_on: Callable[[], bool]
+    ) -> Done | Fenced:
+        """Ask for an approval, or consume the one that was given for exactly this."""
 
     def await_callback(
         self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
@@ -294,6 +300,9 @@ class Operating(Protocol):
     def settle(self, order: Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
         """Record what a person found out."""
 
+    def decide(self, order: Order, stage: str, decision: str, digest: str | None) -> tuple[Nudge, ...]:
+        """Record what a person decided about an approval. Raises UnknownRun, NotAllowed, OperatorConflict."""
+
     def signal(self, sent: Sent) -> Received:
         """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
         SchemaChanged.
@@ -413,6 +422,9 @@ class Reading(Protocol):
 
     def unserved(self, older_than: float) -> list[RunSummary]:
         """Runs that no live worker can carry, with the reason."""
+
+    def unapproved(self) -> list[RunSummary]:
+        """Runs that ask somebody to approve, each with what; the oldest first."""
 
     def unconfirmed(self) -> list[RunSummary]:
         """Runs of which an undo waits until the end of an owner is confirmed."""

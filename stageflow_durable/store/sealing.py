@@ -19,6 +19,7 @@ from stageflow_durable.store.vouched import (
     INPUTS,
     OF_RUN,
     RUN,
+    approval_row,
     attempt_row,
     checkpoint_row,
     given_code,
@@ -29,7 +30,7 @@ from stageflow_durable.store.vouched import (
     signal_row,
     step_row,
 )
-from stageflow_durable.transitions.accept import GENESIS, NewRun
+from stageflow_durable.transitions.accept import GENESIS, NewRun, first_said
 from stageflow_durable.transitions.change import Change, Event, How, OpenItems, Row, Table
 
 Say: TypeAlias = Callable[[bytes, str, str, Mapping[str, Any]], dict[str, Any]]
@@ -70,7 +71,9 @@ def event_texts(change: Change, audit_key: bytes, say: Say = said) -> list[str]:
 def accepted(new: NewRun, at: float, audit_key: bytes) -> EventRow:
     """The first event of a new run, as :func:`seal_events` makes it."""
     plan = new.plan
-    text = _accepted(plan.pipeline, plan.version, new.client_id, new.key)
+    # Its text is the same for all runs of a client without a key, so it is encoded once; an actor's is not.
+    known = new.actor is None
+    text = _accepted(plan.pipeline, plan.version, new.client_id, new.key) if known else encode(first_said(new))
     if audit_key:
         named = (new.client_id, plan.pipeline, new.key, new.fingerprint)
         values = (*named, new.input, plan.schema, new.metadata, new.queue, new.priority)
@@ -166,6 +169,7 @@ _NAMED: dict[Table, Callable[..., str]] = {
     Table.CHECKPOINTS: checkpoint_row,
     Table.SAGA_STEPS: step_row,
     Table.SIGNALS: signal_row,
+    Table.APPROVALS: approval_row,
 }
 
 

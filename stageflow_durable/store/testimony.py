@@ -22,6 +22,7 @@ from stageflow_durable.store.vouched import (
     INPUTS,
     OF_RUN,
     RUN,
+    approval_row,
     attempt_row,
     checkpoint_row,
     given_code,
@@ -64,6 +65,7 @@ class Rows:
     steps: Sequence[Row]
     strands: Sequence[Row]
     signals: Sequence[Row] = ()
+    approvals: Sequence[Row] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     """What was given to the items of each stage, as one text."""
 
@@ -119,7 +121,7 @@ class Testimony:
             return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
         if kind == "checkpoint":
             return {**FRESH_CHECKPOINT, "at": event["at"]}
-        if kind in ("signal", "items"):
+        if kind in ("signal", "items", "approval"):
             return {}  # its event says all of it
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
@@ -157,6 +159,7 @@ def of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         **{checkpoint_row(row["stage"], row["item"]): row for row in seen.checkpoints},
         **{step_row(row["stage"], row["item"]): row for row in seen.steps},
         **{signal_row(row["stage"], row["item"], row["n"]): row for row in seen.signals},
+        **{approval_row(row["stage"], row["item"], row["n"]): row for row in seen.approvals},
     }
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())

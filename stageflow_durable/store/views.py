@@ -17,6 +17,7 @@ from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.roster import Missing, Need, Profile, Roster
 from stageflow_durable.model.run import (
+    ApprovalView,
     AttemptView,
     AwaitedWorker,
     Event,
@@ -106,13 +107,19 @@ class RunRows:
     attempts: Mapping[tuple[str, str], Sequence[AttemptView]]
     strands: Mapping[tuple[str, str], Any]
     steps: Mapping[str, Any]
+    approvals: Mapping[str, Any]
 
     @classmethod
     def of(
-        cls, on_strands: Sequence[Any], attempts: Iterable[Any], checkpoints: Iterable[Any], steps: Iterable[Any]
+        cls,
+        on_strands: Sequence[Any],
+        attempts: Iterable[Any],
+        checkpoints: Iterable[Any],
+        steps: Iterable[Any],
+        approvals: Iterable[Any],
     ) -> RunRows:
-        """``attempts`` in the order of their numbers; they and the strands have the ``host`` and ``pid`` of their
-        owner as well.
+        """``attempts`` and ``approvals`` in the order of their numbers; attempts and strands have the ``host`` and
+        ``pid`` of their owner as well.
         """
         grouped: dict[tuple[str, str], list[AttemptView]] = {}
         for row in attempts:
@@ -126,6 +133,7 @@ class RunRows:
             grouped,
             {(row.stage, row.direction): row for row in on_strands},
             {row.stage: row for row in steps},
+            {row.stage: row for row in approvals},
         )
 
     @property
@@ -235,6 +243,26 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
         on_unknown=stage.on_unknown,
         waiting_for=_waiting_for(strand),
+        approval=approval_view(stage, rows.approvals.get(stage.name)),
+    )
+
+
+def approval_view(stage: PlannedStage, row: Any) -> ApprovalView | None:
+    """A row of what was asked, as people see it."""
+    if row is None:
+        return None
+    return ApprovalView(
+        stage.name,
+        row.n,
+        decode(row.content, shown=True),
+        row.digest,
+        stage.approvers,
+        as_moment(row.asked_at),
+        row.decision,
+        row.actor,
+        bool(row.authenticated),
+        row.reason,
+        as_optional_moment(row.decided_at),
     )
 
 
@@ -297,7 +325,7 @@ def _state(
         strand=None if strand is None else StrandState(strand.state),
         last_attempt=tried[-1].state if tried else None,
         step=None if undo is None else undo.state,
-        timed_out=stage.is_wait and run.error_stage == stage.name,
+        unanswered=stage.takes_answers and run.error_stage == stage.name,
     )
 
 

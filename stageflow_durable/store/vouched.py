@@ -96,6 +96,11 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("actor", "received_at", "consumed_at"), How.SAID),
         **dict.fromkeys(("payload", "reason"), How.SEALED),
     },
+    "stageflow_approvals": {
+        **dict.fromkeys(("run", "stage", "item", "n", "digest", "asked_at", "decision", "actor"), How.SAID),
+        **dict.fromkeys(("authenticated", "decided_at", "consumed_at"), How.SAID),
+        **dict.fromkeys(("content", "reason"), How.SEALED),
+    },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
     "stageflow_items": {
         **dict.fromkeys(("run", "item", "seq", "head", "updated_at"), How.CHAINED),
@@ -161,7 +166,7 @@ OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in
 INPUTS = "inputs"
 """How the event that opened a stage's items names what was given to them."""
 
-SEALED = frozenset({"error", "reason", "delta", "payload", INPUTS})
+SEALED = frozenset({"error", "reason", "delta", "payload", "content", INPUTS})
 """Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
@@ -205,6 +210,11 @@ def step_row(stage: str, item: int = 0) -> str:
 def signal_row(stage: str, item: int, n: int) -> str:
     """How events name a signal. The stage comes last, as for an attempt."""
     return f"{_of_item('signal', item)} {n} {stage}"
+
+
+def approval_row(stage: str, item: int, n: int) -> str:
+    """How events name what was to be approved. The stage comes last, as for an attempt."""
+    return f"{_of_item('approval', item)} {n} {stage}"
 
 
 def items_row(stage: str) -> str:

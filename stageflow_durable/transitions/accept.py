@@ -19,7 +19,8 @@ GENESIS = "0" * 64
 
 class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
     """A run that is to be created. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the
-    epoch; ``repeats``: the caller chose its id, so an earlier call may have created the run already.
+    epoch; ``repeats``: the caller chose its id, so an earlier call may have created the run already. ``actor``: who
+    asked for the run, or None; its first event says so.
     """
 
     id: str
@@ -34,6 +35,7 @@ class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one cal
     deadline: float | None = None
     repeats: bool = False
     attributes: Attributes = ()
+    actor: str | None = None
 
 
 class Origin(NamedTuple):
@@ -128,8 +130,15 @@ def _created(new: NewRun, clock: float, input_schema: int) -> Draft:
     draft = Draft(Facts(run, plan, clock, 0, GENESIS, {Part.STRANDS: {}}), new=True)
     for name, value in new.attributes:
         draft.describe(name, value)
-    draft.emit("run.accepted", pipeline=plan.pipeline, version=plan.version, client_id=new.client_id, key=new.key)
+    draft.emit("run.accepted", **first_said(new))
     return draft
+
+
+def first_said(new: NewRun) -> dict[str, Any]:
+    """What the first event of a run says."""
+    plan = new.plan
+    said = {"pipeline": plan.pipeline, "version": plan.version, "client_id": new.client_id, "key": new.key}
+    return said if new.actor is None else {**said, "actor": new.actor}
 
 
 def _open(draft: Draft, stages: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ class Table(StrEnum):
     SAGA_STEPS = "saga_steps"
     ATTRIBUTES = "attributes"
     SIGNALS = "signals"
+    APPROVALS = "approvals"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -32,6 +33,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.SAGA_STEPS: ("stage", "item"),
     Table.ATTRIBUTES: ("name",),
     Table.SIGNALS: ("stage", "item", "n"),
+    Table.APPROVALS: ("stage", "item", "n"),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 

@@ -25,6 +25,7 @@ from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import (
     NEW_STRAND,
     UNTIL_CONFIRMED,
+    ApprovalRow,
     AttemptRow,
     GroupRow,
     HeldKey,
@@ -67,6 +68,7 @@ class Draft:
         self.counts: tuple[Count, ...] = ()
         self._of_items: list[OfItems] = []
         self._signals: dict[tuple[str, int], SignalRow] = {}
+        self._approvals: dict[tuple[str, int], ApprovalRow] = {}
         self.granted: Work | None = None
         self.refused: Refused | None = None
         self.due_in: float | None = None
@@ -262,6 +264,23 @@ class Draft:
         """The wait ends with this signal."""
         self._signals[signal[:2]] = signal._replace(consumed_at=self.clock)
         self._write(Table.SIGNALS, (signal.stage, signal.item, signal.n), {"consumed_at": self.clock})
+
+    def approval(self, stage: str) -> ApprovalRow | None:
+        """What was asked last at a stage, as drafted; None: nothing was."""
+        rows = {row[:2]: row for row in self.facts.approvals} | self._approvals
+        return max((row for row in rows.values() if row.stage == stage), key=lambda row: row.n, default=None)
+
+    def ask(self, approval: ApprovalRow) -> None:
+        """Ask somebody to approve."""
+        self._approvals[approval[:2]] = approval
+        columns = {name: value for name, value in approval._asdict().items() if name not in KEYS[Table.APPROVALS]}
+        self._write(Table.APPROVALS, (approval.stage, approval.item, approval.n), columns, How.INSERT)
+
+    def set_approval(self, approval: ApprovalRow, **columns: Any) -> ApprovalRow:
+        """Set columns of what was asked."""
+        self._approvals[approval[:2]] = changed = approval._replace(**columns)
+        self._write(Table.APPROVALS, (approval.stage, approval.item, approval.n), columns)
+        return changed
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:

@@ -11,7 +11,16 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StepState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.transitions.rows import AttemptRow, GroupRow, HeldKey, ItemRow, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import (
+    ApprovalRow,
+    AttemptRow,
+    GroupRow,
+    HeldKey,
+    ItemRow,
+    OwnerRow,
+    SignalRow,
+    StrandRow,
+)
 
 
 class Part(StrEnum):
@@ -34,6 +43,8 @@ class Part(StrEnum):
     GROUP = "group"
     GROUPS = "groups"
     OWED = "owed"
+    APPROVALS = "approvals"
+    REQUESTER = "requester"
 
 
 class NotLoaded(Exception):
@@ -179,6 +190,18 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def signals(self) -> tuple[SignalRow, ...]:
         """Signals that came for the run's waits, in the order of their numbers."""
         found: tuple[SignalRow, ...] = self._part(Part.SIGNALS)
+        return found
+
+    @property
+    def approvals(self) -> tuple[ApprovalRow, ...]:
+        """What people were asked to approve, in the order of their numbers."""
+        found: tuple[ApprovalRow, ...] = self._part(Part.APPROVALS)
+        return found
+
+    @property
+    def requester(self) -> str | None:
+        """Who asked for the run; None: nobody was named."""
+        found: str | None = self._part(Part.REQUESTER)
         return found
 
     @property

@@ -65,11 +65,21 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
         draft.set_step(stage, StepState.VOID)
 
 
-def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = None, here: str = "") -> None:
+def advance(
+    draft: Draft,
+    strand: str,
+    stage: str,
+    claimant: Claimant | None = None,
+    here: str = "",
+    *,
+    passing: bool = False,
+) -> None:
     """Move on after ``stage``: to the next stage on its strand, to strands that waited for it last, or to the run's
-    end. A wait whose signal has come before is over at once.
+    end. A wait whose signal has come before is over at once. ``passing``: the stages right after it are skipped too.
     """
     comes = _next(draft, strand, stage)
+    if passing:
+        comes = [further for name in comes for further in _skip(draft, name)]
     if draft.run.phase is Phase.DRAINING:
         draft.rest_idle()
         resolve_or_succeed(draft)
@@ -92,6 +102,14 @@ def advance(draft: Draft, strand: str, stage: str, claimant: Claimant | None = N
         end(draft, RunStatus.SUCCEEDED)
     else:
         set_activity(draft)
+
+
+def _skip(draft: Draft, strand: str) -> list[str]:
+    """Skip the stage at which the strand stands; the strands that come to their next stage by that."""
+    stage = draft.strand(strand).stage
+    draft.save(stage, None, schema=draft.plan.schema, skipped=True)
+    draft.emit("stage.skipped", stage=stage, attempt=0)
+    return _next(draft, strand, stage)
 
 
 def _next(draft: Draft, strand: str, stage: str) -> list[str]:

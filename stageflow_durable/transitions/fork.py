@@ -34,4 +34,16 @@ def copied(facts: Facts, from_stage: str) -> frozenset[str]:
         how = "is being undone" if turning else "was undone"
         why = f"what {', '.join(undone)} did {how}, its output is true no more; fork from {undone[0]} or before"
         raise NotAllowed(run.id, "fork", why)
-    return found
+    return _still_approved(facts, found)
+
+
+def _still_approved(facts: Facts, found: frozenset[str]) -> frozenset[str]:
+    """Without the approvals of what the fork does anew: it asks again."""
+    plan = facts.plan
+    anew = {name for name in found if plan.by_name[name].is_approval and not found.issuperset(plan.successors[name])}
+    for name in anew:
+        behind = found & plan.descendants[name]
+        if behind:
+            why = f"{name} was approved for {', '.join(sorted(behind))} as well, which is done; fork from {name}"
+            raise NotAllowed(facts.run.id, "fork", why)
+    return found - anew

@@ -37,7 +37,7 @@ from stageflow_durable.transitions.waiting import fulfil, kept_for, wait_on
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a person asks for, who and why, and which version of the run they looked at (None: any). ``skip``: stages
-    whose undo is given up.
+    whose undo is given up. ``authenticated``: whether it is known that ``actor`` is who they say.
     """
 
     run_id: str
@@ -47,6 +47,7 @@ class Order:
     op_version: int | None = None
     past_pivot: bool = False
     skip: tuple[str, ...] = ()
+    authenticated: bool = False
 
 
 def _ordered(facts: Facts, order: Order) -> Draft:
@@ -54,7 +55,8 @@ def _ordered(facts: Facts, order: Order) -> Draft:
         raise OperatorConflict(order.run_id, order.verb)
     draft = Draft(facts)
     draft.change(op_version=facts.run.op_version + 1)
-    draft.emit(f"operator.{order.verb}", actor=order.actor, reason=order.reason, past_pivot=order.past_pivot)
+    known = {"authenticated": True} if order.authenticated else {}
+    draft.emit(f"operator.{order.verb}", actor=order.actor, **known, reason=order.reason, past_pivot=order.past_pivot)
     return draft
 
 
@@ -84,7 +86,7 @@ def _standing(draft: Draft) -> Standing:
             strand=None if strand is None else StrandState(strand.state),
             last_attempt=last,
             step=step,
-            timed_out=planned.is_wait and run.error_stage == planned.name,
+            unanswered=planned.takes_answers and run.error_stage == planned.name,
         )
         stages.append(
             StageStanding(planned.name, state, planned.on_unknown, planned.undo, step, last is AttemptState.WAITING)

@@ -122,6 +122,27 @@ class SignalRow(NamedTuple):
     item: int = 0
 
 
+class ApprovalRow(NamedTuple):
+    """What somebody was asked to approve. ``n``: which of those at that stage; ``content``: encoded text, of which
+    ``digest`` is the fingerprint. ``decision``: ``approved``, ``denied``, or None while nobody has decided;
+    ``authenticated``: whether it is known that ``actor`` is who they say. ``consumed_at``: when the run went on with
+    it, for better or worse.
+    """
+
+    stage: str
+    n: int
+    content: str
+    digest: str
+    asked_at: float
+    decision: str | None = None
+    actor: str | None = None
+    authenticated: bool = False
+    reason: str | None = None
+    decided_at: float | None = None
+    consumed_at: float | None = None
+    item: int = 0
+
+
 class OwnerRow(NamedTuple):
     """The owner of a strand. ``dead_at``: when it was declared dead, or None; ``confirmed``: its end is confirmed."""
 

@@ -48,8 +48,8 @@ def refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    # Only the sweep ends a sleep, a signal, a callback or the sweep a wait, and the last item moves its stage on: this
-    # message is an old one.
+    # Only the sweep ends a sleep, an answer or the sweep a wait, and the last item moves its stage on: this message is
+    # an old one.
     if early or row.waiting_for == WaitingFor.ITEMS or needs_no_worker(facts.plan, row):
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):

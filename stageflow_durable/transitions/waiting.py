@@ -22,15 +22,26 @@ def awaits_signal(plan: Plan, row: StrandRow) -> bool:
 
 
 def needs_no_worker(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, or waits for a signal or a callback: no message begins anything there."""
+    """Whether the strand sleeps, or waits for an answer or a callback: no message begins anything there."""
     if row.state != StrandState.WAITING:
         return False
-    return is_asleep(plan, row) or awaits_signal(plan, row) or awaits_callback(row)
+    return is_asleep(plan, row) or awaits_answer(plan, row) or awaits_callback(row)
 
 
 def awaits_callback(row: StrandRow) -> bool:
     """Whether the strand waits for its callback, so that only that or the end of its time moves it on."""
     return row.state == StrandState.WAITING and row.waiting_for == WaitingFor.CALLBACK
+
+
+def awaits_approval(plan: Plan, row: StrandRow) -> bool:
+    """Whether the strand waits until somebody approves, so that only that or the end of its time moves it on."""
+    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.APPROVAL
+    return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_approval
+
+
+def awaits_answer(plan: Plan, row: StrandRow) -> bool:
+    """Whether the strand waits for a person or a program."""
+    return awaits_signal(plan, row) or awaits_approval(plan, row)
 
 
 def kept_for(draft: Draft, row: StrandRow) -> SignalRow | None:
@@ -74,12 +85,12 @@ def fulfil(draft: Draft, row: StrandRow, signal: SignalRow) -> None:
 
 
 def release_those_that_wait_for_nothing(draft: Draft) -> None:
-    """After the run has moved to another definition: what waits for a signal at a stage that is no wait any more is
+    """After the run has moved to another definition: what waits for an answer at a stage that takes none any more is
     ready for a worker, and the next sweep publishes it.
     """
     for row in tuple(draft.strands.values()):
-        lost = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL
-        if lost and not draft.plan.by_name[row.stage].is_wait:
+        waits = row.state == StrandState.WAITING and row.waiting_for in (WaitingFor.SIGNAL, WaitingFor.APPROVAL)
+        if waits and not awaits_answer(draft.plan, row):
             draft.set_strand(row.strand, state=StrandState.READY, published_at=None, first_at=None, delay=None, **AWAKE)
 
 

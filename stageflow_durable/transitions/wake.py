@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from stageflow_durable.model.status import Cause, RunStatus, StrandState
+from stageflow_durable.transitions import approval
 from stageflow_durable.transitions.callback import expire as expire_callback
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
@@ -18,7 +19,7 @@ from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.signal import end_in_time
 from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
 from stageflow_durable.transitions.start import follow_newest
-from stageflow_durable.transitions.waiting import awaits_callback, awaits_signal
+from stageflow_durable.transitions.waiting import awaits_approval, awaits_callback, awaits_signal
 
 
 def _as_seen(facts: Facts, strand: str, gen: int, state: StrandState) -> StrandRow | None:
@@ -39,6 +40,8 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
         return end_in_time(draft, row)
     if awaits_callback(row):
         return expire_callback(draft, row)
+    if awaits_approval(facts.plan, row):
+        return approval.end_in_time(draft, row)
     if is_asleep(facts.plan, row):
         return draft.done() if sleep_to_its_moment(draft, row) else _end_sleep(draft, row)
     draft.set_strand(strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)

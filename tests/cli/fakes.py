@@ -324,6 +324,46 @@ class FakeOperations:
             raise self.fails
         return SignalReceipt(run_id, name, 1, NOW, self.replays)
 
+    def approve(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        digest: str | None = None,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        return self._decide("approve", run_id, stage, digest, reason, actor, op_version)
+
+    def deny(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        digest: str | None = None,
+        reason: str,
+        actor: str,
+        op_version: int | None = None,
+    ) -> RunSummary:
+        return self._decide("deny", run_id, stage, digest, reason, actor, op_version)
+
+    def _decide(
+        self,
+        verb: str,
+        run_id: str,
+        stage: str,
+        digest: str | None,
+        reason: str,
+        actor: str,
+        op_version: int | None,
+    ) -> RunSummary:
+        given = {"stage": stage, "digest": digest, "reason": reason, "actor": actor, "op_version": op_version}
+        self.calls.append(Call(verb, run_id, given))
+        if self.fails:
+            raise self.fails
+        return summary(replace(self.run(run_id), status=RunStatus.RUNNING))
+
     def audit(
         self, run_ids: Sequence[str] | None = None, heads: Mapping[str, tuple[int, str]] | None = None
     ) -> Iterable[Checked]:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from stageflow_durable.errors import NotAllowed, StoreUnavailable
-from stageflow_durable.model.run import Run
+from stageflow_durable.model.run import ApprovalView, Run
 from stageflow_durable.model.status import ParkReason, RunStatus, StageState, WaitingFor
 from stageflow_durable.store.values import Seen
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
+from tests.cli.fakes import NOW, RUN_ID, FakeApplication, attempt, parked_unknown, run, stage, undo
 
 
 def running(number: int, **more: Any) -> Run:
@@ -319,3 +319,71 @@ def test_show_says_what_a_run_waits_for_and_the_line_that_answers(invoke: Invoke
     text = invoke("show", RUN_ID).stdout
     assert "for a signal" in text
     assert "stageflow signal 01J9F2QZ7KXV word --payload '{…}' --reason …" in text
+
+
+# --- approvals --------------------------------------------------------------------------------------------------------
+
+DIGEST = "0123456789abcdef" * 4
+
+
+def asking(number: int = 1, **decided: Any) -> Run:
+    content = {"order": "A-1", "amount_cents": 4200, "note": "\x1b[2J"}
+    view = ApprovalView("release", 1, content, DIGEST, ("ann", "max"), NOW, **decided)
+    release = stage("release", StageState.WAITING, kind="approval", waiting_for=WaitingFor.APPROVAL, wake_at=None)
+    asked = replace(release, approval=view)
+    return replace(run(RunStatus.WAITING, asked, run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{number:02}"), approval=view)
+
+
+def test_show_has_what_is_to_be_approved_by_whom_and_the_lines_that_decide(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.held = [asking()]
+    text = invoke("show", engine.held[0].run_id).stdout
+    assert 'asks for: {"order": "A-1", "amount_cents": 4200' in text
+    assert "\x1b" not in text
+    assert "digest 0123456789ab, by one of: ann, max" in text
+    for verb in ("approve", "deny"):
+        assert f"stageflow {verb} 01J9F2QZ7KXV release --digest 0123456789ab --reason …" in text
+
+
+def test_show_says_who_decided_and_whether_that_name_was_only_typed(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [asking(decision="approved", actor="ann", reason="it is right", decided_at=NOW)]
+    assert "approved by ann (as typed): it is right" in invoke("show", engine.held[0].run_id).stdout
+
+
+def test_attention_has_what_is_to_be_approved_and_the_line_that_approves(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.held = [asking()]
+    text = invoke("runs", "--attention").stdout
+    assert "waits for an approval" in text
+    assert 'asks for: {"order": "A-1"' in text
+    assert f"next: stageflow approve {engine.held[0].run_id} release --digest 0123456789ab --reason …" in text
+    group = json.loads(invoke("runs", "--attention", "--json").stdout)[0]
+    assert group["approval"]["content"]["amount_cents"] == 4200
+
+
+@pytest.mark.parametrize(("verb", "became"), [("approve", "approved"), ("deny", "denied")])
+def test_a_decision_carries_digest_reason_and_the_version_that_was_read(
+    invoke: Invoke, engine: FakeApplication, verb: str, became: str
+) -> None:
+    engine.held = [asking()]
+    result = invoke(verb, "01J9F2", "release", "--digest", "0123", "--reason", "r", "--actor", "ann")
+    assert (result.exit_code, result.stdout) == (0, f"01J9F2QZ7KXV  release {became}: waiting → running\n")
+    (call,) = engine.calls
+    assert (call.verb, call.given) == (
+        verb,
+        {"stage": "release", "digest": "0123", "reason": "r", "actor": "ann", "op_version": 3},
+    )
+
+
+def test_a_decision_that_is_refused_says_why_on_one_line(invoke: Invoke, engine: FakeApplication) -> None:
+    def refused(*_given: Any, **_options: Any) -> Any:
+        raise NotAllowed(RUN_ID, "approve", "ann is not authenticated")
+
+    engine.held = [asking()]
+    engine.approve = refused  # type: ignore[method-assign]  # a typed name proves nothing
+    result = invoke("approve", "01J9F2", "release", "--reason", "r")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "ann is not authenticated" in result.stderr
+    assert invoke("deny", "01J9F2", "release").exit_code == 2

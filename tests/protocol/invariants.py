@@ -53,6 +53,7 @@ class Picture:
     steps: tuple[Row, ...]
     events: tuple[Row, ...]
     signals: tuple[Row, ...]
+    approvals: tuple[Row, ...]
 
     @property
     def phase(self) -> Phase:
@@ -121,6 +122,7 @@ class SeenInMemory:
                 _of_run(seen.saga_steps, run.id),
                 tuple({**row._asdict(), "item": 0} for row in seen.events.of(run.id)),
                 _of_run(seen.signals, run.id),
+                _of_run(seen.approvals, run.id),
             )
             for run in seen.runs
         }
@@ -167,7 +169,7 @@ _plan = lru_cache(Plan.decode)
 _told: Any = lru_cache(65_536)(decode)  # each event is looked at several times; nobody changes what it says
 _PARTS = (
     *(tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events),
-    tables.signals,
+    *(tables.signals, tables.approvals),
 )
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
@@ -256,7 +258,7 @@ def a_sleep_lasts_until_its_time(seen: Picture) -> Iterator[str]:
 
 def nobody_tries_a_sleep(seen: Picture) -> Iterator[str]:
     """A sleep and a wait have no body, so that no attempt of them has an outcome."""
-    sleeps = {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait}
+    sleeps = {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.takes_answers}
     tried = [row for row in seen.attempts if row["stage"] in sleeps and row["state"] in ENDED]
     yield from (f"attempt {_place(row)} of a sleep is {row['state']}" for row in tried)
 
@@ -274,8 +276,10 @@ def _woken(seen: Picture) -> Iterator[tuple[str, float, float]]:
 
 def _waited(seen: Picture) -> set[str]:
     """Stages that ended with a signal, or because their time was over."""
-    timed_out = {decode(event["data"])["stage"] for event in seen.events if event["type"] == "signal.timed_out"}
-    return timed_out | {row["stage"] for row in seen.signals if row["consumed_at"] is not None}
+    over = ("signal.timed_out", "stage.skipped")
+    timed_out = {decode(event["data"])["stage"] for event in seen.events if event["type"] in over}
+    answered = (*seen.signals, *(row for row in seen.approvals if row["decision"] == "approved"))
+    return timed_out | {row["stage"] for row in answered if row["consumed_at"] is not None}
 
 
 def a_wait_ends_once(seen: Picture) -> Iterator[str]:
@@ -312,13 +316,34 @@ def a_wait_for_the_outside_is_in_doubt(seen: Picture) -> Iterator[str]:
             yield f"attempt {_place(row)} waits without doubt, or for a stage that is done"
 
 
+def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
+    """Nothing behind an approval begins but by one that was given and consumed, once, with the digest that is saved."""
+    consumed = [row for row in seen.approvals if row["consumed_at"] is not None and row["decision"] == "approved"]
+    last = {row["stage"]: row for row in sorted(seen.approvals, key=lambda row: row["n"])}
+    saved = {row["stage"]: row for row in seen.checkpoints}
+    for stage in (stage.name for stage in seen.plan.stages if stage.is_approval):
+        output = saved.get(stage)
+        if output is None or output["skipped"]:
+            continue
+        told = decode(output["delta"])
+        by = [row for row in consumed if (row["stage"], row["digest"]) == (stage, told["digest"])]
+        if stage not in _copied(seen) and (len(by) != 1 or last[stage] is not by[0]):
+            yield f"{stage} is done by {told}, which was consumed {len(by)} times"
+    for stage, row in last.items():
+        if stage not in saved and row["decision"] == "approved" and row["consumed_at"] is not None:
+            voids = [decode(event["data"]) for event in seen.events if event["type"] == "approval.void"]
+            if not any((void["stage"], void["approval"]) == (stage, row["n"]) for void in voids):
+                yield f"the approval of {stage} was consumed, and it is not done"
+
+
 def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
     """11: what waits is due some time, or at a wait that a signal ends."""
     for row in seen.strands:
         if row["state"] != StrandState.WAITING or row["wake_at"] is not None:
             continue
         planned = seen.plan.by_name.get(row["stage"])
-        if row["waiting_for"] != WaitingFor.SIGNAL or planned is None or not planned.is_wait:
+        answers = {WaitingFor.SIGNAL: "wait", WaitingFor.APPROVAL: "approval"}
+        if planned is None or answers.get(row["waiting_for"]) != planned.kind:
             yield f"11: strand {row['strand']} waits for {row['waiting_for']}, and nothing will ever wake it"
         elif planned.timeout is not None:
             yield f"11: strand {row['strand']} waits without the time of {row['stage']}"
@@ -420,7 +445,7 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
         heard = Testimony.of(seen.events)
         if not heard.complete:
             yield "10: an event does not say what its transaction wrote"
-        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands, seen.signals)
+        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands, seen.signals, seen.approvals)
         yield from (f"10: {what}" for what in problems((audit_key,), Rows(seen.run, seen.plan, (), *parts), heard))
 
 
@@ -455,6 +480,7 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     a_wait_ends_once,
     a_wait_for_the_outside_is_in_doubt,
     a_wait_has_a_wake_up,
+    an_approval_is_consumed_once,
     begins_only_forward,
     nothing_runs_forward_when_backward,
     every_action_has_a_step,

@@ -32,17 +32,16 @@ def audit(tables: Tables, keys: Keys, run_ids: Sequence[str] | None, heads: Head
 def _check(tables: Tables, keys: Keys, run_id: str, heads: Heads) -> Checked:
     run = tables.runs.get(run_id)
     events = [{**row._asdict(), "item": 0} for row in sorted(tables.events.of(run_id), key=lambda row: row.seq)]
-    attempts, checkpoints, steps, strands, signals = (
-        [row._asdict() for row in part.of(run_id)]
-        for part in (tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands, tables.signals)
-    )
+    tables_of = (tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands)
+    parts = [[row._asdict() for row in part.of(run_id)] for part in (*tables_of, tables.signals, tables.approvals)]
     if run is None:
-        parts = {"events": events, "attempts": attempts, "checkpoints": checkpoints, "saga_steps": steps}
-        left = {f"stageflow_{name}": rows for name, rows in (parts | {"strands": strands, "signals": signals}).items()}
+        named = ("attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals")
+        left = {f"stageflow_{name}": rows for name, rows in zip(("events", *named), (events, *parts), strict=True)}
         return verification.without_row(keys, run_id, _stone(tables, run_id), left, len(events))
     facts = {"parent_stage": None, "parent_item": None, **run._asdict()}
     done = list(_keys(tables, run_id))
-    rows = Rows(facts, _plan(tables, run.definition), done, events, attempts, checkpoints, steps, strands, signals)
+    tried, saved, steps, strands, sent, asked = parts
+    rows = Rows(facts, _plan(tables, run.definition), done, events, tried, saved, steps, strands, sent, asked)
     return verification.checked(keys, rows, heads)
 
 

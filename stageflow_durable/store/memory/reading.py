@@ -15,12 +15,12 @@ from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import AwaitedWorker, Event, Run, RunSummary, WorkerView
-from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState
+from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.verbs import standing
 from stageflow_durable.model.waits import About
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.memory import definitions
-from stageflow_durable.store.memory.rows import Tables
+from stageflow_durable.store.memory.rows import ApprovalRecord, Tables
 from stageflow_durable.store.memory.scans import lost_for_ever
 from stageflow_durable.store.memory.transaction import MemoryTransaction
 from stageflow_durable.store.values import (
@@ -38,6 +38,7 @@ from stageflow_durable.store.views import (
     Beside,
     RunRows,
     about_of,
+    approval_view,
     event_of,
     full_id_of,
     listed,
@@ -104,13 +105,19 @@ def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int]
         raise UnknownRun(f"no run {run_id}")
     on_strands = [_with_owner(tables, row) for row in tables.strands.of(run_id)]
     tried = [_with_owner(tables, row) for row in sorted(tables.attempts.of(run_id), key=lambda row: row.n)]
-    rows = RunRows.of(on_strands, tried, tables.checkpoints.of(run_id), tables.saga_steps.of(run_id))
+    rows = RunRows.of(
+        on_strands, tried, tables.checkpoints.of(run_id), tables.saga_steps.of(run_id), _asked(tables, run_id)
+    )
     plan = definitions.plan_of(tables, found.definition)
     missing = None if found.phase is Phase.SETTLED else _missing(tables, now, found, rows.idle_queues)
     described = tuple(sorted((row.name, row.value) for row in tables.attributes.of(run_id)))
     awaited = _awaits(tables, run_id)
     about = _about(tables, now, found, max_attempts or {}) if found.phase in MOVING else None
     return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about))
+
+
+def _asked(tables: Tables, run_id: str) -> list[ApprovalRecord]:
+    return sorted(tables.approvals.of(run_id), key=lambda row: row.n)
 
 
 def _about(tables: Tables, now: float, run: RunFacts, most: Mapping[str, int]) -> About:
@@ -260,6 +267,19 @@ def unserved(tables: Tables, now: float, older_than: float) -> list[RunSummary]:
             if missing is not None:
                 told[run.id] = _with_waits(tables, now, run, replace(summary_of(run), missing=missing))
     return sorted(told.values(), key=lambda run: run.created_at)
+
+
+def unapproved(tables: Tables, _now: float) -> list[RunSummary]:
+    """Runs that ask somebody to approve, each with what; the oldest first."""
+    open_ = [row for row in tables.approvals if row.decided_at is None and row.consumed_at is None]
+    told = []
+    for asked in sorted(open_, key=lambda row: row.asked_at):
+        run, rows = tables.runs.get(asked.run), tables.strands.of(asked.run)
+        waits = any(row.stage == asked.stage and row.waiting_for == WaitingFor.APPROVAL for row in rows)
+        if run is not None and waits:
+            view = approval_view(definitions.plan_of(tables, run.definition).by_name[asked.stage], asked)
+            told.append(replace(summary_of(run), approval=view, waits_for=(WaitingFor.APPROVAL,)))
+    return told[:MOST_LISTED]
 
 
 def unconfirmed(tables: Tables, now: float) -> list[RunSummary]:

@@ -79,6 +79,24 @@ class SignalRecord(NamedTuple):
     consumed_at: float | None = None
 
 
+class ApprovalRecord(NamedTuple):
+    """What somebody was asked to approve, and what they said."""
+
+    run: str
+    stage: str
+    item: int
+    n: int
+    content: str
+    digest: str
+    asked_at: float
+    decision: str | None = None
+    actor: str | None = None
+    authenticated: bool = False
+    reason: str | None = None
+    decided_at: float | None = None
+    consumed_at: float | None = None
+
+
 class AttributeRecord(NamedTuple):
     """What a run is found by."""
 
@@ -157,6 +175,7 @@ RECORDS: Mapping[Table, Callable[..., Any]] = {
     Table.CHECKPOINTS: CheckpointRecord,
     Table.SAGA_STEPS: StepRecord,
     Table.SIGNALS: SignalRecord,
+    Table.APPROVALS: ApprovalRecord,
     Table.ATTRIBUTES: AttributeRecord,
 }
 """The tuple of each table that transitions write."""
@@ -272,6 +291,7 @@ class Tables:
         self.checkpoints = Parts[CheckpointRecord](journal)
         self.saga_steps = Parts[StepRecord](journal)
         self.signals = Parts[SignalRecord](journal)
+        self.approvals = Parts[ApprovalRecord](journal)
         self.attributes = Parts[AttributeRecord](journal)
         self.events = Parts[EventRow](journal)
         self.keys_of_runs = Rows[RunKey, str](journal)
@@ -290,5 +310,6 @@ class Tables:
             Table.CHECKPOINTS: self.checkpoints,
             Table.SAGA_STEPS: self.saga_steps,
             Table.SIGNALS: self.signals,
+            Table.APPROVALS: self.approvals,
             Table.ATTRIBUTES: self.attributes,
         }

@@ -237,6 +237,7 @@ class MemoryStore(BaseStore):
     standings = _at_once(reading.standings)
     stuck = _at_once(reading.stuck)
     unserved = _at_once(reading.unserved)
+    unapproved = _at_once(reading.unapproved)
     unconfirmed = _at_once(reading.unconfirmed)
     workers = _at_once(reading.workers)
     heads = _at_once(reading.heads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from stageflow_durable.codec import decode
 from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.status import AttemptState, StepState, StrandState
@@ -17,7 +18,7 @@ from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import AttemptRow, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, OwnerRow, SignalRow, StrandRow
 
 G = TypeVar("G")
 
@@ -191,6 +192,17 @@ class MemoryTransaction:
         """What the run is found by."""
         return tuple(sorted((row.name, row.value) for row in self.tables.attributes.of(run_id)))
 
+    def approvals(self, run: str) -> tuple[ApprovalRow, ...]:
+        """What was asked to be approved."""
+        rows = sorted(self.tables.approvals.of(run), key=_by_number)
+        return tuple(ApprovalRow(**{name: getattr(row, name) for name in ApprovalRow._fields}) for row in rows)
+
+    def requester(self, run: str) -> str | None:
+        """Who asked for the run, by its first event."""
+        first = self.tables.events.get((run, 0, 1))
+        found: str | None = None if first is None else decode(first.data).get("actor")
+        return found
+
     def ended_at(self, work: Work) -> float | None:
         """When its owner ended the attempt; None if it did not: a sweep would have left it unknown."""
         row = self.tables.attempts.get((work.run.id, work.stage, 0, work.direction.value, work.attempt))
@@ -245,6 +257,8 @@ _LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
     Part.SCHEMAS: lambda t, run, _me: t.schemas(run),
     Part.NEWEST: lambda t, run, _me: _newest(t, run),
     Part.SIGNALS: lambda t, run, _me: t.signals(run.id),
+    Part.APPROVALS: lambda t, run, _me: t.approvals(run.id),
+    Part.REQUESTER: lambda t, run, _me: t.requester(run.id),
     Part.GROUPS: lambda _t, _run, _me: {},  # this store opens no items
     Part.OWED: lambda _t, _run, _me: {},
     Part.ROSTER: lambda t, _run, _me: definitions.roster(t.tables, t.clock()),

@@ -14,7 +14,15 @@ from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.change import KEYS, Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
-from stageflow_durable.transitions.rows import NEW_STRAND, AttemptRow, HeldKey, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import (
+    NEW_STRAND,
+    ApprovalRow,
+    AttemptRow,
+    HeldKey,
+    OwnerRow,
+    SignalRow,
+    StrandRow,
+)
 
 RUN, ME, QUEUE = "R", "me", "q"
 
@@ -74,6 +82,8 @@ class Story:
         self.saved: dict[str, bool] = {}
         self.steps: dict[str, StepState] = {}
         self.signals: dict[tuple[Any, ...], SignalRow] = {}
+        self.approvals: dict[tuple[Any, ...], ApprovalRow] = {}
+        self.requester: str | None = None
         self.keys: tuple[HeldKey, ...] = ()
         self.owners = {ME: OwnerRow(ME, "host", 1, None, False)}
         self.events: list[str] = []
@@ -94,6 +104,8 @@ class Story:
             Part.ATTEMPTS: tuple(sorted(self.attempts.values(), key=lambda row: row.n)),
             Part.KEYS: self.keys,
             Part.SIGNALS: tuple(self.signals.values()),
+            Part.APPROVALS: tuple(self.approvals.values()),
+            Part.REQUESTER: self.requester,
             Part.ALIVE: self.alive,
             Part.OWNERS: self.owners,
             Part.DEFINITIONS: {self.plan.digest: 1.0},
@@ -135,6 +147,10 @@ class Story:
             assert new is (key not in self.signals)
             named = dict(zip(KEYS[table], key, strict=True))
             self.signals[key] = SignalRow(**named, **columns) if new else self.signals[key]._replace(**columns)
+        elif table is Table.APPROVALS:
+            assert new is (key not in self.approvals)
+            named = dict(zip(KEYS[table], key, strict=True))
+            self.approvals[key] = ApprovalRow(**named, **columns) if new else self.approvals[key]._replace(**columns)
         elif how is not How.INTEND or self.steps.get(key[0], StepState.VOID) in (StepState.VOID, StepState.SKIPPED):
             self.steps[key[0]] = columns["state"]
 

@@ -1,0 +1,63 @@
+"""Who acts: a name that somebody typed, or one that is known to be theirs; and whether they may.
+
+A name as text is recorded as it was typed. What satisfies ``approvers=`` and ``separation=`` is an authenticated actor:
+``Engine(authenticate=)`` makes one of a :class:`Credential`, a page or a link of one of those that signed in there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from stageflow_durable.errors import ConfigurationError, NotAllowed
+from stageflow_durable.model.run import RunSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What proves who acts: a token, a request, whatever ``Engine(authenticate=)`` understands. It is shown nowhere."""
+
+    value: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Somebody by name. ``authenticated``: whether the name is known to be theirs, or was only typed."""
+
+    name: str
+    authenticated: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Authenticate = Callable[[Any], str | None]
+"""Gives the name of whoever a credential belongs to, or None if it is not accepted."""
+
+Authorize = Callable[[Actor, str, RunSummary | None], bool]
+"""Whether an actor may do this verb to this run (None: the verb is about no run)."""
+
+
+def actor_of(given: Any, authenticate: Authenticate | None, verb: str, run_id: str) -> Actor:
+    """The actor that a caller named: text, a :class:`Credential`, or an :class:`Actor`.
+
+    Raises NotAllowed where the credential is not accepted, ConfigurationError where nobody can tell.
+    """
+    if isinstance(given, Actor):
+        return given
+    if not isinstance(given, Credential):
+        return Actor(given)
+    if authenticate is None:
+        raise ConfigurationError("actor=Credential(…): give the engine authenticate=, which says whose it is")
+    name = authenticate(given.value)
+    if not (isinstance(name, str) and name.strip()):
+        raise NotAllowed(run_id, verb, "the credential is not accepted")
+    return Actor(name, authenticated=True)
+
+
+def require_allowed(authorize: Authorize | None, actor: Actor, verb: str, run_id: str, run: RunSummary | None) -> None:
+    """Raise NotAllowed unless the actor may do it. Only True allows it."""
+    if authorize is not None and authorize(actor, verb, run) is not True:
+        known = "" if actor.authenticated else " (a name that was typed, not authenticated)"
+        raise NotAllowed(run_id, verb, f"{actor} may not {verb}{known}", of="run" if run is not None else "owner")

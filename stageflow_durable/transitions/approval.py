@@ -1,0 +1,230 @@
+"""Approvals: somebody is asked whether the run may go on, with what it is about to do in front of them.
+
+An approval is bound to the digest of what was shown. Before the run goes on, a worker says anew what it is about to do;
+only if that has the same digest is the approval consumed, once, in the transaction that hands the run to the next stage
+and, where it may begin in the same process, begins it. From then on the checkpoint says so: no retry, recovery or
+resume of what comes next asks again. A denial is consumed at once.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from stageflow_durable.clock import as_moment
+from stageflow_durable.codec import Fingerprint, as_stored, encode
+from stageflow_durable.errors import NotAllowed, OperatorConflict
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
+from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.transitions.attempt import Claimant, Kept
+from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import AWAKE, Draft
+from stageflow_durable.transitions.facts import Facts
+from stageflow_durable.transitions.fence import drafted
+from stageflow_durable.transitions.finish import advance
+from stageflow_durable.transitions.operate import Order
+from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
+from stageflow_durable.transitions.rows import ApprovalRow, StrandRow
+from stageflow_durable.transitions.waiting import awaits_approval
+
+APPROVED, DENIED = "approved", "denied"
+
+
+class Asked(NamedTuple):
+    """What a worker says is to be approved: encoded text, and its fingerprint."""
+
+    content: str
+    digest: Fingerprint
+
+
+# --- a worker says what is to be approved -----------------------------------------------------------------------------
+
+
+def ask(facts: Facts, work: Work, asked: Asked, claimant: Claimant | None, events: Kept = ()) -> Change | Fenced:
+    """Ask for the approval of this content; where exactly this was approved before, consume that and go on.
+
+    ``claimant``: the owner, if it would run the next stage itself.
+    """
+    draft = drafted(facts, work)
+    if draft is None:
+        return Fenced()
+    draft.end_attempt(work, AttemptState.VOID)  # there was no body: nothing was tried
+    draft.keep(work, events)
+    if draft.run.phase is not Phase.FORWARD:
+        draft.set_strand(work.strand, state=StrandState.REST, owner=None)
+        draft.emit("stage.postponed", stage=work.stage, attempt=work.attempt, delay=0.0)
+        resolve_or_succeed(draft)
+        return draft.done()
+    there = draft.approval(work.stage)
+    holds = there is not None and there.consumed_at is None and there.digest == as_stored(asked.digest, there.digest)
+    if there is None or not holds:
+        _await(draft, work, _asked_anew(draft, work.stage, asked, there))
+    elif there.decision == APPROVED:
+        _consume(draft, work, there, claimant)
+    elif there.decision == DENIED:  # while the run was at rest
+        _deny(draft, draft.strand(work.strand), there)
+    else:
+        _await(draft, work, there)
+    return draft.done()
+
+
+def _asked_anew(draft: Draft, stage: str, asked: Asked, before: ApprovalRow | None) -> ApprovalRow:
+    if before is not None and before.consumed_at is None:  # it was about something else
+        draft.set_approval(before, consumed_at=draft.clock)
+        draft.emit("approval.void", stage=stage, approval=before.n, digest=before.digest)
+    row = ApprovalRow(stage, 1 if before is None else before.n + 1, asked.content, str(asked.digest), draft.clock)
+    draft.ask(row)
+    return row
+
+
+def _await(draft: Draft, work: Work, asked: ApprovalRow) -> None:
+    seconds = draft.plan.by_name[work.stage].timeout
+    until = None if seconds is None else asked.asked_at + seconds
+    if until is not None and until <= draft.clock:  # its run was at rest meanwhile
+        asked, until = draft.set_approval(asked, asked_at=draft.clock), draft.clock + (seconds or 0.0)
+    columns = {"owner": None, "attempt": 0, "nudges": 0, "first_at": asked.asked_at, "delay": seconds}
+    draft.wait(work.strand, WaitingFor.APPROVAL, until, **columns)
+    draft.emit("approval.asked", stage=work.stage, approval=asked.n, digest=asked.digest, until=until)
+    set_activity(draft)
+
+
+def _consume(draft: Draft, work: Work, approval: ApprovalRow, claimant: Claimant | None) -> None:
+    """The run goes on with this approval, which covers what comes next."""
+    draft.set_approval(approval, consumed_at=draft.clock)
+    output = {
+        "by": approval.actor,
+        "authenticated": bool(approval.authenticated),
+        "at": as_moment(approval.decided_at or 0.0),
+        "reason": approval.reason,
+        "digest": approval.digest,
+    }
+    draft.save(work.stage, encode(output), schema=draft.plan.schema)
+    draft.set_strand(work.strand, owner=None)
+    draft.emit(
+        "stage.ok",
+        stage=work.stage,
+        attempt=work.attempt,
+        approval=approval.n,
+        digest=approval.digest,
+        actor=approval.actor,
+    )
+    advance(draft, work.strand, work.stage, claimant, work.queue)
+
+
+# --- a person decides -------------------------------------------------------------------------------------------------
+
+
+def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | None = None) -> Change:
+    """Record a person's decision. An approval sends a worker to look whether it still holds; a denial ends it at once.
+    ``digest``: of what the person looked at, or its beginning.
+
+    Raises NotAllowed, OperatorConflict.
+    """
+    draft = Draft(facts)
+    approval = _undecided(draft, order, stage)
+    seen = digest is None or (digest != "" and approval.digest.startswith(digest))
+    if not seen or order.op_version not in (None, facts.run.op_version):
+        raise OperatorConflict(order.run_id, order.verb)
+    if decision == APPROVED:
+        _require_approver(draft, order, stage)
+    approval = draft.set_approval(
+        approval,
+        decision=decision,
+        actor=order.actor,
+        authenticated=order.authenticated,
+        reason=order.reason,
+        decided_at=draft.clock,
+    )
+    draft.change(op_version=facts.run.op_version + 1)
+    draft.emit(
+        f"operator.{order.verb}",
+        actor=order.actor,
+        authenticated=order.authenticated,
+        reason=order.reason,
+        stage=stage,
+        approval=approval.n,
+        digest=approval.digest,
+    )
+    row = next((row for row in draft.strands.values() if row.stage == stage and awaits_approval(draft.plan, row)), None)
+    if row is None or draft.run.phase is not Phase.FORWARD:
+        return draft.done()  # it rests: what was decided counts when it goes on
+    if decision == DENIED:
+        _deny(draft, row, approval)
+        return draft.done()
+    draft.change(status=RunStatus.RUNNING)
+    draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
+    draft.publish(row.strand)
+    return draft.done()
+
+
+def _undecided(draft: Draft, order: Order, stage: str) -> ApprovalRow:
+    run, named = draft.run, [one.name for one in draft.plan.stages if one.is_approval]
+    if stage not in named:
+        listed = ", ".join(named) or "none"
+        raise NotAllowed(draft.id, order.verb, f"it has no approval {stage!r}; its approvals are: {listed}")
+    if stage in draft.saved:
+        raise NotAllowed(draft.id, order.verb, f"its approval {stage!r} is over")
+    if run.phase is not Phase.FORWARD and run.status is not RunStatus.PARKED:
+        raise NotAllowed(draft.id, order.verb, f"it is {run.status}")
+    asked = draft.approval(stage)
+    if asked is None or asked.consumed_at is not None:
+        raise NotAllowed(draft.id, order.verb, f"it does not ask for {stage!r} yet: there is nothing to decide on")
+    if asked.decision is not None:
+        raise NotAllowed(draft.id, order.verb, f"{stage!r} is {asked.decision} already, by {asked.actor}")
+    return asked
+
+
+def _require_approver(draft: Draft, order: Order, stage: str) -> None:
+    """Who may approve: a name that was only typed proves nothing."""
+    planned = draft.plan.by_name[stage]
+    proves = "say who you are by a credential that Engine(authenticate=) knows; a name that is typed proves nothing"
+    if planned.approvers and not (order.authenticated and order.actor in planned.approvers):
+        known = "is not among its approvers" if order.authenticated else f"is not authenticated: {proves}"
+        raise NotAllowed(draft.id, order.verb, f"{order.actor} {known}")
+    asker = draft.facts.requester if planned.separation else None
+    if asker is None:
+        return
+    if order.actor == asker:
+        raise NotAllowed(draft.id, order.verb, f"{asker} asked for this run, and may not approve it")
+    if not order.authenticated:
+        raise NotAllowed(draft.id, order.verb, f"{asker} asked for this run, and may not approve it; {proves}")
+
+
+# --- a denial, and the end of its time --------------------------------------------------------------------------------
+
+
+def end_in_time(draft: Draft, row: StrandRow) -> Change:
+    """Nobody has decided in time."""
+    asked = draft.approval(row.stage)
+    if draft.is_late:
+        stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
+        return draft.done()
+    assert asked is not None, "it waits for what was asked"
+    planned, seconds = draft.plan.by_name[row.stage], row.delay or 0.0
+    draft.emit("approval.timed_out", stage=row.stage, approval=asked.n, seconds=seconds, on_timeout=planned.on_timeout)
+    _end(draft, row, asked, planned.on_timeout, f"nobody approved {row.stage} within {seconds:g} seconds")
+    return draft.done()
+
+
+def _deny(draft: Draft, row: StrandRow, approval: ApprovalRow) -> None:
+    how = draft.plan.by_name[row.stage].on_denied
+    _end(draft, row, approval, how, f"{row.stage} was denied by {approval.actor}: {approval.reason}")
+
+
+def _end(draft: Draft, row: StrandRow, approval: ApprovalRow, how: str, error: str) -> None:
+    draft.set_approval(approval, consumed_at=draft.clock)
+    if how == "skip":
+        _pass_over(draft, row)
+        return
+    draft.set_strand(row.strand, state=StrandState.REST, owner=None, **AWAKE)
+    draft.emit("stage.failed", stage=row.stage, attempt=0, error=error, category="policy", doubt=False)
+    park = ParkReason.OPERATOR if how == "park" or draft.plan.on_failure == "park" else None
+    stop(draft, Cause.FAILED, error=error, stage=row.stage, park=park)
+
+
+def _pass_over(draft: Draft, row: StrandRow) -> None:
+    """Skip the stage, and those that come right after it: they were not approved."""
+    draft.set_strand(row.strand, **AWAKE)
+    draft.change(status=RunStatus.RUNNING)
+    draft.save(row.stage, None, schema=draft.plan.schema, skipped=True)
+    draft.emit("stage.skipped", stage=row.stage, attempt=0)
+    advance(draft, row.strand, row.stage, passing=True)
