@@ -221,12 +221,16 @@ def disagreements(parsed: Mapping[str, object]) -> list[str]:
 
 
 def _cannot_sign(parsed: Mapping[str, object]) -> list[str]:
-    signing = parsed.get("message_signing", DEFAULTS["message_signing"])
     # Where no database is named, the one-machine mode may bring a key of its own along.
-    if signing == "off" or parsed.get("audit_key") or not parsed.get("database_url"):
+    if parsed.get("audit_key") or not parsed.get("database_url"):
         return []
-    name = variable("audit_key")
-    return [f"message_signing={signing} needs the audit key, which messages are signed with: set {name} everywhere"]
+    signing, said = parsed.get("message_signing", DEFAULTS["message_signing"]), "needs the audit key, which"
+    name, told = variable("audit_key"), []
+    if signing != "off":
+        told.append(f"message_signing={signing} {said} messages are signed with: set {name} everywhere")
+    if parsed.get("public_url"):
+        told.append(f"public_url {said} callback URLs are signed with: set {name} everywhere")
+    return told
 
 
 def listed(values: str | None) -> list[str]:

@@ -73,6 +73,12 @@ def test_an_address_is_taken_without_its_last_slash(given: str) -> None:
     assert Settings(public_url=given).public_url == given.rstrip("/")
 
 
+def test_an_address_without_the_key_that_its_urls_are_signed_with_is_refused_where_it_is_set() -> None:
+    with pytest.raises(ConfigurationError, match="public_url needs the audit key.*STAGEFLOW_AUDIT_KEY"):
+        Settings(public_url=URL, database_url="sqlite:///x.db")
+    assert Settings(public_url=URL, database_url="sqlite:///x.db", audit_key="k" * 32).public_url == URL
+
+
 @pytest.mark.parametrize(
     "given",
     [
