@@ -1,8 +1,8 @@
 """The store that the engine works with: each method is one transaction.
 
 A method first tries without the run's lock where that may be enough (``unlocked``), and else takes the lock
-(``apply.transact``). What it writes is decided by a function of ``transitions``. What concerns owners is inherited from
-``owning``, what only reads from ``reading``.
+(``apply.transact``). What it writes is decided by a function of ``transitions``. What concerns those who await runs is
+inherited from ``telling``, owners from ``owning``, what only reads from ``reading``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from sqlalchemy import Connection
 
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.idempotency.keys import Scope
-from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import Cause, ParkReason
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
 from stageflow_durable.state import (
-    awaited,
     batch,
     definitions,
     endings,
@@ -37,15 +35,13 @@ from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.apply import transact, transact_all
-from stageflow_durable.state.awaited import AtRest, Stand
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.nested import after_commit, session_on
-from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
 from stageflow_durable.state.runs import Created
+from stageflow_durable.state.telling import Telling
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, operate, retry, start, undo
@@ -63,7 +59,6 @@ from stageflow_durable.transitions.sleep import is_asleep
 
 T = TypeVar("T")
 Ending: TypeAlias = Done | Waiting | Fenced
-Announce: TypeAlias = Callable[[Sequence[Listener], Told], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +72,7 @@ class BusinessKey:
     ttl_seconds: float
 
 
-class Store(Owning):
+class Store(Telling):
     """Runs and everything about them, in one database."""
 
     def __init__(
@@ -97,24 +92,6 @@ class Store(Owning):
         self._hints = hints and optimistic and not database.is_sqlite
         self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints, tell=self._tell) if optimistic else None
         self._batches = batches
-        self._announce: Announce | None = None
-
-    def announce_by(self, announce: Announce) -> None:
-        """Call ``announce`` after each commit that changed a run which somebody awaits: with whom to tell, and what."""
-        self._announce = announce
-
-    def _tell(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
-        listening = listeners(awaited_by, ended=ended)
-        announce = self._announce
-        if announce is None or not listening:
-            return
-        if not self.after_commit(lambda: announce(listening, Told(run_id, ended))):
-            announce(listening, Told(run_id, ended))
-
-    def _tell_of(self, change: object) -> None:
-        """Tell of a change that was made under the lock, and is committed."""
-        if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
-            self._tell(change.facts.run.id, awaited_by, change.ended)
 
     def require_usable(self) -> None:
         """Raise ConfigurationError where the database's driver is missing, or its URL has options that it does not
@@ -329,31 +306,6 @@ class Store(Owning):
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""
         self._do(lambda c: progress.report(c, work, text))
-
-    # --- who awaits runs ----------------------------------------------------------------------------------------------
-
-    def note_awaiting(self, run_ids: Sequence[str], entry: str) -> dict[str, int]:
-        """Note whom to tell of these runs (see ``model/awaited``); returns the number of each that was noted: of the
-        end, of those that are not at rest.
-        """
-        return awaited.note(self._driver, run_ids, entry)
-
-    def stand(self, run_ids: Sequence[str]) -> dict[str, Stand]:
-        """How these runs stand; those that are not there are left out."""
-        return awaited.stand(self._driver, run_ids)
-
-    def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
-        """Those of the runs that are at rest, with their outputs where those were read along."""
-        found = awaited.at_rest(self._driver, run_ids)
-        return [one._replace(saved=self.outputs(one.run.id)) for one in found] if len(found) == 1 else found
-
-    def notify(self, token: str, text: str) -> None:
-        """Tell a listener by way of the database (PostgreSQL)."""
-        awaited.notify(self._driver, token, text)
-
-    def listen(self, token: str) -> Listening | None:
-        """A connection on which PostgreSQL tells; None where it cannot: SQLite, and behind a pooler."""
-        return listening(self.database, token)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 

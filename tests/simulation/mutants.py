@@ -192,7 +192,7 @@ def _waits_for_its_turn_for_ever() -> Plant:
     wait = Draft.wait
 
     def without_end(draft: Draft, name: str, what: Any, until: Any, **columns: Any) -> None:
-        wait(draft, name, what, None if what is WaitingFor.LIMIT else until, **columns)  # type: ignore[arg-type]
+        wait(draft, name, what, None if what is WaitingFor.LIMIT else until, **columns)  # type: ignore[arg-type]  # the mistake
 
     return _put((Draft, "wait", without_end))
 
