@@ -9,22 +9,17 @@ from typing import Any, Generic, cast
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
-from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.awaiting import Awaiting
-from stageflow_durable.engine.inside import run_inside
+from stageflow_durable.engine.run_wait import RunWait
 from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
-    InvalidInput,
-    NotAllowedInStage,
-    ResultTimeout,
     RunCancelled,
     RunCompensated,
     RunError,
     RunFailed,
     RunParked,
-    StoreUnavailable,
     UnknownRun,
 )
 from stageflow_durable.model.migrate import migrated_output
@@ -43,24 +38,6 @@ _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.COMPENSATION_FAILED: CompensationFailed,
     RunStatus.PARKED: RunParked,
 }
-
-
-class _Wait:
-    """How long somebody waits. ``seconds``: None: for ever."""
-
-    def __init__(self, clock: Clock, seconds: float | None) -> None:
-        self.seconds = seconds
-        self._clock = clock
-        self._began = clock.monotonic()
-
-    def left(self) -> float | None:
-        """Seconds that are left, at least 0."""
-        return None if self.seconds is None else max(0.0, self._began + self.seconds - self._clock.monotonic())
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the time is over."""
-        return self.left() == 0.0
 
 
 class RunHandle(Generic[ResultT]):
@@ -137,20 +114,12 @@ class RunHandle(Generic[ResultT]):
         RunCompensated, CompensationFailed or RunParked for a run that ended otherwise; NotAllowedInStage inside a
         stage, whose worker slot it would hold; StoreUnavailable if the database is away at the beginning.
         """
-        wait = self._wait("result()", timeout)
-        while (rest := self._looked(wait, self._await(wait))) is None:
-            pass
-        return self._result(rest, for_people)
+        return self._result(self._wait("result", timeout).until_rest(), for_people)
 
     @documented_as(result)
     async def aresult(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
         """Awaitable :meth:`result`: all that a process awaits share one connection, and take no thread each."""
-        if self._awaiting is None:
-            return await asyncio.to_thread(self.result, timeout, for_people=for_people)
-        wait, rest = self._wait("result()", timeout), None
-        while rest is None:
-            found = await self._awaiting.await_(self.run_id, wait.left())
-            rest = found if isinstance(found, AtRest) else await asyncio.to_thread(self._looked, wait, found)
+        rest = await self._wait("aresult", timeout).auntil_rest()
         if rest.saved is None or not self._is_newest(rest.run):
             return await asyncio.to_thread(self._result, rest, for_people)
         return self._result(rest, for_people)
@@ -164,21 +133,21 @@ class RunHandle(Generic[ResultT]):
         rest, for somebody may resume it. ``timeout`` in seconds or as a timedelta, None: for ever, for all of it.
         Raises as :meth:`result` does, except for how the run ended.
         """
-        wait = self._wait("events()", timeout)
+        wait = self._wait("events", timeout)
         while True:
             stands, found = self._events(after)
             yield from found
             after = found[-1].seq if found else after
             if stands.status in AT_REST and not follow:
                 return
-            self._go_on(wait, self._await(wait, seen=max(after, stands.seq)))
+            wait.until_change(max(after, stands.seq))
 
     @documented_as(events)
     async def aevents(
         self, *, after: int = 0, follow: bool = False, timeout: float | timedelta | None = None
     ) -> AsyncIterator[Event]:
         """:meth:`events` for ``async for event in handle.aevents()``, likewise."""
-        wait = self._wait("events()", timeout)
+        wait = self._wait("aevents", timeout)
         while True:
             stands, found = await asyncio.to_thread(self._events, after)
             for event in found:
@@ -186,64 +155,15 @@ class RunHandle(Generic[ResultT]):
             after = found[-1].seq if found else after
             if stands.status in AT_REST and not follow:
                 return
-            seen = max(after, stands.seq)
-            if self._awaiting is None:
-                woken = await asyncio.to_thread(self._await, wait, seen)
-            else:
-                woken = await self._awaiting.await_(self.run_id, wait.left(), seen)
-            self._go_on(wait, woken)
+            await wait.auntil_change(max(after, stands.seq))
 
     def _events(self, after: int) -> tuple[RunFacts, list[Event]]:
         """The run's row, and its events: those that come between the two are for the next time."""
         stands = self._facts()
         return stands, [event for event in self._store.history(self.run_id, after) if event.seq <= stands.seq]
 
-    def _go_on(self, wait: _Wait, woken: AtRest | bool) -> None:
-        if woken is False and wait.is_over:
-            raise ResultTimeout(f"run {self.run_id}: no end of its events after {wait.seconds:g} s; it goes on")
-
-    def _wait(self, what: str, timeout: float | timedelta | None) -> _Wait:
-        inside = run_inside()
-        if inside is not None:
-            raise NotAllowedInStage(
-                self.run_id, what, f"called inside a stage of run {inside}, it would hold the worker's slot"
-            )
-        if timeout is not None and not is_duration(timeout, low=-LONGEST):  # what is below 0 has just run out
-            wrong = f"timeout: {shown(timeout)} is no number of seconds up to ten years, or None"
-            raise InvalidInput(f"{what.removesuffix('()')} of run {self.run_id}", [wrong])
-        return _Wait(self._clock, None if timeout is None else seconds_of(timeout, low=-LONGEST))
-
-    def _await(self, wait: _Wait, seen: int | None = None) -> AtRest | bool:
-        """Wait until the run is at rest, or its number is not ``seen`` any more; as of :meth:`Awaiting.wait`."""
-        if self._awaiting is not None:
-            return self._awaiting.wait(self.run_id, wait.left(), seen)
-        pause = 0.01  # by the clock of the test or the simulation, which lets the others work meanwhile
-        while True:
-            run = self._facts()
-            if run.status in AT_REST if seen is None else run.seq != seen:
-                return AtRest(run, None) if seen is None else True
-            if wait.is_over:
-                return False
-            left = wait.left()
-            self._clock.sleep(pause if left is None else min(pause, left))
-            pause = min(0.25, pause * 1.5)
-
-    def _looked(self, wait: _Wait, found: AtRest | bool) -> AtRest | None:
-        """What was found; None: nothing yet. Raises ResultTimeout when the time is over, UnknownRun."""
-        if isinstance(found, AtRest):
-            return found
-        try:
-            run = self._facts()
-        except StoreUnavailable as error:
-            if not wait.is_over:
-                raise
-            after = f"after {wait.seconds:g} s, and the database is away"
-            raise ResultTimeout(f"run {self.run_id}: no result {after}; the run goes on") from error
-        if run.status in AT_REST:
-            return AtRest(run, None)
-        if wait.is_over:
-            raise ResultTimeout(f"run {self.run_id} is still {run.status} after {wait.seconds:g} s; it goes on")
-        return None
+    def _wait(self, asked: str, timeout: float | timedelta | None) -> RunWait:
+        return RunWait(self.run_id, asked, timeout, self._facts, self._awaiting, self._clock)
 
     def _result(self, rest: AtRest, for_people: bool) -> ResultT:
         run = rest.run

@@ -220,7 +220,7 @@ def test_events_may_be_followed_beyond_the_rest_and_by_a_coroutine(engine: Engin
 
 def test_nothing_is_awaited_inside_a_stage(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     run = engine.enqueue("one", {})
-    monkeypatch.setattr("stageflow_durable.engine.handle.run_inside", lambda: "another")
+    monkeypatch.setattr("stageflow_durable.engine.run_wait.run_inside", lambda: "another")
     with pytest.raises(NotAllowedInStage):
         next(iter(run.events()))
     with pytest.raises(NotAllowedInStage):
