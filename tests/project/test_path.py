@@ -10,10 +10,11 @@ import pytest
 
 from tests.project.path import Followed, of_a_stage, of_lost_work
 
-# What they are today: facts that are known without the lock, recipes, interceptors that wrap, sleeps and old audit keys
-# came in, the short way went out. The goals are 15 modules and 3,000 lines for a stage, 22 modules with lost work.
-STAGE_MODULES, STAGE_LINES = 56, 9_100
-LOST_MODULES = 86
+# What they are today: items, answers and callbacks are asked for where a stage begins, who awaits a run where it ends;
+# the store's verbs stand apart from its statements. The goals are 15 modules and 3,000 lines for a stage, and 22
+# modules with lost work.
+STAGE_MODULES, STAGE_LINES = 57, 9_500
+LOST_MODULES = 87
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ OF_RUNS = frozenset(table.value for table in Table)
 DYNAMIC = {
     "apply.py": OF_RUNS,
     "at_once.py": OF_RUNS,
-    "batch.py": frozenset({"runs", "strands", "events"}),
+    "batch.py": frozenset({"runs", "strands", "events", "attributes"}),
+    "of_items.py": frozenset({"items", "item_groups", "strands"}),
     "retention.py": OF_RUNS | {"events", "attributes"},
     "dialect.py": frozenset[str](),  # makes an insertion for whoever asks
 }
@@ -40,8 +41,8 @@ TIMES = {"recovery.py", "handed_back.py", "moved.py", "progress.py"}
 would cost each an event; see ``docs/explanation/protocol.md``."""
 
 WRITTEN_IN: dict[str, set[str]] = {
-    "runs": DECIDED | {"batch.py"},  # a thousand new runs in one statement
-    "strands": DECIDED | {"batch.py"} | TIMES,
+    "runs": DECIDED | {"batch.py", "awaited.py"},  # a thousand new runs in one statement; whom to tell
+    "strands": DECIDED | {"batch.py", "of_items.py"} | TIMES,
     "attempts": DECIDED,
     "checkpoints": DECIDED,
     "saga_steps": DECIDED,
@@ -52,7 +53,11 @@ WRITTEN_IN: dict[str, set[str]] = {
     "queues": {"queues.py"},
     "ticks": {"recovery.py"},
     "tombstones": set(),
-    "attributes": set(),
+    "attributes": DECIDED | {"batch.py"},
+    "signals": DECIDED,
+    "approvals": DECIDED,
+    "items": {"of_items.py"},  # called by apply alone: many at once, as a change says
+    "item_groups": {"of_items.py"},
     "idempotency_keys": {"idempotency_keys.py", "idempotency_leases.py"},  # one kind of holder each
 }
 """By table; retention, which deletes from all of them, aside."""
