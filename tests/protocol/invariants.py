@@ -7,8 +7,8 @@ what changed since the moment before (:data:`OF_A_CHANGE`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -26,15 +26,28 @@ from stageflow_durable.model.status import (
     StepState,
     StrandState,
 )
-from stageflow_durable.state import tables
+from stageflow_durable.state import tables, verified_items
 from stageflow_durable.state.audit import seal
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.testimony import Rows, Testimony, problems
+from stageflow_durable.state.vouched import inputs_text
 from stageflow_durable.transitions.accept import GENESIS
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
 ENDED = frozenset({AttemptState.OK, AttemptState.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPicture:
+    """Everything the tables say about one item."""
+
+    row: Row
+    strands: tuple[Row, ...]
+    attempts: tuple[Row, ...]
+    checkpoints: tuple[Row, ...]
+    steps: tuple[Row, ...]
+    events: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,16 @@ class Picture:
     checkpoints: tuple[Row, ...]
     steps: tuple[Row, ...]
     events: tuple[Row, ...]
+    groups: tuple[Row, ...] = ()
+    items: tuple[ItemPicture, ...] = ()
+    of_items: tuple[str, ...] = ()
+    """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
+
+    @property
+    def with_items(self) -> frozenset[str]:
+        """Stages that have items, or had none to carry out."""
+        opened = (event for event in self.events if event["type"] == "stage.opened")
+        return frozenset(decode(event["data"])["stage"] for event in opened)
 
     @property
     def phase(self) -> Phase:
@@ -66,16 +89,36 @@ class Picture:
         return {row["stage"]: StepState(row["state"]) for row in self.steps}
 
 
-def pictures(connection: Connection) -> dict[str, Picture]:
+def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Picture]:
     """A picture of each run, by id."""
     plans = {row.digest: _plan(row.body) for row in connection.execute(_DEFINITIONS)}
     owners = frozenset(connection.execute(_OWNERS).scalars())
     parts = [_by_run(connection, table) for table in _PARTS]
     found = _rows(connection, _RUNS)
-    return {
-        run["id"]: Picture(run, plans[run["definition"]], owners, *(tuple(part.get(run["id"], ())) for part in parts))
-        for run in found
-    }
+    seen = {run["id"]: Picture(run, plans[run["definition"]], owners, *_parts(parts, run["id"])) for run in found}
+    with_items = [run for run, picture in seen.items() if picture.run["item_count"]]
+    return seen | {run: _with_items(connection, seen[run], parts, audit_key) for run in with_items}
+
+
+def _parts(
+    parts: list[dict[str, list[Row]]], run: str
+) -> tuple[tuple[Row, ...], tuple[Row, ...], tuple[Row, ...], tuple[Row, ...], tuple[Row, ...]]:
+    strands, attempts, checkpoints, steps, events = (_own(part.get(run, ())) for part in parts)
+    return strands, attempts, checkpoints, steps, events
+
+
+def _own(rows: Iterable[Row], item: int = 0) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row["item"] == item)
+
+
+def _with_items(connection: Connection, seen: Picture, parts: list[dict[str, list[Row]]], audit_key: bytes) -> Picture:
+    run: str = seen.run["id"]
+    rows = _rows(connection, select(tables.items).where(tables.items.c.run == run).order_by(tables.items.c.item))
+    items = [ItemPicture(row, *(_own(part.get(run, ()), row["item"]) for part in parts)) for row in rows]
+    groups = _rows(connection, select(tables.item_groups).where(tables.item_groups.c.run == run))
+    whole = Rows(seen.run, seen.plan, (), seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
+    found = verified_items.check(connection, whole, (audit_key,))
+    return replace(seen, groups=tuple(groups), items=tuple(items), of_items=tuple(found.problems))
 
 
 _plan = lru_cache(Plan.decode)
@@ -84,7 +127,10 @@ _PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
 _OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 _OF_NO_RUN = union(
-    *(select(literal(table.name), table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))) for table in _PARTS)
+    *(
+        select(literal(table.name), table.c.run).where(table.c.run.not_in(select(tables.runs.c.id)))
+        for table in (*_PARTS, tables.items, tables.item_groups)
+    )
 )
 _PRUNED = select(tables.tombstones.c.run)
 
@@ -149,7 +195,7 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
     ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
     settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED} | _copied(seen)
-    settled |= {stage for stage, _at, _until in _woken(seen)}
+    settled |= {stage for stage, _at, _until in _woken(seen)} | seen.with_items
     yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
     yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
     yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
@@ -181,6 +227,58 @@ def _woken(seen: Picture) -> Iterator[tuple[str, float, float]]:
             until[data["stage"]] = data["until"]
         elif event["type"] == "stage.woken" and (stage := decode(event["data"])["stage"]) in until:
             yield stage, event["at"], until.pop(stage)
+
+
+def items_are_whole(seen: Picture) -> Iterator[str]:
+    """6, 10: their groups count what there is, and each chain begins at the run's event and is unbroken."""
+    yield from (f"10: {problem}" for problem in seen.of_items)
+
+
+def items_stand_as_their_run_goes(seen: Picture) -> Iterator[str]:
+    """1, 4: an item that is not at rest is one of a run that goes its way; what runs of it has one attempt."""
+    for item in seen.items:
+        number = item.row["item"]
+        for row in item.strands:
+            if row["state"] in ACTIVE and row["state"] not in _MAY_STAND.get((seen.phase, row["direction"]), ()):
+                yield f"4: {row['strand']} of item {number} is {row['state']} in a run that goes {seen.phase}"
+        began = Counter(begun for event in item.events if (begun := _begun(event)) is not None)
+        running = Counter(_held(row) for row in item.strands if row["state"] == StrandState.RUNNING)
+        over = Counter(_place(row) for row in item.attempts)
+        if began != running + over:
+            yield f"1: item {number} began {dict(began)}, of which run {dict(running)} and are over {dict(over)}"
+        yield from (
+            f"1: owner {row['owner']} of item {number} is nobody"
+            for row in item.strands
+            if row["owner"] is not None and row["owner"] not in seen.owners
+        )
+
+
+def _held(row: Row) -> tuple[object, ...]:
+    return row["stage"], row["direction"], row["attempt"]
+
+
+def a_stage_joins_when_its_items_have_ended(seen: Picture) -> Iterator[str]:
+    """6: exactly when each of its items has ended, and once."""
+    joined = Counter(decode(event["data"])["stage"] for event in seen.events if event["type"] == "stage.joined")
+    yield from (f"6: {stage} joined {times} times" for stage, times in joined.items() if times > 1)
+    for stage in seen.with_items:
+        groups = [row for row in seen.groups if row["strand"] == stage]
+        over = all(row["done"] + row["failed"] == row["total"] for row in groups)
+        if not over and (stage in joined or stage in seen.finished):
+            yield f"6: {stage} joined before each of its items had ended"
+        if over and stage not in joined:
+            yield f"6: each item of {stage} has ended, and it did not join"
+
+
+def items_begin_only_forward(seen: Picture) -> Iterator[str]:
+    """3: no item begins between the stop of its run and a person's word. Only of a clock that never went back."""
+    modes = [(event["at"], _MODES[event["type"]]) for event in seen.events if event["type"] in _MODES]
+    for item in seen.items:
+        for event in item.events:
+            before = [mode for at, mode in modes if at < event["at"]]
+            same = [mode for at, mode in modes if at == event["at"]]
+            if begun_by(event) is not None and not same and before and before[-1] != "forward":
+                yield f"3: item {item.row['item']} began in a run that was {before[-1]}"
 
 
 def begins_only_forward(seen: Picture) -> Iterator[str]:
@@ -279,13 +377,27 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
         heard = Testimony.of(seen.events)
         if not heard.complete:
             yield "10: an event does not say what its transaction wrote"
-        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
-        yield from (f"10: {what}" for what in problems((audit_key,), Rows(seen.run, seen.plan, (), *parts), heard))
+        inputs: dict[str, list[str]] = {}
+        for item in seen.items:
+            inputs.setdefault(item.row["stage"], []).append(item.row["input"])
+        rows = Rows(
+            seen.run,
+            seen.plan,
+            (),
+            seen.events,
+            seen.attempts,
+            seen.checkpoints,
+            seen.steps,
+            seen.strands,
+            {stage: inputs_text(texts) for stage, texts in inputs.items()},
+        )
+        yield from (f"10: {what}" for what in problems((audit_key,), rows, heard))
 
 
 def something_will_move_it(seen: Picture) -> Iterator[str]:
     """11: a run that has not ended runs, is due, is published, or says why it is parked."""
-    moving = any(row["state"] in ACTIVE for row in seen.strands)
+    strands = [*seen.strands, *(row for item in seen.items for row in item.strands)]
+    moving = any(row["state"] in ACTIVE for row in strands)
     if seen.phase is not Phase.SETTLED and not moving:
         yield f"11: the run goes {seen.phase}, and no strand of it will ever move"
     if (seen.run["status"] == RunStatus.PARKED) != (
@@ -315,6 +427,9 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     undo_follows_the_graph,
     something_will_move_it,
     a_success_is_complete,
+    items_are_whole,
+    items_stand_as_their_run_goes,
+    a_stage_joins_when_its_items_have_ended,
 )
 
 
@@ -390,7 +505,7 @@ class Watch:
     def check(self) -> None:
         """Raise AssertionError listing every invariant that does not hold."""
         with self._database.read() as connection:
-            now = pictures(connection)
+            now = pictures(connection, self._audit_key)
             orphaned = list(rows_of_no_run(connection))
             pruned = set(connection.execute(_PRUNED).scalars())
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]

@@ -14,6 +14,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.testing import Crash
+from tests.items import item_of
 from tests.simulation.ledger import Request, Violation
 
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class Hostile(Exception):
 
 
 FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
+
+
+def named(stage: str, item: int) -> str:
+    """How the ledger names a stage, or one of its items."""
+    return f"{stage}#{item}" if item else stage
+
+
+def item_of_key(key: str) -> int:
+    """Which item a stage's key is of; 0: of none."""
+    return int(key.split("_")[1].partition(".")[2] or 0)
 
 
 class Bodies:
@@ -93,9 +104,10 @@ class Bodies:
     def _stage(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
         run, stage, since = ctx.run_id, ctx.stage, sim.passed
-        sim.note(worker, "body", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}")
+        about = named(stage, item_of(ctx))
+        sim.note(worker, "body", f"{about} of {sim.short(run)}, attempt {ctx.attempt}")
         owner = ctx.services._work.owner  # the process may have come back under another id since
-        held = self._holds(owner, run, stage, "forward")
+        held = self._holds(owner, run, stage, "forward", item_of(ctx))
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
         self._called.add((run, stage))
@@ -112,8 +124,8 @@ class Bodies:
         return float(self._sim.database.see(sql, run, stage, owner)[0][0] or 0.0) - self._sim.now() + self._sim.passed
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        began = 0.0 if timeout is None else self._began(run, stage, ctx.services._work.owner)
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of(ctx))
+        began = 0.0 if timeout is None else self._began(run, ctx.stage, ctx.services._work.owner)
         leapt = sim.leapt
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
@@ -140,7 +152,7 @@ class Bodies:
     @contextmanager
     def _sending(self, ctx: Any, since: float) -> Iterator[None]:
         """What a process had sent when it died may arrive: what acts outlives who began it."""
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of(ctx))
         try:
             yield
         except Crash:
@@ -179,16 +191,19 @@ class Bodies:
             ctx.emit("sim.event", number=self._count)
         return FALSY[self._count % len(FALSY)] if kind == "falsy" else {"of": ctx.stage, "number": self._count}
 
-    def _holds(self, owner: str | None, run: str, stage: str, direction: str) -> bool:
+    def _holds(self, owner: str | None, run: str, stage: str, direction: str, item: int) -> bool:
         """Whether the caller is the one that the tables know; else it is a zombie, whom only the remote can refuse."""
-        sql = "SELECT 1 FROM stageflow_strands WHERE run=? AND stage=? AND direction=? AND state='running' AND owner=?"
-        return bool(self._sim.database.see(sql, run, stage, direction, owner))
+        sql = (
+            "SELECT 1 FROM stageflow_strands"
+            " WHERE run=? AND stage=? AND direction=? AND state='running' AND owner=? AND item=?"
+        )
+        return bool(self._sim.database.see(sql, run, stage, direction, owner, item))
 
     def _witness(self, ctx: Any, held: bool) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        rows = sim.database.see("SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?", run)
-        saved = {name: (skipped, delta) for name, skipped, delta in rows}
-        if held and stage in saved:
+        rows = sim.database.see("SELECT stage, item, skipped, delta FROM stageflow_checkpoints WHERE run=?", run)
+        saved = {name: (skipped, delta) for name, item, skipped, delta in rows if not item}
+        if held and (stage in saved or (stage, item_of(ctx)) in {(name, item) for name, item, *_saved in rows}):
             raise Violation(f"stage {stage} runs again, though its outcome is committed")
         pipeline = sim.pipelines[ctx.pipeline]
         ancestors = pipeline.plan.ancestors[stage]
@@ -201,7 +216,7 @@ class Bodies:
         policy = pipeline.by_name[stage].retry
         if policy is not None and ctx.attempt > policy.max_attempts:
             raise Violation(f"stage {stage} is at attempt {ctx.attempt} of {policy.max_attempts}")
-        if ctx.idempotency_key != stage_key(run, stage):
+        if ctx.idempotency_key != stage_key(run, stage, item_of(ctx)):
             raise Violation(f"stage {stage} got the key {ctx.idempotency_key}")
 
     # --- an undo ------------------------------------------------------------------------------------------------------
@@ -211,9 +226,9 @@ class Bodies:
 
     def _undo(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
-        run, stage = ctx.run_id, ctx.stage
-        sim.note(worker, "undo", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
-        held = self._holds(worker.owner._id, run, stage, "backward")
+        run, stage, item = ctx.run_id, ctx.stage, item_of_key(ctx.action_key)
+        sim.note(worker, "undo", f"{named(stage, item)} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
+        held = self._holds(worker.owner._id, run, stage, "backward", item)
         if held:
             self._witness_undo(ctx)
         mark = object()
@@ -224,7 +239,7 @@ class Bodies:
             del self.inside[mark]
 
     def _act_undo(self, ctx: Any, worker: Worker) -> Any:
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of_key(ctx.action_key))
         trouble = sim.setup.rates["trouble"]
         weights = [5 * (1 - trouble) / max(trouble, 0.01), *UNDO_LIKELY[1:]]
         ending = sim.chance.pick(f"{run} undo {stage} ends", UNDO_ENDINGS, weights)
@@ -243,9 +258,11 @@ class Bodies:
 
     def _witness_undo(self, ctx: Any) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        steps = dict(sim.database.see("SELECT stage, state FROM stageflow_saga_steps WHERE run=?", run))
+        item = item_of_key(ctx.action_key)
+        rows = sim.database.see("SELECT stage, item, state FROM stageflow_saga_steps WHERE run=?", run)
+        steps = {name: state for name, of, state in rows if not of}
         plan = sim.pipelines[ctx.pipeline].plan
-        if steps.get(stage) != "compensating":
+        if {(name, of): state for name, of, state in rows}.get((stage, item)) != "compensating":
             raise Violation(f"the undo of {stage} runs, though its step is {steps.get(stage)}")
         owed = {"intended", "recorded", "compensating"}
         behind = sorted(name for name in plan.descendants[stage] if steps.get(name) in owed)
@@ -259,9 +276,10 @@ class Bodies:
             raise Violation(f"{stage} is undone in a fork, which has only copied it")
         if (run, stage) in self.answered and (run, stage) not in self._called and not self._doubted(run, stage):
             raise Violation(f"{stage} is undone, though an observer answered in its place")
-        if ctx.action_key != stage_key(run, stage):
+        if ctx.action_key != stage_key(run, stage, item):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")
-        rows = sim.database.see("SELECT delta FROM stageflow_checkpoints WHERE run=? AND stage=?", run, stage)
+        of_item = "SELECT delta FROM stageflow_checkpoints WHERE run=? AND stage=? AND item=?"
+        rows = sim.database.see(of_item, run, stage, item)
         if ctx.outcome == "ok" and not rows:
             raise Violation(f"the undo of {stage} was told that it is ok, and nothing was saved")
         saved = decode(rows[0][0]) if rows and rows[0][0] is not None else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
+from tests.simulation.bodies import named
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
@@ -20,21 +21,37 @@ MAY_STAND = {
 }
 ACTIVE = {"ready", "running", "waiting"}
 RAISES_FENCES = {"take", "order", "settle"}
-EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id)"
+EVENTS = "(SELECT count(*) FROM stageflow_events WHERE run = id AND item = 0)"
 LOOK = f"""
 SELECT 'run', pipeline, phase, status, park_reason, finished_at IS NULL, seq, head, {EVENTS}
     FROM stageflow_runs WHERE id = ?1
 UNION ALL SELECT 'strand', strand, state, direction, gen, stage, attempt, owner, NULL
-    FROM stageflow_strands WHERE run = ?1
+    FROM stageflow_strands WHERE run = ?1 AND item = 0
+UNION ALL SELECT 'item', strand || '#' || item, state, direction, gen, stage, attempt, owner, NULL
+    FROM stageflow_strands WHERE run = ?1 AND item > 0
 UNION ALL SELECT 'over', strand, NULL, NULL, NULL, held.stage, n, NULL, NULL
     FROM stageflow_strands AS held JOIN stageflow_attempts AS over
         ON over.run = ?1 AND over.stage = held.stage AND over.direction = held.direction AND over.n = held.attempt
+        AND over.item = held.item
     WHERE held.run = ?1 AND held.state = 'running'
 UNION ALL SELECT 'checkpoint', stage, skipped, delta, NULL, NULL, NULL, NULL, NULL
-    FROM stageflow_checkpoints WHERE run = ?1
+    FROM stageflow_checkpoints WHERE run = ?1 AND item = 0
 """
 """All that is looked at of one run, at once: a statement costs more than what it finds."""
+RECOUNT = """
+SELECT g.strand, g.grp, g.total, g.running, g.done + g.failed,
+    count(s.run), total(s.state = 'running'), total(s.state = 'done')
+    FROM stageflow_item_groups AS g
+    LEFT JOIN stageflow_items AS i ON i.run = g.run AND i.grp = g.grp
+        AND i.stage = CASE WHEN g.strand LIKE 'undo:%' THEN substr(g.strand, 6) ELSE g.strand END
+    LEFT JOIN stageflow_strands AS s ON s.run = g.run AND s.strand = g.strand AND s.item = i.item
+    WHERE g.run = ? GROUP BY g.strand, g.grp
+"""
+"""What the groups of items count, and what there is."""
 HELD = "SELECT o.id, o.pid FROM stageflow_strands JOIN stageflow_owners AS o ON o.id = owner WHERE state = 'running'"
+READY = """
+SELECT run, CASE WHEN item THEN strand || '#' || item ELSE strand END FROM stageflow_strands WHERE state='ready'
+"""
 MESSAGES = 30
 PUBLISHED_MOST = 15
 """Messages a strand while nobody can carry what there is: fewer and fewer."""
@@ -50,6 +67,7 @@ class Checks:
         self._see = sim.database.see
         self._changes = -1
         self._gens: dict[Key, int] = {}
+        self._began: dict[str, set[tuple[str, int]]] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
         self.copied: dict[str, frozenset[str]] = {}
@@ -86,7 +104,7 @@ class Checks:
             raise Violation(str(error)) from error
 
     def _run(self, call: str, run: str) -> None:
-        looked: dict[str, list[Any]] = {"run": [], "strand": [], "over": [], "checkpoint": []}
+        looked: dict[str, list[Any]] = {"run": [], "strand": [], "item": [], "over": [], "checkpoint": []}
         for kind, *row in self._see(LOOK, run):
             looked[kind].append(row)
         if not looked["run"]:
@@ -97,8 +115,8 @@ class Checks:
             self._forked(run)
         (found,), strands = looked["run"], looked["strand"]
         self._row(run, *found)
-        self._strands(call, run, found[1], strands)
-        held = [(row[4], row[2]) for row in strands if row[1] == "running"]
+        self._strands(call, run, found[1], strands, looked["item"])
+        held = [(row[0], row[4], row[2]) for row in (*strands, *looked["item"]) if row[1] == "running"]
         if looked["over"] or len({*held}) < len(held):
             raise Violation(f"1: strands run {held}, of which are over {looked['over']}")
         self._checkpoints(run, found[0], strands, looked["checkpoint"])
@@ -106,11 +124,13 @@ class Checks:
     def _forked(self, run: str) -> None:
         """A fork begins with what its original has and stands by."""
         told = json.loads(self._see("SELECT data FROM stageflow_events WHERE run=? AND type='run.forked'", run)[0][0])
-        sql = "SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=?"
+        sql = "SELECT stage, skipped, delta FROM stageflow_checkpoints WHERE run=? AND item=0"
         here, there = ({stage: what for stage, *what in self._see(sql, one)} for one in (run, told["of"]))
         if here != {stage: there.get(stage) for stage in told["copied"]}:
             raise Violation(f"a fork begins with {here}, its original has {there}")
-        undone = "SELECT stage FROM stageflow_saga_steps WHERE run=? AND state IN ('compensating', 'compensated')"
+        undone = (
+            "SELECT stage FROM stageflow_saga_steps WHERE run=? AND item=0 AND state IN ('compensating', 'compensated')"
+        )
         if lost := here.keys() & {stage for (stage,) in self._see(undone, told["of"])}:
             raise Violation(f"a fork begins with {', '.join(sorted(lost))}, which was undone")
         self.copied[run] = frozenset(here)
@@ -138,7 +158,13 @@ class Checks:
             raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
         self._heads[run] = seq, head
 
-    def _strands(self, call: str, run: str, phase: str, rows: list[Any]) -> None:
+    def _strands(self, call: str, run: str, phase: str, rows: list[Any], of_items: list[Any]) -> None:
+        moves = [self._stand(call, run, phase, rows), self._items(call, run, phase, of_items)]
+        if phase != "settled" and not any(moves):
+            raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
+
+    def _stand(self, call: str, run: str, phase: str, rows: list[Any]) -> bool:
+        """Whether one of them may move; each as the run's phase allows."""
         moves = False
         for strand, state, direction, gen, *_rest in rows:
             if state in ACTIVE:
@@ -149,8 +175,24 @@ class Checks:
             if gen < before or (gen > before and call not in RAISES_FENCES):
                 raise Violation(f"7: {call} changed the fence of {strand} of {run} from {before} to {gen}")
             self._gens[run, strand] = gen
-        if phase != "settled" and not moves:
-            raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
+        return moves
+
+    def _items(self, call: str, run: str, phase: str, rows: list[Any]) -> bool:
+        """Items stand as strands do; their groups count what there is; none begins in a run that has been stopped.
+        Returns whether one of them may move.
+        """
+        if not rows:
+            return False
+        moves = self._stand(call, run, phase, rows)
+        for strand, grp, *counted in self._see(RECOUNT, run):
+            if counted[:3] != [int(count) for count in counted[3:]]:
+                raise Violation(f"6: group {grp} of {strand} of {run} counts {counted[:3]}, there are {counted[3:]}")
+        began = {(row[0], row[5]) for row in rows if row[1] == "running" and row[2] == "forward"}
+        before = self._began.get(run, set())
+        if phase != "forward" and not began <= before:
+            raise Violation(f"3: {call}: {sorted(began - before)} of {run} began in a run that goes {phase}")
+        self._began[run] = began
+        return moves
 
     def _nobody_knew_better(self) -> None:
         """Who sweeps by hand holds no lease, and cannot tell that the clock has leapt since all renewed."""
@@ -172,7 +214,7 @@ class Checks:
                 raise Violation(f"{owner} has ended, and nobody took what it held")
         holders = [self._sim.broker.waiting, *(worker.prefetched for worker in self._sim.workers)]
         there = {(message.run, message.strand) for held in holders for message in held}
-        ready = set(self._see("SELECT run, strand FROM stageflow_strands WHERE state='ready'")) - there
+        ready = set(self._see(READY)) - there
         now = self._sim.passed
         self._without_message = {key: self._without_message.get(key, now) for key in ready}
         for (run, strand), since in sorted(self._without_message.items()):
@@ -196,7 +238,7 @@ class Checks:
     def rest(self) -> None:
         """Everything; raises Violation."""
         with self._sim.database.read() as connection:
-            found = invariants.pictures(connection)
+            found = invariants.pictures(connection, AUDIT_KEY)
         keys = [row[0] for row in self._see("SELECT key FROM stageflow_runs WHERE key IS NOT NULL")]
         if len(keys) != len(set(keys)):
             raise Violation(f"8: a key has two runs: {sorted(keys)}")
@@ -204,13 +246,16 @@ class Checks:
             broken = [what for holds in invariants.OF_A_MOMENT for what in holds(seen)]
             broken += invariants.the_chain_is_unbroken(seen, AUDIT_KEY)
             broken += self._against_the_ledger(run, seen)
+            broken += self._items_against_the_ledger(run, seen)
             broken += _unknown_is_heeded(seen)
             broken += _the_pivot_is_heeded(seen)
             broken += _poison_is_bounded(seen, self._sim.setup.max_lost)
             broken += [] if self._sim.jumped else _delays_are_kept(seen)
             broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
-            starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
+            broken += [] if self._sim.jumped else invariants.items_begin_only_forward(seen)
+            strands = len(seen.strands) + sum(len(item.strands) for item in seen.items)
+            starved = strands * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
             if broken:
                 raise Violation(f"run {self._sim.short(run)}, {seen.run['status']}: {'; '.join(broken)}")
@@ -230,12 +275,12 @@ class Checks:
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])
         broken = []
-        undoable = [stage.name for stage in seen.plan.stages if stage.undo is not None]
+        undoable = [s.name for s in seen.plan.stages if s.undo is not None and s.name not in seen.with_items]
         if status == "succeeded":
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
-            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep} | seen.with_items
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
@@ -258,6 +303,30 @@ class Checks:
                 broken.append(f"{stage} counts as undone, and its undo never acted")
             if key is not None and status == "succeeded":
                 broken.append(f"{stage} was undone in a run that succeeded")
+        return broken
+
+    def _items_against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
+        ledger, status = self._sim.ledger, str(seen.run["status"])
+        broken = []
+        undoing = status in ("compensated", "compensation_failed")
+        ended = undoing or (status in ("failed", "cancelled") and not seen.run["pivot_passed"])
+        for item in seen.items:
+            stage, name = item.row["stage"], named(item.row["stage"], item.row["item"])
+            step = next((str(row["state"]) for row in item.steps), None)
+            done = any(not row["skipped"] for row in item.checkpoints)
+            answered = (run, stage) in self._sim.bodies.answered
+            if status == "succeeded" and done and not (answered or ledger.stands(run, name)):
+                broken.append(f"{name} is done, and its effect is not there")
+            undoable = seen.plan.by_name[stage].undo is not None
+            of_stage = str(seen.step_states().get(stage))
+            halted = status == "compensation_failed" and seen.plan.on_compensation_failure == "halt"
+            excused = halted or {step, of_stage} & {"compensation_failed", "skipped"}
+            if ended and undoable and ledger.stands(run, name) and not excused:
+                broken.append(f"the effect of {name} was left, its step is {step}")
+            if step == "compensated" and (run, name) not in ledger.undo_keys:
+                broken.append(f"{name} counts as undone, and its undo never acted")
+            if status == "succeeded" and (run, name) in ledger.undo_keys:
+                broken.append(f"{name} was undone in a run that succeeded")
         return broken
 
 
@@ -315,5 +384,6 @@ def _unknown_is_heeded(seen: invariants.Picture) -> list[str]:
 
 
 def _messages_are_bounded(seen: invariants.Picture, published: int) -> list[str]:
-    bound = MESSAGES + MESSAGES_AN_ATTEMPT * len(seen.attempts)
+    attempts = len(seen.attempts) + sum(len(item.attempts) + 2 for item in seen.items)
+    bound = MESSAGES + MESSAGES_AN_ATTEMPT * attempts
     return [] if published <= bound else [f"13: {published} messages were published for it, {bound} would be many"]

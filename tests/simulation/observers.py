@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
+from tests.items import item_of
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 KINDS, LIKELY = ["nothing", "answers", "fails"], [20, 1, 1]
-OVER = "SELECT 1 FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND n=?"
+OVER = "SELECT 1 FROM stageflow_attempts WHERE run=? AND stage=? AND direction='forward' AND n=? AND item=?"
 
 
 class Observer(Interceptor):
@@ -19,7 +20,7 @@ class Observer(Interceptor):
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._told: set[tuple[str, str, int]] = set()
+        self._told: set[tuple[str, str, int, int]] = set()
 
     def around(self, ctx: Any, call_next: Any) -> StageOutput:
         kind = self._sim.chance.pick(f"{ctx.run_id} {ctx.stage} observer", KINDS, LIKELY)
@@ -41,7 +42,7 @@ class Observer(Interceptor):
             raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])
 
     def _is_told(self, ctx: Any) -> None:
-        told = ctx.run_id, ctx.stage, ctx.services._work.attempt
+        told = ctx.run_id, ctx.stage, ctx.services._work.attempt, item_of(ctx)
         if not self._sim.database.see(OVER, *told):
             raise Violation(f"an observer was told of attempt {told[2]} of {ctx.stage}, which is not saved")
         if told in self._told:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from hashlib import blake2b
 from typing import Any
+from unittest.mock import patch
 
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.state import definitions
 from stageflow_durable.testing.clock import START
+from stageflow_durable.transitions import groups
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
+from tests.items import items_for
 from tests.simulation import scenario
 from tests.simulation.bench import Bench, known_ids
 from tests.simulation.bodies import Bodies
@@ -81,6 +84,9 @@ class Simulation:
         names = [f"p{number}" for number in range(self.chance.number("pipelines", 1, 2))]
         self.pipelines = {
             name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
+        }
+        self.items = {
+            place: what for one in self.pipelines.values() for place, what in scenario.items(self.chance, one).items()
         }
         self.client = Client(self)
         self.operator = Operator(self)
@@ -246,7 +252,8 @@ class Simulation:
 
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
-        with known_ids():
+        # Small groups, so that few items are in several.
+        with known_ids(), items_for(self.items), patch.object(groups, "ITEMS_A_GROUP", 2):
             definitions._CACHE.clear()
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
