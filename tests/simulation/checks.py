@@ -263,7 +263,7 @@ class Checks:
         outputs = [row["delta"] for row in seen.checkpoints if row["stage"] == WORD]
         if taken is not None and run not in self.copied and outputs not in ([], [str(taken[1])]):
             return [f"signal {taken[1]} was taken, the wait ended with {outputs}"]
-        consumed = any(row["consumed_at"] is not None for row in seen.signals)
+        consumed = any(row["consumed_at"] is not None for row in seen.signals if row["stage"] == WORD)
         if consumed and seen.run["error_stage"] == WORD:
             return ["a signal has ended its wait, and the run has failed for want of it"]
         return []
