@@ -16,7 +16,16 @@ from stageflow_durable.state.load import OWED
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import item_groups, items, saga_steps, strands
 from stageflow_durable.store.audit import NOTHING, sum_of_codes
-from stageflow_durable.transitions.change import Change, Count, OfItems, OpenItems, RestItems, ReviveItems, UndoItems
+from stageflow_durable.transitions.change import (
+    Change,
+    Count,
+    FenceUndos,
+    OfItems,
+    OpenItems,
+    RestItems,
+    ReviveItems,
+    UndoItems,
+)
 from stageflow_durable.transitions.draft import NO_ITEM, undo_strand
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.groups import group_of
@@ -60,7 +69,6 @@ _REST = Prepared(
 )
 _AGAIN = {
     "state": StrandState.READY.value,
-    "gen": strands.c.gen + 1,  # fenced against messages and owners from before
     **dict.fromkeys(("tries", "lost", "nudges"), 0),
     **dict.fromkeys(("owner", "delay", "first_at", "published_at", "waiting_for", "wake_at"), null()),
 }
@@ -76,7 +84,12 @@ _REVIVE = Prepared(
             strands.c.state == constant(StrandState.REST),
         )
     )
-    .values(**_AGAIN)
+    .values(gen=strands.c.gen + 1, **_AGAIN)  # fenced against messages and owners from before
+)
+_FENCE_UNDOS = Prepared(
+    update(strands)
+    .where(and_(strands.c.run == _RUN, strands.c.item > NO_ITEM, strands.c.direction == constant(Phase.BACKWARD)))
+    .values(gen=strands.c.gen + 1)
 )
 _OWED_OF_STAGE = and_(
     saga_steps.c.run == _RUN,
@@ -164,6 +177,8 @@ def write(connection: Connection, run_id: str, what: OfItems, head: str, at: flo
         _REST.run(connection, run_id=run_id)
     elif isinstance(what, ReviveItems):
         _REVIVE.run(connection, run_id=run_id, of_strand=what.strand)
+    elif isinstance(what, FenceUndos):
+        _FENCE_UNDOS.run(connection, run_id=run_id)
     else:
         _undo(connection, run_id, what)
 

@@ -120,6 +120,10 @@ class ReviveItems(NamedTuple):
     strand: str
 
 
+class FenceUndos(NamedTuple):
+    """Raise the fences of the undos of all items, because a person has decided anew about them."""
+
+
 class UndoItems(NamedTuple):
     """Open a strand for the undo of each item of ``stage`` that owes one; ``totals``: how many there are, by group.
     ``again``: they were opened before, and those that are not undone become ready again.
@@ -131,7 +135,7 @@ class UndoItems(NamedTuple):
     again: bool
 
 
-OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | UndoItems
+OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | FenceUndos | UndoItems
 """What a run does to many items at once, as one row is too little for."""
 
 

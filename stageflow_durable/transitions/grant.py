@@ -7,6 +7,7 @@ from enum import StrEnum
 from stageflow_durable.model.status import Phase
 from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.groups import groups_of
 from stageflow_durable.transitions.rows import StrandRow
 
 
@@ -17,6 +18,7 @@ class Denial(StrEnum):
     STOPPING = "the run goes no further this way"
     QUEUE = "the stage runs on another queue"
     LATE = "the run's deadline has passed"
+    ITEMS = "each of the stage's items is undone by itself"
     DEFINITION = "this process knows another definition"
     DEAD_OWNER = "this process was declared dead"
 
@@ -32,9 +34,14 @@ def denial(draft: Draft, row: StrandRow, claimant: Claimant | None, here: str) -
         return Denial.STOPPING
     if row.queue != here:
         return Denial.QUEUE
-    if row.direction == Phase.FORWARD and draft.is_late:
-        return Denial.LATE
+    if row.direction == Phase.FORWARD:
+        hindered = Denial.LATE if draft.is_late else None
+    else:
+        hindered = Denial.ITEMS if groups_of(draft, row.stage) else None
+    if hindered is not None:
+        return hindered
     plan = claimant.plans.get(draft.run.pipeline)
-    if plan is None or plan.digest != draft.run.definition:
-        return Denial.DEFINITION
-    return None if draft.facts.alive else Denial.DEAD_OWNER
+    known = plan is not None and plan.digest == draft.run.definition
+    if known and draft.facts.alive:
+        return None
+    return Denial.DEAD_OWNER if known else Denial.DEFINITION

@@ -23,7 +23,7 @@ from stageflow_durable.model.status import (
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
 from stageflow_durable.saga.settle import undone
 from stageflow_durable.transitions.callback import await_on
-from stageflow_durable.transitions.change import Change, KeyEnd
+from stageflow_durable.transitions.change import Change, FenceUndos, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
@@ -157,6 +157,8 @@ def _try_undos_again(draft: Draft) -> None:
     for row in tuple(draft.strands.values()):
         if row.direction == Phase.BACKWARD:
             draft.set_strand(row.strand, gen=row.gen + 1)
+    if draft.groups:
+        draft.do(FenceUndos())
     go_backward(draft)
     over = undone(draft.steps)
     if over is not None:  # what was left was given up

@@ -32,7 +32,7 @@ Changed = dict[str, Any]
 Rows = dict[tuple[str, str], dict[str, Any]]
 
 _UNTOLD = {"definitions", "digests", "ticks"}
-_SEALS = {"head", "previous", "mac"}  # they seal times
+_SEALS = {"head", "previous", "mac", "digest"}  # they seal times
 _A_TIME = 1e9  # seconds since the epoch; durations are smaller
 
 

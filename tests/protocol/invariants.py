@@ -7,8 +7,8 @@ what changed since the moment before (:data:`OF_A_CHANGE`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -27,17 +27,30 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.state import tables
+from stageflow_durable.state import tables, verified_items
 from stageflow_durable.state.database import Database
 from stageflow_durable.store.audit import seal
 from stageflow_durable.store.memory.rows import Parts, Tables
 from stageflow_durable.store.testimony import Rows, Testimony, problems
+from stageflow_durable.store.vouched import inputs_text
 from stageflow_durable.transitions.accept import GENESIS
 from stageflow_durable.transitions.repair import BY_TIME, REPAIRED
 
 Row = dict[str, Any]
 ACTIVE = frozenset({StrandState.READY, StrandState.RUNNING, StrandState.WAITING})
 ENDED = frozenset({AttemptState.OK, AttemptState.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPicture:
+    """Everything the tables say about one item."""
+
+    row: Row
+    strands: tuple[Row, ...]
+    attempts: tuple[Row, ...]
+    checkpoints: tuple[Row, ...]
+    steps: tuple[Row, ...]
+    events: tuple[Row, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,16 @@ class Picture:
     events: tuple[Row, ...]
     signals: tuple[Row, ...]
     approvals: tuple[Row, ...]
+    groups: tuple[Row, ...] = ()
+    items: tuple[ItemPicture, ...] = ()
+    of_items: tuple[str, ...] = ()
+    """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
+
+    @property
+    def with_items(self) -> frozenset[str]:
+        """Stages that have items, or had none to carry out."""
+        opened = (event for event in self.events if event["type"] == "stage.opened")
+        return frozenset(decode(event["data"])["stage"] for event in opened)
 
     @property
     def phase(self) -> Phase:
@@ -74,8 +97,8 @@ class Picture:
 class Seen(Protocol):
     """What :class:`Watch` looks at: the rows of a store, past the engine."""
 
-    def pictures(self) -> dict[str, Picture]:
-        """A picture of each run, by id."""
+    def pictures(self, audit_key: bytes = b"") -> dict[str, Picture]:
+        """A picture of each run, by id. ``audit_key``: with what the items' chains are checked."""
 
     def strays(self) -> list[str]:
         """What is there of runs that are not there."""
@@ -90,9 +113,9 @@ class SeenInSql:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def pictures(self) -> dict[str, Picture]:
+    def pictures(self, audit_key: bytes = b"") -> dict[str, Picture]:
         with self._database.read() as connection:
-            return pictures(connection)
+            return pictures(connection, audit_key)
 
     def strays(self) -> list[str]:
         with self._database.read() as connection:
@@ -109,7 +132,8 @@ class SeenInMemory:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    def pictures(self) -> dict[str, Picture]:
+    def pictures(self, audit_key: bytes = b"") -> dict[str, Picture]:
+        del audit_key  # a run has no items there
         seen, owners = self._tables, frozenset(row.id for row in self._tables.owners)
         return {
             run.id: Picture(
@@ -153,29 +177,61 @@ def _of_run(part: Parts[Any], run: str) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: [row.get(name, 0) for name in _KEY]))
 
 
-def pictures(connection: Connection) -> dict[str, Picture]:
+def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Picture]:
     """A picture of each run, by id."""
     plans = {row.digest: _plan(row.body) for row in connection.execute(_DEFINITIONS)}
     owners = frozenset(connection.execute(_OWNERS).scalars())
     parts = [_by_run(connection, table) for table in _PARTS]
-    found = _rows(connection, _RUNS)
-    return {
-        run["id"]: Picture(run, plans[run["definition"]], owners, *(tuple(part.get(run["id"], ())) for part in parts))
-        for run in found
+    signals, approvals = (_by_run(connection, table) for table in (tables.signals, tables.approvals))
+    seen = {
+        run["id"]: Picture(
+            run,
+            plans[run["definition"]],
+            owners,
+            *_parts(parts, run["id"]),
+            tuple(signals.get(run["id"], ())),
+            tuple(approvals.get(run["id"], ())),
+        )
+        for run in _rows(connection, _RUNS)
     }
+    with_items = [run for run, picture in seen.items() if picture.run["item_count"]]
+    return seen | {run: _with_items(connection, seen[run], parts, audit_key) for run in with_items}
+
+
+def _parts(
+    parts: list[dict[str, list[Row]]], run: str
+) -> tuple[tuple[Row, ...], tuple[Row, ...], tuple[Row, ...], tuple[Row, ...], tuple[Row, ...]]:
+    strands, attempts, checkpoints, steps, events = (_own(part.get(run, ())) for part in parts)
+    return strands, attempts, checkpoints, steps, events
+
+
+def _own(rows: Iterable[Row], item: int = 0) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row["item"] == item)
+
+
+def _with_items(connection: Connection, seen: Picture, parts: list[dict[str, list[Row]]], audit_key: bytes) -> Picture:
+    run: str = seen.run["id"]
+    rows = _rows(connection, select(tables.items).where(tables.items.c.run == run).order_by(tables.items.c.item))
+    items = [ItemPicture(row, *(_own(part.get(run, ()), row["item"]) for part in parts)) for row in rows]
+    groups = _rows(connection, select(tables.item_groups).where(tables.item_groups.c.run == run))
+    whole = Rows(seen.run, seen.plan, (), seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
+    found = verified_items.check(connection, whole, (audit_key,))
+    return replace(seen, groups=tuple(groups), items=tuple(items), of_items=tuple(found.problems))
 
 
 _plan = lru_cache(Plan.decode)
 _told: Any = lru_cache(65_536)(decode)  # each event is looked at several times; nobody changes what it says
-_PARTS = (
-    *(tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events),
-    *(tables.signals, tables.approvals),
-)
+_PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps, tables.events)
+"""Tables of what a run and each of its items have."""
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
-_OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
+_OF_RUNS = (*_PARTS, tables.signals, tables.approvals)
+_OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _OF_RUNS}
 _OF_NO_RUN = union(
-    *(select(literal(table.name), table.c.run).where(table.c.run.not_in(select(tables.runs.c.id))) for table in _PARTS)
+    *(
+        select(literal(table.name), table.c.run).where(table.c.run.not_in(select(tables.runs.c.id)))
+        for table in (*_OF_RUNS, tables.items, tables.item_groups)
+    )
 )
 _PRUNED = select(tables.tombstones.c.run)
 
@@ -240,7 +296,7 @@ def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
     forward = [row for row in seen.attempts if row["direction"] == Phase.FORWARD]
     ended = Counter(row["stage"] for row in forward if row["state"] in ENDED)
     settled = {row["stage"] for row in forward if row["state"] == AttemptState.SETTLED} | _copied(seen)
-    settled |= {stage for stage, _at, _until in _woken(seen)} | _waited(seen)
+    settled |= {stage for stage, _at, _until in _woken(seen)} | _waited(seen) | seen.with_items
     yield from (f"2: {stage} ended {times} times" for stage, times in ended.items() if times > 1)
     yield from (f"2: {stage} ended without a checkpoint" for stage in set(ended) - seen.finished)
     yield from (f"2: {stage} has a checkpoint of nobody" for stage in seen.finished - set(ended) - settled)
@@ -337,9 +393,12 @@ def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
 
 
 def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
-    """11: what waits is due some time, or at a wait that a signal ends."""
+    """11: what waits is due some time, or at a wait that a signal ends, or for items of which one has not ended."""
+    going_on = {row["strand"] for row in seen.groups if row["done"] + row["failed"] < row["total"]}
     for row in seen.strands:
         if row["state"] != StrandState.WAITING or row["wake_at"] is not None:
+            continue
+        if row["waiting_for"] == WaitingFor.ITEMS and row["strand"] in going_on:
             continue
         planned = seen.plan.by_name.get(row["stage"])
         answers = {WaitingFor.SIGNAL: "wait", WaitingFor.APPROVAL: "approval"}
@@ -347,6 +406,58 @@ def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
             yield f"11: strand {row['strand']} waits for {row['waiting_for']}, and nothing will ever wake it"
         elif planned.timeout is not None:
             yield f"11: strand {row['strand']} waits without the time of {row['stage']}"
+
+
+def items_are_whole(seen: Picture) -> Iterator[str]:
+    """6, 10: their groups count what there is, and each chain begins at the run's event and is unbroken."""
+    yield from (f"10: {problem}" for problem in seen.of_items)
+
+
+def items_stand_as_their_run_goes(seen: Picture) -> Iterator[str]:
+    """1, 4: an item that is not at rest is one of a run that goes its way; what runs of it has one attempt."""
+    for item in seen.items:
+        number = item.row["item"]
+        for row in item.strands:
+            if row["state"] in ACTIVE and row["state"] not in _MAY_STAND.get((seen.phase, row["direction"]), ()):
+                yield f"4: {row['strand']} of item {number} is {row['state']} in a run that goes {seen.phase}"
+        began = Counter(begun for event in item.events if (begun := _begun(event)) is not None)
+        running = Counter(_held(row) for row in item.strands if row["state"] == StrandState.RUNNING)
+        over = Counter(_place(row) for row in item.attempts)
+        if began != running + over:
+            yield f"1: item {number} began {dict(began)}, of which run {dict(running)} and are over {dict(over)}"
+        yield from (
+            f"1: owner {row['owner']} of item {number} is nobody"
+            for row in item.strands
+            if row["owner"] is not None and row["owner"] not in seen.owners
+        )
+
+
+def _held(row: Row) -> tuple[object, ...]:
+    return row["stage"], row["direction"], row["attempt"]
+
+
+def a_stage_joins_when_its_items_have_ended(seen: Picture) -> Iterator[str]:
+    """6: exactly when each of its items has ended, and once."""
+    joined = Counter(decode(event["data"])["stage"] for event in seen.events if event["type"] == "stage.joined")
+    yield from (f"6: {stage} joined {times} times" for stage, times in joined.items() if times > 1)
+    for stage in seen.with_items:
+        groups = [row for row in seen.groups if row["strand"] == stage]
+        over = all(row["done"] + row["failed"] == row["total"] for row in groups)
+        if not over and (stage in joined or stage in seen.finished):
+            yield f"6: {stage} joined before each of its items had ended"
+        if over and stage not in joined:
+            yield f"6: each item of {stage} has ended, and it did not join"
+
+
+def items_begin_only_forward(seen: Picture) -> Iterator[str]:
+    """3: no item begins between the stop of its run and a person's word. Only of a clock that never went back."""
+    modes = [(event["at"], _MODES[event["type"]]) for event in seen.events if event["type"] in _MODES]
+    for item in seen.items:
+        for event in item.events:
+            before = [mode for at, mode in modes if at < event["at"]]
+            same = [mode for at, mode in modes if at == event["at"]]
+            if begun_by(event) is not None and not same and before and before[-1] != "forward":
+                yield f"3: item {item.row['item']} began in a run that was {before[-1]}"
 
 
 def begins_only_forward(seen: Picture) -> Iterator[str]:
@@ -445,13 +556,29 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
         heard = Testimony.of(seen.events)
         if not heard.complete:
             yield "10: an event does not say what its transaction wrote"
-        parts = (seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands, seen.signals, seen.approvals)
-        yield from (f"10: {what}" for what in problems((audit_key,), Rows(seen.run, seen.plan, (), *parts), heard))
+        inputs: dict[str, list[str]] = {}
+        for item in seen.items:
+            inputs.setdefault(item.row["stage"], []).append(item.row["input"])
+        rows = Rows(
+            seen.run,
+            seen.plan,
+            (),
+            seen.events,
+            seen.attempts,
+            seen.checkpoints,
+            seen.steps,
+            seen.strands,
+            seen.signals,
+            seen.approvals,
+            {stage: inputs_text(texts) for stage, texts in inputs.items()},
+        )
+        yield from (f"10: {what}" for what in problems((audit_key,), rows, heard))
 
 
 def something_will_move_it(seen: Picture) -> Iterator[str]:
     """11: a run that has not ended runs, is due, is published, or says why it is parked."""
-    moving = any(row["state"] in ACTIVE for row in seen.strands)
+    strands = [*seen.strands, *(row for item in seen.items for row in item.strands)]
+    moving = any(row["state"] in ACTIVE for row in strands)
     if seen.phase is not Phase.SETTLED and not moving:
         yield f"11: the run goes {seen.phase}, and no strand of it will ever move"
     for row in seen.strands:
@@ -488,6 +615,9 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     undo_follows_the_graph,
     something_will_move_it,
     a_success_is_complete,
+    items_are_whole,
+    items_stand_as_their_run_goes,
+    a_stage_joins_when_its_items_have_ended,
 )
 
 
@@ -566,7 +696,7 @@ class Watch:
 
     def check(self) -> None:
         """Raise AssertionError listing every invariant that does not hold."""
-        now, orphaned, pruned = self._rows.pictures(), self._rows.strays(), self._rows.pruned()
+        now, orphaned, pruned = self._rows.pictures(self._audit_key), self._rows.strays(), self._rows.pruned()
         broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned

@@ -51,9 +51,22 @@ def _sleeping(name: str, **how: Any) -> Line:
 
 ASLEEP = _sleeping("asleep", duration=timedelta(hours=1))
 RESTED = _sleeping("rested", until=datetime(2020, 1, 1, tzinfo=UTC))
-_ALL = (LINE, BARE, PIVOT, GUARDED, DOUBTFUL, ASLEEP, RESTED, FORK, HALT)
+MANY = Line("many").stage("m", nothing, compensate=nothing).stage("z", nothing)
+_ALL = (LINE, BARE, PIVOT, GUARDED, DOUBTFUL, ASLEEP, RESTED, FORK, HALT, MANY)
 PLANS = {pipeline.name: pipeline.plan for pipeline in _ALL}
 NO = Failure("no", "permanent", doubt=True)
+
+
+def nudge_for(address: str, gen: int = 0) -> Nudge:
+    """The message for a strand, or for an item of it: ``m#3``."""
+    strand, _sign, item = address.partition("#")
+    return Nudge(RUN, strand, gen, "q", item=int(item or 0))
+
+
+def ref_to(address: str) -> StrandRef:
+    """What a scan finds of it."""
+    strand, _sign, item = address.partition("#")
+    return StrandRef(RUN, strand, 0, item=int(item or 0))
 
 
 class World:
@@ -80,9 +93,15 @@ class World:
 
     def begin(self, strand: str, owner: str = "me", gen: int = 0) -> None:
         """Somebody has it in hand."""
-        work = self.store.begin(Nudge(RUN, strand, gen, "q"), self.claimant(owner))
+        work = self.store.begin(nudge_for(strand, gen), self.claimant(owner))
         assert isinstance(work, Work), work
         self.works[strand] = work
+
+    def open_items(self, count: int) -> None:
+        """The run's first stage is carried out for so many items."""
+        self.accept(MANY)
+        self.begin("m")
+        assert isinstance(self.store.open_items(self.works["m"], ["1"] * count), Done)
 
     def succeed(self, strand: str) -> None:
         """It is done."""
@@ -103,7 +122,7 @@ class World:
 
     def take(self, strand: str) -> None:
         """From the dead."""
-        assert self.store.take(StrandRef(RUN, strand, 0), 5) is not None
+        assert self.store.take(ref_to(strand), 5) is not None
 
     def sql(self, statement: str) -> None:
         """What no transaction brings about at once: time that has passed."""
@@ -128,7 +147,7 @@ def _stop_anyway(_world: World) -> Act:
 
 
 def _begin(world: World, strand: str, owner: str, gen: str = "0") -> Act:
-    return lambda store: store.begin(Nudge(RUN, strand, int(gen), "q"), world.claimant(owner))
+    return lambda store: store.begin(nudge_for(strand, int(gen)), world.claimant(owner))
 
 
 def _begin_hinted(world: World, strand: str, owner: str) -> Act:
@@ -235,8 +254,8 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "note": lambda _world: lambda store: store.note(RUN, "work.note", {}),
     "undo_done": _undo_done,
     "undo_failed": _undo_failed,
-    "take": lambda _world, strand, most="5": lambda store: store.take(StrandRef(RUN, strand, 0), int(most)),
-    "wake": lambda _world, strand: lambda store: store.wake([StrandRef(RUN, strand, 0)]),
+    "take": lambda _world, strand, most="5": lambda store: store.take(ref_to(strand), int(most)),
+    "wake": lambda _world, strand: lambda store: store.wake([ref_to(strand)]),
     "expire": lambda _world: lambda store: store.expire(RUN),
     "nudged": _nudged,
     "unpublish": lambda _world, strand: lambda store: store.unpublish((Nudge(RUN, strand, 0, "q"),)),

@@ -6,10 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.model.work import Waiting
+from stageflow_durable.model.work import Refused, Waiting
 from stageflow_durable.store.values import StrandRef
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.moves import ASLEEP, BARE, DOUBTFUL, FORK, GUARDED, HALT, LINE, NO, PAST, PIVOT, RESTED, Line, World
+from tests.protocol.moves import (
+    ASLEEP,
+    BARE,
+    DOUBTFUL,
+    FORK,
+    GUARDED,
+    HALT,
+    LINE,
+    NO,
+    PAST,
+    PIVOT,
+    RESTED,
+    Line,
+    World,
+    nudge_for,
+)
 
 RUN, KEY = "R", "key"
 Make = Callable[[World], None]
@@ -339,3 +354,74 @@ def undo_failed(world: World) -> None:
     world.store.undo_failed(world.works["undo:b"], world.claimant("me"), NO, go_on=False)
     world.begin("undo:a")
     world.store.undo_done(world.works["undo:a"], world.claimant("me"), go_on=False)
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+
+@situation(
+    "begin m#1 me, begin m#1 other, begin m#2 other, cancel_anyway, expire, note, begin m me",
+    rivals="begin m#1 me, begin m#1 other",
+    core="begin m#1 me, begin m#2 other, cancel_anyway",
+)
+def items_ready(world: World) -> None:
+    """Two items of one group."""
+    world.open_items(2)
+
+
+@situation(
+    "succeed m#1, fail m#1, wait m#1, take m#2, succeed m#2, begin m#3 other, cancel_anyway, recall m#1",
+    rivals="succeed m#1, fail m#1, wait m#1 | succeed m#2, take m#2",
+    core="succeed m#1, fail m#1, take m#2, cancel_anyway",
+)
+def items_running(world: World) -> None:
+    """One is in hand, of another the owner is dead, the third is ready."""
+    world.open_items(3)
+    world.begin("m#1")
+    world.begin("m#2", "gone")
+    world.kill()
+
+
+@situation(
+    "succeed m#17, succeed m#18, wait m#18, fail m#17, cancel_anyway, begin z me",
+    rivals="succeed m#17, fail m#17 | succeed m#18, wait m#18",
+    core="succeed m#17, succeed m#18, cancel_anyway",
+)
+def last_items(world: World) -> None:
+    """The last two, each the last of its group."""
+    world.open_items(18)
+    for item in range(1, 19):
+        world.begin(f"m#{item}")
+        if item < 17:
+            world.succeed(f"m#{item}")
+
+
+@situation(
+    "succeed m#1, wait m#1, fail m#1, cancel_anyway, resume, expire",
+    rivals="succeed m#1, wait m#1, fail m#1",
+    core="succeed m#1, fail m#1, cancel_anyway",
+)
+def items_draining(world: World) -> None:
+    """A run that stops, with one item in hand; another is done."""
+    world.open_items(3)
+    for item in ("m#1", "m#2"):
+        world.begin(item)
+    world.succeed("m#2")
+    world.store.order(Order(RUN, "cancel", "because", "somebody"))
+
+
+@situation(
+    "undo_done undo:m#1, undo_failed undo:m#1, wait undo:m#1, begin undo:m#2 other, undo_done undo:m#2, cancel_anyway",
+    rivals="undo_done undo:m#1, undo_failed undo:m#1, wait undo:m#1",
+    core="undo_done undo:m#1, undo_failed undo:m#1, undo_done undo:m#2",
+)
+def items_undone(world: World) -> None:
+    """The undos of both items that had begun are in hand."""
+    world.open_items(3)
+    for item in ("m#1", "m#2"):
+        world.begin(item)
+        world.succeed(item)
+    world.store.order(Order(RUN, "cancel", "because", "somebody"))
+    assert isinstance(world.store.begin(nudge_for("undo:m"), world.claimant("me")), Refused)
+    for item in ("undo:m#1", "undo:m#2"):
+        world.begin(item)

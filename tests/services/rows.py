@@ -11,6 +11,9 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import PREFIX, metadata
 from stageflow_durable.store.memory.rows import Tables
 
+OF_ITEMS = frozenset({"items", "item_groups"})
+"""Tables of which a store in memory has no rows: it opens no items."""
+
 
 def database_of(engine: Operations) -> Database:
     """The database of an engine on SQL."""
@@ -50,6 +53,8 @@ def rows_in_sql(database: Database, table: str) -> list[dict[str, Any]]:
 
 def rows_in_memory(tables: Tables, table: str) -> list[dict[str, Any]]:
     """The rows of a store in memory, with the columns of the table."""
+    if table in OF_ITEMS:
+        return []
     if table == "idempotency_keys":
         return [_key(where, row) for where, row in tables.keys.items()]
     if table == "queues":

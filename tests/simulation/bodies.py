@@ -14,6 +14,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.testing import Crash
+from tests.items import item_of
 from tests.simulation.ledger import Request, Violation
 from tests.simulation.outside import TIMEOUTS
 
@@ -55,6 +56,16 @@ class Hostile(Exception):
 FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
 
 
+def named(stage: str, item: int) -> str:
+    """How the ledger names a stage, or one of its items."""
+    return f"{stage}#{item}" if item else stage
+
+
+def item_of_key(key: str) -> int:
+    """Which item a stage's key is of; 0: of none."""
+    return int(key.split("_")[1].partition(".")[2] or 0)
+
+
 class Bodies:
     """The bodies of one simulation."""
 
@@ -94,9 +105,10 @@ class Bodies:
     def _stage(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
         run, stage, since = ctx.run_id, ctx.stage, sim.passed
-        sim.note(worker, "body", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}")
+        about = named(stage, item_of(ctx))
+        sim.note(worker, "body", f"{about} of {sim.short(run)}, attempt {ctx.attempt}")
         owner = ctx.services._work.owner  # the process may have come back under another id since
-        held = self._holds(owner, run, stage, "forward")
+        held = self._holds(owner, run, stage, "forward", item_of(ctx))
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
         self._called.add((run, stage))
@@ -107,15 +119,16 @@ class Bodies:
         finally:
             del self.inside[mark]
 
-    def _began(self, run: str, stage: str, owner: str | None) -> float:
+    def _began(self, run: str, stage: str, item: int, owner: str | None) -> float:
         """When the attempt began that is called now."""
         rows = self._sim.database.see("strands", run)
-        mine = (row.began_at for row in rows if (row.stage, row.direction, row.owner) == (stage, "forward", owner))
+        one = stage, item, "forward", owner
+        mine = (row.began_at for row in rows if (row.stage, row.item, row.direction, row.owner) == one)
         return max((at for at in mine if at is not None), default=0.0) - self._sim.now() + self._sim.passed
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        began = 0.0 if timeout is None else self._began(run, stage, ctx.services._work.owner)
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of(ctx))
+        began = 0.0 if timeout is None else self._began(run, ctx.stage, item_of(ctx), ctx.services._work.owner)
         leapt = sim.leapt
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
@@ -123,7 +136,7 @@ class Bodies:
         if ending == "cancelled":
             ctx.raise_if_cancelled()
             ending = "ok"
-        rate = sim.setup.callbacks
+        rate = 0.0 if item_of(ctx) else sim.setup.callbacks  # a URL is a stage's
         url = ctx.callback_url() if ending == "ok" and rate and sim.chance.flip(f"{run} {stage} waits", rate) else None
         acts = ending == "ok" or (ending in ACTED and sim.chance.flip(f"{run} {stage} acts", 0.5))
         with self._sending(ctx, since) if acts else nullcontext():
@@ -148,7 +161,7 @@ class Bodies:
     @contextmanager
     def _sending(self, ctx: Any, since: float) -> Iterator[None]:
         """What a process had sent when it died may arrive: what acts outlives who began it."""
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of(ctx))
         try:
             yield
         except Crash:
@@ -187,16 +200,17 @@ class Bodies:
             ctx.emit("sim.event", number=self._count)
         return FALSY[self._count % len(FALSY)] if kind == "falsy" else {"of": ctx.stage, "number": self._count}
 
-    def _holds(self, owner: str | None, run: str, stage: str, direction: str) -> bool:
+    def _holds(self, owner: str | None, run: str, stage: str, direction: str, item: int) -> bool:
         """Whether the caller is the one that the tables know; else it is a zombie, whom only the remote can refuse."""
-        mine = stage, direction, "running", owner
+        mine = stage, direction, "running", owner, item
         rows = self._sim.database.see("strands", run)
-        return any((row.stage, row.direction, row.state, row.owner) == mine for row in rows)
+        return any((row.stage, row.direction, row.state, row.owner, row.item) == mine for row in rows)
 
     def _witness(self, ctx: Any, held: bool) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        saved = {row.stage: row.delta for row in sim.database.see("checkpoints", run)}
-        if held and stage in saved:
+        rows = sim.database.see("checkpoints", run)
+        saved = {row.stage: row.delta for row in rows if not row.item}
+        if held and (stage in saved or (stage, item_of(ctx)) in {(row.stage, row.item) for row in rows}):
             raise Violation(f"stage {stage} runs again, though its outcome is committed")
         pipeline = sim.pipelines[ctx.pipeline]
         ancestors = pipeline.plan.ancestors[stage]
@@ -209,7 +223,7 @@ class Bodies:
         policy = pipeline.by_name[stage].retry
         if policy is not None and ctx.attempt > policy.max_attempts:
             raise Violation(f"stage {stage} is at attempt {ctx.attempt} of {policy.max_attempts}")
-        if ctx.idempotency_key != stage_key(run, stage):
+        if ctx.idempotency_key != stage_key(run, stage, item_of(ctx)):
             raise Violation(f"stage {stage} got the key {ctx.idempotency_key}")
 
     # --- an undo ------------------------------------------------------------------------------------------------------
@@ -219,9 +233,9 @@ class Bodies:
 
     def _undo(self, ctx: Any) -> Any:
         sim, worker = self._sim, self._sim.worker()
-        run, stage = ctx.run_id, ctx.stage
-        sim.note(worker, "undo", f"{stage} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
-        held = self._holds(worker.owner._id, run, stage, "backward")
+        run, stage, item = ctx.run_id, ctx.stage, item_of_key(ctx.action_key)
+        sim.note(worker, "undo", f"{named(stage, item)} of {sim.short(run)}, attempt {ctx.attempt}, {ctx.outcome}")
+        held = self._holds(worker.owner._id, run, stage, "backward", item)
         if held:
             self._witness_undo(ctx)
         mark = object()
@@ -232,7 +246,7 @@ class Bodies:
             del self.inside[mark]
 
     def _act_undo(self, ctx: Any, worker: Worker) -> Any:
-        sim, run, stage = self._sim, ctx.run_id, ctx.stage
+        sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of_key(ctx.action_key))
         trouble = sim.setup.rates["trouble"]
         weights = [5 * (1 - trouble) / max(trouble, 0.01), *UNDO_LIKELY[1:]]
         ending = sim.chance.pick(f"{run} undo {stage} ends", UNDO_ENDINGS, weights)
@@ -251,9 +265,11 @@ class Bodies:
 
     def _witness_undo(self, ctx: Any) -> None:
         sim, run, stage = self._sim, ctx.run_id, ctx.stage
-        steps = {row.stage: row.state for row in sim.database.see("saga_steps", run)}
+        item = item_of_key(ctx.action_key)
+        rows = sim.database.see("saga_steps", run)
+        steps = {row.stage: row.state for row in rows if not row.item}
         plan = sim.pipelines[ctx.pipeline].plan
-        if steps.get(stage) != "compensating":
+        if {(row.stage, row.item): row.state for row in rows}.get((stage, item)) != "compensating":
             raise Violation(f"the undo of {stage} runs, though its step is {steps.get(stage)}")
         owed = {"intended", "recorded", "compensating"}
         behind = sorted(name for name in plan.descendants[stage] if steps.get(name) in owed)
@@ -267,9 +283,10 @@ class Bodies:
             raise Violation(f"{stage} is undone in a fork, which has only copied it")
         if (run, stage) in self.answered and (run, stage) not in self._called and not self._doubted(run, stage):
             raise Violation(f"{stage} is undone, though an observer answered in its place")
-        if ctx.action_key != stage_key(run, stage):
+        if ctx.action_key != stage_key(run, stage, item):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")
-        deltas = [row.delta for row in sim.database.see("checkpoints", run) if row.stage == stage]
+        saved_rows = sim.database.see("checkpoints", run)
+        deltas = [row.delta for row in saved_rows if (row.stage, row.item) == (stage, item)]
         if ctx.outcome == "ok" and not deltas:
             raise Violation(f"the undo of {stage} was told that it is ok, and nothing was saved")
         saved = decode(deltas[0]) if deltas and deltas[0] is not None else None

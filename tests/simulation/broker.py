@@ -59,7 +59,7 @@ class Broker:
         count = min(SEGMENT, math.ceil(nudge.links / self._in_place))
         due = self._clock() + delay
         links = [
-            Message(nudge.run_id, nudge.strand, nudge.gen, f"{nudge.mark}.{number}", nudge.queue, due)
+            Message(nudge.run_id, nudge.address, nudge.gen, f"{nudge.mark}.{number}", nudge.queue, due)
             for number in range(count)
         ]
         return self.put(links[0]._replace(tail=tuple(links[1:])))

@@ -6,9 +6,11 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
+from tests.simulation.bodies import named
 from tests.simulation.ledger import Violation
 from tests.simulation.scenario import WORD
 
@@ -39,6 +41,7 @@ class Checks:
         self._see = sim.database.see
         self._changes = -1
         self._gens: dict[Key, int] = {}
+        self._began: dict[str, set[tuple[str, int]]] = {}
         self._saved: dict[str, dict[str, Any]] = {}
         self._heads: dict[str, tuple[int, str]] = {}
         self.copied: dict[str, frozenset[str]] = {}
@@ -82,30 +85,32 @@ class Checks:
             return  # what would have made it was rolled back
         if call == "fork" and run not in self._heads:
             self._forked(run)
-        (found,), strands = rows, self._see("strands", run)
+        (found,), every = rows, self._see("strands", run)
+        strands = [row for row in every if not row.item]
         self._row(run, found, self._sim.database.count_of_events(run))
-        self._strands(call, run, found.phase, strands)
-        held = [(row.stage, row.direction) for row in strands if row.state == "running"]
-        over = self._over(run, strands) if held else []
+        self._strands(call, run, found.phase, strands, [row for row in every if row.item])
+        held = [(row.stage, row.item, row.direction) for row in every if row.state == "running"]
+        over = self._over(run, every) if held else []
         if over or len({*held}) < len(held):
             raise Violation(f"1: strands run {held}, of which are over {over}")
         self._checkpoints(run, found.pipeline, strands)
 
     def _over(self, run: str, strands: Sequence[Any]) -> list[tuple[Any, ...]]:
         """Attempts that run on a strand and are over."""
-        ended = {(row.stage, row.direction, row.n) for row in self._see("attempts", run)}
-        running = {(row.stage, row.direction, row.attempt) for row in strands if row.state == "running"}
+        ended = {(row.stage, row.item, row.direction, row.n) for row in self._see("attempts", run)}
+        running = {(row.stage, row.item, row.direction, row.attempt) for row in strands if row.state == "running"}
         return sorted(ended & running)
 
     def _forked(self, run: str) -> None:
         """A fork begins with what its original has and stands by."""
         told = next(json.loads(row.data) for row in self._see("events", run) if row.type == "run.forked")
         here, there = (
-            {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", one)} for one in (run, told["of"])
+            {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", one) if not row.item}
+            for one in (run, told["of"])
         )
         if here != {stage: there.get(stage) for stage in told["copied"]}:
             raise Violation(f"a fork begins with {here}, its original has {there}")
-        undone = {row.stage for row in self._see("saga_steps", told["of"]) if row.state in UNDONE}
+        undone = {row.stage for row in self._see("saga_steps", told["of"]) if row.state in UNDONE and not row.item}
         if lost := here.keys() & undone:
             raise Violation(f"a fork begins with {', '.join(sorted(lost))}, which was undone")
         self.copied[run] = frozenset(here)
@@ -123,10 +128,16 @@ class Checks:
             raise Violation(f"10: the history of {run} went back from {before[0]} to {seq}")
         self._heads[run] = seq, head
 
-    def _strands(self, call: str, run: str, phase: str, rows: Sequence[Any]) -> None:
+    def _strands(self, call: str, run: str, phase: str, rows: Sequence[Any], of_items: Sequence[Any]) -> None:
+        moves = [self._stand(call, run, phase, rows), self._items(call, run, phase, of_items)]
+        if phase != "settled" and not any(moves):
+            raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
+
+    def _stand(self, call: str, run: str, phase: str, rows: Sequence[Any]) -> bool:
+        """Whether one of them may move; each as the run's phase allows."""
         moves = False
         for row in rows:
-            strand, state, direction, gen = row.strand, row.state, row.direction, row.gen
+            strand, state, direction, gen = named(row.strand, row.item), row.state, row.direction, row.gen
             if state == "waiting" and row.wake_at is None and row.waiting_for in BY_TIME:
                 raise Violation(f"11: strand {strand} of {run} waits, and nothing will ever wake it")
             if state in ACTIVE:
@@ -137,8 +148,38 @@ class Checks:
             if gen < before or (gen > before and call not in RAISES_FENCES):
                 raise Violation(f"7: {call} changed the fence of {strand} of {run} from {before} to {gen}")
             self._gens[run, strand] = gen
-        if phase != "settled" and not moves:
-            raise Violation(f"11: run {run} goes {phase}, and no strand of it will ever move")
+        return moves
+
+    def _items(self, call: str, run: str, phase: str, rows: Sequence[Any]) -> bool:
+        """Items stand as strands do; their groups count what there is; none begins in a run that has been stopped.
+        Returns whether one of them may move.
+        """
+        if not rows:
+            return False
+        moves = self._stand(call, run, phase, rows)
+        self._recount(run, rows)
+        running = [row for row in rows if row.state == "running" and row.direction == "forward"]
+        began = {(named(row.strand, row.item), row.attempt) for row in running}
+        before = self._began.get(run, set())
+        if phase != "forward" and not began <= before:
+            raise Violation(f"3: {call}: {sorted(began - before)} of {run} began in a run that goes {phase}")
+        self._began[run] = began
+        return moves
+
+    def _recount(self, run: str, rows: Sequence[Any]) -> None:
+        """What the groups of items count is what there is."""
+        places = {row.item: (row.stage, row.grp) for row in self._see("items", run)}
+        there: dict[tuple[str, int], list[str]] = {}
+        for row in rows:
+            stage, grp = places.get(row.item, (None, None))
+            if stage == row.strand.removeprefix(UNDO_PREFIX):
+                there.setdefault((row.strand, grp), []).append(row.state)
+        for row in self._see("item_groups", run):
+            states = there.get((row.strand, row.grp), [])
+            told = row.total, row.running, row.done + row.failed
+            found = len(states), states.count("running"), states.count("done")
+            if told != found:
+                raise Violation(f"6: group {row.grp} of {row.strand} of {run} counts {told}, there are {found}")
 
     def _nobody_knew_better(self) -> None:
         """Who sweeps by hand holds no lease, and cannot tell that the clock has leapt since all renewed."""
@@ -160,7 +201,7 @@ class Checks:
                 raise Violation(f"{owner.id} has ended, and nobody took what it held")
         holders = [self._sim.broker.waiting, *(worker.prefetched for worker in self._sim.workers)]
         there = {(message.run, message.strand) for held in holders for message in held}
-        ready = {(row.run, row.strand) for row in strands if row.state == "ready"} - there
+        ready = {(row.run, named(row.strand, row.item)) for row in strands if row.state == "ready"} - there
         now = self._sim.passed
         self._without_message = {key: self._without_message.get(key, now) for key in ready}
         for (run, strand), since in sorted(self._without_message.items()):
@@ -168,7 +209,7 @@ class Checks:
                 raise Violation(f"{strand} of {self._sim.short(run)} is ready, and its message was lost for good")
 
     def _checkpoints(self, run: str, pipeline: str, strands: Sequence[Any]) -> None:
-        saved = {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", run)}
+        saved = {row.stage: (row.skipped, row.delta) for row in self._see("checkpoints", run) if not row.item}
         for stage, before in self._saved.get(run, {}).items():
             if saved.get(stage) != before:
                 raise Violation(f"2: the output of {stage} of {run} was {before}, and is {saved.get(stage)}")
@@ -183,7 +224,7 @@ class Checks:
 
     def rest(self) -> None:
         """Everything; raises Violation."""
-        found = self._sim.database.pictures()
+        found = self._sim.database.pictures(AUDIT_KEY)
         keys = [row.key for row in self._see("runs") if row.key is not None]
         if len(keys) != len(set(keys)):
             raise Violation(f"8: a key has two runs: {sorted(keys)}")
@@ -191,6 +232,7 @@ class Checks:
             broken = [what for holds in invariants.OF_A_MOMENT for what in holds(seen)]
             broken += invariants.the_chain_is_unbroken(seen, AUDIT_KEY)
             broken += self._against_the_ledger(run, seen)
+            broken += self._items_against_the_ledger(run, seen)
             broken += _unknown_is_heeded(seen)
             broken += _the_pivot_is_heeded(seen)
             broken += _poison_is_bounded(seen, self._sim.setup.max_lost)
@@ -199,7 +241,9 @@ class Checks:
             broken += self._versions_are_heeded(run, seen)
             broken += self._signals_are_heeded(run, seen)
             broken += self._calls_are_heeded(run, seen)
-            starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
+            broken += [] if self._sim.jumped else invariants.items_begin_only_forward(seen)
+            strands = len(seen.strands) + sum(len(item.strands) for item in seen.items)
+            starved = strands * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
             if broken:
                 raise Violation(f"run {self._sim.short(run)}, {seen.run['status']}: {'; '.join(broken)}")
@@ -254,12 +298,12 @@ class Checks:
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])
         broken = []
-        undoable = [stage.name for stage in seen.plan.stages if stage.undo is not None]
+        undoable = [s.name for s in seen.plan.stages if s.undo is not None and s.name not in seen.with_items]
         if status == "succeeded":
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
-            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait} | seen.with_items
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)
@@ -282,6 +326,30 @@ class Checks:
                 broken.append(f"{stage} counts as undone, and its undo never acted")
             if key is not None and status == "succeeded":
                 broken.append(f"{stage} was undone in a run that succeeded")
+        return broken
+
+    def _items_against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
+        ledger, status = self._sim.ledger, str(seen.run["status"])
+        broken = []
+        undoing = status in ("compensated", "compensation_failed")
+        ended = undoing or (status in ("failed", "cancelled") and not seen.run["pivot_passed"])
+        for item in seen.items:
+            stage, name = item.row["stage"], named(item.row["stage"], item.row["item"])
+            step = next((str(row["state"]) for row in item.steps), None)
+            done = any(not row["skipped"] for row in item.checkpoints)
+            answered = (run, stage) in self._sim.bodies.answered
+            if status == "succeeded" and done and not (answered or ledger.stands(run, name)):
+                broken.append(f"{name} is done, and its effect is not there")
+            undoable = seen.plan.by_name[stage].undo is not None
+            of_stage = str(seen.step_states().get(stage))
+            halted = status == "compensation_failed" and seen.plan.on_compensation_failure == "halt"
+            excused = halted or {step, of_stage} & {"compensation_failed", "skipped"}
+            if ended and undoable and ledger.stands(run, name) and not excused:
+                broken.append(f"the effect of {name} was left, its step is {step}")
+            if step == "compensated" and (run, name) not in ledger.undo_keys:
+                broken.append(f"{name} counts as undone, and its undo never acted")
+            if status == "succeeded" and (run, name) in ledger.undo_keys:
+                broken.append(f"{name} was undone in a run that succeeded")
         return broken
 
 
@@ -339,5 +407,6 @@ def _unknown_is_heeded(seen: invariants.Picture) -> list[str]:
 
 
 def _messages_are_bounded(seen: invariants.Picture, published: int) -> list[str]:
-    bound = MESSAGES + MESSAGES_AN_ATTEMPT * len(seen.attempts)
+    attempts = len(seen.attempts) + sum(len(item.attempts) + 2 for item in seen.items)
+    bound = MESSAGES + MESSAGES_AN_ATTEMPT * attempts
     return [] if published <= bound else [f"13: {published} messages were published for it, {bound} would be many"]

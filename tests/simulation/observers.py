@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
+from tests.items import item_of
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class Observer(Interceptor):
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
-        self._told: set[tuple[str, str, int]] = set()
+        self._told: set[tuple[str, str, int, int]] = set()
 
     def around(self, ctx: Any, call_next: Any) -> StageOutput:
         kind = self._sim.chance.pick(f"{ctx.run_id} {ctx.stage} observer", KINDS, LIKELY)
@@ -40,9 +41,9 @@ class Observer(Interceptor):
             raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])
 
     def _is_told(self, ctx: Any) -> None:
-        told = ctx.run_id, ctx.stage, ctx.services._work.attempt
+        told = ctx.run_id, ctx.stage, ctx.services._work.attempt, item_of(ctx)
         over = self._sim.database.see("attempts", told[0])
-        if not any((row.stage, row.n, row.direction) == (*told[1:], "forward") for row in over):
+        if not any((row.stage, row.n, row.item, row.direction) == (*told[1:], "forward") for row in over):
             raise Violation(f"an observer was told of attempt {told[2]} of {ctx.stage}, which is not saved")
         if told in self._told:
             raise Violation(f"an observer was told twice of attempt {told[2]} of {ctx.stage}")

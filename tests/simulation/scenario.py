@@ -10,6 +10,7 @@ from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import Default, StageKind, Undo
+from tests.items import Over, over
 from tests.simulation.chance import Chance
 
 LEASE = 10.0
@@ -121,6 +122,20 @@ def business_key(ctx: Any) -> str:
 def _policy(chance: Chance, about: str) -> RetryPolicy:
     number = chance.number(f"{about} attempts", 1, 4)
     return (FAILING_POLICIES if chance.flip(f"{about} policy fails", 0.03) else POLICIES)[number]
+
+
+def items(chance: Chance, pipeline: Pipeline[Any, Any]) -> dict[tuple[str, str], Over]:
+    """Stages of the pipeline that have items, and what these are given."""
+    found: dict[tuple[str, str], Over] = {}
+    for spec in pipeline.stages:
+        stands = spec.sleep is not None or spec.wait is not None
+        if spec.pivot or spec.on_unknown == "park" or spec.key is not None or stands:
+            continue
+        this = f"{pipeline.name}.{spec.name}"
+        count = chance.one_of(f"{this}: items", [None, 0, 1, 3, 5], [24, 0.3, 0.7, 1, 1])
+        if count is not None:
+            found[pipeline.name, spec.name] = over(*range(count), collects=chance.flip(f"{this}: collects", 0.5))
+    return found
 
 
 def pipeline(chance: Chance, name: str, stage: Body, undo: Body) -> Pipeline[Any, Any]:

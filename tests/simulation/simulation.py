@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from hashlib import blake2b
 from typing import Any
+from unittest.mock import patch
 
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.testing.clock import START
+from stageflow_durable.transitions import groups
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
+from tests.items import items_for
 from tests.simulation import scenario
 from tests.simulation.bench import Bench, MemoryBench, known_ids
 from tests.simulation.bodies import Bodies
@@ -48,9 +51,13 @@ Trace = list[tuple[float, str, str, str]]
 
 
 class Simulation:
-    """One seed on a bench."""
+    """One seed on a bench. ``items``: whether stages have those that the seed gives them, where the store opens any;
+    without, a seed is the same story on each store.
+    """
 
-    def __init__(self, bench: Bench | MemoryBench, seed: int | None, answers: Answers | None = None) -> None:
+    def __init__(
+        self, bench: Bench | MemoryBench, seed: int | None, answers: Answers | None = None, *, items: bool = True
+    ) -> None:
         self.chance = Chance(seed, answers)
         self.database: Any = bench.database  # of either kind
         self.passed = 0.0
@@ -85,6 +92,10 @@ class Simulation:
             name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
         }
         self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
+        drawn = {
+            place: what for one in self.pipelines.values() for place, what in scenario.items(self.chance, one).items()
+        }
+        self.items = drawn if bench.opens_items and items else {}
         self.client = Client(self)
         self.operator = Operator(self)
         self.senders = Senders(self)
@@ -253,7 +264,8 @@ class Simulation:
 
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
-        with known_ids():
+        # Small groups, so that few items are in several.
+        with known_ids(), items_for(self.items), patch.object(groups, "ITEMS_A_GROUP", 2):
             self.database.begun()
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):

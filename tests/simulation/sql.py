@@ -305,7 +305,9 @@ class MemoryDatabase(Database, SeenInSql):
         return list(map(made, found.fetchall()))
 
     def count_of_events(self, run: str) -> int:
-        count: int = self.raw.execute(f"SELECT count(*) FROM {PREFIX}events WHERE run = ?", (run,)).fetchone()[0]
+        """Those of the run itself, without its items'."""
+        of_run = f"SELECT count(*) FROM {PREFIX}events WHERE run = ? AND item = 0"
+        count: int = self.raw.execute(of_run, (run,)).fetchone()[0]
         return count
 
     @property
@@ -326,4 +328,4 @@ def _seen(table: str) -> tuple[str, str, Any]:
     return every, f"{every} WHERE {RUN_OF.get(table, 'run')} = ?", partial(tuple.__new__, row)
 
 
-_SEEN = {table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners")}
+_SEEN = {table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners", "items", "item_groups")}

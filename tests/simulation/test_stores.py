@@ -68,7 +68,7 @@ def told(seed: int, store: str) -> tuple[str, dict[str, Any]]:
 
 
 def _told(seed: int, store: str) -> tuple[str, dict[str, Any]]:
-    simulation = Simulation(bench(store), seed)
+    simulation = Simulation(bench(store), seed, items=False)
     assert simulation.run() is None
     found = {table: _rows(simulation, table) for table in TABLES}
     found |= {f"what is told: {name}": answer for name, answer in _answers(simulation).items()}

@@ -57,7 +57,8 @@ def engine_on(way: tuple[str, bool], clock: FakeClock, acts: Acts, **more: Any) 
     line = acts.line("a b c d", a={"key": lambda ctx: str(ctx.input["order"])}, c={"pivot": True})
     many = acts.line("k l m", name="many")
     options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
-    return engine_for_tests([line, acts.graph(**DIAMOND), many], **options | more)
+    told = acts.line("a", name="told").wait_for("word", timeout=timedelta(days=1))
+    return engine_for_tests([line, acts.graph(**DIAMOND), many, told], **options | more)
 
 
 def scenario(engine: InProcessEngine, acts: Acts) -> None:
@@ -105,6 +106,9 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
         engine.enqueue("many", {})
         for _step in range(12):
             engine.step()  # some are done, one waits
+    told = engine.enqueue("told", {}).run_id
+    engine.signal(told, "word", {"said": 1}, idempotency_key="s1", **WHO)
+    engine.drain()
     acts.play("a", DIES)
     engine.enqueue("line", {"order": -1}, deadline=timedelta(days=1))
     while engine.step():
