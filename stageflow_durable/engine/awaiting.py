@@ -185,11 +185,13 @@ class Awaiting:
         return _taken(found)
 
     def close(self) -> None:
-        """End the threads, once nobody waits any more."""
+        """End the threads, once nobody waits any more, and give back connections to tell over."""
         if self._pid == os.getpid():
             self._closed = True
             self._changed.set()
             self._asked.set()
+        if self._channels is not None:
+            self._channels.close()
 
     def _add(self, waiter: Waiter) -> Waiter:
         if self._pid != os.getpid():  # the parent's waiters and its subscription are the parent's

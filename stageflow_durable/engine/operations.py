@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from stageflow_durable.clock import Clock, as_moment
@@ -40,6 +41,9 @@ STUCK_SECONDS = 60.0
 """How long a run may stand still before ``attention`` lists it."""
 
 
+DEPTH_SECONDS = 2.0
+"""How long the depth of a queue is believed."""
+
 UNSERVED_SECONDS = 15.0
 """How long a run may lack a worker before ``attention`` lists it: workers are restarted."""
 
@@ -52,6 +56,10 @@ class Operations(OperatorVerbs):
     pipelines: Mapping[str, Pipeline[Any, Any]] = {}
     _retry: RetryPolicy | None = None
     _awaiting: Awaiting | None = None
+
+    @cached_property
+    def _depths(self) -> dict[str, tuple[float, int | None]]:
+        return {}
 
     def handle(self, run_id: str) -> RunHandle[Any]:
         """A handle on an existing run, by its id or a prefix. Raises UnknownRun."""
@@ -68,8 +76,16 @@ class Operations(OperatorVerbs):
         facts = self.store.facts(full)
         found = self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
         queues = set(waits_long(found.waits, as_moment(self._clock.time())))
-        depths = {queue: depth for queue in queues if (depth := self.publisher.depth(queue)) is not None}
+        depths = {queue: depth for queue in queues if (depth := self._depth(queue)) is not None}
         return replace(found, waits=with_depths(found.waits, depths)) if depths else found
+
+    def _depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue. Asked now and then only: a broker that is away answers after seconds."""
+        asked_at, depth = self._depths.get(queue, (float("-inf"), None))
+        if self._clock.monotonic() - asked_at > DEPTH_SECONDS:
+            depth = self.publisher.depth(queue)
+            self._depths[queue] = self._clock.monotonic(), depth
+        return depth
 
     arun = in_thread(run)
 

@@ -79,7 +79,7 @@ class Settings:
 
 
     ``database_url``, ``broker_url``: None when not set (see :meth:`require`).
-    ``redis_url``: where claims are kept; None: nowhere, SQL alone answers.
+    ``redis_url``: where claims are kept, and who awaits a run is told; None: nowhere, SQL alone answers.
     ``lease_seconds``: how long an owner is believed without a heartbeat.
     ``max_recoveries``: lost attempts of one stage before its run is parked.
     ``home``: directory of the one-machine mode.

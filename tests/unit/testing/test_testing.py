@@ -112,7 +112,8 @@ class TestWork:
         handle = engine.enqueue("two", {})
         engine.messages.lose_all()
         with database_of(engine).transaction() as connection:
-            connection.exec_driver_sql("UPDATE stageflow_strands SET state = 'rest'")
+            # A strand that is nowhere would be repaired; one that waits for somebody's word is not.
+            connection.exec_driver_sql("UPDATE stageflow_strands SET state = 'waiting', waiting_for = 'signal'")
         with pytest.raises(StillGoing, match="nothing is left"):
             engine.drain()
         with pytest.raises(StillGoing, match="nothing is left"):
