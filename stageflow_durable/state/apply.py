@@ -123,7 +123,7 @@ def transact_item(
     held = load.lock_item(connection, run_id, strand, item)
     if held is None:
         return None
-    parts = {**held.parts, Part.STRANDS: load.strands_of(connection, run_id, item)}
+    parts = dict(held.parts)
     while True:
         run = None if locked is None else load.facts(connection, locked, of_run)
         try:
@@ -132,8 +132,9 @@ def transact_item(
             if missing.part is Part.RUN and not whole:
                 raise
             # Which of the two asked is not told: both get it.
-            parts.setdefault(missing.part, load.part(connection, held.run, missing.part, me, item))
-            of_run.setdefault(missing.part, load.part(connection, held.run, missing.part, me))
+            parts.setdefault(missing.part, load.part_of_item(connection, held, missing.part, me))
+            if locked is not None:
+                of_run.setdefault(missing.part, load.part(connection, locked.run, missing.part, me))
         else:
             return apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
 

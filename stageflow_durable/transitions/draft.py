@@ -239,6 +239,10 @@ class Draft:
         known = {row.key: row for row in self.facts.attempts}
         return tuple({**known, **self._ended}.values())
 
+    def learn(self, of_item: Draft) -> None:
+        """Know which attempts of an item end in the same transaction: one that is lost may still act."""
+        self._ended.update(of_item._ended)
+
     def _attempts_of(self, stage: str, direction: str) -> list[AttemptRow]:
         """Those of one action or undo, none of an item's for the run itself."""
         key = (stage, self.item, direction)

@@ -279,7 +279,9 @@ def _counted(draft: Draft, run: Facts | None) -> Draft:
         raise NotLoaded(Part.RUN)
     group = _with(draft.facts.group, draft)
     groups = {**run.groups, (group.strand, group.grp): group}
-    return Draft(run._replace(parts={**run.parts, Part.GROUPS: groups}))
+    whole = Draft(run._replace(parts={**run.parts, Part.GROUPS: groups}))
+    whole.learn(draft)
+    return whole
 
 
 def _with(group: GroupRow, draft: Draft) -> GroupRow:
