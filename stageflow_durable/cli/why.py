@@ -42,6 +42,7 @@ WAITING_WORDS: dict[WaitingFor, str] = {
     WaitingFor.CHILD: "for a run that it started",
     WaitingFor.LIMIT: "for its turn",
     WaitingFor.WORKER: "for a worker",
+    WaitingFor.ITEMS: "for its items",
 }
 """What is said of a stage that waits for more than its time."""
 
