@@ -97,6 +97,12 @@ def awaited_after(change: Change) -> set[str]:
     return {row.columns["owner"] for row in rows if row.columns.get("kill_by") == UNTIL_CONFIRMED}
 
 
+def await_ends(connection: Connection, taken: Change | None) -> None:
+    """Note for whose end somebody may have to wait, because an attempt was lost that has no bound in time."""
+    for owner in set() if taken is None else awaited_after(taken):
+        owners.await_end(connection, owner)
+
+
 def confirm_by_person(connection: Connection, owner: str, reason: str, actor: str) -> None:
     """A person says that a process has ended. Raises NotAllowed where its lease holds, or somebody said so before."""
     if owners.confirm(connection, owner, actor, reason):

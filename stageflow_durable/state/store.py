@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
-from stageflow_durable.errors import NotAllowed, UnknownRun
+from stageflow_durable.errors import UnknownRun
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
@@ -33,11 +33,12 @@ from stageflow_durable.state import (
 from stageflow_durable.state import fork as forking
 from stageflow_durable.state import recall as recalling
 from stageflow_durable.state.address import usable
-from stageflow_durable.state.apply import transact, transact_all, transact_item
+from stageflow_durable.state.apply import transact, transact_all
 from stageflow_durable.state.batch import Answer
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.endings import awaited_after
+from stageflow_durable.state.endings import await_ends
+from stageflow_durable.state.item_transactions import Decide, Items, Place
 from stageflow_durable.state.nested import after_commit, session_on
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.recovery import STRANGERS, Missed, StrandRef
@@ -51,7 +52,7 @@ from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
+from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.sleep import is_asleep
@@ -91,6 +92,7 @@ class Store(Owning):
         self._hints = hints and optimistic and not database.is_sqlite
         self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints) if optimistic else None
         self._batches = batches
+        self._items = Items(database, audit_key)
 
     def require_usable(self) -> None:
         """Raise ConfigurationError where the database's driver is missing, or its URL has options that it does not
@@ -152,8 +154,9 @@ class Store(Owning):
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
         """Begin what the message names, or say why not."""
         if nudge.item:
-            place = nudge.run_id, nudge.strand, nudge.item
-            decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
+            begin = partial(items.begin, nudge=nudge, claimant=claimant)
+            place = Place(nudge.run_id, nudge.strand, nudge.item)
+            decided = self._items.decide(place, lambda facts, run: begin(facts, run=run), claimant.owner)
         else:
             begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None else None
             if begun is not None:
@@ -189,10 +192,9 @@ class Store(Owning):
         transaction, which commits with the outcome or not at all.
         """
         if work.item:
-            given: dict[str, Any] = {"skipped": skipped, "doubt": doubt, "events": events}
-            ended = self._end_item(
-                work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
-            )
+            given: dict[str, Any] = {"delta": delta, "skipped": skipped, "replayed": replayed, "doubt": doubt}
+            given["events"] = events
+            ended = self._end_item(work, lambda facts, run: items.succeed(facts, work, **given, run=run), session)
             assert not isinstance(ended, Waiting)
             return ended
 
@@ -221,9 +223,8 @@ class Store(Owning):
     ) -> Waiting | Done | Fenced:
         """Try again later."""
         if work.item:
-            return self._end_item(
-                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
-            )
+            given = (work, failure, delay, drawn, events)
+            return self._end_item(work, lambda facts, run: items.wait(facts, *given, run=run))
         return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
@@ -279,47 +280,13 @@ class Store(Owning):
     def open_items(
         self, work: Work, inputs: Sequence[str], *, collects: bool = False, events: Kept = ()
     ) -> Done | Fenced:
-        """Carry out the stage of an attempt once for each of ``inputs`` (encoded text) instead. ``collects``: whether
-        the others go on if one of them fails for good.
-
-        Nothing public leads here yet. Raises NotAllowed for a stage whose items nobody could decide about, if one was
-        lost: settling is of stages alone.
-        """
-        planned = work.plan.by_name[work.stage]
-        if planned.pivot or planned.on_unknown == "park":
-            why = "a person would have to settle an item of it that was lost, which is not possible yet"
-            raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
-        how: dict[str, Any] = {"collects": collects, "events": events}
-        done = _ending(
-            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
-        )
+        """Carry out the stage of an attempt once for each of ``inputs`` instead: see ``Items.open``."""
+        done = _ending(self._items.open(work, inputs, collects=collects, events=events, needs=_ENDING))
         assert not isinstance(done, Waiting)
         return done
 
-    def _of_item(
-        self, place: tuple[str, str, int], decide: Callable[[Any, Any], T], me: str = "", session: Any = None
-    ) -> T | None:
-        """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
-        more. ``place``: run, strand and item.
-        """
-
-        def act(connection: Connection, *, whole: bool) -> T | None:
-            return transact_item(connection, *place, decide, self._audit, whole=whole, me=me)
-
-        if session is not None:  # what the body wrote cannot be rolled back to begin anew
-            found: T | None = session.commit_with(partial(act, whole=True))
-            return found
-        try:
-            return self._do(partial(act, whole=False))
-        except NotLoaded:
-            return self._do(partial(act, whole=True))
-
-    def _end_item(
-        self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
-    ) -> Ending:
-        place = work.run.id, work.strand, work.item
-        decided = self._of_item(place, decide, session=session)
-        return _ending(decided)
+    def _end_item(self, work: Work, decide: Decide[Change | Fenced], session: Any = None) -> Ending:
+        return _ending(self._items.decide(Place(work.run.id, work.strand, work.item), decide, session=session))
 
     def recall(self, work: Work, owner: str) -> Work | bool:
         """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
@@ -382,31 +349,13 @@ class Store(Owning):
         def decide(facts: Facts) -> Change | None:
             return taking.take(facts, place.strand, place.gen, max_lost=max_lost)
 
-        def act_on_item(connection: Connection, *, whole: bool) -> Change | None:
-            return transact_item(
-                connection,
-                place.run,
-                place.strand,
-                place.item,
-                lambda facts, run: items.take(facts, place.strand, place.gen, max_lost=max_lost, run=run),
-                self._audit,
-                whole=whole,
-            )
-
-        def act(connection: Connection, *, whole: bool = False) -> Change | None:
+        def act(connection: Connection) -> Change | None:
             needs = (Part.STRANDS, Part.OWNERS, Part.ATTEMPTS)
-            if place.item:
-                taken = act_on_item(connection, whole=whole)
-            else:
-                taken = transact(connection, place.run, decide, self._audit, needs=needs)
-            for owner in set() if taken is None else awaited_after(taken):
-                owners.await_end(connection, owner)
+            taken = transact(connection, place.run, decide, self._audit, needs=needs)
+            await_ends(connection, taken)
             return taken
 
-        try:
-            taken = self._do(act)
-        except NotLoaded:
-            taken = self._do(partial(act, whole=True))
+        taken = self._items.take(place, max_lost) if place.item else self._do(act)
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
@@ -427,13 +376,7 @@ class Store(Owning):
             return woken + [change for place in sleeps if (change := self._end_sleep(connection, place)) is not None]
 
         woken = self._do(act) if of_runs else []
-        for place in places:
-            if place.item:  # each under its group's lock, not under its run's
-                one = self._of_item(
-                    (place.run, place.strand, place.item),
-                    lambda facts, _run, place=place: waking.wake(facts, place.strand, place.gen),  # type: ignore[misc]  # bound now
-                )
-                woken += [] if one is None else [one]
+        woken += self._items.wake([place for place in places if place.item])
         return [change.nudges for change in woken]
 
     def _end_sleep(self, connection: Connection, place: StrandRef) -> Change | None:
@@ -449,11 +392,7 @@ class Store(Owning):
 
         given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
         noted = len(self._do(lambda c: transact_all(c, given, decide, self._audit))) if given else 0
-        for one in sent:
-            if one.nudge.item:
-                place = one.nudge.run_id, one.nudge.strand, one.nudge.item
-                noted += self._of_item(place, lambda facts, _run, one=one: decide(facts, one)) is not None  # type: ignore[misc]  # bound now
-        return noted
+        return noted + self._items.nudged([one for one in sent if one.nudge.item])
 
     def unpublish(self, nudges: tuple[Nudge, ...]) -> None:
         """Record that the broker refused these messages: the sweep publishes them."""

@@ -172,8 +172,7 @@ class Draft:
 
     def count(self, **by: int) -> None:
         """Change the counts of the item's group."""
-        group = self.facts.group
-        self.counts = (*self.counts, Count(group.strand, group.grp, **by))
+        self.counts = (*self.counts, Count(self.facts.group.strand, self.facts.group.grp, **by))
 
     @property
     def groups(self) -> Mapping[tuple[str, int], GroupRow]:
