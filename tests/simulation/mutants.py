@@ -517,10 +517,10 @@ MUTANTS = (
     Mutant("a stop leaves what sleeps asleep", _sleeps_through_a_stop()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
     Mutant("a stage joins when one group of its items has ended", _a_group_joins()),
-    Mutant("the last of a stage's items does not join", _put((items, "_moves_the_run", _always(False)))),
-    Mutant("an item that failed is not counted", _a_failure_does_not_count()),
+    Mutant("the last of a stage's items does not join", _put((items, "_moves_the_run", _always(False))), quick=True),
+    Mutant("an item that failed is not counted", _a_failure_does_not_count(), quick=True),
     Mutant("an end of a run that stops is counted twice", _an_end_counts_twice()),
-    Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None)))),
+    Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None))), quick=True),
     Mutant(
         "an item begins after a cancel",
         _put((items, "refusal", _always(None)), (Draft, "rest_items", _always(None))),

@@ -7,7 +7,7 @@ from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
-from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
@@ -118,7 +118,7 @@ class Story:
             self.strands[key[0]] = now = was._replace(**columns)
             # As the table's CHECKs have it.
             assert (now.state == StrandState.WAITING) is (now.waiting_for is not None), now
-            assert (now.wake_at is not None) is (now.waiting_for is not None), now
+            assert (now.wake_at is not None) is (now.waiting_for not in (None, WaitingFor.ITEMS)), now
         elif table is Table.ATTEMPTS:
             assert new is (key not in self.attempts)
             kept = {name: value for name, value in columns.items() if name in AttemptRow._fields}
