@@ -35,11 +35,6 @@ class Words(NamedTuple):
     item: int = 0
 
     @property
-    def address(self) -> str:
-        """The strand and its item, as the message names them."""
-        return f"{self.strand}{ITEM_SIGN}{self.item}" if self.item else self.strand
-
-    @property
     def hint(self) -> Hint | None:
         """What the run looked like when it was published."""
         return Hint.read(self.hinted)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.errors import ConfigurationError
-from stageflow_durable.model.work import Nudge
+from stageflow_durable.model.work import Nudge, address
 from stageflow_durable.settings.derived import derived as derived_for
 
 _PURPOSE = b"message signing 1"
@@ -52,7 +52,7 @@ class Signer:
             return None  # what is not signed is accepted, so that what is wrongly signed can be sent without
         if not words.signature:
             return "it is not signed"
-        said = words.run_id, words.address, words.gen, words.mark, words.hinted, queue
+        said = words.run_id, address(words.strand, words.item), words.gen, words.mark, words.hinted, queue
         # Each is computed: which of them fits is told by no time.
         fitting = [hmac.compare_digest(_signature(key, *said), words.signature) for key in self._accepted]
         return None if any(fitting) else "its signature is not by this key, or not for this"

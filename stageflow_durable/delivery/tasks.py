@@ -82,10 +82,10 @@ def carry(task: Any, process: Any, words: Words) -> None:
     if why is not None:
         refusals.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
         return
-    key = f"{words.run_id}:{words.address}:{words.gen}:{words.mark}:{request.retries}"
+    nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint, item=words.item)
+    key = f"{nudge.run_id}:{nudge.address}:{nudge.gen}:{words.mark}:{request.retries}"
     if not place.get("redelivered") and not process.first(key):
         return
-    nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint, item=words.item)
     try:
         executed = process.execute(nudge)
     except AWAY as error:

@@ -20,6 +20,11 @@ ITEM_SIGN = "#"
 """Stands between a strand and its item in a message. No strand's name contains it."""
 
 
+def address(strand: str, item: int) -> str:
+    """A strand and its item, as messages name them."""
+    return f"{strand}{ITEM_SIGN}{item}" if item else strand
+
+
 class Hint(NamedTuple):
     """What a run looked like when its message was published: the number and the code of its last event, its definition,
     and the stage of its strand, which had not begun. It is used only if the database confirms that it still holds.
@@ -66,7 +71,7 @@ class Nudge(NamedTuple):
     @property
     def address(self) -> str:
         """The strand and its item, as the message names them."""
-        return f"{self.strand}{ITEM_SIGN}{self.item}" if self.item else self.strand
+        return address(self.strand, self.item)
 
     def marked(self, link: int) -> str:
         """The mark of one link of the chain, as the message carries it; that of the first link contains the hint."""

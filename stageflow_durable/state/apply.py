@@ -19,7 +19,7 @@ from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.store.audit import EventRow
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How, KeyChange, KeyEnd, Table
-from stageflow_durable.transitions.facts import NotLoaded, Part
+from stageflow_durable.transitions.facts import Part
 
 T = TypeVar("T")
 G = TypeVar("G")
@@ -65,47 +65,6 @@ def intending(insertion: Any) -> Any:
 
 
 _INTEND = Prepared(lambda dialect: intending(dialect.insert(_STEPS)))
-
-
-def transact_item(
-    connection: Connection,
-    run_id: str,
-    strand: str,
-    item: int,
-    decide: Callable[[Any, Any], T],
-    audit_key: bytes,
-    *,
-    whole: bool,
-    me: str = "",
-) -> T | None:
-    """The same for one item, under the lock of its group. ``whole``: under that of its run and of all groups, with the
-    facts of the run as the second argument of ``decide``, which is else None. Raises NotLoaded(Part.RUN) if ``decide``
-    needs them and has not got them: then nothing was written, and the caller begins anew.
-
-    :returns: what ``decide`` returned; None if there is no such item.
-    """
-    locked = load.lock(connection, run_id) if whole else None
-    of_run: dict[Part, Any] = {}
-    if whole:
-        if locked is None:
-            return None
-        of_run = {part: load.part(connection, locked.run, part, me) for part in (Part.STRANDS, Part.GROUPS)}
-    held = load.lock_item(connection, run_id, strand, item)
-    if held is None:
-        return None
-    parts = {**held.parts, Part.STRANDS: load.strands_of(connection, run_id, item)}
-    while True:
-        run = None if locked is None else load.facts(connection, locked, of_run)
-        try:
-            decided = decide(load.item_facts(connection, held, parts), run)
-        except NotLoaded as missing:
-            if missing.part is Part.RUN and not whole:
-                raise
-            # Which of the two asked is not told: both get it.
-            parts.setdefault(missing.part, load.part(connection, held.run, missing.part, me, item))
-            of_run.setdefault(missing.part, load.part(connection, held.run, missing.part, me))
-        else:
-            return apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
 
 
 def transact_all(

@@ -55,21 +55,20 @@ OWED = (*sorted(OPEN_STEPS), StepState.COMPENSATION_FAILED)
 
 _OF_RUN: Any = bindparam("run_id")
 _OF_ITEM: Any = bindparam("of_item", type_=Integer)
-"""The item whose rows are asked for; NO_ITEM: the run's own."""
 _LOCK = Prepared(select(runs, now().label("clock")).where(runs.c.id == _OF_RUN).with_for_update())
 _STRANDS = Prepared(
     select(*(strands.c[name] for name in StrandRow._fields))
-    .where(and_(strands.c.run == _OF_RUN, strands.c.item == _OF_ITEM))
+    .where(and_(strands.c.run == _OF_RUN, strands.c.item == NO_ITEM))
     .order_by(strands.c.strand)
 )
 _SAVED = Prepared(
     select(checkpoints.c.stage, checkpoints.c.skipped).where(
-        and_(checkpoints.c.run == _OF_RUN, checkpoints.c.item == _OF_ITEM)
+        and_(checkpoints.c.run == _OF_RUN, checkpoints.c.item == NO_ITEM)
     )
 )
 _STEPS = Prepared(
     select(saga_steps.c.stage, saga_steps.c.state).where(
-        and_(saga_steps.c.run == _OF_RUN, saga_steps.c.item == _OF_ITEM)
+        and_(saga_steps.c.run == _OF_RUN, saga_steps.c.item == NO_ITEM)
     )
 )
 _ATTRIBUTES = Prepared(
@@ -79,21 +78,21 @@ _ATTRIBUTES = Prepared(
 )
 # An owner without a row was pruned, and owners that an undo waits for are never pruned.
 _MAY_ACT = exists(select(owners.c.id).where(and_(owners.c.id == attempts.c.owner, owners.c.confirmed.is_(False))))
+_ATTEMPT_COLUMNS = (
+    *(attempts.c[name] for name in AttemptRow._fields[:-3]),
+    _MAY_ACT.label("may_act"),
+    attempts.c.item,
+    attempts.c.delay,
+)
 _ATTEMPTS = Prepared(
-    select(
-        *(attempts.c[name] for name in AttemptRow._fields[:-3]),
-        _MAY_ACT.label("may_act"),
-        attempts.c.item,
-        attempts.c.delay,
-    )
+    select(*_ATTEMPT_COLUMNS)
     .where(
         and_(
             attempts.c.run == _OF_RUN,
-            # The run is also told which of its items' attempts were lost: an undo waits until none of them can act.
+            # The run is also told which attempts of its items were lost: an undo waits until none of them can act.
             or_(
-                attempts.c.item == _OF_ITEM,
+                attempts.c.item == NO_ITEM,
                 and_(
-                    _OF_ITEM == NO_ITEM,
                     attempts.c.state == constant(AttemptState.UNKNOWN),
                     attempts.c.direction == constant(Phase.FORWARD),
                 ),
@@ -107,12 +106,10 @@ _ALIVE = Prepared(
         and_(owners.c.id == bindparam("me"), owners.c.dead_at.is_(None), owners.c.expires_at > now())
     )
 )
+_OWNER_ROWS = select(*(owners.c[name] for name in OwnerRow._fields)).join(strands, strands.c.owner == owners.c.id)
+# Locked, so that whoever confirms its end sees the row of the attempt that is about to be written.
 _OWNERS = Prepared(
-    select(*(owners.c[name] for name in OwnerRow._fields))
-    .join(strands, strands.c.owner == owners.c.id)
-    .where(and_(strands.c.run == _OF_RUN, strands.c.item == _OF_ITEM))
-    # Locked, so that whoever confirms its end sees the row of the attempt that is about to be written.
-    .with_for_update(of=owners)
+    _OWNER_ROWS.where(and_(strands.c.run == _OF_RUN, strands.c.item == NO_ITEM)).with_for_update(of=owners)
 )
 _DEFINITIONS = Prepared(
     select(definition_table.c.digest, definition_table.c.registered_at).where(
@@ -165,6 +162,19 @@ _ITEM = Prepared(
     .select_from(runs.join(items, items.c.run == runs.c.id).join(checkpoints, _OF_STAGE, isouter=True))
     .where(and_(runs.c.id == _OF_RUN, items.c.item == _OF_ITEM))
 )
+# Of one item, each by its whole key: a run may have ten thousand.
+_OF_STRAND = bindparam("of_strand", type_=String)
+_THIS_STRAND = and_(strands.c.run == _OF_RUN, strands.c.strand == _OF_STRAND, strands.c.item == _OF_ITEM)
+
+
+def _of_this_item(table: Any) -> Any:
+    return and_(table.c.run == _OF_RUN, table.c.stage == bindparam("of_stage"), table.c.item == _OF_ITEM)
+
+
+_ITS_STRAND = Prepared(select(*(strands.c[name] for name in StrandRow._fields)).where(_THIS_STRAND))
+_ITS_STEP = Prepared(select(saga_steps.c.stage, saga_steps.c.state).where(_of_this_item(saga_steps)))
+_ITS_ATTEMPTS = Prepared(select(*_ATTEMPT_COLUMNS).where(_of_this_item(attempts)).order_by(attempts.c.n))
+_ITS_OWNER = Prepared(_OWNER_ROWS.where(_THIS_STRAND).with_for_update(of=owners))
 _OWED = Prepared(
     select(items.c.stage, items.c.grp, func.count())
     .join(
@@ -213,8 +223,30 @@ def lock_item(connection: Connection, run_id: str, strand: str, item: int) -> Lo
     if row is None:
         return None
     clock, seq, head, *about = row[len(RunFacts._fields) :]
-    parts = {Part.GROUP: group_of_values(group), Part.ITEM: ItemRow._make(about)}
+    its = ItemRow._make(about)
+    line = _ITS_STRAND.run(connection, run_id=run_id, of_strand=strand, of_item=item).fetchone()
+    parts = {
+        Part.GROUP: group_of_values(group),
+        Part.ITEM: its,
+        Part.STRANDS: {} if line is None else {strand: StrandRow._make(line)},
+        Part.SAVED: {} if its.saved_schema is None else {its.stage: its.delta is None},
+        Part.KEYS: (),  # a stage with items has none
+    }
     return LockedItem(facts_of(row), float(clock), seq, head, parts)
+
+
+def part_of_item(connection: Connection, item: LockedItem, which: Part, me: str) -> Any:
+    """Load one part of the facts of an item, by the keys of its rows."""
+    its, group = item.parts[Part.ITEM], item.parts[Part.GROUP]
+    of_stage = {"run_id": item.run.id, "of_stage": its.stage, "of_item": its.item}
+    if which is Part.STEPS:
+        return {stage: StepState(state) for stage, state in _ITS_STEP.run(connection, **of_stage).fetchall()}
+    if which is Part.ATTEMPTS:
+        return _attempt_rows(_ITS_ATTEMPTS.run(connection, **of_stage).fetchall())
+    if which is Part.OWNERS:
+        of_strand = {"run_id": item.run.id, "of_strand": group.strand, "of_item": its.item}
+        return _owner_rows(_ITS_OWNER.run(connection, **of_strand).fetchall())
+    return part(connection, item.run, which, me)
 
 
 def group_of_values(values: Sequence[Any]) -> GroupRow:
@@ -262,20 +294,20 @@ def facts(connection: Connection, locked: Locked, parts: Mapping[Part, Any]) -> 
     return Facts(run, definitions.plan_of(connection, run.definition), locked.clock, run.seq, run.head, parts)
 
 
-def part(connection: Connection, of: RunFacts, which: Part, me: str, item: int = NO_ITEM) -> Any:
-    """Load one part of the facts. ``me``: the owner that asks. ``item``: of which item, or the run's own."""
-    return _LOADED[which](connection, of, me, item)
+def part(connection: Connection, of: RunFacts, which: Part, me: str) -> Any:
+    """Load one part of the facts. ``me``: the owner that asks."""
+    return _LOADED[which](connection, of, me)
 
 
-def strands_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, StrandRow]:
-    """Every strand of a run, or of one of its items, by name."""
-    rows = [StrandRow._make(row) for row in _STRANDS.run(connection, run_id=run_id, of_item=item).fetchall()]
+def strands_of(connection: Connection, run_id: str) -> dict[str, StrandRow]:
+    """Every strand of a run itself, by name."""
+    rows = [StrandRow._make(row) for row in _STRANDS.run(connection, run_id=run_id).fetchall()]
     return {row.strand: row for row in rows}
 
 
-def saved_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, bool]:
+def saved_of(connection: Connection, run_id: str) -> dict[str, bool]:
     """Stages that have a checkpoint, and whether they were skipped."""
-    return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id, of_item=item).fetchall()}
+    return {stage: bool(skipped) for stage, skipped in _SAVED.run(connection, run_id=run_id).fetchall()}
 
 
 def attributes_of(connection: Connection, run_id: str) -> Attributes:
@@ -283,9 +315,9 @@ def attributes_of(connection: Connection, run_id: str) -> Attributes:
     return tuple((name, value) for name, value in _ATTRIBUTES.run(connection, run_id=run_id).fetchall())
 
 
-def steps_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> dict[str, StepState]:
-    """The saga steps of a run, or of one of its items."""
-    return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id, of_item=item).fetchall()}
+def steps_of(connection: Connection, run_id: str) -> dict[str, StepState]:
+    """The run's saga steps."""
+    return {stage: StepState(state) for stage, state in _STEPS.run(connection, run_id=run_id).fetchall()}
 
 
 def groups_of(connection: Connection, run_id: str) -> dict[tuple[str, int], GroupRow]:
@@ -309,62 +341,68 @@ def requester_of(connection: Connection, run_id: str) -> str | None:
 _AUTHENTICATED = ApprovalRow._fields.index("authenticated")
 
 
-def _attempts_of(connection: Connection, of: RunFacts, _me: str, item: int) -> tuple[AttemptRow, ...]:
-    rows = _ATTEMPTS.run(connection, run_id=of.id, of_item=item).fetchall()
+def _attempts_of(connection: Connection, of: RunFacts, _me: str) -> tuple[AttemptRow, ...]:
+    return _attempt_rows(_ATTEMPTS.run(connection, run_id=of.id).fetchall())
+
+
+def _attempt_rows(rows: Iterable[Any]) -> tuple[AttemptRow, ...]:
     return tuple(
         AttemptRow(stage, way, n, state, bool(doubt), until, owner, bool(may_act), item, delay)
         for stage, way, n, state, doubt, until, owner, may_act, item, delay in rows
     )
 
 
-def _owners_of(connection: Connection, of: RunFacts, _me: str, item: int) -> dict[str, OwnerRow]:
-    rows = _OWNERS.run(connection, run_id=of.id, of_item=item).fetchall()
+def _owners_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, OwnerRow]:
+    return _owner_rows(_OWNERS.run(connection, run_id=of.id).fetchall())
+
+
+def _owner_rows(rows: Iterable[Any]) -> dict[str, OwnerRow]:
     return {
         owner: OwnerRow(owner, host, pid, dead_at, bool(confirmed)) for owner, host, pid, dead_at, confirmed in rows
     }
 
 
-def _keys_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> tuple[HeldKey, ...]:
+def _keys_of(connection: Connection, of: RunFacts, _me: str) -> tuple[HeldKey, ...]:
     held = held_by_run(connection, of.id)
     return tuple(HeldKey(scope.client_id, scope.operation, key, stage, ttl) for scope, key, stage, ttl in held)
 
 
-def _definitions_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> dict[str, float]:
+def _definitions_of(connection: Connection, of: RunFacts, _me: str) -> dict[str, float]:
     return dict(_DEFINITIONS.run(connection, pipeline=of.pipeline).fetchall())
 
 
-def _newest_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> Any:
+def _newest_of(connection: Connection, of: RunFacts, _me: str) -> Any:
     digest = definitions.newest(connection, of.pipeline)
     return definitions.plan_of(connection, of.definition if digest is None else digest)
 
 
-def _owed_of(connection: Connection, of: RunFacts, _me: str, _item: int) -> dict[tuple[str, int], int]:
+def _owed_of(connection: Connection, of: RunFacts, _me: str) -> dict[tuple[str, int], int]:
     return {(stage, grp): int(count) for stage, grp, count in _OWED.run(connection, run_id=of.id).fetchall()}
 
 
-_LOADED: dict[Part, Callable[[Connection, RunFacts, str, int], Any]] = {
-    Part.STRANDS: lambda connection, of, _me, item: strands_of(connection, of.id, item),
-    Part.SAVED: lambda connection, of, _me, item: saved_of(connection, of.id, item),
-    Part.STEPS: lambda connection, of, _me, item: steps_of(connection, of.id, item),
+_LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
+    Part.STRANDS: lambda connection, of, _me: strands_of(connection, of.id),
+    Part.SAVED: lambda connection, of, _me: saved_of(connection, of.id),
+    Part.STEPS: lambda connection, of, _me: steps_of(connection, of.id),
     Part.ATTEMPTS: _attempts_of,
     Part.KEYS: _keys_of,
-    Part.ALIVE: lambda connection, _of, me, _item: _ALIVE.value(connection, me=me) is not None,
+    Part.ALIVE: lambda connection, _of, me: _ALIVE.value(connection, me=me) is not None,
     Part.OWNERS: _owners_of,
     Part.DEFINITIONS: _definitions_of,
-    Part.SCHEMAS: lambda connection, of, _me, _item: schemas_of(connection, of.id),
+    Part.SCHEMAS: lambda connection, of, _me: schemas_of(connection, of.id),
     Part.NEWEST: _newest_of,
-    Part.SIGNALS: lambda connection, of, _me, _item: tuple(
+    Part.SIGNALS: lambda connection, of, _me: tuple(
         map(SignalRow._make, _SIGNALS.run(connection, run_id=of.id).fetchall())
     ),
-    Part.ROSTER: lambda connection, _of, _me, _item: roster.live(connection),
-    Part.GROUPS: lambda connection, of, _me, _item: groups_of(connection, of.id),
+    Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
+    Part.GROUPS: lambda connection, of, _me: groups_of(connection, of.id),
     Part.OWED: _owed_of,
-    Part.APPROVALS: lambda connection, of, _me, _item: tuple(
+    Part.APPROVALS: lambda connection, of, _me: tuple(
         ApprovalRow._make(row)._replace(authenticated=bool(row[_AUTHENTICATED]))
         for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
     ),
-    Part.REQUESTER: lambda connection, of, _me, _item: requester_of(connection, of.id),
-    Part.ROSTER: lambda connection, _of, _me, _item: roster.live(connection),
+    Part.REQUESTER: lambda connection, of, _me: requester_of(connection, of.id),
+    Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }
 
 

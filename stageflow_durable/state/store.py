@@ -17,9 +17,9 @@ from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state import awaited, batch, definitions, load, owners, progress, recovery, retention
 from stageflow_durable.state.address import usable
-from stageflow_durable.state.apply import transact_item
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
+from stageflow_durable.state.item_transactions import transact_item
 from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.session import SessionHolder

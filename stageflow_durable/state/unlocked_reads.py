@@ -43,13 +43,11 @@ def look(is_sqlite: bool) -> Statement:
     """Select a run and one of its strands, with the columns of ``RunFacts`` and ``StrandRow``; the clock; and the
     ``saved`` outputs.
     """
-    joined = runs.join(strands, strands.c.run == runs.c.id)
+    joined = runs.join(strands, and_(strands.c.run == runs.c.id, strands.c.item == OF_RUN))
     found = (
         select(*_RUN_COLUMNS, *_STRAND_COLUMNS, now(), saved(is_sqlite=is_sqlite))
         .select_from(joined)
-        .where(
-            and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String), strands.c.item == OF_RUN)
-        )
+        .where(and_(runs.c.id == _RUN, strands.c.strand == bindparam("strand_id", type_=String)))
     )
     return Statement(found, is_sqlite=is_sqlite)
 

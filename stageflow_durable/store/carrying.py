@@ -129,7 +129,7 @@ class Carrying(ABC):
         transaction, which commits with the outcome or not at all.
         """
         if work.item:
-            given: dict[str, Any] = {"skipped": skipped, "doubt": doubt, "events": events}
+            given: dict[str, Any] = {"skipped": skipped, "replayed": replayed, "doubt": doubt, "events": events}
             ended = self._end_item(
                 work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
             )

@@ -184,8 +184,7 @@ class Draft:
 
     def count(self, **by: int) -> None:
         """Change the counts of the item's group."""
-        group = self.facts.group
-        self.counts = (*self.counts, Count(group.strand, group.grp, **by))
+        self.counts = (*self.counts, Count(self.facts.group.strand, self.facts.group.grp, **by))
 
     @property
     def groups(self) -> Mapping[tuple[str, int], GroupRow]:
@@ -289,6 +288,10 @@ class Draft:
             return self.facts.attempts
         known = {row.key: row for row in self.facts.attempts}
         return tuple({**known, **self._ended}.values())
+
+    def learn(self, of_item: Draft) -> None:
+        """Know which attempts of an item end in the same transaction: one that is lost may still act."""
+        self._ended.update(of_item._ended)
 
     def _attempts_of(self, stage: str, direction: str) -> list[AttemptRow]:
         """Those of one action or undo, none of an item's for the run itself."""

@@ -112,15 +112,17 @@ def succeed(
     delta: str | None,
     *,
     skipped: bool = False,
+    replayed: bool = False,
     doubt: bool = False,
     events: Kept = (),
     run: Facts | None = None,
 ) -> Change | Fenced:
-    """The item is done, or was skipped: see ``finish.succeed``."""
+    """The item is done, was skipped, or somebody answered in its place: see ``finish.succeed``."""
     draft = drafted(facts, work)
     if draft is None:
         return Fenced()
-    save(draft, work, delta, skipped=skipped, doubt=doubt, acted=not (skipped or doubt), events=events)
+    acted = not (skipped or replayed or doubt)
+    save(draft, work, delta, skipped=skipped, doubt=doubt, acted=acted, events=events)
     draft.set_strand(work.strand, state=StrandState.DONE, owner=None, progress=None)
     draft.count(running=-1, done=1)
     return _moved(draft, work.strand, run)
@@ -279,7 +281,9 @@ def _counted(draft: Draft, run: Facts | None) -> Draft:
         raise NotLoaded(Part.RUN)
     group = _with(draft.facts.group, draft)
     groups = {**run.groups, (group.strand, group.grp): group}
-    return Draft(run._replace(parts={**run.parts, Part.GROUPS: groups}))
+    whole = Draft(run._replace(parts={**run.parts, Part.GROUPS: groups}))
+    whole.learn(draft)
+    return whole
 
 
 def _with(group: GroupRow, draft: Draft) -> GroupRow:

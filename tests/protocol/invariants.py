@@ -205,14 +205,22 @@ def _parts(
     return strands, attempts, checkpoints, steps, events
 
 
-def _own(rows: Iterable[Row], item: int = 0) -> tuple[Row, ...]:
-    return tuple(row for row in rows if row["item"] == item)
+def _own(rows: Iterable[Row]) -> tuple[Row, ...]:
+    return tuple(row for row in rows if not row["item"])
+
+
+def _by_item(rows: Iterable[Row]) -> dict[int, list[Row]]:
+    grouped: dict[int, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(row["item"], []).append(row)
+    return grouped
 
 
 def _with_items(connection: Connection, seen: Picture, parts: list[dict[str, list[Row]]], audit_key: bytes) -> Picture:
     run: str = seen.run["id"]
     rows = _rows(connection, select(tables.items).where(tables.items.c.run == run).order_by(tables.items.c.item))
-    items = [ItemPicture(row, *(_own(part.get(run, ()), row["item"]) for part in parts)) for row in rows]
+    of_each = [_by_item(part.get(run, ())) for part in parts]
+    items = [ItemPicture(row, *(tuple(part.get(row["item"], ())) for part in of_each)) for row in rows]
     groups = _rows(connection, select(tables.item_groups).where(tables.item_groups.c.run == run))
     whole = Rows(seen.run, seen.plan, (), seen.events, seen.attempts, seen.checkpoints, seen.steps, seen.strands)
     found = verified_items.check(connection, whole, (audit_key,))

@@ -111,7 +111,7 @@ class Bodies:
         held = self._holds(owner, run, stage, "forward", item_of(ctx))
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
-        self._called.add((run, stage))
+        self._called.add((run, about))
         mark = object()
         self.inside[mark] = run, stage, owner
         try:
@@ -281,7 +281,8 @@ class Bodies:
                 raise Violation(f"{stage} is undone while {owner}, which lives, is in {where}")
         if stage in sim.checks.copied.get(run, ()):
             raise Violation(f"{stage} is undone in a fork, which has only copied it")
-        if (run, stage) in self.answered and (run, stage) not in self._called and not self._doubted(run, stage):
+        this = run, named(stage, item)
+        if this in self.answered and this not in self._called and not self._doubted(run, stage):
             raise Violation(f"{stage} is undone, though an observer answered in its place")
         if ctx.action_key != stage_key(run, stage, item):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")

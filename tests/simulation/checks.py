@@ -337,7 +337,7 @@ class Checks:
             stage, name = item.row["stage"], named(item.row["stage"], item.row["item"])
             step = next((str(row["state"]) for row in item.steps), None)
             done = any(not row["skipped"] for row in item.checkpoints)
-            answered = (run, stage) in self._sim.bodies.answered
+            answered = (run, name) in self._sim.bodies.answered
             if status == "succeeded" and done and not (answered or ledger.stands(run, name)):
                 broken.append(f"{name} is done, and its effect is not there")
             undoable = seen.plan.by_name[stage].undo is not None

@@ -22,6 +22,7 @@ from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, WaitingFor
 from stageflow_durable.saga.settle import Settlement
 from stageflow_durable.state import moved, owners, queues, recovery
+from stageflow_durable.state import of_items as _of_items
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.store import SqlStore
@@ -48,6 +49,8 @@ from stageflow_durable.transitions import (
 )
 from stageflow_durable.transitions import finish as _finish
 from stageflow_durable.transitions import fork as _fork
+from stageflow_durable.transitions import grant as _grant
+from stageflow_durable.transitions import items as _items
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import signal as _signal
 from stageflow_durable.transitions import wake as _wake
@@ -63,6 +66,9 @@ sealing: Any = _sealing
 forking: Any = _fork
 carrying: Any = _carrying
 in_memory: Any = _memory
+grant: Any = _grant
+items: Any = _items
+of_items: Any = _of_items
 resolve: Any = _resolve
 wake: Any = _wake
 finish: Any = _finish
@@ -629,6 +635,46 @@ def _calls_without_doubt() -> Plant:
     return _put((Draft, "end_attempt", certain))
 
 
+def _a_group_joins() -> Plant:
+    """The end of a group is taken for that of all."""
+    of = items.groups_of
+
+    def its_own(draft: Draft, strand: str) -> Any:
+        return [group for group in of(draft, strand) if group.is_over][:1] or of(draft, strand)
+
+    return _put((items, "groups_of", its_own))
+
+
+def _a_failure_does_not_count() -> Plant:
+    count = Draft.count
+
+    def forgetful(self: Draft, **by: int) -> None:
+        count(self, **{name: number for name, number in by.items() if name != "failed"})
+
+    return _put((Draft, "count", forgetful))
+
+
+def _an_end_counts_twice() -> Plant:
+    count = of_items.count
+
+    def twice(connection: Any, facts: Any, counts: Any, code: str) -> str:
+        again = [one for one in counts if one.done and facts.run.phase is Phase.DRAINING]
+        digest: str = count(connection, facts, [*counts, *again], code)
+        return digest
+
+    return _put((of_items, "count", twice))
+
+
+def _a_chain_of_nobody() -> Plant:
+    """What is opened does not begin at the run's event."""
+    open_all = of_items._open
+
+    def loose(connection: Any, run: str, what: Any, _head: str, at: float) -> None:
+        open_all(connection, run, what, accepting.GENESIS, at)
+
+    return _put((of_items, "_open", loose))
+
+
 MUTANTS = (
     Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
@@ -719,4 +765,17 @@ MUTANTS = (
     Mutant("any token is one of ours", _put((hmac, "compare_digest", _always(True)))),
     Mutant("what waits for its turn has no time at which it looks again", _waits_for_its_turn_for_ever()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
+    Mutant("a stage joins when one group of its items has ended", _a_group_joins()),
+    Mutant("the last of a stage's items does not join", _put((items, "_moves_the_run", _always(False))), quick=True),
+    Mutant("an item that failed is not counted", _a_failure_does_not_count(), quick=True),
+    Mutant("an end of a run that stops is counted twice", _an_end_counts_twice()),
+    Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None))), quick=True),
+    Mutant(
+        "an item begins after a cancel",
+        _put((items, "refusal", _always(None)), (Draft, "rest_items", _always(None))),
+    ),
+    Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
+    Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
+    Mutant("the undo of a stage passes over its items", _put((grant, "groups_of", _always([])))),
+    Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody()),
 )

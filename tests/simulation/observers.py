@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
 from tests.items import item_of
+from tests.simulation.bodies import named
 from tests.simulation.ledger import Violation
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Observer(Interceptor):
             raise TransientError("not now")
         if kind == "answers":
             self._sim.note(self._sim.worker(), "answers", f"for {ctx.stage} of {self._sim.short(ctx.run_id)}")
-            self._sim.bodies.answered.add((ctx.run_id, ctx.stage))
+            self._sim.bodies.answered.add((ctx.run_id, named(ctx.stage, item_of(ctx))))
             return StageOutput.ok({"answered": ctx.stage})
         output: StageOutput = call_next(ctx)
         return output

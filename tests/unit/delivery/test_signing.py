@@ -148,3 +148,21 @@ def test_arguments_that_no_publisher_of_ours_gives_are_not_understood(arguments:
         read(arguments, {})
     with pytest.raises(Unfit):
         read(("01JDKQ", "a", 1, "7.0"), {"mark": "7.0"})
+
+
+def test_a_message_names_the_item_behind_its_strand_and_one_without_means_none() -> None:
+    of_item = read(("R", "undo:charge#17", 3, "0.0"), {})
+    assert (of_item.strand, of_item.item) == ("undo:charge", 17)
+    assert read(("R", "charge", 3, "0.0"), {}).item == 0
+    for wrong in ("charge#0", "charge#", "charge#1x", "#1", "charge#1#2", "charge#1234567890"):
+        with pytest.raises(Unfit):
+            read(("R", wrong, 3, "0.0"), {})
+
+
+def test_a_signature_for_one_item_is_none_for_another() -> None:
+    signer = Signer("require", KEY)
+    nudge = Nudge("R", "charge", 0, "lane", item=17)
+    mark = signer.mark(nudge, 0)
+    assert signer.refused(read(("R", nudge.address, 0, mark), {}), "lane") is None
+    assert signer.refused(read(("R", "charge#18", 0, mark), {}), "lane") is not None
+    assert signer.refused(read(("R", "charge", 0, mark), {}), "lane") is not None
