@@ -61,7 +61,7 @@ class Bodies:
         self._sim = sim
         self.inside: dict[object, tuple[str, str, str | None]] = {}
         self.answered: set[tuple[str, str]] = set()
-        self._called: set[tuple[str, str]] = set()
+        self.called: set[tuple[str, str]] = set()
         self._count = 0
         self._raised: list[BaseException] = []
 
@@ -98,7 +98,7 @@ class Bodies:
         held = self._holds(owner, run, stage, "forward")
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
-        self._called.add((run, stage))
+        self.called.add((run, stage))
         mark = object()
         self.inside[mark] = run, stage, owner
         try:
@@ -257,7 +257,7 @@ class Bodies:
                 raise Violation(f"{stage} is undone while {owner}, which lives, is in {where}")
         if stage in sim.checks.copied.get(run, ()):
             raise Violation(f"{stage} is undone in a fork, which has only copied it")
-        if (run, stage) in self.answered and (run, stage) not in self._called and not self._doubted(run, stage):
+        if (run, stage) in self.answered and (run, stage) not in self.called and not self._doubted(run, stage):
             raise Violation(f"{stage} is undone, though an observer answered in its place")
         if ctx.action_key != stage_key(run, stage):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")

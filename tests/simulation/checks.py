@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from stageflow_durable.codec import fingerprint
 from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
 from tests.simulation.ledger import Violation
-from tests.simulation.scenario import WORD
+from tests.simulation.scenario import RELEASE, WORD
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -212,6 +213,7 @@ class Checks:
             broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
             broken += self._signals_are_heeded(run, seen)
+            broken += self._approvals_are_heeded(run, seen)
             starved = len(seen.strands) * PUBLISHED_MOST if self._sim.setup.interlude == "starved" else 0
             broken += _messages_are_bounded(seen, self._sim.broker.published.get(run, 0) - starved)
             if broken:
@@ -240,6 +242,26 @@ class Checks:
             return ["a signal has ended its wait, and the run has failed for want of it"]
         return []
 
+    def _approvals_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
+        """Nothing behind an approval has acted but by somebody's word, about what is done."""
+        done = {row["stage"]: row for row in seen.checkpoints}.get(RELEASE)
+        acted = {stage for of, stage in self._sim.bodies.called if of == run}
+        behind = seen.plan.descendants.get(RELEASE, frozenset()) & acted
+        if done is None:
+            return [f"{', '.join(sorted(behind))} began, and nobody has approved it"] if behind else []
+        if done["skipped"]:
+            over = set(seen.plan.successors[RELEASE]) & acted
+            return [f"{', '.join(sorted(over))} began, though it was denied"] if over else []
+        digest = json.loads(done["delta"])["digest"]
+        ended = [json.loads(event["data"]) for event in seen.events if event["type"] == "stage.ok"]
+        for attempt in (told["attempt"] for told in ended if told["stage"] == RELEASE):
+            shown = fingerprint({"order": json.loads(seen.run["input"])["text"], "version": attempt // 3})
+            if digest != shown:
+                return [f"{RELEASE} is done with the approval of {digest}, what is about to happen is {shown}"]
+        if run not in self.copied and "approve" not in self._sim.senders.said.get((run, digest), []):
+            return [f"{RELEASE} is done with {digest}, which nobody has approved"]
+        return []
+
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])
         broken = []
@@ -248,7 +270,7 @@ class Checks:
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
-            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait}
+            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.takes_answers}
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)

@@ -26,8 +26,8 @@ ROUNDS = 300
 _UNSETTLED = "SELECT id FROM stageflow_runs WHERE phase != 'settled'"
 _OF_PIPELINE = f"{_UNSETTLED} AND pipeline = ?"
 _NEEDS_A_WORKER = f"""{_OF_PIPELINE} AND EXISTS (SELECT 1 FROM stageflow_strands WHERE run = id
-    AND state NOT IN ('done', 'rest') AND coalesce(waiting_for, '') != 'signal')"""
-"""What waits for a signal alone needs no worker."""
+    AND state NOT IN ('done', 'rest') AND coalesce(waiting_for, '') NOT IN ('signal', 'approval'))"""
+"""What waits for a signal or an approval alone needs no worker."""
 
 _STRANDS = "SELECT count(*) FROM stageflow_strands WHERE run = ?"
 

@@ -31,6 +31,7 @@ from stageflow_durable.state.tables import owners as owner_rows
 from stageflow_durable.state.tables import strands, ticks
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import accept as accepting
+from stageflow_durable.transitions import approval as _approval
 from stageflow_durable.transitions import (
     fence,
     hand_back,
@@ -59,6 +60,7 @@ resolve: Any = _resolve
 wake: Any = _wake
 finish: Any = _finish
 signal: Any = _signal
+approval: Any = _approval
 _store: Any = _store_module
 Plant = Callable[[ExitStack], None]
 
@@ -513,6 +515,36 @@ def _times_out_all_the_same() -> Plant:
     return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "awaits_signal", _always(True)))
 
 
+def _approved_unasked() -> Plant:
+    """Whoever asks goes on at once."""
+
+    def goes_on(draft: Any, work: Any, asked: Any) -> None:
+        approval._consume(draft, work, asked, None)
+
+    return _put((approval, "_await", goes_on))
+
+
+def _denials_are_heard_wrong() -> Plant:
+    decide = Store.decide
+    return _put(
+        (Store, "decide", lambda self, order, stage, _said, digest: decide(self, order, stage, "approved", digest))
+    )
+
+
+def _about_whatever_is_asked() -> Plant:
+    decide = Store.decide
+    return _put((Store, "decide", lambda self, order, stage, said, _digest: decide(self, order, stage, said, None)))
+
+
+def _never_consumed() -> Plant:
+    change = Draft.set_approval
+
+    def without(draft: Draft, row: Any, **columns: Any) -> Any:
+        return change(draft, row, **{name: value for name, value in columns.items() if name != "consumed_at"})
+
+    return _put((Draft, "set_approval", without))
+
+
 def _never_times_out() -> Plant:
     """A wait that is due is woken as a retry is, and waits anew."""
     return _put((wake, "awaits_signal", _always(False)), (_store, "awaits_signal", _always(False)))
@@ -586,6 +618,13 @@ MUTANTS = (
     Mutant("a signal that comes too late is taken", _late_ones_are_taken()),
     Mutant("a wait ends with nothing", _put((waiting, "fulfil", _always(None)), (signal, "fulfil", _always(None)))),
     Mutant("a wait whose time is over begins anew", _never_times_out()),
+    Mutant("an approval counts before anybody has decided", _approved_unasked(), quick=True),
+    Mutant(
+        "an approval counts whatever is about to happen", _put((approval, "as_stored", lambda _new, before: before))
+    ),
+    Mutant("an approval is not consumed", _never_consumed(), quick=True),
+    Mutant("a decision counts for whatever is asked by then", _about_whatever_is_asked()),
+    Mutant("a denial is taken for an approval", _denials_are_heard_wrong()),
     Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
 )

@@ -84,6 +84,7 @@ class Simulation:
             name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
         }
         self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
+        self.asking = any(scenario.RELEASE in pipeline.by_name for pipeline in self.pipelines.values())
         self.client = Client(self)
         self.operator = Operator(self)
         self.senders = Senders(self)
@@ -309,6 +310,8 @@ class Simulation:
             self.client.again()
         elif move == "signal":
             self.senders.begin()
+        elif move == "decide":
+            self.senders.decide()
         else:
             self.fates.trouble()
 
@@ -324,6 +327,8 @@ class Simulation:
             moves["sweep"] = 3.0 if still else 1.0
         if self.waiting:
             moves["signal"] = 1.0
+        if self.asking:
+            moves["decide"] = 1.5
         return moves | {"ask": 0.7, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
 
     def _busy(self) -> list[Worker]:
