@@ -549,7 +549,7 @@ def test_given_two_schemas_named_in_the_urls_when_both_are_upgraded_then_each_ha
             "AND typname LIKE 'stageflow%%' GROUP BY nspname ORDER BY nspname"
         ).all()
     database.dispose()
-    assert found == [("ours", 10), ("theirs", 10)]
+    assert found == [("ours", 11), ("theirs", 11)]
 
 
 # --- from 0006: a wait says for what, rows have items -----------------------------------------------------------------

@@ -15,7 +15,7 @@ from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.testing import Crash
 from tests.items import item_of
-from tests.simulation.ledger import Request, Violation
+from tests.simulation.ledger import Request, Violation, named
 from tests.simulation.outside import TIMEOUTS
 
 if TYPE_CHECKING:
@@ -56,11 +56,6 @@ class Hostile(Exception):
 FALSY: tuple[Any, ...] = (0, "", None, [], {}, False)
 
 
-def named(stage: str, item: int) -> str:
-    """How the ledger names a stage, or one of its items."""
-    return f"{stage}#{item}" if item else stage
-
-
 def item_of_key(key: str) -> int:
     """Which item a stage's key is of; 0: of none."""
     return int(key.split("_")[1].partition(".")[2] or 0)
@@ -73,7 +68,7 @@ class Bodies:
         self._sim = sim
         self.inside: dict[object, tuple[str, str, str | None]] = {}
         self.answered: set[tuple[str, str]] = set()
-        self._called: set[tuple[str, str]] = set()
+        self.called: set[tuple[str, str]] = set()
         self._count = 0
         self._raised: list[BaseException] = []
 
@@ -111,7 +106,7 @@ class Bodies:
         held = self._holds(owner, run, stage, "forward", item_of(ctx))
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
-        self._called.add((run, about))
+        self.called.add((run, about))
         mark = object()
         self.inside[mark] = run, stage, owner
         try:
@@ -282,7 +277,7 @@ class Bodies:
         if stage in sim.checks.copied.get(run, ()):
             raise Violation(f"{stage} is undone in a fork, which has only copied it")
         this = run, named(stage, item)
-        if this in self.answered and this not in self._called and not self._doubted(run, stage):
+        if this in self.answered and this not in self.called and not self._doubted(run, stage):
             raise Violation(f"{stage} is undone, though an observer answered in its place")
         if ctx.action_key != stage_key(run, stage, item):
             raise Violation(f"the undo of {stage} was told the key {ctx.action_key}")

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stageflow_durable.codec import fingerprint
 from stageflow_durable.model.work import UNDO_PREFIX
 from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
-from tests.simulation.bodies import named
-from tests.simulation.ledger import Violation
-from tests.simulation.scenario import WORD
+from tests.simulation.ledger import Violation, named
+from tests.simulation.scenario import RELEASE, WORD
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -240,6 +240,7 @@ class Checks:
             broken += [] if self._sim.jumped else invariants.a_sleep_lasts_until_its_time(seen)
             broken += self._versions_are_heeded(run, seen)
             broken += self._signals_are_heeded(run, seen)
+            broken += self._approvals_are_heeded(run, seen)
             broken += self._calls_are_heeded(run, seen)
             broken += [] if self._sim.jumped else invariants.items_begin_only_forward(seen)
             strands = len(seen.strands) + sum(len(item.strands) for item in seen.items)
@@ -295,6 +296,26 @@ class Checks:
                 broken.append(f"{data['stage']} was called back, and has expired")
         return broken
 
+    def _approvals_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:
+        """Nothing behind an approval has acted but by somebody's word, about what is done."""
+        done = {row["stage"]: row for row in seen.checkpoints}.get(RELEASE)
+        acted = {about.partition("#")[0] for of, about in self._sim.bodies.called if of == run}
+        behind = seen.plan.descendants.get(RELEASE, frozenset()) & acted
+        if done is None:
+            return [f"{', '.join(sorted(behind))} began, and nobody has approved it"] if behind else []
+        if done["skipped"]:
+            over = set(seen.plan.successors[RELEASE]) & acted
+            return [f"{', '.join(sorted(over))} began, though it was denied"] if over else []
+        digest = json.loads(done["delta"])["digest"]
+        ended = [json.loads(event["data"]) for event in seen.events if event["type"] == "stage.ok"]
+        for attempt in (told["attempt"] for told in ended if told["stage"] == RELEASE):
+            shown = fingerprint({"order": json.loads(seen.run["input"])["text"], "version": attempt // 3})
+            if digest != shown:
+                return [f"{RELEASE} is done with the approval of {digest}, what is about to happen is {shown}"]
+        if run not in self.copied and "approve" not in self._sim.senders.said.get((run, digest), []):
+            return [f"{RELEASE} is done with {digest}, which nobody has approved"]
+        return []
+
     def _against_the_ledger(self, run: str, seen: invariants.Picture) -> list[str]:
         ledger, status = self._sim.ledger, str(seen.run["status"])
         broken = []
@@ -303,7 +324,9 @@ class Checks:
             keyed = {spec.name for spec in self._sim.pipelines[seen.run["pipeline"]].stages if spec.key is not None}
             others = keyed | self.copied.get(run, frozenset())
             others |= {stage for of, stage in self._sim.bodies.answered if of == run}
-            others |= {stage.name for stage in seen.plan.stages if stage.is_sleep or stage.is_wait} | seen.with_items
+            others |= {
+                stage.name for stage in seen.plan.stages if stage.is_sleep or stage.takes_answers
+            } | seen.with_items
             done = [row["stage"] for row in seen.checkpoints if not row["skipped"] and row["stage"] not in others]
             broken += [
                 f"{stage} is done, and its effect is not there" for stage in done if not ledger.stands(run, stage)

@@ -57,9 +57,9 @@ def _unsettled(sim: Simulation, pipeline: str | None = None) -> list[str]:
 
 
 def _needs_a_worker(sim: Simulation, run: str) -> bool:
-    """What waits for a signal or a callback alone needs none."""
+    """What waits for somebody's word alone needs none."""
     rows = [row for row in sim.database.see("strands", run) if row.state not in ("done", "rest")]
-    return any(row.waiting_for not in ("signal", "callback") for row in rows)
+    return any(row.waiting_for not in ("signal", "approval", "callback") for row in rows)
 
 
 def _pass(sim: Simulation, runs: Iterable[str]) -> None:

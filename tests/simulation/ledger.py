@@ -88,3 +88,8 @@ class Ledger:
     def standing(self, run: str, stages: Collection[str]) -> list[str]:
         """Those of the stages whose effect stands."""
         return [stage for stage in stages if self.stands(run, stage)]
+
+
+def named(stage: str, item: int) -> str:
+    """How the ledger names a stage, or one of its items."""
+    return f"{stage}#{item}" if item else stage

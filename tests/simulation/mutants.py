@@ -36,6 +36,7 @@ from stageflow_durable.store import sealing as _sealing
 from stageflow_durable.store.memory import MemoryStore
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Created, Received
 from stageflow_durable.transitions import accept as accepting
+from stageflow_durable.transitions import approval as _approval
 from stageflow_durable.transitions import callback as _callback
 from stageflow_durable.transitions import (
     fence,
@@ -74,6 +75,7 @@ wake: Any = _wake
 finish: Any = _finish
 callback: Any = _callback
 signal: Any = _signal
+approval: Any = _approval
 _store: Any = _base
 Plant = Callable[[ExitStack], None]
 
@@ -592,6 +594,36 @@ def _times_out_all_the_same() -> Plant:
     return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "needs_no_worker", _always(True)))
 
 
+def _approved_unasked() -> Plant:
+    """Whoever asks goes on at once."""
+
+    def goes_on(draft: Any, work: Any, asked: Any) -> None:
+        approval._consume(draft, work, asked, None)
+
+    return _put((approval, "_await", goes_on))
+
+
+def _denials_are_heard_wrong() -> Plant:
+    decide = SqlStore.decide
+    return _put(
+        (SqlStore, "decide", lambda self, order, stage, _said, digest: decide(self, order, stage, "approved", digest))
+    )
+
+
+def _about_whatever_is_asked() -> Plant:
+    decide = SqlStore.decide
+    return _put((SqlStore, "decide", lambda self, order, stage, said, _digest: decide(self, order, stage, said, None)))
+
+
+def _never_consumed() -> Plant:
+    change = Draft.set_approval
+
+    def without(draft: Draft, row: Any, **columns: Any) -> Any:
+        return change(draft, row, **{name: value for name, value in columns.items() if name != "consumed_at"})
+
+    return _put((Draft, "set_approval", without))
+
+
 def _never_times_out() -> Plant:
     """A wait that is due is woken as a retry is, and waits anew."""
     return _put((wake, "awaits_signal", _always(False)), (waiting, "awaits_signal", _always(False)))
@@ -750,6 +782,13 @@ MUTANTS = (
     Mutant("a signal that comes too late is taken", _late_ones_are_taken()),
     Mutant("a wait ends with nothing", _put((waiting, "fulfil", _always(None)), (signal, "fulfil", _always(None)))),
     Mutant("a wait whose time is over begins anew", _never_times_out()),
+    Mutant("an approval counts before anybody has decided", _approved_unasked(), quick=True),
+    Mutant(
+        "an approval counts whatever is about to happen", _put((approval, "as_stored", lambda _new, before: before))
+    ),
+    Mutant("an approval is not consumed", _never_consumed(), quick=True),
+    Mutant("a decision counts for whatever is asked by then", _about_whatever_is_asked()),
+    Mutant("a denial is taken for an approval", _denials_are_heard_wrong()),
     Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
     Mutant("a stop leaves what waits for its callback waiting", _calls_wait_through_a_stop()),
     Mutant("a callback that comes early is lost", _early_calls_are_lost()),

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import AttemptEnd, Interceptor, StageContext, StageOutput, TransientError
 from tests.items import item_of
-from tests.simulation.bodies import named
-from tests.simulation.ledger import Violation
+from tests.simulation.ledger import Violation, named
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation

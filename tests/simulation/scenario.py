@@ -114,6 +114,15 @@ def setup(chance: Chance) -> Setup:
     )
 
 
+RELEASE = "release"
+"""The approval that a pipeline may have."""
+
+
+def to_approve(ctx: Any) -> Any:
+    """What is to be approved, by an application that has been deployed anew on the way: now and then something else."""
+    return {"order": ctx.input["text"], "version": ctx.services._work.attempt // 3}
+
+
 def business_key(ctx: Any) -> str:
     """The same for each run of the same order."""
     return f"business {ctx.input['text']}"
@@ -158,6 +167,7 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
     waits_before = chance.one_of(
         f"{name}: waits before", [None, *range(count + 1)], [3, *[1 / (count + 1)] * (count + 1)]
     )
+    asks_before = chance.one_of(f"{name}: asks before", [None, *range(count)], [4, *[1 / count] * count])
     for number in range(count):
         this = f"{name}.{number}"
         options: dict[str, Any] = {
@@ -176,6 +186,8 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
         after = _after(chance, this, number, shape)
         if number == waits_before:
             made, after = _waiting(chance, name, made, after), (WORD,)
+        if number == asks_before:
+            made, after = _asking(chance, name, made, after), (RELEASE,)
         if shape == "line" and number == ASLEEP_BEFORE and count > LONG:
             made, after = made.sleep("nap", NAP, after=after), ("nap",)
         made = made.stage(f"s{number}", stage, after=after, **options)
@@ -185,6 +197,14 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
 def _waiting(chance: Chance, name: str, made: Pipeline[Any, Any], after: tuple[str, ...]) -> Pipeline[Any, Any]:
     timeout, on_timeout = chance.one_of(f"{name}: wait", ENDS_OF_WAITS)
     return made.wait_for(WORD, timeout=timeout, on_timeout=on_timeout, after=after)
+
+
+def _asking(chance: Chance, name: str, made: Pipeline[Any, Any], after: tuple[str, ...]) -> Pipeline[Any, Any]:
+    timeout = chance.one_of(f"{name}: asks for", [None, 60.0])
+    denied: Any = chance.pick(f"{name}: denied", ["reject", "park", "skip"])
+    on_timeout: Any = "reject" if timeout is None else denied
+    options = {"timeout": timeout, "on_timeout": on_timeout, "on_denied": denied}
+    return made.approve(RELEASE, to_approve, **options, separation=False, after=after)
 
 
 def _after(chance: Chance, this: str, number: int, shape: str) -> tuple[str, ...]:

@@ -6,25 +6,28 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.recover import Sweeper
-from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, StageflowError
+from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, StageflowError
 from stageflow_durable.model.run import SignalReceipt
 from stageflow_durable.testing.clock import START
 from tests.simulation.ledger import Violation
 from tests.simulation.process import Process
-from tests.simulation.scenario import WORD
+from tests.simulation.scenario import RELEASE, WORD
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
 
 
 class Senders:
-    """``taken``: by run, the receipt and the payload of the signal that its wait took, as its sender was told."""
+    """And those who decide about approvals. ``taken``: by run, the receipt and the payload of the signal that its wait
+    took, as its sender was told; ``said``: what was said about the approval of what, heard or not.
+    """
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
         self._processes = 0
         self._sent: list[tuple[str, str | None, int]] = []
         self.taken: dict[str, tuple[SignalReceipt, int]] = {}
+        self.said: dict[tuple[str, str], list[str]] = {}
 
     def begin(self) -> None:
         """Somebody sends a signal: a new one, or one of before once more."""
@@ -42,8 +45,43 @@ class Senders:
         self._sent.append((run, key, number))
         self._start(run, key, number)
 
+    def decide(self) -> None:
+        """Somebody decides about an approval: about what is asked, or about what was when they looked."""
+        asked = self._undecided()
+        if not asked:
+            return
+        run, digest = asked[self._sim.chance.number("whose approval", 0, len(asked) - 1)]
+        verb = self._sim.chance.pick("decision", ["approve", "deny"], [4, 1])
+        self._start_deciding(run, digest, verb)
+
+    def _undecided(self) -> list[tuple[str, str]]:
+        rows = self._sim.database.see("approvals")
+        return sorted((row.run, row.digest) for row in rows if row.decided_at is None and row.consumed_at is None)
+
+    def _start_deciding(self, run: str, digest: str, verb: str) -> None:
+        self._processes += 1
+        process = Process(self._sim, f"s{self._processes}")
+        process.start(f"{verb}s {self._sim.short(run)}", lambda: self._decide(process, run, digest, verb))
+
+    def _decide(self, process: Process, run: str, digest: str, verb: str) -> None:
+        sim = self._sim
+        if not sim.healing and sim.chance.flip("reads it first", 0.3):
+            sim.sleep(sim.chance.one_of("reads for", [1.0, 20.0, 59.9, 100.0]))
+        sweeper = Sweeper(process.store, process.publisher, process.patience())
+        operations = DatabaseOperations(process.store, process.publisher, sweeper, process.clock)
+        sim.note(process, verb, f"{sim.short(run)} {digest[:6]}")
+        try:
+            self.said.setdefault((run, digest), []).append(verb)
+            getattr(operations, verb)(run, RELEASE, digest=digest, reason="read it", actor=process.name)
+        except (NotAllowed, OperatorConflict) as error:
+            sim.note(process, "refused", str(error))
+        except StageflowError as error:
+            sim.note(process, "failed", f"{type(error).__name__}: {error}")
+
     def answer(self) -> None:
-        """Once nothing goes wrong any more: what would wait for ever gets its signal."""
+        """Once nothing goes wrong any more: what would wait for ever gets its signal, and its approval."""
+        for run, digest in self._undecided():
+            self._start_deciding(run, digest, "approve")
         waiting = [row for row in self._sim.database.see("strands") if row.waiting_for == "signal"]
         for run in sorted(row.run for row in waiting if row.wake_at is None):
             number = len(self._sent)

@@ -96,6 +96,7 @@ class Simulation:
             place: what for one in self.pipelines.values() for place, what in scenario.items(self.chance, one).items()
         }
         self.items = drawn if bench.opens_items and items else {}
+        self.asking = any(scenario.RELEASE in pipeline.by_name for pipeline in self.pipelines.values())
         self.client = Client(self)
         self.operator = Operator(self)
         self.senders = Senders(self)
@@ -319,14 +320,8 @@ class Simulation:
         elif move == "sweep":
             sweeper = self.chance.pick("who sweeps", [worker.name for worker in free])
             next(worker for worker in free if worker.name == sweeper).sweep().go()
-        elif move == "ask":
-            self.operator.begin()
-        elif move == "submit":
-            self.client.again()
-        elif move == "signal":
-            self.senders.begin()
-        elif move == "call back":
-            self.outside.begin()
+        elif move in _BY_PEOPLE:
+            _BY_PEOPLE[move](self)
         else:
             self.fates.trouble()
 
@@ -344,6 +339,8 @@ class Simulation:
             moves["signal"] = 1.0
         if self.outside.handed:
             moves["call back"] = 2.0
+        if self.asking:
+            moves["decide"] = 1.5
         return moves | {"ask": 0.7, "submit": 0.4, "mishap": self.setup.rates["mishap"]}
 
     def _busy(self) -> list[Worker]:
@@ -502,3 +499,13 @@ class Simulation:
         for line in self.trace:
             digest.update(repr(line).encode())
         return digest.hexdigest()
+
+
+_BY_PEOPLE: dict[str, Callable[[Simulation], object]] = {
+    "ask": lambda sim: sim.operator.begin(),
+    "submit": lambda sim: sim.client.again(),
+    "signal": lambda sim: sim.senders.begin(),
+    "decide": lambda sim: sim.senders.decide(),
+    "call back": lambda sim: sim.outside.begin(),
+}
+"""Moves of those who are no part of the engine."""
