@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 from unittest.mock import patch
