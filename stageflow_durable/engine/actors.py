@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stageflow_durable.errors import ConfigurationError, NotAllowed
+from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowed
 from stageflow_durable.model.run import RunSummary
 
 
@@ -27,6 +27,12 @@ class Actor:
 
     name: str
     authenticated: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput for what is neither True nor False: whatever is true would pass for a proof."""
+        given: Any = self.authenticated
+        if given is not True and given is not False:
+            raise InvalidInput("actor", [f"authenticated: {type(given).__name__} given; True or False"])
 
     def __str__(self) -> str:
         return self.name

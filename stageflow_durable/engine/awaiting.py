@@ -20,7 +20,6 @@ from contextlib import suppress
 from itertools import count
 from typing import Protocol, TypeAlias
 
-from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.awaited import By, Listener, Told
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
@@ -198,10 +197,10 @@ class Awaiting:
             self._renew()
         with self._lock:
             self._closed = False
-            self._waiting.setdefault(waiter.run_id, []).append(waiter)
-            self._to_note[waiter] = None
             if self._ensure("stageflow-await", self._listen):
                 self._told = self._channels is not None  # until it turns out otherwise
+            self._waiting.setdefault(waiter.run_id, []).append(waiter)
+            self._to_note[waiter] = None
         return waiter
 
     def _forget(self, waiter: Waiter) -> None:
@@ -217,8 +216,8 @@ class Awaiting:
     def _ensure(self, name: str, turn: Callable[[], object]) -> bool:
         if name in self._threads:
             return False
+        threading.Thread(target=turn, name=name, daemon=True).start()  # it may be refused; then there is none
         self._threads.add(name)
-        threading.Thread(target=turn, name=name, daemon=True).start()
         return True
 
     def _may_end(self, name: str, idle_since: float) -> bool:
@@ -328,6 +327,8 @@ class Awaiting:
                     listening, again_at = self._subscribed()
                 listening = self._turn(listening)
         finally:
+            with self._lock:
+                self._threads.discard("stageflow-await")
             if listening is not None:
                 listening.close()
 
@@ -369,7 +370,7 @@ class Awaiting:
         else:
             try:
                 said = listening.heard(seconds)
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: all who wait depend on this thread
                 listening.close()
                 listening = None
                 self._lost(error)

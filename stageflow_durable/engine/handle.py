@@ -9,12 +9,14 @@ from typing import Any, Generic, cast
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
+from stageflow_durable.duration import shown
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.run_wait import RunWait
 from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import (
     CompensationFailed,
+    InvalidInput,
     RunCancelled,
     RunCompensated,
     RunError,
@@ -133,21 +135,21 @@ class RunHandle(Generic[ResultT]):
         rest, for somebody may resume it. ``timeout`` in seconds or as a timedelta, None: for ever, for all of it.
         Raises as :meth:`result` does, except for how the run ended.
         """
-        wait = self._wait("events", timeout)
+        wait, after = self._wait("events", timeout), _number(after)
         while True:
             stands, found = self._events(after)
             yield from found
             after = found[-1].seq if found else after
             if stands.status in AT_REST and not follow:
                 return
-            wait.until_change(max(after, stands.seq))
+            wait.until_change(stands.seq)
 
     @documented_as(events)
     async def aevents(
         self, *, after: int = 0, follow: bool = False, timeout: float | timedelta | None = None
     ) -> AsyncIterator[Event]:
         """:meth:`events` for ``async for event in handle.aevents()``, likewise."""
-        wait = self._wait("aevents", timeout)
+        wait, after = self._wait("aevents", timeout), _number(after)
         while True:
             stands, found = await asyncio.to_thread(self._events, after)
             for event in found:
@@ -155,7 +157,7 @@ class RunHandle(Generic[ResultT]):
             after = found[-1].seq if found else after
             if stands.status in AT_REST and not follow:
                 return
-            await wait.auntil_change(max(after, stands.seq))
+            await wait.auntil_change(stands.seq)
 
     def _events(self, after: int) -> tuple[RunFacts, list[Event]]:
         """The run's row, and its events: those that come between the two are for the next time."""
@@ -201,3 +203,10 @@ class RunHandle(Generic[ResultT]):
             self._store.full_id(self.run_id)  # says that it was pruned, where it was
             raise UnknownRun(f"no run {self.run_id}")
         return facts
+
+
+def _number(after: Any) -> int:
+    """The number of an event, as a program gives it. Raises InvalidInput."""
+    if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after < 2**31:
+        raise InvalidInput("events", [f"after: {shown(after)} given; the seq of an event, a whole number from 0"])
+    return after

@@ -8,6 +8,7 @@ The command reads this module for its help, so nothing here imports the database
 Annotations are objects here, not text (there is no ``from __future__ import annotations``): the command looks at them.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from stageflow_durable.store.protocol import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
+_DIGEST = re.compile("[0-9A-Za-z:]{8,80}")
 
 UNSAID: Any = object()
 """The default of ``done=``: an output may be None, so that None cannot mean that nothing was said."""
@@ -251,8 +253,7 @@ class OperatorVerbs:
         from stageflow_durable.transitions.signal import VERB, SchemaChanged, Sent
 
         order = self._order(VERB, run_id, reason, actor)
-        if not isinstance(name, str):
-            raise InvalidInput(VERB, [f"name: {type(name).__name__} given; the name of a wait is text"])
+        valid_key(name, "name")
         key = None if idempotency_key is None else valid_key(idempotency_key)
         while True:
             plan = self.store.plan(order.run_id)
@@ -277,7 +278,7 @@ class OperatorVerbs:
         op_version: int | None = None,
     ) -> RunSummary:
         """Approve what ``stage`` of a run asks for: a worker looks whether it still holds, and the run goes on.
-        ``digest``: of what was looked at; where something else is asked by now, OperatorConflict is raised.
+        ``digest``: of what was looked at; where something else is asked by now, NotAllowed is raised.
 
         Raises UnknownRun, OperatorConflict; NotAllowed where nothing is asked, where it is decided already, or where
         the actor may not approve it.
@@ -315,6 +316,13 @@ class OperatorVerbs:
         op_version: int | None,
         digest: str | None,
     ) -> RunSummary:
+        given: Any = digest  # whatever a program says
+        wrong = []
+        if given is not None and not (isinstance(given, str) and _DIGEST.fullmatch(given)):
+            wrong.append("digest: the one that is shown with what is to be approved, or its first 8 characters or more")
+        if wrong:
+            raise InvalidInput(verb, wrong)
+        valid_key(stage, "stage")
         order = self._order(verb, run_id, reason, actor, op_version)
         return self._published(order, self.store.decide(order, stage, decision, digest))
 

@@ -223,6 +223,18 @@ def joins_behind_approvals(plan: Plan) -> list[str]:
     ]
 
 
+def waits_behind_approvals(plan: Plan) -> list[str]:
+    """A denial that passes over a wait alone would let happen what comes behind that."""
+    return [
+        f"stage {name!r} comes right after {approval.name!r}, which may skip it, and is no work: what comes behind it "
+        "would happen although it was denied; put the work there, or use 'reject' or 'park'"
+        for approval in plan.stages
+        if approval.is_approval and "skip" in (approval.on_denied, approval.on_timeout)
+        for name in plan.successors[approval.name]
+        if plan.by_name[name].is_sleep or plan.by_name[name].takes_answers
+    ]
+
+
 def schema_of(given: Any) -> Any:
     """The JSON schema of a Pydantic model, or the schema itself; text: why there is none."""
     if isinstance(given, Mapping):

@@ -299,7 +299,11 @@ class Pipeline(Generic[InputT, ResultT]):
         reads = self.schema if unmovable else min([*self.migrations, self.schema])
         plan = Plan(self.name, self.version, placed, self.on_failure, self.on_compensation_failure, self.schema, reads)
         if not problems:
-            problems += [*mistakes.unordered_pivots(plan), *mistakes.joins_behind_approvals(plan)]
+            problems += [
+                *mistakes.unordered_pivots(plan),
+                *mistakes.joins_behind_approvals(plan),
+                *mistakes.waits_behind_approvals(plan),
+            ]
         if problems:
             raise DefinitionError(str(self.name), problems)
         return plan

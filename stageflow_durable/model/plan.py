@@ -236,6 +236,16 @@ def ordered(stages: Iterable[PlannedStage]) -> tuple[tuple[PlannedStage, ...], t
         placed[free.name] = free
 
 
+_KIND = {APPROVAL: "an approval", WAIT: "a wait for a signal", SLEEP: "a sleep"}
+
+
+def _kind_changed(old: PlannedStage, new: PlannedStage) -> str | None:
+    """An approval that becomes work would happen unasked; work that becomes an approval was never asked for."""
+    if old.kind == new.kind or APPROVAL not in (old.kind, new.kind):
+        return None
+    return f"stage {new.name!r} was {_KIND.get(old.kind, 'work')}, and is {_KIND.get(new.kind, 'work')} now"
+
+
 def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[str]) -> str | None:
     """Why a run begun under ``old`` cannot go on under ``new``, or None when it can.
 
@@ -245,6 +255,8 @@ def mismatch(old: Plan, new: Plan, touched: frozenset[str], active: frozenset[st
     for name in sorted(touched | active):
         if name not in new.by_name:
             return f"stage {name!r} is gone"
+        if changed := _kind_changed(old.by_name[name], new.by_name[name]):
+            return changed
     for name in sorted(active - touched):
         if not (touched - active).issuperset(new.by_name[name].after):
             return f"stage {name!r} is ready, and now waits for work that is not done"

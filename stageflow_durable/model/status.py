@@ -34,7 +34,6 @@ class Phase(StrEnum):
     DRAINING = "draining"
     BACKWARD = "backward"
     SETTLED = "settled"
-    WAITING = "waiting"
 
 
 class Cause(StrEnum):

@@ -134,7 +134,7 @@ def _of(run: RunSummary, row: Strand, about: About) -> Wait:
         return Wait(WaitKind.SLEEP, row.stage, until, as_optional_moment(row.first_at) or run.updated_at, text)
     most = about.most.get(row.stage) if row.direction == Phase.FORWARD else None
     text = f"try {row.tries + 1}{f' of {most}' if most else ''} of {_named(row)}, {_due(until, about.now)}"
-    since = run.updated_at if until is None or row.delay is None else until - timedelta(seconds=row.delay)
+    since = _before(until, row.delay) or run.updated_at
     return Wait(WaitKind.RETRY, row.stage, until, since, text)
 
 
@@ -197,6 +197,16 @@ def confirmations(awaited: Iterable[AwaitedWorker]) -> list[str]:
     """The commands by which a person says that these processes have ended."""
     owners = dict.fromkeys(one.owner for one in awaited)
     return [f"stageflow workers confirm-dead {owner} --reason …" for owner in owners]
+
+
+def _before(until: datetime | None, seconds: float | None) -> datetime | None:
+    """So many seconds before then; None where no date is so far away, as a row may say."""
+    if until is None or seconds is None:
+        return None
+    try:
+        return until - timedelta(seconds=seconds)
+    except (OverflowError, ValueError):
+        return None
 
 
 def _named(row: Strand) -> str:

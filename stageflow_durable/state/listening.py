@@ -34,7 +34,7 @@ class Listening:
             while (told := server.notifies()) is not None:
                 found.append(told.extra.decode())
         except Exception as error:  # psycopg's, of a connection that is gone; there is no statement that could be wrong
-            raise StoreUnavailable(f"the connection that listens was lost: {error}") from error
+            raise StoreUnavailable(f"the connection that listens was lost: {type(error).__name__}") from error
         return found
 
     def close(self) -> None:

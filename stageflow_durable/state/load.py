@@ -394,7 +394,6 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
     Part.SIGNALS: lambda connection, of, _me: tuple(
         map(SignalRow._make, _SIGNALS.run(connection, run_id=of.id).fetchall())
     ),
-    Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
     Part.GROUPS: lambda connection, of, _me: groups_of(connection, of.id),
     Part.OWED: _owed_of,
     Part.APPROVALS: lambda connection, of, _me: tuple(

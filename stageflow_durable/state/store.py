@@ -155,7 +155,9 @@ class SqlStore(Owning, BaseStore):
             return decided
 
         if session is not None:  # what the body wrote cannot be rolled back to begin anew
-            found: T | None = session.commit_with(partial(act, whole=True))
+            # An item that is gone is somebody else's: what the body of a zombie wrote is not committed.
+            ended: Any = session.commit_with(lambda c: act(c, whole=True) or Fenced())
+            found: T | None = ended
         else:
             try:
                 found = self._do(partial(act, whole=False))

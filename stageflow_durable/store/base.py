@@ -109,7 +109,10 @@ class BaseStore(Carrying):
             return waking.published_again(facts, one.nudge.strand, one.nudge.gen, one.published_at, one.nudges)
 
         given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
-        noted = len(self._within(lambda t: t.transact_all(given, decide))) if given else 0
+        changes = self._within(lambda t: t.transact_all(given, decide)) if given else []
+        for change in changes:
+            self._tell_of(change)
+        noted = len(changes)
         for one in sent:
             if one.nudge.item:
                 place = one.nudge.run_id, one.nudge.strand, one.nudge.item
@@ -205,6 +208,7 @@ class BaseStore(Carrying):
 
     def fork(self, wanted: Fork) -> Created:
         """A new run from the checkpoints of another. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch."""
+        noted: list[Change] = []
 
         def act(t: Transaction) -> Created:
             facts = t.lock(wanted.original, (Part.SAVED, Part.STEPS), "")
@@ -215,10 +219,13 @@ class BaseStore(Carrying):
             if made is None:
                 return raised(held_by(new, t.holder(new)))
             told = {"to": new.id, "stage": wanted.from_stage, "actor": wanted.actor, "reason": wanted.reason}
-            t.apply(waking.note(facts, "operator.fork", told))
+            noted[:] = [t.apply(waking.note(facts, "operator.fork", told))]
             return made
 
-        return self._within(act)
+        made = self._within(act)
+        for change in noted:
+            self._tell_of(change)
+        return made
 
 
 def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tuple[NewRun, Origin]:

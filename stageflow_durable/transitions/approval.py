@@ -24,6 +24,7 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import ApprovalRow, StrandRow
+from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import awaits_approval
 
 APPROVED, DENIED = "approved", "denied"
@@ -121,8 +122,10 @@ def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | 
     """
     draft = Draft(facts)
     approval = _undecided(draft, order, stage)
-    seen = digest is None or (digest != "" and approval.digest.startswith(digest))
-    if not seen or order.op_version not in (None, facts.run.op_version):
+    if digest is not None and not (digest and approval.digest.startswith(digest)):
+        why = f"{stage!r} asks for digest {approval.digest[:12]} now, not {digest[:12]}; look again at what it asks for"
+        raise NotAllowed(draft.id, order.verb, why)
+    if order.op_version not in (None, facts.run.op_version):
         raise OperatorConflict(order.run_id, order.verb)
     if decision == APPROVED:
         _require_approver(draft, order, stage)
@@ -223,6 +226,7 @@ def _end(draft: Draft, row: StrandRow, approval: ApprovalRow, how: str, error: s
 
 def _pass_over(draft: Draft, row: StrandRow) -> None:
     """Skip the stage, and those that come right after it: they were not approved."""
+    follow_newest(draft, row.stage)
     draft.set_strand(row.strand, **AWAKE)
     draft.change(status=RunStatus.RUNNING)
     draft.save(row.stage, None, schema=draft.plan.schema, skipped=True)

@@ -109,7 +109,8 @@ def _tell_of_wait(draft: Draft, strand: str, attempt: int, until: float | None) 
 
 def _waiting_attempt(draft: Draft, row: StrandRow) -> AttemptRow | None:
     """The attempt that waits for the outside, if the stage's last one does."""
-    tried = [one for one in draft.attempts if (one.stage, one.direction) == (row.stage, Phase.FORWARD)]
+    about = (row.stage, Phase.FORWARD, row.item)
+    tried = [one for one in draft.attempts if (one.stage, one.direction, one.item) == about]
     last = max(tried, key=lambda one: one.n, default=None)
     return last if last is not None and last.state == AttemptState.WAITING else None
 
@@ -154,7 +155,7 @@ def receive(facts: Facts, call: Call) -> Change | SignalRow:
     waits = row is not None and draft.run.phase is Phase.FORWARD and awaits_callback(row)
     draft.emit("stage.called_back", stage=call.stage, kept=not waits)
     if waits and row is not None:
-        follow_newest(draft)
+        follow_newest(draft, call.stage)
         draft.change(status=RunStatus.RUNNING)
         _fulfil(draft, row, signal)
     return draft.done()

@@ -318,7 +318,7 @@ class Draft:
 
     def answer_attempt(self, row: AttemptRow, state: AttemptState, *, doubt: bool, **how: Any) -> None:
         """Say how an attempt ended that had waited for the outside."""
-        self._ended[row[:3]] = row._replace(state=state, doubt=doubt)
+        self._ended[row.key] = row._replace(state=state, doubt=doubt)
         self._write(Table.ATTEMPTS, row.key, {"state": state, "doubt": doubt, **how})
 
     def end_lost(self, owner: str) -> bool:

@@ -22,16 +22,13 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
 from stageflow_durable.saga.settle import undone
-from stageflow_durable.transitions.callback import await_on
+from stageflow_durable.transitions.again import stand_again
 from stageflow_durable.transitions.change import Change, FenceUndos, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
-from stageflow_durable.transitions.groups import wait_for_items
 from stageflow_durable.transitions.resolve import end, go_backward, set_activity, stop, withdraw_pivot
 from stageflow_durable.transitions.rows import StrandRow
-from stageflow_durable.transitions.sleep import fall_asleep, sleep_on
-from stageflow_durable.transitions.waiting import fulfil, kept_for, wait_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +225,7 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         nudges=0,
         **AWAKE,
     )
-    if wait_for_items(draft, row) or await_on(draft, row):
-        return
-    signal = kept_for(draft, draft.strand(row.strand))
-    if signal is not None:
-        fulfil(draft, row, signal)
-        advance(draft, row.strand, row.stage)
-    elif not (sleep_on(draft, row) or wait_on(draft, row) or fall_asleep(draft, row.strand)):
-        draft.publish(row.strand)
+    stand_again(draft, row)
 
 
 # --- an unknown outcome that a person found out -----------------------------------------------------------------------

@@ -6,19 +6,18 @@ may. A sweep looks for it from time to time, because such a run says nothing and
 
 from __future__ import annotations
 
-from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState, WaitingFor
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState, WaitingFor
+from stageflow_durable.transitions.again import stand_again
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import ACTIVE, AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.finish import hand_on
-from stageflow_durable.transitions.resolve import after_undo, end, open_undos, resolve, set_activity
+from stageflow_durable.transitions.resolve import after_undo, end, open_undos, resolve, set_activity, stop
 from stageflow_durable.transitions.rows import StrandRow
-from stageflow_durable.transitions.sleep import fall_asleep
 
 REPAIRED = "sweep.repaired"
 """The type of the event that says what was repaired."""
 
-BY_TIME = (WaitingFor.TIME, WaitingFor.LIMIT, WaitingFor.WORKER)
+BY_TIME = (WaitingFor.TIME, WaitingFor.LIMIT, WaitingFor.WORKER, WaitingFor.CALLBACK)
 """Waits that end by their time at the latest, and so need one. What ends the others is somebody's act."""
 
 
@@ -74,11 +73,19 @@ def _go_forward(draft: Draft) -> None:
     if not due:
         end(draft, RunStatus.SUCCEEDED)
         return
-    heads = [_ready(draft, stage) for stage in due]
-    ready = [head for head in heads if not fall_asleep(draft, head)]
-    if ready:
-        hand_on(draft, ready, None)
+    doubtful = [stage for stage in due if draft.in_doubt(stage) and _asks_a_person(draft, stage)]
+    if doubtful:
+        error = f"nobody knows whether {doubtful[0]} has acted"
+        stop(draft, Cause.FAILED, error=error, stage=doubtful[0], park=ParkReason.UNKNOWN)
+        return
+    for head in [_ready(draft, stage) for stage in due]:
+        stand_again(draft, draft.strand(head))
     set_activity(draft)
+
+
+def _asks_a_person(draft: Draft, stage: str) -> bool:
+    planned = draft.plan.by_name[stage]
+    return planned.pivot or planned.on_unknown == "park"
 
 
 def _ready(draft: Draft, stage: str) -> str:

@@ -83,7 +83,7 @@ def receive(facts: Facts, sent: Sent) -> Change | SignalRow:
         kept=row is None,
     )
     if row is not None:
-        follow_newest(draft)
+        follow_newest(draft, row.stage)
         _end_wait(draft, row, signal)
     return draft.done()
 
@@ -128,7 +128,7 @@ def end_in_time(draft: Draft, row: StrandRow) -> Change:
     if draft.is_late:
         stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
     elif signal is not None:
-        follow_newest(draft)
+        follow_newest(draft, row.stage)
         _end_wait(draft, row, signal)
     else:
         _time_out(draft, row)
@@ -141,7 +141,7 @@ def _time_out(draft: Draft, row: StrandRow) -> None:
     if planned.on_timeout == "fail":
         _fail(draft, row)
         return
-    follow_newest(draft)
+    follow_newest(draft, row.stage)
     draft.set_strand(row.strand, **AWAKE)
     draft.change(status=RunStatus.RUNNING)
     skipped = planned.on_timeout == "skip"

@@ -101,13 +101,19 @@ def move_to(draft: Draft, plan: Plan) -> None:
     release_those_that_wait_for_nothing(draft)
 
 
-def follow_newest(draft: Draft) -> None:
+def follow_newest(draft: Draft, ending: str) -> None:
     """What comes next is said by the newest definition, as for a stage that begins, where a live worker knows it: once
     behind a wait, the run could not go on under one that has added a stage there.
+
+    ``ending``: the stage whose wait ends now. What it waited for is said by the definition under which it waits: one in
+    which it is something else, or takes another payload, is not followed before the next stage begins.
     """
-    newest = draft.facts.newest
-    known = newest.digest != draft.run.definition and newest.digest in draft.facts.roster.digests
-    if known and why_not(draft, newest) is None:
+    newest, run = draft.facts.newest, draft.run
+    if newest.digest == run.definition or newest.digest not in draft.facts.roster.digests:
+        return
+    now, then = draft.plan.by_name[ending], newest.by_name.get(ending)
+    is_same = then is not None and (then.kind, then.schema) == (now.kind, now.schema)
+    if is_same and why_not(draft, newest) is None:
         move_to(draft, newest)
 
 

@@ -58,7 +58,7 @@ def _end_sleep(draft: Draft, row: StrandRow) -> Change:
     if draft.is_late:
         stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
         return draft.done()
-    follow_newest(draft)
+    follow_newest(draft, row.stage)
     draft.save(row.stage, None, schema=draft.plan.schema)
     draft.set_strand(row.strand, **AWAKE)
     draft.emit("stage.woken", stage=row.stage, strand=row.strand)

@@ -54,6 +54,8 @@ def record(url: str, situation: str, act: str, *, optimistic: bool) -> Changed:
             answer = transaction(store)
         except StageflowError as refused:
             answer = refused
+        finally:
+            store.close()
         return {"answer": _named(told(answer), world), "rows": _difference(before, _look(world))}
     finally:
         world.close()

@@ -406,7 +406,8 @@ def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
     for row in seen.strands:
         if row["state"] != StrandState.WAITING or row["wake_at"] is not None:
             continue
-        if row["waiting_for"] == WaitingFor.ITEMS and row["strand"] in going_on:
+        group = row["stage"] if row["direction"] == Phase.FORWARD else row["strand"]
+        if row["waiting_for"] == WaitingFor.ITEMS and group in going_on:
             continue
         planned = seen.plan.by_name.get(row["stage"])
         answers = {WaitingFor.SIGNAL: "wait", WaitingFor.APPROVAL: "approval"}

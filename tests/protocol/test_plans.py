@@ -58,6 +58,14 @@ INSERT INTO stageflow_attempts (run, stage, direction, n, owner, state, began_at
     SELECT id, s, 'forward', 1, 'dead1', 'ok', 1, 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'order', id FROM stageflow_runs;
 INSERT INTO stageflow_attributes (run, name, value) SELECT id, 'region', 'eu' FROM stageflow_runs;
+INSERT INTO stageflow_signals (run, stage, n, fingerprint, payload, actor, reason, received_at, consumed_at)
+    SELECT id, 'a', 1, 'f', 'null', 'x', '', 1, 2 FROM stageflow_runs;
+INSERT INTO stageflow_approvals (run, stage, n, content, digest, asked_at, decision, consumed_at)
+    SELECT id, 'a', 1, '{{}}', 'f', 1, 'approved', 2 FROM stageflow_runs;
+INSERT INTO stageflow_items (run, item, stage, grp, input, seq, head, updated_at)
+    SELECT id, 1, 'a', 0, '1', 1, 'h', 1 FROM stageflow_runs;
+INSERT INTO stageflow_item_groups (run, strand, grp, total, running, done, failed, collects, digest)
+    SELECT id, 'a', 0, 1, 0, 1, 0, false, '' FROM stageflow_runs;
 INSERT INTO stageflow_checkpoints (run, stage, delta, at)
     SELECT id, s, '{{}}', 2 FROM stageflow_runs, unnest(ARRAY['a', 'b']) s;
 INSERT INTO stageflow_saga_steps (run, stage, state) SELECT id, 'a', 'recorded' FROM stageflow_runs;

@@ -13,7 +13,7 @@ from tests.simulation.play import KINDS, failing, minimised, play
 SEEDS = 2000
 """As many as a core plays in half a minute; ``make simulate`` plays the others."""
 CHUNKS = 10
-QUICK = 60
+QUICK = 400
 """Seeds within which the quick mutants show."""
 
 
@@ -36,11 +36,18 @@ def test_what_a_seed_decided_written_down_is_the_same_story_without_the_seed() -
     assert play(None, played.answers).trace == played.trace
 
 
-@pytest.mark.parametrize("store", KINDS)
-@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.quick], ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize(
+    ("mutant", "store"),
+    [
+        pytest.param(mutant, store, id=f"{mutant.name}-{store}")
+        for mutant in MUTANTS
+        for store in KINDS
+        if mutant.quick and not (mutant.of_items and store == "memory")
+    ],
+)
 def test_a_planted_mistake_is_found(mutant: Mutant, store: str) -> None:
     with mutant.planted(store):
-        assert failing(range(QUICK), store=store) != []
+        assert any(failing([seed], store=store) for seed in range(QUICK))
 
 
 def test_when_the_databases_clock_jumps_while_a_stage_acts_then_its_undo_may_come_too_early() -> None:

@@ -87,6 +87,10 @@ def test_a_checker_sees_of_a_twin_what_it_sees_of_its_method_awaited(
     revealed: Mapping[tuple[Checker, str], str], checker: Checker, cls: type[Any], twin: str, name: str
 ) -> None:
     method, coroutine = (revealed[checker, f"{_SEEN_AS[cls]}.{one}"] for one in (name, twin))
+    if "Iterator[" in method:
+        assert "AsyncIterator[" in coroutine
+        assert _same_names(coroutine).replace("AsyncIterator[", "Iterator[") == _same_names(method)
+        return
     assert "Coroutine" in coroutine
     assert _same_names(awaited(coroutine)) == _same_names(method)
 
@@ -96,8 +100,14 @@ def test_an_editor_sees_of_a_twin_the_parameters_and_the_documentation_of_its_me
     cls: type[Any], twin: str, name: str
 ) -> None:
     found = _public(cls)
-    assert inspect.signature(found[twin]) == inspect.signature(found[name])
-    assert inspect.iscoroutinefunction(found[twin])
+    method, given = inspect.signature(found[name]), inspect.signature(found[twin])
+    assert given.parameters == method.parameters
+    if "Iterator[" in str(method.return_annotation):
+        assert str(given.return_annotation) == f"Async{method.return_annotation}"
+        assert inspect.isasyncgenfunction(found[twin])
+    else:
+        assert given == method
+        assert inspect.iscoroutinefunction(found[twin])
     assert found[twin].__name__ == twin
     assert (found[name].__doc__ or "?") in (found[twin].__doc__ or "")
 

@@ -196,10 +196,11 @@ def test_where_something_else_is_about_to_happen_the_approval_does_not_count_and
     assert before is not None
     assert asked is not None
     assert (asked.content, asked.number, asked.decision) == ({"amount": 2}, 2, None)
-    with pytest.raises(OperatorConflict):
+    with pytest.raises(NotAllowed, match=f"asks for digest {asked.digest[:12]} now, not {before.digest[:12]}"):
         approve(engine, handle, digest=before.digest[:12])
-    with pytest.raises(OperatorConflict):
-        approve(engine, handle, digest="")
+    for wrong in ("", "abc", 7, asked.digest[:-1] + "\x00"):
+        with pytest.raises(InvalidInput, match="digest"):
+            approve(engine, handle, digest=wrong)
     approve(engine, handle, digest=asked.digest[:12])
     engine.drain()
     assert (acts.log, handle.outputs()["release"]["digest"]) == (["a", "b"], asked.digest)
@@ -569,6 +570,42 @@ def test_what_may_be_skipped_by_a_denial_waits_for_nothing_else() -> None:
     graph = Pipeline[Any, Any]("line").approve("release", content, on_denied="skip").stage("a", content, after=())
     with pytest.raises(DefinitionError, match="stage 'z' waits for 'release', which may skip it, and for others too"):
         _ = graph.stage("z", content, after=("release", "a")).plan
+
+
+@pytest.mark.parametrize("how", [{"on_denied": "skip"}, {"timeout": 5, "on_timeout": "skip"}])
+def test_a_denial_that_skips_has_work_right_behind_it(how: dict[str, Any]) -> None:
+    asked = Pipeline[Any, Any]("line").approve("release", content, **how)
+    for behind in (asked.sleep("z", 5), asked.wait_for("z"), asked.approve("z", content)):
+        with pytest.raises(DefinitionError, match="stage 'z' comes right after 'release', which may skip it"):
+            _ = behind.stage("pay", content).plan
+    assert asked.stage("pay", content).sleep("z", 5).plan.stages
+
+
+def test_a_deploy_that_makes_an_approval_of_a_wait_lets_nobodys_signal_stand_for_it(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(acts.line("a", name="line").wait_for("release").stage("b", acts.stage, compensate=acts.undo))
+    handle = engine.enqueue("line", {})
+    engine.work()
+    engine.deploy(around(acts))
+    engine.signal(handle.run_id, "release", {"ok": True})
+    engine.work()
+    run = handle.describe()
+    assert (run.status, run.park_reason) == (RunStatus.PARKED, ParkReason.DEFINITION)
+    assert acts.log == ["a"]
+
+
+def test_a_name_is_authenticated_or_not() -> None:
+    for wrong in ("no", 1, None):
+        with pytest.raises(InvalidInput, match="authenticated"):
+            Actor("ann", authenticated=wrong)  # type: ignore[arg-type]  # that is the mistake
+
+
+def test_a_decision_about_no_stage_is_refused(engine: InProcessEngine) -> None:
+    handle = asking(engine)
+    for wrong in ("", "rel\x00", 7):
+        with pytest.raises(InvalidKey, match="stage"):
+            engine.approve(handle.run_id, wrong, reason="yes", actor=ANN)  # type: ignore[arg-type]  # that is the mistake
 
 
 def test_the_digest_of_a_definition_changes_with_who_may_approve() -> None:

@@ -22,7 +22,7 @@ from stageflow_durable.testing import InProcessEngine
 from stageflow_durable.testing.faults import When
 from tests.conformance.engine.acts import DIES, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
-from tests.services.rows import database_of
+from tests.services.rows import database_of, set_strand
 
 HOUR = timedelta(hours=1)
 ONCE = RetryPolicy(max_attempts=1)
@@ -644,3 +644,17 @@ def test_a_business_key_is_held_while_the_stage_waits_and_has_the_result_then(
     engine.drain()
     assert [one.outputs()["b"] for one in (first, second)] == ["once", "once"]
     assert acts.log.count("b") == 1
+
+
+def test_a_wait_for_the_outside_that_lost_its_time_ends_and_its_body_is_not_called_again(
+    engine: InProcessEngine, outside: Outside
+) -> None:
+    handle = waiting(engine)
+    watch, engine.faults.watch = engine.faults.watch, lambda _point: None  # until it is repaired the invariants fail
+    set_strand(engine, handle.run_id, "a", wake_at=None)
+    engine.advance(31)
+    assert engine.sweep().repaired == 1
+    engine.faults.watch = watch
+    engine.drain()
+    assert len(outside.urls) == 1
+    assert handle.status() is not RunStatus.SUCCEEDED

@@ -58,7 +58,8 @@ def engine_on(way: tuple[str, bool], clock: FakeClock, acts: Acts, **more: Any) 
     many = acts.line("k l m", name="many")
     options: dict[str, Any] = {"database_url": way[0], "optimistic": way[1], "clock": clock, "audit_key": AUDIT_KEY}
     told = acts.line("a", name="told").wait_for("word", timeout=timedelta(days=1))
-    return engine_for_tests([line, acts.graph(**DIAMOND), many, told], **options | more)
+    asked = acts.line("a", name="asked").approve("release", lambda _ctx: {"amount": 5}, timeout=timedelta(days=1))
+    return engine_for_tests([line, acts.graph(**DIAMOND), many, told, asked], **options | more)
 
 
 def scenario(engine: InProcessEngine, acts: Acts) -> None:
@@ -109,11 +110,20 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
     told = engine.enqueue("told", {}).run_id
     engine.signal(told, "word", {"said": 1}, idempotency_key="s1", **WHO)
     engine.drain()
+    approved(engine)
     acts.play("a", DIES)
     engine.enqueue("line", {"order": -1}, deadline=timedelta(days=1))
     while engine.step():
         pass  # its process is lost, and nobody knows yet
     engine.enqueue("line", {"order": -2})
+
+
+def approved(engine: InProcessEngine) -> None:
+    """A run that went on because somebody approved it."""
+    run = engine.enqueue("asked", {}).run_id
+    engine.work()
+    engine.approve(run, "release", **WHO)
+    engine.drain()
 
 
 def broken(engine: InProcessEngine) -> list[Checked]:

@@ -42,7 +42,7 @@ class Ride:
         self.saved_outputs = RunOutputs(store, pipeline)
 
     def work(self, stage: str, run: Any = RUNS[0], brought: dict[str, Saved] | None = None) -> Any:
-        return SimpleNamespace(run=run, plan=self.plan, stage=stage, saved=brought)
+        return SimpleNamespace(run=run, plan=self.plan, stage=stage, item=0, saved=brought)
 
     def here(self, stage: str, delta: str | None = '"x"') -> None:
         """The stage runs by this executor and is saved."""
