@@ -102,7 +102,7 @@ def waits_of(run: RunSummary, strands: Iterable[Strand], about: About | None) ->
         return ()
     rows = [row for row in strands if row.state in (StrandState.WAITING, StrandState.READY)]
     found = [_of(run, row, about) for row in rows]
-    return tuple(sorted(found, key=lambda wait: (wait.until is None, wait.until or about.now)))
+    return tuple(sorted(found, key=lambda wait: (wait.until is None, wait.until or about.now, wait.stage or "")))
 
 
 def _parked(run: RunSummary) -> Wait:
