@@ -36,6 +36,7 @@ from stageflow_durable.state.tables import (
     strands,
 )
 from stageflow_durable.state.tables import definitions as definition_table
+from stageflow_durable.transitions.accept import requesters
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import (
@@ -331,11 +332,10 @@ def schemas_of(connection: Connection, run_id: str) -> frozenset[int]:
     return frozenset(_SCHEMAS.column(connection, run_id=run_id))
 
 
-def requester_of(connection: Connection, run_id: str) -> str | None:
-    """Who asked for the run, by its first event; None: nobody was named."""
+def requesters_of(connection: Connection, run_id: str) -> frozenset[str]:
+    """Who asked for the run, by its first event. Empty: nobody was named."""
     data = _FIRST_EVENT.value(connection, run_id=run_id)
-    found: str | None = None if data is None else decode(data).get("actor")
-    return found
+    return frozenset() if data is None else requesters(decode(data))
 
 
 _AUTHENTICATED = ApprovalRow._fields.index("authenticated")
@@ -400,7 +400,7 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
         ApprovalRow._make(row)._replace(authenticated=bool(row[_AUTHENTICATED]))
         for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
     ),
-    Part.REQUESTER: lambda connection, of, _me: requester_of(connection, of.id),
+    Part.REQUESTERS: lambda connection, of, _me: requesters_of(connection, of.id),
     Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }
 

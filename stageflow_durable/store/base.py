@@ -211,7 +211,7 @@ class BaseStore(Carrying):
         noted: list[Change] = []
 
         def act(t: Transaction) -> Created:
-            facts = t.lock(wanted.original, (Part.SAVED, Part.STEPS), "")
+            facts = t.lock(wanted.original, (Part.SAVED, Part.STEPS, Part.REQUESTERS), "")
             if facts is None:
                 raise UnknownRun(f"no run {wanted.original}")
             new, origin = _forked(facts, wanted, t.checkpoints(wanted.original), t.attributes(wanted.original))
@@ -246,6 +246,8 @@ def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tu
         run.queue,
         run.priority,
         attributes=attributes,
+        # Neither who asked for the original nor who forked it may approve what it does.
+        requesters=tuple(sorted(facts.requesters | {wanted.actor})) if facts.requesters else (),
     )
     return new, Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
 

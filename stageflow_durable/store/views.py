@@ -202,7 +202,7 @@ def waits_for(on_strands: Iterable[Any]) -> tuple[WaitingFor, ...]:
     rows = [row for row in on_strands if row.state in ACTIVE]
     if any(row.state != StrandState.WAITING for row in rows):
         return ()
-    rows.sort(key=lambda row: (UNTIL_CONFIRMED if row.wake_at is None else row.wake_at, row.strand))
+    rows.sort(key=lambda row: (UNTIL_CONFIRMED if row.wake_at is None else row.wake_at, str(row.waiting_for)))
     return tuple(dict.fromkeys(WaitingFor(row.waiting_for) for row in rows))
 
 

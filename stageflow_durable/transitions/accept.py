@@ -20,7 +20,8 @@ GENESIS = "0" * 64
 class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one call
     """A run that is to be created. ``input`` and ``metadata`` are encoded text; ``deadline`` in seconds since the
     epoch; ``repeats``: the caller chose its id, so an earlier call may have created the run already. ``actor``: who
-    asked for the run, or None; its first event says so.
+    asked for the run, or None; ``requesters``: of a fork, who asked for its original and who forked it; its first event
+    says so.
     """
 
     id: str
@@ -36,6 +37,7 @@ class NewRun(NamedTuple):  # a tuple: there may be a thousand of each in one cal
     repeats: bool = False
     attributes: Attributes = ()
     actor: str | None = None
+    requesters: tuple[str, ...] = ()
 
 
 class Origin(NamedTuple):
@@ -137,8 +139,21 @@ def _created(new: NewRun, clock: float, input_schema: int) -> Draft:
 def first_said(new: NewRun) -> dict[str, Any]:
     """What the first event of a run says."""
     plan = new.plan
-    said = {"pipeline": plan.pipeline, "version": plan.version, "client_id": new.client_id, "key": new.key}
-    return said if new.actor is None else {**said, "actor": new.actor}
+    said: dict[str, Any] = {
+        "pipeline": plan.pipeline,
+        "version": plan.version,
+        "client_id": new.client_id,
+        "key": new.key,
+    }
+    if new.actor is not None:
+        said["actor"] = new.actor
+    return {**said, "requesters": list(new.requesters)} if new.requesters else said
+
+
+def requesters(first: Mapping[str, Any]) -> frozenset[str]:
+    """Who asked for a run, by what its first event says."""
+    named = [first.get("actor"), *first.get("requesters", ())]
+    return frozenset(name for name in named if name is not None)
 
 
 def _open(draft: Draft, stages: Iterable[str]) -> None:

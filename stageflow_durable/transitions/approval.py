@@ -183,13 +183,12 @@ def _require_approver(draft: Draft, order: Order, stage: str) -> None:
     if planned.approvers and not (order.authenticated and order.actor in planned.approvers):
         known = "is not among its approvers" if order.authenticated else f"is not authenticated: {proves}"
         raise NotAllowed(draft.id, order.verb, f"{order.actor} {known}")
-    asker = draft.facts.requester if planned.separation else None
-    if asker is None:
-        return
-    if order.actor == asker:
-        raise NotAllowed(draft.id, order.verb, f"{asker} asked for this run, and may not approve it")
-    if not order.authenticated:
-        raise NotAllowed(draft.id, order.verb, f"{asker} asked for this run, and may not approve it; {proves}")
+    askers = draft.facts.requesters if planned.separation else frozenset()
+    if order.actor in askers:
+        raise NotAllowed(draft.id, order.verb, f"{order.actor} asked for this run, and may not approve it")
+    if askers and not order.authenticated:
+        named = " and ".join(sorted(askers))
+        raise NotAllowed(draft.id, order.verb, f"{named} asked for this run, and may not approve it; {proves}")
 
 
 # --- a denial, and the end of its time --------------------------------------------------------------------------------

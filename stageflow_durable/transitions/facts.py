@@ -44,7 +44,7 @@ class Part(StrEnum):
     GROUPS = "groups"
     OWED = "owed"
     APPROVALS = "approvals"
-    REQUESTER = "requester"
+    REQUESTERS = "requesters"
 
 
 class NotLoaded(Exception):
@@ -199,9 +199,9 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
         return found
 
     @property
-    def requester(self) -> str | None:
-        """Who asked for the run; None: nobody was named."""
-        found: str | None = self._part(Part.REQUESTER)
+    def requesters(self) -> frozenset[str]:
+        """Who asked for the run, and for the one that it is a fork of. Empty: nobody was named."""
+        found: frozenset[str] = self._part(Part.REQUESTERS)
         return found
 
     @property

@@ -15,7 +15,7 @@ from stageflow_durable.store.memory.rows import RECORDS, Tables
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.store.transaction import Holder
 from stageflow_durable.store.values import BusinessKey
-from stageflow_durable.transitions.accept import NewRun
+from stageflow_durable.transitions.accept import NewRun, requesters
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, OwnerRow, SignalRow, StrandRow
@@ -197,11 +197,10 @@ class MemoryTransaction:
         rows = sorted(self.tables.approvals.of(run), key=_by_number)
         return tuple(ApprovalRow(**{name: getattr(row, name) for name in ApprovalRow._fields}) for row in rows)
 
-    def requester(self, run: str) -> str | None:
+    def requesters(self, run: str) -> frozenset[str]:
         """Who asked for the run, by its first event."""
         first = self.tables.events.get((run, 0, 1))
-        found: str | None = None if first is None else decode(first.data).get("actor")
-        return found
+        return frozenset() if first is None else requesters(decode(first.data))
 
     def ended_at(self, work: Work) -> float | None:
         """When its owner ended the attempt; None if it did not: a sweep would have left it unknown."""
@@ -258,7 +257,7 @@ _LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
     Part.NEWEST: lambda t, run, _me: _newest(t, run),
     Part.SIGNALS: lambda t, run, _me: t.signals(run.id),
     Part.APPROVALS: lambda t, run, _me: t.approvals(run.id),
-    Part.REQUESTER: lambda t, run, _me: t.requester(run.id),
+    Part.REQUESTERS: lambda t, run, _me: t.requesters(run.id),
     Part.GROUPS: lambda _t, _run, _me: {},  # this store opens no items
     Part.OWED: lambda _t, _run, _me: {},
     Part.ROSTER: lambda t, _run, _me: definitions.roster(t.tables, t.clock()),

@@ -287,6 +287,23 @@ def test_who_asked_for_the_run_may_not_approve_it_and_others_have_to_prove_who_t
     assert all(checked.problems == () for checked in engine.audit())
 
 
+def test_a_fork_is_approved_neither_by_who_asked_for_the_run_nor_by_who_forked_it(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
+    engine = make_engine(around(acts))
+    asked = asking(engine, actor=ANN)
+    forked = engine.fork(asked.run_id, from_stage="a", reason="again", actor="bob")
+    again = engine.fork(forked.run_id, from_stage="a", reason="once more", actor="eve")
+    engine.work()
+    for run, refused in ((forked, (ANN, BOB)), (again, (ANN, BOB, Actor("eve", authenticated=True), "max"))):
+        for actor in refused:
+            with pytest.raises(NotAllowed, match="asked for this run, and may not approve it"):
+                approve(engine, run, actor)
+        approve(engine, run, MAX)
+    engine.work()
+    assert (forked.status(), again.status()) == (RunStatus.SUCCEEDED, RunStatus.SUCCEEDED)
+
+
 def test_without_separation_whoever_asked_may_approve_by_a_typed_name(make_engine: MakeEngine, acts: Acts) -> None:
     engine = make_engine(around(acts, separation=False))
     handle = asking(engine, actor="ann")

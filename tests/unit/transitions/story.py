@@ -83,7 +83,7 @@ class Story:
         self.steps: dict[str, StepState] = {}
         self.signals: dict[tuple[Any, ...], SignalRow] = {}
         self.approvals: dict[tuple[Any, ...], ApprovalRow] = {}
-        self.requester: str | None = None
+        self.requesters: frozenset[str] = frozenset()
         self.keys: tuple[HeldKey, ...] = ()
         self.owners = {ME: OwnerRow(ME, "host", 1, None, False)}
         self.events: list[str] = []
@@ -105,7 +105,7 @@ class Story:
             Part.KEYS: self.keys,
             Part.SIGNALS: tuple(self.signals.values()),
             Part.APPROVALS: tuple(self.approvals.values()),
-            Part.REQUESTER: self.requester,
+            Part.REQUESTERS: self.requesters,
             Part.ALIVE: self.alive,
             Part.OWNERS: self.owners,
             Part.DEFINITIONS: {self.plan.digest: 1.0},

@@ -14,7 +14,7 @@ locks = ()
 
 
 def upgrade() -> None:
-    """Add the column; workers of before leave it alone, and those that await look by themselves."""
+    """Add the column; older workers leave it alone, and those that await look by themselves."""
     op.add_column("stageflow_runs", sa.Column("awaited_by", sa.String(255), nullable=True))
 
 
