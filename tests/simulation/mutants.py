@@ -625,7 +625,7 @@ def _never_consumed() -> Plant:
     change = Draft.set_approval
 
     def without(draft: Draft, row: Any, **columns: Any) -> Any:
-        return change(draft, row, **{name: value for name, value in columns.items() if name != "consumed_at"})
+        return change(draft, row, **{name: None if name == "consumed_at" else value for name, value in columns.items()})
 
     return _put((Draft, "set_approval", without))
 
