@@ -116,7 +116,7 @@ class WaitKind(StrEnum):
     """What a run waits for. ``retry`` and ``sleep``: a time. ``signal``, ``approval``, ``callback``: somebody's word.
     ``limit``: its turn. ``child``: a run that it started. ``items``: those of its stage. ``worker``: one that knows it
     and serves its queue; ``end``: the confirmed end of one, or the time from which it cannot act any more. ``message``:
-    a worker that takes its message. ``hold``, ``person``: a decision.
+    a worker that takes its message. ``person``: a decision.
     """
 
     RETRY = "retry"
@@ -130,7 +130,6 @@ class WaitKind(StrEnum):
     WORKER = "worker"
     END = "end"
     MESSAGE = "message"
-    HOLD = "hold"
     PERSON = "person"
 
 

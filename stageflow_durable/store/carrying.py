@@ -167,7 +167,7 @@ class Carrying(ABC):
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
         """Save an outcome within the body's own transaction, and commit both."""
-        raise NotImplementedError  # a store whose open_session() gives one
+        raise NotImplementedError  # reached only in a store whose open_session() gives a session; it overrides this
 
     def _succeed_at_once(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
         """Save a plain success without the lock, if the store can; None: nothing was written."""
@@ -303,7 +303,7 @@ class Carrying(ABC):
         """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
         more. ``place``: run, strand and item. ``then``: what else is done in the transaction.
         """
-        raise NotImplementedError  # a store that opens items
+        raise NotImplementedError  # reached only in a store that opens items; it overrides this
 
     def _end_item(
         self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
@@ -327,7 +327,7 @@ class Carrying(ABC):
 
     def _item_has_ended(self, work: Work) -> bool:
         """Whether the owner has ended its attempt of an item."""
-        raise NotImplementedError  # a store that opens items
+        raise NotImplementedError  # reached only in a store that opens items; it overrides this
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
         """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no

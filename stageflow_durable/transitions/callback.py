@@ -31,7 +31,7 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import AttemptRow, SignalRow, StrandRow
 from stageflow_durable.transitions.start import follow_newest
-from stageflow_durable.transitions.waiting import awaits_callback
+from stageflow_durable.transitions.waiting import SchemaChanged, awaits_callback
 
 ACTOR = "callback"
 """Who sends what comes by a callback URL: whoever has the URL."""
@@ -120,10 +120,6 @@ def _kept(draft: Draft, stage: str) -> SignalRow | None:
 
 
 # --- a call -----------------------------------------------------------------------------------------------------------
-
-
-class SchemaChanged(Exception):
-    """The run has moved to a definition that has another schema for the stage: the payload is to be validated again."""
 
 
 def receive(facts: Facts, call: Call) -> Change | SignalRow:

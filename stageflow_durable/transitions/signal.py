@@ -18,7 +18,7 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import SignalRow, StrandRow
 from stageflow_durable.transitions.start import follow_newest
-from stageflow_durable.transitions.waiting import awaits_signal, fulfil, kept_for
+from stageflow_durable.transitions.waiting import SchemaChanged, awaits_signal, fulfil, kept_for
 
 VERB = "signal"
 
@@ -36,10 +36,6 @@ class Sent(NamedTuple):
     key: str | None
     actor: str
     reason: str
-
-
-class SchemaChanged(Exception):
-    """The run has moved to a definition that has another schema for the wait: the payload is to be validated again."""
 
 
 def receive(facts: Facts, sent: Sent) -> Change | SignalRow:

@@ -15,6 +15,10 @@ from stageflow_durable.transitions.rows import SignalRow, StrandRow
 from stageflow_durable.transitions.sleep import is_asleep
 
 
+class SchemaChanged(Exception):
+    """The run has moved to a definition that has another schema for the stage: the payload is to be validated again."""
+
+
 def awaits_signal(plan: Plan, row: StrandRow) -> bool:
     """Whether the strand waits for its signal, so that only that or the end of its time moves it on."""
     waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL

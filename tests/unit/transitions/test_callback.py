@@ -21,9 +21,10 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.work import Fenced, Refusal
 from stageflow_durable.transitions import operate, wake
-from stageflow_durable.transitions.callback import Call, SchemaChanged, await_callback, receive
+from stageflow_durable.transitions.callback import Call, await_callback, receive
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.waiting import SchemaChanged
 from tests.unit.transitions.story import RUN, Story, body
 
 HOUR = 3600.0

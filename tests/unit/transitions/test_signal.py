@@ -16,7 +16,8 @@ from stageflow_durable.transitions import operate, start, wake
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.rows import SignalRow
-from stageflow_durable.transitions.signal import SchemaChanged, Sent, receive
+from stageflow_durable.transitions.signal import Sent, receive
+from stageflow_durable.transitions.waiting import SchemaChanged
 from tests.unit.transitions.story import RUN, Story, body, needed
 
 DAY = 86_400.0

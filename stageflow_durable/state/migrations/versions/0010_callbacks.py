@@ -11,6 +11,9 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
+locks = ("strands", "attempts")
+"""On SQLite they are copied. PostgreSQL only names one word more, and locks them for no longer than a moment."""
+
 _WAITING_FOR = ("time", "signal", "limit", "child", "approval", "worker", "items")
 _ENDED = ("ok", "skipped", "retry", "failed", "rejected", "unknown", "void", "settled")
 

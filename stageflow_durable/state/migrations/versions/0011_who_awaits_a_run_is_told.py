@@ -10,14 +10,7 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-locks = ()
-
 
 def upgrade() -> None:
     """Add the column; older workers leave it alone, and those that await look by themselves."""
     op.add_column("stageflow_runs", sa.Column("awaited_by", sa.String(255), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop it."""
-    op.drop_column("stageflow_runs", "awaited_by")
