@@ -27,7 +27,7 @@ from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
-from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of
+from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
 from stageflow_durable.engine.handle import RunHandle
@@ -125,9 +125,8 @@ class Engine(CallbackOperations, Operations):
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
-        for option, given in (("authenticate", authenticate), ("authorize", authorize)):
-            if given is not None and not callable(given):
-                raise ConfigurationError(f"{option}={given!r} is not a function")
+        require_function("authenticate", authenticate, "credential")
+        require_function("authorize", authorize, "actor", "verb", "run")
         self._authenticate, self._authorize = authenticate, authorize
         self._world = world or system_world()
         self._clock = self._world.clock

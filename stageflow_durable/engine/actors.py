@@ -6,11 +6,13 @@ A name as text is recorded as it was typed. What satisfies ``approvers=`` and ``
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from stageflow_durable.errors import ConfigurationError, InvalidInput, NotAllowed
+from stageflow_durable.model.callables import shown
 from stageflow_durable.model.run import RunSummary
 
 
@@ -43,6 +45,27 @@ Authenticate = Callable[[Any], str | None]
 
 Authorize = Callable[[Actor, str, RunSummary | None], bool]
 """Whether an actor may do this verb to this run (None: the verb is about no run)."""
+
+
+def require_function(option: str, given: object, *arguments: str) -> None:
+    """Raise ConfigurationError for an option that could not be called with these arguments, or not be answered by at
+    once: a coroutine is neither a name nor True. None is allowed.
+    """
+    if given is None:
+        return
+    if not callable(given):
+        raise ConfigurationError(f"{option}={given!r} is not a function")
+    if inspect.iscoroutinefunction(given) or inspect.iscoroutinefunction(getattr(given, "__call__", None)):  # noqa: B004  # its own, if it is an object
+        raise ConfigurationError(f"{option}={shown(given)} is async; give a plain function (def)")
+    try:
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):  # one of C: it is found out when it is called
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError:
+        called = ", ".join(arguments)
+        raise ConfigurationError(f"{option}={shown(given)} takes {signature}; it is called with {called}") from None
 
 
 def actor_of(given: Any, authenticate: Authenticate | None, verb: str, run_id: str) -> Actor:

@@ -29,7 +29,8 @@ from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.settings.derived import derived
 from stageflow_durable.store.protocol import Store
-from stageflow_durable.transitions.callback import Call, SchemaChanged
+from stageflow_durable.transitions.callback import Call
+from stageflow_durable.transitions.waiting import SchemaChanged
 
 PATH = "callbacks"
 """The part of a callback URL between the address of the application and the token."""
@@ -161,6 +162,10 @@ class CallbackOperations:
         The same again is answered as before (``replayed``). Raises CallbackRefused, InvalidInput naming the fields,
         StoreUnavailable.
         """
+        sent: tuple[Any, Any] = token, body  # an application may hand on what its framework gives it
+        if not isinstance(sent[0], str) or not isinstance(sent[1], bytes):
+            given = f"token: {type(token).__name__}, body: {type(body).__name__}"
+            raise InvalidInput("callback", [f"{given} given; the token is text, the body bytes as they came"])
         receipt, nudges = self._callbacks.receive(token, body)
         publish(self.store, self.publisher, nudges)
         return receipt

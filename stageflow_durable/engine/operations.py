@@ -47,6 +47,9 @@ DEPTH_SECONDS = 2.0
 UNSERVED_SECONDS = 15.0
 """How long a run may lack a worker before ``attention`` lists it: workers are restarted."""
 
+ANY: Any = object()
+"""Left out of ``signal_where``. None is refused there: whoever passes what was not filled in means no other run."""
+
 
 class Operations(OperatorVerbs):
     """Runs, as people see and steer them: :class:`stageflow_durable.Engine` is one. ``pipelines``: those that it knows,
@@ -192,9 +195,9 @@ class Operations(OperatorVerbs):
         name: str,
         payload: Any = None,
         *,
-        client_id: str | None = None,
-        pipeline: str | None = None,
-        correlation: str | None = None,
+        client_id: str = ANY,
+        pipeline: str = ANY,
+        correlation: str = ANY,
         idempotency_key: str | None = None,
         reason: str = "sent by the application",
         actor: str | Credential | Actor = "application",
@@ -202,16 +205,20 @@ class Operations(OperatorVerbs):
         """:meth:`signal` to the one run that waits for ``name``, or will wait: of ``client_id`` and ``pipeline``, where
         they are given, and with ``correlation`` as the idempotency key that it was enqueued with.
 
-        Raises NotAllowed where no run, or more than one, fits; and as :meth:`signal`.
+        Raises NotAllowed where no run, or more than one, fits; InvalidKey where one of them is given and is None, which
+        would fit any run; and as :meth:`signal`.
         """
-        given = {"name": name, "client_id": client_id, "pipeline": pipeline, "correlation": correlation}
-        given["idempotency key"] = idempotency_key
+        fits = {"client_id": client_id, "pipeline": pipeline, "correlation": correlation}
+        given = {"name": name, **{what: text for what, text in fits.items() if text is not ANY}}
+        if idempotency_key is not None:
+            given["idempotency key"] = idempotency_key
         for what, text in given.items():
-            if text is not None or what == "name":
-                valid_key(text, what)  # type: ignore[arg-type]  # what is no text is what it refuses
-        found = self.store.waiting_for_signal(Wanted(name, client_id, pipeline, correlation, idempotency_key))
+            valid_key(text, what)
+        found = self.store.waiting_for_signal(
+            Wanted(name, given.get("client_id"), given.get("pipeline"), given.get("correlation"), idempotency_key)
+        )
         if len(found) != 1:
-            listed = ", ".join(f"{what}={text!r}" for what, text in given.items() if text is not None)
+            listed = ", ".join(f"{what}={text!r}" for what, text in given.items())
             why = f"more than one run fits, {', '.join(found)} among them" if found else "no run waits for it"
             raise NotAllowed(name, SIGNAL, f"{why} ({listed})", of="signal")
         return self.signal(found[0], name, payload, idempotency_key=idempotency_key, reason=reason, actor=actor)

@@ -250,7 +250,8 @@ class OperatorVerbs:
         """
         from stageflow_durable.clock import as_moment
         from stageflow_durable.engine.signalling import checked_payload
-        from stageflow_durable.transitions.signal import VERB, SchemaChanged, Sent
+        from stageflow_durable.transitions.signal import VERB, Sent
+        from stageflow_durable.transitions.waiting import SchemaChanged
 
         order = self._order(VERB, run_id, reason, actor)
         valid_key(name, "name")

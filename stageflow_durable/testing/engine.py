@@ -20,6 +20,7 @@ from stageflow_durable.application import Engine
 from stageflow_durable.clock import Draw, World
 from stageflow_durable.connect import memory_store, store_on
 from stageflow_durable.duration import seconds_of
+from stageflow_durable.engine.actors import Authenticate, Authorize
 from stageflow_durable.engine.callbacks import CallbackUrls
 from stageflow_durable.engine.recover import Patience
 from stageflow_durable.errors import ConfigurationError
@@ -88,6 +89,8 @@ class InProcessEngine(Engine):
         retry: RetryPolicy | None = None,
         interceptors: Sequence[Any] | None = None,
         observers: Sequence[Observer] = (),
+        authenticate: Authenticate | None = None,
+        authorize: Authorize | None = None,
         workers: int = 1,
     ) -> None:
         self.faults = Faults()
@@ -98,6 +101,8 @@ class InProcessEngine(Engine):
             retry=retry,
             interceptors=interceptors,
             observers=observers,
+            authenticate=authenticate,
+            authorize=authorize,
             settings=settings,
             store=with_crash_points(store, self.faults),
             publisher=self.messages,
@@ -295,6 +300,8 @@ def engine_for_tests(
     retry: RetryPolicy | None = None,
     interceptors: Sequence[Any] | None = None,
     observers: Sequence[Observer] = (),
+    authenticate: Authenticate | None = None,
+    authorize: Authorize | None = None,
     workers: int = 1,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
@@ -314,7 +321,8 @@ def engine_for_tests(
     ``store``: ``"memory"`` is faster, and has no ``ctx.session``; several engines may be given one
     :class:`~stageflow_durable.store.memory.MemoryStore`. ``database_url``: another database, whose schema is up to date
     (its clock is its own, unless ``clock.moved`` sets it). ``draw``: chance, the middle unless said otherwise.
-    ``retry``, ``interceptors`` and ``observers``: as of :class:`~stageflow_durable.Engine`. ``settings``: as of
+    ``retry``, ``interceptors``, ``observers``, ``authenticate`` and ``authorize``: as of
+    :class:`~stageflow_durable.Engine`. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
     clock = clock or FakeClock()
@@ -331,6 +339,8 @@ def engine_for_tests(
             retry=retry,
             interceptors=interceptors,
             observers=observers,
+            authenticate=authenticate,
+            authorize=authorize,
             workers=workers,
         )
         stack.callback(engine.close)

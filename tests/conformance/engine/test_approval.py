@@ -315,11 +315,8 @@ def test_without_separation_whoever_asked_may_approve_by_a_typed_name(make_engin
 def test_a_credential_is_turned_into_a_name_and_one_that_is_not_accepted_is_refused(
     make_engine: MakeEngine, acts: Acts
 ) -> None:
-    engine = make_engine(around(acts, approvers="ann"))
+    engine = make_engine(around(acts, approvers="ann"), authenticate={"token of ann": "ann", "empty": " "}.get)
     handle = asking(engine)
-    with pytest.raises(ConfigurationError, match="authenticate="):
-        approve(engine, handle, Credential("token of ann"))
-    engine._authenticate = {"token of ann": "ann", "empty": " "}.get
     assert "token" not in repr(Credential("token of ann"))
     for wrong in ("token of max", "empty"):
         with pytest.raises(NotAllowed, match="the credential is not accepted"):
@@ -329,6 +326,31 @@ def test_a_credential_is_turned_into_a_name_and_one_that_is_not_accepted_is_refu
     assert handle.outputs()["release"]["by"] == "ann"
     other = engine.enqueue("line", {}, actor=Credential("token of ann"))
     assert happened(other, "run.accepted")[0]["actor"] == "ann"
+
+
+def test_a_credential_is_refused_where_nobody_can_say_whose_it_is(engine: InProcessEngine) -> None:
+    with pytest.raises(ConfigurationError, match="authenticate="):
+        approve(engine, asking(engine), Credential("token of ann"))
+
+
+async def _later(_credential: Any) -> str:
+    return "ann"
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "why"),
+    [
+        ("authenticate", "ann", "is not a function"),
+        ("authenticate", _later, "is async; give a plain function"),
+        ("authenticate", lambda: "ann", "takes \\(\\); it is called with credential"),
+        ("authorize", lambda _actor, _verb: True, "it is called with actor, verb, run"),
+    ],
+)
+def test_who_says_who_may_is_looked_at_when_the_engine_is_made(
+    make_engine: MakeEngine, acts: Acts, option: str, given: Any, why: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option}=.*{why}"):
+        make_engine(around(acts), **{option: given})
 
 
 VERBS: dict[str, Callable[[InProcessEngine, str], Any]] = {

@@ -658,3 +658,9 @@ def test_a_wait_for_the_outside_that_lost_its_time_ends_and_its_body_is_not_call
     engine.drain()
     assert len(outside.urls) == 1
     assert handle.status() is not RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize(("token", "body"), [(7, b"1"), (None, b"1"), ("here", "text"), ("here", None)])
+def test_what_is_no_text_or_no_bytes_is_refused_by_name(engine: InProcessEngine, token: Any, body: Any) -> None:
+    with pytest.raises(InvalidInput, match="the token is text, the body bytes"):
+        engine.receive_callback(token, body)

@@ -585,8 +585,11 @@ def test_a_signal_that_is_sent_again_finds_the_run_that_it_came_to(engine: InPro
     assert (again.run_id, again.replayed, again.received_at) == (first.run_id, True, sent.received_at)
     with pytest.raises(IdempotencyParamMismatch):
         engine.signal_where("word", 2, idempotency_key="k")
-    with pytest.raises(InvalidKey, match="correlation"):
-        engine.signal_where("word", 2, correlation="")
+    for nothing in ("", None):  # None as of a field that was not filled in: it would fit any run
+        for what in ("correlation", "client_id", "pipeline"):
+            given: Any = {what: nothing}
+            with pytest.raises(InvalidKey, match=what):
+                engine.signal_where("word", 2, **given)
 
 
 # --- definitions ------------------------------------------------------------------------------------------------------
