@@ -54,7 +54,8 @@ def up(
     began = session.now()
 
     def watched(urls: Urls) -> AbstractContextManager[None]:
-        operations = open_operations(replace(settings, database_url=urls.database_url, broker_url=urls.broker_url))
+        at = {"database_url": urls.database_url, "broker_url": urls.broker_url, "audit_key": urls.audit_key}
+        operations = open_operations(replace(settings, **at))
         return watching(Cockpit(operations, click.echo, began, hello(reference, application.pipelines)))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor

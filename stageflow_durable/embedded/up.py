@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from stageflow_durable.embedded.home import Home, HomeLock
@@ -117,7 +118,8 @@ def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) ->
         yield settings.require(), None
         return
     with start(home.root, upgrade=upgrade, say=out) as embedded:
-        yield embedded.urls, embedded
+        # A key that is set is everybody's: workers that signed with the home's own would seem to have forged histories.
+        yield replace(embedded.urls, audit_key=settings.audit_key or embedded.urls.audit_key), embedded
 
 
 def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, out: Say) -> int:

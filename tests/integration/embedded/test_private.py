@@ -165,6 +165,29 @@ def test_given_a_home_that_is_deleted_under_up_then_up_ends_with_one_line_and_le
     assert [line for line in left.splitlines() if str(shop / ".stageflow") in line] == []
 
 
+@pytest.mark.process
+@pytest.mark.parametrize(
+    "more",
+    [{"STAGEFLOW_PUBLIC_URL": "https://shop.example/x"}, {"STAGEFLOW_AUDIT_KEY": "one for everybody " * 3}],
+    ids=["the home's key", "a key that is set"],
+)
+def test_given_what_needs_the_audit_key_then_up_and_who_asks_beside_it_have_the_same_one(
+    shop: Path, processes: Processes, more: dict[str, str]
+) -> None:
+    (shop / "shop.py").write_text(ENGINE.replace("'s', len", "'s', lambda ctx: 1"))
+    command, env = [sys.executable, "-m", "stageflow_durable.cli", "--app", "shop:engine"], environment(shop) | more
+    processes.start("up", [*command, "up", "--no-monitor", "-c", "1"], env=env, cwd=shop)
+    eventually(lambda: "ready: " in processes.log("up"), within=60, what="it is ready")
+
+    def said(*words: str) -> str:
+        ran = subprocess.run([*command, *words], env=env, cwd=shop, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran.stdout + ran.stderr
+
+    assert '"s": 1' in said("enqueue", "p", "--input", "{}", "--wait", "--timeout", "60")
+    assert said("audit", "verify").endswith("all whole\n")
+
+
 def test_given_a_home_of_which_a_part_is_gone_then_up_says_that_it_was_deleted(tmp_path: Path) -> None:
     home, said = Home(tmp_path / "home"), list[str]()
     supervisor = Mock(run=Mock(side_effect=FileNotFoundError(2, "gone", str(home.root / "log/beat.log"))))
