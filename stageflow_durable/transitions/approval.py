@@ -57,6 +57,9 @@ def ask(facts: Facts, work: Work, asked: Asked, claimant: Claimant | None, event
         return draft.done()
     there = draft.approval(work.stage)
     holds = there is not None and there.consumed_at is None and there.digest == as_stored(asked.digest, there.digest)
+    if there is not None and there.decision == APPROVED:
+        # A deploy may have changed who may approve since it was decided.
+        holds = holds and _may_not(draft, work.stage, there.actor or "", bool(there.authenticated)) is None
     if there is None or not holds:
         _await(draft, work, _asked_anew(draft, work.stage, asked, there))
     elif there.decision == APPROVED:
@@ -69,7 +72,7 @@ def ask(facts: Facts, work: Work, asked: Asked, claimant: Claimant | None, event
 
 
 def _asked_anew(draft: Draft, stage: str, asked: Asked, before: ApprovalRow | None) -> ApprovalRow:
-    if before is not None and before.consumed_at is None:  # it was about something else
+    if before is not None and before.consumed_at is None:  # about something else, or not theirs to give any more
         draft.set_approval(before, consumed_at=draft.clock)
         draft.emit("approval.void", stage=stage, approval=before.n, digest=before.digest)
     row = ApprovalRow(stage, 1 if before is None else before.n + 1, asked.content, str(asked.digest), draft.clock)
@@ -127,8 +130,8 @@ def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | 
         raise NotAllowed(draft.id, order.verb, why)
     if order.op_version not in (None, facts.run.op_version):
         raise OperatorConflict(order.run_id, order.verb)
-    if decision == APPROVED:
-        _require_approver(draft, order, stage)
+    if decision == APPROVED and (refused := _may_not(draft, stage, order.actor, order.authenticated)):
+        raise NotAllowed(draft.id, order.verb, refused)
     approval = draft.set_approval(
         approval,
         decision=decision,
@@ -176,19 +179,19 @@ def _undecided(draft: Draft, order: Order, stage: str) -> ApprovalRow:
     return asked
 
 
-def _require_approver(draft: Draft, order: Order, stage: str) -> None:
-    """Who may approve: a name that was only typed proves nothing."""
+def _may_not(draft: Draft, stage: str, actor: str, authenticated: bool) -> str | None:
+    """Why somebody may not approve, or None when they may: a name that was only typed proves nothing."""
     planned = draft.plan.by_name[stage]
     proves = "say who you are by a credential that Engine(authenticate=) knows; a name that is typed proves nothing"
-    if planned.approvers and not (order.authenticated and order.actor in planned.approvers):
-        known = "is not among its approvers" if order.authenticated else f"is not authenticated: {proves}"
-        raise NotAllowed(draft.id, order.verb, f"{order.actor} {known}")
+    if planned.approvers and not (authenticated and actor in planned.approvers):
+        known = "is not among its approvers" if authenticated else f"is not authenticated: {proves}"
+        return f"{actor} {known}"
     askers = draft.facts.requesters if planned.separation else frozenset()
-    if order.actor in askers:
-        raise NotAllowed(draft.id, order.verb, f"{order.actor} asked for this run, and may not approve it")
-    if askers and not order.authenticated:
-        named = " and ".join(sorted(askers))
-        raise NotAllowed(draft.id, order.verb, f"{named} asked for this run, and may not approve it; {proves}")
+    if actor in askers:
+        return f"{actor} asked for this run, and may not approve it"
+    if askers and not authenticated:
+        return f"{' and '.join(sorted(askers))} asked for this run, and may not approve it; {proves}"
+    return None
 
 
 # --- a denial, and the end of its time --------------------------------------------------------------------------------

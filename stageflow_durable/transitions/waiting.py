@@ -21,8 +21,7 @@ class SchemaChanged(Exception):
 
 def awaits_signal(plan: Plan, row: StrandRow) -> bool:
     """Whether the strand waits for its signal, so that only that or the end of its time moves it on."""
-    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.SIGNAL
-    return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_wait
+    return _stands_for(row, WaitingFor.SIGNAL) and plan.by_name[row.stage].is_wait
 
 
 def needs_no_worker(plan: Plan, row: StrandRow) -> bool:
@@ -34,18 +33,22 @@ def needs_no_worker(plan: Plan, row: StrandRow) -> bool:
 
 def awaits_callback(row: StrandRow) -> bool:
     """Whether the strand waits for its callback, so that only that or the end of its time moves it on."""
-    return row.state == StrandState.WAITING and row.waiting_for == WaitingFor.CALLBACK
+    return _stands_for(row, WaitingFor.CALLBACK)
 
 
 def awaits_approval(plan: Plan, row: StrandRow) -> bool:
     """Whether the strand waits until somebody approves, so that only that or the end of its time moves it on."""
-    waits = row.state == StrandState.WAITING and row.waiting_for == WaitingFor.APPROVAL
-    return waits and row.direction == Phase.FORWARD and plan.by_name[row.stage].is_approval
+    return _stands_for(row, WaitingFor.APPROVAL) and plan.by_name[row.stage].is_approval
 
 
 def awaits_answer(plan: Plan, row: StrandRow) -> bool:
     """Whether the strand waits for a person or a program."""
     return awaits_signal(plan, row) or awaits_approval(plan, row)
+
+
+def _stands_for(row: StrandRow, what: WaitingFor) -> bool:
+    """Whether the strand waits for that, on its way forward: no undo waits for anybody's word."""
+    return row.state == StrandState.WAITING and row.waiting_for == what and row.direction == Phase.FORWARD
 
 
 def kept_for(draft: Draft, row: StrandRow) -> SignalRow | None:

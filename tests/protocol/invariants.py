@@ -382,7 +382,10 @@ def a_wait_for_the_outside_is_in_doubt(seen: Picture) -> Iterator[str]:
 
 def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
     """Nothing behind an approval begins but by one that was given and consumed, once, with the digest that is saved."""
-    consumed = [row for row in seen.approvals if row["consumed_at"] is not None and row["decision"] == "approved"]
+    said = [decode(event["data"]) for event in seen.events if event["type"] == "approval.void"]
+    void = {(one["stage"], one["approval"]) for one in said}
+    taken = [row for row in seen.approvals if row["consumed_at"] is not None and row["decision"] == "approved"]
+    consumed = [row for row in taken if (row["stage"], row["n"]) not in void]  # those with which the run went on
     last = {row["stage"]: row for row in sorted(seen.approvals, key=lambda row: row["n"])}
     saved = {row["stage"]: row for row in seen.checkpoints}
     for stage in (stage.name for stage in seen.plan.stages if stage.is_approval):
@@ -394,10 +397,9 @@ def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
         if stage not in _copied(seen) and (len(by) != 1 or last[stage] is not by[0]):
             yield f"{stage} is done by {told}, which was consumed {len(by)} times"
     for stage, row in last.items():
-        if stage not in saved and row["decision"] == "approved" and row["consumed_at"] is not None:
-            voids = [decode(event["data"]) for event in seen.events if event["type"] == "approval.void"]
-            if not any((void["stage"], void["approval"]) == (stage, row["n"]) for void in voids):
-                yield f"the approval of {stage} was consumed, and it is not done"
+        went_on = row["decision"] == "approved" and row["consumed_at"] is not None and (stage, row["n"]) not in void
+        if went_on and stage not in saved:
+            yield f"the approval of {stage} was consumed, and it is not done"
 
 
 def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:

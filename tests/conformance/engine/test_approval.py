@@ -287,6 +287,21 @@ def test_who_asked_for_the_run_may_not_approve_it_and_others_have_to_prove_who_t
     assert all(checked.problems == () for checked in engine.audit())
 
 
+@pytest.mark.parametrize("by", [BOB, "ann"], ids=["another", "a typed name"])
+def test_a_deploy_that_changes_who_may_approve_asks_again_where_it_was_not_theirs_to_give(
+    make_engine: MakeEngine, acts: Acts, by: Any
+) -> None:
+    engine = make_engine(around(acts))
+    handle = asking(engine)
+    approve(engine, handle, by)
+    engine.deploy(around(acts, approvers="ann"))
+    engine.work()
+    assert (acts.log, handle.describe().waiting_for) == (["a"], WaitingFor.APPROVAL)
+    approve(engine, handle, ANN)
+    engine.drain()
+    assert (acts.log, handle.outputs()["release"]["by"]) == (["a", "b"], "ann")
+
+
 def test_a_fork_is_approved_neither_by_who_asked_for_the_run_nor_by_who_forked_it(
     make_engine: MakeEngine, acts: Acts
 ) -> None:
