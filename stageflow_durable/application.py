@@ -28,6 +28,7 @@ from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
+from stageflow_durable.engine.approval_links import LinkOperations
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
 from stageflow_durable.engine.handle import RunHandle
@@ -70,7 +71,7 @@ _OWN = (
 )
 
 
-class Engine(CallbackOperations, Operations):
+class Engine(CallbackOperations, LinkOperations, Operations):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an

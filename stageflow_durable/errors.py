@@ -121,6 +121,17 @@ class CallbackRefused(Conflict):
         super().__init__(f"{about}the callback is refused: {why}")
 
 
+class LinkRefused(Conflict):
+    """A link to an approval is not taken. ``reason``: ``"used"``, ``"expired"``, ``"gone"`` (its run was deleted) or
+    ``"forged"`` (the link is none of this engine's; then nothing is told of a run).
+    """
+
+    def __init__(self, run_id: str, stage: str, reason: str, why: str) -> None:
+        self.run_id, self.stage, self.reason = run_id, stage, reason
+        about = f"run {run_id}{f', stage {stage}' if stage else ''}: " if run_id else ""
+        super().__init__(f"{about}the link is refused: {why}")
+
+
 # --- idempotency ------------------------------------------------------------------------------------------------------
 
 

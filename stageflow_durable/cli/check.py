@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import click
 
 from stageflow_durable.cli.failures import FAILED
-from stageflow_durable.cli.legible import legible
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import counted, shown_length
+from stageflow_durable.legible import legible
 
 
 @dataclass(frozen=True, slots=True)

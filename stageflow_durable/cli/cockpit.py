@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from stageflow_durable.cli.legible import legible
 from stageflow_durable.cli.words import clipped, counted, duration, shown_length
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.legible import legible
 from stageflow_durable.model.status import AT_REST, RunStatus
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from stageflow_durable.cli.failures import FAILED
-from stageflow_durable.cli.output import jsonable, print_json, say
+from stageflow_durable.cli.output import print_json, say
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import duration
+from stageflow_durable.legible import jsonable
 
 if TYPE_CHECKING:
     from stageflow_durable.state.schema import Step

@@ -9,8 +9,8 @@ from typing import IO, Any
 
 import click
 
-from stageflow_durable.cli.legible import legible
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.legible import legible
 from stageflow_durable.settings.masking import masked
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, date, datetime, timedelta
-from enum import Enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from stageflow_durable.cli.failures import OutputLost
-from stageflow_durable.cli.legible import harmless_json
+from stageflow_durable.legible import harmless_json, jsonable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -158,43 +154,3 @@ def printing(done: str | None = None) -> Iterator[None]:
         if done is not None:
             say(f"stageflow: {done}, though it could not be printed")
         raise error if isinstance(error, OutputLost) else OutputLost(error) from error
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` as plain JSON: records by their fields, times as ISO 8601 in UTC, durations in seconds, else text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has neither NaN nor infinity, and its readers refuse a document with one
-    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
-        return value
-    if isinstance(value, Mapping):
-        return _object(value)
-    if isinstance(value, list | tuple | set | frozenset):
-        return [jsonable(item) for item in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
-    return _scalar(value)
-
-
-def _object(value: Mapping[Any, Any]) -> Any:
-    """A JSON object; where two keys would be one text, as of 1 and "1", a list of pairs: nothing gets lost."""
-    shown = {str(jsonable(key)): jsonable(item) for key, item in value.items()}
-    return shown if len(shown) == len(value) else [[jsonable(key), jsonable(item)] for key, item in value.items()]
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return jsonable(value.value)
-    if isinstance(value, datetime):
-        return iso(value) if value.tzinfo else value.isoformat()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    return jsonable(value.model_dump()) if hasattr(value, "model_dump") else str(value)
-
-
-def iso(at: datetime) -> str:
-    """``2026-01-31T03:02:11.123456Z``."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from stageflow_durable.cli.attention import Group, drawn, grouped
-from stageflow_durable.cli.legible import for_people
-from stageflow_durable.cli.output import Column, console, jsonable, listing, print_json, print_lines, say
+from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import MOST_RUNS, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.why import why
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
+from stageflow_durable.legible import for_people, jsonable
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stageflow_durable.cli.failures import Misuse
-from stageflow_durable.cli.output import console, jsonable, print_json, print_json_line
+from stageflow_durable.cli.output import console, print_json, print_json_line
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Seconds
 from stageflow_durable.cli.words import SHORT_ID
 from stageflow_durable.errors import UnknownRun
+from stageflow_durable.legible import jsonable
 from stageflow_durable.model.run import Run
 from stageflow_durable.model.status import AT_REST
 from stageflow_durable.model.verbs import allowed_verbs

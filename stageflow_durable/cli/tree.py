@@ -9,7 +9,6 @@ from datetime import datetime
 
 from rich.text import Text
 
-from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.why import (
     approval_lines,
     attempt_phrase,
@@ -22,6 +21,7 @@ from stageflow_durable.cli.why import (
     why_in_full,
 )
 from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
+from stageflow_durable.legible import for_people
 from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stageflow_durable.cli.legible import for_people
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.verb_options import options_given, perform, verb_parameters
 from stageflow_durable.cli.words import SHORT_ID, age, counted
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
+from stageflow_durable.legible import for_people
 
 if TYPE_CHECKING:
     from rich.text import Text

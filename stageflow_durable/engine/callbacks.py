@@ -8,7 +8,6 @@ asked.
 from __future__ import annotations
 
 import base64
-import hmac
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,25 +18,21 @@ from stageflow_durable.codec import json_mistake, strict_json
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.public_urls import PublicUrls
 from stageflow_durable.engine.signalling import checked_payload
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import CallbackRefused, ConfigurationError, InvalidInput, UnknownRun
+from stageflow_durable.errors import CallbackRefused, InvalidInput, UnknownRun
 from stageflow_durable.model.keys import is_run_id
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.run import CallbackReceipt
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings import Settings, Urls, listed
-from stageflow_durable.settings.derived import derived
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.waiting import SchemaChanged
 
 PATH = "callbacks"
 """The part of a callback URL between the address of the application and the token."""
-
-_PURPOSE = b"callbacks 1"
-_BYTES = 16
-"""Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
 
 _TOKEN = re.compile(r"(?P<run>[0-9A-Z]{26})\.(?P<stage>[\w-]{1,1400})\.(?P<signature>[0-9a-f]{32})", re.ASCII)
 
@@ -46,37 +41,20 @@ class CallbackUrls:
     """Makes the URLs of stages, and reads them. ``older``: audit keys of before, whose URLs are still taken."""
 
     def __init__(self, public_url: str | None, audit_key: str | None, older: Sequence[str] = ()) -> None:
-        self._public_url = public_url
-        self._keys = [derived(key, _PURPOSE) for key in (audit_key, *older) if key]
-        self._signs = bool(audit_key)
+        self._urls = PublicUrls(PATH, b"callbacks 1", public_url, audit_key, older)
 
     def url(self, run_id: str, stage: str) -> str:
         """The URL that ends the wait of a stage. Raises ConfigurationError."""
-        if self._public_url is None:
-            raise ConfigurationError(
-                "ctx.callback_url() needs the address at which the callbacks of this engine are served: set "
-                "STAGEFLOW_PUBLIC_URL, or Engine(public_url=…), e.g. https://shop.example.com/stageflow"
-            )
-        if not self._signs:
-            raise ConfigurationError(
-                "ctx.callback_url() needs the audit key, which its URLs are signed with: set STAGEFLOW_AUDIT_KEY, the "
-                "same for all processes"
-            )
         named = base64.urlsafe_b64encode(stage.encode()).decode().rstrip("=")
-        return f"{self._public_url}/{PATH}/{run_id}.{named}.{_signature(self._keys[0], run_id, stage)}"
+        return self._urls.url("ctx.callback_url()", (run_id, named), signed=f"{run_id}\n{stage}")
 
     def read(self, token: str) -> tuple[str, str]:
         """The run and the stage that a token was made for. Raises CallbackRefused for one that was not made here."""
         found = _TOKEN.fullmatch(token)
         if found is not None and is_run_id(found["run"]):
             stage = _text(found["stage"])
-            if stage is not None:
-                # Each is computed: which of them fits is told by no time.
-                fits = [
-                    hmac.compare_digest(_signature(key, found["run"], stage), found["signature"]) for key in self._keys
-                ]
-                if any(fits):
-                    return found["run"], stage
+            if stage is not None and self._urls.accepts(found["signature"], f"{found['run']}\n{stage}"):
+                return found["run"], stage
         raise CallbackRefused("", "", "forged", "this address was not made here")
 
 
@@ -88,10 +66,6 @@ def _text(named: str) -> str | None:
         return None
     # One text has one name: what decodes alike is not signed alike.
     return text if base64.urlsafe_b64encode(raw).decode().rstrip("=") == named else None
-
-
-def _signature(key: bytes, run_id: str, stage: str) -> str:
-    return hmac.digest(key, f"{run_id}\n{stage}".encode(), "sha256")[:_BYTES].hex()
 
 
 class Callbacks:

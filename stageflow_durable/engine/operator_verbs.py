@@ -284,7 +284,7 @@ class OperatorVerbs:
         Raises UnknownRun, OperatorConflict; NotAllowed where nothing is asked, where it is decided already, or where
         the actor may not approve it.
         """
-        return self._decide("approve", "approved", run_id, stage, reason, actor, op_version, digest)
+        return self._decide("approve", run_id, stage, reason, actor, op_version, digest=digest)
 
     aapprove = in_thread(approve)
 
@@ -302,21 +302,24 @@ class OperatorVerbs:
 
         Raises as :meth:`approve`; anybody whom ``Engine(authorize=)`` allows it may deny.
         """
-        return self._decide("deny", "denied", run_id, stage, reason, actor, op_version, digest)
+        return self._decide("deny", run_id, stage, reason, actor, op_version, digest=digest)
 
     adeny = in_thread(deny)
 
     def _decide(
         self,
         verb: str,
-        decision: str,
         run_id: str,
         stage: str,
         reason: str,
         actor: Any,
-        op_version: int | None,
+        op_version: int | None = None,
+        *,
         digest: str | None,
+        token: str | None = None,
     ) -> RunSummary:
+        from stageflow_durable.transitions.approval import DECISIONS
+
         given: Any = digest  # whatever a program says
         wrong = []
         if given is not None and not (isinstance(given, str) and _DIGEST.fullmatch(given)):
@@ -325,7 +328,7 @@ class OperatorVerbs:
             raise InvalidInput(verb, wrong)
         valid_key(stage, "stage")
         order = self._order(verb, run_id, reason, actor, op_version)
-        return self._published(order, self.store.decide(order, stage, decision, digest))
+        return self._published(order, self.store.decide(order, stage, DECISIONS[verb], digest, token))
 
     def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: By) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.

@@ -103,6 +103,20 @@ class StageView:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkedApproval:
+    """What whoever opens a link to an approval sees: the stage with what it asks for (``stage.approval``; None where
+    the run has not come there), for whom the link was made (``actor``), and until when it may be used.
+    """
+
+    run_id: str
+    pipeline: str
+    stage: StageView
+    actor: str
+    expires_at: datetime
+    status: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitedWorker:
     """A process that was lost in ``stage`` and may act for it until somebody confirms that it has ended."""
 

@@ -29,6 +29,7 @@ from stageflow_durable.state.tables import (
     events,
     item_groups,
     items,
+    links,
     owners,
     runs,
     saga_steps,
@@ -45,6 +46,7 @@ from stageflow_durable.transitions.rows import (
     GroupRow,
     HeldKey,
     ItemRow,
+    LinkRow,
     OwnerRow,
     SignalRow,
     StrandRow,
@@ -190,6 +192,7 @@ _APPROVALS = Prepared(
     .where(approvals.c.run == _OF_RUN)
     .order_by(approvals.c.n)
 )
+_LINKS = Prepared(select(*(links.c[name] for name in LinkRow._fields)).where(links.c.run == _OF_RUN))
 _FIRST_EVENT = Prepared(
     select(events.c.data).where(and_(events.c.run == _OF_RUN, events.c.item == NO_ITEM, events.c.seq == 1))
 )
@@ -338,6 +341,11 @@ def requesters_of(connection: Connection, run_id: str) -> frozenset[str]:
     return frozenset() if data is None else requesters(decode(data))
 
 
+def links_of(connection: Connection, run_id: str) -> dict[str, LinkRow]:
+    """Links to the run's approvals, by the hash of the token."""
+    return {row.token: row for row in map(LinkRow._make, _LINKS.run(connection, run_id=run_id).fetchall())}
+
+
 _AUTHENTICATED = ApprovalRow._fields.index("authenticated")
 
 
@@ -400,6 +408,7 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
         ApprovalRow._make(row)._replace(authenticated=bool(row[_AUTHENTICATED]))
         for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
     ),
+    Part.LINKS: lambda connection, of, _me: links_of(connection, of.id),
     Part.REQUESTERS: lambda connection, of, _me: requesters_of(connection, of.id),
     Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }

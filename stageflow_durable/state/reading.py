@@ -20,6 +20,7 @@ from stageflow_durable.state import (
     handed_back,
     horizon,
     listing,
+    load,
     owners,
     progress,
     recovery,
@@ -45,6 +46,7 @@ from stageflow_durable.store.values import (
     Waits,
     Wanted,
 )
+from stageflow_durable.transitions.rows import LinkRow
 
 T = TypeVar("T")
 
@@ -76,6 +78,10 @@ class Reading:
         """Which way the run goes now."""
         facts = self.facts(run_id)
         return None if facts is None else facts.phase
+
+    def link(self, run_id: str, token: str) -> LinkRow | None:
+        """A link to an approval of the run, by the hash of its token."""
+        return self._see(lambda c: load.links_of(c, run_id).get(token))
 
     def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began."""

@@ -405,6 +405,21 @@ approvals = Table(
     ),
 )
 
+links = Table(
+    "stageflow_links",
+    metadata,
+    # Links by which one person may decide about an approval. ``token``: a hash, since whoever has the token may decide.
+    Column("run", ID, primary_key=True),
+    Column("token", String(64), primary_key=True),
+    Column("stage", NAME, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("made_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    # When somebody decided by it; NULL: nobody did.
+    Column("used_at", Double),
+)
+
 queues = Table(
     "stageflow_queues",
     metadata,

@@ -17,6 +17,7 @@ from stageflow_durable.state.tables import (
     checkpoints,
     definitions,
     events,
+    links,
     runs,
     saga_steps,
     signals,
@@ -38,7 +39,7 @@ RUNS = 50
 """Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals, approvals)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals, approvals, links)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 
@@ -122,8 +123,9 @@ class _Checker:
                 plan, given = plans.get(found[run]["definition"]), dict[str, str]()
                 if found[run]["item_count"]:
                     given = verified_items.inputs(connection, run)
-                told, tried, saved, steps, lines, sent, asked = rows.values()
-                seen = Rows(found[run], plan, keys.get(run, []), told, tried, saved, steps, lines, sent, asked, given)
+                told, tried, saved, steps, lines, sent, asked, handed = rows.values()
+                done = keys.get(run, [])
+                seen = Rows(found[run], plan, done, told, tried, saved, steps, lines, sent, asked, handed, inputs=given)
                 of_items = verified_items.check(connection, seen, self._keys)
                 checked.append(verification.checked(self._keys, seen, self._exported, of_items))
             else:
@@ -160,8 +162,10 @@ def _by_run(
     with_items: Sequence[str],
 ) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    own = or_(table.c.item == NO_ITEM, table.c.run.not_in(with_items))
-    for row in connection.execute(_ORDERED[table].where(and_(within(table.c.run), own))).mappings():
+    these = within(table.c.run)
+    if "item" in table.c:
+        these = and_(these, or_(table.c.item == NO_ITEM, table.c.run.not_in(with_items)))
+    for row in connection.execute(_ORDERED[table].where(these)).mappings():
         grouped.setdefault(row["run"], []).append(row)
     return grouped
 

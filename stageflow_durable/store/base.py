@@ -164,9 +164,17 @@ class BaseStore(Carrying):
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
 
-    def decide(self, order: operate.Order, stage: str, decision: str, digest: str | None) -> tuple[Nudge, ...]:
-        """Record what a person decided about an approval. Raises UnknownRun, NotAllowed, OperatorConflict."""
-        return self._ordered(order, lambda facts: approval.decide(facts, order, stage, decision, digest))
+    def decide(
+        self, order: operate.Order, stage: str, decision: str, digest: str | None, token: str | None = None
+    ) -> tuple[Nudge, ...]:
+        """Record what a person decided about an approval; ``token``: the hash of the link's that they used. Raises
+        UnknownRun, NotAllowed, OperatorConflict, LinkRefused.
+        """
+        return self._ordered(order, lambda facts: approval.decide(facts, order, stage, decision, digest, token))
+
+    def make_link(self, order: operate.Order, link: approval.NewLink) -> None:
+        """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
+        self._ordered(order, lambda facts: approval.make_link(facts, order, link))
 
     def signal(self, sent: Sent) -> Received:
         """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,

@@ -44,10 +44,11 @@ from stageflow_durable.store.values import (
     Wanted,
 )
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.approval import Asked
+from stageflow_durable.transitions.approval import Asked, NewLink
 from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
+from stageflow_durable.transitions.rows import LinkRow
 from stageflow_durable.transitions.signal import Sent
 
 
@@ -300,8 +301,15 @@ class Operating(Protocol):
     def settle(self, order: Order, stage: str, delta: str | None) -> tuple[Nudge, ...]:
         """Record what a person found out."""
 
-    def decide(self, order: Order, stage: str, decision: str, digest: str | None) -> tuple[Nudge, ...]:
-        """Record what a person decided about an approval. Raises UnknownRun, NotAllowed, OperatorConflict."""
+    def decide(
+        self, order: Order, stage: str, decision: str, digest: str | None, token: str | None = None
+    ) -> tuple[Nudge, ...]:
+        """Record what a person decided about an approval; ``token``: the hash of the link's that they used. Raises
+        UnknownRun, NotAllowed, OperatorConflict, LinkRefused.
+        """
+
+    def make_link(self, order: Order, link: NewLink) -> None:
+        """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
 
     def signal(self, sent: Sent) -> Received:
         """Keep a signal, or end the wait that it is for. Raises UnknownRun, NotAllowed, IdempotencyParamMismatch,
@@ -395,6 +403,9 @@ class Reading(Protocol):
 
     def waiting_for_signal(self, wanted: Wanted) -> list[str]:
         """Runs that wait, or will wait, for a signal, or that it came to before under its key; some of them."""
+
+    def link(self, run_id: str, token: str) -> LinkRow | None:
+        """A link to an approval of the run, by the hash of its token; None: there is none."""
 
     def phase(self, run_id: str) -> Phase | None:
         """Which way the run goes now."""

@@ -26,6 +26,7 @@ from stageflow_durable.store.vouched import (
     inputs_text,
     is_by_body,
     items_row,
+    link_row,
     said,
     signal_row,
     step_row,
@@ -170,6 +171,7 @@ _NAMED: dict[Table, Callable[..., str]] = {
     Table.SAGA_STEPS: step_row,
     Table.SIGNALS: signal_row,
     Table.APPROVALS: approval_row,
+    Table.LINKS: link_row,
 }
 
 

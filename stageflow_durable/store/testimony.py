@@ -29,6 +29,7 @@ from stageflow_durable.store.vouched import (
     is_by_body,
     is_of_item,
     items_row,
+    link_row,
     shown,
     signal_row,
     step_row,
@@ -66,6 +67,7 @@ class Rows:
     strands: Sequence[Row]
     signals: Sequence[Row] = ()
     approvals: Sequence[Row] = ()
+    links: Sequence[Row] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     """What was given to the items of each stage, as one text."""
 
@@ -121,7 +123,7 @@ class Testimony:
             return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
         if kind == "checkpoint":
             return {**FRESH_CHECKPOINT, "at": event["at"]}
-        if kind in ("signal", "items", "approval"):
+        if kind in ("signal", "items", "approval", "link"):
             return {}  # its event says all of it
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
@@ -160,6 +162,7 @@ def of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         **{step_row(row["stage"], row["item"]): row for row in seen.steps},
         **{signal_row(row["stage"], row["item"], row["n"]): row for row in seen.signals},
         **{approval_row(row["stage"], row["item"], row["n"]): row for row in seen.approvals},
+        **{link_row(row["token"]): row for row in seen.links},
     }
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())

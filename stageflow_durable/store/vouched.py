@@ -101,6 +101,9 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("authenticated", "decided_at", "consumed_at"), How.SAID),
         **dict.fromkeys(("content", "reason"), How.SEALED),
     },
+    "stageflow_links": dict.fromkeys(
+        ("run", "token", "stage", "actor", "made_by", "made_at", "expires_at", "used_at"), How.SAID
+    ),
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
     "stageflow_items": {
         **dict.fromkeys(("run", "item", "seq", "head", "updated_at"), How.CHAINED),
@@ -215,6 +218,11 @@ def signal_row(stage: str, item: int, n: int) -> str:
 def approval_row(stage: str, item: int, n: int) -> str:
     """How events name what was to be approved. The stage comes last, as for an attempt."""
     return f"{_of_item('approval', item)} {n} {stage}"
+
+
+def link_row(token: str) -> str:
+    """How events name a link, by the hash of its token."""
+    return f"link {token}"
 
 
 def items_row(stage: str) -> str:

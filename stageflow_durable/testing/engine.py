@@ -21,6 +21,7 @@ from stageflow_durable.clock import Draw, World
 from stageflow_durable.connect import memory_store, store_on
 from stageflow_durable.duration import seconds_of
 from stageflow_durable.engine.actors import Authenticate, Authorize
+from stageflow_durable.engine.approval_links import LinkUrls
 from stageflow_durable.engine.callbacks import CallbackUrls
 from stageflow_durable.engine.recover import Patience
 from stageflow_durable.errors import ConfigurationError
@@ -122,6 +123,11 @@ class InProcessEngine(Engine):
         """Those of a test need neither a server nor a key of anybody's."""
         settings = self.settings
         return CallbackUrls(settings.public_url or TEST_URL, settings.audit_key or TEST_URL)
+
+    @cached_property
+    def _link_urls(self) -> LinkUrls:
+        settings = self.settings
+        return LinkUrls(settings.public_url or TEST_URL, settings.audit_key or TEST_URL)
 
     @cached_property
     def _patience(self) -> Patience:

@@ -106,7 +106,7 @@ class Faults:
 _SEE = ("facts", "full_id", "run", "summaries", "stuck", "history", "workers", "outputs", "phase", "outcome_of")
 _ABOUT_OWNERS = ("unmoved", "may_judge", "awaited", "runs_waiting_for", "unconfirmed")
 _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
-_ABOUT_SIGNALS = ("plan", "waiting_for_signal", "unapproved")
+_ABOUT_SIGNALS = ("plan", "waiting_for_signal", "unapproved", "link")
 _ABOUT_MESSAGES = ("overdue", "undelivered", "missed")
 _ABOUT_WHO_AWAITS = ("announce_by", "note_awaiting", "stand", "at_rest", "notify", "listen")
 _ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSAGES, *_ABOUT_WHO_AWAITS)

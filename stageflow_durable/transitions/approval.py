@@ -4,6 +4,8 @@ An approval is bound to the digest of what was shown. Before the run goes on, a 
 only if that has the same digest is the approval consumed, once, in the transaction that hands the run to the next stage
 and, where it may begin in the same process, begins it. From then on the checkpoint says so: no retry, recovery or
 resume of what comes next asks again. A denial is consumed at once.
+
+A link lets one person decide at one stage, once: having it proves who they are. Only the hash of its token is stored.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import NamedTuple
 
 from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import Fingerprint, as_stored, encode
-from stageflow_durable.errors import NotAllowed, OperatorConflict
+from stageflow_durable.errors import LinkRefused, NotAllowed, OperatorConflict
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.work import Fenced, Work
 from stageflow_durable.transitions.attempt import Claimant, Kept
@@ -23,11 +25,17 @@ from stageflow_durable.transitions.fence import drafted
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
-from stageflow_durable.transitions.rows import ApprovalRow, StrandRow
+from stageflow_durable.transitions.rows import ApprovalRow, LinkRow, StrandRow
 from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import awaits_approval
 
 APPROVED, DENIED = "approved", "denied"
+
+DECISIONS = {"approve": APPROVED, "deny": DENIED}
+"""What a person does, and what stands in the row then."""
+
+LINK_DIGITS = 12
+"""Of the hash of a link's token, by which the history names the link."""
 
 
 class Asked(NamedTuple):
@@ -117,13 +125,16 @@ def _consume(draft: Draft, work: Work, approval: ApprovalRow, claimant: Claimant
 # --- a person decides -------------------------------------------------------------------------------------------------
 
 
-def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | None = None) -> Change:
+def decide(
+    facts: Facts, order: Order, stage: str, decision: str, digest: str | None = None, token: str | None = None
+) -> Change:
     """Record a person's decision. An approval sends a worker to look whether it still holds; a denial ends it at once.
-    ``digest``: of what the person looked at, or its beginning.
+    ``digest``: of what the person looked at, or its beginning; ``token``: the hash of the link's that they used.
 
-    Raises NotAllowed, OperatorConflict.
+    Raises NotAllowed, OperatorConflict, LinkRefused.
     """
     draft = Draft(facts)
+    link = None if token is None else usable(draft.id, draft.link(token), draft.clock)
     approval = _undecided(draft, order, stage)
     if digest is not None and not (digest and approval.digest.startswith(digest)):
         why = f"{stage!r} asks for digest {approval.digest[:12]} now, not {digest[:12]}; look again at what it asks for"
@@ -141,6 +152,10 @@ def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | 
         decided_at=draft.clock,
     )
     draft.change(op_version=facts.run.op_version + 1)
+    by_link = {}
+    if link is not None:
+        draft.use(link)
+        by_link = {"link": link.token[:LINK_DIGITS]}
     draft.emit(
         f"operator.{order.verb}",
         actor=order.actor,
@@ -149,6 +164,7 @@ def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | 
         stage=stage,
         approval=approval.n,
         digest=approval.digest,
+        **by_link,
     )
     row = next((row for row in draft.strands.values() if row.stage == stage and awaits_approval(draft.plan, row)), None)
     if row is None or draft.run.phase is not Phase.FORWARD:
@@ -163,6 +179,17 @@ def decide(facts: Facts, order: Order, stage: str, decision: str, digest: str | 
 
 
 def _undecided(draft: Draft, order: Order, stage: str) -> ApprovalRow:
+    _require_ahead(draft, order, stage)
+    asked = draft.approval(stage)
+    if asked is None or asked.consumed_at is not None:
+        raise NotAllowed(draft.id, order.verb, f"it does not ask for {stage!r} yet: there is nothing to decide on")
+    if asked.decision is not None:
+        raise NotAllowed(draft.id, order.verb, f"{stage!r} is {asked.decision} already, by {asked.actor}")
+    return asked
+
+
+def _require_ahead(draft: Draft, order: Order, stage: str) -> None:
+    """Raise NotAllowed unless the run asks at this stage, or will."""
     run, named = draft.run, [one.name for one in draft.plan.stages if one.is_approval]
     if stage not in named:
         listed = ", ".join(named) or "none"
@@ -171,12 +198,6 @@ def _undecided(draft: Draft, order: Order, stage: str) -> ApprovalRow:
         raise NotAllowed(draft.id, order.verb, f"its approval {stage!r} is over")
     if run.phase is not Phase.FORWARD and run.status is not RunStatus.PARKED:
         raise NotAllowed(draft.id, order.verb, f"it is {run.status}")
-    asked = draft.approval(stage)
-    if asked is None or asked.consumed_at is not None:
-        raise NotAllowed(draft.id, order.verb, f"it does not ask for {stage!r} yet: there is nothing to decide on")
-    if asked.decision is not None:
-        raise NotAllowed(draft.id, order.verb, f"{stage!r} is {asked.decision} already, by {asked.actor}")
-    return asked
 
 
 def _may_not(draft: Draft, stage: str, actor: str, authenticated: bool) -> str | None:
@@ -192,6 +213,45 @@ def _may_not(draft: Draft, stage: str, actor: str, authenticated: bool) -> str |
     if askers and not authenticated:
         return f"{' and '.join(sorted(askers))} asked for this run, and may not approve it; {proves}"
     return None
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+class NewLink(NamedTuple):
+    """A link that is to be made. ``token``: the hash of its token; ``actor``: whom it is for; ``seconds``: how long it
+    may be used.
+    """
+
+    token: str
+    stage: str
+    actor: str
+    seconds: float
+
+
+def make_link(facts: Facts, order: Order, new: NewLink) -> Change:
+    """Record a link by which ``new.actor`` may decide at a stage that asks, or will. Raises NotAllowed."""
+    draft = Draft(facts)
+    _require_ahead(draft, order, new.stage)
+    if refused := _may_not(draft, new.stage, new.actor, authenticated=True):
+        raise NotAllowed(draft.id, order.verb, refused)
+    until = draft.clock + new.seconds
+    draft.add_link(LinkRow(new.token, new.stage, new.actor, order.actor, draft.clock, until))
+    link, known = new.token[:LINK_DIGITS], {"authenticated": True} if order.authenticated else {}
+    said = {"actor": order.actor, **known, "reason": order.reason}
+    draft.emit("approval.link", stage=new.stage, to=new.actor, link=link, until=until, **said)
+    return draft.done()
+
+
+def usable(run: str, link: LinkRow | None, clock: float) -> LinkRow:
+    """The link, if it may be used now. Raises LinkRefused."""
+    if link is None:
+        raise LinkRefused(run, "", "gone", "its run was deleted")
+    if link.used_at is not None:
+        raise LinkRefused(run, link.stage, "used", f"{link.actor} has decided by it before")
+    if link.expires_at <= clock:
+        raise LinkRefused(run, link.stage, "expired", "its time is over")
+    return link
 
 
 # --- a denial, and the end of its time --------------------------------------------------------------------------------

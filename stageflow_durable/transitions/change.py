@@ -24,6 +24,7 @@ class Table(StrEnum):
     ATTRIBUTES = "attributes"
     SIGNALS = "signals"
     APPROVALS = "approvals"
+    LINKS = "links"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -34,6 +35,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.ATTRIBUTES: ("name",),
     Table.SIGNALS: ("stage", "item", "n"),
     Table.APPROVALS: ("stage", "item", "n"),
+    Table.LINKS: ("token",),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 

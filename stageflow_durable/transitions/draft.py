@@ -29,6 +29,7 @@ from stageflow_durable.transitions.rows import (
     AttemptRow,
     GroupRow,
     HeldKey,
+    LinkRow,
     SignalRow,
     StrandRow,
 )
@@ -280,6 +281,19 @@ class Draft:
         self._approvals[approval[:2]] = changed = approval._replace(**columns)
         self._write(Table.APPROVALS, (approval.stage, approval.item, approval.n), columns)
         return changed
+
+    def link(self, token: str) -> LinkRow | None:
+        """The link with this token's hash; None: there is none."""
+        return self.facts.links.get(token)
+
+    def add_link(self, link: LinkRow) -> None:
+        """Record that somebody was given a link."""
+        columns = {name: value for name, value in link._asdict().items() if name not in KEYS[Table.LINKS]}
+        self._write(Table.LINKS, (link.token,), columns, How.INSERT)
+
+    def use(self, link: LinkRow) -> None:
+        """Whoever has the link has decided by it."""
+        self._write(Table.LINKS, (link.token,), {"used_at": self.clock})
 
     @property
     def attempts(self) -> tuple[AttemptRow, ...]:

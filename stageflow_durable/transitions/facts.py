@@ -17,6 +17,7 @@ from stageflow_durable.transitions.rows import (
     GroupRow,
     HeldKey,
     ItemRow,
+    LinkRow,
     OwnerRow,
     SignalRow,
     StrandRow,
@@ -44,6 +45,7 @@ class Part(StrEnum):
     GROUPS = "groups"
     OWED = "owed"
     APPROVALS = "approvals"
+    LINKS = "links"
     REQUESTERS = "requesters"
 
 
@@ -196,6 +198,12 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def approvals(self) -> tuple[ApprovalRow, ...]:
         """What people were asked to approve, in the order of their numbers."""
         found: tuple[ApprovalRow, ...] = self._part(Part.APPROVALS)
+        return found
+
+    @property
+    def links(self) -> Mapping[str, LinkRow]:
+        """Links by which people may decide, by the hash of the token."""
+        found: Mapping[str, LinkRow] = self._part(Part.LINKS)
         return found
 
     @property

@@ -143,6 +143,20 @@ class ApprovalRow(NamedTuple):
     item: int = 0
 
 
+class LinkRow(NamedTuple):
+    """A link by which one person may decide at ``stage``, once. ``token``: the hash of its token, which nobody can turn
+    back into the link; ``actor``: whom it was made for; ``used_at``: when they decided by it, or None.
+    """
+
+    token: str
+    stage: str
+    actor: str
+    made_by: str
+    made_at: float
+    expires_at: float
+    used_at: float | None = None
+
+
 class OwnerRow(NamedTuple):
     """The owner of a strand. ``dead_at``: when it was declared dead, or None; ``confirmed``: its end is confirmed."""
 

@@ -1,4 +1,5 @@
-"""Serves callback URLs: what is sent to ``/callbacks/TOKEN`` by POST, as JSON, ends the wait of a stage.
+"""Serves the URLs that an engine makes. What is sent to ``/callbacks/TOKEN`` by POST, as JSON, ends the wait of a
+stage; ``/approvals/TOKEN`` is the page of a link to an approval (:mod:`stageflow_durable.web.approvals`).
 
 Mount it where the setting ``public_url`` says, in any server; it listens to nothing by itself::
 
@@ -18,7 +19,9 @@ from stageflow_durable.engine.callbacks import PATH
 from stageflow_durable.errors import CallbackRefused, InvalidInput, SchemaBehind, StoreUnavailable, UnsavableValue
 from stageflow_durable.model.run import CallbackReceipt
 from stageflow_durable.settings import Settings
+from stageflow_durable.web import approvals
 from stageflow_durable.web.http import (
+    AWAY_SECONDS,
     READ_SECONDS,
     AsgiApp,
     Refused,
@@ -31,9 +34,6 @@ from stageflow_durable.web.http import (
 
 log = logging.getLogger("stageflow.web")
 
-_AWAY_SECONDS = "5"
-"""After how many seconds a caller may try again while the database is away."""
-
 _REFUSED = {"forged": HTTPStatus.NOT_FOUND, "late": HTTPStatus.GONE, "conflict": HTTPStatus.CONFLICT}
 _SAID = {
     "forged": "there is no such address",
@@ -42,7 +42,7 @@ _SAID = {
 }
 
 
-class Receiver(Protocol):
+class Receiver(approvals.Decider, Protocol):
     """What is needed of an engine."""
 
     @property
@@ -64,7 +64,9 @@ def wsgi_app(engine: Receiver) -> WsgiApp:
 
 
 def _look(engine: Receiver, request: Request) -> int:
-    """Refuse what is no callback before its body is read."""
+    """Refuse what is neither before its body is read."""
+    if approvals.is_link(request.path):
+        return approvals.look(request)
     _token(request)
     if request.method != "POST":  # a mail scanner or a preview that opens the address ends nothing
         raise Refused(problem(HTTPStatus.METHOD_NOT_ALLOWED, "only POST ends a wait", Allow="POST"))
@@ -79,6 +81,12 @@ def _token(request: Request) -> str:
 
 
 def _respond(engine: Receiver, request: Request) -> Response:
+    if approvals.is_link(request.path):
+        return approvals.respond(engine, request)
+    return _call_back(engine, request)
+
+
+def _call_back(engine: Receiver, request: Request) -> Response:
     kind = request.content_type
     if request.body and kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "JSON is needed: Content-Type: application/json")
@@ -93,7 +101,7 @@ def _respond(engine: Receiver, request: Request) -> Response:
     except (UnsavableValue, UnreadableValue) as error:
         return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "what was sent cannot be saved", errors=[str(error)])
     except (StoreUnavailable, SchemaBehind):
-        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "try again later", Retry_After=_AWAY_SECONDS)
+        return problem(HTTPStatus.SERVICE_UNAVAILABLE, "try again later", Retry_After=AWAY_SECONDS)
     log.info("run %s: stage %s was called back%s", receipt.run_id, receipt.stage, " again" * receipt.replayed)
     said = {"received_at": receipt.received_at.isoformat(), "replayed": receipt.replayed}
     return json_response(HTTPStatus.OK, said)

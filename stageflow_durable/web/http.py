@@ -23,6 +23,9 @@ StartResponse: TypeAlias = Callable[..., Any]
 READ_SECONDS = 10.0
 """How long the body of a request may take to come."""
 
+AWAY_SECONDS = "5"
+"""After how many seconds a caller may try again while the database is away."""
+
 HEADERS: Mapping[str, str] = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",

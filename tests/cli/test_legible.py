@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from stageflow_durable.cli.legible import for_people, harmless_json, legible
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.legible import for_people, harmless_json, legible
 from stageflow_durable.model.run import Event, Run, WorkerView
 from stageflow_durable.model.status import AttemptState, RunStatus, StageState, StepState
 from tests.cli.conftest import Invoke

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stageflow_durable.cli import words
 from stageflow_durable.cli.logs import Once
-from stageflow_durable.cli.output import jsonable
+from stageflow_durable.legible import jsonable
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.status import RunStatus
 from tests.cli.conftest import Invoke

@@ -7,8 +7,8 @@ import json
 import pytest
 from sqlalchemy import Double
 
-from stageflow_durable.cli.output import jsonable
 from stageflow_durable.clock import EARLIEST, LATEST
+from stageflow_durable.legible import jsonable
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus
 from stageflow_durable.model.work import Nudge, Waiting, Work

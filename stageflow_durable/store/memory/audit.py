@@ -33,15 +33,16 @@ def _check(tables: Tables, keys: Keys, run_id: str, heads: Heads) -> Checked:
     run = tables.runs.get(run_id)
     events = [{**row._asdict(), "item": 0} for row in sorted(tables.events.of(run_id), key=lambda row: row.seq)]
     tables_of = (tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands)
-    parts = [[row._asdict() for row in part.of(run_id)] for part in (*tables_of, tables.signals, tables.approvals)]
+    of_people = (tables.signals, tables.approvals, tables.links)
+    parts = [[row._asdict() for row in part.of(run_id)] for part in (*tables_of, *of_people)]
     if run is None:
-        named = ("attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals")
+        named = ("attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals", "links")
         left = {f"stageflow_{name}": rows for name, rows in zip(("events", *named), (events, *parts), strict=True)}
         return verification.without_row(keys, run_id, _stone(tables, run_id), left, len(events))
     facts = {"parent_stage": None, "parent_item": None, **run._asdict()}
     done = list(_keys(tables, run_id))
-    tried, saved, steps, strands, sent, asked = parts
-    rows = Rows(facts, _plan(tables, run.definition), done, events, tried, saved, steps, strands, sent, asked)
+    tried, saved, steps, strands, sent, asked, given = parts
+    rows = Rows(facts, _plan(tables, run.definition), done, events, tried, saved, steps, strands, sent, asked, given)
     return verification.checked(keys, rows, heads)
 
 

@@ -53,6 +53,7 @@ from stageflow_durable.transitions.compatibility import UNFINISHED, misfit
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.hand_back import is_handed_back
 from stageflow_durable.transitions.release import waits_for_an_end
+from stageflow_durable.transitions.rows import LinkRow
 
 MOST_LISTED, MOST_WORKERS = 100, 200
 
@@ -85,6 +86,12 @@ def outputs(tables: Tables, _now: float, run_id: str) -> dict[str, Saved]:
     """Encoded outputs by stage, in the order of their commits."""
     rows = sorted(tables.checkpoints.of(run_id), key=lambda row: row.at)
     return {row.stage: Saved(row.delta, row.saved_schema) for row in rows}
+
+
+def link(tables: Tables, _now: float, run_id: str, token: str) -> LinkRow | None:
+    """A link to an approval of the run, by the hash of its token."""
+    row = tables.links.get((run_id, token))
+    return None if row is None else LinkRow._make(row[1:])
 
 
 def outcome_of(tables: Tables, _now: float, run_id: str, stage: str, item: int = 0) -> str:

@@ -97,6 +97,19 @@ class ApprovalRecord(NamedTuple):
     consumed_at: float | None = None
 
 
+class LinkRecord(NamedTuple):
+    """A link by which one person may decide about an approval."""
+
+    run: str
+    token: str
+    stage: str
+    actor: str
+    made_by: str
+    made_at: float
+    expires_at: float
+    used_at: float | None = None
+
+
 class AttributeRecord(NamedTuple):
     """What a run is found by."""
 
@@ -176,6 +189,7 @@ RECORDS: Mapping[Table, Callable[..., Any]] = {
     Table.SAGA_STEPS: StepRecord,
     Table.SIGNALS: SignalRecord,
     Table.APPROVALS: ApprovalRecord,
+    Table.LINKS: LinkRecord,
     Table.ATTRIBUTES: AttributeRecord,
 }
 """The tuple of each table that transitions write."""
@@ -292,6 +306,7 @@ class Tables:
         self.saga_steps = Parts[StepRecord](journal)
         self.signals = Parts[SignalRecord](journal)
         self.approvals = Parts[ApprovalRecord](journal)
+        self.links = Parts[LinkRecord](journal)
         self.attributes = Parts[AttributeRecord](journal)
         self.events = Parts[EventRow](journal)
         self.keys_of_runs = Rows[RunKey, str](journal)
@@ -311,5 +326,6 @@ class Tables:
             Table.SAGA_STEPS: self.saga_steps,
             Table.SIGNALS: self.signals,
             Table.APPROVALS: self.approvals,
+            Table.LINKS: self.links,
             Table.ATTRIBUTES: self.attributes,
         }

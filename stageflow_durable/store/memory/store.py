@@ -228,6 +228,7 @@ class MemoryStore(BaseStore):
     waiting_for_signal = _at_once(reading.waiting_for_signal)
     phase = _at_once(reading.phase)
     outputs = _at_once(reading.outputs)
+    link = _at_once(reading.link)
     outcome_of = _at_once(reading.outcome_of)
     run = _at_once(reading.run)
     history = _at_once(reading.history)

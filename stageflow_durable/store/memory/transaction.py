@@ -18,7 +18,7 @@ from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun, requesters
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, LinkRow, OwnerRow, SignalRow, StrandRow
 
 G = TypeVar("G")
 
@@ -197,6 +197,10 @@ class MemoryTransaction:
         rows = sorted(self.tables.approvals.of(run), key=_by_number)
         return tuple(ApprovalRow(**{name: getattr(row, name) for name in ApprovalRow._fields}) for row in rows)
 
+    def links(self, run: str) -> dict[str, LinkRow]:
+        """Links by which people may decide, by the hash of the token."""
+        return {row.token: LinkRow._make(row[1:]) for row in self.tables.links.of(run)}
+
     def requesters(self, run: str) -> frozenset[str]:
         """Who asked for the run, by its first event."""
         first = self.tables.events.get((run, 0, 1))
@@ -257,6 +261,7 @@ _LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
     Part.NEWEST: lambda t, run, _me: _newest(t, run),
     Part.SIGNALS: lambda t, run, _me: t.signals(run.id),
     Part.APPROVALS: lambda t, run, _me: t.approvals(run.id),
+    Part.LINKS: lambda t, run, _me: t.links(run.id),
     Part.REQUESTERS: lambda t, run, _me: t.requesters(run.id),
     Part.GROUPS: lambda _t, _run, _me: {},  # this store opens no items
     Part.OWED: lambda _t, _run, _me: {},

@@ -1,0 +1,54 @@
+"""URLs below the address at which others reach this application. What one says is signed with a key that is derived
+from the audit key, so that a forged one is refused before the database is asked.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.settings.derived import derived
+
+_BYTES = 16
+"""Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
+
+
+class PublicUrls:
+    """Makes the URLs of one kind. ``purpose``: of its key, so that no signature of another kind passes for one of
+    these. ``older``: audit keys of before, whose URLs are still taken.
+    """
+
+    def __init__(
+        self, path: str, purpose: bytes, public_url: str | None, audit_key: str | None, older: Sequence[str] = ()
+    ) -> None:
+        self._path = path
+        self._public_url = public_url
+        self._keys = [derived(key, purpose) for key in (audit_key, *older) if key]
+        self._signs = bool(audit_key)
+
+    def url(self, what: str, said: tuple[str, ...], *, signed: str) -> str:
+        """The URL of the token that says this. ``what`` needs it, ``signed``: the text that the signature is of. Raises
+        ConfigurationError.
+        """
+        if self._public_url is None:
+            raise ConfigurationError(
+                f"{what} needs the address at which the URLs of this engine are served: set STAGEFLOW_PUBLIC_URL, or "
+                "Engine(public_url=…), e.g. https://shop.example.com/stageflow"
+            )
+        if not self._signs:
+            raise ConfigurationError(
+                f"{what} needs the audit key, which its URLs are signed with: set STAGEFLOW_AUDIT_KEY, the same for "
+                "all processes"
+            )
+        return f"{self._public_url}/{self._path}/{'.'.join((*said, _signature(self._keys[0], signed)))}"
+
+    def accepts(self, signature: str, signed: str) -> bool:
+        """Whether the signature was made here, of this text."""
+        # Each is computed: which of them fits is told by no time.
+        fits = [hmac.compare_digest(_signature(key, signed), signature) for key in self._keys]
+        return any(fits)
+
+
+def _signature(key: bytes, signed: str) -> str:
+    return hmac.digest(key, signed.encode(), "sha256")[:_BYTES].hex()
