@@ -27,6 +27,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 SHIM = "stageflow_durable.cli.celery_app"
 """The module that Celery is pointed at: it hands over the Celery application of the named Engine."""
 
+MONITOR = (sys.executable, "-m", "stageflow_durable.cli.monitor")
+"""Flower with the application's URLs: callbacks, and links to approvals."""
+
+_CELERY = (sys.executable, "-m", "celery", "-A", SHIM)
 
 passed_on = click.argument("celery_arguments", metavar="[CELERY OPTIONS]...", nargs=-1, type=click.UNPROCESSED)
 """What is Celery's to read."""
@@ -48,7 +52,7 @@ def worker(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
     All of them: celery worker --help. Without -Q it serves the queues of the application's pipelines.
     """
     served = queue_options(celery_arguments, Session.of(ctx).application)
-    _become(ctx, "worker", (*served, *celery_arguments))
+    _become(ctx, (*_CELERY, "worker"), (*served, *celery_arguments))
 
 
 @click.command(short_help="The beat: celery beat with the recovery sweep.", context_settings=PASSED_ON)
@@ -56,14 +60,16 @@ def worker(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
 @click.pass_context
 def beat(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
     """The beat. What follows goes to celery beat as it is. Runs survive without it: every worker sweeps too."""
-    _become(ctx, "beat", celery_arguments)
+    _become(ctx, (*_CELERY, "beat"), celery_arguments)
 
 
 @click.command(short_help="Flower, the monitor.", context_settings=PASSED_ON)
 @_role
 @click.pass_context
 def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
-    """Flower, on 127.0.0.1. What follows goes to celery flower as it is.
+    """Flower, on 127.0.0.1. What follows is read as by celery flower.
+
+    It serves callback URLs and links to approvals too, which need no sign-in: STAGEFLOW_PUBLIC_URL is its address then.
 
     Another --address takes a sign-in as well: FLOWER_BASIC_AUTH=user:password, --basic-auth, --auth or --auth-provider.
     """
@@ -75,7 +81,7 @@ def flower(ctx: click.Context, celery_arguments: tuple[str, ...]) -> None:
             "flower would show runs to everybody who reaches that address, and let them revoke: set "
             "FLOWER_BASIC_AUTH=user:password (or --auth, --auth-provider), or leave --address out for 127.0.0.1"
         )
-    _become(ctx, "flower", arguments)
+    _become(ctx, MONITOR, arguments)
 
 
 def queues(application: Application) -> str:
@@ -114,14 +120,14 @@ def usable_schema(session: Session) -> None:
         say(f"stageflow: {one_line(str(error))}")
 
 
-def _become(ctx: click.Context, role: str, extra: Sequence[str]) -> None:
-    """Replace this process by Celery's: signals, exit code and process id are its own."""
+def _become(ctx: click.Context, command: Sequence[str], extra: Sequence[str]) -> None:
+    """Replace this process by Celery's or Flower's: signals, exit code and process id are its own."""
     session = Session.of(ctx)
     reference = session.application_reference()
     # What is wrong with the name or the settings is one line here, and a traceback in Celery.
     session.application().settings.require()
-    if role != "flower":
+    if command is not MONITOR:
         usable_schema(session)
     os.environ["STAGEFLOW_APP"] = reference
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "celery", "-A", SHIM, role, *extra])  # noqa: S606  # no shell meant
+    os.execv(sys.executable, [*command, *extra])  # noqa: S606  # no shell meant

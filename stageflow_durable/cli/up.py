@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stageflow_durable.cli.roles import PASSED_ON, SHIM, passed_on, queue_options, usable_schema
+from stageflow_durable.cli.roles import MONITOR, PASSED_ON, SHIM, passed_on, queue_options, usable_schema
 from stageflow_durable.cli.session import Session, app_option
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def up(
             concurrency=concurrency,
             beat=beat,
             flower=flower,
+            monitor=MONITOR,
             out=click.echo,
             upgrade=schema.upgrade,
             worker_options=(*served, *celery_arguments),

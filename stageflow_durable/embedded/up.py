@@ -32,6 +32,7 @@ def run_up(
     concurrency: int = 2,
     beat: bool = True,
     flower: bool = False,
+    monitor: Sequence[str] | None = None,
     out: Say = print,
     upgrade: Upgrade | None = None,
     worker_options: Sequence[str] = (),
@@ -41,9 +42,9 @@ def run_up(
 
     With database and broker set, they are used; with neither, the broker of ``settings.home`` is started (or attached
     to), and ``upgrade(database_url)`` called before the first worker. ``app``: what ``celery -A`` takes.
-    ``worker_options`` are added to its command. ``watched``: entered while they run, told where database and broker
-    are. A second signal kills at once. Raises :class:`ConfigurationError`, also when an ``up`` runs in the home
-    already.
+    ``monitor``: the command that runs Flower, left out: Celery's. ``worker_options`` are added to the worker's
+    command. ``watched``: entered while they run, told where database and broker are. A second signal kills at once.
+    Raises :class:`ConfigurationError`, also when an ``up`` runs in the home already.
     """
     home = Home(settings.home)
     home.prepare()
@@ -54,7 +55,7 @@ def run_up(
     ):
         roles = roles_of(settings, urls, app, concurrency=concurrency, beat=beat, worker_options=worker_options)
         if flower:
-            roles.append(_flower(home, roles[0], app, out))
+            roles.append(_flower(home, roles[0], monitor or celery(app, "flower"), out))
         out(f"database {safe_url(urls.database_url)}")
         out(f"broker   {safe_url(urls.broker_url)}")
         out("Ctrl-C stops all; the next `stageflow up` carries on")
@@ -142,7 +143,7 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
         supervisor.stop(lambda: stop.hurry or gone)  # what they would still save has no place
 
 
-def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
+def _flower(home: Home, worker: Role, command: Sequence[str], out: Say) -> Role:
     if importlib.util.find_spec("flower") is None:
         raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
     port = FLOWER_PORT
@@ -154,5 +155,5 @@ def _flower(home: Home, worker: Role, app: str, out: Say) -> Role:
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}
     out(f"monitor  http://127.0.0.1:{port} (user stageflow, password in {file})")
     # Below an error it tells its list of tasks, and that workers which only just start do not answer it yet.
-    argv = celery(app, "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error")
+    argv = [*command, "--address=127.0.0.1", f"--port={port}", "--logging=error"]
     return Role("flower", argv, environment, rank=1, stop_seconds=5.0)

@@ -24,8 +24,10 @@ from stageflow_durable.web.http import (
     AWAY_SECONDS,
     READ_SECONDS,
     AsgiApp,
+    Look,
     Refused,
     Request,
+    Respond,
     Response,
     WsgiApp,
     json_response,
@@ -55,12 +57,17 @@ class Receiver(approvals.Decider, Protocol):
 
 def asgi_app(engine: Receiver, *, read_seconds: float = READ_SECONDS) -> AsgiApp:
     """An ASGI application. ``read_seconds``: how long a body may take to come."""
-    return AsgiApp(partial(_look, engine), partial(_respond, engine), read_seconds)
+    return AsgiApp(*handlers_of(engine), read_seconds)
 
 
 def wsgi_app(engine: Receiver) -> WsgiApp:
     """A WSGI application. How long a body may take to come is a setting of the server."""
-    return WsgiApp(partial(_look, engine), partial(_respond, engine))
+    return WsgiApp(*handlers_of(engine))
+
+
+def handlers_of(engine: Receiver) -> tuple[Look, Respond]:
+    """What looks at a request, and what responds to it, for servers that have a way of their own."""
+    return partial(_look, engine), partial(_respond, engine)
 
 
 def _look(engine: Receiver, request: Request) -> int:

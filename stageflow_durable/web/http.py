@@ -93,7 +93,8 @@ Look: TypeAlias = Callable[[Request], int]
 """What is looked at before the body is read: how many bytes it may have. Raises :class:`Refused`."""
 
 
-def _answer(respond: Respond, request: Request) -> Response:
+def answer(respond: Respond, request: Request) -> Response:
+    """What is responded, whatever fails."""
     try:
         return respond(request)
     except Refused as refused:
@@ -103,7 +104,8 @@ def _answer(respond: Respond, request: Request) -> Response:
         return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "this is an error of the server, which has logged it")
 
 
-def _too_large(limit: int) -> Refused:
+def too_large(limit: int) -> Refused:
+    """A body has more bytes than are taken."""
     return Refused(problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {limit} bytes are taken"))
 
 
@@ -116,8 +118,9 @@ def _length(given: str | None) -> int | None:
     return int(given)
 
 
-def _bare(content_type: str) -> str:
-    return content_type.partition(";")[0].strip().lower()
+def content_type_of(header: str) -> str:
+    """A content type without parameters, in small letters."""
+    return header.partition(";")[0].strip().lower()
 
 
 # --- ASGI -------------------------------------------------------------------------------------------------------------
@@ -148,7 +151,7 @@ class AsgiApp:
             if body is None:
                 return  # the client has gone
             request = Request(request.method, request.path, request.content_type, body)
-            response = await asyncio.to_thread(_answer, self._respond, request)
+            response = await asyncio.to_thread(answer, self._respond, request)
         except Refused as refused:
             response = refused.response
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.all_headers]
@@ -158,7 +161,7 @@ class AsgiApp:
     async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes | None:
         length = _length(_headers(scope).get("content-length"))
         if length is not None and length > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         found = bytearray()
         try:
             async with asyncio.timeout(self._read_seconds):
@@ -170,7 +173,7 @@ class AsgiApp:
                     found += message.get("body", b"")
                     more = bool(message.get("more_body", False))
                     if len(found) > limit:
-                        raise _too_large(limit)
+                        raise too_large(limit)
         except TimeoutError:
             raise Refused(problem(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")) from None
         return bytes(found)
@@ -192,7 +195,7 @@ def _request(scope: Scope) -> Request:
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     # Servers differ in whether the path has the place of the application before it.
     below = path[len(root) :] if root and (path == root or path.startswith(f"{root}/")) else path
-    return Request(str(scope["method"]).upper(), below or "/", _bare(_headers(scope).get("content-type", "")))
+    return Request(str(scope["method"]).upper(), below or "/", content_type_of(_headers(scope).get("content-type", "")))
 
 
 # --- WSGI -------------------------------------------------------------------------------------------------------------
@@ -208,10 +211,12 @@ class WsgiApp:
     def __call__(self, environ: Mapping[str, Any], start_response: StartResponse) -> list[bytes]:
         """Answer one request, as WSGI has it."""
         method = str(environ["REQUEST_METHOD"]).upper()
-        request = Request(method, str(environ.get("PATH_INFO") or "/"), _bare(str(environ.get("CONTENT_TYPE") or "")))
+        request = Request(
+            method, str(environ.get("PATH_INFO") or "/"), content_type_of(str(environ.get("CONTENT_TYPE") or ""))
+        )
         try:
             body = _wsgi_body(environ, self._look(request))
-            response = _answer(self._respond, Request(method, request.path, request.content_type, body))
+            response = answer(self._respond, Request(method, request.path, request.content_type, body))
         except Refused as refused:
             response = refused.response
         start_response(f"{int(response.status)} {response.status.phrase}", response.all_headers)
@@ -221,7 +226,7 @@ class WsgiApp:
 def _wsgi_body(environ: Mapping[str, Any], limit: int) -> bytes:
     length = _length(environ.get("CONTENT_LENGTH"))
     if length is not None and length > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     if length is None and not environ.get("wsgi.input_terminated"):
         if environ.get("HTTP_TRANSFER_ENCODING"):
             raise Refused(problem(HTTPStatus.LENGTH_REQUIRED, "this server takes no body of unknown length"))
@@ -230,5 +235,5 @@ def _wsgi_body(environ: Mapping[str, Any], limit: int) -> bytes:
     if length is not None and len(body) < length:
         raise Refused(problem(HTTPStatus.BAD_REQUEST, "the body is shorter than its Content-Length"))
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     return body

@@ -1,0 +1,102 @@
+"""Flower with the URLs of an engine: callbacks and links to approvals are served beside Flower's own pages.
+
+Flower asks for a sign-in on its own pages; these are for whoever has the URL, which is the proof. Where Flower has a
+``url_prefix``, they stand below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flower import command
+from flower.app import Flower
+from tornado.web import RequestHandler, stream_request_body
+
+from stageflow_durable.engine.approval_links import PATH as APPROVALS
+from stageflow_durable.engine.callbacks import PATH as CALLBACKS
+from stageflow_durable.web.callbacks import Receiver, handlers_of
+from stageflow_durable.web.http import Look, Refused, Request, Respond, Response, answer, content_type_of, too_large
+
+
+@stream_request_body  # else Tornado takes a hundred megabytes before it asks anybody
+class _Handler(RequestHandler):
+    """Hands a request to the same functions that serve it under ASGI and WSGI."""
+
+    def initialize(self, look: Look, respond: Respond, prefix: str) -> None:
+        self._look, self._respond, self._prefix = look, respond, prefix
+        self._body = bytearray()
+
+    def prepare(self) -> None:
+        """Refuse before the body is read."""
+        given = self.request
+        path = (given.path or "/").removeprefix(self._prefix)
+        self._asked = Request(str(given.method), path, content_type_of(given.headers.get("Content-Type", "")))
+        try:
+            self._limit = self._look(self._asked)
+            length = given.headers.get("Content-Length")
+            if length is not None and int(length) > self._limit:  # Tornado has refused what is no number
+                raise too_large(self._limit)
+        except Refused as refused:
+            self._send(refused.response)
+
+    def data_received(self, chunk: bytes) -> None:
+        """Take a part of the body."""
+        self._body += chunk
+        if len(self._body) > self._limit and not self._finished:
+            self._send(too_large(self._limit).response)
+
+    async def get(self) -> None:
+        """Answer in a thread: it waits for the database."""
+        request = replace(self._asked, body=bytes(self._body))
+        self._send(await asyncio.to_thread(answer, self._respond, request))
+
+    head = post = put = patch = delete = options = get
+
+    def _send(self, response: Response) -> None:
+        self.clear()
+        self.set_status(int(response.status), response.status.phrase)
+        for name, value in response.all_headers:
+            self.set_header(name, value)
+        _sent = self.finish(b"" if self.request.method == "HEAD" else response.body)
+
+    def check_xsrf_cookie(self) -> None:
+        """Nothing to check: the URL is the proof, no cookie is."""
+
+    def compute_etag(self) -> None:
+        """None: nothing is kept."""
+
+    def _request_summary(self) -> str:
+        """What Tornado logs of the request: not its path, which holds a token."""
+        return f"{self.request.method} of a callback or a link ({self.request.remote_ip})"
+
+
+def mount(engine: Receiver, flower: Any) -> None:
+    """Serve an engine's URLs in this Flower."""
+    prefix = f"/{given}" if (given := (flower.options.url_prefix or "").strip("/")) else ""
+    look, respond = handlers_of(engine)
+    arguments = {"look": look, "respond": respond, "prefix": prefix}
+    flower.add_handlers(".*", [(rf"{prefix}/(?:{CALLBACKS}|{APPROVALS})/.*", _Handler, arguments)])
+
+
+def run(engine: Any, arguments: Sequence[str], *, quiet: bool = False) -> None:
+    """Run Flower with an engine's URLs until it is stopped, with the options of ``celery flower``."""
+    command.apply_env_options()
+    command.apply_options("flower", list(arguments))
+    command.extract_settings()
+    command.setup_logging()
+    flower = Flower(capp=engine.celery_app, options=command.options, **command.settings)
+    mount(engine, flower)
+    atexit.register(flower.stop)
+    signal.signal(signal.SIGTERM, command.sigterm_handler)
+    port = flower.start_http_server()
+    if not quiet:
+        command.print_banner(engine.celery_app, "ssl_options" in command.settings, port)
+    try:
+        flower.start()
+    except (KeyboardInterrupt, SystemExit):
+        flower.stop()
