@@ -55,7 +55,8 @@ class LinkUrls:
 
     def read(self, token: str) -> tuple[str, str]:
         """The run that a token was made for, and the token's hash. Raises LinkRefused for one not made here."""
-        found = _TOKEN.fullmatch(token)
+        given: object = token  # an application may hand on what its framework gives it
+        found = _TOKEN.fullmatch(given) if isinstance(given, str) else None
         if found is None or not is_run_id(found["run"]) or not self._urls.accepts(found["signature"], found["said"]):
             raise LinkRefused("", "", "forged", "this link was not made here")
         return found["run"], _hash(token)
@@ -131,8 +132,11 @@ class LinkOperations(OperatorVerbs):
         Raises LinkRefused, InvalidInput; NotAllowed where nothing is asked, something else is asked by now, somebody
         has decided already, or they may not approve it any more; StoreUnavailable.
         """
-        if decision not in DECISIONS:
+        given: object = decision
+        if not isinstance(given, str) or given not in DECISIONS:
             raise InvalidInput("link", [f"decision: {' or '.join(DECISIONS)}"])
+        if digest is None:
+            raise InvalidInput("link", ["digest: the one that is shown with what is to be approved"])
         run_id, link = self._usable(token)
         by = Actor(link.actor, authenticated=True)
         return self._decide(decision, run_id, link.stage, reason, by, digest=digest, token=link.token)

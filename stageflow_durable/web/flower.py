@@ -29,29 +29,31 @@ class _Handler(RequestHandler):
 
     def initialize(self, look: Look, respond: Respond, prefix: str) -> None:
         self._look, self._respond, self._prefix = look, respond, prefix
-        self._body = bytearray()
+        self._body, self._limit = bytearray(), 0
+        self._refused: Response | None = None
 
     def prepare(self) -> None:
-        """Refuse before the body is read."""
+        """Look before the body is read."""
         given = self.request
         path = (given.path or "/").removeprefix(self._prefix)
         self._asked = Request(str(given.method), path, content_type_of(given.headers.get("Content-Type", "")))
         try:
             self._limit = self._look(self._asked)
-            length = given.headers.get("Content-Length")
-            if length is not None and int(length) > self._limit:  # Tornado has refused what is no number
-                raise too_large(self._limit)
         except Refused as refused:
-            self._send(refused.response)
+            self._refused = refused.response
 
     def data_received(self, chunk: bytes) -> None:
-        """Take a part of the body."""
-        self._body += chunk
-        if len(self._body) > self._limit and not self._finished:
-            self._send(too_large(self._limit).response)
+        """Take a part of the body; of what is refused nothing is kept."""
+        if self._refused is None:
+            self._body += chunk
+            if len(self._body) > self._limit:
+                self._refused = too_large(self._limit).response
 
     async def get(self) -> None:
         """Answer in a thread: it waits for the database."""
+        if self._refused is not None:
+            self._send(self._refused)
+            return
         request = replace(self._asked, body=bytes(self._body))
         self._send(await asyncio.to_thread(answer, self._respond, request))
 

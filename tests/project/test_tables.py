@@ -55,6 +55,7 @@ WRITTEN_IN: dict[str, set[str]] = {
     "tombstones": set(),
     "attributes": DECIDED | {"batch.py"},
     "signals": DECIDED,
+    "links": DECIDED,
     "approvals": DECIDED,
     "items": {"of_items.py"},  # called by apply alone: many at once, as a change says
     "item_groups": {"of_items.py"},

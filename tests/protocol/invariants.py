@@ -69,6 +69,7 @@ class Picture:
     approvals: tuple[Row, ...]
     groups: tuple[Row, ...] = ()
     items: tuple[ItemPicture, ...] = ()
+    links: tuple[Row, ...] = ()
     of_items: tuple[str, ...] = ()
     """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
 
@@ -147,6 +148,7 @@ class SeenInMemory:
                 tuple({**row._asdict(), "item": 0} for row in seen.events.of(run.id)),
                 _of_run(seen.signals, run.id),
                 _of_run(seen.approvals, run.id),
+                links=_of_run(seen.links, run.id),
             )
             for run in seen.runs
         }
@@ -182,7 +184,7 @@ def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Pictur
     plans = {row.digest: _plan(row.body) for row in connection.execute(_DEFINITIONS)}
     owners = frozenset(connection.execute(_OWNERS).scalars())
     parts = [_by_run(connection, table) for table in _PARTS]
-    signals, approvals = (_by_run(connection, table) for table in (tables.signals, tables.approvals))
+    signals, approvals, links = (_by_run(connection, table) for table in _OF_PEOPLE)
     seen = {
         run["id"]: Picture(
             run,
@@ -191,6 +193,7 @@ def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Pictur
             *_parts(parts, run["id"]),
             tuple(signals.get(run["id"], ())),
             tuple(approvals.get(run["id"], ())),
+            links=tuple(links.get(run["id"], ())),
         )
         for run in _rows(connection, _RUNS)
     }
@@ -233,7 +236,8 @@ _PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps
 """Tables of what a run and each of its items have."""
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
-_OF_RUNS = (*_PARTS, tables.signals, tables.approvals)
+_OF_PEOPLE = (tables.signals, tables.approvals, tables.links)
+_OF_RUNS = (*_PARTS, *_OF_PEOPLE)
 _OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _OF_RUNS}
 _OF_NO_RUN = union(
     *(
@@ -400,6 +404,25 @@ def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
         went_on = row["decision"] == "approved" and row["consumed_at"] is not None and (stage, row["n"]) not in void
         if went_on and stage not in saved:
             yield f"the approval of {stage} was consumed, and it is not done"
+
+
+def a_link_is_used_once(seen: Picture) -> Iterator[str]:
+    """Each decision by link used a link up, at its stage, for the person whom it was made for, in its time."""
+    told = [(event, _told(event["data"])) for event in seen.events]
+    by_link = [(event, data) for event, data in told if event["type"].startswith("operator.") and data.get("link")]
+    used = [row for row in seen.links if row["used_at"] is not None]
+    if len(by_link) != len(used):
+        yield f"{len(by_link)} decisions were made by link, {len(used)} links are used"
+    for event, data in by_link:
+        here = [row for row in used if row["token"].startswith(data["link"])]
+        fits = [
+            row
+            for row in here
+            if (row["stage"], row["actor"], row["used_at"]) == (data["stage"], data["actor"], event["at"])
+        ]
+        if len(here) != 1 or not fits or not data["authenticated"]:
+            yield f"{event['type']} of {data['stage']} by {data['actor']} used the link {data['link']}: {here}"
+    yield from (f"a link of {row['stage']} was used late" for row in used if row["used_at"] >= row["expires_at"])
 
 
 def a_wait_has_a_wake_up(seen: Picture) -> Iterator[str]:
@@ -581,6 +604,7 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
             seen.strands,
             seen.signals,
             seen.approvals,
+            seen.links,
             {stage: inputs_text(texts) for stage, texts in inputs.items()},
         )
         yield from (f"10: {what}" for what in problems((audit_key,), rows, heard))
@@ -619,6 +643,7 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     a_wait_for_the_outside_is_in_doubt,
     a_wait_has_a_wake_up,
     an_approval_is_consumed_once,
+    a_link_is_used_once,
     begins_only_forward,
     nothing_runs_forward_when_backward,
     every_action_has_a_step,

@@ -62,6 +62,8 @@ INSERT INTO stageflow_signals (run, stage, n, fingerprint, payload, actor, reaso
     SELECT id, 'a', 1, 'f', 'null', 'x', '', 1, 2 FROM stageflow_runs;
 INSERT INTO stageflow_approvals (run, stage, n, content, digest, asked_at, decision, consumed_at)
     SELECT id, 'a', 1, '{{}}', 'f', 1, 'approved', 2 FROM stageflow_runs;
+INSERT INTO stageflow_links (run, token, stage, actor, made_by, made_at, expires_at)
+    SELECT id, 'h', 'a', 'x', 'y', 1, 2 FROM stageflow_runs;
 INSERT INTO stageflow_items (run, item, stage, grp, input, seq, head, updated_at)
     SELECT id, 1, 'a', 0, '1', 1, 'h', 1 FROM stageflow_runs;
 INSERT INTO stageflow_item_groups (run, strand, grp, total, running, done, failed, collects, digest)

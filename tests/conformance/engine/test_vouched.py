@@ -119,10 +119,13 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
 
 
 def approved(engine: InProcessEngine) -> None:
-    """A run that went on because somebody approved it."""
+    """A run that went on because somebody approved it by a link, while another one was left."""
     run = engine.enqueue("asked", {}).run_id
+    used, _left = (engine.approval_link(run, "release", to=name).rpartition("/")[2] for name in ("ann", "max"))
     engine.work()
-    engine.approve(run, "release", **WHO)
+    asked = engine.open_approval_link(used).stage.approval
+    assert asked is not None
+    engine.decide_by_link(used, "approve", digest=asked.digest, reason="it is right")
     engine.drain()
 
 

@@ -19,6 +19,7 @@ from stageflow_durable.transitions.rows import (
     ApprovalRow,
     AttemptRow,
     HeldKey,
+    LinkRow,
     OwnerRow,
     SignalRow,
     StrandRow,
@@ -83,6 +84,7 @@ class Story:
         self.steps: dict[str, StepState] = {}
         self.signals: dict[tuple[Any, ...], SignalRow] = {}
         self.approvals: dict[tuple[Any, ...], ApprovalRow] = {}
+        self.links: dict[str, LinkRow] = {}
         self.requesters: frozenset[str] = frozenset()
         self.keys: tuple[HeldKey, ...] = ()
         self.owners = {ME: OwnerRow(ME, "host", 1, None, False)}
@@ -105,6 +107,7 @@ class Story:
             Part.KEYS: self.keys,
             Part.SIGNALS: tuple(self.signals.values()),
             Part.APPROVALS: tuple(self.approvals.values()),
+            Part.LINKS: dict(self.links),
             Part.REQUESTERS: self.requesters,
             Part.ALIVE: self.alive,
             Part.OWNERS: self.owners,
@@ -151,6 +154,8 @@ class Story:
             assert new is (key not in self.approvals)
             named = dict(zip(KEYS[table], key, strict=True))
             self.approvals[key] = ApprovalRow(**named, **columns) if new else self.approvals[key]._replace(**columns)
+        elif table is Table.LINKS:
+            self.links[key[0]] = LinkRow(*key, **columns) if new else self.links[key[0]]._replace(**columns)
         elif how is not How.INTEND or self.steps.get(key[0], StepState.VOID) in (StepState.VOID, StepState.SKIPPED):
             self.steps[key[0]] = columns["state"]
 

@@ -4,115 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import pytest
 
 from stageflow_durable.errors import CallbackRefused, InvalidInput, StoreUnavailable, UnsavableValue
-from stageflow_durable.model.run import CallbackReceipt
-from stageflow_durable.settings import Settings
 from stageflow_durable.web import callbacks
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-LIMIT = 1024
-
-
-class FakeEngine:
-    """Takes what is sent, or raises ``error``."""
-
-    def __init__(self) -> None:
-        self.settings = Settings(max_payload_bytes=LIMIT)
-        self.taken: list[tuple[str, bytes]] = []
-        self.error: Exception | None = None
-        self.replayed = False
-
-    def receive_callback(self, token: str, body: bytes) -> CallbackReceipt:
-        if self.error is not None:
-            raise self.error
-        self.taken.append((token, body))
-        return CallbackReceipt("01J9", "render", AT, self.replayed)
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def said(self) -> Any:
-        return json.loads(self.body)
-
-
-class Asked(NamedTuple):
-    """A request, as a test puts it."""
-
-    method: str = "POST"
-    path: str = "/callbacks/TOKEN"
-    body: bytes = b'{"n": 1}'
-    content_type: str | None = "application/json"
-    length: str | None = "right"
-    mounted: str = ""
-    chunks: int = 1
-
-
-def by_asgi(engine: FakeEngine, asked: Asked, read_seconds: float = 5.0) -> Answer:
-    sent: list[MutableMapping[str, Any]] = []
-    headers = [] if asked.content_type is None else [(b"content-type", asked.content_type.encode())]
-    if asked.length is not None:
-        headers.append(
-            (b"Content-Length", (str(len(asked.body)) if asked.length == "right" else asked.length).encode())
-        )
-    size = max(1, -(-len(asked.body) // asked.chunks))
-    parts = [asked.body[at : at + size] for at in range(0, len(asked.body), size)] or [b""]
-    coming = iter([{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts])
-
-    async def receive() -> MutableMapping[str, Any]:
-        return next(coming)
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    path = asked.mounted + asked.path
-    scope = {"type": "http", "method": asked.method, "path": path, "root_path": asked.mounted, "headers": headers}
-    asyncio.run(callbacks.asgi_app(engine, read_seconds=read_seconds)(scope, receive, send))
-    start, body = sent
-    names = {name.decode(): value.decode() for name, value in start["headers"]}
-    assert all(name == name.lower() for name in names)
-    return Answer(start["status"], {name.title(): value for name, value in names.items()}, body["body"])
-
-
-def by_wsgi(engine: FakeEngine, asked: Asked) -> Answer:
-    environ: dict[str, Any] = {
-        "REQUEST_METHOD": asked.method,
-        "PATH_INFO": asked.path,
-        "SCRIPT_NAME": asked.mounted,
-        "wsgi.input": io.BytesIO(asked.body),
-    }
-    if asked.content_type is not None:
-        environ["CONTENT_TYPE"] = asked.content_type
-    if asked.length is not None:
-        environ["CONTENT_LENGTH"] = str(len(asked.body)) if asked.length == "right" else asked.length
-    started: list[Any] = []
-    body = b"".join(callbacks.wsgi_app(engine)(environ, lambda *given: started.append(given)))
-    [(status, headers)] = started
-    return Answer(int(status.split()[0]), {name.title(): value for name, value in headers}, body)
-
-
-Ask = Callable[[FakeEngine, Asked], Answer]
-
-
-@pytest.fixture(params=[by_asgi, by_wsgi], ids=["asgi", "wsgi"])
-def ask(request: pytest.FixtureRequest) -> Ask:
-    asked: Ask = request.param
-    return asked
-
-
-@pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
+from tests.unit.web.requests import AT, LIMIT, Ask, Asked, FakeEngine, by_asgi
 
 
 @pytest.mark.parametrize("mounted", ["", "/stageflow", "/callbacks"])

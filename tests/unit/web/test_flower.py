@@ -1,0 +1,110 @@
+"""Flower's server with an engine's URLs: the same answers, below its prefix, and no token in its log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.unit.web.requests import LIMIT, FakeEngine
+from tests.unit.web.test_approvals import DIGEST, asks, linked
+
+pytest.importorskip("flower")
+httpx = pytest.importorskip("httpx")
+
+from tornado.httpserver import HTTPServer  # noqa: E402  # where Flower is installed
+from tornado.netutil import bind_sockets  # noqa: E402
+from tornado.web import Application, RequestHandler  # noqa: E402
+
+from stageflow_durable.web.flower import mount  # noqa: E402
+
+Client = Any
+
+
+class _Own(RequestHandler):
+    def get(self) -> None:
+        self.write("a page of Flower's")
+
+
+@asynccontextmanager
+async def served(engine: FakeEngine, prefix: str) -> AsyncIterator[Client]:
+    """A server with cookies against forged requests, and a page of its own for every path, as Flower has."""
+    application = Application([(".*", _Own)], xsrf_cookies=True, cookie_secret="s")
+    application.options = SimpleNamespace(url_prefix=prefix)  # type: ignore[attr-defined]  # as Flower has it
+    mount(engine, application)
+    sockets = bind_sockets(0, "127.0.0.1")
+    server = HTTPServer(application)
+    server.add_sockets(sockets)
+    base = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    async with httpx.AsyncClient(base_url=base) as client:
+        yield client
+    server.stop()
+    await server.close_all_connections()
+
+
+@pytest.fixture(params=["", "monitor", "/monitor/"], ids=["", "monitor", "slashes"])
+def asked(request: pytest.FixtureRequest, engine: FakeEngine) -> Callable[..., Any]:
+    """Ask the server, below its prefix."""
+    engine.linked = linked(asks())
+    prefix = request.param.strip("/")
+    below = f"/{prefix}" if prefix else ""
+
+    def ask(method: str, path: str, **given: Any) -> Any:
+        async def one() -> Any:
+            async with served(engine, request.param) as client:
+                return await client.request(method, below + path, **given)
+
+        coroutine: Coroutine[Any, Any, Any] = one()
+        return asyncio.run(coroutine)
+
+    return ask
+
+
+def test_a_callback_is_taken(asked: Callable[..., Any], engine: FakeEngine) -> None:
+    answer = asked("POST", "/callbacks/TOKEN", json={"n": 1})
+    assert (answer.status_code, engine.taken) == (200, [("TOKEN", b'{"n":1}')])
+
+
+def test_a_link_is_opened_and_its_form_decides(asked: Callable[..., Any], engine: FakeEngine) -> None:
+    page = asked("GET", "/approvals/TOKEN")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert DIGEST in page.text
+    assert asked("HEAD", "/approvals/TOKEN").status_code == 200
+    assert engine.decided == []
+    done = asked("POST", "/approvals/TOKEN", data={"digest": DIGEST, "decision": "deny"})
+    assert (done.status_code, [one["decision"] for one in engine.decided]) == (200, ["deny"])
+    assert page.headers["cache-control"] == "no-store"
+    assert "frame-ancestors 'none'" in page.headers["content-security-policy"]
+
+
+def test_what_is_refused_under_other_servers_is_refused_here(asked: Callable[..., Any], engine: FakeEngine) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        for _part in range(LIMIT):
+            yield b"12"
+
+    json = {"content-type": "application/json"}
+    assert asked("GET", "/callbacks/TOKEN").status_code == 405
+    assert asked("POST", "/callbacks/TOKEN", data={"a": "b"}).status_code == 415
+    assert asked("POST", "/callbacks/TOKEN", content=b"1" * (LIMIT + 1), headers=json).status_code == 413
+    assert asked("POST", "/callbacks/TOKEN", content=parts(), headers=json).status_code == 413
+    assert asked("PUT", "/approvals/TOKEN").status_code == 405
+    assert asked("POST", "/callbacks/a/b", content=b"1", headers=json).status_code == 404
+    assert (engine.taken, engine.decided) == ([], [])
+
+
+def test_other_paths_are_flowers_own(asked: Callable[..., Any]) -> None:
+    assert asked("GET", "/").text == "a page of Flower's"
+    assert asked("GET", "/approval/x").text == "a page of Flower's"
+
+
+def test_no_token_is_logged(asked: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    asked("GET", "/approvals/TOKEN")
+    asked("PUT", "/approvals/TOKEN")
+    asked("POST", "/callbacks/TOKEN", json=1)
+    assert "of a callback or a link" in caplog.text
+    assert "TOKEN" not in caplog.text.replace("httpx", "").split("HTTP Request")[0]
