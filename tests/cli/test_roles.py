@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.cli.exposure import flower_arguments
-from stageflow_durable.cli.roles import SHIM
+from stageflow_durable.cli.roles import MONITOR, SHIM
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.settings import Settings
 from stageflow_durable.settings.queues import QUEUE_NAME
@@ -78,11 +78,16 @@ def test_a_queue_that_the_caller_chooses_and_nobody_can_name_is_refused(
     assert QUEUE_NAME in result.stderr
 
 
-@pytest.mark.parametrize("role", ["beat", "flower"])
-def test_the_other_roles_pass_on_what_follows(invoke: Invoke, became: list[list[str]], role: str) -> None:
-    invoke(role, "--port=5556", "-l", "info")
-    bound = ["--address=127.0.0.1"] if role == "flower" else []
-    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, role, *bound, "--port=5556", "-l", "info"]]
+def test_the_beat_passes_on_what_follows(invoke: Invoke, became: list[list[str]]) -> None:
+    invoke("beat", "--port=5556", "-l", "info")
+    assert became == [[sys.executable, "-m", "celery", "-A", SHIM, "beat", "--port=5556", "-l", "info"]]
+
+
+def test_flower_becomes_a_program_of_ours_that_serves_its_pages_and_our_urls(
+    invoke: Invoke, became: list[list[str]]
+) -> None:
+    invoke("flower", "--port=5556")
+    assert became == [[*MONITOR, "--address=127.0.0.1", "--port=5556"]]
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_it_decides_about_what_was_shown_and_nothing_else(make_engine: MakeEngin
         decide(engine, token, shown="1" * 64)
     for wrong in ("", "abc", None, 7):
         with pytest.raises(InvalidInput, match="digest"):
-            engine.decide_by_link(token, "approve", digest=wrong, reason="x")  # type: ignore[arg-type]
+            engine.decide_by_link(token, "approve", digest=wrong, reason="x")  # type: ignore[arg-type]  # whatever a caller says
     decisions: tuple[Any, ...] = ("", "approved", "APPROVE", None, [])
     for decision in decisions:
         with pytest.raises(InvalidInput, match="decision"):
@@ -247,7 +247,7 @@ def test_it_is_made_for_nobody_who_may_not_approve(make_engine: MakeEngine, acts
         link(engine, handle.run_id, "eve")
     for wrong in ("", None, "a\nb", "x" * 300):
         with pytest.raises(InvalidKey, match="^to "):
-            link(engine, handle.run_id, wrong)  # type: ignore[arg-type]
+            link(engine, handle.run_id, wrong)  # type: ignore[arg-type]  # whatever a caller says
     assert rows_of(engine, "links", handle.run_id) == []
 
 

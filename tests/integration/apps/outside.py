@@ -1,4 +1,5 @@
-"""An application whose stage starts something outside and waits for its callback; and the servers of its callbacks.
+"""An application whose stage starts something outside and waits for its callback, and another asks for an approval;
+and the servers of its URLs.
 
 The input of a run, all of it optional::
 
@@ -55,7 +56,8 @@ render = (
     .stage("render", start, compensate=stop, retry=RetryPolicy(max_attempts=1))
     .stage("use", use)
 )
-engine = Engine("lanes", [render])
+asked: Pipeline[Any, Any] = Pipeline("asked").approve("release", lambda _ctx: {"amount": 42}, approvers="ann")
+engine = Engine("lanes", [render, asked])
 celery_app = engine.celery_app
 asgi = callbacks.asgi_app(engine)
 

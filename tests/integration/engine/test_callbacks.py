@@ -4,6 +4,7 @@ killed around it.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ import pytest
 from stageflow_durable import Engine, RunHandle, RunStatus
 from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.model.status import WaitingFor
-from tests.integration.apps.outside import SETTINGS, render
+from tests.integration.apps.outside import SETTINGS, asked, render
 from tests.integration.engine.pairs import POSTGRES_VALKEY, SQLITE_VALKEY, on
 from tests.integration.engine.site import ROOT, Site
 from tests.services.process import eventually, kill_group, spawn
@@ -24,8 +25,9 @@ from tests.services.process import eventually, kill_group, spawn
 pytestmark = [pytest.mark.process, on(SQLITE_VALKEY, POSTGRES_VALKEY, **SETTINGS)]
 
 APP = "tests.integration.apps.outside"
-ASGI = ("-m", "uvicorn", f"{APP}:asgi", "--log-level", "warning", "--port")
-WSGI = ("-m", APP)
+ASGI = ("-m", "uvicorn", f"{APP}:asgi", "--log-level", "warning", "--port", "{port}")
+WSGI = ("-m", APP, "{port}")
+FLOWER = ("-m", "stageflow_durable.cli.monitor", "--address=127.0.0.1", "--port={port}", "--url-prefix=monitor")
 
 
 class Server:
@@ -33,19 +35,21 @@ class Server:
 
     def __init__(self, site: Site, how: Sequence[str]) -> None:
         self._site, self._how, self.port = site, how, free_port()
+        self.base = f"http://127.0.0.1:{self.port}{'/monitor' if how is FLOWER else ''}"
         self.log = site.directory / f"server-{self.port}.log"
         self.start()
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         with self.log.open("ab") as log:
-            argv = [sys.executable, *self._how, str(self.port)]
-            self.process = spawn(argv, env=self._site.environment(), cwd=ROOT, stdout=log)
+            argv = [sys.executable, *(word.format(port=self.port) for word in self._how)]
+            environment = self._site.environment(app=f"{APP}:engine")
+            self.process = spawn(argv, env=environment, cwd=ROOT, stdout=log)
         eventually(self._answers, within=30, what="the server answers")
 
     def _answers(self) -> bool:
         with suppress(httpx.TransportError):
-            return bool(httpx.get(f"http://127.0.0.1:{self.port}/").status_code == 404)
+            return bool(httpx.get(f"{self.base}/callbacks/").status_code == 404)
         assert self.process.poll() is None, self.log.read_text()
         return False
 
@@ -55,7 +59,7 @@ class Server:
 
     def at(self, url: str) -> str:
         """The URL that a stage handed out, at this server."""
-        return url.replace(f"{SETTINGS['public_url']}/", f"http://127.0.0.1:{self.port}/")
+        return url.replace(f"{SETTINGS['public_url']}/", f"{self.base}/")
 
     def post(self, url: str, payload: Any) -> httpx.Response:
         """What the outside does."""
@@ -79,7 +83,7 @@ def server(request: pytest.FixtureRequest, bare_site: Site) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def client(bare_site: Site) -> Iterator[Engine]:
-    engine = Engine("lanes", [render], **bare_site.settings)
+    engine = Engine("lanes", [render, asked], **bare_site.settings)
     yield engine
     engine.close()
 
@@ -221,3 +225,27 @@ def test_no_log_has_a_token(workers: Site, server: Server, client: Engine) -> No
     assert not [
         log for log in (*logs, *([server.log] if "uvicorn" in str(server._how) else [])) if signature in log.read_text()
     ]
+
+
+def test_flower_serves_callbacks_and_links_beside_its_pages_under_a_real_run(
+    workers: Site, bare_site: Site, client: Engine
+) -> None:
+    pytest.importorskip("flower")
+    flower = Server(bare_site, FLOWER)
+    try:
+        (run,) = started(workers, client, {})
+        assert flower.post(urls_of(workers, run)[0], {"frame": 1}).status_code == 200
+        assert ends(workers, [run]) == {run.run_id: {"frame": 1}}
+
+        asking = client.enqueue(asked, {})
+        link = flower.at(client.approval_link(asking.run_id, "release", to="ann"))
+        workers.until(lambda: asking.describe().waiting_for is WaitingFor.APPROVAL, "it asks")
+        page = httpx.get(link)
+        (digest,) = re.findall('name="digest" value="(.*?)"', page.text)
+        form = {"digest": digest, "decision": "approve"}
+        assert [httpx.post(link, data=form).status_code for _twice in range(2)] == [200, 410]
+        assert workers.at_rest([asking], within=60) == {RunStatus.SUCCEEDED: 1}
+        assert httpx.get(f"{flower.base}/").status_code == 200
+    finally:
+        flower.kill()
+    assert link.rpartition(".")[2] not in flower.log.read_text()

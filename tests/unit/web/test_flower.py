@@ -17,10 +17,10 @@ pytest.importorskip("flower")
 httpx = pytest.importorskip("httpx")
 
 from tornado.httpserver import HTTPServer  # noqa: E402  # where Flower is installed
-from tornado.netutil import bind_sockets  # noqa: E402
-from tornado.web import Application, RequestHandler  # noqa: E402
+from tornado.netutil import bind_sockets  # noqa: E402  # as above
+from tornado.web import Application, RequestHandler  # noqa: E402  # as above
 
-from stageflow_durable.web.flower import mount  # noqa: E402
+from stageflow_durable.web.flower import mount  # noqa: E402  # as above
 
 Client = Any
 
