@@ -612,13 +612,37 @@ def _approved_unasked() -> Plant:
 def _denials_are_heard_wrong() -> Plant:
     decide = BaseStore.decide
     return _put(
-        (BaseStore, "decide", lambda self, order, stage, _said, digest: decide(self, order, stage, "approved", digest))
+        (
+            BaseStore,
+            "decide",
+            lambda self, order, stage, _said, digest, token=None: decide(self, order, stage, "approved", digest, token),
+        )
     )
 
 
 def _about_whatever_is_asked() -> Plant:
     decide = BaseStore.decide
-    return _put((BaseStore, "decide", lambda self, order, stage, said, _digest: decide(self, order, stage, said, None)))
+    return _put(
+        (
+            BaseStore,
+            "decide",
+            lambda self, order, stage, said, _digest, token=None: decide(self, order, stage, said, None, token),
+        )
+    )
+
+
+def _links_are_used_again() -> Plant:
+    usable = approval.usable
+    return _put(
+        (approval, "usable", lambda run, link, clock: usable(run, link and link._replace(used_at=None), clock)),
+    )
+
+
+def _links_are_used_late() -> Plant:
+    usable = approval.usable
+    return _put(
+        (approval, "usable", lambda run, link, clock: usable(run, link and link._replace(expires_at=clock + 1), clock)),
+    )
 
 
 def _never_consumed() -> Plant:
@@ -795,6 +819,9 @@ MUTANTS = (
     Mutant("an approval is not consumed", _never_consumed(), quick=True),
     Mutant("a decision counts for whatever is asked by then", _about_whatever_is_asked()),
     Mutant("a denial is taken for an approval", _denials_are_heard_wrong()),
+    Mutant("a link may be used again", _links_are_used_again()),
+    Mutant("a link may be used when its time is over", _links_are_used_late()),
+    Mutant("a decision uses no link up", _put((Draft, "use", _always(None)))),
     Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
     Mutant("a stop leaves what waits for its callback waiting", _calls_wait_through_a_stop()),
     Mutant("a callback that comes early is lost", _early_calls_are_lost()),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.engine.operations import DatabaseOperations
 from stageflow_durable.engine.recover import Sweeper
-from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed, OperatorConflict, StageflowError
+from stageflow_durable.errors import (
+    IdempotencyParamMismatch,
+    LinkRefused,
+    NotAllowed,
+    OperatorConflict,
+    StageflowError,
+)
 from stageflow_durable.model.run import SignalReceipt
 from stageflow_durable.testing.clock import START
+from stageflow_durable.transitions.approval import DECISIONS, NewLink
+from stageflow_durable.transitions.operate import Order
 from tests.simulation.ledger import Violation
 from tests.simulation.process import Process
 from tests.simulation.scenario import RELEASE, WORD
@@ -28,6 +37,7 @@ class Senders:
         self._sent: list[tuple[str, str | None, int]] = []
         self.taken: dict[str, tuple[SignalReceipt, int]] = {}
         self.said: dict[tuple[str, str], list[str]] = {}
+        self._links: dict[str, str] = {}
 
     def begin(self) -> None:
         """Somebody sends a signal: a new one, or one of before once more."""
@@ -72,11 +82,32 @@ class Senders:
         sim.note(process, verb, f"{sim.short(run)} {digest[:6]}")
         try:
             self.said.setdefault((run, digest), []).append(verb)
-            getattr(operations, verb)(run, RELEASE, digest=digest, reason="read it", actor=process.name)
-        except (NotAllowed, OperatorConflict) as error:
+            if sim.chance.flip("by link", 0.4):
+                self._by_link(process, operations, run, digest, verb)
+            else:
+                getattr(operations, verb)(run, RELEASE, digest=digest, reason="read it", actor=process.name)
+        except (NotAllowed, OperatorConflict, LinkRefused) as error:
             sim.note(process, "refused", str(error))
         except StageflowError as error:
             sim.note(process, "failed", f"{type(error).__name__}: {error}")
+
+    def _by_link(self, process: Process, operations: Any, run: str, digest: str, verb: str) -> None:
+        """By a new link, or by one that somebody has had before; and then once more by the same."""
+        sim = self._sim
+        token = self._links.get(run, "")
+        if not token or sim.chance.flip("a new link", 0.5):
+            self._links[run] = token = sha256(f"{run} {len(self._links)} {process.name}".encode()).hexdigest()
+            order = Order(run, "approval-link", "it is asked", process.name)
+            process.store.make_link(order, NewLink(token, RELEASE, "ann", sim.chance.one_of("good for", [60.0, 5.0])))
+        if not sim.healing and sim.chance.flip("opens it late", 0.2):
+            sim.sleep(sim.chance.one_of("after", [4.9, 5.0, 60.0]))
+        order = Order(run, verb, "read it", "ann", authenticated=True)
+        operations._published(order, process.store.decide(order, RELEASE, DECISIONS[verb], digest, token))
+        try:
+            process.store.decide(order, RELEASE, DECISIONS[verb], digest, token)
+        except LinkRefused:
+            return
+        raise Violation(f"the link of {run} was used twice")
 
     def answer(self) -> None:
         """Once nothing goes wrong any more: what would wait for ever gets its signal, and its approval."""
