@@ -11,6 +11,8 @@ import click
 
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.parameters import current_actor, json_value
+from stageflow_durable.cli.reading import read_source
+from stageflow_durable.engine.actors import Credential
 from stageflow_durable.engine.operator_verbs import Argument, OperatorVerbs, Option
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -101,5 +103,15 @@ def _reason(ctx: click.Context, _parameter: click.Parameter, value: str | None) 
     return (value or "").strip()
 
 
-_FILLED_IN: dict[str, dict[str, Any]] = {"reason": {"callback": _reason}, "actor": {"default": current_actor}}
+def _actor(ctx: click.Context, _parameter: click.Parameter, value: str) -> str | Credential:
+    """A name as it is typed; what a file holds proves one, where the application knows whose it is."""
+    if not value.startswith("@") or ctx.resilient_parsing:
+        return value
+    return Credential(read_source(value, "--actor").strip())
+
+
+_FILLED_IN: dict[str, dict[str, Any]] = {
+    "reason": {"callback": _reason},
+    "actor": {"default": current_actor, "callback": _actor},
+}
 """What a person does not type: a reason is asked for on a terminal, and who acts is known."""

@@ -62,11 +62,13 @@ class Option:
     is_json: bool = False
 
 
+BY = "Who does it; else user@host. @FILE: whoever the credential in that file belongs to, by Engine(authenticate=)."
+
 RunId = Annotated[str, Argument("RUN")]
 """A run's id, or a prefix that fits only one."""
 
 Reason = Annotated[str, Option("Why; required, stands in the history.", "TEXT")]
-By = Annotated[str | Credential | Actor, Option("Who does it; else user@host.", "WHO")]
+By = Annotated[str | Credential | Actor, Option(BY, "WHO|@FILE")]
 PastPivot = Annotated[bool, Option("Undo even though the point of no return has begun.")]
 
 

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stageflow_durable import Credential
 from stageflow_durable.errors import NotAllowed, StoreUnavailable
 from stageflow_durable.model.run import ApprovalView, Run
 from stageflow_durable.model.status import ParkReason, RunStatus, StageState, WaitingFor
@@ -387,3 +389,28 @@ def test_a_decision_that_is_refused_says_why_on_one_line(invoke: Invoke, engine:
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
     assert "ann is not authenticated" in result.stderr
     assert invoke("deny", "01J9F2", "release").exit_code == 2
+
+
+def test_a_credential_comes_from_a_file_or_from_standard_input_and_is_never_shown(
+    invoke: Invoke, engine: FakeApplication, tmp_path: Path
+) -> None:
+    engine.held = [asking()]
+    (tmp_path / "token").write_text("token-of-ann\n")
+    for source, given in ((f"@{tmp_path / 'token'}", None), ("@-", "token-of-ann\n")):
+        engine.calls.clear()
+        result = invoke("approve", engine.held[0].run_id, "release", "--reason", "r", "--actor", source, stdin=given)
+        assert result.exit_code == 0
+        assert engine.calls[0].given["actor"] == Credential("token-of-ann")
+        assert "token-of-ann" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("source", ["@", "@/nowhere", "empty"])
+def test_a_credential_that_is_not_there_is_refused_before_anything_is_done(
+    invoke: Invoke, engine: FakeApplication, tmp_path: Path, source: str
+) -> None:
+    engine.held = [asking()]
+    (tmp_path / "empty").write_text("\n")
+    given = f"@{tmp_path / 'empty'}" if source == "empty" else source
+    result = invoke("deny", engine.held[0].run_id, "release", "--reason", "r", "--actor", given)
+    assert (result.exit_code, engine.calls) == (2, [])
+    assert "--actor" in result.stderr
