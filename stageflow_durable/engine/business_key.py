@@ -13,10 +13,9 @@ from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProg
 from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import StageSpec
-from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
-from stageflow_durable.transitions.attempt import Kept
 
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 60.0
 """Seconds that a stage waits, as a row, before it asks again for a key that another run holds."""

@@ -52,13 +52,12 @@ from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import OnLeaseLost, StageSpec
 from stageflow_durable.model.status import Cause
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Kept, Nudge, Refused, Waiting, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 
 log = masking(logging.getLogger("stageflow.executor"))
 T = TypeVar("T")

@@ -14,11 +14,10 @@ from stageflow_durable.errors import ConfigurationError, NotAllowedInStage, Stag
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.status import Phase
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.work import Kept, Work
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.session import Place, Session
 from stageflow_durable.store.vouched import AUDIT, BODY, ORIGIN
-from stageflow_durable.transitions.attempt import Kept
 
 T = TypeVar("T")
 

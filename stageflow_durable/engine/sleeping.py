@@ -10,10 +10,10 @@ from stageflow_durable.engine.body import Called
 from stageflow_durable.engine.outcome import Over, text_of
 from stageflow_durable.engine.payload import within
 from stageflow_durable.model.status import ParkReason
+from stageflow_durable.model.work import Failure
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.transitions.approval import Asked
-from stageflow_durable.transitions.attempt import Failure
 
 
 def moment_of(called: Called, now: float) -> float:

@@ -1,5 +1,5 @@
-"""The values that pass between engine and store: what a message says, the row of a run, one begun attempt, and what a
-transaction answers.
+"""The values that pass between engine and store: what a message says, the row of a run, who begins an attempt, one
+begun attempt, how it failed, and what a transaction answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus
 
 UNDO_PREFIX = "undo:"
 
@@ -223,3 +223,34 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Fenced:
     """The strand was taken over: nothing was written, and this owner may not write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """The owner that asks to begin work: its id, the plans that its process can run, by pipeline, and the time limits
+    of bodies in seconds, by pipeline and stage.
+    """
+
+    owner: str
+    plans: Mapping[str, Plan]
+    timeouts: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed.
+
+    ``doubt``: it may have had an effect that we do not know of. ``vouched``: the body said that neither this attempt
+    nor an earlier one had an effect. ``called``: whether the body was called.
+    """
+
+    error: str
+    category: str
+    doubt: bool
+    state: AttemptState = AttemptState.FAILED
+    vouched: bool = False
+    called: bool = True
+
+
+Kept = tuple[tuple[str, dict[str, object]], ...]
+"""Events that the body asked for: type and data."""

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state import awaited, batch, definitions, load, owners, progress, recovery, retention
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.database import Database
@@ -31,7 +31,6 @@ from stageflow_durable.store.session import after_commit, session_on
 from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
 

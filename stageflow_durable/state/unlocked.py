@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase
-from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
+from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import at_once, known, unlocked_reads
 from stageflow_durable.state.at_once import AtOnce, Tell
 from stageflow_durable.state.driver import Driver
@@ -24,7 +24,6 @@ from stageflow_durable.store.carrying import created
 from stageflow_durable.store.values import Created
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import GENESIS, NewRun, accept
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
 from stageflow_durable.transitions.rows import StrandRow

@@ -19,7 +19,7 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Kept, Nudge, Refusal, Refused, Waiting, Work
 from stageflow_durable.store.transaction import Holder, Transaction, transact
 from stageflow_durable.store.values import Answer, BusinessKey, Created, Ending
 from stageflow_durable.transitions import accept as accepting
@@ -28,7 +28,6 @@ from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine

@@ -16,7 +16,19 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, Phase
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Saved, Waiting, Work
+from stageflow_durable.model.work import (
+    Claimant,
+    Done,
+    Failure,
+    Fenced,
+    Kept,
+    Nudge,
+    Refused,
+    RunFacts,
+    Saved,
+    Waiting,
+    Work,
+)
 from stageflow_durable.store.session import Session
 from stageflow_durable.store.values import (
     BATCH,
@@ -45,7 +57,6 @@ from stageflow_durable.store.values import (
 )
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.approval import Asked
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.signal import Sent

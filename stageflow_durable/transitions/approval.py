@@ -14,8 +14,7 @@ from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import Fingerprint, as_stored, encode
 from stageflow_durable.errors import NotAllowed, OperatorConflict
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Claimant, Kept
+from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts

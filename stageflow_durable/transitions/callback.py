@@ -21,8 +21,7 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
-from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import UNDO_PREFIX, Hint, Kept, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.change import (
     KEYS,
     Change,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Claimant, Kept
+from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts

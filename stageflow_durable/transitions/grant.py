@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from stageflow_durable.model.status import Phase
-from stageflow_durable.transitions.attempt import Claimant
+from stageflow_durable.model.work import Claimant
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.groups import groups_of
 from stageflow_durable.transitions.rows import StrandRow

@@ -20,11 +20,10 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.model.work import Fenced, Given, Nudge, Refusal, Refused, Saved, Work
+from stageflow_durable.model.work import Claimant, Failure, Fenced, Given, Kept, Nudge, Refusal, Refused, Saved, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import retry, undo
 from stageflow_durable.transitions import take as taking
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change, OpenItems
 from stageflow_durable.transitions.draft import AWAKE, Draft, undo_strand
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts

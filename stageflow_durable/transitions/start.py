@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.plan import Plan, mismatch
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState, WaitingFor
-from stageflow_durable.model.work import Nudge, Refusal, Refused, Work
-from stageflow_durable.transitions.attempt import Claimant
+from stageflow_durable.model.work import Claimant, Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part

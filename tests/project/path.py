@@ -23,9 +23,8 @@ import redis
 from stageflow_durable import Engine, Pipeline
 from stageflow_durable.delivery.messages import read
 from stageflow_durable.delivery.tasks import carry
-from stageflow_durable.model.work import Nudge, Work
+from stageflow_durable.model.work import Claimant, Nudge, Work
 from stageflow_durable.store.values import Identity
-from stageflow_durable.transitions.attempt import Claimant
 from tests.project.tree import PACKAGE
 
 

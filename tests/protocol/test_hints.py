@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, Refusal, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.unlocked_reads import LARGE, MOST
 from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 

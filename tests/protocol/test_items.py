@@ -13,12 +13,11 @@ import pytest
 from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, WaitingFor
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refusal, Refused, Waiting, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Fork, Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 

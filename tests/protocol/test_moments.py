@@ -11,14 +11,13 @@ from stageflow_durable.cli.output import jsonable
 from stageflow_durable.clock import EARLIEST, LATEST
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus
-from stageflow_durable.model.work import Nudge, Waiting, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import ATTENTION, Filter, Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 
 YEAR_10000 = "253402300800"

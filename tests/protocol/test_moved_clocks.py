@@ -11,13 +11,12 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Nudge, Waiting, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 
 LEASE = 10.0
 HOUR = 3600.0

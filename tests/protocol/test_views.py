@@ -8,12 +8,11 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import AttemptState
-from stageflow_durable.model.work import Done, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Waiting, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("two").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).plan

@@ -12,7 +12,7 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus
-from stageflow_durable.model.work import Done, Nudge, RunFacts, Work
+from stageflow_durable.model.work import Claimant, Done, Nudge, RunFacts, Work
 from stageflow_durable.state import known
 from stageflow_durable.state.at_once import AtOnce
 from stageflow_durable.state.driver import Driver, Statement
@@ -20,7 +20,6 @@ from stageflow_durable.state.recipes import SLOTS, Decides, Value
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import NewRun, accept
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import NEW_STRAND
 
 ME = "host-1-2"

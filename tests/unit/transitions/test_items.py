@@ -8,9 +8,8 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Refusal, Refused, Work
+from stageflow_durable.model.work import Failure, Fenced, Refusal, Refused, Work
 from stageflow_durable.transitions import items
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import Change, Count, OpenItems, RestItems, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.groups import MOST_GROUPS, count_of_groups, group_of

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.work import Failure, Work
 from stageflow_durable.transitions import fail, finish, retry, start
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part, SomeStrands
 from tests.unit.transitions.story import Story, body, line

@@ -8,8 +8,8 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
+from stageflow_durable.model.work import Failure
 from stageflow_durable.transitions import release, retry, take, undo, wake
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import KeyEnd
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, HeldKey, OwnerRow
 from tests.unit.transitions.story import ME, Story, body, line

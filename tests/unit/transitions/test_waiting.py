@@ -9,8 +9,8 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StrandState, WaitingFor
+from stageflow_durable.model.work import Claimant, Failure
 from stageflow_durable.transitions import operate, release, retry, start, take, wake
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner
 from tests.unit.transitions.story import ME, Story, body, line
