@@ -8,11 +8,10 @@ from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
-from stageflow_durable.transitions.grant import denial
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
 from stageflow_durable.transitions.rows import HeldKey
 from stageflow_durable.transitions.sleep import fall_asleep
-from stageflow_durable.transitions.start import start
+from stageflow_durable.transitions.start import may_go_on, start
 from stageflow_durable.transitions.waiting import await_signal, fulfil, kept_for
 
 
@@ -152,7 +151,7 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
 def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str = "") -> None:
     """Grant the first strand to ``claimant`` if it may begin there at once; publish the others."""
     first = draft.strand(ready[0])
-    if claimant is not None and denial(draft, first, claimant, here) is None:
+    if claimant is not None and may_go_on(draft, first, claimant, here):
         start(draft, first, claimant)
         ready = ready[1:]
     for name in ready:

@@ -8,7 +8,7 @@ from stageflow_durable.model.work import Claimant, Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
-from stageflow_durable.transitions.groups import open_undos_of_items
+from stageflow_durable.transitions.groups import groups_of, open_undos_of_items
 from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
@@ -200,6 +200,22 @@ def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
         draft.facts.head,  # the store replaces it by the new one
         row.published_at,
     )
+
+
+def may_go_on(draft: Draft, row: StrandRow, claimant: Claimant | None, here: str) -> bool:
+    """Whether ``claimant``, which has just committed, may begin the strand's stage itself, without a message. Else it
+    is published.
+
+    ``claimant``: None if the message has carried the run far enough, or its process stops. ``here``: the queue from
+    which the owner took its message.
+    """
+    if claimant is None or draft.run.phase.value != row.direction or row.queue != here:
+        return False
+    by_items = row.direction == Phase.BACKWARD and groups_of(draft, row.stage)  # each of them is undone by itself
+    if by_items or (row.direction == Phase.FORWARD and draft.is_late):
+        return False
+    plan = claimant.plans.get(draft.run.pipeline)
+    return plan is not None and plan.digest == draft.run.definition and draft.facts.alive
 
 
 def _intend(draft: Draft, stage: str) -> None:

@@ -52,7 +52,6 @@ from stageflow_durable.transitions import (
 )
 from stageflow_durable.transitions import finish as _finish
 from stageflow_durable.transitions import fork as _fork
-from stageflow_durable.transitions import grant as _grant
 from stageflow_durable.transitions import items as _items
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import signal as _signal
@@ -70,7 +69,6 @@ sealing: Any = _sealing
 forking: Any = _fork
 carrying: Any = _carrying
 in_memory: Any = _memory
-grant: Any = _grant
 items: Any = _items
 of_items: Any = _of_items
 resolve: Any = _resolve
@@ -826,6 +824,6 @@ MUTANTS = (
     ),
     Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
     Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
-    Mutant("the undo of a stage passes over its items", _put((grant, "groups_of", _always([])))),
+    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([])))),
     Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody()),
 )
