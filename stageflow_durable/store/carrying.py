@@ -30,8 +30,7 @@ from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.fence import is_mine
-from stageflow_durable.transitions.recall import recalled
+from stageflow_durable.transitions.fence import is_mine, recalled
 from stageflow_durable.transitions.rows import HeldKey
 
 T = TypeVar("T")
