@@ -21,7 +21,6 @@ from stageflow_durable.store.values import Created, Fork, Missed, Received, Stra
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, items, operate
 from stageflow_durable.transitions import fork as forking
-from stageflow_durable.transitions import release as releasing
 from stageflow_durable.transitions import repair as repairing
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
@@ -132,9 +131,7 @@ class BaseStore(Carrying):
             if row is None or not row.confirmed:
                 return None
             ended = EndedOwner(row.id, row.host, row.pid, row.confirmed_by, row.confirmed_reason)
-            return transact(
-                t, run_id, lambda facts: releasing.release(facts, ended), needs=(Part.STRANDS, Part.ATTEMPTS)
-            )
+            return transact(t, run_id, lambda facts: taking.release(facts, ended), needs=(Part.STRANDS, Part.ATTEMPTS))
 
         change = self._within(act)
         self._tell_of(change)

@@ -17,9 +17,9 @@ from stageflow_durable.store.scans import MOVE_SECONDS, missed_of, more
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef, Waits
 from stageflow_durable.transitions.draft import ACTIVE
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS, is_handed_back
-from stageflow_durable.transitions.release import waits_for_an_end
 from stageflow_durable.transitions.repair import has_no_wake_up
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
+from stageflow_durable.transitions.take import waits_for_an_end
 
 
 def _in(tables: Tables, state: StrandState) -> Iterator[StrandRow]:
