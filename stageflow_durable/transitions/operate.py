@@ -21,7 +21,7 @@ from stageflow_durable.model.status import (
     StrandState,
 )
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
-from stageflow_durable.saga.settle import undone
+from stageflow_durable.saga.decide import undone
 from stageflow_durable.transitions.again import stand_again
 from stageflow_durable.transitions.change import Change, FenceUndos, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft

@@ -20,7 +20,7 @@ from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, WaitingFor
-from stageflow_durable.saga.settle import Settlement
+from stageflow_durable.saga.decide import Settlement
 from stageflow_durable.state import moved, owners, queues, recovery
 from stageflow_durable.state import of_items as _of_items
 from stageflow_durable.state.clock import now
