@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 
 from stageflow_durable.engine.outcome import Again, Over
-from stageflow_durable.engine.traces import loggable
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Done, Fenced, RunFacts, Waiting, Work

@@ -38,13 +38,13 @@ from stageflow_durable.engine.outcome import (
     text_of,
     unjudged,
 )
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services
 from stageflow_durable.engine.sleeping import content_of, moment_of, unanswered
 from stageflow_durable.engine.timeout import ends_process
-from stageflow_durable.engine.traces import loggable
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.output import StageOutput
