@@ -26,7 +26,7 @@ from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
 from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
-from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Many, Submission, several
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
@@ -34,7 +34,6 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.submissions import Many, several
 from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
