@@ -17,7 +17,6 @@ from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
-from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
@@ -42,7 +41,7 @@ from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
-from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.services import Services, own_context
 from stageflow_durable.engine.sleeping import content_of, moment_of, unanswered
 from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.errors import StageCancelled, StoreUnavailable

@@ -19,7 +19,7 @@ from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ending import Ending, TakenOver
-from stageflow_durable.engine.inside import own_context
+from stageflow_durable.engine.services import own_context
 from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.errors import NotAllowedInStage
 from tests.unit.engine.test_loop import elsewhere as _elsewhere

@@ -16,7 +16,7 @@ import pytest
 
 from stageflow_durable import kept_between_stages
 from stageflow_durable.engine import body, loop
-from stageflow_durable.engine.inside import own_context
+from stageflow_durable.engine.services import own_context
 from stageflow_durable.engine.timeout import StageTimeout
 
 Call = Callable[..., body.Called]

@@ -14,7 +14,7 @@ import pytest
 
 from stageflow_durable import Pipeline, RetryPolicy, RunStatus
 from stageflow_durable.engine import body, timeout
-from stageflow_durable.engine.inside import own_context
+from stageflow_durable.engine.services import own_context
 from stageflow_durable.engine.timeout import StageTimeout, bounded
 from stageflow_durable.testing import engine_for_tests
 
