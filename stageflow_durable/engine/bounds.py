@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stageflow_durable.engine.interrupt import GRACE_SECONDS
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
-from stageflow_durable.engine.timeout import GRACE_SECONDS
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import OnLeaseLost
 

@@ -15,8 +15,8 @@ from stageflow_durable.engine.attempt_log import fenced, told
 from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
 from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
-from stageflow_durable.engine.ending import TakenOver
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
+from stageflow_durable.engine.interrupt import TakenOver, ends_process
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
@@ -43,7 +43,6 @@ from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services, own_context
 from stageflow_durable.engine.sleeping import content_of, moment_of, unanswered
-from stageflow_durable.engine.timeout import ends_process
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.output import StageOutput
@@ -215,7 +214,7 @@ class Executor:
             return Fenced()  # the claim may have taken long, and a person may have settled the stage meanwhile
         called: body.Called | None = None
         try:
-            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+            with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.run_stage(self._call, spec.runner, ctx, services, spec.timeout)
             on_unknown = work.plan.by_name[work.stage].on_unknown
             history = self._history(work, began)
@@ -458,7 +457,7 @@ class Executor:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage, work.item)
             ctx = context.run(body.undo_context, work, outputs, outcome)
-            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+            with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.call(undo.action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, outputs)
             ended = context.run(self._undone, called, policy, self._history(work, began))

@@ -7,9 +7,9 @@ from typing import Any
 
 from stageflow_durable.clock import Draw
 from stageflow_durable.codec import Classes, encode
+from stageflow_durable.engine.interrupt import StageTimeout
 from stageflow_durable.engine.payload import too_large
 from stageflow_durable.engine.redaction import LONGEST, members_of, message_of
-from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.engine.typed import saved_by
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model.output import OutputKind, StageOutput

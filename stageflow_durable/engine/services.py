@@ -205,10 +205,11 @@ class Services:
 
 
 # --- the context in which an attempt's code runs ----------------------------------------------------------------------
-
 # Its own, so that what one run sets no other sees. Everything that the application wrote for an attempt runs in it:
 # validators, the function of the business key, interceptors, the body, cleanups. It begins as a copy of what is set
 # where the worker runs, and goes with the attempt.
+
+
 _run: ContextVar[str | None] = ContextVar("stageflow_run", default=None)
 
 

@@ -16,8 +16,8 @@ from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.tasks import carry, understood
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.ending import Ending
 from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.interrupt import Interruption
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import StageflowError
@@ -174,7 +174,7 @@ class Process:
         return Patience(LEASE, max_lost=self.sim.setup.max_lost)
 
 
-class Told(Ending):
+class Told(Interruption):
     """Tells a simulated body to end; it looks now and then whether it is to."""
 
     def __init__(self, worker: Worker) -> None:
@@ -220,7 +220,7 @@ class Worker(Process):
             LEASE,
             self.clock,
             self.profile,
-            ending=Told(self),
+            interruption=Told(self),
             clock_moved=self._clock_moved,
         )
         self._guard = Guard()
