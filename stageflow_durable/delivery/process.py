@@ -15,8 +15,7 @@ from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.engine import ends
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import mark_of

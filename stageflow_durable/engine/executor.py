@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
 from stageflow_durable.engine.attempt_log import fenced, told
-from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
 from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
-from stageflow_durable.engine.interrupt import TakenOver, ends_process
+from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, ends_process, killed_after
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
@@ -37,6 +36,7 @@ from stageflow_durable.engine.outcome import (
     text_of,
     unjudged,
 )
+from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.run_outputs import RunOutputs
@@ -64,6 +64,18 @@ Ending = Done | Waiting | Fenced
 
 def _never() -> bool:
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far one message may carry a run, how long a commit is tried while the database is away (seconds), and how
+    large an output may be.
+    """
+
+    in_place_stages: int = 200
+    in_place_seconds: float = 5.0
+    hold_seconds: float = 30.0
+    payload_bytes: int = PAYLOAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,7 @@ class Executor:
         self._callback_url = callback_url
         self._end_with_lease = ending_with_lease(pipelines.values(), on_lease_lost)
         self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
-        self._timeouts = bounds(pipelines.values())
+        self._timeouts = killed_after(pipelines.values())
 
     def execute(self, nudge: Nudge) -> Executed:
         """Begin what the message names and go on in place. Raises StoreUnavailable if the database is away; nothing is

@@ -15,9 +15,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
 from typing import Any, Self
+
+from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.stage import OnLeaseLost
 
 STDERR = 2
 GRACE_SECONDS = 5.0
@@ -227,3 +230,33 @@ def _received(number: int, frame: FrameType | None) -> None:
     elif _before == signal.SIG_DFL:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
+
+
+# --- which stages are ended, and when ---------------------------------------------------------------------------------
+
+
+MARGIN_SECONDS = 15.0
+"""From the beginning of an attempt, as recorded, to the call of its body, at the most."""
+
+Stage = tuple[str, str]
+"""A pipeline's name and a stage's."""
+
+
+def killed_after(pipelines: Iterable[Pipeline[Any, Any]]) -> dict[Stage, float]:
+    """Seconds after which the process of a stage with a timeout has been ended, from its beginning as recorded."""
+    return {
+        (pipeline.name, spec.name): spec.timeout + GRACE_SECONDS + MARGIN_SECONDS
+        for pipeline in pipelines
+        for spec in pipeline.stages
+        if spec.timeout is not None
+    }
+
+
+def ending_with_lease(pipelines: Iterable[Pipeline[Any, Any]], default: OnLeaseLost) -> frozenset[Stage]:
+    """Stages whose body is to end once its lease is lost: the stage's word over the pipeline's over ``default``."""
+    return frozenset(
+        (pipeline.name, spec.name)
+        for pipeline in pipelines
+        for spec in pipeline.stages
+        if (spec.on_lease_lost or pipeline.on_lease_lost or default) == "end"
+    )

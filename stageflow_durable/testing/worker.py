@@ -8,8 +8,7 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.errors import StoreUnavailable

@@ -15,8 +15,7 @@ from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.tasks import carry, understood
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.interrupt import Interruption
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
