@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
-from stageflow_durable.engine.attempt_log import fenced, told
+from stageflow_durable.engine.attempt_log import RefusalLog, log_failure, log_fenced
 from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
@@ -38,7 +38,6 @@ from stageflow_durable.engine.outcome import (
 )
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.redaction import loggable
-from stageflow_durable.engine.refusals import Refusals
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved
 from stageflow_durable.engine.services import Services, own_context
@@ -125,7 +124,7 @@ class Executor:
         self._limits = limits or Limits()
         self._stopping = stopping
         self._publish = publish
-        self._refusals = Refusals(world.clock.monotonic, store.note_strangers)
+        self._refusals = RefusalLog(world.clock.monotonic, store.note_strangers)
         self._bounded = bounded
         self._callback_url = callback_url
         self._end_with_lease = ending_with_lease(pipelines.values(), on_lease_lost)
@@ -141,7 +140,7 @@ class Executor:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._claimant())
                 if isinstance(begun, Refused):
-                    self._refusals.tell(nudge, begun)
+                    self._refusals.add(nudge, begun)
                     return Executed(begun.nudges, refused=begun)
                 if begun.sent_at is not None:
                     self._owner.served(begun.queue, begun.sent_at)  # from the row: what a message says may be forged
@@ -169,7 +168,7 @@ class Executor:
             if self._owner.is_still(current.owner):
                 ending = self._carry_out(current, outputs, go_on)
             if isinstance(ending, Fenced):
-                fenced(current)
+                log_fenced(current)
                 self._owner.find_out()
                 return Executed(tuple(left), None, stages)
             if isinstance(ending, Waiting):
@@ -426,10 +425,10 @@ class Executor:
             return self._await_callback(work, outcome, services, events)
         services.abandon()
         if isinstance(outcome, Again):
-            return self._tell(
+            return self._commit_and_log(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
             )
-        return self._tell(
+        return self._commit_and_log(
             work,
             outcome,
             lambda: self._store.fail(
@@ -516,16 +515,16 @@ class Executor:
         if isinstance(outcome, Succeeded):
             return self._commit(work, lambda: self._store.undo_done(work, self._claimant(), go_on=go_on(), key=key))
         if isinstance(outcome, Again):
-            return self._tell(
+            return self._commit_and_log(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
             )
         assert not isinstance(outcome, Waits)  # an undo cannot wait
-        return self._tell(
+        return self._commit_and_log(
             work, outcome, lambda: self._store.undo_failed(work, self._claimant(), outcome.failure, go_on=go_on())
         )
 
-    def _tell(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:
-        return told(work, outcome, self._commit(work, save))
+    def _commit_and_log(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:
+        return log_failure(work, outcome, self._commit(work, save))
 
     # --- committing ---------------------------------------------------------------------------------------------------
 
