@@ -19,8 +19,8 @@ from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.configure import ADVANCE
+from stageflow_durable.delivery.dropped import said_of
 from stageflow_durable.delivery.quick import BATCH, CONNECT_SECONDS, QuickPublisher
-from stageflow_durable.delivery.said import said_of
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
 from stageflow_durable.model.work import Nudge

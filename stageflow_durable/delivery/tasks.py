@@ -9,9 +9,9 @@ from celery import Celery, Task
 from celery._state import connect_on_app_finalize
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
+from stageflow_durable.delivery.dropped import dropped
 from stageflow_durable.delivery.engines import Engines
 from stageflow_durable.delivery.messages import Unfit, Words, read
-from stageflow_durable.delivery.refusals import refusals
 from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.delivery.task_class import StageflowTask
 from stageflow_durable.engine.executor import Executed
@@ -66,7 +66,7 @@ def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Wor
     try:
         return read(given, named)
     except Unfit as why:
-        refusals.add(f"{task.name} {task.request.id}", str(why))
+        dropped.add(f"{task.name} {task.request.id}", str(why))
         return None
 
 
@@ -80,7 +80,7 @@ def carry(task: Any, process: Any, words: Words) -> None:
     queue = place.get("routing_key") or process.queue
     why = process.refused(words, queue)
     if why is not None:
-        refusals.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
+        dropped.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
         return
     nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint, item=words.item)
     key = f"{nudge.run_id}:{nudge.address}:{nudge.gen}:{words.mark}:{request.retries}"
