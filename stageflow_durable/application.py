@@ -18,14 +18,13 @@ from stageflow_durable.connect import let_await, open_store
 from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
 from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
-from stageflow_durable.delivery.engines import Member, engines_of
+from stageflow_durable.delivery.engines import Member, WorkerLifecycle, engines_of
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
-from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Many, Submission, several
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
 from stageflow_durable.engine.awaiting import Awaiting
