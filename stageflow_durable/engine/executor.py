@@ -14,7 +14,6 @@ from stageflow_durable.engine import body
 from stageflow_durable.engine.attempt_log import RefusalLog, log_failure, log_fenced
 from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
-from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, ends_process, killed_after
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import end_of, tell
@@ -37,6 +36,7 @@ from stageflow_durable.engine.outcome import (
     unjudged,
 )
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
+from stageflow_durable.engine.process_end import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, SessionLost, saved

@@ -13,9 +13,9 @@ from typing import Any
 
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called, is_awaitable, name_of
-from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.interrupt import bounded
 from stageflow_durable.engine.outcome import Again, Outcome, Over, as_output, text_of
+from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.model.callables import shown
 from stageflow_durable.model.context import AttemptEnd, CompensationContext, Observer

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from stageflow_durable.engine.ends import is_end_of_process
 from stageflow_durable.engine.outcome import Again, Outcome, Over, in_ascii, mistake, text_of
+from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Done, Fenced, Waiting, Work

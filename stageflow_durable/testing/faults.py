@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any, Literal, NamedTuple, cast
 
-from stageflow_durable.engine.ends import ProcessEnds
+from stageflow_durable.engine.process_end import ProcessEnds
 from stageflow_durable.engine.services import Services
 from stageflow_durable.store.protocol import Accepting, Carrying, Operating, Owning, Recovering, Store
 
