@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
-from stageflow_durable.state.database import Database
-from stageflow_durable.state.line import Line
+from stageflow_durable.state.database import Database, Line
 from stageflow_durable.state.postgres_protocol import RawConnection, Rows, ServerStatement
 
 
