@@ -20,8 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import SQLITE_BUSY_SECONDS, Database
 from stageflow_durable.state.dialect import SQLITE, by_place
-from stageflow_durable.state.own import Own
-from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.pool import Connections, Own
 from stageflow_durable.state.postgres_protocol import ServerStatement
 from stageflow_durable.state.trouble import translated
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import AsSqlalchemy, Statement
-from stageflow_durable.state.own import Own
-from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.pool import Connections, Own
 from stageflow_durable.state.postgres_protocol import Rows
 from stageflow_durable.state.trouble import translated
 
