@@ -19,11 +19,10 @@ from stageflow_durable.state import awaited, batch, definitions, load, owners, p
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.item_transactions import transact_item
 from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.owning import Owning
 from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.transaction import SqlTransaction
+from stageflow_durable.state.transaction import SqlTransaction, transact_item
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
