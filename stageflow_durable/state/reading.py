@@ -21,7 +21,6 @@ from stageflow_durable.state import (
     horizon,
     listing,
     owners,
-    progress,
     recovery,
     retention,
     signals,
@@ -79,7 +78,7 @@ class Reading:
 
     def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began."""
-        return self._see(lambda c: progress.outcome_of(c, run_id, stage, item))
+        return self._see(lambda c: views.outcome_of(c, run_id, stage, item))
 
     def next_wait(self, grace: float) -> float | None:
         """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""
