@@ -31,6 +31,7 @@ from stageflow_durable.state import roster as rosters
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.standings import standings
 from stageflow_durable.state.unlocked import Unlocked
+from stageflow_durable.store.session import session_on
 from stageflow_durable.store.values import (
     Awaited,
     Checked,
@@ -58,8 +59,8 @@ class Reading:
 
     @property
     def _in_session(self) -> bool:
-        """Whether a stage calls whose own session has to see what it wrote."""
-        raise NotImplementedError  # the store knows
+        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
+        return self.database.is_sqlite and session_on(self.database.url) is not None
 
     def _see(self, look: Callable[[Connection], T]) -> T:
         with self.database.transaction() if self._in_session else self.database.read() as connection:

@@ -1,12 +1,12 @@
 """The SQL store: each method is one transaction.
 
 The verbs are those of every store (``store.base``); a verb is first tried without the run's lock where that may be
-enough (``unlocked``). What concerns owners is inherited from ``owning``, what only reads from ``reading``.
+enough (``unlocked``). What only reads is inherited from ``reading``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,20 +15,32 @@ from sqlalchemy import Connection
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.work import Claimant, Done, Fenced, Nudge, Refused, Work
-from stageflow_durable.state import awaited, batch, definitions, load, owners, progress, recovery, retention
+from stageflow_durable.state import (
+    awaited,
+    batch,
+    definitions,
+    handed_back,
+    load,
+    moved,
+    owners,
+    progress,
+    recovery,
+    retention,
+)
+from stageflow_durable.state import queues as by_queue
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.listening import Listening, listening
-from stageflow_durable.state.owning import Owning
+from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.session import SessionHolder
 from stageflow_durable.state.transaction import SqlTransaction, transact_item
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
-from stageflow_durable.store.session import after_commit, session_on
+from stageflow_durable.store.session import after_commit
 from stageflow_durable.store.transaction import Transaction
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Pruned, Stand
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Identity, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
@@ -36,7 +48,7 @@ from stageflow_durable.transitions.facts import Facts, NotLoaded
 T = TypeVar("T")
 
 
-class SqlStore(Owning, BaseStore):
+class SqlStore(Reading, BaseStore):
     """Runs and everything about them, in one database: a :class:`~stageflow_durable.store.protocol.Store`."""
 
     def __init__(
@@ -68,11 +80,6 @@ class SqlStore(Owning, BaseStore):
         self._driver.close()
         self.database.dispose()
 
-    @property
-    def _in_session(self) -> bool:
-        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
-        return self.database.is_sqlite and session_on(self.database.url) is not None
-
     def after_commit(self, action: Callable[[], object]) -> bool:
         """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
         it will run.
@@ -82,6 +89,10 @@ class SqlStore(Owning, BaseStore):
     def open_session(self) -> SessionHolder:
         """A transaction of a stage's own, on a connection of its own."""
         return SessionHolder(self.database)
+
+    def _do(self, action: Callable[[Connection], T]) -> T:
+        with self.database.transaction() as connection:
+            return action(connection)
 
     def _within(self, action: Callable[[Transaction], T]) -> T:
         return self._do(lambda c: action(SqlTransaction(c, self._audit)))
@@ -199,6 +210,58 @@ class SqlStore(Owning, BaseStore):
     def listen(self, token: str) -> Listening | None:
         """A connection on which PostgreSQL tells; None where it cannot: SQLite, and behind a pooler."""
         return listening(self.database, token)
+
+    # --- who is alive -------------------------------------------------------------------------------------------------
+
+    def join(self, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
+        """A new owner; ``profile``: what it knows and serves. What others handed back, and it knows, is due now."""
+        owner = self._do(lambda c: owners.register(c, identity, lease_seconds, profile))
+        # After it has joined: what is handed back from now on finds it in the roster.
+        while profile is not None and self._do(lambda c: handed_back.hasten(c, profile)):
+            pass
+        return owner
+
+    def put_off(self, run_ids: Sequence[str]) -> None:
+        """Let what was handed back in these runs rest: no live worker knows it."""
+        self._do(lambda c: handed_back.put_off(c, run_ids))
+
+    def renew(self, owner: str, lease_seconds: float) -> float | None:
+        """Renew a lease; returns the database's time, or None: declared dead."""
+        return self._do(lambda c: owners.renew(c, owner, lease_seconds))
+
+    def served(self, queues: dict[str, float]) -> None:
+        """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
+        processes write, and for no mistake in it.
+        """
+        self._do(lambda c: by_queue.served(c, queues))
+
+    def freed(self, queues: Iterable[str]) -> None:
+        """A worker of these queues has nothing to do."""
+        self._do(lambda c: by_queue.freed(c, queues))
+
+    def move_times(self, by: float, window: float, lease_seconds: float) -> bool:
+        """The clock was found to have moved: stored times of what is under way move along, once."""
+        return self._do(lambda c: moved.follow(c, by, window, lease_seconds))
+
+    def retire(self, owner: str) -> None:
+        """Nothing of it acts any more."""
+        self._do(lambda c: owners.retire(c, owner))
+
+    def mark_killed(self, boot: str, pid: int) -> tuple[str, ...]:
+        """A process was seen to end."""
+        return self._do(lambda c: owners.mark_killed(c, boot, pid))
+
+    def mark_expired(self, slack: float = 0.0) -> tuple[str, ...]:
+        """Leases that ran out ``slack`` seconds ago."""
+        return self._do(lambda c: owners.mark_expired(c, slack))
+
+    def judge(self, by: str) -> tuple[str, ...]:
+        """Leases that ran out, judged by an owner that has renewed for a lease without a gap."""
+        return self._do(lambda c: owners.judge(c, by))
+
+    def released(self, owner: str) -> None:
+        """Nothing waits for it any more."""
+        self._do(lambda c: owners.released(c, owner))
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
