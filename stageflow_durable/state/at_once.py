@@ -37,13 +37,13 @@ from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.state import tables, unlocked_reads
+from stageflow_durable.state import known, tables
 from stageflow_durable.state.apply import KEY, intending
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
+from stageflow_durable.state.known import ITEM_OF_RUN
 from stageflow_durable.state.tables import attempts, events, owners, runs, strands
-from stageflow_durable.state.unlocked_reads import OF_RUN
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How
 from stageflow_durable.transitions.rows import StrandRow
@@ -122,7 +122,7 @@ _RUN, _AT, _ME, _SEEN = _p("run_id"), _p("at", Double), _p("me"), _p("seen_seq",
 _HELD = and_(
     strands.c.run == _RUN,
     strands.c.strand == _p("held_strand"),
-    strands.c.item == OF_RUN,
+    strands.c.item == ITEM_OF_RUN,
     strands.c.gen == _p("held_gen", Integer),
     strands.c.stage == _p("held_stage"),
     strands.c.attempt == _p("held_attempt", Integer),
@@ -139,7 +139,7 @@ _NUMBER_IS_FREE = ~exists(
         and_(
             attempts.c.run == _RUN,
             attempts.c.stage == _p("next_stage"),
-            attempts.c.item == OF_RUN,
+            attempts.c.item == ITEM_OF_RUN,
             attempts.c.direction == _is(Phase.FORWARD),
             attempts.c.n == _p("next_attempt", Integer),
         )
@@ -276,8 +276,8 @@ def _answer(run: Any) -> Any:
     """
     both = run.join(strands, strands.c.run == run.c.id)
     asked = [run.c[name] for name in HINTED]
-    answer = select(*asked, strands.c.queue, strands.c.published_at, unlocked_reads.saved(is_sqlite=False))
-    this = and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand"), strands.c.item == OF_RUN)
+    answer = select(*asked, strands.c.queue, strands.c.published_at, known.saved(is_sqlite=False))
+    this = and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand"), strands.c.item == ITEM_OF_RUN)
     return answer.select_from(both).where(this)
 
 

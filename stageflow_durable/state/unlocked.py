@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, RunFacts, Saved, Work
-from stageflow_durable.state import at_once, known, unlocked_reads
+from stageflow_durable.state import at_once, known
 from stageflow_durable.state.at_once import AtOnce, Tell
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
@@ -89,9 +89,7 @@ class Unlocked:
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        return unlocked_reads.by_stage(
-            self._driver.rows(unlocked_reads.outputs(self._driver.is_sqlite), {"run_id": run_id})
-        )
+        return known.by_stage(self._driver.rows(known.outputs(self._driver.is_sqlite), {"run_id": run_id}))
 
     # --- begin --------------------------------------------------------------------------------------------------------
 
@@ -131,10 +129,10 @@ class Unlocked:
         told = dict(zip(at_once.HINTED, asked, strict=True))
         run = known.begun_as_hinted(nudge.run_id, plan, at, hint.seq + 1, filled.head, told)
         work = recipe.granted(values, run, filled.head)
-        return work and work._replace(queue=queue, sent_at=sent_at, saved=unlocked_reads.read(saved))
+        return work and work._replace(queue=queue, sent_at=sent_at, saved=known.read_saved(saved))
 
     def _look_and_begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
-        looked = unlocked_reads.look(self._driver.is_sqlite)
+        looked = known.look(self._driver.is_sqlite)
         read = self._driver.row(looked, {"run_id": nudge.run_id, "strand_id": nudge.strand})
         if read is None:
             return None
@@ -238,4 +236,4 @@ def _with_saved(begun: Work, at: float, saved: str | None) -> Work:
     this beginning has changed the run since they were read.
     """
     run = begun.run._replace(seq=begun.seq, head=begun.head, updated_at=at)
-    return begun._replace(run=run, saved=unlocked_reads.read(saved))
+    return begun._replace(run=run, saved=known.read_saved(saved))
