@@ -84,6 +84,11 @@ class Database:
         return self.is_sqlite and self.url.database in (None, "", ":memory:")
 
     @property
+    def in_session(self) -> bool:
+        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
+        return self.is_sqlite and session_on(self.url) is not None
+
+    @property
     def engine(self) -> Engine:
         """The SQLAlchemy engine of this process; after a fork the parent's connections are left alone and new ones
         opened.

@@ -31,7 +31,6 @@ from stageflow_durable.state import roster as rosters
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.standings import standings
 from stageflow_durable.state.unlocked import Unlocked
-from stageflow_durable.store.session import session_on
 from stageflow_durable.store.values import (
     Awaited,
     Checked,
@@ -57,18 +56,13 @@ class Reading:
     _old_audits: tuple[bytes, ...]
     _unlocked: Unlocked | None
 
-    @property
-    def _in_session(self) -> bool:
-        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
-        return self.database.is_sqlite and session_on(self.database.url) is not None
-
     def _see(self, look: Callable[[Connection], T]) -> T:
-        with self.database.transaction() if self._in_session else self.database.read() as connection:
+        with self.database.transaction() if self.database.in_session else self.database.read() as connection:
             return look(connection)
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        if self._unlocked is not None and not self._in_session:
+        if self._unlocked is not None and not self.database.in_session:
             return self._unlocked.outputs(run_id)
         return self._see(lambda c: views.outputs(c, run_id))
 

@@ -111,7 +111,7 @@ class SqlStore(Reading, BaseStore):
 
     def create(self, new: NewRun) -> Created:
         """Record a run, or find the one that has its key."""
-        made = None if self._unlocked is None or self._in_session else self._unlocked.create(new)
+        made = None if self._unlocked is None or self.database.in_session else self._unlocked.create(new)
         return made or super().create(new)
 
     def clock(self) -> float:
@@ -138,12 +138,12 @@ class SqlStore(Reading, BaseStore):
         return begun or super().begin(nudge, claimant)
 
     def _succeed_at_once(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
-        if self._unlocked is None or self._in_session:
+        if self._unlocked is None or self.database.in_session:
             return None
         return self._unlocked.succeed(work, claimant, delta, go_on=go_on)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
-        return None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
+        return None if self._unlocked is None or self.database.in_session else self._unlocked.end(work, decide)
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
         ending: Ending = session.commit_with(lambda c: save(SqlTransaction(c, self._audit)))
