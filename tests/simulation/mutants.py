@@ -16,6 +16,7 @@ from sqlalchemy import Double, String, and_, bindparam, case, or_, select, updat
 from stageflow_durable.engine import accept, body
 from stageflow_durable.engine import executor as _executor
 from stageflow_durable.engine import outcome as _outcome
+from stageflow_durable.engine import saving as _saving
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
@@ -64,6 +65,7 @@ from tests.simulation.process import Worker
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
 executor: Any = _executor
+saving: Any = _saving
 again: Any = _again
 sealing: Any = _sealing
 forking: Any = _fork
@@ -139,7 +141,7 @@ def _always(answer: Any) -> Callable[..., Any]:
 
 
 def _effect_after_commit() -> Plant:
-    save, run_stage = executor.Executor._save, body.run_stage
+    save, run_stage = saving.Saving._save_once, body.run_stage
 
     def early(*given: Any) -> Any:
         return body.Called(lambda: run_stage(*given))
@@ -155,7 +157,7 @@ def _effect_after_commit() -> Plant:
         return Promise(value) if callable(value) else returned(value, *_given)
 
     returned = executor.returned
-    return _put((body, "run_stage", early), (executor, "returned", promised), (executor.Executor, "_save", late))
+    return _put((body, "run_stage", early), (executor, "returned", promised), (saving.Saving, "_save_once", late))
 
 
 class Promise(Succeeded):
@@ -358,14 +360,16 @@ def _fence_of_gen_only() -> Plant:
 
 def _told_too_early() -> Plant:
     """Observers are told of what the body returned, before it is saved."""
-    saved, tell = executor.Executor._saved, executor.Executor._tell_end
+    judged, tell = executor.Executor._judged, executor.Executor._tell_end
 
-    def early(self: Any, work: Any, memory: Any, outcome: Any, services: Any, *given: Any, **options: Any) -> Any:
+    def early(self: Any, called: Any, services: Any, *given: Any) -> Any:
+        outcome, work = judged(self, called, services, *given), services._work
+        memory = executor.RunOutputs(self._store, self._pipelines[work.run.pipeline])
         ctx = body.stage_context(work, memory, services)
         tell(self, ctx, body.Called(), outcome, None, services.context)
-        return saved(self, work, memory, outcome, services, *given, **options)
+        return outcome
 
-    return _put((executor.Executor, "_saved", early), (executor.Executor, "_tell_end", _always(None)))
+    return _put((executor.Executor, "_judged", early), (executor.Executor, "_tell_end", _always(None)))
 
 
 def _told_loudly() -> Plant:
