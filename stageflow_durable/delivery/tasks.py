@@ -16,7 +16,7 @@ from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.delivery.task_class import StageflowTask
 from stageflow_durable.engine.executor import Executed
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
-from stageflow_durable.model.work import Nudge, Waiting
+from stageflow_durable.model.work import Nudge, RetryDue
 
 _SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
@@ -91,8 +91,8 @@ def carry(task: Any, process: Any, words: Words) -> None:
     except AWAY as error:
         process.hold_back()
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-    if executed.waiting is not None:
-        _wait(task, process, executed, executed.waiting, tail)
+    if executed.retry is not None:
+        _retry(task, process, executed, executed.retry, tail)
     elif tail and _continues(executed, nudge) and _follows(tail, nudge):
         request.chain = tail  # the next link is the message that the commit has to publish
         process.publish(executed.nudges[1:])
@@ -123,12 +123,12 @@ def _continues(executed: Executed, nudge: Nudge) -> bool:
     return first is not None and (first.address, first.gen, first.queue) == (nudge.address, nudge.gen, nudge.queue)
 
 
-def _wait(task: Any, process: Any, executed: Executed, waiting: Waiting, tail: Any) -> None:
+def _retry(task: Any, process: Any, executed: Executed, due: RetryDue, tail: Any) -> None:
     """The row becomes due in any case. For a short delay a message with a countdown is sent too, to be punctual."""
     process.publish(executed.nudges)
-    if waiting.delay > process.short_delay:
+    if due.delay > process.short_delay:
         return
     if not executed.moved:  # the message still describes the strand, so Celery's own retry can carry the delay
         task.request.chain = tail
-        raise task.retry(countdown=waiting.delay)
-    process.publish((waiting.nudge,), waiting.delay)
+        raise task.retry(countdown=due.delay)
+    process.publish((due.nudge,), due.delay)

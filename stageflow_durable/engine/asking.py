@@ -15,11 +15,11 @@ from stageflow_durable.engine.outcome import Over, text_of
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.run_outputs import RunOutputs
-from stageflow_durable.engine.saving import AWAY, Ending, Saving
+from stageflow_durable.engine.saving import AWAY, Saving
 from stageflow_durable.engine.services import Services
 from stageflow_durable.model.stage import StageSpec
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Work
+from stageflow_durable.model.work import Claimant, Done, Ending, Failure, Fenced, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.store.protocol import Store

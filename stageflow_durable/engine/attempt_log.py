@@ -12,12 +12,11 @@ from stageflow_durable.engine.outcome import Again, Over
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, RunFacts, Waiting, Work
+from stageflow_durable.model.work import Ending, Fenced, Nudge, Refusal, Refused, RetryDue, RunFacts, Work
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.values import Awaited, StrandRef
 
 log = masking(logging.getLogger("stageflow.run"))
-Ending = Done | Waiting | Fenced
 
 
 def log_failure(work: Work, outcome: Again | Over, ending: Ending) -> Ending:
@@ -26,7 +25,7 @@ def log_failure(work: Work, outcome: Again | Over, ending: Ending) -> Ending:
         return ending  # it was taken over meanwhile: whoever took it logs that
     if isinstance(outcome, Over):
         _over(work, outcome)
-    elif isinstance(ending, Waiting):
+    elif isinstance(ending, RetryDue):
         log.warning("%s failed: %s; next try in %.1f s", _attempt(work, outcome), _error(outcome), ending.delay)
     else:
         log.warning("%s failed: %s; no other try, its run stops", _attempt(work, outcome), _error(outcome))

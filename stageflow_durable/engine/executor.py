@@ -39,7 +39,7 @@ from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.process_end import interruptible_by_hand, is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
-from stageflow_durable.engine.saving import AWAY, Ending, Saving
+from stageflow_durable.engine.saving import AWAY, Saving
 from stageflow_durable.engine.services import Services, own_context
 from stageflow_durable.errors import StageCancelled
 from stageflow_durable.model.context import Observer
@@ -49,7 +49,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import OnLeaseLost, StageSpec
 from stageflow_durable.model.status import Cause
-from stageflow_durable.model.work import Claimant, Failure, Fenced, Nudge, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Ending, Failure, Fenced, Nudge, Refused, RetryDue, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.settings.masking import masking
@@ -73,12 +73,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What is left to do after a message was executed. ``nudges``: what to publish. ``waiting``: the last stage is to
-    be tried again later. ``stages``: how many stages were committed. ``refused``: why nothing began.
+    """What is left to do after a message was executed. ``nudges``: what to publish. ``retry``: when the last
+    stage is to be tried again. ``stages``: how many stages were committed. ``refused``: why nothing began.
     """
 
     nudges: tuple[Nudge, ...] = ()
-    waiting: Waiting | None = None
+    retry: RetryDue | None = None
     stages: int = 0
     refused: Refused | None = None
 
@@ -165,7 +165,7 @@ class Executor:
                 log_fenced(current)
                 self._owner.find_out()
                 return Executed(tuple(left), None, stages)
-            if isinstance(ending, Waiting):
+            if isinstance(ending, RetryDue):
                 return Executed(tuple(left), ending, stages)
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1

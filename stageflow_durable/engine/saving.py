@@ -27,13 +27,12 @@ from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.services import Services
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.work import Claimant, Done, Fenced, Kept, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Ending, Kept, Work
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
 
 log = logging.getLogger("stageflow.executor")
 T = TypeVar("T")
-Ending = Done | Waiting | Fenced
 
 AWAY = (StoreUnavailable, SchemaBehind)
 """What says nothing about an outcome: the database is away, or not yet upgraded."""

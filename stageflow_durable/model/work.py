@@ -213,8 +213,8 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """The attempt is over; the strand is due at ``nudge`` in ``delay`` seconds."""
+class RetryDue:
+    """The attempt is over, and another one is due: by ``nudge``, in ``delay`` seconds."""
 
     nudge: Nudge
     delay: float
@@ -223,6 +223,10 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Fenced:
     """The strand was taken over: nothing was written, and this owner may not write."""
+
+
+Ending = Done | RetryDue | Fenced
+"""What the owner of an attempt gets back for its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Claimant, Done, Fenced, Nudge, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Ending, Fenced, Nudge, Refused, Work
 from stageflow_durable.state import (
     awaited,
     batch,
@@ -40,7 +40,7 @@ from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
 from stageflow_durable.store.session import after_commit
 from stageflow_durable.store.transaction import Transaction
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Identity, Pruned, Stand
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Identity, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded

@@ -19,9 +19,21 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Kept, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import (
+    Claimant,
+    Done,
+    Ending,
+    Failure,
+    Fenced,
+    Kept,
+    Nudge,
+    Refusal,
+    Refused,
+    RetryDue,
+    Work,
+)
 from stageflow_durable.store.transaction import Holder, Transaction, transact
-from stageflow_durable.store.values import Answer, BusinessKey, Created, Ending
+from stageflow_durable.store.values import Answer, BusinessKey, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, finish, items, retry, start, undo
 from stageflow_durable.transitions import fail as failing
@@ -131,7 +143,7 @@ class Carrying(ABC):
             ended = self._end_item(
                 work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
             )
-            assert not isinstance(ended, Waiting)
+            assert not isinstance(ended, RetryDue)
             return ended
 
         def decide(facts: Facts) -> Change | Fenced:
@@ -147,12 +159,10 @@ class Carrying(ABC):
         elif plain is not None:
             done = self._succeed_at_once(work, claimant, plain, go_on=go_on)
         done = done or self._end(work, decide, me=claimant.owner)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
-    def _end_with(
-        self, session: Any, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = ""
-    ) -> Done | Waiting | Fenced:
+    def _end_with(self, session: Any, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         decided: list[Change | Fenced | None] = []
 
         def save(t: Transaction) -> Ending:
@@ -171,9 +181,7 @@ class Carrying(ABC):
         """Save a plain success without the lock, if the store can; None: nothing was written."""
         return None
 
-    def wait(
-        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
-    ) -> Waiting | Done | Fenced:
+    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
         """Try again later."""
         if work.item:
             return self._end_item(
@@ -184,7 +192,7 @@ class Carrying(ABC):
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def ask(
@@ -196,7 +204,7 @@ class Carrying(ABC):
             return approval.ask(facts, work, asked, claimant if go_on() else None, events)
 
         done = self._end(work, decide, me=claimant.owner)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def await_callback(
@@ -210,10 +218,10 @@ class Carrying(ABC):
             return callback.await_callback(facts, work, seconds, retry_after, events)
 
         done = self._end(work, decide) if session is None else self._end_with(session, work, decide)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
-    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
+    def postpone(self, work: Work, delay: float) -> Ending:
         """Give back an attempt whose body was not called."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
 
@@ -287,7 +295,7 @@ class Carrying(ABC):
         done = _ending(
             self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
         )
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def _of_item(
@@ -405,5 +413,5 @@ def _ending(decided: Change | Fenced | None) -> Ending:
     if not isinstance(decided, Change):
         return Fenced()
     if decided.due_in is not None:
-        return Waiting(decided.nudges[0], decided.due_in)
+        return RetryDue(decided.nudges[0], decided.due_in)
     return Done(decided.granted, decided.nudges, decided.ended)

@@ -19,6 +19,7 @@ from stageflow_durable.model.status import Cause, ParkReason, Phase
 from stageflow_durable.model.work import (
     Claimant,
     Done,
+    Ending,
     Failure,
     Fenced,
     Kept,
@@ -26,7 +27,6 @@ from stageflow_durable.model.work import (
     Refused,
     RunFacts,
     Saved,
-    Waiting,
     Work,
 )
 from stageflow_durable.store.session import Session
@@ -39,7 +39,6 @@ from stageflow_durable.store.values import (
     BusinessKey,
     Checked,
     Created,
-    Ending,
     Filter,
     Fork,
     Found,
@@ -109,9 +108,7 @@ class Carrying(Protocol):
         transaction, which commits with the outcome or not at all.
         """
 
-    def wait(
-        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
-    ) -> Waiting | Done | Fenced:
+    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
         """Try again later."""
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
@@ -130,7 +127,7 @@ class Carrying(Protocol):
         or not at all.
         """
 
-    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
+    def postpone(self, work: Work, delay: float) -> Ending:
         """Give back an attempt whose body was not called."""
 
     def fail(

@@ -115,5 +115,5 @@ class InProcessWorker:
 
     def _leave(self, executed: Executed) -> None:
         self._publish(executed.nudges)
-        if executed.waiting is not None and executed.waiting.delay <= self._short:
-            publish(self._store, self._publisher, (executed.waiting.nudge,), executed.waiting.delay)
+        if executed.retry is not None and executed.retry.delay <= self._short:
+            publish(self._store, self._publisher, (executed.retry.nudge,), executed.retry.delay)

@@ -13,7 +13,7 @@ import pytest
 from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, WaitingFor
-from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refusal, Refused, RetryDue, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Fork, Identity, StrandRef
@@ -148,7 +148,7 @@ def test_an_item_is_tried_again_by_itself_and_a_late_answer_is_refused(many: Man
     nudges = many.opened("R", 2)
     work = many.begin(nudges[0])
     waiting = many.store.wait(work, Failure("busy", "transient", doubt=True), 5.0, 5.0)
-    assert isinstance(waiting, Waiting)
+    assert isinstance(waiting, RetryDue)
     assert waiting.nudge.address == "m#1"
     many.watch.check()
     assert isinstance(many.store.succeed(work, many.me, "1"), Fenced)

@@ -11,7 +11,7 @@ from stageflow_durable.cli.output import jsonable
 from stageflow_durable.clock import EARLIEST, LATEST
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus
-from stageflow_durable.model.work import Claimant, Failure, Nudge, Waiting, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, RetryDue, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import metadata
@@ -41,7 +41,7 @@ def test_given_rows_with_times_that_no_date_can_hold_then_every_list_and_view_sh
         if run == "parked":
             store.fail(work, BUSY, cause=Cause.FAILED, park=ParkReason.BUG, exhausted=False)
         else:
-            assert isinstance(store.wait(work, BUSY, 60.0, float("inf")), Waiting)
+            assert isinstance(store.wait(work, BUSY, 60.0, float("inf")), RetryDue)
     _set_all(store, given)
     listed = store.summaries(Filter())
     assert {run.run_id for run in listed} == {"parked", "waiting"}

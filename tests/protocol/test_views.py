@@ -8,7 +8,7 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import AttemptState
-from stageflow_durable.model.work import Claimant, Done, Failure, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, RetryDue, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
@@ -44,7 +44,7 @@ def test_given_an_attempt_that_ends_while_a_run_is_read_then_it_is_seen_once_as_
     seen, ended = stage.interleave(
         (lambda store: store.run("R"), lambda store: ends(store, work, claimant)), at
     ).answers
-    assert isinstance(ended, Done | Waiting)
+    assert isinstance(ended, Done | RetryDue)
     (attempt,) = seen.stage("a").attempts
     assert attempt.n == 1
     assert attempt.state in (AttemptState.RUNNING, AttemptState.OK, AttemptState.RETRY)
