@@ -19,11 +19,11 @@ from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, end
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import end_of, tell
 from stageflow_durable.engine.outcome import (
+    AwaitsCallback,
     History,
     Outcome,
     Over,
     Succeeded,
-    Waits,
     apply_on_unknown,
     in_doubt,
     limited,
@@ -288,7 +288,7 @@ class Executor:
         if called.error is not None:
             return raised(called.error, policy, history, self._world.draw, called=called.called)
         ended = returned(called.value, policy, history, self._world.draw, services.result_type)
-        if isinstance(ended, Waits) and not services.gave_url:
+        if isinstance(ended, AwaitsCallback) and not services.gave_url:
             ended = mistake(TypeError("StageOutput.wait() without ctx.callback_url(): nothing could end the wait"))
         outcome = limited(ended, self._limits.payload_bytes)
         if not called.called:
@@ -334,7 +334,7 @@ class Executor:
             return raised(called.error, policy, history, self._world.draw)
         said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
         ended = returned(said, policy, history, self._world.draw)
-        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, Waits) else ended
+        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, AwaitsCallback) else ended
 
     def _key_to_close(
         self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, outputs: RunOutputs

@@ -66,7 +66,7 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class AwaitsCallback:
     """The body has returned, and what it started outside calls back within ``timeout`` seconds. ``expired``: what
     follows if nothing does.
     """
@@ -75,7 +75,7 @@ class Waits:
     expired: Again | Over
 
 
-Outcome = Succeeded | Again | Over | Waits
+Outcome = Succeeded | Again | Over | AwaitsCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ def not_called(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered and the body was not called: this attempt has had no effect."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, replayed=True)
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return mistake(TypeError("an interceptor answered StageOutput.wait() for a body that was not called"))
     return replace(outcome, failure=replace(outcome.failure, called=False, doubt=False))
 
@@ -178,7 +178,7 @@ def in_doubt(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered for a body that raised: it may have acted, unless that was ruled out."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, doubt=True)
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return outcome  # its outcome is in doubt until something calls back
     if outcome.failure.vouched:
         return outcome
@@ -201,7 +201,7 @@ def apply_on_unknown(outcome: Outcome, on_unknown: str) -> Outcome:
     """Apply the stage's ``on_unknown``: a body that raised, timed out or returned ``fail`` may have acted, like one
     whose process died.
     """
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return outcome  # applied where the wait expires
     if on_unknown == "retry" or isinstance(outcome, Succeeded) or not outcome.failure.doubt:
         return outcome
@@ -250,8 +250,8 @@ def _wait(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw
         return mistake(TypeError("StageOutput of kind wait has no timeout; build it with StageOutput.wait(timeout=…)"))
     at_its_end = replace(history, elapsed=history.elapsed + seconds, wall=history.wall + seconds)
     expired = _decided("no callback came in time", Category.TRANSIENT, None, policy, at_its_end, draw, doubt=True)
-    assert not isinstance(expired, Succeeded | Waits)
-    return Waits(seconds, expired)
+    assert not isinstance(expired, Succeeded | AwaitsCallback)
+    return AwaitsCallback(seconds, expired)
 
 
 def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:

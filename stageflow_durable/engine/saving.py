@@ -11,11 +11,11 @@ from stageflow_durable.engine.attempt_log import log_failure
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.outcome import (
     Again,
+    AwaitsCallback,
     History,
     Outcome,
     Over,
     Succeeded,
-    Waits,
     in_ascii,
     mistake,
     raised,
@@ -145,7 +145,7 @@ class Saving:
                 outputs.add(work, outcome.delta)
                 services.committed()
             return done
-        if isinstance(outcome, Waits):
+        if isinstance(outcome, AwaitsCallback):
             return self._await_callback(work, outcome, services, events)
         services.abandon()
         if isinstance(outcome, Again):
@@ -166,7 +166,7 @@ class Saving:
             ),
         )
 
-    def _await_callback(self, work: Work, outcome: Waits, services: Services, events: Kept) -> Ending:
+    def _await_callback(self, work: Work, outcome: AwaitsCallback, services: Services, events: Kept) -> Ending:
         expired = outcome.expired
         retry_after = expired.drawn if isinstance(expired, Again) else None
         done = self.commit(
@@ -187,7 +187,7 @@ class Saving:
             return self._commit_and_log(
                 work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
             )
-        assert not isinstance(outcome, Waits)  # an undo cannot wait
+        assert not isinstance(outcome, AwaitsCallback)  # an undo cannot wait
         return self._commit_and_log(
             work, outcome, lambda: self._store.undo_failed(work, self._claimant(), outcome.failure, go_on=go_on())
         )

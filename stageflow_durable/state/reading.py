@@ -41,7 +41,7 @@ from stageflow_durable.store.values import (
     Overdue,
     Seen,
     StrandRef,
-    Waits,
+    WaitingStrand,
     Wanted,
 )
 
@@ -118,7 +118,7 @@ class Reading:
         """Those of the runs that have all of these attributes."""
         return self._see(lambda c: listing.described(c, run_ids, wanted))
 
-    def waits(self, run_ids: Sequence[str]) -> list[Waits]:
+    def waits(self, run_ids: Sequence[str]) -> list[WaitingStrand]:
         """The strands of these runs that wait, with what they need of a worker."""
         return self._see(lambda c: handed_back.waits(c, run_ids))
 

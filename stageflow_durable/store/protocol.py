@@ -51,7 +51,7 @@ from stageflow_durable.store.values import (
     Seen,
     Stand,
     StrandRef,
-    Waits,
+    WaitingStrand,
     Wanted,
 )
 from stageflow_durable.transitions.accept import NewRun
@@ -369,7 +369,7 @@ class Reading(Protocol):
     def described(self, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
         """Those of the runs that have all of these attributes."""
 
-    def waits(self, run_ids: Sequence[str]) -> list[Waits]:
+    def waits(self, run_ids: Sequence[str]) -> list[WaitingStrand]:
         """The strands of these runs that wait, with what they need of a worker."""
 
     def roster(self) -> Roster:

@@ -206,7 +206,7 @@ class Overdue(NamedTuple):
     ended: list[str]
 
 
-class Waits(NamedTuple):
+class WaitingStrand(NamedTuple):
     """A strand that waits, and what it needs of a worker. ``handed_back``: it waits for one, not for its time."""
 
     run: str
