@@ -150,7 +150,9 @@ class Saving:
         services.abandon()
         if isinstance(outcome, Again):
             return self._commit_and_log(
-                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
+                work,
+                outcome,
+                lambda: self._store.retry_later(work, outcome.failure, outcome.delay, outcome.drawn, events),
             )
         return self._commit_and_log(
             work,
@@ -185,7 +187,7 @@ class Saving:
             return self.commit(work, lambda: self._store.undo_done(work, self._claimant(), go_on=go_on(), key=key))
         if isinstance(outcome, Again):
             return self._commit_and_log(
-                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
+                work, outcome, lambda: self._store.retry_later(work, outcome.failure, outcome.delay, outcome.drawn)
             )
         assert not isinstance(outcome, AwaitsCallback)  # an undo cannot wait
         return self._commit_and_log(

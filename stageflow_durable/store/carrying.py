@@ -181,13 +181,13 @@ class Carrying(ABC):
         """Save a plain success without the lock, if the store can; None: nothing was written."""
         return None
 
-    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
+    def retry_later(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
         """Try again later."""
         if work.item:
             return self._end_item(
-                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
+                work, lambda facts, run: items.retry_later(facts, work, failure, delay, drawn, events, run=run)
             )
-        return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
+        return self._end(work, lambda facts: retry.retry_later(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""

@@ -108,8 +108,8 @@ class Carrying(Protocol):
         transaction, which commits with the outcome or not at all.
         """
 
-    def wait(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
-        """Try again later."""
+    def retry_later(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
+        """Let an attempt be followed by another one, in ``delay`` seconds."""
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""

@@ -127,7 +127,7 @@ def succeed(
     return _moved(draft, work.strand, run)
 
 
-def wait(
+def retry_later(
     facts: Facts,
     work: Work,
     failure: Failure,
@@ -137,7 +137,7 @@ def wait(
     *,
     run: Facts | None = None,
 ) -> Change | Fenced:
-    """Try the item again in ``delay`` seconds: see ``retry.wait``."""
+    """Try the item again in ``delay`` seconds: see ``retry.retry_later``."""
     draft, delay = drafted(facts, work), min(delay, LONGEST)
     if draft is None:
         return Fenced()

@@ -172,7 +172,7 @@ def _fail(world: World, strand: str, how: str = "") -> Act:
 
 
 def _wait(world: World, strand: str) -> Act:
-    return lambda store: store.wait(world.works[strand], NO, 0.0, 0.0)
+    return lambda store: store.retry_later(world.works[strand], NO, 0.0, 0.0)
 
 
 def _postpone(world: World, strand: str) -> Act:

@@ -169,7 +169,7 @@ def end_confirmed(world: World) -> None:
 def waiting(world: World) -> None:
     world.accept(LINE)
     world.begin("a")
-    assert isinstance(world.store.wait(world.works["a"], NO, 0.0, 0.0), RetryDue)
+    assert isinstance(world.store.retry_later(world.works["a"], NO, 0.0, 0.0), RetryDue)
 
 
 def _asleep(world: World, pipeline: Line) -> None:

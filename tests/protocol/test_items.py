@@ -147,7 +147,7 @@ def test_a_stage_without_items_to_carry_out_goes_on_at_once(many: Many) -> None:
 def test_an_item_is_tried_again_by_itself_and_a_late_answer_is_refused(many: Many) -> None:
     nudges = many.opened("R", 2)
     work = many.begin(nudges[0])
-    waiting = many.store.wait(work, Failure("busy", "transient", doubt=True), 5.0, 5.0)
+    waiting = many.store.retry_later(work, Failure("busy", "transient", doubt=True), 5.0, 5.0)
     assert isinstance(waiting, RetryDue)
     assert waiting.nudge.address == "m#1"
     many.watch.check()

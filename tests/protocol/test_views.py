@@ -25,7 +25,7 @@ def succeeds(store: SqlStore, work: Work, claimant: Claimant) -> object:
 
 
 def waits(store: SqlStore, work: Work, _claimant: Claimant) -> object:
-    return store.wait(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
+    return store.retry_later(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
 
 
 @pytest.mark.parametrize("at", range(8))

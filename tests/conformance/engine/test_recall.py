@@ -46,7 +46,7 @@ def test_of_a_wait(make_engine: MakeEngine, acts: Acts, when: Any) -> None:
     acts.play("a", TransientError("busy"))
     engine = make_engine(acts.line("a"))
     handle = engine.enqueue("line", {})
-    engine.faults.at(when, "wait", error=AWAY)
+    engine.faults.at(when, "retry_later", error=AWAY)
     engine.drain()
     assert acts.log == ["a", "a"]
     assert [event.type for event in handle.history()].count("work.retry_attempt") == 1

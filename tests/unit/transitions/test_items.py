@@ -132,7 +132,7 @@ def test_whoever_does_not_hold_the_item_any_more_writes_nothing() -> None:
     work, facts = begun(story, group(3))
     late = work._replace(attempt=7)
     assert isinstance(items.succeed(facts, late, "1"), Fenced)
-    assert isinstance(items.wait(facts, late, NO, 1.0, 1.0), Fenced)
+    assert isinstance(items.retry_later(facts, late, NO, 1.0, 1.0), Fenced)
     assert isinstance(items.fail(facts, late, NO), Fenced)
     assert items.take(facts._replace(parts={**facts.parts, Part.OWNERS: {}}), "m", 0, max_lost=3) is None
 

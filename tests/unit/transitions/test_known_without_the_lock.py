@@ -55,7 +55,7 @@ def test_a_retry_on_a_line_needs_no_more_than_its_attempt() -> None:
     work = story.begin("a")
 
     def decide(facts: Facts) -> Any:
-        return retry.wait(facts, work, AGAIN, 5.0, 5.0)
+        return retry.retry_later(facts, work, AGAIN, 5.0, 5.0)
 
     assert written(decide(known(story, "a", alone=True))) == written(whole(story, decide))
 

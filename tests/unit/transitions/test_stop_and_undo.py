@@ -24,7 +24,7 @@ def _undo(story: Story, stage: str) -> Any:
 
 def _wait(story: Story, strand: str, delay: float, drawn: float) -> Any:
     work = story.begin(strand)
-    return story.apply(retry.wait(story.facts(), work, Failure("away", "transient", doubt=True), delay, drawn))
+    return story.apply(retry.retry_later(story.facts(), work, Failure("away", "transient", doubt=True), delay, drawn))
 
 
 def test_given_a_failed_stage_when_it_may_have_acted_then_it_is_undone_first_and_what_came_before_after_it() -> None:

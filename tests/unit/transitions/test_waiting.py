@@ -20,7 +20,7 @@ AWAY = Failure("away", "transient", doubt=True)
 
 def retried(story: Story) -> None:
     work = story.begin("a")
-    story.apply(retry.wait(story.facts(), work, AWAY, 5.0, 5.0))
+    story.apply(retry.retry_later(story.facts(), work, AWAY, 5.0, 5.0))
 
 
 def postponed(story: Story) -> None:
