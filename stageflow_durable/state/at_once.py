@@ -50,15 +50,15 @@ from stageflow_durable.transitions.rows import StrandRow
 
 
 class AtOnce:
-    """Applies changes at once on one database. ``hints``: whether published messages carry hints; ``tell``: called
+    """Applies changes at once on one database. ``hints``: whether published messages carry hints; ``notify``: called
     after the commit of a change, where somebody awaits the run.
     """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, notify: Notify) -> None:
         self._driver = driver
         self._audit = audit_key
         self._hints = hints
-        self._tell = tell
+        self._notify = notify
 
     def apply(self, change: Change, held: StrandRow) -> Change | None:
         """Write a change that was decided on ``held``, the strand as it was known. None if nothing was written.
@@ -84,7 +84,7 @@ class AtOnce:
         if written is None:
             return False
         if written[0] is not None:
-            self._tell(given["run_id"], written[0], ended)
+            self._notify(given["run_id"], written[0], ended)
         return True
 
     def create(self, change: Change) -> Change | None:
@@ -103,7 +103,7 @@ class AtOnce:
         except IntegrityError:
             return None
         if written is not None and (awaited_by := written[_AWAITED_BY]) is not None:
-            self._tell(given["run_id"], awaited_by, False)
+            self._notify(given["run_id"], awaited_by, False)
         return written
 
 
@@ -157,7 +157,7 @@ HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"update
 _AWAITED_BY = HINTED.index("awaited_by")
 
 
-Tell: TypeAlias = Callable[[str, str, bool], None]
+Notify: TypeAlias = Callable[[str, str, bool], None]
 """Told after a commit: the run, who awaits it (see ``model/awaited``), and whether it is at rest."""
 
 

@@ -66,7 +66,9 @@ class SqlStore(Reading, BaseStore):
         self._audit, self._old_audits = audit_key, tuple(old_audit_keys)
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and optimistic and not database.is_sqlite
-        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints, tell=self._tell) if optimistic else None
+        self._unlocked = (
+            Unlocked(self._driver, audit_key, hints=self._hints, notify=self._notify_awaiters) if optimistic else None
+        )
         self._batches = batches
 
     def require_usable(self) -> None:
@@ -172,7 +174,7 @@ class SqlStore(Reading, BaseStore):
                 found = self._do(partial(act, whole=False))
             except NotLoaded:
                 found = self._do(partial(act, whole=True))
-        self._tell_of(found)
+        self._notify_of(found)
         return found
 
     def _item_has_ended(self, work: Work) -> bool:

@@ -15,7 +15,7 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, RunFacts, Saved, Work
 from stageflow_durable.state import at_once, known
-from stageflow_durable.state.at_once import AtOnce, Tell
+from stageflow_durable.state.at_once import AtOnce, Notify
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
 from stageflow_durable.state.load import facts_of_values
@@ -38,14 +38,14 @@ Decided: TypeAlias = tuple[Change | None, StrandRow | None]
 
 
 class Unlocked:
-    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used; ``tell``:
-    as of :class:`AtOnce`.
+    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used;
+    ``notify``: as of :class:`AtOnce`.
     """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, notify: Notify) -> None:
         self._driver = driver
         self._audit = audit_key
-        self._at_once = AtOnce(driver, audit_key, hints=hints, tell=tell)
+        self._at_once = AtOnce(driver, audit_key, hints=hints, notify=notify)
         self._hints = hints
         self._recipes: dict[tuple[Any, ...], Recipe | None] = {}
 

@@ -72,7 +72,7 @@ class BaseStore(Carrying):
             )
         else:
             taken = self._within(act)
-            self._tell_of(taken)
+            self._notify_of(taken)
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
@@ -94,7 +94,7 @@ class BaseStore(Carrying):
 
         woken = self._within(act) if of_runs else []
         for change in woken:
-            self._tell_of(change)
+            self._notify_of(change)
         for place in places:
             if place.item:  # each under its group's lock, not under its run's
                 one = self._of_item((place.run, place.strand, place.item), _waking(place))
@@ -110,7 +110,7 @@ class BaseStore(Carrying):
         given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
         changes = self._within(lambda t: t.transact_all(given, decide)) if given else []
         for change in changes:
-            self._tell_of(change)
+            self._notify_of(change)
         noted = len(changes)
         for one in sent:
             if one.nudge.item:
@@ -134,7 +134,7 @@ class BaseStore(Carrying):
             return transact(t, run_id, lambda facts: taking.release(facts, ended), needs=(Part.STRANDS, Part.ATTEMPTS))
 
         change = self._within(act)
-        self._tell_of(change)
+        self._notify_of(change)
         return () if change is None else change.nudges
 
     def repair(self, run_id: str) -> tuple[Nudge, ...] | None:
@@ -221,7 +221,7 @@ class BaseStore(Carrying):
 
         made = self._within(act)
         for change in noted:
-            self._tell_of(change)
+            self._notify_of(change)
         return made
 
 

@@ -65,7 +65,7 @@ class Carrying(ABC):
         self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
     ) -> T | None:
         decided = self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
-        self._tell_of(decided)
+        self._notify_of(decided)
         return decided
 
     # --- who awaits runs ----------------------------------------------------------------------------------------------
@@ -82,17 +82,17 @@ class Carrying(ABC):
         it will run.
         """
 
-    def _tell(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
+    def _notify_awaiters(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
         listening, announce = listeners(awaited_by, ended=ended), self._announce
         if announce is None or not listening:
             return
         if not self.after_commit(lambda: announce(listening, Told(run_id, ended))):
             announce(listening, Told(run_id, ended))
 
-    def _tell_of(self, change: object) -> None:
+    def _notify_of(self, change: object) -> None:
         """Tell of a change that was made under the lock, and is committed."""
         if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
-            self._tell(change.facts.run.id, awaited_by, change.ended)
+            self._notify_awaiters(change.facts.run.id, awaited_by, change.ended)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
@@ -170,7 +170,7 @@ class Carrying(ABC):
             return _ending(decided[0])
 
         done = self._commit_with(session, save)
-        self._tell_of(decided[0])
+        self._notify_of(decided[0])
         return done
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
@@ -269,7 +269,7 @@ class Carrying(ABC):
         decided: Change | Fenced | None = self._end_at_once(work, decide)
         if decided is None:
             decided = self._within(lambda t: _end(t, work, decide, me))
-            self._tell_of(decided)
+            self._notify_of(decided)
         return _ending(decided)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
