@@ -17,7 +17,7 @@ from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
 from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, ends_process, killed_after
 from stageflow_durable.engine.lease import Owner
-from stageflow_durable.engine.observers import end_of, tell
+from stageflow_durable.engine.observers import call_observers, end_of
 from stageflow_durable.engine.outcome import (
     AwaitsCallback,
     History,
@@ -226,12 +226,12 @@ class Executor:
             outcome = self._judged(called, services, policy, history, on_unknown)
             ending, kept = self._saving.of_stage(work, outputs, outcome, services, key, go_on, history)
         except BaseException as error:
-            self._tell_unsaved(ctx, called, error, services.context, services.at_end)
+            self._call_observers_unsaved(ctx, called, error, services.context, services.at_end)
             raise
-        self._tell_end(ctx, called, kept, ending, services.context, services.at_end)
+        self._call_observers(ctx, called, kept, ending, services.context, services.at_end)
         return ending
 
-    def _tell_end(
+    def _call_observers(
         self,
         ctx: Any,
         called: body.Called,
@@ -243,9 +243,9 @@ class Executor:
         """Tell observers how an attempt ended. ``asked``: functions that the attempt itself registered."""
         if asked or self._observers:
             end = end_of(ctx, called, outcome, committed=not isinstance(ending, Fenced))
-            tell(end, asked, self._observers, context, self._store)
+            call_observers(end, asked, self._observers, context, self._store)
 
-    def _tell_unsaved(
+    def _call_observers_unsaved(
         self,
         ctx: Any,
         called: body.Called | None,
@@ -258,7 +258,7 @@ class Executor:
         """
         if not is_end_of_process(error) and (asked or self._observers):
             end = end_of(ctx, called or body.Called(error=error), None, committed=False)
-            tell(end, asked, self._observers, context, self._store)
+            call_observers(end, asked, self._observers, context, self._store)
 
     def _history(self, work: Work, began: float) -> History:
         """``began``: when this attempt began, by this process's clock; its duration counts towards ``retry_for``."""
@@ -323,10 +323,10 @@ class Executor:
             ending, kept = self._saving.of_undo(work, ended, key, go_on)
         except BaseException as error:
             if called is not None:
-                self._tell_unsaved(ctx, called, error, context)
+                self._call_observers_unsaved(ctx, called, error, context)
             raise
         if called is not None:
-            self._tell_end(ctx, called, kept, ending, context)
+            self._call_observers(ctx, called, kept, ending, context)
         return ending
 
     def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:

@@ -53,7 +53,7 @@ def _kind(outcome: Over) -> OutputKind:
     return OutputKind.REJECT if outcome.failure.vouched else OutputKind.FAIL
 
 
-def tell(
+def call_observers(
     end: AttemptEnd, asked: Iterable[Observer], observers: Iterable[Observer], place: Context, store: Store
 ) -> None:
     """Call what the attempt asked for, the latest first, then the engine's observers, each in the attempt's context.

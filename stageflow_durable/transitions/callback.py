@@ -73,12 +73,12 @@ def await_callback(
         _fulfil(draft, draft.strand(work.strand), kept)
     elif draft.run.phase is not Phase.FORWARD:
         draft.set_strand(work.strand, state=StrandState.REST, owner=None)
-        _tell_of_wait(draft, work.strand, work.attempt, None)
+        _emit_waiting(draft, work.strand, work.attempt, None)
         resolve_or_succeed(draft)
     else:
         until = draft.clock + seconds
         draft.wait(work.strand, WaitingFor.CALLBACK, until, owner=None, nudges=0, delay=retry_after, progress=None)
-        _tell_of_wait(draft, work.strand, work.attempt, until)
+        _emit_waiting(draft, work.strand, work.attempt, until)
         set_activity(draft)
     return draft.done()
 
@@ -96,12 +96,12 @@ def await_on(draft: Draft, row: StrandRow) -> bool:
         return True
     until = draft.clock + attempt.delay
     draft.wait(row.strand, WaitingFor.CALLBACK, until, nudges=0)
-    _tell_of_wait(draft, row.strand, attempt.n, until)
+    _emit_waiting(draft, row.strand, attempt.n, until)
     set_activity(draft)
     return True
 
 
-def _tell_of_wait(draft: Draft, strand: str, attempt: int, until: float | None) -> None:
+def _emit_waiting(draft: Draft, strand: str, attempt: int, until: float | None) -> None:
     what, stage = WaitingFor.CALLBACK, draft.strand(strand).stage
     draft.emit("stage.waiting", stage=stage, strand=strand, attempt=attempt, waiting_for=what, until=until)
 

@@ -360,16 +360,16 @@ def _fence_of_gen_only() -> Plant:
 
 def _told_too_early() -> Plant:
     """Observers are told of what the body returned, before it is saved."""
-    judged, tell = executor.Executor._judged, executor.Executor._tell_end
+    judged, call = executor.Executor._judged, executor.Executor._call_observers
 
     def early(self: Any, called: Any, services: Any, *given: Any) -> Any:
         outcome, work = judged(self, called, services, *given), services._work
         memory = executor.RunOutputs(self._store, self._pipelines[work.run.pipeline])
         ctx = body.stage_context(work, memory, services)
-        tell(self, ctx, body.Called(), outcome, None, services.context)
+        call(self, ctx, body.Called(), outcome, None, services.context)
         return outcome
 
-    return _put((executor.Executor, "_judged", early), (executor.Executor, "_tell_end", _always(None)))
+    return _put((executor.Executor, "_judged", early), (executor.Executor, "_call_observers", _always(None)))
 
 
 def _told_loudly() -> Plant:
@@ -379,7 +379,7 @@ def _told_loudly() -> Plant:
         for one in (*asked, *observers):
             one(end)
 
-    return _put((executor, "tell", loud))
+    return _put((executor, "call_observers", loud))
 
 
 def _answers_are_work() -> Plant:
