@@ -112,7 +112,7 @@ class SqlStore(Reading, BaseStore):
                 definitions.deployed(connection, plans)
 
     def create(self, new: NewRun) -> Created:
-        """Record a run, or find the one that has its key."""
+        """First without the lock."""
         made = None if self._unlocked is None or self.database.in_session else self._unlocked.create(new)
         return made or super().create(new)
 
@@ -135,7 +135,7 @@ class SqlStore(Reading, BaseStore):
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
-        """Begin what the message names, or say why not."""
+        """First without the lock."""
         begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None and not nudge.item else None
         return begun or super().begin(nudge, claimant)
 

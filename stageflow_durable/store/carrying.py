@@ -1,5 +1,5 @@
-"""The verbs of a store on the path of a stage: accepting a run, beginning, and the ends of an attempt. For each, which
-facts it needs and which transition decides; one text for every store.
+"""The verbs of a store on the path of a stage: accepting a run, beginning, and the ends of an attempt. What each does
+is said in ``protocol``; here is which facts it needs and which transition decides, in one text for every store.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from stageflow_durable.transitions.rows import HeldKey
 T = TypeVar("T")
 Announce: TypeAlias = Callable[[Sequence[Listener], Told], None]
 
-_ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
+_NEEDS_OF_AN_END = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
 """The facts that the end of an attempt needs."""
 
 
@@ -97,13 +97,13 @@ class Carrying(ABC):
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
     def create(self, new: NewRun) -> Created:
-        """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
+        """Decided in ``transitions/accept``."""
         return self._within(lambda t: raised(created_in(t, new, hints=self._hints)))
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
-        """Begin what the message names, or say why not."""
+        """Decided in ``transitions/start``; of an item, in ``items``."""
         if nudge.item:
             place = nudge.run_id, nudge.strand, nudge.item
             decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
@@ -135,9 +135,7 @@ class Carrying(ABC):
         key: BusinessKey | None = None,
         session: Any = None,
     ) -> Done | Fenced:
-        """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
-        transaction, which commits with the outcome or not at all.
-        """
+        """Decided in ``transitions/finish``; of an item, in ``items``."""
         if work.item:
             given: dict[str, Any] = {"skipped": skipped, "replayed": replayed, "doubt": doubt, "events": events}
             ended = self._end_item(
@@ -166,8 +164,8 @@ class Carrying(ABC):
         decided: list[Change | Fenced | None] = []
 
         def save(t: Transaction) -> Ending:
-            decided[:] = [_end(t, work, decide, me)]
-            return _ending(decided[0])
+            decided[:] = [_transact_end(t, work, decide, me)]
+            return _answer_for(decided[0])
 
         done = self._commit_with(session, save)
         self._notify_of(decided[0])
@@ -182,7 +180,7 @@ class Carrying(ABC):
         return None
 
     def retry_later(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
-        """Try again later."""
+        """Decided in ``transitions/retry``; of an item, in ``items``."""
         if work.item:
             return self._end_item(
                 work, lambda facts, run: items.retry_later(facts, work, failure, delay, drawn, events, run=run)
@@ -190,7 +188,7 @@ class Carrying(ABC):
         return self._end(work, lambda facts: retry.retry_later(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
-        """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
+        """Decided in ``transitions/sleep``."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
         assert not isinstance(done, RetryDue)
         return done
@@ -198,7 +196,7 @@ class Carrying(ABC):
     def ask(
         self, work: Work, asked: approval.Asked, claimant: Claimant, events: Kept = (), *, go_on: Callable[[], bool]
     ) -> Done | Fenced:
-        """Ask for an approval, or consume the one that was given for exactly this."""
+        """Decided in ``transitions/approval``."""
 
         def decide(facts: Facts) -> Change | Fenced:
             return approval.ask(facts, work, asked, claimant if go_on() else None, events)
@@ -210,9 +208,7 @@ class Carrying(ABC):
     def await_callback(
         self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
     ) -> Done | Fenced:
-        """The body waits for its callback, for ``seconds`` at the most; see :func:`callback.await_callback`.
-        ``session``: the body's own transaction, which commits with the wait or not at all.
-        """
+        """Decided in ``transitions/callback``."""
 
         def decide(facts: Facts) -> Change | Fenced:
             return callback.await_callback(facts, work, seconds, retry_after, events)
@@ -222,7 +218,7 @@ class Carrying(ABC):
         return done
 
     def postpone(self, work: Work, delay: float) -> Ending:
-        """Give back an attempt whose body was not called."""
+        """Decided in ``transitions/retry``."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
 
     def fail(
@@ -236,7 +232,7 @@ class Carrying(ABC):
         events: Kept = (),
         key: BusinessKey | None = None,
     ) -> Ending:
-        """The stage failed for good."""
+        """Decided in ``transitions/fail``; of an item, in ``items``."""
         if work.item:
             how: dict[str, Any] = {"cause": cause, "park": park, "exhausted": exhausted, "events": events}
             return self._end_item(work, lambda facts, run: items.fail(facts, work, failure, **how, run=run))
@@ -249,7 +245,7 @@ class Carrying(ABC):
         )
 
     def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
-        """The undo is done."""
+        """Decided in ``transitions/undo``; of an item, in ``items``."""
         if work.item:
             return self._end_item(work, lambda facts, run: items.undo_done(facts, work, run=run))
         held = _held(key, work)
@@ -258,7 +254,7 @@ class Carrying(ABC):
         )
 
     def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
-        """The undo failed for good."""
+        """Decided in ``transitions/undo``; of an item, in ``items``."""
         if work.item:
             return self._end_item(work, lambda facts, run: items.undo_failed(facts, work, failure, run=run))
         return self._end(
@@ -268,9 +264,9 @@ class Carrying(ABC):
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         decided: Change | Fenced | None = self._end_at_once(work, decide)
         if decided is None:
-            decided = self._within(lambda t: _end(t, work, decide, me))
+            decided = self._within(lambda t: _transact_end(t, work, decide, me))
             self._notify_of(decided)
-        return _ending(decided)
+        return _answer_for(decided)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
         """Let a transition end an attempt without the lock, if the store can; None: nothing was written."""
@@ -292,8 +288,10 @@ class Carrying(ABC):
             why = "a person would have to settle an item of it that was lost, which is not possible yet"
             raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
         how: dict[str, Any] = {"collects": collects, "events": events}
-        done = _ending(
-            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
+        done = _answer_for(
+            self._transact(
+                work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_NEEDS_OF_AN_END
+            )
         )
         assert not isinstance(done, RetryDue)
         return done
@@ -314,14 +312,12 @@ class Carrying(ABC):
     def _end_item(
         self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
     ) -> Ending:
-        return _ending(self._of_item((work.run.id, work.strand, work.item), decide, session=session))
+        return _answer_for(self._of_item((work.run.id, work.strand, work.item), decide, session=session))
 
     # --- doubts -------------------------------------------------------------------------------------------------------
 
     def recall(self, work: Work, owner: str) -> Work | bool:
-        """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
-        went through, else False. The end of an item grants nothing.
-        """
+        """Found out in ``transitions/fence``. The end of an item grants nothing."""
         if work.item:
             return self._item_has_ended(work)
 
@@ -336,9 +332,7 @@ class Carrying(ABC):
         raise NotImplementedError  # reached only in a store that opens items; it overrides this
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
-        """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no
-        longer holds the stage: a paused worker must not claim a key for a run that is over.
-        """
+        """Fenced as the end of an attempt is."""
 
         def claim(t: Transaction) -> Any:
             mine = transact(t, work.run.id, lambda facts: is_mine(facts, work))
@@ -404,11 +398,13 @@ def _held(key: BusinessKey | None, work: Work) -> HeldKey | None:
     )
 
 
-def _end(t: Transaction, work: Work, decide: Callable[[Facts], Change | Fenced], me: str) -> Change | Fenced | None:
-    return transact(t, work.run.id, decide, needs=_ENDING, me=me)
+def _transact_end(
+    t: Transaction, work: Work, decide: Callable[[Facts], Change | Fenced], me: str
+) -> Change | Fenced | None:
+    return transact(t, work.run.id, decide, needs=_NEEDS_OF_AN_END, me=me)
 
 
-def _ending(decided: Change | Fenced | None) -> Ending:
+def _answer_for(decided: Change | Fenced | None) -> Ending:
     """What the owner of an attempt gets back for its end."""
     if not isinstance(decided, Change):
         return Fenced()
