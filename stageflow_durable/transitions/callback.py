@@ -83,7 +83,7 @@ def await_callback(
     return draft.done()
 
 
-def await_on(draft: Draft, row: StrandRow) -> bool:
+def keep_awaiting_callback(draft: Draft, row: StrandRow) -> bool:
     """Continue the wait of a strand whose run was stopped meanwhile, anew for its whole time, or end it with the call
     that was kept. False if its stage did not wait. The body is not called again; an expired wait is not tried again.
     """

@@ -10,9 +10,8 @@ from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
 from stageflow_durable.transitions.rows import HeldKey
-from stageflow_durable.transitions.sleep import fall_asleep
 from stageflow_durable.transitions.start import may_go_on, start
-from stageflow_durable.transitions.waiting import await_signal, fulfil, kept_for
+from stageflow_durable.transitions.waiting import arrive, fulfil, kept_for
 
 
 def succeed(
@@ -90,7 +89,7 @@ def advance(
         if signal is not None:
             fulfil(draft, row, signal)
             comes = [*_next(draft, name, row.stage), *comes]
-        elif fall_asleep(draft, name) or await_signal(draft, name):
+        elif arrive(draft, name):
             waits = True
         else:
             ready.append(name)

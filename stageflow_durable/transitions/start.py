@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.model.plan import Plan, mismatch
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState, WaitingFor
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
 from stageflow_durable.model.work import Claimant, Nudge, Refusal, Refused, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
@@ -12,8 +12,7 @@ from stageflow_durable.transitions.groups import groups_of, open_undos_of_items
 from stageflow_durable.transitions.hand_back import hand_back
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
-from stageflow_durable.transitions.sleep import fall_asleep
-from stageflow_durable.transitions.waiting import await_signal, needs_no_worker, release_those_that_wait_for_nothing
+from stageflow_durable.transitions.waiting import arrive, needs_no_worker, release_those_that_wait_for_nothing
 
 EARLY_SECONDS = 0.05
 """How early a message with a countdown may arrive: timers of two machines differ by some milliseconds."""
@@ -30,7 +29,7 @@ def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
         return Refused(refused or Refusal.NOT_READY)
     draft = Draft(facts)
     draft.refused = refuse_late(draft) or refuse_definition(draft, row, claimant, draft)
-    waits = draft.refused is None and (fall_asleep(draft, row.strand) or await_signal(draft, row.strand))
+    waits = draft.refused is None and arrive(draft, row.strand)
     if waits or (draft.refused is None and open_undos_of_items(draft, row)):
         draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
@@ -47,9 +46,8 @@ def refusal(facts: Facts, row: StrandRow | None, nudge: Nudge) -> Refusal | None
     if facts.run.phase.value != row.direction:
         return Refusal.STOPPED
     early = row.state == StrandState.WAITING and (row.wake_at or 0.0) > facts.clock + EARLY_SECONDS
-    # Only the sweep ends a sleep, an answer or the sweep a wait, and the last item moves its stage on: this message is
-    # an old one.
-    if early or row.waiting_for == WaitingFor.ITEMS or needs_no_worker(facts.plan, row):
+    # No message ends these waits, so this one is an old one.
+    if early or needs_no_worker(facts.plan, row):
         return Refusal.NOT_DUE
     if row.state not in (StrandState.READY, StrandState.WAITING):
         return Refusal.NOT_READY
