@@ -42,7 +42,7 @@ def register(app: Celery, engines: Engines) -> None:
             process = engines.process_of(words.run_id)
         except AWAY as error:
             raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-        carry(task, process, words)
+        handle_message(task, process, words)
 
     def sweep(*_given: Any, **_named: Any) -> None:
         for process in engines.processes():
@@ -70,8 +70,8 @@ def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Wor
         return None
 
 
-def carry(task: Any, process: Any, words: Words) -> None:
-    """Carry one message: drop it if it is a duplicate, or not signed as the settings want; execute it; leave the rest
+def handle_message(task: Any, process: Any, words: Words) -> None:
+    """Handle one message: drop it if it is a duplicate, or not signed as the settings want; execute it; leave the rest
     to the chain's tail, to Celery's retry, or to a new message.
     """
     request = task.request

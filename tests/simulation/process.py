@@ -13,7 +13,7 @@ from greenlet import GreenletExit
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
-from stageflow_durable.delivery.tasks import carry, understood
+from stageflow_durable.delivery.tasks import handle_message, understood
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.interrupt import Interruption
@@ -335,7 +335,7 @@ class Worker(Process):
         try:
             words = understood(task, (message.run, message.strand, message.gen, message.mark), {})
             if words is not None:
-                carry(task, self, words)
+                handle_message(task, self, words)
         except Again as again:
             self.reach("before", "retry")
             self.sim.retried(message, task.request.chain, again.countdown)
