@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
-from stageflow_durable.delivery.template import Blanks, Template, Unlike, fits, is_told, make
+from stageflow_durable.delivery.template import Blanks, Template, Unlike, is_told, make, sends_as_celery
 from stageflow_durable.idempotency.wires import Wires, connector
 from stageflow_durable.model.work import Nudge
 
@@ -92,7 +92,7 @@ class QuickPublisher:
 
     def _made(self, queue: str, priority: int | None) -> Template:
         with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
-            if not fits(self._app, connection):
+            if not sends_as_celery(self._app, connection):
                 raise Unlike("another transport, or settings of this application's own")
             try:
                 options = {"queue": queue, "ignore_result": True, "kwargsrepr": "{}"}

@@ -170,7 +170,7 @@ def is_told() -> bool:
     return any(signal.receivers for signal in _TOLD)
 
 
-def fits(app: Celery, connection: Any) -> bool:
+def sends_as_celery(app: Celery, connection: Any) -> bool:
     """Whether this application sends as Celery does by itself, over kombu's Redis transport: nothing is overridden,
     patched (as tracers do, to add headers of their own) or set that asks for more than ids at each message.
     """

@@ -38,7 +38,7 @@ from sqlalchemy.exc import IntegrityError
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import known, tables
-from stageflow_durable.state.apply import KEY, intending
+from stageflow_durable.state.apply import RUN_KEY, intending
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
@@ -205,10 +205,10 @@ def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
 def _insertion(columns: dict[str, Any], dialect: Any) -> Any:
     """The insertion of a new run, unless its key is taken."""
     buried = tables.tombstones
-    mine = [buried.c[name] == _p(name) for name in KEY]
+    mine = [buried.c[name] == _p(name) for name in RUN_KEY]
     row = {"id": _RUN, **columns}
     new = select(*row.values()).where(~exists(select(buried.c.run).where(and_(*mine))))
-    return dialect.insert(runs).from_select(list(row), new).on_conflict_do_nothing(index_elements=KEY)
+    return dialect.insert(runs).from_select(list(row), new).on_conflict_do_nothing(index_elements=RUN_KEY)
 
 
 def _update(form: Form, columns: dict[str, Any]) -> Any:

@@ -33,7 +33,7 @@ _CHECKPOINTS = Prepared(
 
 
 def _with_key(table: Table) -> Any:
-    return and_(*(table.c[name] == bindparam(name) for name in apply.KEY))
+    return and_(*(table.c[name] == bindparam(name) for name in apply.RUN_KEY))
 
 
 _BY_KEY = Prepared(select(runs.c.id, runs.c.fingerprint, runs.c.input).where(_with_key(runs)))
@@ -88,7 +88,7 @@ class SqlTransaction(NamedTuple):
 
     def holder(self, new: NewRun) -> Holder | None:
         """Who has its key."""
-        key = dict(zip(apply.KEY, (new.client_id, new.plan.pipeline, new.key), strict=True))
+        key = dict(zip(apply.RUN_KEY, (new.client_id, new.plan.pipeline, new.key), strict=True))
         found = _BY_KEY.run(self.connection, **key).fetchone() or _BURIED.run(self.connection, **key).fetchone()
         return None if found is None else Holder(*found)
 

@@ -15,7 +15,7 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.store.carrying import Carrying, created, held_by, raised
+from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
 from stageflow_durable.store.transaction import Transaction, transact
 from stageflow_durable.store.values import Created, Fork, Missed, Received, StrandRef
 from stageflow_durable.transitions import accept as accepting
@@ -77,20 +77,20 @@ class BaseStore(Carrying):
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
         """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
-        sleeps: list[StrandRef] = []
+        ended_waits: list[StrandRef] = []
         of_runs = [place for place in places if not place.item]
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
             if row is not None and needs_no_worker(facts.plan, row):
-                sleeps.append(place)  # its run moves on: that needs more facts than the strands
+                ended_waits.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
 
         def act(t: Transaction) -> list[Change]:
-            sleeps.clear()
+            ended_waits.clear()
             woken = t.transact_all([(place.run, place) for place in of_runs], decide)
-            return woken + [change for place in sleeps if (change := _end_sleep(t, place)) is not None]
+            return woken + [change for place in ended_waits if (change := _end_wait(t, place)) is not None]
 
         woken = self._within(act) if of_runs else []
         for change in woken:
@@ -214,7 +214,7 @@ class BaseStore(Carrying):
             new, origin = _forked(facts, wanted, t.checkpoints(wanted.original), t.attributes(wanted.original))
             made = created(t.create(accepting.fork(new, facts.clock, origin)))
             if made is None:
-                return raised(held_by(new, t.holder(new)))
+                return run_or_raise(held_by(new, t.holder(new)))
             told = {"to": new.id, "stage": wanted.from_stage, "actor": wanted.actor, "reason": wanted.reason}
             noted[:] = [t.apply(waking.note(facts, "operator.fork", told))]
             return made
@@ -249,7 +249,7 @@ def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tu
     return new, Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
 
 
-def _end_sleep(t: Transaction, place: StrandRef) -> Change | None:
+def _end_wait(t: Transaction, place: StrandRef) -> Change | None:
     needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
     return transact(t, place.run, partial(waking.wake, strand=place.strand, gen=place.gen), needs=needs)
 

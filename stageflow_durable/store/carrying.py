@@ -98,7 +98,7 @@ class Carrying(ABC):
 
     def create(self, new: NewRun) -> Created:
         """Decided in ``transitions/accept``."""
-        return self._within(lambda t: raised(created_in(t, new, hints=self._hints)))
+        return self._within(lambda t: run_or_raise(created_in(t, new, hints=self._hints)))
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
@@ -385,7 +385,7 @@ def created_in(t: Transaction, new: NewRun, *, hints: bool = False) -> Answer:
     return created(t.create(accepting.accept(new, t.clock()), hints=hints)) or held_by(new, t.holder(new))
 
 
-def raised(answer: Answer) -> Created:
+def run_or_raise(answer: Answer) -> Created:
     """The run of a request; raises what stands in the way."""
     if isinstance(answer, StageflowError):
         raise answer
