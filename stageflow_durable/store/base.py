@@ -27,6 +27,7 @@ from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun, Origin
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.change import Change, How, Table
+from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, SignalRow
 from stageflow_durable.transitions.signal import Sent, receive
@@ -216,7 +217,7 @@ class BaseStore(Carrying):
             if made is None:
                 return run_or_raise(held_by(new, t.holder(new)))
             told = {"to": new.id, "stage": wanted.from_stage, "actor": wanted.actor, "reason": wanted.reason}
-            noted[:] = [t.apply(waking.note(facts, "operator.fork", told))]
+            noted[:] = [t.apply(note(facts, "operator.fork", told))]
             return made
 
         made = self._within(act)

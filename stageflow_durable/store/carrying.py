@@ -38,9 +38,9 @@ from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, finish, items, retry, start, undo
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import sleep as sleeping
-from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.fence import is_mine, recalled
 from stageflow_durable.transitions.rows import HeldKey
@@ -342,7 +342,7 @@ class Carrying(ABC):
 
     def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a run's history."""
-        self._transact(run_id, lambda facts: waking.note(facts, kind, dict(data)), needs=())
+        self._transact(run_id, lambda facts: note(facts, kind, dict(data)), needs=())
 
 
 class Broken(Exception):

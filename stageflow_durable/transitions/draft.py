@@ -453,3 +453,10 @@ def may_act_for_ever(row: AttemptRow) -> bool:
 def undo_strand(stage: str) -> str:
     """The name of the strand that undoes ``stage``."""
     return UNDO_PREFIX + stage
+
+
+def note(facts: Facts, kind: str, data: dict[str, Any]) -> Change:
+    """Add an event to the run's history, and do nothing else."""
+    draft = Draft(facts)
+    draft.emit(kind, **data)
+    return draft.done()

@@ -4,8 +4,6 @@ late.
 
 from __future__ import annotations
 
-from typing import Any
-
 from stageflow_durable.model.status import Cause, RunStatus, StrandState
 from stageflow_durable.transitions import approval
 from stageflow_durable.transitions.callback import expire as expire_callback
@@ -84,11 +82,4 @@ def expire(facts: Facts) -> Change | None:
         return None
     draft = Draft(facts)
     stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
-    return draft.done()
-
-
-def note(facts: Facts, kind: str, data: dict[str, Any]) -> Change:
-    """Add an event to the run's history."""
-    draft = Draft(facts)
-    draft.emit(kind, **data)
     return draft.done()
