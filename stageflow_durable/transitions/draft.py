@@ -23,6 +23,7 @@ from stageflow_durable.transitions.change import (
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import (
     NEW_STRAND,
+    OF_A_STAGE,
     UNTIL_CONFIRMED,
     ApprovalRow,
     AttemptRow,
@@ -168,8 +169,7 @@ class Draft:
     def open_strand(self, name: str, **columns: Any) -> None:
         """Insert a strand. One that exists is reset instead; it keeps its fence and its attempt numbers."""
         if name in self.strands:
-            fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0}
-            fresh |= AWAKE | columns
+            fresh = {"owner": None, **OF_A_STAGE, **AWAKE, **columns}
             fresh.pop("direction", None)
             self.set_strand(name, **fresh)
         else:

@@ -9,7 +9,7 @@ from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
-from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.rows import OF_A_STAGE, HeldKey
 from stageflow_durable.transitions.start import may_go_on, start
 from stageflow_durable.transitions.waiting import arrive, fulfil, kept_for
 
@@ -135,15 +135,11 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
         stage=onward,
         state=StrandState.READY,
         owner=None,
-        tries=0,
-        lost=0,
-        delay=None,
-        first_at=None,
         published_at=draft.clock,
-        nudges=0,
         queue=draft.queue_of(onward),
         attempt=0,
         progress=None,
+        **OF_A_STAGE,
     )
 
 
