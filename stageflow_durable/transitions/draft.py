@@ -404,13 +404,13 @@ class Draft:
             tuple(self._events),
             tuple(self._keys.values()),
             tuple([self._nudge(name, seq if mark is None else mark) for name, mark in self._to_publish.items()]),
-            granted,
-            self.refused,
-            self.due_in,
-            self.ended,
-            self._new,
-            self.counts,
-            tuple(self._of_items),
+            granted=granted,
+            refused=self.refused,
+            due_in=self.due_in,
+            ended=self.ended,
+            new=self._new,
+            counts=self.counts,
+            of_items=tuple(self._of_items),
         )
 
     def _nudge(self, strand: str, mark: int) -> Nudge:

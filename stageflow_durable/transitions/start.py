@@ -180,23 +180,23 @@ def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
     if not (forward and draft.add_to_last("stage.ok", then=begun)):
         draft.emit("stage.begun" if forward else "undo.begun", **begun)
     draft.granted = Work(
-        draft.run,
-        draft.plan,
-        row.strand,
-        Phase(row.direction),
-        stage,
-        row.gen,
-        claimant.owner,
-        number,
-        row.tries,
-        row.lost,
-        row.delay,
-        first_at,
-        draft.clock,
-        row.queue,
-        draft.seq,
-        draft.facts.head,  # the store replaces it by the new one
-        row.published_at,
+        run=draft.run,
+        plan=draft.plan,
+        strand=row.strand,
+        direction=Phase(row.direction),
+        stage=stage,
+        gen=row.gen,
+        owner=claimant.owner,
+        attempt=number,
+        tries=row.tries,
+        lost=row.lost,
+        delay=row.delay,
+        first_at=first_at,
+        began_at=draft.clock,
+        queue=row.queue,
+        seq=draft.seq,
+        head=draft.facts.head,  # the store replaces it by the new one
+        sent_at=row.published_at,
     )
 
 
