@@ -313,9 +313,8 @@ class Engine(CallbackOperations, Operations):
 
         ``deadline``: seconds or a timedelta from now, or an aware datetime. ``attributes``: what the run is found by
         (``runs(attributes=…)``), at most 20 names with text, whole numbers or truth values. They are no part of what
-        the key stands for: the same key with others finds the run with those that it was given first.
-        ``deadline``: seconds or a timedelta from now, or an aware datetime. ``actor``: who asks for it; the history
-        says so, and who asked may not approve (:meth:`Pipeline.approve`).
+        the key stands for: the same key with others finds the run with those that it was given first. ``actor``: who
+        asks for it; the history says so, and who asked may not approve (:meth:`Pipeline.approve`).
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.

@@ -164,7 +164,9 @@ class Process:
                 self._joined = True
 
     def stop(self) -> None:
-        """Tell the others that this process ends. A thread that still rides keeps its lease until it ends with it."""
+        """Tell the others that this process ends. An owner whose thread still runs a stage is not retired: its lease
+        lasts until the process exits.
+        """
         executing = tuple(self._executing)
         for pulse in self._pulses[bool(executing) :]:
             pulse.stop()

@@ -123,7 +123,7 @@ class Sweeper:
     def _repair_one(self, run_id: str) -> int:
         nudges = self._store.repair(run_id)
         if nudges is None:
-            return 0  # it was at that moment on its way
+            return 0  # it has moved meanwhile
         log_repaired(run_id)
         self._deliver(nudges)
         return 1

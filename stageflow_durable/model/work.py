@@ -1,5 +1,9 @@
 """The values that pass between engine and store: what a message says, the row of a run, who begins an attempt, one
 begun attempt, how it failed, and what a transaction answers.
+
+The words of the documents and the names of the fields and columns: the *fence* of a strand is ``gen``, the *number* of
+a run ``seq``, the *code* of an event ``mac``, the *head* of a run the code of its last event, and the *mark* of a
+message the number of its publication.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from stageflow_durable.state.trouble import translated
 _make: Any = postgresql.dialect  # its constructor has no types
 _POSTGRESQL = _make(paramstyle="pyformat")
 
-_UNKNOWN = (float("-inf"), 0.0)
 CLOCK_SECONDS = 5.0
 """How long the offset between this machine's clock and the database's is believed, over one connection."""
 

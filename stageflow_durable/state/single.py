@@ -1,5 +1,5 @@
-"""Statements that are a transaction each, for callers of whose threads nobody knows how many there are: an idempotency
-store is used by any thread of a web server.
+"""Statements that are a transaction each, for any number of threads: an idempotency store is used by all those of a web
+server.
 """
 
 from __future__ import annotations
