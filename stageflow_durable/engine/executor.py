@@ -30,8 +30,8 @@ from stageflow_durable.engine.outcome import (
     mistake,
     mistake_before_body,
     not_called,
-    raised,
-    returned,
+    outcome_of_error,
+    outcome_of_value,
     text_of,
     unjudged,
 )
@@ -286,8 +286,8 @@ class Executor:
         if is_a(called.error, StageCancelled):
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
-            return raised(called.error, policy, history, self._world.draw, called=called.called)
-        ended = returned(called.value, policy, history, self._world.draw, services.result_type)
+            return outcome_of_error(called.error, policy, history, self._world.draw, called=called.called)
+        ended = outcome_of_value(called.value, policy, history, self._world.draw, services.result_type)
         if isinstance(ended, AwaitsCallback) and not services.gave_url:
             ended = mistake(TypeError("StageOutput.wait() without ctx.callback_url(): nothing could end the wait"))
         outcome = limited(ended, self._limits.payload_bytes)
@@ -318,7 +318,7 @@ class Executor:
         except BaseException as error:
             if is_end_of_process(error):
                 raise
-            ended = raised(error, policy, self._history(work, began), self._world.draw)
+            ended = outcome_of_error(error, policy, self._history(work, began), self._world.draw)
         try:
             ending, kept = self._saving.of_undo(work, ended, key, go_on)
         except BaseException as error:
@@ -331,9 +331,9 @@ class Executor:
 
     def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
         if called.error is not None:
-            return raised(called.error, policy, history, self._world.draw)
+            return outcome_of_error(called.error, policy, history, self._world.draw)
         said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
-        ended = returned(said, policy, history, self._world.draw)
+        ended = outcome_of_value(said, policy, history, self._world.draw)
         return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, AwaitsCallback) else ended
 
     def _key_to_close(

@@ -142,7 +142,7 @@ def as_output(value: Any) -> StageOutput:
     return StageOutput(OutputKind.OK, value=value)
 
 
-def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
+def outcome_of_value(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
     """The outcome of a return value. ``result_type``: the declared type if this is the run's result, or None."""
     output = as_output(value)
     if output.kind is OutputKind.OK:
@@ -150,7 +150,9 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, resu
     return _ENDINGS[output.kind](output, policy, history, draw)
 
 
-def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
+def outcome_of_error(
+    error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True
+) -> Outcome:
     """The outcome of an exception. Only a body that was ``called`` may have acted before it raised."""
     category = Category.TRANSIENT if is_a(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)

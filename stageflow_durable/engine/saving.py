@@ -18,7 +18,7 @@ from stageflow_durable.engine.outcome import (
     Succeeded,
     in_ascii,
     mistake,
-    raised,
+    outcome_of_error,
     text_of,
 )
 from stageflow_durable.engine.process_end import is_end_of_process
@@ -95,7 +95,7 @@ class Saving:
 
         def substitute(error: BaseException) -> Outcome:
             if written and history is not None:
-                return raised(error, self._policy(work), history, self._world.draw)
+                return outcome_of_error(error, self._policy(work), history, self._world.draw)
             services.events.clear()
             return mistake(error)
 

@@ -156,8 +156,10 @@ def _effect_after_commit() -> Plant:
     def promised(value: Any, *_given: Any) -> Any:
         return Promise(value) if callable(value) else returned(value, *_given)
 
-    returned = executor.returned
-    return _put((body, "run_stage", early), (executor, "returned", promised), (saving.Saving, "_save_once", late))
+    returned = executor.outcome_of_value
+    return _put(
+        (body, "run_stage", early), (executor, "outcome_of_value", promised), (saving.Saving, "_save_once", late)
+    )
 
 
 class Promise(Succeeded):
