@@ -16,6 +16,7 @@ from stageflow_durable.errors import NotAllowed, OperatorConflict
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted
@@ -23,7 +24,6 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import ApprovalRow, StrandRow
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import awaits_approval
 
 APPROVED, DENIED = "approved", "denied"

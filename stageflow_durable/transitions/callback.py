@@ -23,13 +23,13 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, let_key_go
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import AttemptRow, SignalRow, StrandRow
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import SchemaChanged, awaits_callback
 
 ACTOR = "callback"

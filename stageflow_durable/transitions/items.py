@@ -25,6 +25,7 @@ from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import retry, undo
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions.change import Change, OpenItems
+from stageflow_durable.transitions.compatibility import refuse_definition
 from stageflow_durable.transitions.draft import AWAKE, Draft, undo_strand
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.fence import drafted, void_step
@@ -32,7 +33,7 @@ from stageflow_durable.transitions.finish import advance, save
 from stageflow_durable.transitions.groups import count_of_groups, groups_of, join_undos
 from stageflow_durable.transitions.resolve import after_undo, resolve, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import GroupRow, StrandRow
-from stageflow_durable.transitions.start import refusal, refuse_definition, refuse_late, start
+from stageflow_durable.transitions.start import refusal, refuse_late, start
 
 # --- of the run -------------------------------------------------------------------------------------------------------
 
