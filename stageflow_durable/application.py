@@ -18,15 +18,14 @@ from stageflow_durable.connect import let_await, open_store
 from stageflow_durable.delivery.configure import own_settings, refuse_unnamed_master, settings_beside, worker_settings
 from stageflow_durable.delivery.consumed import consumed, no_json, takes_json
 from stageflow_durable.delivery.consumer import boot_id
-from stageflow_durable.delivery.engines import Member, engines_of
+from stageflow_durable.delivery.engines import Member, WorkerLifecycle, engines_of
 from stageflow_durable.delivery.process import Process
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
-from stageflow_durable.delivery.worker_lifecycle import WorkerLifecycle
-from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Submission
+from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Many, Submission, several
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
 from stageflow_durable.engine.approval_links import LinkOperations
 from stageflow_durable.engine.awaiting import Awaiting
@@ -35,7 +34,6 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.submissions import Many, several
 from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
@@ -316,9 +314,8 @@ class Engine(CallbackOperations, LinkOperations, Operations):
 
         ``deadline``: seconds or a timedelta from now, or an aware datetime. ``attributes``: what the run is found by
         (``runs(attributes=…)``), at most 20 names with text, whole numbers or truth values. They are no part of what
-        the key stands for: the same key with others finds the run with those that it was given first.
-        ``deadline``: seconds or a timedelta from now, or an aware datetime. ``actor``: who asks for it; the history
-        says so, and who asked may not approve (:meth:`Pipeline.approve`).
+        the key stands for: the same key with others finds the run with those that it was given first. ``actor``: who
+        asks for it; the history says so, and who asked may not approve (:meth:`Pipeline.approve`).
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.

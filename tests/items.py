@@ -53,7 +53,7 @@ def items_for(stages: Mapping[tuple[str, str], Over]) -> Iterator[None]:
         if what is None or work.item:
             return carry(self, work, outputs, go_on)
         inputs = [encode(value) for value in what.inputs(work)]
-        return self._commit(work, lambda: self._store.open_items(work, inputs, collects=what.collects))
+        return self._saving.commit(work, lambda: self._store.open_items(work, inputs, collects=what.collects))
 
     with patch.object(Executor, "_stage", stage):
         yield

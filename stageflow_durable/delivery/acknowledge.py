@@ -132,7 +132,7 @@ def _is_ours(message: Any) -> bool:
 
 
 class QuickAcks(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
-    """Does so for the channel that tasks come over. ``wanted``: whether the settings say so."""
+    """Installs quick acknowledgements on the channel that tasks come over. ``wanted``: whether the settings say so."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     wanted: Callable[[], bool] | None = None

@@ -13,9 +13,8 @@ from celery import bootsteps, signals
 from celery.exceptions import WorkerLostError
 from celery.worker.consumer import Consumer
 
+from stageflow_durable.delivery.dropped import dropped, said_of
 from stageflow_durable.delivery.intake import OURS, lost_by, named
-from stageflow_durable.delivery.refusals import refusals
-from stageflow_durable.delivery.said import said_of
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.errors import StageflowError
 
@@ -58,18 +57,18 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Drop a message that cannot be decoded, in a line."""
-        refusals.add(named(message), f"it cannot be decoded: {said_of(exc)}")
+        dropped.add(named(message), f"it cannot be decoded: {said_of(exc)}")
         message.ack_log_error(log, self.connection_errors)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Drop what is no task, in a line."""
-        refusals.add(named(message), "it is for no task")
+        dropped.add(named(message), "it is for no task")
         message.reject_log_error(log, self.connection_errors)
         signals.task_rejected.send(sender=self, message=message, exc=None)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Drop a message that its task cannot be called with, in a line."""
-        refusals.add(named(message), said_of(exc))
+        dropped.add(named(message), said_of(exc))
         message.reject_log_error(log, self.connection_errors)
         signals.task_rejected.send(sender=self, message=message, exc=exc)
 
@@ -80,7 +79,7 @@ class SturdyConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
         if not isinstance(self.app, Application):
             super().on_unknown_task(body, message, exc)
             return
-        refusals.add(named(message), "there is no such task here")
+        dropped.add(named(message), "there is no such task here")
         message.reject_log_error(log, self.connection_errors)
 
     def _read_on(self, *args: Any) -> None:

@@ -21,8 +21,7 @@ from kombu.transport import virtual
 
 from stageflow_durable.delivery import shapes
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP
-from stageflow_durable.delivery.refusals import refusals
-from stageflow_durable.delivery.said import said_of
+from stageflow_durable.delivery.dropped import dropped, said_of
 
 log = logging.getLogger("stageflow.worker")
 
@@ -74,7 +73,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
                 if consumer.task_consumer.consuming_from(queue):
                     raise
                 # A command or an event: nobody acknowledges those, and nothing depends on them.
-                refusals.add(f"queue {queue}", said_of(error))
+                dropped.add(f"queue {queue}", said_of(error))
                 return None
 
         transport._deliver = deliver  # noqa: SLF001  # as above
@@ -87,7 +86,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
             if command == "BRPOP" and answer:
                 self._popped = True
                 if len(answer[1]) > RAW_BYTES:
-                    refusals.add(str(answer[0]), f"{len(answer[1])} bytes")
+                    dropped.add(str(answer[0]), f"{len(answer[1])} bytes")
                     return None
             return answer
 
@@ -104,7 +103,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
         except Exception as error:
             if isinstance(error, (Empty, *lost)) or self._delivering or not self._popped:
                 raise
-            refusals.add("from the broker", f"it cannot be read: {said_of(error)}")
+            dropped.add("from the broker", f"it cannot be read: {said_of(error)}")
             raise Empty from error
 
     def deliver(self, usual: Callable[[Any, str], object], raw: Any, queue: str) -> object:
@@ -112,13 +111,13 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
         self._delivering = True
         why = shapes.envelope(raw)
         if why is not None:
-            refusals.add(f"queue {queue}", why)
+            dropped.add(f"queue {queue}", why)
             return None
         self.queue = queue
         try:
             return usual(raw, queue)
         except Unreadable as error:
-            refusals.add(f"queue {queue}", str(error))
+            dropped.add(f"queue {queue}", str(error))
             return None
         finally:
             self.queue = None
@@ -142,7 +141,7 @@ class Intake(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no ty
                 log.warning("a message could not be taken", exc_info=error)
                 why = f"it could not be taken: {said_of(error)}"
                 _free_again(consumer, slots)
-            refusals.add(named(message), why)
+            dropped.add(named(message), why)
             if not message.acknowledged:
                 message.reject_log_error(log, consumer.connection_errors)
 

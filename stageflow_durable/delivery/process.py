@@ -6,19 +6,18 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from traceback import walk_tb
 from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.consumer import boot_id
-from stageflow_durable.delivery.ending import told_to_end
 from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
-from stageflow_durable.engine import ends
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
+from stageflow_durable.engine.process_end import know
 from stageflow_durable.engine.processes import mark_of
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.idempotency.nudges import NudgeGate
@@ -39,7 +38,6 @@ HOLD_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """How long a message is held while the database is away, one after another. Other tasks of this process wait too."""
 
 stopping = False
-ends.know(told_to_end)
 
 
 class Process:
@@ -166,7 +164,9 @@ class Process:
                 self._joined = True
 
     def stop(self) -> None:
-        """Tell the others that this process ends. A thread that still rides keeps its lease until it ends with it."""
+        """Tell the others that this process ends. An owner whose thread still runs a stage is not retired: its lease
+        lasts until the process exits.
+        """
         executing = tuple(self._executing)
         for pulse in self._pulses[bool(executing) :]:
             pulse.stop()
@@ -246,3 +246,34 @@ def _failed(beat: Callable[[], object]) -> Exception | None:
     except Exception as error:  # noqa: BLE001  # raised once all of them have had their turn
         return error
     return None
+
+
+# --- how Celery's signal handlers end a process: they raise SystemExit in whatever runs -------------------------------
+
+_HANDLERS = frozenset({"billiard.common", "celery.apps.worker"})
+"""Where a signal handler raises SystemExit: in a pool's child that is terminated, in a worker that is ended."""
+
+_FURTHEST = 20
+"""How far it is looked for behind an error that was raised while it passed: a cleanup that failed, say."""
+
+
+def told_to_end(error: BaseException) -> bool:
+    """Whether a signal handler of Celery's or its pool's raised this error, or one that it was raised in the middle
+    of.
+    """
+    looked: BaseException | None = error
+    for _behind in range(_FURTHEST):
+        if looked is None:
+            return False
+        if issubclass(type(looked), SystemExit) and _by_handler(looked):
+            return True
+        looked = BaseException.__dict__["__context__"].__get__(looked)  # its own class may have another
+    return False
+
+
+def _by_handler(error: BaseException) -> bool:
+    trace = BaseException.__dict__["__traceback__"].__get__(error)
+    return any(frame.f_globals.get("__name__") in _HANDLERS for frame, _line in walk_tb(trace))
+
+
+know(told_to_end)

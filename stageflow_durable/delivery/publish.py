@@ -2,7 +2,8 @@
 
 Links carry ids only, so each has a constant size. Long strands compile in segments, and the worker that carries the
 last link of one compiles the next from the rows. Since stages continue in place, one link carries many stages and the
-chain is short. If messages are made from templates (``quick``), only the first link of a segment is sent.
+chain is short. Where messages are made from templates (``template``: on Redis, by default), only the first link of a
+segment is sent.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from kombu.exceptions import ChannelError, OperationalError
 from redis.exceptions import RedisError
 
 from stageflow_durable.delivery.configure import ADVANCE
-from stageflow_durable.delivery.quick import BATCH, CONNECT_SECONDS, QuickPublisher
-from stageflow_durable.delivery.said import said_of
+from stageflow_durable.delivery.dropped import said_of
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
+from stageflow_durable.delivery.template import BATCH, CONNECT_SECONDS, QuickPublisher
 from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
 from stageflow_durable.model.work import Nudge
 

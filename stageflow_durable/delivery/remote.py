@@ -14,7 +14,7 @@ from celery import bootsteps
 from celery.worker.consumer.control import Control
 from celery.worker.control import Panel
 
-from stageflow_durable.delivery.refusals import Refusals
+from stageflow_durable.delivery.dropped import Dropped
 from stageflow_durable.errors import ConfigurationError
 
 log = logging.getLogger("stageflow.worker")
@@ -61,16 +61,16 @@ def narrowed(commands: Mapping[str, Command], meta: Mapping[str, Any]) -> dict[s
     """
     looks = {commands[name] for name, told in meta.items() if told.type == "inspect" and name not in COSTLY}
     looks |= {commands[name] for name in HARMLESS if name in commands}
-    refusals = Refusals()
-    narrow = {name: act if act in looks else _refused(name, refusals) for name, act in commands.items()}
+    dropped = Dropped()
+    narrow = {name: act if act in looks else _refused(name, dropped) for name, act in commands.items()}
     if GREETING in commands:
         narrow[GREETING] = _without_orders(commands[GREETING])
     return narrow
 
 
-def _refused(name: str, refusals: Refusals) -> Command:
+def _refused(name: str, dropped: Dropped) -> Command:
     def refuse(_state: Any, **_arguments: Any) -> dict[str, str]:
-        refusals.add(f"remote command {name}", "workers answer what only looks (STAGEFLOW_REMOTE_CONTROL)")
+        dropped.add(f"remote command {name}", "workers answer what only looks (STAGEFLOW_REMOTE_CONTROL)")
         return {"error": f"{name} refused: this worker answers what only looks; STAGEFLOW_REMOTE_CONTROL=all allows it"}
 
     return refuse

@@ -12,8 +12,8 @@ from celery.worker.strategy import default
 
 from stageflow_durable.delivery import shapes
 from stageflow_durable.delivery.configure import SWEEP
+from stageflow_durable.delivery.dropped import dropped
 from stageflow_durable.delivery.intake import named
-from stageflow_durable.delivery.refusals import refusals
 
 log = logging.getLogger("stageflow.worker")
 
@@ -43,7 +43,7 @@ def strategy(task: Any, app: Any, consumer: Any) -> Any:
     def take_or_drop(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **given: Any) -> Any:
         why = _misfit(message, expires=expires)
         if why is not None:
-            refusals.add(named(message), why)
+            dropped.add(named(message), why)
             message.reject_log_error(log, consumer.connection_errors)
             return None
         message.delivery_info = _delivered(message, consumer)

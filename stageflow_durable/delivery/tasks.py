@@ -9,14 +9,14 @@ from celery import Celery, Task
 from celery._state import connect_on_app_finalize
 
 from stageflow_durable.delivery.configure import ADVANCE, SWEEP, TASK_OPTIONS
+from stageflow_durable.delivery.dropped import dropped
 from stageflow_durable.delivery.engines import Engines
 from stageflow_durable.delivery.messages import Unfit, Words, read
-from stageflow_durable.delivery.refusals import refusals
 from stageflow_durable.delivery.spawned import Application, is_spawned
 from stageflow_durable.delivery.task_class import StageflowTask
 from stageflow_durable.engine.executor import Executed
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
-from stageflow_durable.model.work import Nudge, Waiting
+from stageflow_durable.model.work import Nudge, RetryDue
 
 _SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
 AWAY_SECONDS = 2.0
@@ -42,7 +42,7 @@ def register(app: Celery, engines: Engines) -> None:
             process = engines.process_of(words.run_id)
         except AWAY as error:
             raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-        carry(task, process, words)
+        handle_message(task, process, words)
 
     def sweep(*_given: Any, **_named: Any) -> None:
         for process in engines.processes():
@@ -66,12 +66,12 @@ def understood(task: Any, given: Sequence[Any], named: Mapping[str, Any]) -> Wor
     try:
         return read(given, named)
     except Unfit as why:
-        refusals.add(f"{task.name} {task.request.id}", str(why))
+        dropped.add(f"{task.name} {task.request.id}", str(why))
         return None
 
 
-def carry(task: Any, process: Any, words: Words) -> None:
-    """Carry one message: drop it if it is a duplicate, or not signed as the settings want; execute it; leave the rest
+def handle_message(task: Any, process: Any, words: Words) -> None:
+    """Handle one message: drop it if it is a duplicate, or not signed as the settings want; execute it; leave the rest
     to the chain's tail, to Celery's retry, or to a new message.
     """
     request = task.request
@@ -80,7 +80,7 @@ def carry(task: Any, process: Any, words: Words) -> None:
     queue = place.get("routing_key") or process.queue
     why = process.refused(words, queue)
     if why is not None:
-        refusals.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
+        dropped.add(f"{task.name} {request.id}", f"{why} (queue {queue})")
         return
     nudge = Nudge(words.run_id, words.strand, words.gen, queue, hint=words.hint, item=words.item)
     key = f"{nudge.run_id}:{nudge.address}:{nudge.gen}:{words.mark}:{request.retries}"
@@ -91,8 +91,8 @@ def carry(task: Any, process: Any, words: Words) -> None:
     except AWAY as error:
         process.hold_back()
         raise task.retry(countdown=AWAY_SECONDS, exc=error) from error
-    if executed.waiting is not None:
-        _wait(task, process, executed, executed.waiting, tail)
+    if executed.retry is not None:
+        _retry(task, process, executed, executed.retry, tail)
     elif tail and _continues(executed, nudge) and _follows(tail, nudge):
         request.chain = tail  # the next link is the message that the commit has to publish
         process.publish(executed.nudges[1:])
@@ -123,12 +123,12 @@ def _continues(executed: Executed, nudge: Nudge) -> bool:
     return first is not None and (first.address, first.gen, first.queue) == (nudge.address, nudge.gen, nudge.queue)
 
 
-def _wait(task: Any, process: Any, executed: Executed, waiting: Waiting, tail: Any) -> None:
+def _retry(task: Any, process: Any, executed: Executed, due: RetryDue, tail: Any) -> None:
     """The row becomes due in any case. For a short delay a message with a countdown is sent too, to be punctual."""
     process.publish(executed.nudges)
-    if waiting.delay > process.short_delay:
+    if due.delay > process.short_delay:
         return
     if not executed.moved:  # the message still describes the strand, so Celery's own retry can carry the delay
         task.request.chain = tail
-        raise task.retry(countdown=waiting.delay)
-    process.publish((waiting.nudge,), waiting.delay)
+        raise task.retry(countdown=due.delay)
+    process.publish((due.nudge,), due.delay)

@@ -17,12 +17,12 @@ from celery.signals import (
 
 from stageflow_durable.delivery import process as worker_process
 from stageflow_durable.delivery.acknowledge import QuickAcks
+from stageflow_durable.delivery.bad_settings import in_a_line
 from stageflow_durable.delivery.consumed import remember, settle
 from stageflow_durable.delivery.consumer import ChildWatch, begin_boot, has_children
 from stageflow_durable.delivery.engines import Engines
 from stageflow_durable.delivery.intake import Intake
 from stageflow_durable.delivery.pools import refuse_unusable
-from stageflow_durable.delivery.refusing import told
 from stageflow_durable.delivery.remote import RemoteControl
 from stageflow_durable.delivery.spawned import Application, make_importable, spawns
 from stageflow_durable.errors import ConfigurationError
@@ -31,7 +31,7 @@ from stageflow_durable.errors import ConfigurationError
 def own_application(name: str, configured: Callable[[], dict[str, Any]]) -> Celery:
     """A Celery application whose settings are read at the worker's start or the first message, never at import."""
     app = Application(name, set_as_current=False)
-    app.add_defaults(told(configured))
+    app.add_defaults(in_a_line(configured))
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,7 +20,7 @@ from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model import attributes
 from stageflow_durable.model.context import InputT_co
 from stageflow_durable.model.keys import is_run_id, new_run_id
-from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.pipeline import InputT, Pipeline
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 from stageflow_durable.store.protocol import Store
@@ -57,6 +57,18 @@ class Submission(Generic[InputT_co]):
     run_id: str | None = None
     attributes: Mapping[str, Any] | None = None
     actor: str | None = None
+
+
+Many: TypeAlias = Iterable[InputT | Mapping[str, Any] | Submission[InputT] | Submission[Mapping[str, Any]]]
+"""Inputs as ``enqueue`` takes them, each alone or with options of its own."""
+
+
+def several(submissions: Any) -> list[Submission[Any]]:
+    """Each as a submission. Raises InvalidInput for what is one input, or none."""
+    if isinstance(submissions, Mapping | str | bytes | Submission) or not isinstance(submissions, Iterable):
+        kind = type(submissions).__name__
+        raise InvalidInput("enqueue_many", [f"submissions: {kind} given; give a list of inputs, or of Submissions"])
+    return [one if isinstance(one, Submission) else Submission(one) for one in submissions]
 
 
 class Acceptor:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from stageflow_durable.clock import as_optional_moment
 from stageflow_durable.engine import loop
-from stageflow_durable.engine.ends import is_end_of_process
+from stageflow_durable.engine.interrupt import bounded
 from stageflow_durable.engine.outcome import text_of
+from stageflow_durable.engine.process_end import is_end_of_process
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.services import Services
-from stageflow_durable.engine.timeout import bounded
-from stageflow_durable.engine.traces import loggable
 from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.stage import Runner

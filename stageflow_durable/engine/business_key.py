@@ -6,17 +6,16 @@ from typing import Any
 
 from stageflow_durable.codec import decode, encode, encode_and_fingerprint
 from stageflow_durable.engine.outcome import Over, Succeeded, refusal
+from stageflow_durable.engine.run_outputs import migrated_output
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
 from stageflow_durable.idempotency.keys import Scope, key_text
 from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProgress, Mismatch
-from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import StageSpec
-from stageflow_durable.model.work import Fenced, Work
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
-from stageflow_durable.transitions.attempt import Kept
 
 SHORTEST_WAIT, LONGEST_WAIT = 2.0, 60.0
 """Seconds that a stage waits, as a row, before it asks again for a key that another run holds."""

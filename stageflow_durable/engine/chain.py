@@ -15,11 +15,11 @@ from typing import Any, Self
 
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called, is_async, is_awaitable, name_of
-from stageflow_durable.engine.ends import is_end_of_process
+from stageflow_durable.engine.interrupt import StageTimeout, bounded
 from stageflow_durable.engine.leftovers import inherit
 from stageflow_durable.engine.loop import Coroutine
 from stageflow_durable.engine.outcome import as_output
-from stageflow_durable.engine.timeout import StageTimeout, bounded
+from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.errors import NotAllowedInStage
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.stage import Runner

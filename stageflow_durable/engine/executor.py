@@ -7,76 +7,78 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine import body
-from stageflow_durable.engine.attempt_log import fenced, told
-from stageflow_durable.engine.bounds import Limits, bounds, ending_with_lease
+from stageflow_durable.engine.asking import Asking
+from stageflow_durable.engine.attempt_log import RefusalLog, log_fenced
 from stageflow_durable.engine.business_key import business_key, claim
 from stageflow_durable.engine.chain import Chain
-from stageflow_durable.engine.ending import TakenOver
-from stageflow_durable.engine.ends import interruptible_by_hand, is_end_of_process
-from stageflow_durable.engine.inside import own_context
+from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, ends_process, killed_after
 from stageflow_durable.engine.lease import Owner
-from stageflow_durable.engine.observers import end_of, tell
+from stageflow_durable.engine.observers import call_observers, end_of
 from stageflow_durable.engine.outcome import (
-    Again,
+    AwaitsCallback,
     History,
     Outcome,
     Over,
     Succeeded,
-    Waits,
     apply_on_unknown,
     in_doubt,
     limited,
     mistake,
     mistake_before_body,
     not_called,
-    raised,
-    returned,
+    outcome_of_error,
+    outcome_of_value,
     text_of,
     unjudged,
 )
-from stageflow_durable.engine.refusals import Refusals
+from stageflow_durable.engine.payload import PAYLOAD_BYTES
+from stageflow_durable.engine.process_end import interruptible_by_hand, is_end_of_process
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
-from stageflow_durable.engine.saving import AWAY, SessionLost, saved
-from stageflow_durable.engine.services import Services
-from stageflow_durable.engine.sleeping import content_of, moment_of, unanswered
-from stageflow_durable.engine.timeout import ends_process
-from stageflow_durable.engine.traces import loggable
-from stageflow_durable.errors import StageCancelled, StoreUnavailable
+from stageflow_durable.engine.saving import AWAY, Saving
+from stageflow_durable.engine.services import Services, own_context
+from stageflow_durable.errors import StageCancelled
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import OnLeaseLost, StageSpec
 from stageflow_durable.model.status import Cause
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Ending, Failure, Fenced, Nudge, Refused, RetryDue, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 
 log = masking(logging.getLogger("stageflow.executor"))
-T = TypeVar("T")
-Ending = Done | Waiting | Fenced
 
 
-def _never() -> bool:
-    return False
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far one message may carry a run, how long a commit is tried while the database is away (seconds), and how
+    large an output may be.
+    """
+
+    in_place_stages: int = 200
+    in_place_seconds: float = 5.0
+    hold_seconds: float = 30.0
+    payload_bytes: int = PAYLOAD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """What is left to do after a message was executed. ``nudges``: what to publish. ``waiting``: the last stage is to
-    be tried again later. ``stages``: how many stages were committed. ``refused``: why nothing began.
+    """What is left to do after a message was executed. ``nudges``: what to publish. ``retry``: when the last
+    stage is to be tried again. ``stages``: how many stages were committed. ``refused``: why nothing began.
     """
 
     nudges: tuple[Nudge, ...] = ()
-    waiting: Waiting | None = None
+    retry: RetryDue | None = None
     stages: int = 0
     refused: Refused | None = None
 
@@ -116,12 +118,15 @@ class Executor:
         self._limits = limits or Limits()
         self._stopping = stopping
         self._publish = publish
-        self._refusals = Refusals(world.clock.monotonic, store.note_strangers)
-        self._bounded = bounded
+        self._refusals = RefusalLog(world.clock.monotonic, store.note_strangers)
         self._callback_url = callback_url
         self._end_with_lease = ending_with_lease(pipelines.values(), on_lease_lost)
-        self._plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
-        self._timeouts = bounds(pipelines.values())
+        plans = {name: pipeline.plan for name, pipeline in pipelines.items()}
+        self._claimant = partial(_claimant, owner, plans, killed_after(pipelines.values()), bounded)
+        self._policy = partial(_policy, pipelines, self._retry)
+        hold = self._limits.hold_seconds
+        self._saving = Saving(store, owner, world, claimant=self._claimant, policy=self._policy, hold_seconds=hold)
+        self._asking = Asking(store, self._saving, world.clock, self._claimant, self._limits.payload_bytes)
 
     def execute(self, nudge: Nudge) -> Executed:
         """Begin what the message names and go on in place. Raises StoreUnavailable if the database is away; nothing is
@@ -132,11 +137,11 @@ class Executor:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._claimant())
                 if isinstance(begun, Refused):
-                    self._refusals.tell(nudge, begun)
+                    self._refusals.add(nudge, begun)
                     return Executed(begun.nudges, refused=begun)
                 if begun.sent_at is not None:
                     self._owner.served(begun.queue, begun.sent_at)  # from the row: what a message says may be forged
-                return self._carry(begun)
+                return self._run_in_place(begun)
         except BaseException as error:
             # An attempt may have begun whose end nobody will write: give up this owner id, so that it is taken over.
             self._owner.abandon()
@@ -146,10 +151,7 @@ class Executor:
         finally:
             self._owner.end_work()
 
-    def _claimant(self) -> Claimant:
-        return Claimant(self._owner.id, self._plans, self._timeouts if self._bounded() else {})
-
-    def _carry(self, work: Work) -> Executed:
+    def _run_in_place(self, work: Work) -> Executed:
         outputs, stages = RunOutputs(self._store, self._pipelines[work.run.pipeline]), 0
         until = self._world.clock.monotonic() + self._limits.in_place_seconds
         current: Work | None = work
@@ -158,12 +160,12 @@ class Executor:
             go_on = partial(self._may_go_on, stages + 1, until)
             ending: Ending = Fenced()  # declared dead since it began: whoever takes over calls the body
             if self._owner.is_still(current.owner):
-                ending = self._carry_out(current, outputs, go_on)
+                ending = self._run_one(current, outputs, go_on)
             if isinstance(ending, Fenced):
-                fenced(current)
+                log_fenced(current)
                 self._owner.find_out()
                 return Executed(tuple(left), None, stages)
-            if isinstance(ending, Waiting):
+            if isinstance(ending, RetryDue):
                 return Executed(tuple(left), ending, stages)
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1
@@ -179,13 +181,13 @@ class Executor:
         in_time = self._world.clock.monotonic() < until
         return stages < self._limits.in_place_stages and in_time and not self._stopping()
 
-    def _carry_out(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
+    def _run_one(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         if work.undoing:
             return self._undo(work, outputs, go_on)
         spec = self._pipelines[work.run.pipeline].by_name[work.stage]
         if spec.approval is not None:
-            return self._ask_approval(work, spec, outputs, go_on)
-        return self._stage(work, outputs, go_on) if spec.sleep is None else self._ask_until(work, spec, outputs)
+            return self._asking.approval(work, spec, outputs, go_on)
+        return self._stage(work, outputs, go_on) if spec.sleep is None else self._asking.until(work, spec, outputs)
 
     # --- a stage ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class Executor:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
         services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url)
-        policy = spec.retry or pipeline.retry or self._retry
+        policy = self._policy(work)
         began = self._world.clock.monotonic()
         try:
             ctx = services.context.run(body.stage_context, work, outputs, services)
@@ -206,82 +208,30 @@ class Executor:
                 raise
             failed = body.Called(error=error, called=False)
             before = self._judged(failed, services, policy, self._history(work, began), "retry")
-            return self._saved(work, outputs, mistake_before_body(before), services, None, go_on)[0]
+            return self._saving.of_stage(work, outputs, mistake_before_body(before), services, None, go_on)[0]
         if isinstance(found, float):
-            return self._commit(work, lambda: self._store.postpone(work, found))
+            return self._saving.commit(work, lambda: self._store.postpone(work, found))
         if isinstance(found, Fenced):
             return found
         if isinstance(found, Succeeded | Over):
-            return self._saved(work, outputs, found, services, None, go_on, noted=noted)[0]
+            return self._saving.of_stage(work, outputs, found, services, None, go_on, noted=noted)[0]
         if not self._owner.is_still(work.owner):
             return Fenced()  # the claim may have taken long, and a person may have settled the stage meanwhile
         called: body.Called | None = None
         try:
-            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+            with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.run_stage(self._call, spec.runner, ctx, services, spec.timeout)
             on_unknown = work.plan.by_name[work.stage].on_unknown
             history = self._history(work, began)
             outcome = self._judged(called, services, policy, history, on_unknown)
-            ending, kept = self._saved(work, outputs, outcome, services, key, go_on, history)
+            ending, kept = self._saving.of_stage(work, outputs, outcome, services, key, go_on, history)
         except BaseException as error:
-            self._tell_unsaved(ctx, called, error, services.context, services.at_end)
+            self._call_observers_unsaved(ctx, called, error, services.context, services.at_end)
             raise
-        self._tell_end(ctx, called, kept, ending, services.context, services.at_end)
+        self._call_observers(ctx, called, kept, ending, services.context, services.at_end)
         return ending
 
-    def _ask_until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
-        """Ask a sleep's function until when."""
-        return self._ask(
-            work,
-            spec,
-            outputs,
-            lambda called: moment_of(called, self._world.clock.time()),
-            lambda until, services: self._store.sleep(work, until, services.asked_for()),
-        )
-
-    def _ask_approval(self, work: Work, spec: StageSpec, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
-        """Ask an approval's function what is to be approved."""
-        return self._ask(
-            work,
-            spec,
-            outputs,
-            lambda called: content_of(called, work.stage, self._limits.payload_bytes),
-            lambda asked, services: self._store.ask(work, asked, self._claimant(), services.asked_for(), go_on=go_on),
-        )
-
-    def _ask(
-        self,
-        work: Work,
-        spec: StageSpec,
-        outputs: RunOutputs,
-        read: Callable[[body.Called], T],
-        save: Callable[[T, Services], Done | Fenced],
-    ) -> Ending:
-        """Ask the function of a stage that only waits, and save its answer. It is no body: its error parks the run as a
-        bug, and no interceptor wraps it.
-        """
-        services = Services(self._store, work, is_async=body.is_async(spec.runner), only_asked=True)
-        try:
-            ctx = services.context.run(body.stage_context, work, outputs, services)
-        except AWAY:
-            raise
-        except BaseException as error:
-            if is_end_of_process(error):
-                raise
-            called = body.Called(error=error, called=False)
-        else:
-            called = body.run_stage(body.call, spec.runner, ctx, services, None)
-        services.abandon()
-        try:
-            answer = read(called)
-        except BaseException as error:  # the function's own, also where it says that a database is away
-            if is_end_of_process(error):
-                raise
-            failed = unanswered(error)
-            return saved(work, failed, lambda this: self._save(work, outputs, this, services, None, _never), mistake)[0]
-        return self._commit(work, lambda: save(answer, services))
-
-    def _tell_end(
+    def _call_observers(
         self,
         ctx: Any,
         called: body.Called,
@@ -293,9 +243,9 @@ class Executor:
         """Tell observers how an attempt ended. ``asked``: functions that the attempt itself registered."""
         if asked or self._observers:
             end = end_of(ctx, called, outcome, committed=not isinstance(ending, Fenced))
-            tell(end, asked, self._observers, context, self._store)
+            call_observers(end, asked, self._observers, context, self._store)
 
-    def _tell_unsaved(
+    def _call_observers_unsaved(
         self,
         ctx: Any,
         called: body.Called | None,
@@ -308,7 +258,7 @@ class Executor:
         """
         if not is_end_of_process(error) and (asked or self._observers):
             end = end_of(ctx, called or body.Called(error=error), None, committed=False)
-            tell(end, asked, self._observers, context, self._store)
+            call_observers(end, asked, self._observers, context, self._store)
 
     def _history(self, work: Work, began: float) -> History:
         """``began``: when this attempt began, by this process's clock; its duration counts towards ``retry_for``."""
@@ -336,115 +286,14 @@ class Executor:
         if is_a(called.error, StageCancelled):
             return Over(Failure(text_of(called.error), Category.PERMANENT, doubt=True), cause=Cause.CANCELLED)
         if called.error is not None:
-            return raised(called.error, policy, history, self._world.draw, called=called.called)
-        ended = returned(called.value, policy, history, self._world.draw, services.result_type)
-        if isinstance(ended, Waits) and not services.gave_url:
+            return outcome_of_error(called.error, policy, history, self._world.draw, called=called.called)
+        ended = outcome_of_value(called.value, policy, history, self._world.draw, services.result_type)
+        if isinstance(ended, AwaitsCallback) and not services.gave_url:
             ended = mistake(TypeError("StageOutput.wait() without ctx.callback_url(): nothing could end the wait"))
         outcome = limited(ended, self._limits.payload_bytes)
         if not called.called:
             return not_called(outcome)
         return in_doubt(outcome) if called.raised else outcome
-
-    def _saved(
-        self,
-        work: Work,
-        outputs: RunOutputs,
-        outcome: Outcome,
-        services: Services,
-        key: BusinessKey | None,
-        go_on: Callable[[], bool],
-        history: History | None = None,
-        noted: Kept = (),
-    ) -> tuple[Ending, Outcome]:
-        """Save the outcome, or the error that kept it from being saved, so that the attempt ends either way.
-
-        If the body wrote through its session, such an error counts as the body's own. Any other one parks the run, and
-        the body is not called again.
-        """
-        if isinstance(outcome, Succeeded) and outcome.doubt:
-            services.abandon()  # the body raised: roll back what it wrote through its session
-        written = services.holder is not None
-
-        def save(this: Outcome) -> Ending:
-            return self._save(work, outputs, this, services, key, go_on if this is outcome else _never, noted)
-
-        def instead(error: BaseException) -> Outcome:
-            if written and history is not None:
-                return raised(error, self._policy(work), history, self._world.draw)
-            services.events.clear()
-            return mistake(error)
-
-        return saved(work, outcome, save, instead)
-
-    def _policy(self, work: Work) -> RetryPolicy:
-        pipeline = self._pipelines[work.run.pipeline]
-        return pipeline.by_name[work.stage].retry or pipeline.retry or self._retry
-
-    def _save(
-        self,
-        work: Work,
-        outputs: RunOutputs,
-        outcome: Outcome,
-        services: Services,
-        key: BusinessKey | None,
-        go_on: Callable[[], bool],
-        noted: Kept = (),
-    ) -> Ending:
-        """Save one outcome. ``noted``: events that the engine adds."""
-        events = (*services.asked_for(), *noted)
-        if isinstance(outcome, Succeeded):
-            done = self._commit(
-                work,
-                lambda: self._store.succeed(
-                    work,
-                    self._claimant(),
-                    outcome.delta,
-                    skipped=outcome.skipped,
-                    replayed=outcome.replayed,
-                    doubt=outcome.doubt,
-                    events=events,
-                    go_on=go_on(),
-                    key=key,
-                    session=services.holder,
-                ),
-                give_up=None if services.holder is None else services.abandon,
-            )
-            if isinstance(done, Done):
-                outputs.add(work, outcome.delta)
-                services.committed()
-            return done
-        if isinstance(outcome, Waits):
-            return self._await_callback(work, outcome, services, events)
-        services.abandon()
-        if isinstance(outcome, Again):
-            return self._tell(
-                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn, events)
-            )
-        return self._tell(
-            work,
-            outcome,
-            lambda: self._store.fail(
-                work,
-                outcome.failure,
-                cause=outcome.cause,
-                park=outcome.park,
-                exhausted=outcome.exhausted,
-                events=events,
-                key=key,
-            ),
-        )
-
-    def _await_callback(self, work: Work, outcome: Waits, services: Services, events: Kept) -> Ending:
-        expired = outcome.expired
-        retry_after = expired.drawn if isinstance(expired, Again) else None
-        done = self._commit(
-            work,
-            lambda: self._store.await_callback(work, outcome.timeout, retry_after, events, services.holder),
-            give_up=None if services.holder is None else services.abandon,
-        )
-        if isinstance(done, Done):
-            services.committed()
-        return done
 
     # --- an undo ------------------------------------------------------------------------------------------------------
 
@@ -460,7 +309,7 @@ class Executor:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
             outcome = self._store.outcome_of(work.run.id, work.stage, work.item)
             ctx = context.run(body.undo_context, work, outputs, outcome)
-            with self._owner.ending.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
+            with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.call(undo.action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, outputs)
             ended = context.run(self._undone, called, policy, self._history(work, began))
@@ -469,23 +318,23 @@ class Executor:
         except BaseException as error:
             if is_end_of_process(error):
                 raise
-            ended = raised(error, policy, self._history(work, began), self._world.draw)
+            ended = outcome_of_error(error, policy, self._history(work, began), self._world.draw)
         try:
-            ending, kept = saved(work, ended, lambda this: self._save_undo(work, this, key, go_on), mistake)
+            ending, kept = self._saving.of_undo(work, ended, key, go_on)
         except BaseException as error:
             if called is not None:
-                self._tell_unsaved(ctx, called, error, context)
+                self._call_observers_unsaved(ctx, called, error, context)
             raise
         if called is not None:
-            self._tell_end(ctx, called, kept, ending, context)
+            self._call_observers(ctx, called, kept, ending, context)
         return ending
 
     def _undone(self, called: body.Called, policy: RetryPolicy, history: History) -> Outcome:
         if called.error is not None:
-            return raised(called.error, policy, history, self._world.draw)
+            return outcome_of_error(called.error, policy, history, self._world.draw)
         said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
-        ended = returned(said, policy, history, self._world.draw)
-        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, Waits) else ended
+        ended = outcome_of_value(said, policy, history, self._world.draw)
+        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, AwaitsCallback) else ended
 
     def _key_to_close(
         self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, outputs: RunOutputs
@@ -503,46 +352,17 @@ class Executor:
             log.error(said, work.run.id, work.stage, exc_info=loggable(error))  # noqa: TRY400  # it may have none
             return None
 
-    def _save_undo(self, work: Work, outcome: Outcome, key: BusinessKey | None, go_on: Callable[[], bool]) -> Ending:
-        if isinstance(outcome, Succeeded):
-            return self._commit(work, lambda: self._store.undo_done(work, self._claimant(), go_on=go_on(), key=key))
-        if isinstance(outcome, Again):
-            return self._tell(
-                work, outcome, lambda: self._store.wait(work, outcome.failure, outcome.delay, outcome.drawn)
-            )
-        assert not isinstance(outcome, Waits)  # an undo cannot wait
-        return self._tell(
-            work, outcome, lambda: self._store.undo_failed(work, self._claimant(), outcome.failure, go_on=go_on())
-        )
 
-    def _tell(self, work: Work, outcome: Again | Over, save: Callable[[], Ending]) -> Ending:
-        return told(work, outcome, self._commit(work, save))
+def _claimant(
+    owner: Owner,
+    plans: Mapping[str, Plan],
+    timeouts: Mapping[tuple[str, str], float],
+    bounded: Callable[[], bool],
+) -> Claimant:
+    """Who begins. ``bounded``: whether a body of this thread that does not heed its timeout ends with its process."""
+    return Claimant(owner.id, plans, timeouts if bounded() else {})
 
-    # --- committing ---------------------------------------------------------------------------------------------------
 
-    def _commit(self, work: Work, save: Callable[[], T], *, give_up: Callable[[], None] | None = None) -> T | Done:
-        """Commit by ``save``; while the database is away, keep the outcome and try again. A commit whose answer was
-        lost is looked up by its attempt. ``give_up``: closes the body's own transaction, which cannot be committed
-        twice.
-        """
-        until = self._world.clock.monotonic() + self._limits.hold_seconds
-        pause, asked = 0.1, False
-        while True:
-            try:
-                found = self._store.recall(work, self._owner.id) if asked else False
-                if found is not False:
-                    return Done(granted=found) if isinstance(found, Work) else Done()
-                if asked and give_up is not None:
-                    # The body's session was lost with its connection, so the body has to run again.
-                    raise SessionLost(f"run {work.run.id}: the session of stage {work.stage} was lost; it runs again")
-                return save()
-            except SessionLost:
-                raise
-            except StoreUnavailable:
-                if self._world.clock.monotonic() > until:
-                    raise
-                asked = True
-                if give_up is not None:
-                    give_up()  # its locks would block the look-up
-                self._world.clock.sleep(pause)
-                pause = min(1.0, pause * 2)
+def _policy(pipelines: Mapping[str, Pipeline[Any, Any]], default: RetryPolicy, work: Work) -> RetryPolicy:
+    pipeline = pipelines[work.run.pipeline]
+    return pipeline.by_name[work.stage].retry or pipeline.retry or default

@@ -11,6 +11,7 @@ from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.duration import shown
 from stageflow_durable.engine.awaiting import Awaiting
+from stageflow_durable.engine.run_outputs import migrated_output
 from stageflow_durable.engine.run_wait import RunWait
 from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
@@ -24,7 +25,6 @@ from stageflow_durable.errors import (
     RunParked,
     UnknownRun,
 )
-from stageflow_durable.model.migrate import migrated_output
 from stageflow_durable.model.pipeline import Pipeline, ResultT
 from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import Event, Run

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 
 from stageflow_durable.clock import Clock
-from stageflow_durable.engine.ending import Ending
+from stageflow_durable.engine.interrupt import Interruption
 from stageflow_durable.errors import Retryable, StageflowError, StoreRefused, StoreUnavailable
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.settings.masking import masking
@@ -28,7 +28,7 @@ class Owner:
     """A thread of this process that runs stages (in a prefork pool the only one), as an owner of work. One that was
     declared dead goes on under a new id. ``profile``: the engine, queues and definitions of the process.
 
-    ``mark``: names the process, so that others of its host can confirm its end. ``ending``: ends the body that runs.
+    ``mark``: names the process, so that others of its host can confirm its end. ``interruption``: ends its body early.
     ``clock_moved``: called with by how many seconds the database's clock has moved, and within how many.
     """
 
@@ -41,7 +41,7 @@ class Owner:
         profile: Profile | None = None,
         *,
         mark: Mark = UNMARKED,
-        ending: Ending | None = None,
+        interruption: Interruption | None = None,
         clock_moved: Callable[[float, float], object] | None = None,
     ) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class Owner:
         self._clock = clock
         self._profile = profile
         self._mark = mark
-        self.ending = ending or Ending()
+        self.interruption = interruption or Interruption()
         self._clock_moved = clock_moved
         self._tried_at = float("-inf")
         self._offset: float | None = None
@@ -138,7 +138,7 @@ class Owner:
             at = self._store.renew(owner, self._lease)
         except StoreUnavailable:
             if self._clock.monotonic() - self._renewed_at > self._lease:
-                self.ending.lease_lost()
+                self.interruption.lease_lost()
             raise
         now = self._clock.monotonic()
         if at is not None:
@@ -152,7 +152,7 @@ class Owner:
                 log.warning("owner %s was declared dead; what it held was taken over", owner)
                 self._id = None
                 self._former.add(owner)
-                self.ending.taken_over()
+                self.interruption.taken_over()
         if served:
             self._note(served)
 

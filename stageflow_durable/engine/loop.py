@@ -16,9 +16,9 @@ from contextvars import Context, copy_context
 from queue import SimpleQueue
 from typing import Any
 
-from stageflow_durable.engine.ends import is_end_of_process
+from stageflow_durable.engine.interrupt import AGAIN_SECONDS, GRACE_SECONDS, StageTimeout, bounded, too_late
 from stageflow_durable.engine.leftovers import Leftovers, Watch, inherit
-from stageflow_durable.engine.timeout import AGAIN_SECONDS, GRACE_SECONDS, StageTimeout, bounded, too_late
+from stageflow_durable.engine.process_end import is_end_of_process
 
 log = logging.getLogger("stageflow.body")
 

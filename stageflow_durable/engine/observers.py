@@ -13,10 +13,10 @@ from typing import Any
 
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called, is_awaitable, name_of
-from stageflow_durable.engine.ends import is_end_of_process
+from stageflow_durable.engine.interrupt import bounded
 from stageflow_durable.engine.outcome import Again, Outcome, Over, as_output, text_of
-from stageflow_durable.engine.timeout import bounded
-from stageflow_durable.engine.traces import loggable
+from stageflow_durable.engine.process_end import is_end_of_process
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.model.callables import shown
 from stageflow_durable.model.context import AttemptEnd, CompensationContext, Observer
 from stageflow_durable.model.output import OutputKind, StageOutput
@@ -53,7 +53,7 @@ def _kind(outcome: Over) -> OutputKind:
     return OutputKind.REJECT if outcome.failure.vouched else OutputKind.FAIL
 
 
-def tell(
+def call_observers(
     end: AttemptEnd, asked: Iterable[Observer], observers: Iterable[Observer], place: Context, store: Store
 ) -> None:
     """Call what the attempt asked for, the latest first, then the engine's observers, each in the attempt's context.

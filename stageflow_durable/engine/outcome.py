@@ -7,19 +7,19 @@ from typing import Any
 
 from stageflow_durable.clock import Draw
 from stageflow_durable.codec import Classes, encode
+from stageflow_durable.engine.interrupt import StageTimeout
 from stageflow_durable.engine.payload import too_large
 from stageflow_durable.engine.redaction import LONGEST, members_of, message_of
-from stageflow_durable.engine.timeout import StageTimeout
 from stageflow_durable.engine.typed import saved_by
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason
+from stageflow_durable.model.work import Failure
 from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
 from stageflow_durable.retry.look import is_a, name_of
 from stageflow_durable.retry.look import text as text_of_any
 from stageflow_durable.settings.masking import masked
-from stageflow_durable.transitions.attempt import Failure
 
 MAX_ERROR = 2000
 """Characters of an error's text that are kept."""
@@ -66,7 +66,7 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True)
-class Waits:
+class AwaitsCallback:
     """The body has returned, and what it started outside calls back within ``timeout`` seconds. ``expired``: what
     follows if nothing does.
     """
@@ -75,7 +75,7 @@ class Waits:
     expired: Again | Over
 
 
-Outcome = Succeeded | Again | Over | Waits
+Outcome = Succeeded | Again | Over | AwaitsCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def as_output(value: Any) -> StageOutput:
     return StageOutput(OutputKind.OK, value=value)
 
 
-def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
+def outcome_of_value(value: Any, policy: RetryPolicy, history: History, draw: Draw, result_type: Any = None) -> Outcome:
     """The outcome of a return value. ``result_type``: the declared type if this is the run's result, or None."""
     output = as_output(value)
     if output.kind is OutputKind.OK:
@@ -150,7 +150,9 @@ def returned(value: Any, policy: RetryPolicy, history: History, draw: Draw, resu
     return _ENDINGS[output.kind](output, policy, history, draw)
 
 
-def raised(error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True) -> Outcome:
+def outcome_of_error(
+    error: BaseException, policy: RetryPolicy, history: History, draw: Draw, *, called: bool = True
+) -> Outcome:
     """The outcome of an exception. Only a body that was ``called`` may have acted before it raised."""
     category = Category.TRANSIENT if is_a(error, StageTimeout) else classify(error, policy)
     after = retry_after_of(error, history.wall)
@@ -169,7 +171,7 @@ def not_called(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered and the body was not called: this attempt has had no effect."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, replayed=True)
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return mistake(TypeError("an interceptor answered StageOutput.wait() for a body that was not called"))
     return replace(outcome, failure=replace(outcome.failure, called=False, doubt=False))
 
@@ -178,7 +180,7 @@ def in_doubt(outcome: Outcome) -> Outcome:
     """The outcome if an interceptor answered for a body that raised: it may have acted, unless that was ruled out."""
     if isinstance(outcome, Succeeded):
         return replace(outcome, doubt=True)
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return outcome  # its outcome is in doubt until something calls back
     if outcome.failure.vouched:
         return outcome
@@ -201,7 +203,7 @@ def apply_on_unknown(outcome: Outcome, on_unknown: str) -> Outcome:
     """Apply the stage's ``on_unknown``: a body that raised, timed out or returned ``fail`` may have acted, like one
     whose process died.
     """
-    if isinstance(outcome, Waits):
+    if isinstance(outcome, AwaitsCallback):
         return outcome  # applied where the wait expires
     if on_unknown == "retry" or isinstance(outcome, Succeeded) or not outcome.failure.doubt:
         return outcome
@@ -250,8 +252,8 @@ def _wait(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw
         return mistake(TypeError("StageOutput of kind wait has no timeout; build it with StageOutput.wait(timeout=…)"))
     at_its_end = replace(history, elapsed=history.elapsed + seconds, wall=history.wall + seconds)
     expired = _decided("no callback came in time", Category.TRANSIENT, None, policy, at_its_end, draw, doubt=True)
-    assert not isinstance(expired, Succeeded | Waits)
-    return Waits(seconds, expired)
+    assert not isinstance(expired, Succeeded | AwaitsCallback)
+    return AwaitsCallback(seconds, expired)
 
 
 def _cancel(output: StageOutput, policy: RetryPolicy, history: History, draw: Draw) -> Outcome:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.attempt_log import ended, log_deaths, nobody, repaired, taken_over
+from stageflow_durable.engine.attempt_log import log_deaths, log_ended, log_nobody, log_repaired, log_taken_over
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
 from stageflow_durable.engine.redaction import is_sql, message_of
@@ -123,8 +123,8 @@ class Sweeper:
     def _repair_one(self, run_id: str) -> int:
         nudges = self._store.repair(run_id)
         if nudges is None:
-            return 0  # it was at that moment on its way
-        repaired(run_id)
+            return 0  # it has moved meanwhile
+        log_repaired(run_id)
         self._deliver(nudges)
         return 1
 
@@ -176,7 +176,7 @@ class Sweeper:
         host = socket.gethostname()
         for owner in self._store.awaited(host, kernel()):
             if has_ended(owner, host) and self._store.confirm(owner.id, f"another process of {host}"):
-                ended(owner)
+                log_ended(owner)
 
     def release(self, owner: str) -> list[str]:
         """Let the undos begin that waited for this owner, whose end is confirmed; returns their runs."""
@@ -192,7 +192,7 @@ class Sweeper:
         nudges = self._store.take(place, self._patience.max_lost)
         if nudges is None:
             return 0
-        taken_over(place, self._store.facts(place.run))
+        log_taken_over(place, self._store.facts(place.run))
         self._deliver(nudges)
         return 1
 
@@ -221,14 +221,14 @@ class Sweeper:
         if nobodys:
             self._store.put_off(sorted({run for run, *_strand in nobodys}))
             for missing in set(nobodys.values()):
-                self._tell(missing)
+                self._log_missing(missing)
         left = theirs | nobodys.keys()
         return [place for place in due if (place.run, place.strand, place.item) not in left]
 
-    def _tell(self, missing: Missing) -> None:
+    def _log_missing(self, missing: Missing) -> None:
         """Log it, once a minute in one of all workers."""
         if self._store.my_tick(f"told: {missing.message}"[:255], TELL_SECONDS):
-            nobody(missing)
+            log_nobody(missing)
 
     def _wake(self, places: Sequence[StrandRef], problems: list[str]) -> int:
         """Wake what is due, in batches; what is left over is woken by the next sweep."""
@@ -254,7 +254,7 @@ class Sweeper:
         for queue in queues:
             unserved = self._roster.unserved(queue)
             if unserved is not None:
-                self._tell(unserved)
+                self._log_missing(unserved)
             if not self._speaks_for(queue):
                 continue
             try:

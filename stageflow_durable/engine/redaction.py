@@ -1,11 +1,15 @@
-"""An error's text as it may be stored, logged and shown: what the database said, without what it was asked."""
+"""An error as it may be stored, logged and shown: what the database said without what it was asked, and only such
+tracebacks as can be written.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from itertools import islice
+from types import TracebackType
 
 from stageflow_durable.retry.look import attribute, is_a, leaves, name_of
 from stageflow_durable.retry.look import text as text_of_any
@@ -140,3 +144,23 @@ def _names_data(name: str) -> bool:
     """Whether this is how the driver calls an error of that class; what never was imported raised none."""
     kind = getattr(sys.modules.get("psycopg.errors"), name, None)
     return str(getattr(kind, "sqlstate", None) or "").startswith(_DATA_EXCEPTION) or name == "DataError"
+
+
+Info = tuple[type[BaseException], BaseException, TracebackType | None]
+
+MOST_LOGGED = 50
+"""Of an error with more causes and members behind it no traceback is written."""
+
+
+def loggable(error: BaseException | None) -> Info | None:
+    """``exc_info`` for the log, or None: for a database's error, whose traceback shows what was asked; for one with too
+    much behind it; for one that cannot be written.
+    """
+    if error is None or is_sql(error) or is_long(error, MOST_LOGGED):
+        return None
+    try:
+        trace = BaseException.__dict__["__traceback__"].__get__(error)  # its own class may have another
+        "".join(traceback.format_exception(type(error), error, trace)).encode()
+    except BaseException:  # noqa: BLE001  # a stranger's error, whose own code was asked
+        return None
+    return type(error), error, trace

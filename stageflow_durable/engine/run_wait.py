@@ -9,7 +9,7 @@ from datetime import timedelta
 from stageflow_durable.clock import Clock
 from stageflow_durable.duration import LONGEST, is_duration, seconds_of, shown
 from stageflow_durable.engine.awaiting import Awaiting
-from stageflow_durable.engine.inside import run_inside
+from stageflow_durable.engine.services import run_inside
 from stageflow_durable.errors import InvalidInput, NotAllowedInStage, ResultTimeout, StoreUnavailable
 from stageflow_durable.model.status import AT_REST
 from stageflow_durable.model.work import RunFacts

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import decimal
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar
 
 from stageflow_durable.codec import decode, encode
-from stageflow_durable.engine.inside import own_context
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import ConfigurationError, NotAllowedInStage, StageCancelled
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.status import Phase
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.work import Kept, Work
 from stageflow_durable.store.protocol import Store
-from stageflow_durable.store.session import Place, Session
+from stageflow_durable.store.session import Place, Session, place_of_session
 from stageflow_durable.store.vouched import AUDIT, BODY, ORIGIN
-from stageflow_durable.transitions.attempt import Kept
 
 T = TypeVar("T")
 
@@ -202,3 +202,30 @@ class Services:
         what = f"output of {stage}"
         found: T = typed(as_type).migrated(value, what) if text is None else typed(as_type).read_output(text, what)
         return found
+
+
+# --- the context in which an attempt's code runs ----------------------------------------------------------------------
+# Its own, so that what one run sets no other sees. Everything that the application wrote for an attempt runs in it:
+# validators, the function of the business key, interceptors, the body, cleanups. It begins as a copy of what is set
+# where the worker runs, and goes with the attempt.
+
+
+_run: ContextVar[str | None] = ContextVar("stageflow_run", default=None)
+
+
+def own_context(run_id: str, place: Place | None = None) -> Context:
+    """A context for one attempt of that run; ``place``: where its session is to be found."""
+    context = copy_context()
+    context.run(_enter, run_id, place)
+    return context
+
+
+def _enter(run_id: str, place: Place | None) -> None:
+    _run.set(run_id)
+    place_of_session.set(place)
+    decimal.setcontext(decimal.getcontext().copy())  # its value is changed in place: a copy of the variable shares it
+
+
+def run_inside() -> str | None:
+    """The run whose code calls this; None: no run's. Threads that ``asyncio.to_thread`` starts are inside too."""
+    return _run.get()

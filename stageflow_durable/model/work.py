@@ -1,5 +1,9 @@
-"""The values that pass between engine and store: what a message says, the row of a run, one begun attempt, and what a
-transaction answers.
+"""The values that pass between engine and store: what a message says, the row of a run, who begins an attempt, one
+begun attempt, how it failed, and what a transaction answers.
+
+The words of the documents and the names of the fields and columns: the *fence* of a strand is ``gen``, the *number* of
+a run ``seq``, the *code* of an event ``mac``, the *head* of a run the code of its last event, and the *mark* of a
+message the number of its publication.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import NamedTuple
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus
 
 UNDO_PREFIX = "undo:"
 
@@ -213,8 +217,8 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """The attempt is over; the strand is due at ``nudge`` in ``delay`` seconds."""
+class RetryDue:
+    """The attempt is over, and another one is due: by ``nudge``, in ``delay`` seconds."""
 
     nudge: Nudge
     delay: float
@@ -223,3 +227,38 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Fenced:
     """The strand was taken over: nothing was written, and this owner may not write."""
+
+
+Ending = Done | RetryDue | Fenced
+"""What the owner of an attempt gets back for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """The owner that asks to begin work: its id, the plans that its process can run, by pipeline, and the time limits
+    of bodies in seconds, by pipeline and stage.
+    """
+
+    owner: str
+    plans: Mapping[str, Plan]
+    timeouts: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed.
+
+    ``doubt``: it may have had an effect that we do not know of. ``vouched``: the body said that neither this attempt
+    nor an earlier one had an effect. ``called``: whether the body was called.
+    """
+
+    error: str
+    category: str
+    doubt: bool
+    state: AttemptState = AttemptState.FAILED
+    vouched: bool = False
+    called: bool = True
+
+
+Kept = tuple[tuple[str, dict[str, object]], ...]
+"""Events that the body asked for: type and data."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.saga.adapters import CheckpointStage, CompensatingActionStage, SagaOrchestrator, SagaOutcome
-from stageflow_durable.saga.plan import ready_undos
-from stageflow_durable.saga.settle import Settlement, settlement, undone
+from stageflow_durable.saga.decide import Settlement, ready_undos, settlement, undone
 
 __all__ = [
     "CheckpointStage",

@@ -28,14 +28,14 @@ _RUN = tables.runs
 _UPDATE_RUN = Prepared(update(_RUN).where(and_(_RUN.c.id == bindparam("run_id"), _RUN.c.seq == bindparam("seen_seq"))))
 _INSERT_EVENTS = Prepared(insert(tables.events))
 
-KEY = ("client_id", "pipeline", "key")
+RUN_KEY = ("client_id", "pipeline", "key")
 """The columns that are unique among runs and tombstones."""
 
 _INSERT_RUN = Prepared(
-    lambda dialect: dialect.insert(_RUN).on_conflict_do_nothing(index_elements=KEY).returning(_RUN.c.id)
+    lambda dialect: dialect.insert(_RUN).on_conflict_do_nothing(index_elements=RUN_KEY).returning(_RUN.c.id)
 )
 _TOMBSTONE = Prepared(
-    select(tables.tombstones.c.run).where(and_(*(tables.tombstones.c[name] == bindparam(name) for name in KEY)))
+    select(tables.tombstones.c.run).where(and_(*(tables.tombstones.c[name] == bindparam(name) for name in RUN_KEY)))
 )
 _DELETE_RUN = Prepared(delete(_RUN).where(_RUN.c.id == bindparam("run_id")))
 
@@ -150,7 +150,7 @@ def create(connection: Connection, change: Change, audit_key: bytes, *, hints: b
     if _INSERT_RUN.value(connection, **columns) is None:
         return None
     # Looked up afterwards: the insertion may have waited for a pruning that deletes the run and leaves a tombstone.
-    if run.key is not None and _TOMBSTONE.value(connection, **{name: columns[name] for name in KEY}) is not None:
+    if run.key is not None and _TOMBSTONE.value(connection, **{name: columns[name] for name in RUN_KEY}) is not None:
         _DELETE_RUN.run(connection, run_id=run.id)
         return None
     _write_rows(connection, change, sealed)

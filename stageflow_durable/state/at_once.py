@@ -37,28 +37,28 @@ from sqlalchemy.exc import IntegrityError
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.state import tables, unlocked_reads
-from stageflow_durable.state.apply import KEY, intending
+from stageflow_durable.state import known, tables
+from stageflow_durable.state.apply import RUN_KEY, intending
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.forms import EVENTS, NAMES, Form, Marks, event_values, formed
+from stageflow_durable.state.known import ITEM_OF_RUN
 from stageflow_durable.state.tables import attempts, events, owners, runs, strands
-from stageflow_durable.state.unlocked_reads import OF_RUN
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How
 from stageflow_durable.transitions.rows import StrandRow
 
 
 class AtOnce:
-    """Applies changes at once on one database. ``hints``: whether published messages carry hints; ``tell``: called
+    """Applies changes at once on one database. ``hints``: whether published messages carry hints; ``notify``: called
     after the commit of a change, where somebody awaits the run.
     """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, notify: Notify) -> None:
         self._driver = driver
         self._audit = audit_key
         self._hints = hints
-        self._tell = tell
+        self._notify = notify
 
     def apply(self, change: Change, held: StrandRow) -> Change | None:
         """Write a change that was decided on ``held``, the strand as it was known. None if nothing was written.
@@ -84,7 +84,7 @@ class AtOnce:
         if written is None:
             return False
         if written[0] is not None:
-            self._tell(given["run_id"], written[0], ended)
+            self._notify(given["run_id"], written[0], ended)
         return True
 
     def create(self, change: Change) -> Change | None:
@@ -103,7 +103,7 @@ class AtOnce:
         except IntegrityError:
             return None
         if written is not None and (awaited_by := written[_AWAITED_BY]) is not None:
-            self._tell(given["run_id"], awaited_by, False)
+            self._notify(given["run_id"], awaited_by, False)
         return written
 
 
@@ -122,7 +122,7 @@ _RUN, _AT, _ME, _SEEN = _p("run_id"), _p("at", Double), _p("me"), _p("seen_seq",
 _HELD = and_(
     strands.c.run == _RUN,
     strands.c.strand == _p("held_strand"),
-    strands.c.item == OF_RUN,
+    strands.c.item == ITEM_OF_RUN,
     strands.c.gen == _p("held_gen", Integer),
     strands.c.stage == _p("held_stage"),
     strands.c.attempt == _p("held_attempt", Integer),
@@ -139,7 +139,7 @@ _NUMBER_IS_FREE = ~exists(
         and_(
             attempts.c.run == _RUN,
             attempts.c.stage == _p("next_stage"),
-            attempts.c.item == OF_RUN,
+            attempts.c.item == ITEM_OF_RUN,
             attempts.c.direction == _is(Phase.FORWARD),
             attempts.c.n == _p("next_attempt", Integer),
         )
@@ -157,7 +157,7 @@ HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"update
 _AWAITED_BY = HINTED.index("awaited_by")
 
 
-Tell: TypeAlias = Callable[[str, str, bool], None]
+Notify: TypeAlias = Callable[[str, str, bool], None]
 """Told after a commit: the run, who awaits it (see ``model/awaited``), and whether it is at rest."""
 
 
@@ -205,10 +205,10 @@ def _parts(form: Form, dialect: Any) -> tuple[Any, list[_Part]]:
 def _insertion(columns: dict[str, Any], dialect: Any) -> Any:
     """The insertion of a new run, unless its key is taken."""
     buried = tables.tombstones
-    mine = [buried.c[name] == _p(name) for name in KEY]
+    mine = [buried.c[name] == _p(name) for name in RUN_KEY]
     row = {"id": _RUN, **columns}
     new = select(*row.values()).where(~exists(select(buried.c.run).where(and_(*mine))))
-    return dialect.insert(runs).from_select(list(row), new).on_conflict_do_nothing(index_elements=KEY)
+    return dialect.insert(runs).from_select(list(row), new).on_conflict_do_nothing(index_elements=RUN_KEY)
 
 
 def _update(form: Form, columns: dict[str, Any]) -> Any:
@@ -276,8 +276,8 @@ def _answer(run: Any) -> Any:
     """
     both = run.join(strands, strands.c.run == run.c.id)
     asked = [run.c[name] for name in HINTED]
-    answer = select(*asked, strands.c.queue, strands.c.published_at, unlocked_reads.saved(is_sqlite=False))
-    this = and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand"), strands.c.item == OF_RUN)
+    answer = select(*asked, strands.c.queue, strands.c.published_at, known.saved(is_sqlite=False))
+    this = and_(strands.c.run == _RUN, strands.c.strand == _p("held_strand"), strands.c.item == ITEM_OF_RUN)
     return answer.select_from(both).where(this)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from stageflow_durable.model.awaited import ENTRY_LENGTH, MOST
 from stageflow_durable.model.status import Phase
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.state import unlocked_reads
+from stageflow_durable.state import known
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.driver import Driver, Statement
 from stageflow_durable.state.load import facts_of_values
@@ -93,7 +93,7 @@ def stand(driver: Driver, run_ids: Sequence[str]) -> dict[str, Stand]:
 
 @lru_cache(maxsize=4)
 def _at_rest(is_sqlite: bool, alone: bool) -> Statement:
-    saved = null() if alone else unlocked_reads.saved_of(_OUTER_ID, is_sqlite=is_sqlite)
+    saved = null() if alone else known.saved_of(_OUTER_ID, is_sqlite=is_sqlite)
     found = select(*_RUN_COLUMNS, saved).where(and_(_among(is_sqlite, alone), ~_GOING))
     return Statement(found, is_sqlite=is_sqlite)
 
@@ -101,7 +101,7 @@ def _at_rest(is_sqlite: bool, alone: bool) -> Statement:
 def at_rest(driver: Driver, run_ids: Sequence[str]) -> list[AtRest]:
     """Those of the runs that are at rest."""
     rows = _rows(driver, _at_rest, run_ids)
-    return [AtRest(facts_of_values(row[:-1]), unlocked_reads.read(row[-1])) for row in rows]
+    return [AtRest(facts_of_values(row[:-1]), known.read_saved(row[-1])) for row in rows]
 
 
 @lru_cache(maxsize=1)

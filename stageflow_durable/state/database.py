@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sqlite3
 import threading
 import time
@@ -18,7 +19,6 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state.address import parsed, usable
 from stageflow_durable.state.bounded import ANSWER_SECONDS
 from stageflow_durable.state.clock import SQLITE_CLOCK
-from stageflow_durable.state.line import Line
 from stageflow_durable.state.opening import CONNECT_SECONDS, arguments, connected
 from stageflow_durable.state.trouble import POOL_SECONDS, is_full, translated
 from stageflow_durable.store.session import session_on
@@ -82,6 +82,11 @@ class Database:
     def in_memory(self) -> bool:
         """Whether this is SQLite in memory, which is its one connection."""
         return self.is_sqlite and self.url.database in (None, "", ":memory:")
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
+        return self.is_sqlite and session_on(self.url) is not None
 
     @property
     def engine(self) -> Engine:
@@ -253,3 +258,25 @@ def _begin_immediate(connection: Connection) -> None:
         driver.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
     except sqlite3.Error as error:
         raise DBAPIError.instance("", {}, error, sqlite3.Error) from error
+
+
+# --- whether the server has closed a connection -----------------------------------------------------------------------
+# After a restart of the database every connection that was idle meanwhile is dead, and a statement on it fails with
+# nobody knowing whether it was carried out. The socket knows beforehand: asking it costs a microsecond, and nothing is
+# sent.
+
+
+_CLOSED = getattr(select, "POLLRDHUP", 0)  # where there is none, POLLHUP is told anyway
+
+
+class Line:
+    """The socket of an idle connection."""
+
+    def __init__(self, fileno: int) -> None:
+        self._poll = select.poll()
+        self._poll.register(fileno, _CLOSED)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the other end hung up. A host that vanished without a word is not noticed here."""
+        return bool(self._poll.poll(0))

@@ -20,15 +20,13 @@ from sqlalchemy.exc import DBAPIError
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.database import SQLITE_BUSY_SECONDS, Database
 from stageflow_durable.state.dialect import SQLITE, by_place
-from stageflow_durable.state.own import Own
-from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.pool import Connections, Own
 from stageflow_durable.state.postgres_protocol import ServerStatement
 from stageflow_durable.state.trouble import translated
 
 _make: Any = postgresql.dialect  # its constructor has no types
 _POSTGRESQL = _make(paramstyle="pyformat")
 
-_UNKNOWN = (float("-inf"), 0.0)
 CLOCK_SECONDS = 5.0
 """How long the offset between this machine's clock and the database's is believed, over one connection."""
 

@@ -16,7 +16,7 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.tables import runs
 from stageflow_durable.state.tables import strands as strand_table
-from stageflow_durable.store.values import BATCH, Waits
+from stageflow_durable.store.values import BATCH, WaitingStrand
 from stageflow_durable.store.views import need_of
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS
 
@@ -43,13 +43,13 @@ def need(connection: Connection, pipeline: str, version: str, definition: str, q
     return need_of(pipeline, version, definition, queue, definitions.newest(connection, pipeline))
 
 
-def waits(connection: Connection, run_ids: Iterable[str]) -> list[Waits]:
+def waits(connection: Connection, run_ids: Iterable[str]) -> list[WaitingStrand]:
     """The strands of these runs that wait."""
     waiting = strand_table.c.state == constant(StrandState.WAITING)
     found = select(*_WAITS).join(runs, runs.c.id == strand_table.c.run)
     rows = connection.execute(found.where(and_(strand_table.c.run.in_(set(run_ids)), waiting))).all()
     needs = {about: need(connection, *about) for about in {tuple(row[3:7]) for row in rows}}
-    return [Waits(*row[:3], needs[tuple(row[3:7])], bool(row[7])) for row in rows]
+    return [WaitingStrand(*row[:3], needs[tuple(row[3:7])], bool(row[7])) for row in rows]
 
 
 def put_off(connection: Connection, run_ids: Iterable[str]) -> None:

@@ -1,21 +1,104 @@
-"""Facts that are known without the run's lock: from the attempt in hand, a read, a message's hint, or a request.
+"""Facts that are known without the run's lock: from a read, the attempt in hand, a message's hint, or a request.
 
 The functions ``any_…`` make the same facts with slots, for a recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import attrgetter
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from operator import attrgetter, itemgetter
 from typing import Any
+
+from sqlalchemy import Integer, String, Text, and_, bindparam, case, cast, func, literal_column, null, select
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Cause, Phase, RunStatus, StrandState
-from stageflow_durable.model.work import Hint, Nudge, RunFacts, Work
+from stageflow_durable.model.work import Hint, Nudge, RunFacts, Saved, Work
+from stageflow_durable.state.clock import now
+from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.recipes import SLOTS, Value
+from stageflow_durable.state.tables import checkpoints, runs, strands
 from stageflow_durable.transitions.accept import NewRun
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part, SomeStrands
 from stageflow_durable.transitions.rows import NEW_STRAND, StrandRow
+
+# --- reads without the lock: a run, one of its strands, and what its stages have saved --------------------------------
+
+
+MOST_OUTPUTS, LARGE = 64, 131_072
+"""The most outputs that a look returns, and the most bytes of each. A text of PostgreSQL is at most a gigabyte; larger
+results are read row by row.
+"""
+
+ITEM_OF_RUN: Any = literal_column(str(NO_ITEM), Integer)
+"""The item of the run's own rows, in the statement's text."""
+
+_RUN_ID: Any = bindparam("run_id", type_=String)
+_RUN_COLUMNS = tuple(runs.c[name] for name in RunFacts._fields)
+_STRAND_COLUMNS = tuple(strands.c[name] for name in StrandRow._fields)
+
+
+@lru_cache(maxsize=2)
+def outputs(is_sqlite: bool) -> Statement:
+    """What the stages of a run saved: name, encoded text and schema, in the order of their commits."""
+    saved = select(checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema)
+    found = saved.where(and_(checkpoints.c.run == _RUN_ID, checkpoints.c.item == ITEM_OF_RUN)).order_by(
+        checkpoints.c.at
+    )
+    return Statement(found, is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
+def look(is_sqlite: bool) -> Statement:
+    """Select a run and one of its strands, with the columns of ``RunFacts`` and ``StrandRow``; the clock; and the
+    ``saved`` outputs.
+    """
+    joined = runs.join(strands, and_(strands.c.run == runs.c.id, strands.c.item == ITEM_OF_RUN))
+    found = (
+        select(*_RUN_COLUMNS, *_STRAND_COLUMNS, now(), saved(is_sqlite=is_sqlite))
+        .select_from(joined)
+        .where(and_(runs.c.id == _RUN_ID, strands.c.strand == bindparam("strand_id", type_=String)))
+    )
+    return Statement(found, is_sqlite=is_sqlite)
+
+
+def saved(*, is_sqlite: bool) -> Any:
+    """The outputs as JSON, for :func:`read_saved`; NULL where there are none, and on SQLite, where a query is cheap."""
+    return saved_of(_RUN_ID, is_sqlite=is_sqlite)
+
+
+def saved_of(run: Any, *, is_sqlite: bool) -> Any:
+    """The same of a run that another part of the statement names."""
+    if is_sqlite:
+        return null()
+    columns = (checkpoints.c.stage, checkpoints.c.delta, checkpoints.c.saved_schema, checkpoints.c.at)
+    # In any order; ``read_saved`` sorts them.
+    own = and_(checkpoints.c.run == run, checkpoints.c.item == ITEM_OF_RUN)
+    some = select(*columns).where(own).limit(MOST_OUTPUTS + 1).subquery("some")
+    large = func.octet_length(some.c.delta) > literal_column(str(LARGE), Integer)
+    kept = (case((large, null()), else_=column) for column in (some.c.delta, some.c.saved_schema))
+    return select(cast(func.json_agg(func.json_build_array(some.c.at, some.c.stage, *kept)), Text)).scalar_subquery()
+
+
+def read_saved(text: str | None) -> dict[str, Saved] | None:
+    """The outputs by stage, from what ``saved`` returned; None if there were none or too many: query them instead."""
+    rows = [] if text is None else json.loads(text)
+    if not 0 < len(rows) <= MOST_OUTPUTS or any(schema is None for _at, _stage, _delta, schema in rows):
+        return None
+    rows.sort(key=itemgetter(0))
+    return by_stage(row[1:] for row in rows)
+
+
+def by_stage(rows: Iterable[Sequence[Any]]) -> dict[str, Saved]:
+    """Rows of stage, encoded text and schema."""
+    return {stage: Saved(delta, schema) for stage, delta, schema in rows}
+
+
+# --- the facts of a transition ----------------------------------------------------------------------------------------
+
 
 SHAPING = (
     *("pipeline", "version", "definition", "queue", "priority", "phase", "status", "cause", "park_reason"),
@@ -39,25 +122,25 @@ def facts_with(run: RunFacts, plan: Plan, clock: float, seq: int, head: str, row
 def strand_of(work: Work) -> StrandRow:
     """The strand of an attempt in hand, as far as the attempt knows it."""
     return StrandRow(
-        work.run.id,
-        work.strand,
-        work.direction,
-        work.stage,
-        StrandState.RUNNING,
-        work.gen,
-        work.owner,
-        work.attempt,
-        work.tries,
-        work.lost,
-        work.delay,
-        work.first_at,
-        None,
-        None,
-        0,
-        work.queue,
-        None,
-        work.began_at,
-        None,
+        run=work.run.id,
+        strand=work.strand,
+        direction=work.direction,
+        stage=work.stage,
+        state=StrandState.RUNNING,
+        gen=work.gen,
+        owner=work.owner,
+        attempt=work.attempt,
+        tries=work.tries,
+        lost=work.lost,
+        delay=work.delay,
+        first_at=work.first_at,
+        wake_at=None,
+        published_at=None,
+        nudges=0,
+        queue=work.queue,
+        progress=None,
+        began_at=work.began_at,
+        kill_by=None,
     )
 
 

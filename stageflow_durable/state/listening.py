@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state.awaited import CHANNEL
 from stageflow_durable.state.database import Database
-from stageflow_durable.state.own import opened
+from stageflow_durable.state.pool import opened
 from stageflow_durable.state.trouble import translated
 
 

@@ -1,8 +1,8 @@
 """When the database's clock has moved (a failover to a host whose clock is behind, a person, a time server).
 
 Durations are meant to be kept: stored moments of what is under way move along with the clock, in one transaction, once
-for all processes that notice. What was written by the moved clock already stays; which that is, the run's last change
-tells. Where it cannot be told, a moment stays as it is.
+for all processes that notice. Rows that the moved clock wrote already are recognised by their run's ``updated_at``, and
+left alone. Where that cannot be told, a moment stays as it is.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ from stageflow_durable.transitions.change import (
     ReviveItems,
     UndoItems,
 )
-from stageflow_durable.transitions.draft import NO_ITEM, undo_strand
+from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, undo_strand
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.groups import group_of
-from stageflow_durable.transitions.rows import GroupRow
+from stageflow_durable.transitions.rows import OF_A_STAGE, GroupRow
 
 JOINED = "stage.joined"
 DIGEST = "digest"
@@ -69,8 +69,8 @@ _REST = Prepared(
 )
 _AGAIN = {
     "state": StrandState.READY.value,
-    **dict.fromkeys(("tries", "lost", "nudges"), 0),
-    **dict.fromkeys(("owner", "delay", "first_at", "published_at", "waiting_for", "wake_at"), null()),
+    **{name: null() if value is None else value for name, value in {**OF_A_STAGE, **AWAKE}.items()},
+    **dict.fromkeys(("owner", "published_at"), null()),
 }
 """The columns of an item's strand that is ready anew. It has no message: the sweep publishes it."""
 

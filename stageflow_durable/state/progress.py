@@ -1,13 +1,13 @@
-"""Small reads and writes beside the path of a stage."""
+"""The progress that a body shows."""
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, and_, bindparam, select, update
+from sqlalchemy import Connection, and_, bindparam, update
 
 from stageflow_durable.model.status import StrandState
 from stageflow_durable.model.work import Work
 from stageflow_durable.state.prepared import Prepared
-from stageflow_durable.state.tables import saga_steps, strands
+from stageflow_durable.state.tables import strands
 
 # Against a zombie whose strand was taken, and an attempt that is over: as ``transitions.fence.is_mine``.
 _REPORT = Prepared(
@@ -21,15 +21,6 @@ _REPORT = Prepared(
             strands.c.stage == bindparam("my_stage"),
             strands.c.attempt == bindparam("my_attempt"),
             strands.c.state == StrandState.RUNNING.value,
-        )
-    )
-)
-_OUTCOME = Prepared(
-    select(saga_steps.c.outcome).where(
-        and_(
-            saga_steps.c.run == bindparam("run_id"),
-            saga_steps.c.stage == bindparam("of_stage"),
-            saga_steps.c.item == bindparam("of_item"),
         )
     )
 )
@@ -47,8 +38,3 @@ def report(connection: Connection, work: Work, text: str) -> None:
         "my_attempt": work.attempt,
     }
     _REPORT.run(connection, progress=text, **fence)
-
-
-def outcome_of(connection: Connection, run_id: str, stage: str, item: int = 0) -> str:
-    """``"ok"`` or ``"unknown"``: how the action stood when its undo began."""
-    return str(_OUTCOME.value(connection, run_id=run_id, of_stage=stage, of_item=item))

@@ -22,7 +22,6 @@ from stageflow_durable.state import (
     listing,
     load,
     owners,
-    progress,
     recovery,
     retention,
     signals,
@@ -43,7 +42,7 @@ from stageflow_durable.store.values import (
     Overdue,
     Seen,
     StrandRef,
-    Waits,
+    WaitingStrand,
     Wanted,
 )
 from stageflow_durable.transitions.rows import LinkRow
@@ -59,18 +58,13 @@ class Reading:
     _old_audits: tuple[bytes, ...]
     _unlocked: Unlocked | None
 
-    @property
-    def _in_session(self) -> bool:
-        """Whether a stage calls whose own session has to see what it wrote."""
-        raise NotImplementedError  # the store knows
-
     def _see(self, look: Callable[[Connection], T]) -> T:
-        with self.database.transaction() if self._in_session else self.database.read() as connection:
+        with self.database.transaction() if self.database.in_session else self.database.read() as connection:
             return look(connection)
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        if self._unlocked is not None and not self._in_session:
+        if self._unlocked is not None and not self.database.in_session:
             return self._unlocked.outputs(run_id)
         return self._see(lambda c: views.outputs(c, run_id))
 
@@ -85,7 +79,7 @@ class Reading:
 
     def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began."""
-        return self._see(lambda c: progress.outcome_of(c, run_id, stage, item))
+        return self._see(lambda c: views.outcome_of(c, run_id, stage, item))
 
     def next_wait(self, grace: float) -> float | None:
         """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""
@@ -130,7 +124,7 @@ class Reading:
         """Those of the runs that have all of these attributes."""
         return self._see(lambda c: listing.described(c, run_ids, wanted))
 
-    def waits(self, run_ids: Sequence[str]) -> list[Waits]:
+    def waits(self, run_ids: Sequence[str]) -> list[WaitingStrand]:
         """The strands of these runs that wait, with what they need of a worker."""
         return self._see(lambda c: handed_back.waits(c, run_ids))
 

@@ -1,5 +1,5 @@
-"""Statements that are a transaction each, for callers of whose threads nobody knows how many there are: an idempotency
-store is used by any thread of a web server.
+"""Statements that are a transaction each, for any number of threads: an idempotency store is used by all those of a web
+server.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import AsSqlalchemy, Statement
-from stageflow_durable.state.own import Own
-from stageflow_durable.state.pool import Connections
+from stageflow_durable.state.pool import Connections, Own
 from stageflow_durable.state.postgres_protocol import Rows
 from stageflow_durable.state.trouble import translated
 

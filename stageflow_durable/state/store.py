@@ -1,12 +1,12 @@
 """The SQL store: each method is one transaction.
 
 The verbs are those of every store (``store.base``); a verb is first tried without the run's lock where that may be
-enough (``unlocked``). What concerns owners is inherited from ``owning``, what only reads from ``reading``.
+enough (``unlocked``). What only reads is inherited from ``reading``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,31 +14,41 @@ from sqlalchemy import Connection
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
-from stageflow_durable.state import awaited, batch, definitions, load, owners, progress, recovery, retention
+from stageflow_durable.model.work import Claimant, Done, Ending, Fenced, Nudge, Refused, Work
+from stageflow_durable.state import (
+    awaited,
+    batch,
+    definitions,
+    handed_back,
+    load,
+    moved,
+    owners,
+    progress,
+    recovery,
+    retention,
+)
+from stageflow_durable.state import queues as by_queue
 from stageflow_durable.state.address import usable
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver
-from stageflow_durable.state.item_transactions import transact_item
 from stageflow_durable.state.listening import Listening, listening
-from stageflow_durable.state.owning import Owning
+from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.transaction import SqlTransaction
+from stageflow_durable.state.transaction import SqlTransaction, transact_item
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
-from stageflow_durable.store.session import after_commit, session_on
+from stageflow_durable.store.session import after_commit
 from stageflow_durable.store.transaction import Transaction
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Ending, Pruned, Stand
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Identity, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
 
 T = TypeVar("T")
 
 
-class SqlStore(Owning, BaseStore):
+class SqlStore(Reading, BaseStore):
     """Runs and everything about them, in one database: a :class:`~stageflow_durable.store.protocol.Store`."""
 
     def __init__(
@@ -56,7 +66,9 @@ class SqlStore(Owning, BaseStore):
         self._audit, self._old_audits = audit_key, tuple(old_audit_keys)
         self._driver = Driver(database, prepares=prepares)
         self._hints = hints and optimistic and not database.is_sqlite
-        self._unlocked = Unlocked(self._driver, audit_key, hints=self._hints, tell=self._tell) if optimistic else None
+        self._unlocked = (
+            Unlocked(self._driver, audit_key, hints=self._hints, notify=self._notify_awaiters) if optimistic else None
+        )
         self._batches = batches
 
     def require_usable(self) -> None:
@@ -70,11 +82,6 @@ class SqlStore(Owning, BaseStore):
         self._driver.close()
         self.database.dispose()
 
-    @property
-    def _in_session(self) -> bool:
-        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
-        return self.database.is_sqlite and session_on(self.database.url) is not None
-
     def after_commit(self, action: Callable[[], object]) -> bool:
         """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
         it will run.
@@ -84,6 +91,10 @@ class SqlStore(Owning, BaseStore):
     def open_session(self) -> SessionHolder:
         """A transaction of a stage's own, on a connection of its own."""
         return SessionHolder(self.database)
+
+    def _do(self, action: Callable[[Connection], T]) -> T:
+        with self.database.transaction() as connection:
+            return action(connection)
 
     def _within(self, action: Callable[[Transaction], T]) -> T:
         return self._do(lambda c: action(SqlTransaction(c, self._audit)))
@@ -101,8 +112,8 @@ class SqlStore(Owning, BaseStore):
                 definitions.deployed(connection, plans)
 
     def create(self, new: NewRun) -> Created:
-        """Record a run, or find the one that has its key."""
-        made = None if self._unlocked is None or self._in_session else self._unlocked.create(new)
+        """First without the lock."""
+        made = None if self._unlocked is None or self.database.in_session else self._unlocked.create(new)
         return made or super().create(new)
 
     def clock(self) -> float:
@@ -124,17 +135,17 @@ class SqlStore(Owning, BaseStore):
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
-        """Begin what the message names, or say why not."""
+        """First without the lock."""
         begun = self._unlocked.begin(nudge, claimant) if self._unlocked is not None and not nudge.item else None
         return begun or super().begin(nudge, claimant)
 
     def _succeed_at_once(self, work: Work, claimant: Claimant, delta: str, *, go_on: bool) -> Done | None:
-        if self._unlocked is None or self._in_session:
+        if self._unlocked is None or self.database.in_session:
             return None
         return self._unlocked.succeed(work, claimant, delta, go_on=go_on)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
-        return None if self._unlocked is None or self._in_session else self._unlocked.end(work, decide)
+        return None if self._unlocked is None or self.database.in_session else self._unlocked.end(work, decide)
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
         ending: Ending = session.commit_with(lambda c: save(SqlTransaction(c, self._audit)))
@@ -163,7 +174,7 @@ class SqlStore(Owning, BaseStore):
                 found = self._do(partial(act, whole=False))
             except NotLoaded:
                 found = self._do(partial(act, whole=True))
-        self._tell_of(found)
+        self._notify_of(found)
         return found
 
     def _item_has_ended(self, work: Work) -> bool:
@@ -201,6 +212,58 @@ class SqlStore(Owning, BaseStore):
     def listen(self, token: str) -> Listening | None:
         """A connection on which PostgreSQL tells; None where it cannot: SQLite, and behind a pooler."""
         return listening(self.database, token)
+
+    # --- who is alive -------------------------------------------------------------------------------------------------
+
+    def join(self, identity: Identity, lease_seconds: float, profile: Profile | None = None) -> str:
+        """A new owner; ``profile``: what it knows and serves. What others handed back, and it knows, is due now."""
+        owner = self._do(lambda c: owners.register(c, identity, lease_seconds, profile))
+        # After it has joined: what is handed back from now on finds it in the roster.
+        while profile is not None and self._do(lambda c: handed_back.hasten(c, profile)):
+            pass
+        return owner
+
+    def put_off(self, run_ids: Sequence[str]) -> None:
+        """Let what was handed back in these runs rest: no live worker knows it."""
+        self._do(lambda c: handed_back.put_off(c, run_ids))
+
+    def renew(self, owner: str, lease_seconds: float) -> float | None:
+        """Renew a lease; returns the database's time, or None: declared dead."""
+        return self._do(lambda c: owners.renew(c, owner, lease_seconds))
+
+    def served(self, queues: dict[str, float]) -> None:
+        """Note up to when the nudges of each queue were served. Apart from the lease, which waits for no row that all
+        processes write, and for no mistake in it.
+        """
+        self._do(lambda c: by_queue.served(c, queues))
+
+    def freed(self, queues: Iterable[str]) -> None:
+        """A worker of these queues has nothing to do."""
+        self._do(lambda c: by_queue.freed(c, queues))
+
+    def move_times(self, by: float, window: float, lease_seconds: float) -> bool:
+        """The clock was found to have moved: stored times of what is under way move along, once."""
+        return self._do(lambda c: moved.follow(c, by, window, lease_seconds))
+
+    def retire(self, owner: str) -> None:
+        """Nothing of it acts any more."""
+        self._do(lambda c: owners.retire(c, owner))
+
+    def mark_killed(self, boot: str, pid: int) -> tuple[str, ...]:
+        """A process was seen to end."""
+        return self._do(lambda c: owners.mark_killed(c, boot, pid))
+
+    def mark_expired(self, slack: float = 0.0) -> tuple[str, ...]:
+        """Leases that ran out ``slack`` seconds ago."""
+        return self._do(lambda c: owners.mark_expired(c, slack))
+
+    def judge(self, by: str) -> tuple[str, ...]:
+        """Leases that ran out, judged by an owner that has renewed for a lease without a gap."""
+        return self._do(lambda c: owners.judge(c, by))
+
+    def released(self, owner: str) -> None:
+        """Nothing waits for it any more."""
+        self._do(lambda c: owners.released(c, owner))
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 

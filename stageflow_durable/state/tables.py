@@ -197,6 +197,8 @@ strands = Table(
     Column("delay", Double),
     Column("first_at", Double),
     Column("wake_at", Double),
+    # Since when a message is presumed under way, set in the commit before the message is sent; NULL: none is known to
+    # be. One that was lost is found by its age (``recovery.undelivered``).
     Column("published_at", Double),
     Column("nudges", Integer, nullable=False, server_default=text("0")),
     Column("queue", NAME, nullable=False),

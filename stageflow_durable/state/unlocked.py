@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase
-from stageflow_durable.model.work import Done, Hint, Nudge, RunFacts, Saved, Work
-from stageflow_durable.state import at_once, known, unlocked_reads
-from stageflow_durable.state.at_once import AtOnce, Tell
+from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, RunFacts, Saved, Work
+from stageflow_durable.state import at_once, known
+from stageflow_durable.state.at_once import AtOnce, Notify
 from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.forms import fits
 from stageflow_durable.state.load import facts_of_values
@@ -24,7 +24,6 @@ from stageflow_durable.store.carrying import created
 from stageflow_durable.store.values import Created
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import GENESIS, NewRun, accept
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded
 from stageflow_durable.transitions.rows import StrandRow
@@ -39,14 +38,14 @@ Decided: TypeAlias = tuple[Change | None, StrandRow | None]
 
 
 class Unlocked:
-    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used; ``tell``:
-    as of :class:`AtOnce`.
+    """Decides and writes without the run's lock. ``hints``: whether messages carry hints, and hints are used;
+    ``notify``: as of :class:`AtOnce`.
     """
 
-    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, tell: Tell) -> None:
+    def __init__(self, driver: Driver, audit_key: bytes, *, hints: bool, notify: Notify) -> None:
         self._driver = driver
         self._audit = audit_key
-        self._at_once = AtOnce(driver, audit_key, hints=hints, tell=tell)
+        self._at_once = AtOnce(driver, audit_key, hints=hints, notify=notify)
         self._hints = hints
         self._recipes: dict[tuple[Any, ...], Recipe | None] = {}
 
@@ -90,9 +89,7 @@ class Unlocked:
 
     def outputs(self, run_id: str) -> dict[str, Saved]:
         """Encoded outputs by stage."""
-        return unlocked_reads.by_stage(
-            self._driver.rows(unlocked_reads.outputs(self._driver.is_sqlite), {"run_id": run_id})
-        )
+        return known.by_stage(self._driver.rows(known.outputs(self._driver.is_sqlite), {"run_id": run_id}))
 
     # --- begin --------------------------------------------------------------------------------------------------------
 
@@ -132,10 +129,10 @@ class Unlocked:
         told = dict(zip(at_once.HINTED, asked, strict=True))
         run = known.begun_as_hinted(nudge.run_id, plan, at, hint.seq + 1, filled.head, told)
         work = recipe.granted(values, run, filled.head)
-        return work and work._replace(queue=queue, sent_at=sent_at, saved=unlocked_reads.read(saved))
+        return work and work._replace(queue=queue, sent_at=sent_at, saved=known.read_saved(saved))
 
     def _look_and_begin(self, nudge: Nudge, claimant: Claimant) -> Work | None:
-        looked = unlocked_reads.look(self._driver.is_sqlite)
+        looked = known.look(self._driver.is_sqlite)
         read = self._driver.row(looked, {"run_id": nudge.run_id, "strand_id": nudge.strand})
         if read is None:
             return None
@@ -239,4 +236,4 @@ def _with_saved(begun: Work, at: float, saved: str | None) -> Work:
     this beginning has changed the run since they were read.
     """
     run = begun.run._replace(seq=begun.seq, head=begun.head, updated_at=at)
-    return begun._replace(run=run, saved=unlocked_reads.read(saved))
+    return begun._replace(run=run, saved=known.read_saved(saved))

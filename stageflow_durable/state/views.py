@@ -66,6 +66,15 @@ _OUTPUTS = Prepared(
     .where(and_(checkpoints.c.run == bindparam("run_id"), checkpoints.c.item == NO_ITEM))
     .order_by(checkpoints.c.at)
 )
+_OUTCOME = Prepared(
+    select(saga_steps.c.outcome).where(
+        and_(
+            saga_steps.c.run == bindparam("run_id"),
+            saga_steps.c.stage == bindparam("of_stage"),
+            saga_steps.c.item == bindparam("of_item"),
+        )
+    )
+)
 # The index is sorted as people sort, which a LIKE cannot use: first all that stands between, then exactly.
 _FITS = func.substr(runs.c.id, 1, func.length(bindparam("prefix", type_=String))) == bindparam("prefix", type_=String)
 _FITTING = Prepared(
@@ -123,6 +132,11 @@ def outputs(connection: Connection, run_id: str) -> dict[str, Saved]:
     """Encoded outputs by stage."""
     found = _OUTPUTS.run(connection, run_id=run_id).fetchall()
     return {stage: Saved(delta, schema) for stage, delta, schema in found}
+
+
+def outcome_of(connection: Connection, run_id: str, stage: str, item: int = 0) -> str:
+    """``"ok"`` or ``"unknown"``: how the action stood when its undo began."""
+    return str(_OUTCOME.value(connection, run_id=run_id, of_stage=stage, of_item=item))
 
 
 def history(connection: Connection, run_id: str, after: int = 0) -> list[Event]:

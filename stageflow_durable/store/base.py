@@ -15,19 +15,19 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.store.carrying import Carrying, created, held_by, raised
+from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
 from stageflow_durable.store.transaction import Transaction, transact
 from stageflow_durable.store.values import Created, Fork, Missed, Received, StrandRef
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, items, operate
 from stageflow_durable.transitions import fork as forking
-from stageflow_durable.transitions import release as releasing
 from stageflow_durable.transitions import repair as repairing
 from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun, Origin
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.change import Change, How, Table
+from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, SignalRow
 from stageflow_durable.transitions.signal import Sent, receive
@@ -73,29 +73,29 @@ class BaseStore(Carrying):
             )
         else:
             taken = self._within(act)
-            self._tell_of(taken)
+            self._notify_of(taken)
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
         """Make due strands ready, and end sleeps and waits; returns what to publish for each."""
-        sleeps: list[StrandRef] = []
+        ended_waits: list[StrandRef] = []
         of_runs = [place for place in places if not place.item]
 
         def decide(facts: Facts, place: StrandRef) -> Change | None:
             row = facts.strands.get(place.strand)
             if row is not None and needs_no_worker(facts.plan, row):
-                sleeps.append(place)  # its run moves on: that needs more facts than the strands
+                ended_waits.append(place)  # its run moves on: that needs more facts than the strands
                 return None
             return waking.wake(facts, place.strand, place.gen)
 
         def act(t: Transaction) -> list[Change]:
-            sleeps.clear()
+            ended_waits.clear()
             woken = t.transact_all([(place.run, place) for place in of_runs], decide)
-            return woken + [change for place in sleeps if (change := _end_sleep(t, place)) is not None]
+            return woken + [change for place in ended_waits if (change := _end_wait(t, place)) is not None]
 
         woken = self._within(act) if of_runs else []
         for change in woken:
-            self._tell_of(change)
+            self._notify_of(change)
         for place in places:
             if place.item:  # each under its group's lock, not under its run's
                 one = self._of_item((place.run, place.strand, place.item), _waking(place))
@@ -111,7 +111,7 @@ class BaseStore(Carrying):
         given = [(one.nudge.run_id, one) for one in sent if not one.nudge.item]
         changes = self._within(lambda t: t.transact_all(given, decide)) if given else []
         for change in changes:
-            self._tell_of(change)
+            self._notify_of(change)
         noted = len(changes)
         for one in sent:
             if one.nudge.item:
@@ -132,12 +132,10 @@ class BaseStore(Carrying):
             if row is None or not row.confirmed:
                 return None
             ended = EndedOwner(row.id, row.host, row.pid, row.confirmed_by, row.confirmed_reason)
-            return transact(
-                t, run_id, lambda facts: releasing.release(facts, ended), needs=(Part.STRANDS, Part.ATTEMPTS)
-            )
+            return transact(t, run_id, lambda facts: taking.release(facts, ended), needs=(Part.STRANDS, Part.ATTEMPTS))
 
         change = self._within(act)
-        self._tell_of(change)
+        self._notify_of(change)
         return () if change is None else change.nudges
 
     def repair(self, run_id: str) -> tuple[Nudge, ...] | None:
@@ -225,14 +223,14 @@ class BaseStore(Carrying):
             new, origin = _forked(facts, wanted, t.checkpoints(wanted.original), t.attributes(wanted.original))
             made = created(t.create(accepting.fork(new, facts.clock, origin)))
             if made is None:
-                return raised(held_by(new, t.holder(new)))
+                return run_or_raise(held_by(new, t.holder(new)))
             told = {"to": new.id, "stage": wanted.from_stage, "actor": wanted.actor, "reason": wanted.reason}
-            noted[:] = [t.apply(waking.note(facts, "operator.fork", told))]
+            noted[:] = [t.apply(note(facts, "operator.fork", told))]
             return made
 
         made = self._within(act)
         for change in noted:
-            self._tell_of(change)
+            self._notify_of(change)
         return made
 
 
@@ -260,7 +258,7 @@ def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tu
     return new, Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
 
 
-def _end_sleep(t: Transaction, place: StrandRef) -> Change | None:
+def _end_wait(t: Transaction, place: StrandRef) -> Change | None:
     needs = (Part.STRANDS, Part.SAVED, Part.NEWEST)
     return transact(t, place.run, partial(waking.wake, strand=place.strand, gen=place.gen), needs=needs)
 

@@ -1,5 +1,5 @@
-"""The verbs of a store on the path of a stage: accepting a run, beginning, and the ends of an attempt. For each, which
-facts it needs and which transition decides; one text for every store.
+"""The verbs of a store on the path of a stage: accepting a run, beginning, and the ends of an attempt. What each does
+is said in ``protocol``; here is which facts it needs and which transition decides, in one text for every store.
 """
 
 from __future__ import annotations
@@ -19,26 +19,36 @@ from stageflow_durable.errors import (
 )
 from stageflow_durable.model.awaited import Listener, Told, listeners
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import (
+    Claimant,
+    Done,
+    Ending,
+    Failure,
+    Fenced,
+    Kept,
+    Nudge,
+    Refusal,
+    Refused,
+    RetryDue,
+    Work,
+)
 from stageflow_durable.store.transaction import Holder, Transaction, transact
-from stageflow_durable.store.values import Answer, BusinessKey, Created, Ending
+from stageflow_durable.store.values import Answer, BusinessKey, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, finish, items, retry, start, undo
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import sleep as sleeping
-from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.fence import is_mine
-from stageflow_durable.transitions.recall import recalled
+from stageflow_durable.transitions.fence import is_mine, recalled
 from stageflow_durable.transitions.rows import HeldKey
 
 T = TypeVar("T")
 Announce: TypeAlias = Callable[[Sequence[Listener], Told], None]
 
-_ENDING = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
+_NEEDS_OF_AN_END = (Part.STRANDS, Part.ATTEMPTS, Part.SAVED, Part.STEPS)
 """The facts that the end of an attempt needs."""
 
 
@@ -55,7 +65,7 @@ class Carrying(ABC):
         self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
     ) -> T | None:
         decided = self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
-        self._tell_of(decided)
+        self._notify_of(decided)
         return decided
 
     # --- who awaits runs ----------------------------------------------------------------------------------------------
@@ -72,28 +82,28 @@ class Carrying(ABC):
         it will run.
         """
 
-    def _tell(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
+    def _notify_awaiters(self, run_id: str, awaited_by: str | None, ended: bool) -> None:
         listening, announce = listeners(awaited_by, ended=ended), self._announce
         if announce is None or not listening:
             return
         if not self.after_commit(lambda: announce(listening, Told(run_id, ended))):
             announce(listening, Told(run_id, ended))
 
-    def _tell_of(self, change: object) -> None:
+    def _notify_of(self, change: object) -> None:
         """Tell of a change that was made under the lock, and is committed."""
         if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
-            self._tell(change.facts.run.id, awaited_by, change.ended)
+            self._notify_awaiters(change.facts.run.id, awaited_by, change.ended)
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
     def create(self, new: NewRun) -> Created:
-        """Record a run, or find the one that has its key. Raises IdempotencyParamMismatch for other parameters."""
-        return self._within(lambda t: raised(created_in(t, new, hints=self._hints)))
+        """Decided in ``transitions/accept``."""
+        return self._within(lambda t: run_or_raise(created_in(t, new, hints=self._hints)))
 
     # --- the path of a stage ------------------------------------------------------------------------------------------
 
     def begin(self, nudge: Nudge, claimant: Claimant) -> Work | Refused:
-        """Begin what the message names, or say why not."""
+        """Decided in ``transitions/start``; of an item, in ``items``."""
         if nudge.item:
             place = nudge.run_id, nudge.strand, nudge.item
             decided = self._of_item(place, lambda facts, run: items.begin(facts, nudge, claimant, run), claimant.owner)
@@ -125,15 +135,13 @@ class Carrying(ABC):
         key: BusinessKey | None = None,
         session: Any = None,
     ) -> Done | Fenced:
-        """Save a stage's success, and begin the next stage if ``go_on`` and it is granted. ``session``: the body's own
-        transaction, which commits with the outcome or not at all.
-        """
+        """Decided in ``transitions/finish``; of an item, in ``items``."""
         if work.item:
             given: dict[str, Any] = {"skipped": skipped, "replayed": replayed, "doubt": doubt, "events": events}
             ended = self._end_item(
                 work, lambda facts, run: items.succeed(facts, work, delta, **given, run=run), session
             )
-            assert not isinstance(ended, Waiting)
+            assert not isinstance(ended, RetryDue)
             return ended
 
         def decide(facts: Facts) -> Change | Fenced:
@@ -149,20 +157,18 @@ class Carrying(ABC):
         elif plain is not None:
             done = self._succeed_at_once(work, claimant, plain, go_on=go_on)
         done = done or self._end(work, decide, me=claimant.owner)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
-    def _end_with(
-        self, session: Any, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = ""
-    ) -> Done | Waiting | Fenced:
+    def _end_with(self, session: Any, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         decided: list[Change | Fenced | None] = []
 
         def save(t: Transaction) -> Ending:
-            decided[:] = [_end(t, work, decide, me)]
-            return _ending(decided[0])
+            decided[:] = [_transact_end(t, work, decide, me)]
+            return _answer_for(decided[0])
 
         done = self._commit_with(session, save)
-        self._tell_of(decided[0])
+        self._notify_of(decided[0])
         return done
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
@@ -173,50 +179,46 @@ class Carrying(ABC):
         """Save a plain success without the lock, if the store can; None: nothing was written."""
         return None
 
-    def wait(
-        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
-    ) -> Waiting | Done | Fenced:
-        """Try again later."""
+    def retry_later(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
+        """Decided in ``transitions/retry``; of an item, in ``items``."""
         if work.item:
             return self._end_item(
-                work, lambda facts, run: items.wait(facts, work, failure, delay, drawn, events, run=run)
+                work, lambda facts, run: items.retry_later(facts, work, failure, delay, drawn, events, run=run)
             )
-        return self._end(work, lambda facts: retry.wait(facts, work, failure, delay, drawn, events))
+        return self._end(work, lambda facts: retry.retry_later(facts, work, failure, delay, drawn, events))
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
-        """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
+        """Decided in ``transitions/sleep``."""
         done = self._end(work, lambda facts: sleeping.sleep_until(facts, work, until, events))
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def ask(
         self, work: Work, asked: approval.Asked, claimant: Claimant, events: Kept = (), *, go_on: Callable[[], bool]
     ) -> Done | Fenced:
-        """Ask for an approval, or consume the one that was given for exactly this."""
+        """Decided in ``transitions/approval``."""
 
         def decide(facts: Facts) -> Change | Fenced:
             return approval.ask(facts, work, asked, claimant if go_on() else None, events)
 
         done = self._end(work, decide, me=claimant.owner)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def await_callback(
         self, work: Work, seconds: float, retry_after: float | None, events: Kept = (), session: Any = None
     ) -> Done | Fenced:
-        """The body waits for its callback, for ``seconds`` at the most; see :func:`callback.await_callback`.
-        ``session``: the body's own transaction, which commits with the wait or not at all.
-        """
+        """Decided in ``transitions/callback``."""
 
         def decide(facts: Facts) -> Change | Fenced:
             return callback.await_callback(facts, work, seconds, retry_after, events)
 
         done = self._end(work, decide) if session is None else self._end_with(session, work, decide)
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
-    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
-        """Give back an attempt whose body was not called."""
+    def postpone(self, work: Work, delay: float) -> Ending:
+        """Decided in ``transitions/retry``."""
         return self._end(work, lambda facts: retry.postpone(facts, work, delay))
 
     def fail(
@@ -230,7 +232,7 @@ class Carrying(ABC):
         events: Kept = (),
         key: BusinessKey | None = None,
     ) -> Ending:
-        """The stage failed for good."""
+        """Decided in ``transitions/fail``; of an item, in ``items``."""
         if work.item:
             how: dict[str, Any] = {"cause": cause, "park": park, "exhausted": exhausted, "events": events}
             return self._end_item(work, lambda facts, run: items.fail(facts, work, failure, **how, run=run))
@@ -243,7 +245,7 @@ class Carrying(ABC):
         )
 
     def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
-        """The undo is done."""
+        """Decided in ``transitions/undo``; of an item, in ``items``."""
         if work.item:
             return self._end_item(work, lambda facts, run: items.undo_done(facts, work, run=run))
         held = _held(key, work)
@@ -252,7 +254,7 @@ class Carrying(ABC):
         )
 
     def undo_failed(self, work: Work, claimant: Claimant, failure: Failure, *, go_on: bool) -> Ending:
-        """The undo failed for good."""
+        """Decided in ``transitions/undo``; of an item, in ``items``."""
         if work.item:
             return self._end_item(work, lambda facts, run: items.undo_failed(facts, work, failure, run=run))
         return self._end(
@@ -262,9 +264,9 @@ class Carrying(ABC):
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         decided: Change | Fenced | None = self._end_at_once(work, decide)
         if decided is None:
-            decided = self._within(lambda t: _end(t, work, decide, me))
-            self._tell_of(decided)
-        return _ending(decided)
+            decided = self._within(lambda t: _transact_end(t, work, decide, me))
+            self._notify_of(decided)
+        return _answer_for(decided)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
         """Let a transition end an attempt without the lock, if the store can; None: nothing was written."""
@@ -286,10 +288,12 @@ class Carrying(ABC):
             why = "a person would have to settle an item of it that was lost, which is not possible yet"
             raise NotAllowed(work.run.id, "open items", f"{work.stage} is a pivot, or parks: {why}")
         how: dict[str, Any] = {"collects": collects, "events": events}
-        done = _ending(
-            self._transact(work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_ENDING)
+        done = _answer_for(
+            self._transact(
+                work.run.id, lambda facts: items.open_items(facts, work, inputs, **how), needs=_NEEDS_OF_AN_END
+            )
         )
-        assert not isinstance(done, Waiting)
+        assert not isinstance(done, RetryDue)
         return done
 
     def _of_item(
@@ -308,14 +312,12 @@ class Carrying(ABC):
     def _end_item(
         self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
     ) -> Ending:
-        return _ending(self._of_item((work.run.id, work.strand, work.item), decide, session=session))
+        return _answer_for(self._of_item((work.run.id, work.strand, work.item), decide, session=session))
 
     # --- doubts -------------------------------------------------------------------------------------------------------
 
     def recall(self, work: Work, owner: str) -> Work | bool:
-        """Look up a commit whose answer was lost: the granted attempt if it went through and granted one, True if it
-        went through, else False. The end of an item grants nothing.
-        """
+        """Found out in ``transitions/fence``. The end of an item grants nothing."""
         if work.item:
             return self._item_has_ended(work)
 
@@ -330,9 +332,7 @@ class Carrying(ABC):
         raise NotImplementedError  # reached only in a store that opens items; it overrides this
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
-        """Claim a business key for the stage; returns what stands in the way if it is taken. Fenced if the owner no
-        longer holds the stage: a paused worker must not claim a key for a run that is over.
-        """
+        """Fenced as the end of an attempt is."""
 
         def claim(t: Transaction) -> Any:
             mine = transact(t, work.run.id, lambda facts: is_mine(facts, work))
@@ -342,7 +342,7 @@ class Carrying(ABC):
 
     def note(self, run_id: str, kind: str, data: Mapping[str, Any]) -> None:
         """Add an event to a run's history."""
-        self._transact(run_id, lambda facts: waking.note(facts, kind, dict(data)), needs=())
+        self._transact(run_id, lambda facts: note(facts, kind, dict(data)), needs=())
 
 
 class Broken(Exception):
@@ -385,7 +385,7 @@ def created_in(t: Transaction, new: NewRun, *, hints: bool = False) -> Answer:
     return created(t.create(accepting.accept(new, t.clock()), hints=hints)) or held_by(new, t.holder(new))
 
 
-def raised(answer: Answer) -> Created:
+def run_or_raise(answer: Answer) -> Created:
     """The run of a request; raises what stands in the way."""
     if isinstance(answer, StageflowError):
         raise answer
@@ -398,14 +398,16 @@ def _held(key: BusinessKey | None, work: Work) -> HeldKey | None:
     )
 
 
-def _end(t: Transaction, work: Work, decide: Callable[[Facts], Change | Fenced], me: str) -> Change | Fenced | None:
-    return transact(t, work.run.id, decide, needs=_ENDING, me=me)
+def _transact_end(
+    t: Transaction, work: Work, decide: Callable[[Facts], Change | Fenced], me: str
+) -> Change | Fenced | None:
+    return transact(t, work.run.id, decide, needs=_NEEDS_OF_AN_END, me=me)
 
 
-def _ending(decided: Change | Fenced | None) -> Ending:
+def _answer_for(decided: Change | Fenced | None) -> Ending:
     """What the owner of an attempt gets back for its end."""
     if not isinstance(decided, Change):
         return Fenced()
     if decided.due_in is not None:
-        return Waiting(decided.nudges[0], decided.due_in)
+        return RetryDue(decided.nudges[0], decided.due_in)
     return Done(decided.granted, decided.nudges, decided.ended)

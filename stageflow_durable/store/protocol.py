@@ -16,7 +16,19 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, Phase
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, RunFacts, Saved, Waiting, Work
+from stageflow_durable.model.work import (
+    Claimant,
+    Done,
+    Ending,
+    Failure,
+    Fenced,
+    Kept,
+    Nudge,
+    Refused,
+    RunFacts,
+    Saved,
+    Work,
+)
 from stageflow_durable.store.session import Session
 from stageflow_durable.store.values import (
     BATCH,
@@ -27,7 +39,6 @@ from stageflow_durable.store.values import (
     BusinessKey,
     Checked,
     Created,
-    Ending,
     Filter,
     Fork,
     Found,
@@ -40,12 +51,11 @@ from stageflow_durable.store.values import (
     Seen,
     Stand,
     StrandRef,
-    Waits,
+    WaitingStrand,
     Wanted,
 )
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.approval import Asked, NewLink
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.rows import LinkRow
@@ -99,10 +109,8 @@ class Carrying(Protocol):
         transaction, which commits with the outcome or not at all.
         """
 
-    def wait(
-        self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
-    ) -> Waiting | Done | Fenced:
-        """Try again later."""
+    def retry_later(self, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Ending:
+        """Let an attempt be followed by another one, in ``delay`` seconds."""
 
     def sleep(self, work: Work, until: float, events: Kept = ()) -> Done | Fenced:
         """Let a stage sleep ``until`` what its function said, in seconds since the epoch."""
@@ -120,7 +128,7 @@ class Carrying(Protocol):
         or not at all.
         """
 
-    def postpone(self, work: Work, delay: float) -> Waiting | Done | Fenced:
+    def postpone(self, work: Work, delay: float) -> Ending:
         """Give back an attempt whose body was not called."""
 
     def fail(
@@ -369,7 +377,7 @@ class Reading(Protocol):
     def described(self, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
         """Those of the runs that have all of these attributes."""
 
-    def waits(self, run_ids: Sequence[str]) -> list[Waits]:
+    def waits(self, run_ids: Sequence[str]) -> list[WaitingStrand]:
         """The strands of these runs that wait, with what they need of a worker."""
 
     def roster(self) -> Roster:

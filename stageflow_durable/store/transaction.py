@@ -1,5 +1,5 @@
-"""One transaction of a store, as the verbs in ``base`` use it: lock a run and load its facts, let a transition decide,
-write what it decided.
+"""One transaction of a store, as the verbs in ``carrying`` and ``base`` use it: lock a run and load its facts, let a
+transition decide, write what it decided.
 """
 
 from __future__ import annotations

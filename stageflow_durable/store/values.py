@@ -14,7 +14,7 @@ from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, Standing
-from stageflow_durable.model.work import Done, Fenced, Nudge, RunFacts, Saved, Waiting
+from stageflow_durable.model.work import Nudge, RunFacts, Saved
 
 BATCH = 500
 """The most strands or runs that one scan returns, or one transaction of a prune deletes."""
@@ -24,9 +24,6 @@ PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.
 
 KEY_SECONDS = 400 * 86_400.0
 """How long the key of a run that was pruned stays taken."""
-
-Ending = Done | Waiting | Fenced
-"""What the owner of an attempt gets back for its end."""
 
 
 # --- who awaits runs --------------------------------------------------------------------------------------------------
@@ -209,7 +206,7 @@ class Overdue(NamedTuple):
     ended: list[str]
 
 
-class Waits(NamedTuple):
+class WaitingStrand(NamedTuple):
     """A strand that waits, and what it needs of a worker. ``handed_back``: it waits for one, not for its time."""
 
     run: str

@@ -1,6 +1,6 @@
 """Where a process may die: before and after each transaction and each publication.
 
-A fault is raised at a *point*, named by what is called there (``"begin"``, ``"succeed"``, ``"wait"``, ``"take"`` …:
+A fault is raised at a *point*, named by what is called there (``"begin"``, ``"succeed"``, ``"fail"``, ``"take"`` …:
 the methods of :class:`stageflow_durable.store.protocol.Store`; ``"publish"``) and by whether its effect is still to
 come or has happened.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from traceback import walk_tb
 from typing import Any, Literal, NamedTuple, cast
 
-from stageflow_durable.engine.ends import ProcessEnds
+from stageflow_durable.engine.process_end import ProcessEnds
 from stageflow_durable.engine.services import Services
 from stageflow_durable.store.protocol import Accepting, Carrying, Operating, Owning, Recovering, Store
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.errors import StoreUnavailable
@@ -116,5 +115,5 @@ class InProcessWorker:
 
     def _leave(self, executed: Executed) -> None:
         self._publish(executed.nudges)
-        if executed.waiting is not None and executed.waiting.delay <= self._short:
-            publish(self._store, self._publisher, (executed.waiting.nudge,), executed.waiting.delay)
+        if executed.retry is not None and executed.retry.delay <= self._short:
+            publish(self._store, self._publisher, (executed.retry.nudge,), executed.retry.delay)

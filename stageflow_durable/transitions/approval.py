@@ -16,9 +16,9 @@ from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import Fingerprint, as_stored, encode
 from stageflow_durable.errors import LinkRefused, NotAllowed, OperatorConflict
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Claimant, Kept
+from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted
@@ -26,7 +26,6 @@ from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import ApprovalRow, LinkRow, StrandRow
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import awaits_approval
 
 APPROVED, DENIED = "approved", "denied"

@@ -21,16 +21,15 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, let_key_go
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import AttemptRow, SignalRow, StrandRow
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import SchemaChanged, awaits_callback
 
 ACTOR = "callback"
@@ -74,17 +73,17 @@ def await_callback(
         _fulfil(draft, draft.strand(work.strand), kept)
     elif draft.run.phase is not Phase.FORWARD:
         draft.set_strand(work.strand, state=StrandState.REST, owner=None)
-        _tell_of_wait(draft, work.strand, work.attempt, None)
+        _emit_waiting(draft, work.strand, work.attempt, None)
         resolve_or_succeed(draft)
     else:
         until = draft.clock + seconds
         draft.wait(work.strand, WaitingFor.CALLBACK, until, owner=None, nudges=0, delay=retry_after, progress=None)
-        _tell_of_wait(draft, work.strand, work.attempt, until)
+        _emit_waiting(draft, work.strand, work.attempt, until)
         set_activity(draft)
     return draft.done()
 
 
-def await_on(draft: Draft, row: StrandRow) -> bool:
+def keep_awaiting_callback(draft: Draft, row: StrandRow) -> bool:
     """Continue the wait of a strand whose run was stopped meanwhile, anew for its whole time, or end it with the call
     that was kept. False if its stage did not wait. The body is not called again; an expired wait is not tried again.
     """
@@ -97,12 +96,12 @@ def await_on(draft: Draft, row: StrandRow) -> bool:
         return True
     until = draft.clock + attempt.delay
     draft.wait(row.strand, WaitingFor.CALLBACK, until, nudges=0)
-    _tell_of_wait(draft, row.strand, attempt.n, until)
+    _emit_waiting(draft, row.strand, attempt.n, until)
     set_activity(draft)
     return True
 
 
-def _tell_of_wait(draft: Draft, strand: str, attempt: int, until: float | None) -> None:
+def _emit_waiting(draft: Draft, strand: str, attempt: int, until: float | None) -> None:
     what, stage = WaitingFor.CALLBACK, draft.strand(strand).stage
     draft.emit("stage.waiting", stage=stage, strand=strand, attempt=attempt, waiting_for=what, until=until)
 

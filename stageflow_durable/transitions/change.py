@@ -138,7 +138,7 @@ class UndoItems(NamedTuple):
 
 
 OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | FenceUndos | UndoItems
-"""What a run does to many items at once, as one row is too little for."""
+"""Changes to many items at once, which single rows cannot express."""
 
 
 class Change(NamedTuple):

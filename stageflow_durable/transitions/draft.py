@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
-from stageflow_durable.model.work import UNDO_PREFIX, Hint, Nudge, Refused, RunFacts, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import UNDO_PREFIX, Hint, Kept, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.change import (
     KEYS,
     Change,
@@ -24,6 +23,7 @@ from stageflow_durable.transitions.change import (
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import (
     NEW_STRAND,
+    OF_A_STAGE,
     UNTIL_CONFIRMED,
     ApprovalRow,
     AttemptRow,
@@ -170,8 +170,7 @@ class Draft:
     def open_strand(self, name: str, **columns: Any) -> None:
         """Insert a strand. One that exists is reset instead; it keeps its fence and its attempt numbers."""
         if name in self.strands:
-            fresh = {"owner": None, "tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0}
-            fresh |= AWAKE | columns
+            fresh = {"owner": None, **OF_A_STAGE, **AWAKE, **columns}
             fresh.pop("direction", None)
             self.set_strand(name, **fresh)
         else:
@@ -419,13 +418,13 @@ class Draft:
             tuple(self._events),
             tuple(self._keys.values()),
             tuple([self._nudge(name, seq if mark is None else mark) for name, mark in self._to_publish.items()]),
-            granted,
-            self.refused,
-            self.due_in,
-            self.ended,
-            self._new,
-            self.counts,
-            tuple(self._of_items),
+            granted=granted,
+            refused=self.refused,
+            due_in=self.due_in,
+            ended=self.ended,
+            new=self._new,
+            counts=self.counts,
+            of_items=tuple(self._of_items),
         )
 
     def _nudge(self, strand: str, mark: int) -> Nudge:
@@ -468,3 +467,10 @@ def may_act_for_ever(row: AttemptRow) -> bool:
 def undo_strand(stage: str) -> str:
     """The name of the strand that undoes ``stage``."""
     return UNDO_PREFIX + stage
+
+
+def note(facts: Facts, kind: str, data: dict[str, Any]) -> Change:
+    """Add an event to the run's history, and do nothing else."""
+    draft = Draft(facts)
+    draft.emit(kind, **data)
+    return draft.done()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, StrandState
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Failure, Kept
+from stageflow_durable.model.work import Failure, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts

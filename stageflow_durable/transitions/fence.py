@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from stageflow_durable.model.status import StepState, StrandState
+from stageflow_durable.model.status import Phase, StepState, StrandState
 from stageflow_durable.model.work import Work
 from stageflow_durable.transitions.change import KeyEnd
-from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.draft import Draft, undo_strand
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.resolve import withdraw_pivot
 from stageflow_durable.transitions.rows import HeldKey
@@ -50,3 +50,40 @@ def end_keys(draft: Draft, stage: str, *, but: HeldKey) -> None:
     for key in draft.facts.keys:
         if key.stage == stage and key[:3] != but[:3]:
             let_key_go(draft, key, doubt=False)
+
+
+def recalled(facts: Facts, work: Work, owner: str, ended_at: float | None) -> Work | bool:
+    """What became of the attempt ``work``, which only its owner ends. ``ended_at``: when the owner ended it, in seconds
+    since the epoch; None: it did not.
+
+    True: the commit went through, and nothing was granted. Work: it did, and this was granted, to ``owner`` (this
+    process's id at the commit, which is another than the attempt's when it was declared dead in between). False: it
+    did not.
+    """
+    if ended_at is None or is_mine(facts, work):
+        return False
+    plan = facts.plan
+    after = {work.strand, *plan.successors[work.stage], *map(undo_strand, plan.ancestors[work.stage])}
+    held = [row for row in facts.strands.values() if row.strand in after and row.owner in (work.owner, owner)]
+    # A grant begins in the transaction, and at the time, at which the attempt before it ended.
+    row = next((row for row in held if row.began_at == ended_at), None)
+    if row is None or row.owner is None:
+        return True
+    return Work(
+        run=facts.run,
+        plan=plan,
+        strand=row.strand,
+        direction=Phase(row.direction),
+        stage=row.stage,
+        gen=row.gen,
+        owner=row.owner,
+        attempt=row.attempt,
+        tries=row.tries,
+        lost=row.lost,
+        delay=row.delay,
+        first_at=row.first_at or ended_at,
+        began_at=ended_at,
+        queue=row.queue,
+        seq=facts.run.seq,
+        head=facts.run.head,
+    )

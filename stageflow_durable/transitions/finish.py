@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Claimant, Kept
+from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
-from stageflow_durable.transitions.grant import denial
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
-from stageflow_durable.transitions.rows import HeldKey
-from stageflow_durable.transitions.sleep import fall_asleep
-from stageflow_durable.transitions.start import start
-from stageflow_durable.transitions.waiting import await_signal, fulfil, kept_for
+from stageflow_durable.transitions.rows import OF_A_STAGE, HeldKey
+from stageflow_durable.transitions.start import may_go_on, start
+from stageflow_durable.transitions.waiting import arrive, fulfil, kept_for
 
 
 def succeed(
@@ -92,7 +89,7 @@ def advance(
         if signal is not None:
             fulfil(draft, row, signal)
             comes = [*_next(draft, name, row.stage), *comes]
-        elif fall_asleep(draft, name) or await_signal(draft, name):
+        elif arrive(draft, name):
             waits = True
         else:
             ready.append(name)
@@ -138,22 +135,18 @@ def _ready_next(draft: Draft, strand: str, onward: str) -> None:
         stage=onward,
         state=StrandState.READY,
         owner=None,
-        tries=0,
-        lost=0,
-        delay=None,
-        first_at=None,
         published_at=draft.clock,
-        nudges=0,
         queue=draft.queue_of(onward),
         attempt=0,
         progress=None,
+        **OF_A_STAGE,
     )
 
 
 def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str = "") -> None:
     """Grant the first strand to ``claimant`` if it may begin there at once; publish the others."""
     first = draft.strand(ready[0])
-    if claimant is not None and denial(draft, first, claimant, here) is None:
+    if claimant is not None and may_go_on(draft, first, claimant, here):
         start(draft, first, claimant)
         ready = ready[1:]
     for name in ready:

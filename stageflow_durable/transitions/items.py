@@ -20,12 +20,12 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.model.work import Fenced, Given, Nudge, Refusal, Refused, Saved, Work
+from stageflow_durable.model.work import Claimant, Failure, Fenced, Given, Kept, Nudge, Refusal, Refused, Saved, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import retry, undo
 from stageflow_durable.transitions import take as taking
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
 from stageflow_durable.transitions.change import Change, OpenItems
+from stageflow_durable.transitions.compatibility import refuse_definition
 from stageflow_durable.transitions.draft import AWAKE, Draft, undo_strand
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.fence import drafted, void_step
@@ -33,7 +33,7 @@ from stageflow_durable.transitions.finish import advance, save
 from stageflow_durable.transitions.groups import count_of_groups, groups_of, join_undos
 from stageflow_durable.transitions.resolve import after_undo, resolve, resolve_or_succeed, set_activity, stop
 from stageflow_durable.transitions.rows import GroupRow, StrandRow
-from stageflow_durable.transitions.start import refusal, refuse_definition, refuse_late, start
+from stageflow_durable.transitions.start import refusal, refuse_late, start
 
 # --- of the run -------------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ def succeed(
     return _moved(draft, work.strand, run)
 
 
-def wait(
+def retry_later(
     facts: Facts,
     work: Work,
     failure: Failure,
@@ -138,7 +138,7 @@ def wait(
     *,
     run: Facts | None = None,
 ) -> Change | Fenced:
-    """Try the item again in ``delay`` seconds: see ``retry.wait``."""
+    """Try the item again in ``delay`` seconds: see ``retry.retry_later``."""
     draft, delay = drafted(facts, work), min(delay, LONGEST)
     if draft is None:
         return Fenced()

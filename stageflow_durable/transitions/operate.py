@@ -21,14 +21,14 @@ from stageflow_durable.model.status import (
     StrandState,
 )
 from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
-from stageflow_durable.saga.settle import undone
+from stageflow_durable.saga.decide import undone
 from stageflow_durable.transitions.again import stand_again
 from stageflow_durable.transitions.change import Change, FenceUndos, KeyEnd
 from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import end, go_backward, set_activity, stop, withdraw_pivot
-from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.rows import OF_A_STAGE, StrandRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +217,8 @@ def _revive(draft: Draft, row: StrandRow) -> None:
         row.strand,
         state=StrandState.READY,
         gen=row.gen + 1,  # fenced against messages and owners from before the person's decision
-        tries=0,
-        lost=0,
-        delay=None,
-        first_at=None,
         published_at=draft.clock,
-        nudges=0,
+        **OF_A_STAGE,
         **AWAKE,
     )
     stand_again(draft, row)

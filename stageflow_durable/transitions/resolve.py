@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.saga.plan import ready_undos
-from stageflow_durable.saga.settle import halted, settlement, undone
+from stageflow_durable.saga.decide import halted, ready_undos, settlement, undone
 from stageflow_durable.transitions.change import KeyEnd
 from stageflow_durable.transitions.draft import ACTIVE, Draft, undo_strand
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.duration import LONGEST
 from stageflow_durable.model.status import AttemptState, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Failure, Kept
+from stageflow_durable.model.work import Failure, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
@@ -13,7 +12,9 @@ from stageflow_durable.transitions.fence import drafted, void_step
 from stageflow_durable.transitions.resolve import resolve_or_succeed, set_activity
 
 
-def wait(facts: Facts, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()) -> Change | Fenced:
+def retry_later(
+    facts: Facts, work: Work, failure: Failure, delay: float, drawn: float, events: Kept = ()
+) -> Change | Fenced:
     """Try again in ``delay`` seconds, at most ten years. ``drawn``: the delay that the policy chose by itself, from
     which it computes the next one. If the run is stopping, the strand comes to rest instead.
     """

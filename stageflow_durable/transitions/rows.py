@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class StrandRow(NamedTuple):
-    """A strand as stored. Times are seconds since the epoch by the database's clock."""
+    """A strand as stored. Times are seconds since the epoch by the database's clock.
+
+    ``delay``, ``first_at`` and ``nudges`` mean something else in each state::
+
+        state                 first_at               delay                           nudges
+        ready, running        its first attempt      the delay that the retry        messages since it became ready
+                              began                  policy drew last
+        waiting: a retry      the same               the same                        0
+        waiting: a sleep      it fell asleep         seconds to sleep                0
+        waiting: a signal or  it began to wait       seconds at the most, or None    0
+        an approval
+        waiting: a callback   its first attempt      seconds until a retry if none   0
+                              began                  comes, or None: no retry
+        waiting: a worker     the same as ready      the same as ready               offers: > 0, it was handed back
+
+    ``published_at``: since when a message is presumed under way; None: it is known that none is. ``wake_at``: when a
+    waiting strand is due.
+    """
 
     run: str
     strand: str
@@ -199,3 +216,7 @@ NEW_STRAND = StrandRow(
     kill_by=None,
 )
 """A strand that nobody has begun."""
+
+OF_A_STAGE: dict[str, Any] = {"tries": 0, "lost": 0, "delay": None, "first_at": None, "nudges": 0}
+"""What a strand has gathered at its stage, cleared: for the next stage, or because a person lets this one begin anew.
+"""

@@ -12,12 +12,12 @@ from stageflow_durable.codec import Fingerprint, as_stored
 from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import SignalRow, StrandRow
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import SchemaChanged, awaits_signal, fulfil, kept_for
 
 VERB = "signal"

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Kept
+from stageflow_durable.model.work import Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
@@ -35,7 +34,7 @@ def fall_asleep(draft: Draft, strand: str) -> bool:
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_sleep:
         return False
-    # What nothing comes before has stood here since the run was accepted, and so has a run that has not begun anything.
+    # A root stage has waited since the run was accepted, and so has the first one of a run that has not begun.
     since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
     if planned.sleeps is not None:
         _sleep(draft, strand, since, since + planned.sleeps, planned.sleeps)
@@ -84,7 +83,7 @@ def sleep_until(facts: Facts, work: Work, until: float, events: Kept = ()) -> Ch
 
 
 def _sleep(draft: Draft, strand: str, since: float, until: float, seconds: float) -> None:
-    # Without a count of messages: what waits with one was handed back, and any worker that joins wakes it.
+    # ``nudges`` is reset: a waiting strand with nudges > 0 counts as handed back, and any worker that joins wakes it.
     draft.wait(strand, WaitingFor.TIME, until, owner=None, attempt=0, nudges=0, first_at=since, delay=seconds)
     draft.emit("stage.asleep", stage=draft.strand(strand).stage, strand=strand, until=until)
     set_activity(draft)

@@ -1,4 +1,4 @@
-"""Taking work from a dead owner."""
+"""Dead owners: taking their work, and letting undos begin that waited until the end of one was confirmed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phas
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.resolve import after_undo, stop
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, OwnerRow, StrandRow
+from stageflow_durable.transitions.resolve import after_undo, safe_at, stop, undo_waits_for
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, OwnerRow, StrandRow
 
 
 def take(facts: Facts, strand: str, gen: int, *, max_lost: int) -> Change | None:
@@ -105,3 +105,40 @@ def ready_again(draft: Draft, row: StrandRow) -> None:
     """Offer the strand again."""
     draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, nudges=0, **AWAKE)
     draft.publish(row.strand)
+
+
+def release(facts: Facts, ended: EndedOwner) -> Change | None:
+    """Let those undos of a run begin that waited for this owner only, and record its end in the history. None if
+    nothing of the run waits for it.
+    """
+    draft = Draft(facts)
+    if not draft.end_lost(ended.id):
+        return None
+    _record_end(draft, ended)
+    for row in [row for row in draft.strands.values() if waits_for_an_end(row)]:
+        _release(draft, row)
+    return draft.done()
+
+
+def waits_for_an_end(row: StrandRow) -> bool:
+    """Whether an undo waits until the end of an owner is confirmed."""
+    waits = row.state == StrandState.WAITING and row.direction == Phase.BACKWARD
+    return waits and (row.wake_at or 0.0) >= UNTIL_CONFIRMED
+
+
+def _record_end(draft: Draft, ended: EndedOwner) -> None:
+    told = {"owner": ended.id, "host": ended.host, "pid": ended.pid}
+    if ended.reason is None:
+        draft.emit("worker.ended", confirmed_by=ended.confirmed_by, **told)
+        return
+    draft.change(op_version=draft.run.op_version + 1)
+    draft.emit("operator.confirm-dead", actor=ended.confirmed_by, reason=ended.reason, **told)
+
+
+def _release(draft: Draft, row: StrandRow) -> None:
+    due = safe_at(draft, row.stage)
+    if due > draft.clock:
+        draft.wait(row.strand, undo_waits_for(due), due)
+    else:
+        draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
+        draft.publish(row.strand)

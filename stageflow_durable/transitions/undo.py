@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from stageflow_durable.model.status import AttemptState, StepState, StrandState
-from stageflow_durable.model.work import Fenced, Work
-from stageflow_durable.transitions.attempt import Claimant, Failure, Kept
+from stageflow_durable.model.work import Claimant, Failure, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted
-from stageflow_durable.transitions.grant import denial
 from stageflow_durable.transitions.resolve import after_undo
 from stageflow_durable.transitions.rows import HeldKey
-from stageflow_durable.transitions.start import start
+from stageflow_durable.transitions.start import may_go_on, start
 
 
 def undo_done(
@@ -61,11 +59,9 @@ def _move_on(draft: Draft, work: Work, claimant: Claimant | None) -> Change:
     draft.set_strand(work.strand, state=StrandState.DONE, owner=None)
     after_undo(draft)
     opened = draft.next_to_publish()
-    if (
-        opened is not None
-        and claimant is not None
-        and denial(draft, draft.strand(opened), claimant, work.queue) is None
-    ):
+    if opened is None or claimant is None:
+        return draft.done()
+    if may_go_on(draft, draft.strand(opened), claimant, work.queue):
         draft.withhold(opened)
         start(draft, draft.strand(opened), claimant)
     return draft.done()

@@ -1,8 +1,21 @@
-"""Waiting for a signal: a strand that stands still until one comes, or until its time is over. Meanwhile no worker
-holds it, no message is under way, no body is called, and no attempt counts.
+"""Waiting: which strands do, and beginning to wait at a stage without a body. Meanwhile no worker holds the strand, no
+message is under way, no body is called, and no attempt counts.
 
-``first_at`` says since when it waits and ``delay`` for how many seconds at the most (None: for as long as it takes).
-Both survive a cancel. What a signal that comes does is decided in ``signal``.
+What each kind of wait does, and where that is decided::
+
+    waits for   begins                    resumed (``again``)      its time is over (``wake``)  a message begins it
+    time        retry.due                 published                made ready                   yes
+    limit       retry.due                 published                made ready                   yes
+    worker      hand_back, resolve        published                made ready                   yes
+    time, as a  sleep.fall_asleep, or     sleep_on                 _end_sleep                   no
+    sleep       sleep_until once asked
+    signal      await_signal              keep_awaiting_signal     signal.end_in_time           no
+    approval    approval.ask              published: asked anew    approval.end_in_time         no
+    callback    callback.await_callback   keep_awaiting_callback   callback.expire              no
+    items       items.open_items          groups.wait_for_items    it has none                  no
+
+Of a wait for a signal ``first_at`` says since when it waits and ``delay`` for how many seconds at the most (None: for
+as long as it takes). Both survive a cancel. What a signal that comes does is decided in ``signal``.
 """
 
 from __future__ import annotations
@@ -12,7 +25,7 @@ from stageflow_durable.model.status import Phase, RunStatus, StrandState, Waitin
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.resolve import set_activity
 from stageflow_durable.transitions.rows import SignalRow, StrandRow
-from stageflow_durable.transitions.sleep import is_asleep
+from stageflow_durable.transitions.sleep import fall_asleep, is_asleep
 
 
 class SchemaChanged(Exception):
@@ -25,10 +38,11 @@ def awaits_signal(plan: Plan, row: StrandRow) -> bool:
 
 
 def needs_no_worker(plan: Plan, row: StrandRow) -> bool:
-    """Whether the strand sleeps, or waits for an answer or a callback: no message begins anything there."""
+    """Whether the strand sleeps, or waits for an answer, a callback or its items: no message begins anything there."""
     if row.state != StrandState.WAITING:
         return False
-    return is_asleep(plan, row) or awaits_answer(plan, row) or awaits_callback(row)
+    for_items = row.waiting_for == WaitingFor.ITEMS
+    return for_items or is_asleep(plan, row) or awaits_answer(plan, row) or awaits_callback(row)
 
 
 def awaits_callback(row: StrandRow) -> bool:
@@ -58,19 +72,24 @@ def kept_for(draft: Draft, row: StrandRow) -> SignalRow | None:
     return next((one for one in draft.signals if one.stage == row.stage and one.consumed_at is None), None)
 
 
+def arrive(draft: Draft, strand: str) -> bool:
+    """Let a strand that has come to its next stage wait, if that stage has no body and asks no worker. False else."""
+    return fall_asleep(draft, strand) or await_signal(draft, strand)
+
+
 def await_signal(draft: Draft, strand: str) -> bool:
     """Let a strand wait if its stage is a wait. False if it is none. With a signal that is kept it is due at once."""
     row = draft.strand(strand)
     planned = draft.plan.by_name[row.stage]
     if row.direction != Phase.FORWARD or not planned.is_wait:
         return False
-    # What nothing comes before has stood here since the run was accepted, and so has a run that has not begun anything.
+    # A root stage has waited since the run was accepted, and so has the first one of a run that has not begun.
     since = draft.run.created_at if not planned.after or draft.run.status is RunStatus.PENDING else draft.clock
-    _wait(draft, strand, since, planned.timeout, due=kept_for(draft, row) is not None)
+    _await_signal(draft, strand, since, planned.timeout, due=kept_for(draft, row) is not None)
     return True
 
 
-def wait_on(draft: Draft, row: StrandRow) -> bool:
+def keep_awaiting_signal(draft: Draft, row: StrandRow) -> bool:
     """Continue the wait of a strand whose run was stopped: for the rest of its time, or anew where that is over. False
     if its stage is no wait.
     """
@@ -78,9 +97,9 @@ def wait_on(draft: Draft, row: StrandRow) -> bool:
     if row.direction != Phase.FORWARD or not planned.is_wait:
         return False
     if row.first_at is not None and row.delay is not None and row.first_at + row.delay > draft.clock:
-        _wait(draft, row.strand, row.first_at, row.delay)
+        _await_signal(draft, row.strand, row.first_at, row.delay)
     else:
-        _wait(draft, row.strand, draft.clock, planned.timeout)
+        _await_signal(draft, row.strand, draft.clock, planned.timeout)
     return True
 
 
@@ -101,9 +120,9 @@ def release_those_that_wait_for_nothing(draft: Draft) -> None:
             draft.set_strand(row.strand, state=StrandState.READY, published_at=None, first_at=None, delay=None, **AWAKE)
 
 
-def _wait(draft: Draft, strand: str, since: float, seconds: float | None, *, due: bool = False) -> None:
+def _await_signal(draft: Draft, strand: str, since: float, seconds: float | None, *, due: bool = False) -> None:
     until = draft.clock if due else None if seconds is None else since + seconds
-    # Without a count of messages: what waits with one was handed back, and any worker that joins wakes it.
+    # ``nudges`` is reset: a waiting strand with nudges > 0 counts as handed back, and any worker that joins wakes it.
     columns = {"owner": None, "attempt": 0, "nudges": 0, "first_at": since, "delay": seconds}
     draft.wait(strand, WaitingFor.SIGNAL, until, **columns)
     draft.emit(

@@ -4,12 +4,11 @@ late.
 
 from __future__ import annotations
 
-from typing import Any
-
 from stageflow_durable.model.status import Cause, RunStatus, StrandState
 from stageflow_durable.transitions import approval
 from stageflow_durable.transitions.callback import expire as expire_callback
 from stageflow_durable.transitions.change import Change
+from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
@@ -18,7 +17,6 @@ from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.signal import end_in_time
 from stageflow_durable.transitions.sleep import is_asleep, sleep_to_its_moment
-from stageflow_durable.transitions.start import follow_newest
 from stageflow_durable.transitions.waiting import awaits_approval, awaits_callback, awaits_signal
 
 
@@ -84,11 +82,4 @@ def expire(facts: Facts) -> Change | None:
         return None
     draft = Draft(facts)
     stop(draft, Cause.DEADLINE, error=DEADLINE_PASSED)
-    return draft.done()
-
-
-def note(facts: Facts, kind: str, data: dict[str, Any]) -> Change:
-    """Add an event to the run's history."""
-    draft = Draft(facts)
-    draft.emit(kind, **data)
     return draft.done()

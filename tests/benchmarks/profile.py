@@ -25,10 +25,10 @@ RATE = 100
 CHILD: Mapping[str, str] = {
     "lease and sweep, in a thread": r"Pulse\.",
     "ending a stage and beginning the next: the statement": (
-        r"(Executor\._save\b.*(RawConnection\.|Driver\.|psycopg|Prepared))"
+        r"(Saving\._save_once\b.*(RawConnection\.|Driver\.|psycopg|Prepared))"
     ),
-    "ending a stage and beginning the next: its values": r"Executor\._save\b",
-    "the body and what is built for it": r"Executor\._(stage|carry)\b",
+    "ending a stage and beginning the next: its values": r"Saving\._save_once\b",
+    "the body and what is built for it": r"Executor\._(stage|run_in_place)\b",
     "beginning a run": r"Store\.begin\b",
     "publishing": r"Process\.publish\b|Publisher\.publish\b",
     "the message: the gate in Redis": r"Process\.first\b",

@@ -200,8 +200,8 @@ def test_what_is_missing_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_samples_are_shared_out_by_the_first_part_that_fits_their_stack() -> None:
     stacks = [
-        "main;trace_task (trace.py:1);Executor._save (executor.py:2);RawConnection.run (postgres_protocol.py:3) 4",
-        "main;trace_task (trace.py:1);Executor._save (executor.py:2) 2",
+        "main;trace_task (trace.py:1);Saving._save_once (saving.py:2);RawConnection.run (postgres_protocol.py:3) 4",
+        "main;trace_task (trace.py:1);Saving._save_once (saving.py:2) 2",
         "main;trace_task (trace.py:9) 3",
         "somewhere else 1",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stageflow_durable import RunStatus
-from stageflow_durable.engine.timeout import GRACE_SECONDS
+from stageflow_durable.engine.interrupt import GRACE_SECONDS
 from stageflow_durable.model.status import ParkReason
 from tests.chaos.app import SAGAS
 from tests.chaos.site import ChaosSite

@@ -34,7 +34,7 @@ POINTS = st.sampled_from(
     [
         (when, call)
         for when in ("before", "after")
-        for call in ("begin", "succeed", "wait", "fail", "undo_done", "publish")
+        for call in ("begin", "succeed", "retry_later", "fail", "undo_done", "publish")
     ]
 )
 

@@ -22,10 +22,9 @@ import redis
 
 from stageflow_durable import Engine, Pipeline
 from stageflow_durable.delivery.messages import read
-from stageflow_durable.delivery.tasks import carry
-from stageflow_durable.model.work import Nudge, Work
+from stageflow_durable.delivery.tasks import handle_message
+from stageflow_durable.model.work import Claimant, Nudge, Work
 from stageflow_durable.store.values import Identity
-from stageflow_durable.transitions.attempt import Claimant
 from tests.project.tree import PACKAGE
 
 
@@ -85,7 +84,7 @@ class Followed:
         """Carry the next message, as a worker's child does."""
         queue, args = self._next()
         request = SimpleNamespace(chain=None, retries=0, delivery_info={"routing_key": queue})
-        carry(SimpleNamespace(request=request), self._process, read(args, {}))
+        handle_message(SimpleNamespace(request=request), self._process, read(args, {}))
 
     def _next(self) -> tuple[str, list[Any]]:
         """The next message's queue, and what it says."""

@@ -9,12 +9,11 @@ from typing import Any
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason
-from stageflow_durable.model.work import Done, Hint, Nudge, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Hint, Nudge, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Fork, Identity, Missed, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 from tests.protocol.stepping import Act
@@ -173,7 +172,7 @@ def _fail(world: World, strand: str, how: str = "") -> Act:
 
 
 def _wait(world: World, strand: str) -> Act:
-    return lambda store: store.wait(world.works[strand], NO, 0.0, 0.0)
+    return lambda store: store.retry_later(world.works[strand], NO, 0.0, 0.0)
 
 
 def _postpone(world: World, strand: str) -> Act:

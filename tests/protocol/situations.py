@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.model.work import Refused, Waiting
+from stageflow_durable.model.work import Refused, RetryDue
 from stageflow_durable.store.values import StrandRef
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.moves import (
@@ -169,7 +169,7 @@ def end_confirmed(world: World) -> None:
 def waiting(world: World) -> None:
     world.accept(LINE)
     world.begin("a")
-    assert isinstance(world.store.wait(world.works["a"], NO, 0.0, 0.0), Waiting)
+    assert isinstance(world.store.retry_later(world.works["a"], NO, 0.0, 0.0), RetryDue)
 
 
 def _asleep(world: World, pipeline: Line) -> None:

@@ -12,14 +12,13 @@ import pytest
 from sqlalchemy import insert, select
 
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Done, Work
+from stageflow_durable.model.work import Claimant, Done, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import attempts, strands
 from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 
 PLAN = Pipeline("line").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).stage("c", lambda _ctx: None).plan

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Done, Hint, Nudge, Refusal, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Hint, Nudge, Refusal, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
+from stageflow_durable.state.known import LARGE, MOST_OUTPUTS
 from stageflow_durable.state.store import SqlStore
-from stageflow_durable.state.unlocked_reads import LARGE, MOST
 from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 
@@ -126,7 +125,7 @@ def test_given_a_run_as_hinted_when_it_begins_then_without_a_look_and_with_what_
 
 
 @pytest.mark.parametrize("hinted", [True, False])
-@pytest.mark.parametrize(("length", "more"), [(LARGE, 0), (LARGE + 1, 0), (1, MOST - 1), (1, MOST)])
+@pytest.mark.parametrize(("length", "more"), [(LARGE, 0), (LARGE + 1, 0), (1, MOST_OUTPUTS - 1), (1, MOST_OUTPUTS)])
 def test_given_more_than_is_brought_along_when_it_begins_then_it_is_left_to_be_read(
     world: World, hinted: bool, length: int, more: int
 ) -> None:
@@ -140,7 +139,7 @@ def test_given_more_than_is_brought_along_when_it_begins_then_it_is_left_to_be_r
     work = world.begun(nudge if hinted else nudge._replace(hint=None))
     read = world.store.outputs(nudge.run_id)
     assert len(read) == more + 1
-    assert work.saved == (read if length <= LARGE and more < MOST else None)
+    assert work.saved == (read if length <= LARGE and more < MOST_OUTPUTS else None)
     world.sql(f"DELETE FROM stageflow_checkpoints WHERE run = '{nudge.run_id}' AND stage <> 'a'")
 
 

@@ -13,12 +13,11 @@ import pytest
 from stageflow_durable.errors import NotAllowed
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, WaitingFor
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refusal, Refused, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refusal, Refused, RetryDue, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Fork, Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 
@@ -148,8 +147,8 @@ def test_a_stage_without_items_to_carry_out_goes_on_at_once(many: Many) -> None:
 def test_an_item_is_tried_again_by_itself_and_a_late_answer_is_refused(many: Many) -> None:
     nudges = many.opened("R", 2)
     work = many.begin(nudges[0])
-    waiting = many.store.wait(work, Failure("busy", "transient", doubt=True), 5.0, 5.0)
-    assert isinstance(waiting, Waiting)
+    waiting = many.store.retry_later(work, Failure("busy", "transient", doubt=True), 5.0, 5.0)
+    assert isinstance(waiting, RetryDue)
     assert waiting.nudge.address == "m#1"
     many.watch.check()
     assert isinstance(many.store.succeed(work, many.me, "1"), Fenced)

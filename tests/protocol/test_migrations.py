@@ -24,14 +24,13 @@ from stageflow_durable.idempotency.store import Claimed, InProgress
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.status import AttemptState, RunStatus
-from stageflow_durable.model.work import Done, Nudge, Work
+from stageflow_durable.model.work import Claimant, Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, schema, tables
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
 from stageflow_durable.state.metadata import PREFIX, VERSION_TABLE, metadata
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.operate import Order
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 

@@ -11,14 +11,13 @@ from stageflow_durable.clock import EARLIEST, LATEST
 from stageflow_durable.legible import jsonable
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus
-from stageflow_durable.model.work import Nudge, Waiting, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, RetryDue, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import metadata
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import ATTENTION, Filter, Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 
 YEAR_10000 = "253402300800"
@@ -42,7 +41,7 @@ def test_given_rows_with_times_that_no_date_can_hold_then_every_list_and_view_sh
         if run == "parked":
             store.fail(work, BUSY, cause=Cause.FAILED, park=ParkReason.BUG, exhausted=False)
         else:
-            assert isinstance(store.wait(work, BUSY, 60.0, float("inf")), Waiting)
+            assert isinstance(store.retry_later(work, BUSY, 60.0, float("inf")), RetryDue)
     _set_all(store, given)
     listed = store.summaries(Filter())
     assert {run.run_id for run in listed} == {"parked", "waiting"}
@@ -78,7 +77,7 @@ def test_given_a_wait_beyond_all_bounds_then_it_ends_within_ten_years(database_u
     store.create(NewRun("R", "c", PLAN, None, "f", "{}", "{}", "q"))
     work = store.begin(Nudge("R", "a", 0, "q"), claimant)
     assert isinstance(work, Work)
-    store.wait(work, BUSY, 1e300, 1e300)
+    store.retry_later(work, BUSY, 1e300, 1e300)
     wake_at = store.run("R").stage("a").wake_at
     assert wake_at is not None
     assert wake_at.timestamp() < store.clock() + 3651 * 86_400

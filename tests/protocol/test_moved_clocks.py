@@ -11,13 +11,12 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.model.work import Nudge, Waiting, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, RetryDue, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 
 LEASE = 10.0
 HOUR = 3600.0
@@ -158,7 +157,7 @@ def test_given_a_queue_that_was_served_by_a_clock_that_has_gone_back_then_what_i
 
 def test_given_a_wait_when_the_clock_goes_back_then_it_comes_in_its_time_and_the_times_move_once(world: World) -> None:
     work = world.begun()
-    assert isinstance(world.store.wait(work, BUSY, 60.0, 60.0), Waiting)
+    assert isinstance(world.store.retry_later(work, BUSY, 60.0, 60.0), RetryDue)
     world.clock_moves(-HOUR)
     assert world.store.move_times(-HOUR, 1.0, LEASE)
     assert not world.store.move_times(-HOUR, 1.0, LEASE), "every process notices it"
@@ -168,7 +167,7 @@ def test_given_a_wait_when_the_clock_goes_back_then_it_comes_in_its_time_and_the
 
 def test_given_a_wait_that_began_by_the_moved_clock_then_it_stays(world: World) -> None:
     work = world.begun()
-    assert isinstance(world.store.wait(work, BUSY, 60.0, 60.0), Waiting)
+    assert isinstance(world.store.retry_later(work, BUSY, 60.0, 60.0), RetryDue)
     assert world.store.move_times(-HOUR, 30.0, LEASE)
     ((wake_at,),) = world.sql("SELECT wake_at FROM stageflow_strands")
     assert wake_at - world.store.clock() == pytest.approx(60.0, abs=5.0)
@@ -199,7 +198,7 @@ def test_given_a_strand_that_was_published_many_times_when_a_worker_becomes_free
 def test_given_many_due_waits_then_they_are_woken_together_but_for_those_that_somebody_woke(world: World) -> None:
     for number in range(5):
         work = world.begun(f"R{number}")
-        assert isinstance(world.store.wait(work, BUSY, 0.0, 0.0), Waiting)
+        assert isinstance(world.store.retry_later(work, BUSY, 0.0, 0.0), RetryDue)
     due = world.store.overdue(0.0).due
     assert len(world.store.wake(due[:2])) == 2
     assert sorted(nudge.run_id for (nudge,) in world.store.wake(due)) == sorted(place.run for place in due[2:])

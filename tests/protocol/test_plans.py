@@ -11,13 +11,12 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.work import Claimant, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.horizon import next_due
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Filter, Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 from tests.protocol.plans import MODES, listening, ranges, read_to_the_end
 
 # In one process: the past is made once.

@@ -14,7 +14,7 @@ from stageflow_durable.errors import IdempotencyParamMismatch, RunBusy
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
-from stageflow_durable.model.work import Done, Nudge, Work
+from stageflow_durable.model.work import Claimant, Done, Nudge, Work
 from stageflow_durable.state import idempotency_keys, retention
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_leases import Leases
@@ -24,7 +24,6 @@ from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import attributes, owners, runs, strands, tombstones
 from stageflow_durable.store.values import BATCH, Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant
 
 PLAN = Pipeline("one").stage("a", lambda _ctx: None, compensate=lambda _ctx: None).plan
 LONG_AGO, RECENTLY, OLDER_THAN = 100 * 86_400.0, 86_400.0, 30 * 86_400.0

@@ -11,12 +11,11 @@ import pytest
 from stageflow_durable.errors import OperatorConflict
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase
-from stageflow_durable.model.work import Done, Fenced, Nudge, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refused, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.operate import Order
 from tests.protocol.invariants import SeenInSql, Watch
 from tests.protocol.stepping import Act, Stage

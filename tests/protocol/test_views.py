@@ -8,12 +8,11 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import AttemptState
-from stageflow_durable.model.work import Done, Waiting, Work
+from stageflow_durable.model.work import Claimant, Done, Failure, RetryDue, Work
 from stageflow_durable.state import schema
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.values import Identity
 from stageflow_durable.transitions.accept import NewRun
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from tests.protocol.stepping import Stage
 
 PLAN = Pipeline("two").stage("a", lambda _ctx: None).stage("b", lambda _ctx: None).plan
@@ -26,7 +25,7 @@ def succeeds(store: SqlStore, work: Work, claimant: Claimant) -> object:
 
 
 def waits(store: SqlStore, work: Work, _claimant: Claimant) -> object:
-    return store.wait(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
+    return store.retry_later(work, Failure("busy", "transient", doubt=True), 60.0, 60.0)
 
 
 @pytest.mark.parametrize("at", range(8))
@@ -45,7 +44,7 @@ def test_given_an_attempt_that_ends_while_a_run_is_read_then_it_is_seen_once_as_
     seen, ended = stage.interleave(
         (lambda store: store.run("R"), lambda store: ends(store, work, claimant)), at
     ).answers
-    assert isinstance(ended, Done | Waiting)
+    assert isinstance(ended, Done | RetryDue)
     (attempt,) = seen.stage("a").attempts
     assert attempt.n == 1
     assert attempt.state in (AttemptState.RUNNING, AttemptState.OK, AttemptState.RETRY)

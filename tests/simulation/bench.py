@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from stageflow_durable.model import keys
-from stageflow_durable.state.own import Own
+from stageflow_durable.state.pool import Own
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store import values
 from stageflow_durable.store.protocol import Store

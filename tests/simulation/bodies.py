@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
 from stageflow_durable.codec import decode, plain
-from stageflow_durable.engine.bounds import MARGIN_SECONDS
-from stageflow_durable.engine.timeout import GRACE_SECONDS, StageTimeout
+from stageflow_durable.engine.interrupt import GRACE_SECONDS, MARGIN_SECONDS, StageTimeout
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.keys import stage_key
 from stageflow_durable.model.work import UNDO_PREFIX

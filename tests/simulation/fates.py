@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from stageflow_durable.engine.ending import TakenOver
+from stageflow_durable.engine.interrupt import TakenOver
 from stageflow_durable.errors import BrokerUnavailable, StoreUnavailable
 from stageflow_durable.testing import Crash
 from tests.simulation.broker import Message, due_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from stageflow_durable.engine.ends import ProcessEnds
+from stageflow_durable.engine.process_end import ProcessEnds
 
 
 class Violation(ProcessEnds):

@@ -16,11 +16,12 @@ from sqlalchemy import Double, String, and_, bindparam, case, or_, select, updat
 from stageflow_durable.engine import accept, body
 from stageflow_durable.engine import executor as _executor
 from stageflow_durable.engine import outcome as _outcome
+from stageflow_durable.engine import saving as _saving
 from stageflow_durable.engine.outcome import Succeeded
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import AttemptState, Phase, RunStatus, WaitingFor
-from stageflow_durable.saga.settle import Settlement
+from stageflow_durable.saga.decide import Settlement
 from stageflow_durable.state import moved, owners, queues, recovery
 from stageflow_durable.state import of_items as _of_items
 from stageflow_durable.state.clock import now
@@ -52,7 +53,6 @@ from stageflow_durable.transitions import (
 )
 from stageflow_durable.transitions import finish as _finish
 from stageflow_durable.transitions import fork as _fork
-from stageflow_durable.transitions import grant as _grant
 from stageflow_durable.transitions import items as _items
 from stageflow_durable.transitions import resolve as _resolve
 from stageflow_durable.transitions import signal as _signal
@@ -65,12 +65,12 @@ from tests.simulation.process import Worker
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
 executor: Any = _executor
+saving: Any = _saving
 again: Any = _again
 sealing: Any = _sealing
 forking: Any = _fork
 carrying: Any = _carrying
 in_memory: Any = _memory
-grant: Any = _grant
 items: Any = _items
 of_items: Any = _of_items
 resolve: Any = _resolve
@@ -141,7 +141,7 @@ def _always(answer: Any) -> Callable[..., Any]:
 
 
 def _effect_after_commit() -> Plant:
-    save, run_stage = executor.Executor._save, body.run_stage
+    save, run_stage = saving.Saving._save_once, body.run_stage
 
     def early(*given: Any) -> Any:
         return body.Called(lambda: run_stage(*given))
@@ -156,8 +156,10 @@ def _effect_after_commit() -> Plant:
     def promised(value: Any, *_given: Any) -> Any:
         return Promise(value) if callable(value) else returned(value, *_given)
 
-    returned = executor.returned
-    return _put((body, "run_stage", early), (executor, "returned", promised), (executor.Executor, "_save", late))
+    returned = executor.outcome_of_value
+    return _put(
+        (body, "run_stage", early), (executor, "outcome_of_value", promised), (saving.Saving, "_save_once", late)
+    )
 
 
 class Promise(Succeeded):
@@ -360,14 +362,16 @@ def _fence_of_gen_only() -> Plant:
 
 def _told_too_early() -> Plant:
     """Observers are told of what the body returned, before it is saved."""
-    saved, tell = executor.Executor._saved, executor.Executor._tell_end
+    judged, call = executor.Executor._judged, executor.Executor._call_observers
 
-    def early(self: Any, work: Any, memory: Any, outcome: Any, services: Any, *given: Any, **options: Any) -> Any:
+    def early(self: Any, called: Any, services: Any, *given: Any) -> Any:
+        outcome, work = judged(self, called, services, *given), services._work
+        memory = executor.RunOutputs(self._store, self._pipelines[work.run.pipeline])
         ctx = body.stage_context(work, memory, services)
-        tell(self, ctx, body.Called(), outcome, None, services.context)
-        return saved(self, work, memory, outcome, services, *given, **options)
+        call(self, ctx, body.Called(), outcome, None, services.context)
+        return outcome
 
-    return _put((executor.Executor, "_saved", early), (executor.Executor, "_tell_end", _always(None)))
+    return _put((executor.Executor, "_judged", early), (executor.Executor, "_call_observers", _always(None)))
 
 
 def _told_loudly() -> Plant:
@@ -377,7 +381,7 @@ def _told_loudly() -> Plant:
         for one in (*asked, *observers):
             one(end)
 
-    return _put((executor, "tell", loud))
+    return _put((executor, "call_observers", loud))
 
 
 def _answers_are_work() -> Plant:
@@ -853,6 +857,6 @@ MUTANTS = (
     ),
     Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
     Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
-    Mutant("the undo of a stage passes over its items", _put((grant, "groups_of", _always([])))),
+    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([])))),
     Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody()),
 )

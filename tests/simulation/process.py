@@ -13,11 +13,10 @@ from greenlet import GreenletExit
 
 from stageflow_durable.clock import World
 from stageflow_durable.delivery.messages import Words
-from stageflow_durable.delivery.tasks import carry, understood
+from stageflow_durable.delivery.tasks import handle_message, understood
 from stageflow_durable.engine.accept import publish
-from stageflow_durable.engine.bounds import Limits
-from stageflow_durable.engine.ending import Ending
-from stageflow_durable.engine.executor import Executed, Executor
+from stageflow_durable.engine.executor import Executed, Executor, Limits
+from stageflow_durable.engine.interrupt import Interruption
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import StageflowError
@@ -174,7 +173,7 @@ class Process:
         return Patience(LEASE, max_lost=self.sim.setup.max_lost)
 
 
-class Told(Ending):
+class Told(Interruption):
     """Tells a simulated body to end; it looks now and then whether it is to."""
 
     def __init__(self, worker: Worker) -> None:
@@ -220,7 +219,7 @@ class Worker(Process):
             LEASE,
             self.clock,
             self.profile,
-            ending=Told(self),
+            interruption=Told(self),
             clock_moved=self._clock_moved,
         )
         self._guard = Guard()
@@ -336,7 +335,7 @@ class Worker(Process):
         try:
             words = understood(task, (message.run, message.strand, message.gen, message.mark), {})
             if words is not None:
-                carry(task, self, words)
+                handle_message(task, self, words)
         except Again as again:
             self.reach("before", "retry")
             self.sim.retried(message, task.request.chain, again.countdown)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stageflow_durable.delivery.said import said, said_of
+from stageflow_durable.delivery.dropped import said, said_of
 from stageflow_durable.engine.outcome import MAX_ERROR, text_of
 from stageflow_durable.settings import safe_url
 from stageflow_durable.settings.claims import claims_by, for_redis_py

@@ -52,8 +52,8 @@ from stageflow_durable.store.views import (
 from stageflow_durable.transitions.compatibility import UNFINISHED, misfit
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.hand_back import is_handed_back
-from stageflow_durable.transitions.release import waits_for_an_end
 from stageflow_durable.transitions.rows import LinkRow
+from stageflow_durable.transitions.take import waits_for_an_end
 
 MOST_LISTED, MOST_WORKERS = 100, 200
 

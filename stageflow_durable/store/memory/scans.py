@@ -14,12 +14,12 @@ from stageflow_durable.store.base import STRANGERS
 from stageflow_durable.store.memory import definitions, owners
 from stageflow_durable.store.memory.rows import AttemptRecord, Tables
 from stageflow_durable.store.scans import MOVE_SECONDS, missed_of, more
-from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef, Waits
+from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef, WaitingStrand
 from stageflow_durable.transitions.draft import ACTIVE
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS, is_handed_back
-from stageflow_durable.transitions.release import waits_for_an_end
 from stageflow_durable.transitions.repair import has_no_wake_up
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
+from stageflow_durable.transitions.take import waits_for_an_end
 
 
 def _in(tables: Tables, state: StrandState) -> Iterator[StrandRow]:
@@ -157,14 +157,14 @@ def _nothing_moves(rows: Iterable[StrandRow]) -> bool:
 # --- what was handed back ---------------------------------------------------------------------------------------------
 
 
-def waits(tables: Tables, _now: float, run_ids: Sequence[str]) -> list[Waits]:
+def waits(tables: Tables, _now: float, run_ids: Sequence[str]) -> list[WaitingStrand]:
     """The strands of these runs that wait, with what they need of a worker."""
     found = []
     for run in filter(None, map(tables.runs.get, dict.fromkeys(run_ids))):
         for row in tables.strands.of(run.id):
             if row.state == StrandState.WAITING:
                 need = definitions.need(tables, run.pipeline, run.version, run.definition, row.queue)
-                found.append(Waits(run.id, row.strand, row.item, need, is_handed_back(row)))
+                found.append(WaitingStrand(run.id, row.strand, row.item, need, is_handed_back(row)))
     return found
 
 

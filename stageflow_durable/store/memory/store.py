@@ -17,7 +17,7 @@ from stageflow_durable.errors import ConfigurationError, NotAllowed, StageflowEr
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.work import Done, Fenced, Work
+from stageflow_durable.model.work import Done, Fenced, Kept, Work
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
 from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans
@@ -27,7 +27,6 @@ from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, Checked, Created, Identity, Pruned
 from stageflow_durable.store.verification import Heads
 from stageflow_durable.transitions.accept import NewRun, first_nudges
-from stageflow_durable.transitions.attempt import Kept
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.fence import is_mine
 

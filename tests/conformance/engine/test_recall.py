@@ -8,7 +8,7 @@ import pytest
 
 from stageflow_durable import RunStatus, StageOutput, TransientError
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.state import unlocked_reads
+from stageflow_durable.state import known
 from tests.conformance.engine.acts import DIAMOND, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
@@ -46,7 +46,7 @@ def test_of_a_wait(make_engine: MakeEngine, acts: Acts, when: Any) -> None:
     acts.play("a", TransientError("busy"))
     engine = make_engine(acts.line("a"))
     handle = engine.enqueue("line", {})
-    engine.faults.at(when, "wait", error=AWAY)
+    engine.faults.at(when, "retry_later", error=AWAY)
     engine.drain()
     assert acts.log == ["a", "a"]
     assert [event.type for event in handle.history()].count("work.retry_attempt") == 1
@@ -149,7 +149,7 @@ def test_a_database_that_is_away_for_reads_uses_up_no_attempt(
     make_engine: MakeEngine, acts: Acts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As for large outputs, which a begin does not bring along.
-    monkeypatch.setattr(unlocked_reads, "read", lambda _text: None)
+    monkeypatch.setattr(known, "read_saved", lambda _text: None)
     engine = make_engine(acts.line("a b"), in_place_stages=1)
     handle = engine.enqueue("line", {})
     engine.step()

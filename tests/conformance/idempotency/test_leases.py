@@ -14,7 +14,7 @@ from stageflow_durable.state import idempotency_keys as keys
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.idempotency_leases import Leases
-from stageflow_durable.state.own import Own
+from stageflow_durable.state.pool import Own
 from stageflow_durable.state.postgres_protocol import RawConnection, Rows, ServerStatement
 from stageflow_durable.state.single import Singles
 from tests.conformance.idempotency.backends import LONG, SCOPE

@@ -14,9 +14,8 @@ from kombu import compression
 from redis.exceptions import ConnectionError as Lost
 
 from stageflow_durable.delivery import shapes
+from stageflow_durable.delivery.dropped import LINES, Dropped, said, said_of
 from stageflow_durable.delivery.intake import Intake, _Brotli, bound_what_expands
-from stageflow_durable.delivery.refusals import LINES, Refusals
-from stageflow_durable.delivery.said import said, said_of
 
 untyped: Any = compression
 
@@ -173,10 +172,10 @@ def test_given_a_flood_when_messages_are_dropped_then_lines_are_few_and_none_is_
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = [0.0]
-    refusals = Refusals(lambda: now[0])
+    dropped = Dropped(lambda: now[0])
     for _ in range(1000):
-        refusals.add("a message", "no reason")
+        dropped.add("a message", "no reason")
     assert len(caplog.records) == LINES
     now[0] = 60.0
-    refusals.add("a message", "no reason")
+    dropped.add("a message", "no reason")
     assert f"1001 dropped so far; {1000 - LINES} more were not told" in caplog.records[-1].getMessage()

@@ -17,7 +17,7 @@ from celery.signals import after_task_publish, before_task_publish
 from kombu.entity import Exchange, Queue
 from redis import Redis
 
-from stageflow_durable.delivery import quick
+from stageflow_durable.delivery import template
 from stageflow_durable.delivery.configure import ADVANCE, TASK_OPTIONS, own_settings
 from stageflow_durable.delivery.publish import CeleryPublisher
 from stageflow_durable.embedded.ports import free_port
@@ -171,11 +171,11 @@ def test_given_a_task_that_sends_when_it_publishes_then_root_and_parent_are_its_
     assert (message["headers"]["root_id"], message["headers"]["parent_id"]) == ("root", "me")
 
 
-@pytest.mark.parametrize(("batches", "sendings"), [(True, 2), (False, quick.BATCH + 3)])
+@pytest.mark.parametrize(("batches", "sendings"), [(True, 2), (False, template.BATCH + 3)])
 def test_given_many_nudges_when_they_are_published_then_each_has_ids_of_its_own_and_they_keep_their_order(
     make_app: Callable[..., Celery], valkey_url: str, batches: bool, sendings: int
 ) -> None:
-    count, before = quick.BATCH + 3, pushes(valkey_url)
+    count, before = template.BATCH + 3, pushes(valkey_url)
     CeleryPublisher(make_app(), 50, templates=True, batches=batches).publish(tuple(map(nudge, range(count))))
     assert pushes(valkey_url) - before == sendings
     (texts,) = raw(valkey_url).values()
@@ -295,8 +295,8 @@ def test_given_another_thread_that_forgets_the_templates_when_a_nudge_is_publish
     make_app: Callable[..., Celery], valkey_url: str
 ) -> None:
     class Forgotten(dict[Any, Any]):
-        def __setitem__(self, kind: Any, template: Any) -> None:
-            super().__setitem__(kind, template)
+        def __setitem__(self, kind: Any, made: Any) -> None:
+            super().__setitem__(kind, made)
             self.clear()
 
     publisher = CeleryPublisher(make_app(), 50, templates=True)
@@ -359,7 +359,7 @@ def test_given_a_list_of_brokers_when_the_first_is_away_then_celery_finds_the_ot
 def test_given_an_application_without_time_limits_when_the_broker_stands_still_then_it_is_said_so_in_bounded_time(
     make_app: Callable[..., Celery], own_broker: BrokerService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(quick.BOUNDS, "socket_timeout", 0.2)
+    monkeypatch.setitem(template.BOUNDS, "socket_timeout", 0.2)
     app = make_app(own_broker.url)
     app.conf.broker_transport_options = {}
     publisher = CeleryPublisher(app, 50, templates=True)
@@ -373,7 +373,7 @@ def test_given_an_application_without_time_limits_when_the_broker_stands_still_t
 
 
 def test_ids_are_random_uuids_as_celerys_are() -> None:
-    made = {text for _ in range(100) for text in quick._uuids()}
+    made = {text for _ in range(100) for text in template._uuids()}
     assert len(made) == 200
     for text in made:
         parsed = UUID(text)

@@ -18,9 +18,8 @@ from stageflow_durable import StageOutput
 from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import Called
 from stageflow_durable.engine.chain import Chain
-from stageflow_durable.engine.ending import Ending, TakenOver
-from stageflow_durable.engine.inside import own_context
-from stageflow_durable.engine.timeout import StageTimeout
+from stageflow_durable.engine.interrupt import Interruption, StageTimeout, TakenOver
+from stageflow_durable.engine.services import own_context
 from stageflow_durable.errors import NotAllowedInStage
 from tests.unit.engine.test_loop import elsewhere as _elsewhere
 from tests.unit.engine.test_loop import here as _here
@@ -537,10 +536,10 @@ def test_the_loop_is_the_one_of_all_bodies(call: Call) -> None:
 @pytest.mark.parametrize("body", [hangs, hangs_async])
 def test_once_the_work_was_taken_over_the_body_ends_and_then_each_of_them(kinds: str, body: Any) -> None:
     log: list[str] = []
-    ending = Ending()
-    threading.Timer(0.2, ending.taken_over).start()
+    interruption = Interruption()
+    threading.Timer(0.2, interruption.taken_over).start()
     began = time.monotonic()
-    with ending.of(ends_with_lease=False):
+    with interruption.of(ends_with_lease=False):
         called = chained(links(kinds, log), body)
     assert isinstance(called.error, TakenOver | asyncio.CancelledError)
     assert time.monotonic() - began < 5

@@ -16,8 +16,8 @@ import pytest
 
 from stageflow_durable import kept_between_stages
 from stageflow_durable.engine import body, loop
-from stageflow_durable.engine.inside import own_context
-from stageflow_durable.engine.timeout import StageTimeout
+from stageflow_durable.engine.interrupt import StageTimeout
+from stageflow_durable.engine.services import own_context
 
 Call = Callable[..., body.Called]
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from stageflow_durable.engine.refusals import EVERY_SECONDS, Refusals
+from stageflow_durable.engine.attempt_log import EVERY_SECONDS, RefusalLog
 from stageflow_durable.model.roster import NO_WORKER
 from stageflow_durable.model.work import Nudge, Refusal, Refused
 
@@ -19,7 +19,7 @@ class Told:
     def __init__(self) -> None:
         self.now = 0.0
         self.noted: list[str] = []
-        self.refusals = Refusals(lambda: self.now, self.noted.append)
+        self.refusals = RefusalLog(lambda: self.now, self.noted.append)
 
 
 @pytest.fixture
@@ -32,9 +32,9 @@ def test_messages_of_an_unknown_pipeline_are_one_line_a_minute_with_their_number
 ) -> None:
     back = Refused(Refusal.HANDED_BACK, about="slow v1", missing=NO_WORKER)
     for _message in range(5):
-        told.refusals.tell(NUDGE, back)
+        told.refusals.add(NUDGE, back)
     told.now += EVERY_SECONDS
-    told.refusals.tell(NUDGE, back)
+    told.refusals.add(NUDGE, back)
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("1 message(s) of slow v1 reached this worker, which does not know it")
     assert first.endswith("run 01RUN, queue shared; no worker is alive; start one: stageflow worker")
@@ -43,7 +43,7 @@ def test_messages_of_an_unknown_pipeline_are_one_line_a_minute_with_their_number
 
 def test_another_pipeline_is_told_at_once(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     for about in ("slow v1", "slow v2", "slow v1"):
-        told.refusals.tell(NUDGE, Refused(Refusal.HANDED_BACK, about=about))
+        told.refusals.add(NUDGE, Refused(Refusal.HANDED_BACK, about=about))
     assert len(caplog.records) == 2
 
 
@@ -51,7 +51,7 @@ def test_messages_of_runs_that_are_not_here_are_told_and_noted_for_doctor(
     told: Told, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _message in range(3):
-        told.refusals.tell(NUDGE._replace(run_id="x\ny" * 90), Refused(Refusal.GONE))
+        told.refusals.add(NUDGE._replace(run_id="x\ny" * 90), Refused(Refusal.GONE))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "does another application share the queue" in record.getMessage()
@@ -61,5 +61,5 @@ def test_messages_of_runs_that_are_not_here_are_told_and_noted_for_doctor(
 
 def test_what_finds_nothing_to_take_is_not_told(told: Told, caplog: pytest.LogCaptureFixture) -> None:
     for why in (Refusal.NOT_READY, Refusal.NOT_DUE, Refusal.FENCED, Refusal.STOPPED, Refusal.DEAD_OWNER):
-        told.refusals.tell(NUDGE, Refused(why))
+        told.refusals.add(NUDGE, Refused(why))
     assert (caplog.records, told.noted) == ([], [])

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from stageflow_durable import Pipeline, RetryPolicy, RunStatus
-from stageflow_durable.engine import body, timeout
-from stageflow_durable.engine.inside import own_context
-from stageflow_durable.engine.timeout import StageTimeout, bounded
+from stageflow_durable.engine import body, interrupt
+from stageflow_durable.engine.interrupt import StageTimeout, bounded
+from stageflow_durable.engine.services import own_context
 from stageflow_durable.testing import engine_for_tests
 
 
@@ -78,7 +78,7 @@ def test_an_async_body_that_swallows_its_cancellation_and_returns_is_late_all_th
 
 
 def test_an_async_body_that_blocks_its_loop_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeout, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(interrupt, "AGAIN_SECONDS", 0.1)
 
     async def blocks(_ctx: Any) -> None:
         time.sleep(5)  # noqa: ASYNC251  # that it blocks is the point
@@ -92,7 +92,7 @@ def test_an_async_body_that_blocks_its_loop_is_interrupted(monkeypatch: pytest.M
 def test_an_async_body_that_cleans_up_after_its_timeout_is_not_interrupted_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(timeout, "AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(interrupt, "AGAIN_SECONDS", 0.02)
     tidied: list[bool] = []
 
     async def tidies(_ctx: Any) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from stageflow_durable.state.places import Place, Places
+from stageflow_durable.state.pool import Place, Places
 from tests.services.process import eventually
 
 

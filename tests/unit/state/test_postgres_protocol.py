@@ -32,7 +32,7 @@ from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.state import bounded, postgres_protocol
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.driver import Driver, Statement
-from stageflow_durable.state.own import Own
+from stageflow_durable.state.pool import Own
 from stageflow_durable.state.postgres_protocol import ServerStatement
 from stageflow_durable.state.session import SessionHolder
 from tests.services.process import eventually

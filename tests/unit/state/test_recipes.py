@@ -12,7 +12,7 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, RunStatus
-from stageflow_durable.model.work import Done, Nudge, RunFacts, Work
+from stageflow_durable.model.work import Claimant, Done, Nudge, RunFacts, Work
 from stageflow_durable.state import known
 from stageflow_durable.state.at_once import AtOnce
 from stageflow_durable.state.driver import Driver, Statement
@@ -20,7 +20,6 @@ from stageflow_durable.state.recipes import SLOTS, Decides, Value
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.transitions import finish, start
 from stageflow_durable.transitions.accept import NewRun, accept
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.rows import NEW_STRAND
 
 ME = "host-1-2"
@@ -121,7 +120,7 @@ def test_the_end_of_a_stage_is_written_as_if_it_was_decided_for_its_run_alone(se
     plan = line(chance)
     owner, go_on = claimant(plan, chance), chance.random() < 0.7
     once, alone = Written(7.5), Written(7.5)
-    unlocked = Unlocked(driver(once), audit_key, hints=True, tell=news)
+    unlocked = Unlocked(driver(once), audit_key, hints=True, notify=news)
     for _run in range(3):
         work = attempt(plan, chance, run_of(plan, chance, pivot_passed=chance.random() < 0.3))
         delta = f'"{_text(chance)}"'
@@ -130,7 +129,7 @@ def test_the_end_of_a_stage_is_written_as_if_it_was_decided_for_its_run_alone(se
         row = known.strand_of(work)
         facts = known.facts_with(work.run, plan, 7.5, work.seq, work.head, row)
         change = finish.succeed(facts, work, next_in, delta)
-        applied = AtOnce(driver(alone), audit_key, hints=True, tell=news).apply(cast("Any", change), row)
+        applied = AtOnce(driver(alone), audit_key, hints=True, notify=news).apply(cast("Any", change), row)
         assert once.sent == alone.sent
         assert applied is not None
         assert done == Done(applied.granted, applied.nudges, applied.ended)
@@ -143,7 +142,7 @@ def test_a_begin_is_written_as_if_it_was_decided_for_its_run_alone(seed: int, au
     plan = line(chance)
     owner, stage = claimant(plan, chance), chance.choice(plan.stages)
     once, alone = Written(0.0), Written(0.0)
-    unlocked = Unlocked(driver(once), audit_key, hints=False, tell=news)
+    unlocked = Unlocked(driver(once), audit_key, hints=False, notify=news)
     for _run in range(3):
         run, clock = run_of(plan, chance), chance.random()
         row = NEW_STRAND._replace(
@@ -158,7 +157,7 @@ def test_a_begin_is_written_as_if_it_was_decided_for_its_run_alone(seed: int, au
         once._read = (*run, *row, clock, None)
         begun = unlocked.begin(nudge, owner)
         change = start.begin(known.facts_with(run, plan, clock, run.seq, run.head, row), nudge, owner)
-        applied = AtOnce(driver(alone), audit_key, hints=False, tell=news).apply(cast("Any", change), row)
+        applied = AtOnce(driver(alone), audit_key, hints=False, notify=news).apply(cast("Any", change), row)
         assert once.sent == alone.sent
         assert applied is not None
         assert applied.granted is not None
@@ -173,14 +172,14 @@ def test_a_run_is_accepted_as_if_it_was_the_first(seed: int, audit_key: bytes) -
     chance = Random(seed)
     plan = line(chance)
     once, alone = Written(3.5), Written(3.5)
-    unlocked = Unlocked(driver(once), audit_key, hints=True, tell=news)
+    unlocked = Unlocked(driver(once), audit_key, hints=True, notify=news)
     keyed, late = chance.random() < 0.5, chance.random() < 0.3
     for _run in range(3):
         key, deadline = _text(chance) if keyed else None, chance.random() if late else None
         told = (_text(chance), _text(chance), _text(chance))
         new = NewRun(_text(chance), _text(chance), plan, key, *told, "q", deadline=deadline)
         made = unlocked.create(new)
-        applied = AtOnce(driver(alone), audit_key, hints=True, tell=news).create(accept(new, 3.5))
+        applied = AtOnce(driver(alone), audit_key, hints=True, notify=news).create(accept(new, 3.5))
         assert once.sent == alone.sent
         assert made is not None
         assert applied is not None
@@ -190,7 +189,7 @@ def test_a_run_is_accepted_as_if_it_was_the_first(seed: int, audit_key: bytes) -
 def test_given_a_run_with_a_deadline_then_each_end_is_decided_for_itself() -> None:
     chance = Random(1)
     plan = Pipeline("two").stage("a", body).stage("b", body).plan
-    unlocked = Unlocked(driver(Written(0.0)), b"", hints=False, tell=news)
+    unlocked = Unlocked(driver(Written(0.0)), b"", hints=False, notify=news)
     work = attempt(plan, chance, run_of(plan, chance, deadline=5.0))._replace(stage="a")
     assert unlocked.succeed(work, claimant(plan, chance), "1", go_on=True) is None
 
@@ -222,7 +221,7 @@ def test_a_value_of_which_nothing_may_depend_is_not_even_equal_to_its_like() -> 
 def test_a_sleep_that_comes_next_is_decided_once_and_due_by_each_runs_own_clock() -> None:
     plan, chance = Pipeline[Any, Any]("line").stage("a", body).sleep("nap", 3600.0).stage("b", body).plan, Random(1)
     owner, once = claimant(plan, chance), Written(0.0)
-    unlocked = Unlocked(driver(once), b"", hints=True, tell=news)
+    unlocked = Unlocked(driver(once), b"", hints=True, notify=news)
     run = run_of(plan, chance)
     for clock in (7.5, 8.25):
         once._clock, alone = clock, Written(clock)
@@ -231,7 +230,7 @@ def test_a_sleep_that_comes_next_is_decided_once_and_due_by_each_runs_own_clock(
         assert unlocked.succeed(work, owner, "1", go_on=True) == Done()
         row = known.strand_of(work)
         facts = known.facts_with(work.run, plan, clock, work.seq, work.head, row)
-        AtOnce(driver(alone), b"", hints=True, tell=news).apply(
+        AtOnce(driver(alone), b"", hints=True, notify=news).apply(
             cast("Any", finish.succeed(facts, work, owner, "1")), row
         )
         assert once.sent == alone.sent
@@ -244,6 +243,6 @@ def test_a_sleep_until_a_moment_is_decided_for_each_run_alone() -> None:
     plan, chance = Pipeline[Any, Any]("line").stage("a", body).sleep("nap", until=moment).plan, Random(1)
     written = Written(7.5)
     work = attempt(plan, chance, run_of(plan, chance))._replace(stage="a", queue="q")
-    unlocked = Unlocked(driver(written), b"", hints=True, tell=news)
+    unlocked = Unlocked(driver(written), b"", hints=True, notify=news)
     assert unlocked.succeed(work, claimant(plan, chance), "1", go_on=True) is None
     assert written.sent == [], "how long it sleeps depends on when it begins to, and is no slot's"

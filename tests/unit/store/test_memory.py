@@ -64,7 +64,7 @@ def test_what_a_database_would_refuse_is_refused() -> None:
 
 
 def _noted(facts: Any) -> Any:
-    from stageflow_durable.transitions.wake import note
+    from stageflow_durable.transitions.draft import note
 
     return note(facts, "test.event", {})
 

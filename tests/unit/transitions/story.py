@@ -8,10 +8,9 @@ from typing import Any
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import Phase, RunStatus, StepState, StrandState, WaitingFor
-from stageflow_durable.model.work import Nudge, Refused, RunFacts, Work
+from stageflow_durable.model.work import Claimant, Failure, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions import fail as failing
 from stageflow_durable.transitions import finish, start
-from stageflow_durable.transitions.attempt import Claimant, Failure
 from stageflow_durable.transitions.change import KEYS, Change, How, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.rows import (

@@ -8,9 +8,8 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Refusal, Refused, Work
+from stageflow_durable.model.work import Failure, Fenced, Refusal, Refused, Work
 from stageflow_durable.transitions import items
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import Change, Count, OpenItems, RestItems, Table
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.groups import MOST_GROUPS, count_of_groups, group_of
@@ -133,7 +132,7 @@ def test_whoever_does_not_hold_the_item_any_more_writes_nothing() -> None:
     work, facts = begun(story, group(3))
     late = work._replace(attempt=7)
     assert isinstance(items.succeed(facts, late, "1"), Fenced)
-    assert isinstance(items.wait(facts, late, NO, 1.0, 1.0), Fenced)
+    assert isinstance(items.retry_later(facts, late, NO, 1.0, 1.0), Fenced)
     assert isinstance(items.fail(facts, late, NO), Fenced)
     assert items.take(facts._replace(parts={**facts.parts, Part.OWNERS: {}}), "m", 0, max_lost=3) is None
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
-from stageflow_durable.model.work import Work
+from stageflow_durable.model.work import Failure, Work
 from stageflow_durable.transitions import fail, finish, retry, start
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part, SomeStrands
 from tests.unit.transitions.story import Story, body, line
@@ -56,7 +55,7 @@ def test_a_retry_on_a_line_needs_no_more_than_its_attempt() -> None:
     work = story.begin("a")
 
     def decide(facts: Facts) -> Any:
-        return retry.wait(facts, work, AGAIN, 5.0, 5.0)
+        return retry.retry_later(facts, work, AGAIN, 5.0, 5.0)
 
     assert written(decide(known(story, "a", alone=True))) == written(whole(story, decide))
 

@@ -9,8 +9,8 @@ import pytest
 from stageflow_durable.errors import NotAllowed, OperatorConflict
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StepState, StrandState
+from stageflow_durable.model.work import Failure
 from stageflow_durable.transitions import operate, take, undo
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.operate import Order
 from tests.unit.transitions.story import RUN, Story, body, line
 

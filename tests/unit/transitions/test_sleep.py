@@ -9,9 +9,8 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
-from stageflow_durable.model.work import Fenced, Refusal
+from stageflow_durable.model.work import Failure, Fenced, Refusal
 from stageflow_durable.transitions import operate, sleep, start, wake
-from stageflow_durable.transitions.attempt import Failure
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Part
 from tests.unit.transitions.story import Story, body

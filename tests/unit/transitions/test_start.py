@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stageflow_durable.model.status import ParkReason, RunStatus, StepState, StrandState
-from stageflow_durable.model.work import Refusal
+from stageflow_durable.model.work import Claimant, Refusal
 from stageflow_durable.transitions import start
-from stageflow_durable.transitions.attempt import Claimant
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Part
 from tests.unit.transitions.story import ME, Story, body, line, needed

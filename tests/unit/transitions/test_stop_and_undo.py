@@ -8,8 +8,8 @@ import pytest
 
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StepState, StrandState
-from stageflow_durable.transitions import release, retry, take, undo, wake
-from stageflow_durable.transitions.attempt import Failure
+from stageflow_durable.model.work import Failure
+from stageflow_durable.transitions import retry, take, undo, wake
 from stageflow_durable.transitions.change import KeyEnd
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, HeldKey, OwnerRow
 from tests.unit.transitions.story import ME, Story, body, line
@@ -24,7 +24,7 @@ def _undo(story: Story, stage: str) -> Any:
 
 def _wait(story: Story, strand: str, delay: float, drawn: float) -> Any:
     work = story.begin(strand)
-    return story.apply(retry.wait(story.facts(), work, Failure("away", "transient", doubt=True), delay, drawn))
+    return story.apply(retry.retry_later(story.facts(), work, Failure("away", "transient", doubt=True), delay, drawn))
 
 
 def test_given_a_failed_stage_when_it_may_have_acted_then_it_is_undone_first_and_what_came_before_after_it() -> None:
@@ -185,18 +185,18 @@ def _lost_and_to_be_undone() -> Story:
 def test_given_a_lost_stage_without_a_bound_when_the_end_of_its_owner_is_confirmed_then_its_undo_begins() -> None:
     story = _lost_and_to_be_undone()
     assert (story.state("undo:a"), story.row("undo:a").wake_at) == (StrandState.WAITING, UNTIL_CONFIRMED)
-    assert release.release(story.facts(), EndedOwner("another", "host", 2, "itself", None)) is None
-    change = story.apply(release.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)))
+    assert take.release(story.facts(), EndedOwner("another", "host", 2, "itself", None)) is None
+    change = story.apply(take.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)))
     assert story.state("undo:a") == StrandState.READY
     assert [nudge.strand for nudge in change.nudges] == ["undo:a"]
     assert [event.type for event in change.events] == ["worker.ended"]
-    assert release.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)) is None
+    assert take.release(story.facts(), EndedOwner(ME, "host", 1, "itself", None)) is None
 
 
 def test_given_an_end_that_a_person_confirmed_then_the_run_says_who_and_why_and_has_another_version() -> None:
     story = _lost_and_to_be_undone()
     before = story.run.op_version
-    change = story.apply(release.release(story.facts(), EndedOwner(ME, "host", 1, "ada", "it is off")))
+    change = story.apply(take.release(story.facts(), EndedOwner(ME, "host", 1, "ada", "it is off")))
     assert story.run.op_version == before + 1
     assert (change.events[0].type, change.events[0].data["actor"]) == ("operator.confirm-dead", "ada")
 

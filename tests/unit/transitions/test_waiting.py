@@ -9,8 +9,8 @@ import pytest
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StrandState, WaitingFor
-from stageflow_durable.transitions import operate, release, retry, start, take, wake
-from stageflow_durable.transitions.attempt import Claimant, Failure
+from stageflow_durable.model.work import Claimant, Failure
+from stageflow_durable.transitions import operate, retry, start, take, wake
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner
 from tests.unit.transitions.story import ME, Story, body, line
@@ -20,7 +20,7 @@ AWAY = Failure("away", "transient", doubt=True)
 
 def retried(story: Story) -> None:
     work = story.begin("a")
-    story.apply(retry.wait(story.facts(), work, AWAY, 5.0, 5.0))
+    story.apply(retry.retry_later(story.facts(), work, AWAY, 5.0, 5.0))
 
 
 def postponed(story: Story) -> None:
@@ -87,7 +87,7 @@ def test_given_an_undo_that_a_lost_process_may_still_disturb_then_it_waits_for_i
     undo = story.row("undo:a")
     assert (undo.state, undo.waiting_for, undo.wake_at) == (StrandState.WAITING, what, kill_by or UNTIL_CONFIRMED)
     if kill_by is None:
-        story.apply(release.release(story.facts(), EndedOwner(ME, "host", 1, "its parent", None)))
+        story.apply(take.release(story.facts(), EndedOwner(ME, "host", 1, "its parent", None)))
     else:
         story.clock = kill_by
         story.apply(wake.wake(story.facts(), "undo:a", 0))
@@ -111,5 +111,5 @@ def test_given_an_undo_that_waits_for_two_ends_when_one_is_bounded_then_after_th
     for strand in "bc":
         story.apply(take.take(story.facts(), strand, 0, max_lost=5))
     assert (story.row("undo:a").waiting_for, story.row("undo:a").wake_at) == (WaitingFor.WORKER, UNTIL_CONFIRMED)
-    story.apply(release.release(story.facts(), EndedOwner("of b", "host", 1, "its parent", None)))
+    story.apply(take.release(story.facts(), EndedOwner("of b", "host", 1, "its parent", None)))
     assert (story.row("undo:a").waiting_for, story.row("undo:a").wake_at) == (WaitingFor.TIME, 500.0)

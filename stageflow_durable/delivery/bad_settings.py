@@ -12,7 +12,7 @@ from stageflow_durable.errors import ConfigurationError
 T = TypeVar("T")
 
 
-class Refusal(click.ClickException):
+class BadSettings(click.ClickException):
     """Ends Celery's command line as one of its own errors would, instead of with a traceback."""
 
     exit_code = 1
@@ -22,7 +22,7 @@ class Refusal(click.ClickException):
         click.echo(f"stageflow: {self.message}", file=file, err=True)
 
 
-def told(configured: Callable[[], T]) -> Callable[[], T]:
+def in_a_line(configured: Callable[[], T]) -> Callable[[], T]:
     """``configured``, whose ConfigurationError is that line while one of Celery's commands runs; elsewhere it stays
     what it is.
     """
@@ -32,7 +32,7 @@ def told(configured: Callable[[], T]) -> Callable[[], T]:
             return configured()
         except ConfigurationError as error:
             if _under_celery():
-                raise Refusal(str(error)) from error
+                raise BadSettings(str(error)) from error
             raise
 
     return ask

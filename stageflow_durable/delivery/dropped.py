@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from stageflow_durable.delivery.said import said
+from stageflow_durable.engine.attempt_log import one_line
+from stageflow_durable.settings.masking import masked
 
 log = logging.getLogger("stageflow.messages")
 
@@ -16,7 +17,7 @@ WINDOW_SECONDS = 10.0
 """No more lines than that within that time; what was left out is counted in the next one."""
 
 
-class Refusals:
+class Dropped:
     """Those of one process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,5 +45,34 @@ class Refusals:
         log.error("dropped a message (%s): %s; %d dropped so far%s", said(what), said(why), count, more)
 
 
-refusals = Refusals()
+dropped = Dropped()
 """This process's; a child begins with its parent's count."""
+
+
+# --- what a log may repeat of what came from outside: short, on one line, masked --------------------------------------
+
+
+LENGTH = 300
+"""Characters that are kept."""
+
+_READ = 10_000
+"""Characters that are looked at: a password may be long, and is masked before its text is cut."""
+
+
+def said(text: object) -> str:
+    """``text``, or its repr, for a log. Whatever its own methods raise is said instead."""
+    try:
+        read = text if isinstance(text, str) else repr(text)
+    except Exception as error:  # noqa: BLE001  # of an object that is not ours
+        read = f"<{type(text).__name__} that cannot be shown: {type(error).__name__}>"
+    kept = masked(read[:_READ])
+    return one_line(kept if len(kept) <= LENGTH else f"{kept[:LENGTH]}…")
+
+
+def said_of(error: BaseException) -> str:
+    """An error's type and text, for a log."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # of an error that is not ours
+        text = ""
+    return f"{type(error).__name__}: {said(text)}" if text else type(error).__name__

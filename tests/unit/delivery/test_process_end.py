@@ -9,8 +9,8 @@ import billiard.common
 import pytest
 
 from stageflow_durable import Pipeline, RunStatus
-from stageflow_durable.delivery.ending import told_to_end
-from stageflow_durable.engine.ends import Interrupted, is_end_of_process
+from stageflow_durable.delivery.process import told_to_end
+from stageflow_durable.engine.process_end import Interrupted, is_end_of_process
 from stageflow_durable.testing import engine_for_tests
 
 

@@ -1,10 +1,11 @@
-"""What becomes of a run that has stopped: undo, park or end. Pure decisions."""
+"""What becomes of a run that has stopped: undo, park or end; and in which order it is undone. Pure decisions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import OPEN_STEPS, Cause, ParkReason, Phase, RunStatus, StepState
 
 
@@ -47,3 +48,18 @@ def undone(steps: Mapping[str, StepState], *, halt: bool = False) -> Settlement 
         return None
     failed = StepState.COMPENSATION_FAILED in steps.values()
     return Settlement(Phase.SETTLED, RunStatus.COMPENSATION_FAILED if failed else RunStatus.COMPENSATED)
+
+
+def ready_undos(plan: Plan, steps: Mapping[str, StepState]) -> tuple[str, ...]:
+    """Stages whose undo may begin now: their step is open and not begun, and no descendant's step is open. So completed
+    work is undone in the reverse order of the graph (Garcia-Molina & Salem, "Sagas", 1987).
+
+    Later stages first, so that a single worker undoes in reverse order of the plan.
+    """
+    open_ = {name for name, state in steps.items() if state in OPEN_STEPS}
+    waiting = {name for name in open_ if steps[name] is not StepState.COMPENSATING}
+    return tuple(
+        stage.name
+        for stage in reversed(plan.stages)
+        if stage.name in waiting and open_.isdisjoint(plan.descendants[stage.name])
+    )

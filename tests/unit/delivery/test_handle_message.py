@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.delivery.messages import read
-from stageflow_durable.delivery.tasks import carry
+from stageflow_durable.delivery.tasks import handle_message
 from stageflow_durable.engine.executor import Executed
 from stageflow_durable.model.work import Hint, Nudge
 
@@ -32,7 +32,7 @@ def carried(mark: str) -> tuple[str, Nudge]:
         queue="q", first=first, execute=execute, publish=lambda _nudges: None, refused=lambda _words, _queue: None
     )
     request = SimpleNamespace(chain=None, delivery_info={"routing_key": "lane"}, retries=0)
-    carry(SimpleNamespace(request=request), process, read(("R", "a", 3, mark), {}))
+    handle_message(SimpleNamespace(request=request), process, read(("R", "a", 3, mark), {}))
     return keys[0], ridden[0]
 
 

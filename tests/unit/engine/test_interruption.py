@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.engine import body
-from stageflow_durable.engine.ending import Ending, TakenOver
+from stageflow_durable.engine.interrupt import Interruption, TakenOver
 
 LONG = 20.0
 
@@ -30,9 +30,9 @@ def call(runner: Callable[[Any], object], timeout: float | None = None) -> body.
 
 
 def test_a_def_that_sleeps_is_interrupted_once_its_work_was_taken_over() -> None:
-    ending, began = Ending(), time.monotonic()
-    later(ending.taken_over)
-    with ending.of(ends_with_lease=False):
+    interruption, began = Interruption(), time.monotonic()
+    later(interruption.taken_over)
+    with interruption.of(ends_with_lease=False):
         called = call(lambda _ctx: time.sleep(LONG))
     assert isinstance(called.error, TakenOver)
     assert str(called.error) == "its work was taken over"
@@ -40,7 +40,7 @@ def test_a_def_that_sleeps_is_interrupted_once_its_work_was_taken_over() -> None
 
 
 def test_an_async_def_that_waits_is_cancelled_and_cleans_up() -> None:
-    ending, began, cleaned = Ending(), time.monotonic(), []
+    interruption, began, cleaned = Interruption(), time.monotonic(), []
 
     async def waits(_ctx: object) -> None:
         try:
@@ -48,8 +48,8 @@ def test_an_async_def_that_waits_is_cancelled_and_cleans_up() -> None:
         finally:
             cleaned.append(True)
 
-    later(ending.taken_over)
-    with ending.of(ends_with_lease=False):
+    later(interruption.taken_over)
+    with interruption.of(ends_with_lease=False):
         called = call(waits)
     assert isinstance(called.error, TakenOver | asyncio.CancelledError)
     assert cleaned == [True]
@@ -58,40 +58,40 @@ def test_an_async_def_that_waits_is_cancelled_and_cleans_up() -> None:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_lost_lease_alone_ends_only_what_asked_for_it(*, ends: bool) -> None:
-    ending = Ending()
-    later(ending.lease_lost)
-    with ending.of(ends_with_lease=ends):
+    interruption = Interruption()
+    later(interruption.lease_lost)
+    with interruption.of(ends_with_lease=ends):
         called = call(lambda _ctx: time.sleep(1.0))
     assert isinstance(called.error, TakenOver) == ends
 
 
 def test_what_is_told_between_two_bodies_ends_neither() -> None:
-    ending = Ending()
-    with ending.of(ends_with_lease=True):
+    interruption = Interruption()
+    with interruption.of(ends_with_lease=True):
         pass
-    ending.taken_over()
-    with ending.of(ends_with_lease=True):
+    interruption.taken_over()
+    with interruption.of(ends_with_lease=True):
         time.sleep(0.05)
 
 
 def test_a_body_in_another_thread_goes_on_to_its_end() -> None:
-    ending = Ending()
+    interruption = Interruption()
 
     def ride() -> str:
-        with ending.of(ends_with_lease=True):
+        with interruption.of(ends_with_lease=True):
             time.sleep(0.5)
         return "over"
 
     with ThreadPoolExecutor(1) as pool:
         riding = pool.submit(ride)
-        later(ending.taken_over)
+        later(interruption.taken_over)
         assert riding.result() == "over"
 
 
 def test_an_async_def_with_a_timeout_is_cancelled_as_well() -> None:
-    ending, began = Ending(), time.monotonic()
-    later(ending.taken_over)
-    with ending.of(ends_with_lease=False):
+    interruption, began = Interruption(), time.monotonic()
+    later(interruption.taken_over)
+    with interruption.of(ends_with_lease=False):
         called = call(lambda _ctx: asyncio.sleep(LONG), LONG)
     assert isinstance(called.error, TakenOver | asyncio.CancelledError)
     assert time.monotonic() - began < LONG / 2

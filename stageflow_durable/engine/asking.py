@@ -1,0 +1,123 @@
+"""Asking the function of a stage that only waits: until when it sleeps, or what is to be approved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from stageflow_durable.clock import Clock
+from stageflow_durable.codec import encode_and_fingerprint
+from stageflow_durable.duration import LONGEST, shown
+from stageflow_durable.engine import body
+from stageflow_durable.engine.body import Called
+from stageflow_durable.engine.outcome import Over, text_of
+from stageflow_durable.engine.payload import within
+from stageflow_durable.engine.process_end import is_end_of_process
+from stageflow_durable.engine.run_outputs import RunOutputs
+from stageflow_durable.engine.saving import AWAY, Saving
+from stageflow_durable.engine.services import Services
+from stageflow_durable.model.stage import StageSpec
+from stageflow_durable.model.status import ParkReason
+from stageflow_durable.model.work import Claimant, Done, Ending, Failure, Fenced, Work
+from stageflow_durable.retry import Category
+from stageflow_durable.retry.look import is_a
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.transitions.approval import Asked
+
+T = TypeVar("T")
+
+
+class Asking:
+    """Asks the functions of stages that only wait. ``claimant``: the owner, where the next stage may begin in place."""
+
+    def __init__(
+        self, store: Store, saving: Saving, clock: Clock, claimant: Callable[[], Claimant], payload_bytes: int
+    ) -> None:
+        self._store = store
+        self._saving = saving
+        self._clock = clock
+        self._claimant = claimant
+        self._payload_bytes = payload_bytes
+
+    def until(self, work: Work, spec: StageSpec, outputs: RunOutputs) -> Ending:
+        """Ask a sleep's function until when."""
+        return self._ask(
+            work,
+            spec,
+            outputs,
+            lambda called: moment_of(called, self._clock.time()),
+            lambda until, services: self._store.sleep(work, until, services.asked_for()),
+        )
+
+    def approval(self, work: Work, spec: StageSpec, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
+        """Ask an approval's function what is to be approved."""
+        return self._ask(
+            work,
+            spec,
+            outputs,
+            lambda called: content_of(called, work.stage, self._payload_bytes),
+            lambda asked, services: self._store.ask(work, asked, self._claimant(), services.asked_for(), go_on=go_on),
+        )
+
+    def _ask(
+        self,
+        work: Work,
+        spec: StageSpec,
+        outputs: RunOutputs,
+        read: Callable[[Called], T],
+        save: Callable[[T, Services], Done | Fenced],
+    ) -> Ending:
+        """Ask the function of a stage that only waits, and save its answer. It is no body: its error parks the run as a
+        bug, and no interceptor wraps it.
+        """
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), only_asked=True)
+        try:
+            ctx = services.context.run(body.stage_context, work, outputs, services)
+        except AWAY:
+            raise
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            called = Called(error=error, called=False)
+        else:
+            called = body.run_stage(body.call, spec.runner, ctx, services, None)
+        services.abandon()
+        try:
+            answer = read(called)
+        except BaseException as error:  # the function's own, also where it says that a database is away
+            if is_end_of_process(error):
+                raise
+            return self._saving.of_question(work, unanswered(error), outputs, services)
+        return self._saving.commit(work, lambda: save(answer, services))
+
+
+def moment_of(called: Called, now: float) -> float:
+    """The moment, in seconds since the epoch as ``now``. Raises what the function raised, TypeError for what is no
+    aware datetime, ValueError for one that lies too far ahead.
+    """
+    if called.error is not None:
+        raise called.error
+    given = called.value
+    if not is_a(given, datetime) or given.tzinfo is None:
+        raise TypeError(f"until= has to give an aware datetime, not {shown(given)}")
+    until = given.timestamp()
+    if not until - now <= LONGEST:  # nor where it is no number
+        raise ValueError(f"until= gave {shown(given)}, which lies more than ten years ahead")
+    return until
+
+
+def content_of(called: Called, stage: str, limit: int) -> Asked:
+    """What is to be approved. Raises what the function raised; UnsavableValue for what is no JSON, InvalidInput for
+    what is larger than ``limit`` bytes.
+    """
+    if called.error is not None:
+        raise called.error
+    text, digest = encode_and_fingerprint(called.value, None, "of")
+    return Asked(within(text, called.value, limit, f"of= of {stage}", "of"), digest)
+
+
+def unanswered(error: BaseException) -> Over:
+    """What follows where the function does not say it: a person fixes it and resumes. Nothing has been done."""
+    failure = Failure(text_of(error), Category.BUG, doubt=False, vouched=True)
+    return Over(failure, park=ParkReason.BUG, error=error)
