@@ -292,11 +292,17 @@ def each_begin_has_its_attempt(seen: Picture) -> Iterator[str]:
 
 def _begun(event: Row) -> tuple[str, Phase, int] | None:
     """Which attempt an event says that it begins: stage, direction and number."""
+    kind = event["type"]
+    if kind not in _BEGIN:
+        return None
     data = _told(event["data"])
-    if event["type"] == "undo.begun":
+    if kind == "undo.begun":
         return str(data["stage"]), Phase.BACKWARD, int(data["attempt"])
-    then = {"stage.begun": data, "stage.ok": data.get("then")}.get(event["type"])
+    then = data if kind == "stage.begun" else data.get("then")
     return None if then is None else (str(then["stage"]), Phase.FORWARD, int(then["attempt"]))
+
+
+_BEGIN = frozenset({"stage.begun", "stage.ok", "undo.begun"})
 
 
 def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
@@ -708,11 +714,13 @@ class Watch:
     def check(self) -> None:
         """Raise AssertionError listing every invariant that does not hold."""
         now, orphaned, pruned = self._rows.pictures(self._audit_key), self._rows.strays(), self._rows.pruned()
-        broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
+        # A run of which nothing has changed was looked at, and all held.
+        changed = {run: seen for run, seen in now.items() if seen != self._before.get(run)}
+        broken = [f"run {run}: {what}" for run, seen in changed.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned
-        self._before = now
         assert broken == [], "\n".join(broken)
+        self._before = now
 
     def _broken(self, seen: Picture) -> Iterator[str]:
         for holds in OF_A_MOMENT:

@@ -285,15 +285,17 @@ class Checks:
         ]
         called: set[str] = set()
         for event in seen.events:
-            data = json.loads(event["data"])
-            if event["type"] == "work.compensation_started":
+            kind = event["type"]
+            if kind == "work.compensation_started":
                 called.add("undo")
-            if event["type"] == "stage.called_back":
+            if kind == "stage.called_back":
+                data = json.loads(event["data"])
                 called.add(data["stage"])
                 broken += [f"{data['stage']} was called back while the run turned back"] if "undo" in called else []
-            ended = event["type"] in ("work.retry_attempt", "stage.failed") and data["stage"] in called
-            if ended and str(data["error"]).startswith("no callback came"):
-                broken.append(f"{data['stage']} was called back, and has expired")
+            if called and kind in ("work.retry_attempt", "stage.failed"):
+                data = json.loads(event["data"])
+                if data["stage"] in called and str(data["error"]).startswith("no callback came"):
+                    broken.append(f"{data['stage']} was called back, and has expired")
         return broken
 
     def _approvals_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:

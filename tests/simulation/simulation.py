@@ -17,7 +17,7 @@ from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 from tests.items import items_for
 from tests.simulation import scenario
 from tests.simulation.bench import Bench, MemoryBench, known_ids
-from tests.simulation.bodies import Bodies
+from tests.simulation.bodies import Bodies, stage, undo
 from tests.simulation.broker import Broker, Gate, Message, due_at
 from tests.simulation.chance import Answers, Chance
 from tests.simulation.checks import Checks
@@ -90,7 +90,7 @@ class Simulation:
         self.fates = Fates(self)
         names = [f"p{number}" for number in range(self.chance.number("pipelines", 1, 2))]
         self.pipelines = {
-            name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
+            name: scenario.pipeline(self.chance, name, stage, undo) for name in names
         }
         self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
         drawn = {
@@ -269,6 +269,7 @@ class Simulation:
         # Small groups, so that few items are in several.
         with known_ids(), items_for(self.items), patch.object(groups, "ITEMS_A_GROUP", 2):
             self.database.begun()
+            Bodies.played = self.bodies
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
                 self._hire_one()
