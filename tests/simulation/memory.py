@@ -7,29 +7,28 @@ from typing import Any
 
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.store.memory import MemoryStore
-from stageflow_durable.store.memory.rows import Journal, Parts, Rows, Tables
+from stageflow_durable.store.memory.rows import Journal, Parts, Tables
 from tests.protocol.invariants import SeenInMemory
 from tests.services.rows import OF_ITEMS
 
 
 class NotedJournal(Journal):
-    """A journal that counts what was written. ``runs``: those of which a row was written, or nearly: what was rolled
-    back counts too.
-    """
+    """A journal that counts the rows that were written. ``runs``: those of which one was."""
 
     def __init__(self) -> None:
         super().__init__()
         self.changes = 0
         self.runs: set[str] = set()
 
-    def note(self, rows: Rows[Any, Any], key: Any, before: object) -> None:
-        """Remember that as well."""
-        super().note(rows, key, before)
-        self.changes += 1
-        if isinstance(rows, Parts):
-            self.runs.add(key[0])
-        elif isinstance(before, RunFacts):  # a new one has strands as well
-            self.runs.add(key)
+    def commit(self) -> None:
+        """Note what stays."""
+        self.changes += len(self.written)
+        for rows, key, before in self.written:
+            if isinstance(rows, Parts):
+                self.runs.add(key[0])
+            elif isinstance(before, RunFacts):  # a new one has strands as well
+                self.runs.add(key)
+        super().commit()
 
 
 class NotedStore(MemoryStore):
@@ -50,7 +49,7 @@ class MemoryRows(SeenInMemory):
     def use(self, clock: Callable[[], float]) -> None:
         """Begin anew, empty and by another clock."""
         self.store = NotedStore(self._audit_key, clock=clock)
-        self.tables = self.store._tables
+        self.tables, self.journal = self.store._tables, self.store.journal
         super().__init__(self.tables)
 
     def begun(self) -> None:
@@ -59,12 +58,12 @@ class MemoryRows(SeenInMemory):
     @property
     def written(self) -> set[str]:
         """The runs of which a row was written."""
-        return self.store.journal.runs
+        return self.journal.runs
 
     @property
     def changes(self) -> int:
         """How many rows were written so far."""
-        return self.store.journal.changes
+        return self.journal.changes
 
     def beaten(self, owner: str | None, expires_at: float) -> None:
         """As the heartbeats left it that are not made one by one."""

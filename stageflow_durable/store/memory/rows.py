@@ -189,23 +189,19 @@ class KeyRow(NamedTuple):
 
 
 class Journal:
-    """What a transaction has written, so that it can be taken back."""
+    """What a transaction has written, so that it can be taken back. ``written``: table, key, and what stood there."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[Rows[Any, Any], Any, Any]] = []
-
-    def note(self, rows: Rows[Any, Any], key: Hashable, before: object) -> None:
-        """Remember what stands under a key that is about to be written."""
-        self._before.append((rows, key, before))
+        self.written: list[tuple[Rows[Any, Any], Any, Any]] = []
 
     def commit(self) -> None:
         """What was written stays."""
-        self._before.clear()
+        self.written.clear()
 
     def roll_back(self) -> None:
         """Take back what was written, the last first."""
-        while self._before:
-            rows, key, before = self._before.pop()
+        while self.written:
+            rows, key, before = self.written.pop()
             rows.restore(key, before)
 
 
@@ -235,13 +231,13 @@ class Rows(Generic[K, R]):
 
     def put(self, key: K, row: R) -> None:
         """Insert a row, or replace it."""
-        self._journal.note(self, key, self._rows.get(key, _NOTHING))
+        self._journal.written.append((self, key, self._rows.get(key, _NOTHING)))
         self._set(key, row)
 
     def remove(self, key: K) -> None:
         """Delete a row, if it is there."""
         if key in self._rows:
-            self._journal.note(self, key, self._rows[key])
+            self._journal.written.append((self, key, self._rows[key]))
             self._drop(key)
 
     def restore(self, key: K, before: R) -> None:
