@@ -216,7 +216,7 @@ class Checks:
         self._saved[run] = saved
         standing = sorted(row.stage for row in strands if row.direction == "forward" and row.state != "done")
         stages = self._sim.pipelines[pipeline].plan.stages
-        ready = sorted(one.name for one in stages if one.name not in saved and saved.keys() >= set(one.after))
+        ready = sorted(one.name for one in stages if one.name not in saved and all(map(saved.__contains__, one.after)))
         if standing != ready:
             raise Violation(f"6: on strands of {run} stand {standing}, ready are {ready}")
 

@@ -22,6 +22,8 @@ class NotedJournal(Journal):
 
     def commit(self) -> None:
         """Note what stays."""
+        if not self.written:
+            return  # it has only read
         self.changes += len(self.written)
         for rows, key, before in self.written:
             if isinstance(rows, Parts):
