@@ -7,9 +7,9 @@ what changed since the moment before (:data:`OF_A_CHANGE`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Select, Table, literal, select, union
@@ -53,9 +53,9 @@ class ItemPicture:
     events: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
-    """Everything the tables say about one run."""
+    """Everything the tables say about one run. What follows from that is found out once."""
 
     run: Row
     plan: Plan
@@ -72,7 +72,7 @@ class Picture:
     of_items: tuple[str, ...] = ()
     """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
 
-    @property
+    @cached_property
     def with_items(self) -> frozenset[str]:
         """Stages that have items, or had none to carry out."""
         opened = (event for event in self.events if event["type"] == "stage.opened")
@@ -82,7 +82,7 @@ class Picture:
     def phase(self) -> Phase:
         return Phase(self.run["phase"])
 
-    @property
+    @cached_property
     def finished(self) -> frozenset[str]:
         return frozenset(row["stage"] for row in self.checkpoints)
 
@@ -90,7 +90,11 @@ class Picture:
         """The strands of one direction."""
         return [row for row in self.strands if row["direction"] == direction]
 
-    def step_states(self) -> dict[str, StepState]:
+    def step_states(self) -> Mapping[str, StepState]:
+        return self._step_states
+
+    @cached_property
+    def _step_states(self) -> Mapping[str, StepState]:
         return {row["stage"]: StepState(row["state"]) for row in self.steps}
 
 
