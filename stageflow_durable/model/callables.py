@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 
@@ -12,6 +14,11 @@ def uncallable(given: Any, what: str = "context") -> str | None:
         return f"{shown(given)} is not a function of one {what}"
     if isinstance(given, type):
         return f"{given.__name__} is a class; give an instance of it, or a function"
+    # A function is looked at once, in however many stages and pipelines it is.
+    return _known_mistake(given, what) if isinstance(given, FunctionType) else _mistake(given, what)
+
+
+def _mistake(given: Any, what: str) -> str | None:
     body = inspect.unwrap(given)
     if inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body):
         return f"{shown(given)} yields; it has to return its value"
@@ -24,6 +31,9 @@ def uncallable(given: Any, what: str = "context") -> str | None:
     except TypeError:
         return f"{shown(given)} takes {signature}; it is called with one argument, the {what}"
     return None
+
+
+_known_mistake = lru_cache(maxsize=4096)(_mistake)
 
 
 def shown(given: Any) -> str:

@@ -55,7 +55,10 @@ class _Masking(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-            record.exc_text = masked("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
+            try:
+                record.exc_text = masked("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
+            except Exception:  # noqa: BLE001  # whoever loads a frame's source raises what it likes
+                record.exc_info = None  # the line is logged without it
         return True
 
 

@@ -7,9 +7,9 @@ what changed since the moment before (:data:`OF_A_CHANGE`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Select, Table, literal, select, union
@@ -53,9 +53,9 @@ class ItemPicture:
     events: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
-    """Everything the tables say about one run."""
+    """Everything the tables say about one run. What follows from that is found out once."""
 
     run: Row
     plan: Plan
@@ -73,7 +73,7 @@ class Picture:
     of_items: tuple[str, ...] = ()
     """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
 
-    @property
+    @cached_property
     def with_items(self) -> frozenset[str]:
         """Stages that have items, or had none to carry out."""
         opened = (event for event in self.events if event["type"] == "stage.opened")
@@ -83,7 +83,7 @@ class Picture:
     def phase(self) -> Phase:
         return Phase(self.run["phase"])
 
-    @property
+    @cached_property
     def finished(self) -> frozenset[str]:
         return frozenset(row["stage"] for row in self.checkpoints)
 
@@ -91,7 +91,11 @@ class Picture:
         """The strands of one direction."""
         return [row for row in self.strands if row["direction"] == direction]
 
-    def step_states(self) -> dict[str, StepState]:
+    def step_states(self) -> Mapping[str, StepState]:
+        return self._step_states
+
+    @cached_property
+    def _step_states(self) -> Mapping[str, StepState]:
         return {row["stage"]: StepState(row["state"]) for row in self.steps}
 
 
@@ -296,11 +300,17 @@ def each_begin_has_its_attempt(seen: Picture) -> Iterator[str]:
 
 def _begun(event: Row) -> tuple[str, Phase, int] | None:
     """Which attempt an event says that it begins: stage, direction and number."""
+    kind = event["type"]
+    if kind not in _BEGIN:
+        return None
     data = _told(event["data"])
-    if event["type"] == "undo.begun":
+    if kind == "undo.begun":
         return str(data["stage"]), Phase.BACKWARD, int(data["attempt"])
-    then = {"stage.begun": data, "stage.ok": data.get("then")}.get(event["type"])
+    then = data if kind == "stage.begun" else data.get("then")
     return None if then is None else (str(then["stage"]), Phase.FORWARD, int(then["attempt"]))
+
+
+_BEGIN = frozenset({"stage.begun", "stage.ok", "undo.begun"})
 
 
 def one_checkpoint_a_stage(seen: Picture) -> Iterator[str]:
@@ -733,11 +743,13 @@ class Watch:
     def check(self) -> None:
         """Raise AssertionError listing every invariant that does not hold."""
         now, orphaned, pruned = self._rows.pictures(self._audit_key), self._rows.strays(), self._rows.pruned()
-        broken = [f"run {run}: {what}" for run, seen in now.items() for what in self._broken(seen)]
+        # A run of which nothing has changed was looked at, and all held.
+        changed = {run: seen for run, seen in now.items() if seen != self._before.get(run)}
+        broken = [f"run {run}: {what}" for run, seen in changed.items() for what in self._broken(seen)]
         broken += [f"run {run} is gone" for run in self._before.keys() - now.keys() - pruned]
         broken += orphaned
-        self._before = now
         assert broken == [], "\n".join(broken)
+        self._before = now
 
     def _broken(self, seen: Picture) -> Iterator[str]:
         for holds in OF_A_MOMENT:

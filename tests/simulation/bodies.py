@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
 from stageflow_durable.codec import decode, plain
@@ -61,7 +61,9 @@ def item_of_key(key: str) -> int:
 
 
 class Bodies:
-    """The bodies of one simulation."""
+    """The bodies of one simulation. ``played``: those of the one that is played now."""
+
+    played: ClassVar[Bodies]
 
     def __init__(self, sim: Simulation) -> None:
         self._sim = sim
@@ -287,6 +289,19 @@ class Bodies:
         saved = decode(deltas[0]) if deltas and deltas[0] is not None else None
         if plain(ctx.output) != saved:
             raise Violation(f"the undo of {stage} was told the output {ctx.output}, saved was {saved}")
+
+
+# The functions of every stage in every seed: what a pipeline finds out about a function it finds out once.
+
+
+def stage(ctx: Any) -> Any:
+    """The body of a stage."""
+    return Bodies.played.stage(ctx)
+
+
+def undo(ctx: Any) -> Any:
+    """Its undo."""
+    return Bodies.played.undo(ctx)
 
 
 def _raise(error: BaseException) -> Any:

@@ -51,7 +51,8 @@ class Chance:
         return options[self._which(about, options, weights)]
 
     def _which(self, about: str, options: Sequence[object], weights: Sequence[float] | None) -> int:
-        count = self._count(about)
+        count = self._asked.get(about, 0)  # as ``_count``
+        self._asked[about] = count + 1
         if self._random is None:
             named = list(map(str, options))
             answer = self._answers.get(f"{about}#{count}", named[0])

@@ -216,7 +216,7 @@ class Checks:
         self._saved[run] = saved
         standing = sorted(row.stage for row in strands if row.direction == "forward" and row.state != "done")
         stages = self._sim.pipelines[pipeline].plan.stages
-        ready = sorted(one.name for one in stages if one.name not in saved and saved.keys() >= set(one.after))
+        ready = sorted(one.name for one in stages if one.name not in saved and all(map(saved.__contains__, one.after)))
         if standing != ready:
             raise Violation(f"6: on strands of {run} stand {standing}, ready are {ready}")
 
@@ -285,15 +285,17 @@ class Checks:
         ]
         called: set[str] = set()
         for event in seen.events:
-            data = json.loads(event["data"])
-            if event["type"] == "work.compensation_started":
+            kind = event["type"]
+            if kind == "work.compensation_started":
                 called.add("undo")
-            if event["type"] == "stage.called_back":
+            if kind == "stage.called_back":
+                data = json.loads(event["data"])
                 called.add(data["stage"])
                 broken += [f"{data['stage']} was called back while the run turned back"] if "undo" in called else []
-            ended = event["type"] in ("work.retry_attempt", "stage.failed") and data["stage"] in called
-            if ended and str(data["error"]).startswith("no callback came"):
-                broken.append(f"{data['stage']} was called back, and has expired")
+            if called and kind in ("work.retry_attempt", "stage.failed"):
+                data = json.loads(event["data"])
+                if data["stage"] in called and str(data["error"]).startswith("no callback came"):
+                    broken.append(f"{data['stage']} was called back, and has expired")
         return broken
 
     def _approvals_are_heeded(self, run: str, seen: invariants.Picture) -> list[str]:

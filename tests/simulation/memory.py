@@ -5,47 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stageflow_durable.model.work import RunFacts
 from stageflow_durable.store.memory import MemoryStore
-from stageflow_durable.store.memory.rows import Parts, Rows, Tables
+from stageflow_durable.store.memory.rows import Journal, Parts, Tables
 from tests.protocol.invariants import SeenInMemory
 from tests.services.rows import OF_ITEMS
 
 
-class NotedTables(Tables):
-    """Tables that count what is written to them. ``written_runs``: the runs of which a row was written, or nearly: what
-    was rolled back counts too.
-    """
+class NotedJournal(Journal):
+    """A journal that counts the rows that were written. ``runs``: those of which one was."""
 
     def __init__(self) -> None:
         super().__init__()
         self.changes = 0
-        self.written_runs: set[str] = set()
-        for rows in list(vars(self).values()):
-            if isinstance(rows, Rows):
-                self._note(rows)
+        self.runs: set[str] = set()
 
-    def _note(self, rows: Rows[Any, Any]) -> None:
-        put, of_run = rows.put, self._run_of(rows)
-
-        def noted(key: Any, row: Any) -> None:
-            self.changes += 1
-            if of_run is not None:
-                self.written_runs.add(of_run(key))
-            put(key, row)
-
-        rows.put = noted  # type: ignore[method-assign]  # of this one
-
-    def _run_of(self, rows: Rows[Any, Any]) -> Callable[[Any], str] | None:
-        if rows is self.runs:
-            return str
-        return (lambda key: str(key[0])) if isinstance(rows, Parts) else None
+    def commit(self) -> None:
+        """Note what stays."""
+        if not self.written:
+            return  # it has only read
+        self.changes += len(self.written)
+        for rows, key, before in self.written:
+            if isinstance(rows, Parts):
+                self.runs.add(key[0])
+            elif isinstance(before, RunFacts):  # a new one has strands as well
+                self.runs.add(key)
+        super().commit()
 
 
 class NotedStore(MemoryStore):
-    """A store on such tables."""
+    """A store whose journal is such a one."""
 
-    def _new_tables(self) -> NotedTables:
-        return NotedTables()
+    def _new_tables(self) -> Tables:
+        self.journal = NotedJournal()
+        return Tables(self.journal)
 
 
 class MemoryRows(SeenInMemory):
@@ -58,9 +51,8 @@ class MemoryRows(SeenInMemory):
     def use(self, clock: Callable[[], float]) -> None:
         """Begin anew, empty and by another clock."""
         self.store = NotedStore(self._audit_key, clock=clock)
-        tables: Any = self.store._tables
-        self.tables: NotedTables = tables
-        super().__init__(tables)
+        self.tables, self.journal = self.store._tables, self.store.journal
+        super().__init__(self.tables)
 
     def begun(self) -> None:
         """Nothing is remembered."""
@@ -68,12 +60,12 @@ class MemoryRows(SeenInMemory):
     @property
     def written(self) -> set[str]:
         """The runs of which a row was written."""
-        return self.tables.written_runs
+        return self.journal.runs
 
     @property
     def changes(self) -> int:
         """How many rows were written so far."""
-        return self.tables.changes
+        return self.journal.changes
 
     def beaten(self, owner: str | None, expires_at: float) -> None:
         """As the heartbeats left it that are not made one by one."""

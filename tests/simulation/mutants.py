@@ -169,9 +169,7 @@ class Promise(Succeeded):
     call: Any
 
     def __init__(self, call: Any) -> None:
-        object.__setattr__(self, "delta", "null")
-        object.__setattr__(self, "skipped", False)
-        object.__setattr__(self, "replayed", False)
+        super().__init__("null")
         object.__setattr__(self, "call", call)
 
 
@@ -326,9 +324,12 @@ def _undo_from_the_living() -> Plant:
 
 def _unsealed() -> Plant:
     seal = sealing.seal
-    return _put(
-        (sealing, "seal", lambda key, run, seq, kind, at, data, previous: seal(key, run, seq, kind, at, data, ""))
-    )
+
+    def first(*given: Any, item: int = 0) -> Any:
+        *told, _previous = given
+        return seal(*told, "", item=item)
+
+    return _put((sealing, "seal", first))
 
 
 def _no_outbox() -> Plant:

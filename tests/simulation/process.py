@@ -21,7 +21,6 @@ from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
-from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import Identity
@@ -51,7 +50,7 @@ class OwnStore(StoreWithPoints):
     """
 
     def __init__(self, store: Store, process: Process) -> None:
-        super().__init__(store, process.reached, partial(process.reached, "before"))
+        super().__init__(store, process.reach, partial(process.reach, "before"))
         self._pid = process.pid
 
     def join(self, identity: Identity, *given: Any) -> str:
@@ -156,9 +155,6 @@ class Process:
         """Whether it stands still (SIGSTOP)."""
         return self.stopped_until > self.sim.passed
 
-    def reached(self, when: str, call: str) -> None:
-        self.reach(when, call)  # looked up each time: it is replaced
-
     def _mishap(self, message: Message) -> None:
         self.sim.fates.mishap(message)
 
@@ -211,8 +207,7 @@ class Worker(Process):
             self.knows = self._known()
         else:
             self.clock.wrong_by, self.knows = before.clock.wrong_by, before.knows
-        known = {one: Known(pipeline.plan.version, pipeline.plan.digest) for one, pipeline in self.knows.items()}
-        self.profile = Profile("simulated", BROKER, (self.queue, "other"), known)
+        self.profile = sim.profile(self.knows)
         self.owner = Owner(
             self.store,
             self.boot,

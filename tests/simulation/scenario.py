@@ -188,7 +188,8 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
             made, after = _waiting(chance, name, made, after), (WORD,)
         if number == asks_before:
             made, after = _asking(chance, name, made, after), (RELEASE,)
-        if shape == "line" and number == ASLEEP_BEFORE and count > LONG:
+        naps = shape == "line" and number == ASLEEP_BEFORE and count > LONG
+        if naps and not (number == asks_before and _may_pass_over(made)):
             made, after = made.sleep("nap", NAP, after=after), ("nap",)
         made = made.stage(f"s{number}", stage, after=after, **options)
     return made if waits_before != count else _waiting(chance, name, made, (f"s{count - 1}",))
@@ -205,6 +206,13 @@ def _asking(chance: Chance, name: str, made: Pipeline[Any, Any], after: tuple[st
     on_timeout: Any = "reject" if timeout is None else denied
     options = {"timeout": timeout, "on_timeout": on_timeout, "on_denied": denied}
     return made.approve(RELEASE, to_approve, **options, separation=False, after=after)
+
+
+def _may_pass_over(made: Pipeline[Any, Any]) -> bool:
+    """Whether the approval may skip what comes right after it, which has to be work then."""
+    approval = made.by_name[RELEASE].approval
+    assert approval is not None
+    return "skip" in (approval.on_denied, approval.on_timeout)
 
 
 def _after(chance: Chance, this: str, number: int, shape: str) -> tuple[str, ...]:

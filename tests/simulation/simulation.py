@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from typing import Any
 from unittest.mock import patch
 
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.testing.clock import START
 from stageflow_durable.transitions import groups
@@ -17,7 +19,7 @@ from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
 from tests.items import items_for
 from tests.simulation import scenario
 from tests.simulation.bench import Bench, MemoryBench, known_ids
-from tests.simulation.bodies import Bodies
+from tests.simulation.bodies import Bodies, stage, undo
 from tests.simulation.broker import Broker, Gate, Message, due_at
 from tests.simulation.chance import Answers, Chance
 from tests.simulation.checks import Checks
@@ -26,7 +28,7 @@ from tests.simulation.interlude import INTERLUDES
 from tests.simulation.ledger import Ledger, Request, Violation
 from tests.simulation.outside import URLS, Outside
 from tests.simulation.people import Client, Operator
-from tests.simulation.process import Job, Process, Worker
+from tests.simulation.process import BROKER, Job, Process, Worker
 from tests.simulation.senders import Senders
 
 NOTICED_WITHIN = 150.0
@@ -86,12 +88,11 @@ class Simulation:
         self._hired = self._turns = 0
         self._dice = random.Random(1)  # who gets a message is nobody's fault
         self._names: dict[str, str] = {}
+        self._profiles: dict[tuple[str, ...], Profile] = {}
         self._unacknowledged: dict[int, tuple[Message, Process]] = {}
         self.fates = Fates(self)
         names = [f"p{number}" for number in range(self.chance.number("pipelines", 1, 2))]
-        self.pipelines = {
-            name: scenario.pipeline(self.chance, name, self.bodies.stage, self.bodies.undo) for name in names
-        }
+        self.pipelines = {name: scenario.pipeline(self.chance, name, stage, undo) for name in names}
         self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
         drawn = {
             place: what for one in self.pipelines.values() for place, what in scenario.items(self.chance, one).items()
@@ -104,6 +105,15 @@ class Simulation:
         self.outside = Outside(self)
         self.parent = Process(self, "parent")
         self.workers: list[Worker] = []
+
+    def profile(self, knows: Iterable[str]) -> Profile:
+        """That of all workers that know these pipelines."""
+        names = tuple(knows)
+        if names not in self._profiles:
+            plans = {name: self.pipelines[name].plan for name in names}
+            known = {name: Known(plan.version, plan.digest) for name, plan in plans.items()}
+            self._profiles[names] = Profile("simulated", BROKER, (Worker.queue, "other"), known)
+        return self._profiles[names]
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -249,7 +259,8 @@ class Simulation:
                 self._hire_one(worker)
 
     def able(self) -> list[Worker]:
-        return [worker for worker in self.workers if worker.alive and not worker.stopped]
+        passed = self.passed
+        return [worker for worker in self.workers if worker.alive and worker.stopped_until <= passed]
 
     def idle(self) -> list[Worker]:
         if self.starving:
@@ -266,9 +277,9 @@ class Simulation:
 
     def run(self) -> Violation | None:
         """Play the seed; returns what was broken."""
-        # Small groups, so that few items are in several.
-        with known_ids(), items_for(self.items), patch.object(groups, "ITEMS_A_GROUP", 2):
+        with known_ids(), self._with_items() if self.items else nullcontext():
             self.database.begun()
+            Bodies.played = self.bodies
             self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
             for _worker in range(self.setup.workers):
                 self._hire_one()
@@ -281,6 +292,12 @@ class Simulation:
                     break
             self._clear()
         return self.violation
+
+    @contextmanager
+    def _with_items(self) -> Iterator[None]:
+        """Stages have their items, in small groups, so that few items are in several."""
+        with items_for(self.items), patch.object(groups, "ITEMS_A_GROUP", 2):
+            yield
 
     def _chapter(self) -> None:
         try:
@@ -329,9 +346,10 @@ class Simulation:
     def _moves(self, going: list[Job], *, sweepers: bool, still: bool) -> dict[str, float]:
         """What may happen next, and how likely each is."""
         moves = {job.move: 6.0 for job in going}
-        if self._prefetched() or (self.broker.due() and self.idle()):
+        idle, due = self.idle(), self.broker.due()
+        if idle and (due or self._prefetched(idle)):
             moves["deliver"] = 12.0
-        if self.setup.prefetch and self.broker.due() and self._busy():
+        if self.setup.prefetch and due and self._busy():
             moves["prefetch"] = 4.0
         moves["pass time"] = 4.0 if still or not moves else 1.5
         if sweepers:
@@ -349,9 +367,9 @@ class Simulation:
         idle = self.idle()
         return [one for one in self.able() if one not in idle and len(one.prefetched) < self.setup.prefetch]
 
-    def _prefetched(self) -> Worker | None:
+    def _prefetched(self, idle: list[Worker]) -> Worker | None:
         """A worker that can go on with a message that it took before."""
-        return next((worker for worker in self.idle() if worker.prefetched), None)
+        return next((worker for worker in idle if worker.prefetched), None)
 
     def _prefetch(self) -> None:
         waiting, busy = self.broker.due(), self._busy()
@@ -365,13 +383,13 @@ class Simulation:
         self.note(worker, "prefetches", f"{self.short(message.run)} {message}")
 
     def _deliver(self, *, in_order: bool) -> None:
-        holder = self._prefetched()
+        waiting, idle = self.broker.due(), self.idle()
+        holder = self._prefetched(idle)
         if holder is not None:
             message = holder.prefetched.pop(0)
             self.note(holder, "takes", f"{self.short(message.run)} {message}")
             holder.carry(message).go()
             return
-        waiting, idle = self.broker.due(), self.idle()
         message, worker = waiting[0], idle[self._dice.randrange(len(idle))]
         if not in_order:
             message = waiting[self.chance.number("which message", 0, len(waiting) - 1)]
@@ -458,10 +476,11 @@ class Simulation:
         if going:
             going[0].go()
             return True
-        if self._prefetched() or (self.broker.due() and self.idle()):
+        idle, due = self.idle(), self.broker.due()
+        if idle and (due or self._prefetched(idle)):
             self._deliver(in_order=True)
             return True
-        if self.starving and self.broker.due() and self.able():
+        if self.starving and due and self.able():
             self._take_in_advance(self.broker.due()[0], self.able()[0])
             return True
         return False

@@ -9,6 +9,7 @@ import pytest
 
 from stageflow_durable.delivery.dropped import said, said_of
 from stageflow_durable.engine.outcome import MAX_ERROR, text_of
+from stageflow_durable.engine.traces import loggable
 from stageflow_durable.settings import safe_url
 from stageflow_durable.settings.claims import claims_by, for_redis_py
 from stageflow_durable.settings.masking import masked, masking
@@ -99,6 +100,23 @@ def test_a_traceback_in_the_log_is_masked(caplog: pytest.LogCaptureFixture) -> N
         log.exception("it failed")
     assert "pa55word" not in caplog.text
     assert "https://***@api.example.com/" in caplog.text
+
+
+class _NoSource:
+    def get_source(self, _name: str) -> str:
+        raise ValueError("nobody can read this module")
+
+
+def test_a_traceback_whose_source_cannot_be_loaded_is_left_out_and_the_line_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    of_nobody = {"__name__": "of_nobody", "__loader__": _NoSource()}
+    exec(compile("def fail():\n    raise ConnectionError", "nowhere.py", "exec"), of_nobody)
+    with pytest.raises(ConnectionError) as caught:
+        of_nobody["fail"]()  # type: ignore[operator]  # what exec has put there
+    assert loggable(caught.value) is not None
+    masking(logging.getLogger("stageflow.test-masking")).error("it failed", exc_info=caught.value)
+    assert [(record.getMessage(), record.exc_info) for record in caplog.records] == [("it failed", None)]
 
 
 @pytest.mark.parametrize(

@@ -203,30 +203,23 @@ class KeyRow(NamedTuple):
 
 
 class Journal:
-    """What a transaction has written, so that it can be taken back."""
+    """What a transaction has written, so that it can be taken back. ``written``: table, key, and what stood there."""
 
     def __init__(self) -> None:
-        self._before: list[tuple[dict[Any, Any], Any, Any]] = []
-
-    def note(self, rows: dict[Any, Any], key: Hashable) -> None:
-        """Remember what stands under a key that is about to be written."""
-        self._before.append((rows, key, rows.get(key, _NOTHING)))
+        self.written: list[tuple[Rows[Any, Any], Any, Any]] = []
 
     def commit(self) -> None:
         """What was written stays."""
-        self._before.clear()
+        self.written.clear()
 
     def roll_back(self) -> None:
         """Take back what was written, the last first."""
-        while self._before:
-            rows, key, before = self._before.pop()
-            if before is _NOTHING:
-                rows.pop(key, None)
-            else:
-                rows[key] = before
+        while self.written:
+            rows, key, before = self.written.pop()
+            rows.restore(key, before)
 
 
-_NOTHING = object()
+_NOTHING: Any = object()
 
 
 class Rows(Generic[K, R]):
@@ -252,14 +245,27 @@ class Rows(Generic[K, R]):
 
     def put(self, key: K, row: R) -> None:
         """Insert a row, or replace it."""
-        self._journal.note(self._rows, key)
-        self._rows[key] = row
+        self._journal.written.append((self, key, self._rows.get(key, _NOTHING)))
+        self._set(key, row)
 
     def remove(self, key: K) -> None:
         """Delete a row, if it is there."""
         if key in self._rows:
-            self._journal.note(self._rows, key)
-            del self._rows[key]
+            self._journal.written.append((self, key, self._rows[key]))
+            self._drop(key)
+
+    def restore(self, key: K, before: R) -> None:
+        """Take back what was written under a key; ``before``: as the journal noted it."""
+        if before is not _NOTHING:
+            self._set(key, before)
+        elif key in self._rows:
+            self._drop(key)
+
+    def _set(self, key: K, row: R) -> None:
+        self._rows[key] = row
+
+    def _drop(self, key: K) -> None:
+        del self._rows[key]
 
 
 class Parts(Rows[tuple[Any, ...], R]):
@@ -271,25 +277,27 @@ class Parts(Rows[tuple[Any, ...], R]):
 
     def of(self, run: str) -> Collection[R]:
         """The rows of a run."""
-        return self._of[run].values() if run in self._of else ()
+        mine = self._of.get(run)
+        return () if mine is None else mine.values()
 
     def runs(self) -> Collection[str]:
         """Runs that may have rows."""
         return self._of.keys()
 
-    def put(self, key: tuple[Any, ...], row: R) -> None:
-        """Insert a row, or replace it."""
-        super().put(key, row)
-        mine = self._of.setdefault(key[0], {})
-        self._journal.note(mine, key)
-        mine[key] = row
-
     def forget(self, run: str) -> None:
         """Delete the rows of a run."""
-        if run in self._of:
-            self._journal.note(self._of, run)
-            for key in self._of.pop(run):
-                self.remove(key)
+        for key in list(self._of.get(run, ())):
+            self.remove(key)
+
+    def _set(self, key: tuple[Any, ...], row: R) -> None:
+        self._rows[key] = row
+        mine = self._of.get(key[0])
+        if mine is None:
+            self._of[key[0]] = mine = {}
+        mine[key] = row
+
+    def _drop(self, key: tuple[Any, ...]) -> None:
+        del self._rows[key], self._of[key[0]][key]
 
 
 class Tables:
@@ -297,8 +305,8 @@ class Tables:
     and key. ``keys``: business keys, by client, operation and key.
     """
 
-    def __init__(self) -> None:
-        self.journal = journal = Journal()
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal = journal or Journal()
         self.runs = Rows[str, RunFacts](journal)
         self.strands = Parts[StrandRow](journal)
         self.attempts = Parts[AttemptRecord](journal)

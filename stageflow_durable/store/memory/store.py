@@ -63,7 +63,7 @@ class MemoryStore(BaseStore):
         self._clock = clock
         self._lock = RLock()
         self._tables = self._new_tables()
-        self._transaction = MemoryTransaction(self._tables, self.clock, audit_key)
+        self._transaction = MemoryTransaction(self._tables, clock, audit_key)
 
     def _new_tables(self) -> Tables:
         return Tables()

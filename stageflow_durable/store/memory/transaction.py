@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from stageflow_durable.codec import decode
@@ -228,13 +229,7 @@ class MemoryTransaction:
         owners.await_end(self.tables, owner)
 
 
-def _by_name(row: StrandRow) -> str:
-    return row.strand
-
-
-def _by_number(row: Any) -> int:
-    number: int = row.n
-    return number
+_by_name, _by_number = attrgetter("strand"), attrgetter("n")
 
 
 def _sound(row: StrandRow) -> None:
