@@ -323,7 +323,8 @@ class Awaiting:
                 now = time.monotonic()
                 if self._waiting:
                     idle_since = now
-                if listening is None and self._waiting and now >= again_at:
+                # At first also if nobody waits any more: who has awaited a short run will await others.
+                if listening is None and (self._waiting or not again_at) and now >= again_at:
                     listening, again_at = self._subscribed()
                 listening = self._turn(listening)
         finally:

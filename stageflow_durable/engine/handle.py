@@ -122,7 +122,8 @@ class RunHandle(Generic[ResultT]):
     async def aresult(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
         """Awaitable :meth:`result`: all that a process awaits share one connection, and take no thread each."""
         rest = await self._wait("aresult", timeout).auntil_rest()
-        if rest.saved is None or not self._is_newest(rest.run):
+        asks = rest.saved is None or not self._is_newest(rest.run)
+        if asks and rest.run.status is RunStatus.SUCCEEDED:
             return await asyncio.to_thread(self._result, rest, for_people)
         return self._result(rest, for_people)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from sqlalchemy import String, Text, and_, bindparam, case, cast, func, literal, literal_column, null, select, update
+from sqlalchemy import String, Text, and_, bindparam, case, cast, func, literal, literal_column, select, update
 from sqlalchemy.dialects.postgresql import JSON
 
 from stageflow_durable.model.awaited import ENTRY_LENGTH, MOST
@@ -93,13 +93,13 @@ def stand(driver: Driver, run_ids: Sequence[str]) -> dict[str, Stand]:
 
 @lru_cache(maxsize=4)
 def _at_rest(is_sqlite: bool, alone: bool) -> Statement:
-    saved = null() if alone else known.saved_of(_OUTER_ID, is_sqlite=is_sqlite)
+    saved = known.saved_of(_OUTER_ID, is_sqlite=is_sqlite)
     found = select(*_RUN_COLUMNS, saved).where(and_(_among(is_sqlite, alone), ~_GOING))
     return Statement(found, is_sqlite=is_sqlite)
 
 
 def at_rest(driver: Driver, run_ids: Sequence[str]) -> list[AtRest]:
-    """Those of the runs that are at rest."""
+    """Those of the runs that are at rest, with what they saved as far as one question tells it."""
     rows = _rows(driver, _at_rest, run_ids)
     return [AtRest(facts_of_values(row[:-1]), known.read_saved(row[-1])) for row in rows]
 

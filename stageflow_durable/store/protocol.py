@@ -291,7 +291,7 @@ class Announcing(Protocol):
         """How these runs stand; those that are not there are left out."""
 
     def at_rest(self, run_ids: Sequence[str]) -> list[AtRest]:
-        """Those of the runs that are at rest, with their outputs where those were read along."""
+        """Those of the runs that are at rest, with the outputs of those that succeeded where those were read along."""
 
     def notify(self, token: str, text: str) -> None:
         """Tell a listener by way of the store."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from stageflow_durable import Engine, Submission
 from stageflow_durable.state.driver import Driver
 from tests.benchmarks.answered_app import application, asked
+from tests.benchmarks.cpu import seconds_of
 from tests.benchmarks.pipelines import name_of, slept
 from tests.benchmarks.sides import PATIENCE, Durable
 from tests.benchmarks.worker import Group
@@ -21,36 +25,55 @@ WARM = 20
 WATCHED = 5.0
 """Seconds for which those who wait are watched, before the first of their runs ends."""
 
+PAGE, PAUSE = 8192, 0.003
+"""Bytes of a flush; seconds between two, as between the commits of a run."""
+
 SOONEST, WITHIN = 10.0, 20.0
 """Runs end from so many seconds after they were handed in, at random within so many."""
 
 
-def waited_ms(ask: Callable[[], object], times: int) -> list[float]:
-    """Milliseconds of each of so many calls, one after the other, once connections are open."""
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """``waited_ms``: for each answer. ``cpu_ms``: an answer, of the caller, the worker and the servers together: on a
+    busy machine every process that takes part waits for its turn, and that shows in the times alone.
+    """
+
+    waited_ms: list[float]
+    cpu_ms: float
+
+
+def _answers(ask: Callable[[], object], times: int, spent: Callable[[], float]) -> Answers:
+    """So many calls, one after the other, once connections are open. ``spent``: seconds of CPU of the others so far."""
     for _ in range(WARM):
         ask()
     took = []
+    cpu = spent() + time.process_time()
     for _ in range(times):
         began = time.perf_counter()
         ask()
         took.append(1000 * (time.perf_counter() - began))
-    return took
+    cpu = spent() + time.process_time() - cpu
+    return Answers(took, 1000 * cpu / times)
 
 
 class BareAnswers:
-    """Bare tasks and chains, whose caller waits for their results; a worker of its own."""
+    """Bare tasks and chains, whose caller waits for their results; a worker of its own. ``broker``: its process id."""
 
-    def __init__(self, worker: Group, url: str) -> None:
+    def __init__(self, worker: Group, broker: int, url: str) -> None:
         self._worker = worker
+        self._broker = broker
         self._sender = application(url)
 
-    def waited_ms(self, length: int, times: int) -> list[float]:
+    def answers(self, length: int, times: int) -> Answers:
         """Of one task, or of chains of that many."""
         self._worker.resume()
         try:
-            return waited_ms(lambda: asked(self._sender, length).apply_async().get(timeout=PATIENCE), times)
+            return _answers(lambda: asked(self._sender, length).apply_async().get(timeout=PATIENCE), times, self._spent)
         finally:
             self._worker.pause()
+
+    def _spent(self) -> float:
+        return seconds_of(self._worker.pid) + seconds_of(self._broker)
 
     def close(self) -> None:
         """End the worker, give back connections."""
@@ -69,10 +92,24 @@ class Waited:
     queries: float
 
 
-def durable_ms(side: Durable, length: int, times: int) -> list[float]:
-    """Milliseconds from ``enqueue`` to ``result()``, of runs of that many stages."""
+def durable(side: Durable, length: int, times: int) -> Answers:
+    """From ``enqueue`` to ``result()``, of runs of that many stages."""
     with side.awake() as engine:
-        return waited_ms(lambda: engine.enqueue(name_of(length), {"n": length}).result(timeout=PATIENCE), times)
+        ask = lambda: engine.enqueue(name_of(length), {"n": length}).result(timeout=PATIENCE)  # noqa: E731  # used once
+        return _answers(ask, times, lambda: sum(side.cpu()))
+
+
+def flush_ms(directory: Path, times: int) -> list[float]:
+    """Milliseconds of each of so many flushes of one page to the disk, as each commit waits for one."""
+    took = []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(times):
+            os.pwrite(file.fileno(), b"x" * PAGE, 0)
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            took.append(1000 * (time.perf_counter() - began))
+            time.sleep(PAUSE)
+    return took
 
 
 def many(side: Durable, callers: int) -> Waited:

@@ -138,7 +138,8 @@ class Bench:
         """Celery tasks and chains whose results are awaited."""
         url = self.broker.url_of(ANSWERED)
         worker = Worker("tests.benchmarks.answered_app", {"BENCH_BROKER_URL": url}, self._directory)
-        return self._closing(BareAnswers(worker, url))
+        (broker,) = self._servers("sqlite")  # it has no other
+        return self._closing(BareAnswers(worker, broker, url))
 
     def _servers(self, database: str) -> tuple[int, ...]:
         services = (self.broker,) if database.startswith("sqlite") else (self.postgres, self.broker)

@@ -22,6 +22,9 @@ Probe = Callable[[str, Bench, Volume], dict[str, float]]
 WORKER, SERVICES, CALLER = " worker ms", " services ms", " caller ms"
 """What follows a probe's name in those of its CPU times."""
 
+TOGETHER = " cpu ms"
+"""The same, of all who take part."""
+
 ASKED = "ask "
 """What precedes a question in its probe's name."""
 
@@ -132,12 +135,20 @@ def _late(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
 
 def _answered(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     length = int(name.rsplit(maxsplit=1)[-1])
-    return _spread(name, answers.durable_ms(bench.durable, length, volume.some(ANSWERS)))
+    return _answers(name, answers.durable(bench.durable, length, volume.some(ANSWERS)))
 
 
 def _bare_answered(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
     length = int(name.rsplit(maxsplit=1)[-1])
-    return _spread(name, bench.answered.waited_ms(length, volume.some(ANSWERS)))
+    return _answers(name, bench.answered.answers(length, volume.some(ANSWERS)))
+
+
+def _answers(name: str, found: answers.Answers) -> dict[str, float]:
+    return {**_spread(name, found.waited_ms), name + TOGETHER: found.cpu_ms}
+
+
+def _flushed(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
+    return _spread(name, answers.flush_ms(bench.postgres.directory, volume.some(ANSWERS)))
 
 
 def _peer_answered(peer: Callable[[Bench], Peer]) -> Probe:
@@ -149,7 +160,7 @@ def _peer_answered(peer: Callable[[Bench], Peer]) -> Probe:
 
 
 def _awaited(name: str, bench: Bench, volume: Volume) -> dict[str, float]:
-    waited = answers.many(bench.durable, volume.some(CALLERS))
+    waited = answers.many(bench.durable, CALLERS)  # fewer would be another question
     return {**_spread(name, waited.late_ms), name + SHARE: 100 * waited.share, name + QUERIES: waited.queries}
 
 
@@ -226,6 +237,7 @@ PROBES: Mapping[str, Probe] = {
     "answer 10": _answered,
     "bare answer 1": _bare_answered,
     "bare answer 10": _bare_answered,
+    "flush": _flushed,
     "dbos answer 1": _peer_answered(lambda bench: bench.dbos),
     "dbos answer 10": _peer_answered(lambda bench: bench.dbos),
     "restate answer 1": _peer_answered(lambda bench: bench.restate),

@@ -21,6 +21,7 @@ from tests.benchmarks.probes import (
     SERVICES,
     SHARE,
     TABLES,
+    TOGETHER,
     WORKER,
     lease_of,
 )
@@ -222,8 +223,24 @@ def _answers(found: Samples) -> list[Figure]:
         if f"{probe} {length}" in found
     ]
     over_bare = [
-        ratio(14, f"over bare, {stages}", found[f"answer {length}"], found[f"bare answer {length}"], goals[length])
+        ratio(
+            14,
+            f"over bare, {stages}{point}",
+            found[f"answer {length}{tail}"],
+            found[f"bare answer {length}{tail}"],
+            goals[length],
+        )
         for length, stages in counted.items()
+        for tail, point in (("", ""), (P99, ", 99 %"))
+    ]
+    cpu = [
+        plain(14, f"CPU of all who take part, {what}, {stages}", "ms", found[f"{probe} {length}{TOGETHER}"])
+        for length, stages in counted.items()
+        for probe, what in (("answer", "ours"), ("bare answer", "bare"))
+    ]
+    flush = [
+        plain(14, "a flush to the disk", "ms", found["flush"]),
+        plain(14, "a flush to the disk, 99 %", "ms", found["flush" + P99]),
     ]
     over_peers = [
         ratio(14, f"over {name}, {stages}", found[f"answer {length}"], found[f"{peer} answer {length}"], at_most(1.0))
@@ -231,7 +248,7 @@ def _answers(found: Samples) -> list[Figure]:
         for peer, (name, _) in PEERS.items()
         if f"{peer} answer {length}" in found
     ]
-    return [*times, *over_bare, *over_peers]
+    return [*times, *over_bare, *over_peers, *cpu, *flush]
 
 
 def _awaited(found: Samples) -> list[Figure]:
@@ -289,7 +306,10 @@ ROWS: Mapping[int, Row] = {
     13: Row("start of a process", ("import", "help", "import Engine", "python"), _start),
     14: Row(
         "from enqueue to the result, idle worker",
-        tuple(f"{who}answer {length}" for length in (1, 10) for who in ("", "bare ", "dbos ", "restate ", "temporal ")),
+        (
+            *(f"{who}answer {length}" for length in (1, 10) for who in ("", "bare ", "dbos ", "restate ", "temporal ")),
+            "flush",
+        ),
         _answers,
     ),
     15: Row("a thousand callers in aresult()", ("awaited",), _awaited),

@@ -79,10 +79,10 @@ class Side(ABC):
         until = self.finished() + lines
         for _ in range(lines):
             self.enqueue(length)
-        worker, services = self._cpu()
+        worker, services = self.cpu()
         self.worker.resume()
         took, stages = self._until(until), length * lines
-        after = self._cpu()
+        after = self.cpu()
         return Pace(stages / took, 1000 * (after[0] - worker) / stages, 1000 * (after[1] - services) / stages)
 
     def _until(self, count: int) -> float:
@@ -93,7 +93,8 @@ class Side(ABC):
             time.sleep(0.01)
         return time.perf_counter() - began
 
-    def _cpu(self) -> tuple[float, float]:
+    def cpu(self) -> tuple[float, float]:
+        """Seconds of CPU so far: of the worker with its children, and of database and broker."""
         return seconds_of(self.worker.pid), sum(map(seconds_of, self._services))
 
     def close(self) -> None:

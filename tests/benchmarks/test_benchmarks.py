@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
@@ -15,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from stageflow_durable.model.status import StageState
-from tests.benchmarks import installed, scaling
+from tests.benchmarks import answers, installed, scaling
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.bench import opened
 from tests.benchmarks.checks import share_of
@@ -33,6 +34,7 @@ from tests.benchmarks.rows import ROWS, judge, probes_of
 from tests.benchmarks.sides import Side
 from tests.benchmarks.snapshots import encode_ms, fold_ms
 from tests.benchmarks.stored import as_json, by_row, figures_of, load, merged, save
+from tests.benchmarks.volume import Volume
 from tests.services.process import eventually
 
 CONTEXT = {
@@ -99,6 +101,25 @@ def test_a_peer_without_samples_is_left_out_of_the_figures() -> None:
     samples = {probe + part: [1.0] for probe in ("durable 10", "restate 10") for part in parts}
     whats = [figure.what for figure in judge([2], samples)]
     assert "durable over Restate" in whats and not any("DBOS" in what for what in whats)
+
+
+def test_answers_are_judged_by_their_median_and_by_their_slowest() -> None:
+    judged = [figure.what for figure in judge([14], Anything()) if figure.aim and "over bare" in figure.what]
+    counts = ("one stage", "ten stages")
+    assert judged == [f"over bare, {stages}{point}" for stages in counts for point in ("", ", 99 %")]
+
+
+def test_a_thousand_callers_are_a_thousand_whatever_the_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def many(_side: object, callers: int) -> answers.Waited:
+        asked.append(callers)
+        return answers.Waited([1.0], 0.01, 1.0)
+
+    monkeypatch.setattr(answers, "many", many)
+    bench: Any = SimpleNamespace(durable=None)
+    PROBES["awaited"]("awaited", bench, Volume(0.25))
+    assert asked == [1000]
 
 
 def test_a_probe_that_two_rows_need_is_measured_once() -> None:

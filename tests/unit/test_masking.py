@@ -9,7 +9,7 @@ import pytest
 
 from stageflow_durable.delivery.dropped import said, said_of
 from stageflow_durable.engine.outcome import MAX_ERROR, text_of
-from stageflow_durable.engine.traces import loggable
+from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.settings import safe_url
 from stageflow_durable.settings.claims import claims_by, for_redis_py
 from stageflow_durable.settings.masking import masked, masking

@@ -14,6 +14,7 @@ from stageflow_durable import Engine, RunHandle, RunStatus, Submission
 from stageflow_durable.engine import awaiting
 from stageflow_durable.errors import NotAllowedInStage, ResultTimeout, RunCompensated, RunParked, UnknownRun
 from stageflow_durable.idempotency.channels import PREFIX
+from stageflow_durable.state.driver import Driver, Statement
 from tests.integration.engine.pairs import POSTGRES_VALKEY, SQLITE_VALKEY, on
 from tests.integration.engine.site import Site
 from tests.services.process import eventually
@@ -102,13 +103,60 @@ def test_a_thousand_callers_share_one_subscription_and_no_caller_takes_a_thread(
         threads.update(threading.enumerate())
         return await asyncio.gather(*asked)
 
-    with site.broker.client(site.number) as client:
-        mine = f"{PREFIX}{engine._awaiting._token}"  # type: ignore[union-attr]  # it awaits
-        eventually(lambda: len(client.pubsub_channels(mine)) == 1)
+    eventually(lambda: len(listeners(site, engine)) == 1)
     results = asyncio.run(all_of_them())
     assert len(results) == 1000
     assert all(result["s1"]["token"] for result in results)
     assert len(threads) < 30
+
+
+@pytest.mark.usefixtures("seldom")
+def test_of_a_run_that_ended_one_question_tells_all_and_of_one_that_failed_no_outputs_are_read(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, parked = engine.enqueue("three", {}), engine.enqueue("one", {"fail": {"s1": [1, "bug"]}})
+    assert done.result(timeout=20)
+    with pytest.raises(RunParked):
+        parked.result(timeout=20)
+    eventually(lambda: len(listeners(site, engine)) == 1)
+    asked: list[str] = []
+    rows = Driver.rows
+
+    def counted(driver: Driver, statement: Statement, given: Any) -> Any:
+        asked.append(statement.sql)
+        return rows(driver, statement, given)
+
+    monkeypatch.setattr(Driver, "rows", counted)
+    assert done.result(timeout=20)["s3"]["token"]
+    apart = site.settings["database_url"].startswith("sqlite")  # there another question is no round trip
+    assert len(asked) == (3 if apart else 2), asked  # the note, which finds it at rest, and the run with its outputs
+    asked.clear()
+    with pytest.raises(RunParked):
+        parked.result(timeout=20)
+    assert len(asked) == 2, asked
+
+
+@pytest.mark.usefixtures("seldom")
+def test_the_outputs_of_runs_that_ended_together_are_read_together_and_not_by_each_caller(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = engine.enqueue_many("three", [Submission({}) for _number in range(50)])
+    site.at_rest(runs)
+    apart: list[object] = []
+    to_thread = asyncio.to_thread
+    monkeypatch.setattr("asyncio.to_thread", lambda *given: apart.append(given) or to_thread(*given))
+
+    async def all_of_them() -> list[Any]:
+        return await asyncio.gather(*(run.aresult(timeout=60) for run in runs))
+
+    assert all(result["s3"]["token"] for result in asyncio.run(all_of_them()))
+    assert apart == []
+
+
+def listeners(site: Site, engine: Engine) -> list[Any]:
+    with site.broker.client(site.number) as client:
+        found: Any = client.pubsub_channels(f"{PREFIX}{engine._awaiting._token}")  # type: ignore[union-attr]  # it awaits
+    return list(found)
 
 
 def test_what_is_told_may_be_lost_and_the_result_comes_all_the_same(

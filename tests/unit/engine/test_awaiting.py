@@ -16,6 +16,7 @@ from stageflow_durable.engine.awaiting import Announcer, Awaiting
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.awaited import By, Listener, Told
 from stageflow_durable.store.values import AtRest, Stand
+from tests.services.process import eventually
 
 
 class Runs:
@@ -123,6 +124,14 @@ def test_a_run_that_is_at_rest_is_given_at_once_and_one_that_is_not_there_is_to_
     runs.runs["R1"] = Stand(3, at_rest=True)
     assert isinstance(told.wait("R1", 5), AtRest)
     assert told.wait("R2", 5) is True
+
+
+def test_who_awaited_a_run_that_was_at_rest_leaves_a_subscription_for_the_next_ones(
+    told: Awaiting, runs: Runs, channels: Channels
+) -> None:
+    runs.runs["R1"] = Stand(3, at_rest=True)
+    told.wait("R1", 5)
+    eventually(lambda: channels.listening == 1, within=5, what="it listens")
 
 
 def test_who_is_told_does_not_look(
