@@ -15,8 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-SHARE = 0.1
-"""How many of the places are deadly: two for each thing that is done, before it and after it."""
+SHARES = {"mail": 0.08, "pay_back": 0.25, "take_back": 0.25}
+"""What is done outside, and how many of its places are deadly: one before it and one after it, each time. The bank's
+are many: money that is moved twice has to be seen.
+"""
 
 OF_GROUPS = 0.1
 """How often a whole worker dies there, with all its children."""
@@ -28,17 +30,17 @@ def deadly(act: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(act)
     def acted(key: str, *given: Any) -> Any:
         place = f"{act.__name__} {' '.join(map(str, given[:2]))}"  # neither keys nor links: those have random parts
-        _die(f"before {place}")
+        _die(f"before {place}", SHARES[act.__name__])
         done = act(key, *given)
-        _die(f"after {place}")
+        _die(f"after {place}", SHARES[act.__name__])
         return done
 
     return acted
 
 
-def _die(place: str) -> None:
+def _die(place: str, share: float) -> None:
     chance = random.Random(f"{os.environ['REFUNDS_SEED']} {place}")
-    if chance.random() >= SHARE or not _first(place):
+    if chance.random() >= share or not _first(place):
         return
     if chance.random() < OF_GROUPS:
         os.killpg(os.getpgid(0), signal.SIGKILL)
@@ -54,6 +56,6 @@ def _first(place: str) -> bool:
 
 
 outside: Any = import_module("outside")
-for name in ("mail", "pay_back", "take_back"):
+for name in SHARES:
     setattr(outside, name, deadly(getattr(outside, name)))
 app = import_module("refunds").celery_app

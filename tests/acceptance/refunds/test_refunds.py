@@ -124,7 +124,9 @@ def test_refunds_that_people_approve_by_links_agree_with_the_bank_whoever_is_kil
     for order, run in runs.items():
         _decided_once(shop, run, decided[order], {_hash(mailed[order]) for mailed in links})
     assert [checked.problems for checked in shop.engine.audit() if checked.problems] == []
-    _no_link_decides_again(shop, runs, links)
+    for mailed in links:
+        for order, link in mailed.items():
+            _decides_no_more(shop, runs[order], link, decided[order])
 
 
 # --- what happens -----------------------------------------------------------------------------------------------------
@@ -249,12 +251,15 @@ def _hash(link: str) -> str:
     return hashlib.sha256(link.rpartition("/")[2].encode()).hexdigest()
 
 
-def _no_link_decides_again(shop: Shop, runs: Mapping[str, RunHandle], links: Sequence[Mapping[str, str]]) -> None:
-    before = {order: len(list(run.history())) for order, run in runs.items()}
-    for mailed in links:
-        for order, link in mailed.items():
-            (asked,) = rows_of(shop.engine, "approvals", runs[order].run_id)
-            for decision in ("approve", "deny"):
-                form = {"digest": asked["digest"], "decision": decision}
-                assert httpx.post(link, data=form, timeout=20).status_code in (409, 410)
-    assert {order: len(list(run.history())) for order, run in runs.items()} == before
+def _decides_no_more(shop: Shop, run: RunHandle, link: str, decided: str) -> None:
+    """Whoever sends the form again is refused, whatever it says, and nothing of the run changes."""
+    before = len(list(run.history()))
+    rows = {row["token"]: row for row in rows_of(shop.engine, "links", run.run_id)}
+    (asked,) = rows_of(shop.engine, "approvals", run.run_id)
+    used = rows[_hash(link)]["used_at"] is not None
+    for decision in ("approve", "deny"):
+        answer = httpx.post(link, data={"digest": asked["digest"], "decision": decision}, timeout=20)
+        assert answer.status_code in (409, 410)
+        assert ("This link was used" in answer.text) == used
+        assert decided or "This link has expired" in answer.text
+    assert len(list(run.history())) == before
