@@ -144,7 +144,7 @@ def _page(status: HTTPStatus, linked: LinkedApproval, wrong: str | None = None) 
         return _html(status, linked=linked, asked=asked, content=content, wrong=wrong)
     if asked is not None and asked.decision is not None:
         return _message(HTTPStatus.CONFLICT, f"It is {asked.decision} already", f"By {asked.actor}.", linked)
-    if linked.stage.state is StageState.PENDING and linked.status in _ON_ITS_WAY:
+    if linked.stage.state in (StageState.PENDING, StageState.RUNNING) and linked.status in _ON_ITS_WAY:
         why = "The run has not come here. Open the link again later."
         return _message(HTTPStatus.OK, "Nothing is asked yet", why, linked)
     return _message(HTTPStatus.CONFLICT, "There is nothing to decide", f"The run is {linked.status}.", linked)
