@@ -121,6 +121,7 @@ class Person:
 
     def _post(self, link: str, form: Mapping[str, str]) -> int | None:
         try:
-            return int(self._browser.post(link, data=dict(form)).status_code)
+            answer = int(self._browser.post(link, data=dict(form)).status_code)
         except httpx.TransportError:
             return None
+        return None if answer == 503 else answer  # the database went away, before it was written or after

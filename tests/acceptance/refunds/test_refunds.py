@@ -31,12 +31,12 @@ from tests.services.rows import rows_of
 
 pytestmark = [pytest.mark.process, pytest.mark.chaos, pytest.mark.slow, on(SQLITE_VALKEY, POSTGRES_VALKEY)]
 
-DECIDE_WITHIN = 20.0
+DECIDE_WITHIN = 30.0
 SECONDS = 12.0
 """How long orders come in, and processes are killed."""
 
 APPROVED, TAKEN_BACK, DENIED, CONTESTED, LEFT = 14, 2, 4, 2, 2
-SURELY = Counter({"approve": 8, "deny": 1, "": LEFT})
+SURELY = Counter({"approve": 5, "deny": 1, "": LEFT})
 """What is decided at least: on a slow machine some links expire before they are opened."""
 
 TROUBLES = ("cut", "cut", "unread", "unread", "worker", "twice", "twice")
