@@ -5,6 +5,7 @@ hides what stands there, and everything can be written as JSON.
 from __future__ import annotations
 
 import base64
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,8 +16,12 @@ from typing import Any, TypeVar
 
 V = TypeVar("V")
 
-# Controls (escape sequences begin with one), surrogates that no terminal can be sent, and what reverses or hides text.
-_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\ud800-\udfff]")
+# Controls (escape sequences begin with one), surrogates that no terminal can be sent, and what reverses text or is not
+# seen.
+_ACTS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+)
 _BREAKS = re.compile("[ ]*[\t\n\v\f\r\x85\u2028\u2029][ \t\n\v\f\r\x85\u2028\u2029]*")
 
 
@@ -27,7 +32,7 @@ def legible(text: str) -> str:
 
 def harmless_json(document: str) -> str:
     """The same JSON with the characters that a terminal would act on escaped; line breaks between values stay."""
-    return _ACTS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", document)
+    return _ACTS.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], document)
 
 
 def for_people(value: V) -> V:
@@ -50,7 +55,9 @@ def _for_people(value: Any) -> Any:
 
 def _written(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def jsonable(value: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
@@ -55,7 +56,7 @@ def run_up(
     ):
         roles = roles_of(settings, urls, app, concurrency=concurrency, beat=beat, worker_options=worker_options)
         if flower:
-            roles.append(_flower(home, roles[0], monitor or celery(app, "flower"), out))
+            roles.append(_flower(home, roles[0], monitor or celery(app, "flower"), out, settings.public_url))
         out(f"database {safe_url(urls.database_url)}")
         out(f"broker   {safe_url(urls.broker_url)}")
         out("Ctrl-C stops all; the next `stageflow up` carries on")
@@ -143,13 +144,15 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
         supervisor.stop(lambda: stop.hurry or gone)  # what they would still save has no place
 
 
-def _flower(home: Home, worker: Role, command: Sequence[str], out: Say) -> Role:
+def _flower(home: Home, worker: Role, command: Sequence[str], out: Say, public_url: str | None = None) -> Role:
     if importlib.util.find_spec("flower") is None:
         raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
     port = FLOWER_PORT
     if not is_free(port):
         port = free_port()
         out(f"monitor  port {FLOWER_PORT} is taken by another program: {port} is used instead")
+        if public_url is not None and urlsplit(public_url).port == FLOWER_PORT:
+            out(f"monitor  STAGEFLOW_PUBLIC_URL={public_url} leads to that program: so do callbacks and links")
     file = home.root / "flower.password"
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stageflow_durable.clock import as_moment
 from stageflow_durable.duration import seconds_of
@@ -20,7 +20,7 @@ from stageflow_durable.engine.actors import Actor
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.engine.public_urls import PublicUrls
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput, LinkRefused
+from stageflow_durable.errors import InvalidInput, InvalidKey, LinkRefused
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id
 from stageflow_durable.model.run import LinkedApproval, Run, RunSummary
@@ -97,11 +97,14 @@ class LinkOperations(OperatorVerbs):
         made before the run comes there. ``expires``: after that time it is refused, a timedelta or seconds.
 
         Whoever has the link is taken for ``to``, as an authenticated actor: send it to nobody else. Only its hash is
-        stored. Raises UnknownRun, InvalidInput; NotAllowed where ``to`` may not approve there, or the run has no such
-        approval ahead; ConfigurationError without ``public_url`` or an audit key.
+        stored. Raises UnknownRun, InvalidInput, InvalidKey; NotAllowed where ``to`` may not approve there, where
+        ``actor`` asked for the run that ``to`` is to approve, or where the run has no such approval ahead;
+        ConfigurationError without ``public_url`` or an audit key.
         """
         valid_key(stage, "stage")
         valid_key(to, "to")
+        if to != to.strip():
+            raise InvalidKey("to has blanks around it")
         try:
             seconds = seconds_of(expires, above=True)
         except ValueError as error:
@@ -120,16 +123,23 @@ class LinkOperations(OperatorVerbs):
         """
         run_id, link = self._usable(token)
         run = self.run(run_id)
-        stage = run.stage(link.stage)
+        stage = next((one for one in run.stages if one.name == link.stage), None)
+        if stage is None:
+            raise LinkRefused(run_id, link.stage, "gone", "the run does not ask this any more")
+        if stage.approval is not None and stage.approval.approvers and link.actor not in stage.approval.approvers:
+            raise LinkRefused(run_id, link.stage, "withdrawn", f"{link.actor} is not among its approvers any more")
         return LinkedApproval(run.run_id, run.pipeline, stage, link.actor, as_moment(link.expires_at), run.status)
 
     aopen_approval_link = in_thread(open_approval_link)
 
-    def decide_by_link(self, token: str, decision: str, *, digest: str, reason: str) -> RunSummary:
+    def decide_by_link(
+        self, token: str, decision: Literal["approve", "deny"], *, digest: str, reason: str
+    ) -> RunSummary:
         """Decide as the person whom a link was made for; ``decision``: ``approve`` or ``deny``. ``digest``: of what
         they looked at. ``Engine(authorize=)`` is asked about them.
 
-        Raises LinkRefused, InvalidInput; NotAllowed where nothing is asked, something else is asked by now, somebody
+        After StoreUnavailable it is not known whether it was recorded: a link that was used says so. Raises
+        LinkRefused, InvalidInput; NotAllowed where nothing is asked, something else is asked by now, somebody
         has decided already, or they may not approve it any more; StoreUnavailable.
         """
         given: object = decision

@@ -175,13 +175,14 @@ def web_address(value: object) -> str:
     """An address that others reach by HTTP, without a slash at its end."""
     text = _text(value)
     parts = urlsplit(text)
+    parts.port  # noqa: B018  # raises ValueError for one that is none
     wrong = (
         parts.scheme not in ("http", "https")
         or not is_place(parts.netloc)
         or not parts.hostname
         or parts.username is not None
     )
-    if wrong or parts.query or parts.fragment or not _PRINTED.fullmatch(text):
+    if wrong or any(mark in text for mark in "?#%\\") or "/../" in f"{text}/" or not _PRINTED.fullmatch(text):
         raise ValueError("must be http:// or https:// with a host and perhaps a path, and nothing behind or before it")
     return text.rstrip("/")
 

@@ -10,6 +10,8 @@ A link lets one person decide at one stage, once: having it proves who they are.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stageflow_durable.clock import as_moment
@@ -140,7 +142,10 @@ def decide(
         raise NotAllowed(draft.id, order.verb, why)
     if order.op_version not in (None, facts.run.op_version):
         raise OperatorConflict(order.run_id, order.verb)
-    if decision == APPROVED and (refused := _may_not(draft, stage, order.actor, order.authenticated)):
+    if draft.run.phase is Phase.FORWARD and draft.is_late:
+        raise NotAllowed(draft.id, order.verb, "its deadline has passed")
+    asks_who = decision == APPROVED or link is not None  # anybody may deny, but not by the link of somebody else's time
+    if asks_who and (refused := _may_not(draft, stage, order.actor, order.authenticated)):
         raise NotAllowed(draft.id, order.verb, refused)
     approval = draft.set_approval(
         approval,
@@ -207,11 +212,26 @@ def _may_not(draft: Draft, stage: str, actor: str, authenticated: bool) -> str |
         known = "is not among its approvers" if authenticated else f"is not authenticated: {proves}"
         return f"{actor} {known}"
     askers = draft.facts.requesters if planned.separation else frozenset()
-    if actor in askers:
+    if asked_by(actor, askers):
         return f"{actor} asked for this run, and may not approve it"
     if askers and not authenticated:
         return f"{' and '.join(sorted(askers))} asked for this run, and may not approve it; {proves}"
     return None
+
+
+def asked_by(name: str, askers: Iterable[str]) -> bool:
+    """Whether somebody is among those who asked, also where the name is written in another way: in other case or width,
+    with blanks around it or invisible characters in it.
+    """
+    return _folded(name) in map(_folded, askers)
+
+
+def _folded(name: str) -> str:
+    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) not in _INVISIBLE)
+    return seen.casefold().strip()
+
+
+_INVISIBLE = frozenset({"Cf", "Cc"})
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
@@ -234,6 +254,11 @@ def make_link(facts: Facts, order: Order, new: NewLink) -> Change:
     _require_ahead(draft, order, new.stage)
     if refused := _may_not(draft, new.stage, new.actor, authenticated=True):
         raise NotAllowed(draft.id, order.verb, refused)
+    if draft.plan.by_name[new.stage].separation and asked_by(order.actor, facts.requesters):
+        # Whoever makes a link holds it, and could use it.
+        raise NotAllowed(
+            draft.id, order.verb, f"{order.actor} asked for this run, and may not make links to approve it"
+        )
     until = draft.clock + new.seconds
     draft.add_link(LinkRow(new.token, new.stage, new.actor, order.actor, draft.clock, until))
     link, known = new.token[:LINK_DIGITS], {"authenticated": True} if order.authenticated else {}

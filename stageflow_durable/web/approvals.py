@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 from functools import cache
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs
 
 from stageflow_durable.engine.approval_links import PATH
@@ -40,9 +40,10 @@ _FORM = "application/x-www-form-urlencoded"
 _NO_REASON = "decided by link"
 _REFUSED = {
     "forged": (HTTPStatus.NOT_FOUND, "There is no such link", "Check that the whole link was copied."),
-    "used": (HTTPStatus.GONE, "This link was used", "It lets you decide once. What was decided stays in the history."),
+    "used": (HTTPStatus.GONE, "This link was used", "It decides once: what was decided by it is recorded, and counts."),
     "expired": (HTTPStatus.GONE, "This link has expired", "Ask whoever sent it for a new one."),
-    "gone": (HTTPStatus.GONE, "This run is gone", "It has ended, and was deleted. There is nothing to decide."),
+    "gone": (HTTPStatus.GONE, "There is nothing to decide", "The run has ended, or does not ask this any more."),
+    "withdrawn": (HTTPStatus.GONE, "This link was withdrawn", "Who may approve was changed since it was made."),
 }
 _STYLE = """
 :root { color-scheme: light dark }
@@ -66,7 +67,9 @@ class Decider(Protocol):
     def open_approval_link(self, token: str) -> LinkedApproval:
         """What whoever opens a link sees."""
 
-    def decide_by_link(self, token: str, decision: str, *, digest: str, reason: str) -> RunSummary:
+    def decide_by_link(
+        self, token: str, decision: Literal["approve", "deny"], *, digest: str, reason: str
+    ) -> RunSummary:
         """Decide as the person whom a link was made for."""
 
 
@@ -89,6 +92,16 @@ def respond(engine: Decider, request: Request) -> Response:
     """The page of a link, or what becomes of its form."""
     token = request.path.removeprefix(f"/{PATH}/")
     try:
+        return _respond(engine, token, request)
+    except Refused:
+        raise
+    except Exception:
+        log.exception("a link to an approval could not be served")  # without its path, which holds a token
+        return _message(HTTPStatus.INTERNAL_SERVER_ERROR, "An error", "It is the server's, which has logged it.")
+
+
+def _respond(engine: Decider, token: str, request: Request) -> Response:
+    try:
         if request.method != "POST":
             return _page(HTTPStatus.OK, engine.open_approval_link(token))
         return _decide(engine, token, request)
@@ -99,9 +112,11 @@ def respond(engine: Decider, request: Request) -> Response:
         status, title, why = _REFUSED["gone"]
         return _message(status, title, why)
     except (StoreUnavailable, SchemaBehind):
-        return _message(
-            HTTPStatus.SERVICE_UNAVAILABLE, "Not now", "Nothing was changed. Try again.", Retry_After=AWAY_SECONDS
-        )
+        return _not_now("Nothing was changed. Try again in a moment.")
+
+
+def _not_now(why: str) -> Response:
+    return _message(HTTPStatus.SERVICE_UNAVAILABLE, "Not now", why, Retry_After=AWAY_SECONDS)
 
 
 def _decide(engine: Decider, token: str, request: Request) -> Response:
@@ -109,17 +124,24 @@ def _decide(engine: Decider, token: str, request: Request) -> Response:
         return problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"a form is needed: Content-Type: {_FORM}")
     form = _fields(request.body)
     linked = engine.open_approval_link(token)  # what the page says besides
+    reason, decision = form.get("reason", ""), form.get("decision", "")
     try:
-        reason = form.get("reason", "").strip() or _NO_REASON
-        decision = form.get("decision", "")
-        engine.decide_by_link(token, decision, digest=form.get("digest", ""), reason=reason)
+        given: Any = decision  # whatever came
+        engine.decide_by_link(token, given, digest=form.get("digest", ""), reason=reason.strip() or _NO_REASON)
     except InvalidInput as error:
-        return _page(HTTPStatus.UNPROCESSABLE_ENTITY, linked, "; ".join(error.fields))
+        return _page(HTTPStatus.UNPROCESSABLE_ENTITY, linked, "; ".join(error.fields), reason)
     except NotAllowed as error:
-        return _page(HTTPStatus.CONFLICT, engine.open_approval_link(token), str(error))
+        return _page(HTTPStatus.CONFLICT, engine.open_approval_link(token), str(error), reason)
+    except StoreUnavailable:
+        return _not_now("Nobody knows whether your decision was recorded. Open the link again: if it was used, it was.")
     log.info("run %s: stage %s was %s by link", linked.run_id, linked.stage.name, DECISIONS[decision])
-    then = "The run goes on." if decision == "approve" else "The run does not do it."
-    return _message(HTTPStatus.OK, f"You have {DECISIONS[decision]} it", then, linked)
+    return _message(HTTPStatus.OK, f"You have {DECISIONS[decision]} it", _THEN[decision], linked)
+
+
+_THEN = {
+    "approve": "It is recorded. The run goes on, if it still asks for exactly this.",
+    "deny": "It is recorded. The run does not do it.",
+}
 
 
 def _fields(body: bytes) -> dict[str, str]:
@@ -136,21 +158,30 @@ def _fields(body: bytes) -> dict[str, str]:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def _page(status: HTTPStatus, linked: LinkedApproval, wrong: str | None = None) -> Response:
-    """The page of a link that may be used. ``wrong``: why what was sent is not taken."""
+def _page(status: HTTPStatus, linked: LinkedApproval, wrong: str | None = None, reason: str = "") -> Response:
+    """The page of a link that may be used. ``wrong``: why what was sent is not taken; ``reason``: that was typed."""
     asked = linked.stage.approval
     if asked is not None and asked.decision is None and _asks(linked):
-        content = harmless_json(json.dumps(jsonable(asked.content), indent=2, ensure_ascii=False))
-        return _html(status, linked=linked, asked=asked, content=content, wrong=wrong)
+        return _html(status, linked=linked, asked=asked, content=_shown(asked.content), wrong=wrong, reason=reason)
     if asked is not None and asked.decision is not None:
         return _message(HTTPStatus.CONFLICT, f"It is {asked.decision} already", f"By {asked.actor}.", linked)
     if linked.stage.state in (StageState.PENDING, StageState.RUNNING) and linked.status in _ON_ITS_WAY:
         why = "The run has not come here. Open the link again later."
-        return _message(HTTPStatus.OK, "Nothing is asked yet", why, linked)
+        return _message(status, "Nothing is asked yet", why, linked)
     return _message(HTTPStatus.CONFLICT, "There is nothing to decide", f"The run is {linked.status}.", linked)
 
 
 _ON_ITS_WAY = (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PARKED)
+
+
+def _shown(content: Any) -> str:
+    """As JSON, a line for each value as long as there are not too many: each is indented by its depth."""
+    value = jsonable(content)
+    text = json.dumps(value, ensure_ascii=False)
+    return harmless_json(text if len(text) > _MOST_IN_LINES else json.dumps(value, indent=2, ensure_ascii=False))
+
+
+_MOST_IN_LINES = 16_384
 
 
 def _asks(linked: LinkedApproval) -> bool:

@@ -20,7 +20,17 @@ from tornado.web import RequestHandler, stream_request_body
 from stageflow_durable.engine.approval_links import PATH as APPROVALS
 from stageflow_durable.engine.callbacks import PATH as CALLBACKS
 from stageflow_durable.web.callbacks import Receiver, handlers_of
-from stageflow_durable.web.http import Look, Refused, Request, Respond, Response, answer, content_type_of, too_large
+from stageflow_durable.web.http import (
+    READ_SECONDS,
+    Look,
+    Refused,
+    Request,
+    Respond,
+    Response,
+    answer,
+    content_type_of,
+    too_large,
+)
 
 
 @stream_request_body  # else Tornado takes a hundred megabytes before it asks anybody
@@ -33,7 +43,9 @@ class _Handler(RequestHandler):
         self._refused: Response | None = None
 
     def prepare(self) -> None:
-        """Look before the body is read."""
+        """Look before the body is read; one that does not come in time ends the connection."""
+        connection: Any = self.request.connection
+        connection.set_body_timeout(READ_SECONDS)
         given = self.request
         path = (given.path or "/").removeprefix(self._prefix)
         self._asked = Request(str(given.method), path, content_type_of(given.headers.get("Content-Type", "")))

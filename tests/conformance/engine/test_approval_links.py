@@ -39,7 +39,7 @@ def digest(engine: InProcessEngine, token: str) -> str:
     return asked.digest
 
 
-def decide(engine: InProcessEngine, token: str, decision: str = "approve", shown: str | None = None) -> None:
+def decide(engine: InProcessEngine, token: str, decision: Any = "approve", shown: str | None = None) -> None:
     engine.decide_by_link(token, decision, digest=shown or digest(engine, token), reason="by mail")
 
 
@@ -51,6 +51,12 @@ def refused(engine: InProcessEngine, token: str) -> str:
         decide(engine, token, shown="0" * 64)
     assert looked.value.reason == decided.value.reason
     return str(looked.value.reason)
+
+
+def refused_to_look(engine: InProcessEngine, token: str) -> str:
+    with pytest.raises(LinkRefused) as caught:
+        engine.open_approval_link(token)
+    return str(caught.value.reason)
 
 
 # --- what it lets somebody do -----------------------------------------------------------------------------------------
@@ -245,7 +251,7 @@ def test_it_is_made_for_nobody_who_may_not_approve(make_engine: MakeEngine, acts
         link(engine, handle.run_id, "bob")
     with pytest.raises(NotAllowed, match="eve is not among its approvers"):
         link(engine, handle.run_id, "eve")
-    for wrong in ("", None, "a\nb", "x" * 300):
+    for wrong in ("", None, "a\nb", "x" * 300, "  ", " ann", "ann "):
         with pytest.raises(InvalidKey, match="^to "):
             link(engine, handle.run_id, wrong)  # type: ignore[arg-type]  # whatever a caller says
     assert rows_of(engine, "links", handle.run_id) == []
@@ -269,15 +275,71 @@ def test_it_is_not_made_where_nothing_will_be_asked_any_more(engine: InProcessEn
         link(engine, handle.run_id)
 
 
-def test_where_a_deploy_took_their_right_away_they_may_not_decide_any_more(make_engine: MakeEngine, acts: Acts) -> None:
+def test_where_a_deploy_took_their_right_away_the_link_shows_and_decides_nothing(
+    make_engine: MakeEngine, acts: Acts
+) -> None:
     engine = make_engine(around(acts, approvers=["ann", "bob"]))
     handle = asking(engine)
-    token = link(engine, handle.run_id, "bob")
-    shown = digest(engine, token)
-    decide(engine, token, shown=shown)
+    used, left = link(engine, handle.run_id, "bob"), link(engine, handle.run_id, "bob")
+    decide(engine, used)
     engine.deploy(around(acts, approvers=["ann"]))
     engine.work()
     assert (acts.log, handle.describe().waiting_for) == (["a"], WaitingFor.APPROVAL)
+    with pytest.raises(LinkRefused, match="bob is not among its approvers any more"):
+        engine.open_approval_link(left)
+    asked = handle.describe().stage("release").approval
+    assert asked is not None
+    for decision in ("approve", "deny"):  # by name anybody may deny: a link is for one person
+        with pytest.raises(NotAllowed, match="bob is not among its approvers"):
+            decide(engine, left, decision, asked.digest)
+
+
+def test_an_approval_that_a_deploy_removed_has_nothing_to_decide(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(around(acts))
+    handle = engine.enqueue("line", {})
+    token = link(engine, handle.run_id)
+    engine.deploy(acts.line("a b"))
+    engine.work()
+    assert refused_to_look(engine, token) == "gone"
+    with pytest.raises(NotAllowed, match="it has no approval 'release'"):
+        decide(engine, token, shown="0" * 64)
+    assert handle.status() is RunStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("decision", ["approve", "deny"])
+def test_a_run_whose_deadline_has_passed_takes_no_decision(engine: InProcessEngine, decision: str) -> None:
+    handle = asking(engine, deadline=60)
+    token = link(engine, handle.run_id)
+    shown = digest(engine, token)
+    engine.clock.advance(60)
+    with pytest.raises(NotAllowed, match="its deadline has passed"):
+        decide(engine, token, decision, shown)
+
+
+@pytest.mark.parametrize(
+    "name", ["Max@x.org", "MAX@X.ORG", "max@x.org\u200b", "m\xadax@x.org", "\uff4d\uff41\uff58@x.org", "max@\uff58.org"]
+)
+def test_who_asked_may_not_approve_under_another_spelling(make_engine: MakeEngine, acts: Acts, name: str) -> None:
+    engine = make_engine(around(acts))
+    for asker in ("max@x.org", " Max@X.org "):
+        handle = engine.enqueue("line", {}, actor=asker)
+        engine.work()
+        with pytest.raises(NotAllowed, match="asked for this run, and may not approve it"):
+            link(engine, handle.run_id, name)
+        with pytest.raises(NotAllowed, match="asked for this run, and may not approve it"):
+            engine.approve(handle.run_id, "release", reason="r", actor=Actor(name, authenticated=True))
+
+
+@pytest.mark.parametrize("maker", ["max", "MAX", Actor("max", authenticated=True)])
+def test_who_asked_makes_no_link_for_a_friend_since_whoever_makes_it_holds_it(
+    make_engine: MakeEngine, acts: Acts, maker: Any
+) -> None:
+    engine = make_engine(around(acts), around(acts, name="alone", separation=False))
+    handle = asking(engine, actor="max")
+    with pytest.raises(NotAllowed, match="asked for this run, and may not make links to approve it"):
+        link(engine, handle.run_id, "ann", actor=maker)
+    alone = asking(engine, "alone", actor="max")
+    decide(engine, link(engine, alone.run_id, "ann", actor=maker))
 
 
 def test_authorize_is_asked_about_whoever_makes_it_and_whoever_uses_it(make_engine: MakeEngine, acts: Acts) -> None:

@@ -163,10 +163,11 @@ def test_what_is_not_taken_is_said_on_the_page_that_asks(
     ask: Ask, engine: FakeEngine, error: Exception, status: int, said: str
 ) -> None:
     engine.error = error
-    answer = ask(engine, sent())
+    answer = ask(engine, sent(reason="typed <b>"))
     assert (answer.status, title(answer)) == (status, "Approve release?")
     assert said in answer.body.decode()
     assert b'role="alert"' in answer.body
+    assert b">typed &lt;b&gt;</textarea>" in answer.body  # nobody has to type it again
 
 
 @pytest.mark.parametrize("asked", [opened(), sent()], ids=["opened", "sent"])
@@ -177,6 +178,7 @@ def test_what_is_not_taken_is_said_on_the_page_that_asks(
         (LinkRefused("01J9", "release", "used", "why"), 410),
         (LinkRefused("01J9", "release", "expired", "why"), 410),
         (LinkRefused("01J9", "", "gone", "why"), 410),
+        (LinkRefused("01J9", "release", "withdrawn", "why"), 410),
         (UnknownRun("no run 01J9"), 410),
         (StoreUnavailable("postgresql://user:secret@host"), 503),
         (RuntimeError("secret"), 500),
@@ -194,6 +196,29 @@ def test_a_link_that_is_refused_is_a_page_without_secrets(
     for secret in (b"secret", b"01J9", b"TOKEN", b"why"):
         assert secret not in answer.body
     assert ("Retry-After" in answer.headers) is (status == 503)
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+
+
+def test_where_no_answer_came_to_a_decision_nobody_says_that_nothing_was_changed(ask: Ask, engine: FakeEngine) -> None:
+    engine.error = StoreUnavailable("the answer to the commit was lost")
+    answer = ask(engine, sent())
+    assert answer.status == 503
+    assert b"Nobody knows whether your decision was recorded. Open the link again" in answer.body
+    assert b"Nothing was changed" not in answer.body
+
+
+def test_a_form_that_comes_before_anything_is_asked_is_no_success(ask: Ask, engine: FakeEngine) -> None:
+    engine.linked = linked(None, StageState.PENDING, status=RunStatus.RUNNING)
+    engine.error = NotAllowed("01J9", "approve", "it does not ask yet")
+    assert ask(engine, sent()).status == 409
+
+
+def test_however_deep_and_wide_the_content_is_the_page_is_not_much_larger(ask: Ask, engine: FakeEngine) -> None:
+    content: Any = [0] * 100_000
+    for _level in range(90):
+        content = [content]
+    engine.linked = linked(asks(content))
+    assert len(ask(engine, opened()).body) < 400_000
 
 
 @pytest.mark.parametrize("path", ["/approvals", "/approvals/", "/approvals/a/b", "/x/approvals/TOKEN"])
