@@ -842,7 +842,7 @@ MUTANTS = (
     Mutant("any token is one of ours", _put((hmac, "compare_digest", _always(True)))),
     Mutant("what waits for its turn has no time at which it looks again", _waits_for_its_turn_for_ever()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
-    Mutant("a stage joins when one group of its items has ended", _a_group_joins()),
+    Mutant("a stage joins when one group of its items has ended", _a_group_joins(), of_items=True),
     Mutant(
         "the last of a stage's items does not join",
         _put((items, "_moves_the_run", _always(False))),
@@ -850,14 +850,17 @@ MUTANTS = (
         of_items=True,
     ),
     Mutant("an item that failed is not counted", _a_failure_does_not_count(), quick=True, of_items=True),
-    Mutant("an end of a run that stops is counted twice", _an_end_counts_twice()),
+    Mutant("an end of a run that stops is counted twice", _an_end_counts_twice(), of_items=True),
     Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None))), quick=True, of_items=True),
     Mutant(
         "an item begins after a cancel",
         _put((items, "refusal", _always(None)), (Draft, "rest_items", _always(None))),
+        of_items=True,
     ),
-    Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
-    Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
-    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([])))),
-    Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody()),
+    Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False)), of_items=True),
+    Mutant(
+        "an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None))), of_items=True
+    ),
+    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([]))), of_items=True),
+    Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody(), of_items=True),
 )
