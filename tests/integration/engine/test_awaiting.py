@@ -144,7 +144,12 @@ def test_the_outputs_of_runs_that_ended_together_are_read_together_and_not_by_ea
     site.at_rest(runs)
     apart: list[object] = []
     to_thread = asyncio.to_thread
-    monkeypatch.setattr("asyncio.to_thread", lambda *given: apart.append(given) or to_thread(*given))
+
+    async def noted_apart(*given: Any) -> Any:
+        apart.append(given)
+        return await to_thread(*given)
+
+    monkeypatch.setattr("asyncio.to_thread", noted_apart)
 
     async def all_of_them() -> list[Any]:
         return await asyncio.gather(*(run.aresult(timeout=60) for run in runs))
