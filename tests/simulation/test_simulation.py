@@ -8,9 +8,9 @@ import pytest
 
 from tests.simulation.bodies import Bodies
 from tests.simulation.mutants import MUTANTS, Mutant
-from tests.simulation.play import KINDS, failing, minimised, play
+from tests.simulation.play import failing, minimised, play
 
-SEEDS = 2000
+SEEDS = 1000
 """As many as a core plays in half a minute; ``make simulate`` plays the others."""
 CHUNKS = 10
 QUICK = 400
@@ -36,16 +36,10 @@ def test_what_a_seed_decided_written_down_is_the_same_story_without_the_seed() -
     assert play(None, played.answers).trace == played.trace
 
 
-@pytest.mark.parametrize(
-    ("mutant", "store"),
-    [
-        pytest.param(mutant, store, id=f"{mutant.name}-{store}")
-        for mutant in MUTANTS
-        for store in KINDS
-        if mutant.quick and not (mutant.of_items and store == "memory")
-    ],
-)
-def test_a_planted_mistake_is_found(mutant: Mutant, store: str) -> None:
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.quick], ids=lambda mutant: mutant.name)
+def test_a_planted_mistake_is_found(mutant: Mutant) -> None:
+    """In memory, which plays three times as many; ``make mutants`` looks on SQLite."""
+    store = "sqlite" if mutant.of_items else "memory"
     with mutant.planted(store):
         assert any(failing([seed], store=store) for seed in range(QUICK))
 
