@@ -122,9 +122,9 @@ class CallbackRefused(Conflict):
 
 
 class LinkRefused(Conflict):
-    """A link to an approval is not taken. ``reason``: ``"used"``, ``"expired"``, ``"gone"`` (its run was deleted, or
-    does not have that approval any more), ``"withdrawn"`` (who may approve was changed) or ``"forged"`` (the link is
-    none of this engine's; then nothing is told of a run).
+    """A link to an approval is not taken. ``reason``: ``"used"``, ``"expired"``, ``"gone"`` (its run was deleted or is
+    in another database, or does not have that approval any more), ``"withdrawn"`` (who may approve was changed) or
+    ``"forged"`` (the link is none of this engine's; then nothing is told of a run).
     """
 
     def __init__(self, run_id: str, stage: str, reason: str, why: str) -> None:

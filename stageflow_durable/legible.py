@@ -16,12 +16,17 @@ from typing import Any, TypeVar
 
 V = TypeVar("V")
 
-# Controls (escape sequences begin with one), surrogates that no terminal can be sent, and what reverses text or is not
-# seen.
-_ACTS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069"
-    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff\ud800-\udfff]"
+# Unicode calls them ignorable: nobody sees them. What joins characters, or chooses their looks, belongs to many words.
+_HIDDEN = (
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164\ufeff"
+    "\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+_JOINING = "\u200c\u200d\ufe00-\ufe0f"
+UNSEEN = re.compile(f"[{_HIDDEN}{_JOINING}]")
+"""Characters that nobody sees: two texts that differ in them alone look the same."""
+
+# Controls (escape sequences begin with one), surrogates that no terminal can be sent, and what reverses text or hides.
+_ACTS = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff{_HIDDEN}]")
 _BREAKS = re.compile("[ ]*[\t\n\v\f\r\x85\u2028\u2029][ \t\n\v\f\r\x85\u2028\u2029]*")
 
 

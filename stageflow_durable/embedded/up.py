@@ -152,7 +152,10 @@ def _flower(home: Home, worker: Role, command: Sequence[str], out: Say, public_u
         port = free_port()
         out(f"monitor  port {FLOWER_PORT} is taken by another program: {port} is used instead")
         if public_url is not None and urlsplit(public_url).port == FLOWER_PORT:
-            out(f"monitor  STAGEFLOW_PUBLIC_URL={public_url} leads to that program: so do callbacks and links")
+            out(
+                f"monitor  STAGEFLOW_PUBLIC_URL={public_url} is that other program's address, where no callback and no "
+                f"link reaches this engine: end that program, or set it to port {port}"
+            )
     file = home.root / "flower.password"
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}

@@ -20,12 +20,12 @@ from stageflow_durable.engine.actors import Actor
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
 from stageflow_durable.engine.public_urls import PublicUrls
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput, InvalidKey, LinkRefused
+from stageflow_durable.errors import InvalidInput, InvalidKey, LinkRefused, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id
-from stageflow_durable.model.run import LinkedApproval, Run, RunSummary
+from stageflow_durable.model.run import LinkedApproval, RunSummary
 from stageflow_durable.settings import Settings, Urls, listed
-from stageflow_durable.transitions.approval import DECISIONS, NewLink, usable
+from stageflow_durable.transitions.approval import DECISIONS, NewLink, still_for, usable
 from stageflow_durable.transitions.rows import LinkRow
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ class LinkOperations(OperatorVerbs):
         @cached_property
         def urls(self) -> Urls: ...  # noqa: D102  # as Engine has it
 
-        def run(self, run_id: str) -> Run: ...  # noqa: D102  # as Operations has it
-
     @cached_property
     def _link_urls(self) -> LinkUrls:
         return LinkUrls(self.settings.public_url, self.urls.audit_key, listed(self.settings.old_audit_keys))
@@ -104,7 +102,7 @@ class LinkOperations(OperatorVerbs):
         valid_key(stage, "stage")
         valid_key(to, "to")
         if to != to.strip():
-            raise InvalidKey("to has blanks around it")
+            raise InvalidKey("to has blanks around it; leave them out")
         try:
             seconds = seconds_of(expires, above=True)
         except ValueError as error:
@@ -119,16 +117,18 @@ class LinkOperations(OperatorVerbs):
     def open_approval_link(self, token: str) -> LinkedApproval:
         """What whoever opens a link sees; it changes nothing. ``token``: what stands behind the last slash.
 
-        Raises LinkRefused, StoreUnavailable.
+        Raises LinkRefused, StoreUnavailable, SchemaBehind.
         """
         run_id, link = self._usable(token)
-        run = self.run(run_id)
-        stage = next((one for one in run.stages if one.name == link.stage), None)
-        if stage is None:
-            raise LinkRefused(run_id, link.stage, "gone", "the run does not ask this any more")
-        if stage.approval is not None and stage.approval.approvers and link.actor not in stage.approval.approvers:
-            raise LinkRefused(run_id, link.stage, "withdrawn", f"{link.actor} is not among its approvers any more")
-        return LinkedApproval(run.run_id, run.pipeline, stage, link.actor, as_moment(link.expires_at), run.status)
+        try:
+            plan = self.store.plan(run_id)
+            known = self.pipelines.get(plan.pipeline)
+            still_for(run_id, link, plan, None if known is None else known.plan)
+            run = self.store.run(run_id, {})
+        except UnknownRun:
+            raise _gone(run_id, link) from None
+        expires = as_moment(link.expires_at)
+        return LinkedApproval(run.run_id, run.pipeline, run.stage(link.stage), link.actor, expires, run.status)
 
     aopen_approval_link = in_thread(open_approval_link)
 
@@ -140,19 +140,24 @@ class LinkOperations(OperatorVerbs):
 
         After StoreUnavailable it is not known whether it was recorded: a link that was used says so. Raises
         LinkRefused, InvalidInput; NotAllowed where nothing is asked, something else is asked by now, somebody
-        has decided already, or they may not approve it any more; StoreUnavailable.
+        has decided already, its deadline has passed, or they may not; StoreUnavailable, SchemaBehind.
         """
         given: object = decision
         if not isinstance(given, str) or given not in DECISIONS:
             raise InvalidInput("link", [f"decision: {' or '.join(DECISIONS)}"])
-        if digest is None:
-            raise InvalidInput("link", ["digest: the one that is shown with what is to be approved"])
         run_id, link = self._usable(token)
         by = Actor(link.actor, authenticated=True)
-        return self._decide(decision, run_id, link.stage, reason, by, digest=digest, token=link.token)
+        try:
+            return self._decide(decision, run_id, link.stage, reason, by, digest=digest, token=link.token)
+        except UnknownRun:
+            raise _gone(run_id, link) from None
 
     adecide_by_link = in_thread(decide_by_link)
 
     def _usable(self, token: str) -> tuple[str, LinkRow]:
         run_id, hashed = self._link_urls.read(token)
         return run_id, usable(run_id, self.store.link(run_id, hashed), self.store.clock())
+
+
+def _gone(run_id: str, link: LinkRow) -> LinkRefused:
+    return LinkRefused(run_id, link.stage, "gone", "its run was deleted")

@@ -324,7 +324,8 @@ class OperatorVerbs:
 
         given: Any = digest  # whatever a program says
         wrong = []
-        if given is not None and not (isinstance(given, str) and _DIGEST.fullmatch(given)):
+        is_said = given is not None or token is not None  # by a link nobody decides about what they did not look at
+        if is_said and not (isinstance(given, str) and _DIGEST.fullmatch(given)):
             wrong.append("digest: the one that is shown with what is to be approved, or its first 8 characters or more")
         if wrong:
             raise InvalidInput(verb, wrong)

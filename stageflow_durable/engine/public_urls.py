@@ -28,8 +28,8 @@ class PublicUrls:
         self._signs = bool(audit_key)
 
     def url(self, what: str, said: tuple[str, ...], *, signed: str) -> str:
-        """The URL of the token that says this. ``what`` needs it, ``signed``: the text that the signature is of. Raises
-        ConfigurationError.
+        """The URL whose token is ``said`` and the signature of ``signed``. ``what``: the call that needs it, for the
+        error. Raises ConfigurationError.
         """
         if self._public_url is None:
             raise ConfigurationError(
@@ -45,7 +45,7 @@ class PublicUrls:
 
     def accepts(self, signature: str, signed: str) -> bool:
         """Whether the signature was made here, of this text."""
-        # Each is computed: which of them fits is told by no time.
+        # All are computed, so that the time taken does not tell which key fits.
         fits = [hmac.compare_digest(_signature(key, signed), signature) for key in self._keys]
         return any(fits)
 

@@ -58,6 +58,7 @@ class UndoView:
 class ApprovalView:
     """What somebody is, or was, asked to approve. ``digest``: of ``content``, to which the approval is bound;
     ``approvers``: who may approve, empty where anybody may. ``decision``: ``approved``, ``denied``, or None.
+    ``open``: the run has not gone on with it, nor past it.
     """
 
     stage: str
@@ -71,6 +72,7 @@ class ApprovalView:
     authenticated: bool = False
     reason: str | None = None
     decided_at: datetime | None = None
+    open: bool = True
 
 
 @dataclass(frozen=True, slots=True)

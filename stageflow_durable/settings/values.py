@@ -106,7 +106,7 @@ class Settings:
     are accepted; ``require``: those are dropped.
     ``remote_control``: which of Celery's commands over the broker workers of the engine's own application obey:
     ``look``: those that change nothing; ``all``; ``off``: none.
-    ``public_url``: where the callbacks of this engine are served, as others reach it.
+    ``public_url``: where callbacks and links to approvals of this engine are served, as others reach it.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
 
@@ -229,7 +229,7 @@ def _cannot_sign(parsed: Mapping[str, object]) -> list[str]:
     if signing != "off":
         told.append(f"message_signing={signing} {said} messages are signed with: set {name} everywhere")
     if parsed.get("public_url"):
-        told.append(f"public_url {said} callback URLs are signed with: set {name} everywhere")
+        told.append(f"public_url {said} callback URLs and links are signed with: set {name} everywhere")
     return told
 
 

@@ -263,6 +263,7 @@ def approval_view(stage: PlannedStage, row: Any) -> ApprovalView | None:
         bool(row.authenticated),
         row.reason,
         as_optional_moment(row.decided_at),
+        row.consumed_at is None,
     )
 
 

@@ -17,6 +17,8 @@ from typing import NamedTuple
 from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import Fingerprint, as_stored, encode
 from stageflow_durable.errors import LinkRefused, NotAllowed, OperatorConflict
+from stageflow_durable.legible import UNSEEN
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.work import Claimant, Fenced, Kept, Work
 from stageflow_durable.transitions.change import Change
@@ -136,16 +138,21 @@ def decide(
     """
     draft = Draft(facts)
     link = None if token is None else usable(draft.id, draft.link(token), draft.clock)
+    if link is not None:
+        still_for(draft.id, link, draft.plan, facts.newest)
     approval = _undecided(draft, order, stage)
-    if digest is not None and not (digest and approval.digest.startswith(digest)):
+    shown = approval.digest if link is not None else approval.digest[: len(digest or "")]  # a page sends the whole
+    if digest is not None and not (digest and digest == shown):
         why = f"{stage!r} asks for digest {approval.digest[:12]} now, not {digest[:12]}; look again at what it asks for"
         raise NotAllowed(draft.id, order.verb, why)
     if order.op_version not in (None, facts.run.op_version):
         raise OperatorConflict(order.run_id, order.verb)
     if draft.run.phase is Phase.FORWARD and draft.is_late:
         raise NotAllowed(draft.id, order.verb, "its deadline has passed")
-    asks_who = decision == APPROVED or link is not None  # anybody may deny, but not by the link of somebody else's time
-    if asks_who and (refused := _may_not(draft, stage, order.actor, order.authenticated)):
+    # By name anybody may deny. A link is for one person: it ends when they may not approve any more.
+    if (decision == APPROVED or link is not None) and (
+        refused := _may_not(draft, stage, order.actor, order.authenticated)
+    ):
         raise NotAllowed(draft.id, order.verb, refused)
     approval = draft.set_approval(
         approval,
@@ -221,17 +228,14 @@ def _may_not(draft: Draft, stage: str, actor: str, authenticated: bool) -> str |
 
 def asked_by(name: str, askers: Iterable[str]) -> bool:
     """Whether somebody is among those who asked, also where the name is written in another way: in other case or width,
-    with blanks around it or invisible characters in it.
+    with blanks around it or characters in it that nobody sees.
     """
     return _folded(name) in map(_folded, askers)
 
 
 def _folded(name: str) -> str:
-    seen = "".join(one for one in unicodedata.normalize("NFKC", name) if unicodedata.category(one) not in _INVISIBLE)
-    return seen.casefold().strip()
-
-
-_INVISIBLE = frozenset({"Cf", "Cc"})
+    plain = unicodedata.normalize("NFKC", name)
+    return unicodedata.normalize("NFKC", UNSEEN.sub("", plain).casefold()).strip()
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
@@ -256,9 +260,8 @@ def make_link(facts: Facts, order: Order, new: NewLink) -> Change:
         raise NotAllowed(draft.id, order.verb, refused)
     if draft.plan.by_name[new.stage].separation and asked_by(order.actor, facts.requesters):
         # Whoever makes a link holds it, and could use it.
-        raise NotAllowed(
-            draft.id, order.verb, f"{order.actor} asked for this run, and may not make links to approve it"
-        )
+        refused = f"{order.actor} asked for this run, and may not make links to approve it"
+        raise NotAllowed(draft.id, order.verb, refused)
     until = draft.clock + new.seconds
     draft.add_link(LinkRow(new.token, new.stage, new.actor, order.actor, draft.clock, until))
     link, known = new.token[:LINK_DIGITS], {"authenticated": True} if order.authenticated else {}
@@ -270,12 +273,24 @@ def make_link(facts: Facts, order: Order, new: NewLink) -> Change:
 def usable(run: str, link: LinkRow | None, clock: float) -> LinkRow:
     """The link, if it may be used now. Raises LinkRefused."""
     if link is None:
-        raise LinkRefused(run, "", "gone", "its run was deleted")
+        raise LinkRefused(run, "", "gone", "nothing is known of it: its run was deleted, or is in another database")
     if link.used_at is not None:
         raise LinkRefused(run, link.stage, "used", f"{link.actor} has decided by it before")
     if link.expires_at <= clock:
         raise LinkRefused(run, link.stage, "expired", "its time is over")
     return link
+
+
+def still_for(run: str, link: LinkRow, plan: Plan, newest: Plan | None = None) -> None:
+    """Raise LinkRefused unless the run has that approval, and whom the link was made for may give it: by the definition
+    that it goes by, and by the newest, which a run that waits does not follow yet.
+    """
+    planned = plan.by_name.get(link.stage)
+    if planned is None or not planned.is_approval:
+        raise LinkRefused(run, link.stage, "gone", "the run does not ask this any more")
+    for one in (planned, None if newest is None else newest.by_name.get(link.stage)):
+        if one is not None and one.approvers and link.actor not in one.approvers:
+            raise LinkRefused(run, link.stage, "withdrawn", f"{link.actor} is not among its approvers any more")
 
 
 # --- a denial, and the end of its time --------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from stageflow_durable.errors import (
     NotAllowed,
     SchemaBehind,
     StoreUnavailable,
-    UnknownRun,
 )
 from stageflow_durable.legible import harmless_json, jsonable, legible
 from stageflow_durable.model.run import LinkedApproval, RunSummary
@@ -42,7 +41,7 @@ _REFUSED = {
     "forged": (HTTPStatus.NOT_FOUND, "There is no such link", "Check that the whole link was copied."),
     "used": (HTTPStatus.GONE, "This link was used", "It decides once: what was decided by it is recorded, and counts."),
     "expired": (HTTPStatus.GONE, "This link has expired", "Ask whoever sent it for a new one."),
-    "gone": (HTTPStatus.GONE, "There is nothing to decide", "The run has ended, or does not ask this any more."),
+    "gone": (HTTPStatus.GONE, "There is nothing to decide", "Nothing asks this any more here."),
     "withdrawn": (HTTPStatus.GONE, "This link was withdrawn", "Who may approve was changed since it was made."),
 }
 _STYLE = """
@@ -108,9 +107,6 @@ def _respond(engine: Decider, token: str, request: Request) -> Response:
     except LinkRefused as refused:
         status, title, why = _REFUSED[refused.reason]
         return _message(status, title, why)
-    except UnknownRun:
-        status, title, why = _REFUSED["gone"]
-        return _message(status, title, why)
     except (StoreUnavailable, SchemaBehind):
         return _not_now("Nothing was changed. Try again in a moment.")
 
@@ -135,7 +131,9 @@ def _decide(engine: Decider, token: str, request: Request) -> Response:
     except StoreUnavailable:
         return _not_now("Nobody knows whether your decision was recorded. Open the link again: if it was used, it was.")
     log.info("run %s: stage %s was %s by link", linked.run_id, linked.stage.name, DECISIONS[decision])
-    return _message(HTTPStatus.OK, f"You have {DECISIONS[decision]} it", _THEN[decision], linked)
+    then = "It is recorded, and counts once somebody has resumed the run, which is parked."
+    then = then if linked.status is RunStatus.PARKED else _THEN[decision]
+    return _message(HTTPStatus.OK, f"You have {DECISIONS[decision]} it", then, linked)
 
 
 _THEN = {
@@ -161,31 +159,40 @@ def _fields(body: bytes) -> dict[str, str]:
 def _page(status: HTTPStatus, linked: LinkedApproval, wrong: str | None = None, reason: str = "") -> Response:
     """The page of a link that may be used. ``wrong``: why what was sent is not taken; ``reason``: that was typed."""
     asked = linked.stage.approval
-    if asked is not None and asked.decision is None and _asks(linked):
-        return _html(status, linked=linked, asked=asked, content=_shown(asked.content), wrong=wrong, reason=reason)
-    if asked is not None and asked.decision is not None:
-        return _message(HTTPStatus.CONFLICT, f"It is {asked.decision} already", f"By {asked.actor}.", linked)
-    if linked.stage.state in (StageState.PENDING, StageState.RUNNING) and linked.status in _ON_ITS_WAY:
+    if linked.status not in _ON_ITS_WAY or linked.stage.state in _OVER:
+        return _over(linked)
+    if asked is None or not asked.open:
         why = "The run has not come here. Open the link again later."
-        return _message(status, "Nothing is asked yet", why, linked)
-    return _message(HTTPStatus.CONFLICT, "There is nothing to decide", f"The run is {linked.status}.", linked)
+        if linked.status is RunStatus.PARKED:
+            why = "The run is parked. It asks once somebody has resumed it."
+        return _message(status, "Nothing is asked now", why, linked)
+    if asked.decision is not None:
+        return _over(linked)
+    return _html(status, linked=linked, asked=asked, content=_shown(asked.content), wrong=wrong, reason=reason)
 
 
 _ON_ITS_WAY = (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.WAITING, RunStatus.PARKED)
+_OVER = (StageState.OK, StageState.SKIPPED)
+
+
+def _over(linked: LinkedApproval) -> Response:
+    """Somebody has decided, or nobody did in time."""
+    asked = linked.stage.approval
+    if asked is not None and asked.decision is not None:
+        return _message(HTTPStatus.CONFLICT, f"It is {asked.decision} already", f"By {asked.actor}.", linked)
+    why = f"Nobody decided in time, or it is not to be done any more. The run is {linked.status}."
+    return _message(HTTPStatus.CONFLICT, "There is nothing to decide", why, linked)
 
 
 def _shown(content: Any) -> str:
-    """As JSON, a line for each value as long as there are not too many: each is indented by its depth."""
+    """As JSON, a line for each value unless that would make it much longer: each is indented by its depth."""
     value = jsonable(content)
     text = json.dumps(value, ensure_ascii=False)
-    return harmless_json(text if len(text) > _MOST_IN_LINES else json.dumps(value, indent=2, ensure_ascii=False))
+    lines = json.dumps(value, indent=2, ensure_ascii=False) if len(text) <= _MOST_IN_LINES else text
+    return harmless_json(lines if len(lines) <= max(_MOST_IN_LINES, 4 * len(text)) else text)
 
 
 _MOST_IN_LINES = 16_384
-
-
-def _asks(linked: LinkedApproval) -> bool:
-    return linked.stage.state is StageState.WAITING or linked.status is RunStatus.PARKED
 
 
 def _message(

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import replace
+from types import TracebackType
 from typing import Any
 
 from flower import command
@@ -31,6 +34,8 @@ from stageflow_durable.web.http import (
     content_type_of,
     too_large,
 )
+
+log = logging.getLogger("stageflow.web")
 
 
 @stream_request_body  # else Tornado takes a hundred megabytes before it asks anybody
@@ -84,6 +89,12 @@ class _Handler(RequestHandler):
     def compute_etag(self) -> None:
         """None: nothing is kept."""
 
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """As Tornado does, but for the request, whose address holds a token."""
+        log.error("%s failed", self._request_summary(), exc_info=value)
+
     def _request_summary(self) -> str:
         """What Tornado logs of the request: not its path, which holds a token."""
         return f"{self.request.method} of a callback or a link ({self.request.remote_ip})"
@@ -94,10 +105,10 @@ def mount(engine: Receiver, flower: Any) -> None:
     prefix = f"/{given}" if (given := (flower.options.url_prefix or "").strip("/")) else ""
     look, respond = handlers_of(engine)
     arguments = {"look": look, "respond": respond, "prefix": prefix}
-    flower.add_handlers(".*", [(rf"{prefix}/(?:{CALLBACKS}|{APPROVALS})/.*", _Handler, arguments)])
+    flower.add_handlers(".*", [(rf"{re.escape(prefix)}/(?:{CALLBACKS}|{APPROVALS})/.*", _Handler, arguments)])
 
 
-def run(engine: Any, arguments: Sequence[str], *, quiet: bool = False) -> None:
+def run(engine: Any, arguments: Sequence[str]) -> None:
     """Run Flower with an engine's URLs until it is stopped, with the options of ``celery flower``."""
     command.apply_env_options()
     command.apply_options("flower", list(arguments))
@@ -108,8 +119,7 @@ def run(engine: Any, arguments: Sequence[str], *, quiet: bool = False) -> None:
     atexit.register(flower.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = flower.start_http_server()
-    if not quiet:
-        command.print_banner(engine.celery_app, "ssl_options" in command.settings, port)
+    command.print_banner(engine.celery_app, "ssl_options" in command.settings, port)
     try:
         flower.start()
     except (KeyboardInterrupt, SystemExit):

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from stageflow_durable.delivery.signing import derived as signing_key
+from stageflow_durable.engine.approval_links import LinkUrls
 from stageflow_durable.engine.callbacks import CallbackUrls
-from stageflow_durable.errors import CallbackRefused, ConfigurationError
+from stageflow_durable.errors import CallbackRefused, ConfigurationError, LinkRefused
 from stageflow_durable.settings import Settings
 from stageflow_durable.settings.derived import derived
 
@@ -95,3 +96,34 @@ def test_an_address_without_the_key_that_its_urls_are_signed_with_is_refused_whe
 def test_an_address_that_is_none_is_refused(given: object) -> None:
     with pytest.raises(ConfigurationError, match="public_url"):
         Settings(public_url=given)  # type: ignore[arg-type]  # the point
+
+
+# --- links to approvals -----------------------------------------------------------------------------------------------
+
+
+def link(urls: LinkUrls) -> str:
+    return urls.make(RUN)[0].rpartition("/")[2]
+
+
+def test_each_link_is_another_and_its_hash_is_what_is_read_of_it() -> None:
+    urls = LinkUrls(URL, "the key")
+    (first, hashed), (second, _other) = urls.make(RUN), urls.make(RUN)
+    assert first != second
+    assert first.startswith(f"{URL}/approvals/{RUN}.")
+    assert urls.read(first.rpartition("/")[2]) == (RUN, hashed)
+
+
+def test_a_link_of_an_older_key_is_taken_and_one_of_another_is_not() -> None:
+    made = link(LinkUrls(URL, "older"))
+    assert LinkUrls(URL, "the key", ["oldest", "older"]).read(made)[0] == RUN
+    for other in (LinkUrls(URL, "the key"), LinkUrls(None, None)):
+        with pytest.raises(LinkRefused) as caught:
+            other.read(made)
+        assert caught.value.reason == "forged"
+
+
+def test_what_a_link_needs_is_said_with_the_way_out() -> None:
+    with pytest.raises(ConfigurationError, match=r"approval_link\(\) needs the address .* STAGEFLOW_PUBLIC_URL"):
+        LinkUrls(None, "the key").make(RUN)
+    with pytest.raises(ConfigurationError, match=r"approval_link\(\) needs the audit key, .* STAGEFLOW_AUDIT_KEY"):
+        LinkUrls(URL, None).make(RUN)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from stageflow_durable.errors import InvalidInput, LinkRefused, NotAllowed, StoreUnavailable, UnknownRun
+from stageflow_durable.errors import InvalidInput, LinkRefused, NotAllowed, StoreUnavailable
 from stageflow_durable.model.run import ApprovalView, LinkedApproval
 from stageflow_durable.model.status import RunStatus, StageState
 from tests.cli.fakes import stage
@@ -95,22 +95,56 @@ def test_values_that_json_does_not_have_are_shown(ask: Ask, engine: FakeEngine) 
 
 
 @pytest.mark.parametrize(
-    ("seen", "status", "said"),
+    ("seen", "status", "said", "why"),
     [
-        (linked(None, StageState.PENDING, status=RunStatus.RUNNING), 200, "Nothing is asked yet"),
-        (linked(None, StageState.PENDING, status=RunStatus.CANCELLED), 409, "There is nothing to decide"),
-        (linked(asks(), StageState.FAILED, status=RunStatus.COMPENSATED), 409, "There is nothing to decide"),
-        (linked(asks(), StageState.PENDING, status=RunStatus.PARKED), 200, "Approve release?"),
-        (linked(asks(decision="denied", actor="bob"), StageState.FAILED), 409, "It is denied already"),
+        (
+            linked(None, StageState.PENDING, status=RunStatus.RUNNING),
+            200,
+            "Nothing is asked now",
+            "Open the link again",
+        ),
+        (
+            linked(None, StageState.RUNNING, status=RunStatus.RUNNING),
+            200,
+            "Nothing is asked now",
+            "Open the link again",
+        ),
+        (linked(asks(open=False), status=RunStatus.PARKED), 200, "Nothing is asked now", "The run is parked"),
+        (
+            linked(asks(decision="denied", actor="bob", open=False), StageState.PENDING, status=RunStatus.RUNNING),
+            *(200, "Nothing is asked now", "Open the link again"),
+        ),
+        (linked(None, StageState.PENDING, status=RunStatus.CANCELLED), 409, "There is nothing to decide", "in time"),
+        (linked(asks(), StageState.FAILED, status=RunStatus.COMPENSATED), 409, "There is nothing to decide", "in time"),
+        (
+            linked(asks(open=False), StageState.SKIPPED, status=RunStatus.RUNNING),
+            *(409, "There is nothing to decide", "Nobody decided in time"),
+        ),
+        (linked(asks(decision="denied", actor="bob")), 409, "It is denied already", "By bob."),
+        (
+            linked(asks(decision="approved", actor="bob", open=False), StageState.OK, status=RunStatus.SUCCEEDED),
+            *(409, "It is approved already", "By bob."),
+        ),
     ],
 )
 def test_where_nothing_is_to_be_decided_the_page_says_so_and_has_no_form(
-    ask: Ask, engine: FakeEngine, seen: LinkedApproval, status: int, said: str
+    ask: Ask, engine: FakeEngine, seen: LinkedApproval, status: int, said: str, why: str
 ) -> None:
     engine.linked = seen
     answer = ask(engine, opened())
     assert (answer.status, title(answer)) == (status, said)
-    assert (b"<form" in answer.body) is (said == "Approve release?")
+    assert why in answer.body.decode()
+    assert b"<form" not in answer.body
+
+
+@pytest.mark.parametrize("status", [RunStatus.WAITING, RunStatus.RUNNING, RunStatus.PARKED])
+def test_what_is_open_is_asked_also_while_the_run_is_parked_or_a_worker_looks_again(
+    ask: Ask, engine: FakeEngine, status: RunStatus
+) -> None:
+    engine.linked = linked(asks(), StageState.PENDING, status=status)
+    assert b"<form" in ask(engine, opened()).body
+    said = ask(engine, sent()).body.decode()
+    assert ("once somebody has resumed the run" in said) is (status is RunStatus.PARKED)
 
 
 # --- deciding ---------------------------------------------------------------------------------------------------------
@@ -179,7 +213,6 @@ def test_what_is_not_taken_is_said_on_the_page_that_asks(
         (LinkRefused("01J9", "release", "expired", "why"), 410),
         (LinkRefused("01J9", "", "gone", "why"), 410),
         (LinkRefused("01J9", "release", "withdrawn", "why"), 410),
-        (UnknownRun("no run 01J9"), 410),
         (StoreUnavailable("postgresql://user:secret@host"), 503),
         (RuntimeError("secret"), 500),
     ],
@@ -213,12 +246,15 @@ def test_a_form_that_comes_before_anything_is_asked_is_no_success(ask: Ask, engi
     assert ask(engine, sent()).status == 409
 
 
-def test_however_deep_and_wide_the_content_is_the_page_is_not_much_larger(ask: Ask, engine: FakeEngine) -> None:
-    content: Any = [0] * 100_000
+@pytest.mark.parametrize(("zeros", "most"), [(100_000, 400_000), (5000, 70_000), (2, 40_000)])
+def test_however_deep_and_wide_the_content_is_the_page_is_not_much_larger(
+    ask: Ask, engine: FakeEngine, zeros: int, most: int
+) -> None:
+    content: Any = [0] * zeros
     for _level in range(90):
         content = [content]
     engine.linked = linked(asks(content))
-    assert len(ask(engine, opened()).body) < 400_000
+    assert len(ask(engine, opened()).body) < most
 
 
 @pytest.mark.parametrize("path", ["/approvals", "/approvals/", "/approvals/a/b", "/x/approvals/TOKEN"])
