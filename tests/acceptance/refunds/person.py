@@ -20,8 +20,8 @@ _DIGEST = re.compile(r'name="digest" value="([0-9a-f]+)"')
 @dataclass(frozen=True)
 class Intent:
     """What a person wants: ``decision``, ``approve`` or ``deny``. ``trouble``: what happens around their POST. The
-    server is killed while it comes in (``cut``) or before its answer is read (``unread``); a worker is, meanwhile
-    (``worker``); they click twice (``twice``).
+    server is killed while it comes in, so that perhaps no answer comes (``cut``), or behind its answer, which they do
+    not see (``unread``); a worker is killed meanwhile (``worker``); they click twice (``twice``).
     """
 
     decision: str
@@ -35,7 +35,7 @@ class Over(Exception):
 @dataclass
 class Person:
     """``wants``: by order. ``became``: what became of it, by order: ``counted``, or why not. ``unanswered``: how often
-    it counted without an answer. ``over``: set it, and they stop.
+    it counted without an answer that they saw. ``over``: set it, and they stop.
     """
 
     name: str

@@ -195,7 +195,7 @@ def _story(shop: Shop, decided: Mapping[str, str], people: Sequence[Person]) -> 
     unanswered = sum(person.unanswered for person in people)
     late = Counter(became for person in people for became in person.became.values() if became != "counted")
     return (
-        f"{dict(Counter(decided.values()))}, {unanswered} counted without an answer, not heard {dict(late)}; "
+        f"{dict(Counter(decided.values()))}, {unanswered} counted without an answer seen, not heard {dict(late)}; "
         f"died in bodies: {dict(shop.deaths)}"
     )
 
