@@ -12,10 +12,9 @@ from stageflow_durable.delivery.messages import Words
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.work import Nudge, address
 from stageflow_durable.settings.derived import derived as derived_for
+from stageflow_durable.settings.derived import signature as signature_of
 
 _PURPOSE = b"message signing 1"
-BYTES = 16
-"""Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
 
 
 def derived(audit_key: str) -> bytes:
@@ -61,7 +60,7 @@ class Signer:
 def _signature(key: bytes, run_id: str, strand: str, gen: int, mark: str, hinted: str, queue: str) -> str:
     # No run, mark, fence or strand holds a line break, so that nothing can be moved from one to another.
     said = f"{run_id}\n{gen}\n{mark}\n{strand}\n{len(queue)}\n{queue}\n{hinted}"
-    return hmac.digest(key, said.encode(), "sha256")[:BYTES].hex()
+    return signature_of(key, said)
 
 
 UNSIGNED = Signer()

@@ -8,10 +8,7 @@ import hmac
 from collections.abc import Sequence
 
 from stageflow_durable.errors import ConfigurationError
-from stageflow_durable.settings.derived import derived
-
-_BYTES = 16
-"""Of a signature: 128 bits of SHA-256, which nobody finds by trying."""
+from stageflow_durable.settings.derived import derived, signature
 
 
 class PublicUrls:
@@ -41,14 +38,10 @@ class PublicUrls:
                 f"{what} needs the audit key, which its URLs are signed with: set STAGEFLOW_AUDIT_KEY, the same for "
                 "all processes"
             )
-        return f"{self._public_url}/{self._path}/{'.'.join((*said, _signature(self._keys[0], signed)))}"
+        return f"{self._public_url}/{self._path}/{'.'.join((*said, signature(self._keys[0], signed)))}"
 
-    def accepts(self, signature: str, signed: str) -> bool:
-        """Whether the signature was made here, of this text."""
+    def accepts(self, given: str, signed: str) -> bool:
+        """Whether the signature that was given was made here, of this text."""
         # All are computed, so that the time taken does not tell which key fits.
-        fits = [hmac.compare_digest(_signature(key, signed), signature) for key in self._keys]
+        fits = [hmac.compare_digest(signature(key, signed), given) for key in self._keys]
         return any(fits)
-
-
-def _signature(key: bytes, signed: str) -> str:
-    return hmac.digest(key, signed.encode(), "sha256")[:_BYTES].hex()
