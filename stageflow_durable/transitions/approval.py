@@ -141,8 +141,7 @@ def decide(
     if link is not None:
         still_for(draft.id, link, draft.plan, facts.newest)
     approval = _undecided(draft, order, stage)
-    shown = approval.digest if link is not None else approval.digest[: len(digest or "")]  # a page sends the whole
-    if digest is not None and not (digest and digest == shown):
+    if digest is not None and not _is_digest(digest, approval, whole=link is not None):
         why = f"{stage!r} asks for digest {approval.digest[:12]} now, not {digest[:12]}; look again at what it asks for"
         raise NotAllowed(draft.id, order.verb, why)
     if order.op_version not in (None, facts.run.op_version):
@@ -187,6 +186,11 @@ def decide(
     draft.set_strand(row.strand, state=StrandState.READY, published_at=draft.clock, **AWAKE)
     draft.publish(row.strand)
     return draft.done()
+
+
+def _is_digest(given: str, approval: ApprovalRow, *, whole: bool) -> bool:
+    """Whether this is the digest of what is asked. People type its beginning; a page sends the ``whole``."""
+    return given == approval.digest if whole else bool(given) and approval.digest.startswith(given)
 
 
 def _undecided(draft: Draft, order: Order, stage: str) -> ApprovalRow:
