@@ -202,7 +202,7 @@ def _message(
 
 
 def _html(status: HTTPStatus, headers: Mapping[str, str] | None = None, **said: Any) -> Response:
-    text = _template().render(style=_STYLE, status=status, **said)
+    text = _template().render(style=_STYLE, **said)
     named = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
     return Response(status, text.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": _POLICY, **named})
 

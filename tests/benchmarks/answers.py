@@ -108,7 +108,7 @@ def flush_ms(directory: Path, times: int) -> list[float]:
             began = time.perf_counter()
             os.fdatasync(file.fileno())
             took.append(1000 * (time.perf_counter() - began))
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # one flush does not meet the next
     return took
 
 
