@@ -1,8 +1,15 @@
-"""What the engine logs while a command runs: one line a kind of trouble, however often it happens."""
+"""What the engine logs while a command runs: one line a kind of trouble, however often it happens.
+
+A process that calls commands as functions (tests, Celery's own shell) gets its logging back when each one ends.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
+
+import click
 
 from stageflow_durable.cli.failures import one_line
 from stageflow_durable.cli.output import say
@@ -29,9 +36,17 @@ def listen() -> None:
     """Have the engine's warnings said once each; instead of as Python's last resort would, without end."""
     logger = logging.getLogger(LOGGER)
     if not any(isinstance(handler, Once) for handler in logger.handlers):
-        logger.addHandler(Once())
+        handler = Once()
+        logger.addHandler(handler)
+        _when_the_command_ends(partial(logger.removeHandler, handler))
 
 
 def without_broker() -> None:
     """With the database alone nothing can be published: that is how it is meant, and needs no warning."""
-    logging.getLogger(f"{LOGGER}.accept").setLevel(logging.ERROR)
+    logger = logging.getLogger(f"{LOGGER}.accept")
+    _when_the_command_ends(partial(logger.setLevel, logger.level))
+    logger.setLevel(logging.ERROR)
+
+
+def _when_the_command_ends(restore: Callable[[], None]) -> None:
+    click.get_current_context().call_on_close(restore)

@@ -60,7 +60,8 @@ def _status(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
 def pipelines_known(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     """For a shell's completion: the application's pipelines that begin so; none where it cannot be asked."""
     try:
-        return [name for name in Session.of(ctx).application().pipelines if name.startswith(begun)]
+        with ctx:
+            return [name for name in Session.of(ctx).application().pipelines if name.startswith(begun)]
     except Exception:  # noqa: BLE001  # whatever is wrong is told when the command is run, not while it is typed
         return []
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,6 @@ from stageflow_durable.settings import load_settings
 from tests.cli.fakes import NOW, FakeApplication
 
 Invoke = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def quiet_loggers_speak_again() -> Iterator[None]:
-    """A command that needs no broker silences a logger: in a test its process lives on."""
-    logger = logging.getLogger("stageflow.accept")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_runs_are_seen_and_steered_while_it_is_stopped(run_id: str, app: list[st
     assert stageflow(*app, "db", "current").exit_code == 0
     cancelled = stageflow(*app, "cancel", run_id, "--reason", "duplicate")
     assert cancelled.stdout == f"{run_id[:12]}  pending → cancelled\n"
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["--app", "shop:engine", "show", "nothing"]])
+def test_the_process_has_its_logging_back_when_the_command_ends(run_id: str, arguments: list[str]) -> None:
+    loggers = [logging.getLogger(name) for name in ("stageflow", "stageflow.accept")]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    stageflow(*arguments)
+    assert [(logger.level, list(logger.handlers)) for logger in loggers] == before
 
 
 def test_the_app_that_the_settings_name_is_no_hindrance(run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
