@@ -23,7 +23,7 @@ from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.errors import InvalidInput, InvalidKey, LinkRefused, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import is_run_id
-from stageflow_durable.model.run import LinkedApproval, RunSummary
+from stageflow_durable.model.run import OpenedApproval, RunSummary
 from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.transitions.approval import DECISIONS, NewLink, still_for, usable
 from stageflow_durable.transitions.rows import LinkRow
@@ -114,7 +114,7 @@ class LinkOperations(OperatorVerbs):
 
     aapproval_link = in_thread(approval_link)
 
-    def open_approval_link(self, token: str) -> LinkedApproval:
+    def open_approval_link(self, token: str) -> OpenedApproval:
         """What whoever opens a link sees; it changes nothing. ``token``: what stands behind the last slash.
 
         Raises LinkRefused, StoreUnavailable, SchemaBehind.
@@ -128,7 +128,7 @@ class LinkOperations(OperatorVerbs):
         except UnknownRun:
             raise _gone(run_id, link) from None
         expires = as_moment(link.expires_at)
-        return LinkedApproval(run.run_id, run.pipeline, run.stage(link.stage), link.actor, expires, run.status)
+        return OpenedApproval(run.run_id, run.pipeline, run.stage(link.stage), link.actor, expires, run.status)
 
     aopen_approval_link = in_thread(open_approval_link)
 

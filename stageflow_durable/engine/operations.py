@@ -124,6 +124,12 @@ class Operations(OperatorVerbs):
 
     aruns = in_thread(runs)
 
+    def unapproved(self) -> list[RunSummary]:
+        """Runs that ask somebody to approve, each with what (``approval``), the oldest first; a hundred at the most."""
+        return self.store.unapproved()
+
+    aunapproved = in_thread(unapproved)
+
     def matching(
         self,
         status: Sequence[str],

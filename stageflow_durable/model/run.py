@@ -105,16 +105,17 @@ class StageView:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkedApproval:
-    """What whoever opens a link to an approval sees: the stage with what it asks for (``stage.approval``; None where
-    the run has not come there), for whom the link was made (``actor``), and until when it may be used.
+class OpenedApproval:
+    """What whoever opens an approval sees: the stage with what it asks for (``stage.approval``; None where the run has
+    not come there), and who they are (``actor``). ``expires_at``: until when the link may be used by which they did;
+    None: they signed in.
     """
 
     run_id: str
     pipeline: str
     stage: StageView
     actor: str
-    expires_at: datetime
+    expires_at: datetime | None
     status: RunStatus
 
 

@@ -30,12 +30,15 @@ WSGI = ("-m", APP, "{port}")
 FLOWER = ("-m", "stageflow_durable.cli.monitor", "--address=127.0.0.1", "--port={port}", "--url-prefix=monitor")
 
 
+SIGNED_IN = (*FLOWER, "--basic-auth=ann:one,max:two")
+
+
 class Server:
     """A process that serves the callbacks of a site."""
 
     def __init__(self, site: Site, how: Sequence[str]) -> None:
         self._site, self._how, self.port = site, how, free_port()
-        self.base = f"http://127.0.0.1:{self.port}{'/monitor' if how is FLOWER else ''}"
+        self.base = f"http://127.0.0.1:{self.port}{'/monitor' if how in (FLOWER, SIGNED_IN) else ''}"
         self.log = site.directory / f"server-{self.port}.log"
         self.start()
 
@@ -249,3 +252,34 @@ def test_flower_serves_callbacks_and_links_beside_its_pages_under_a_real_run(
     finally:
         flower.kill()
     assert link.rpartition(".")[2] not in flower.log.read_text()
+
+
+def test_whoever_signed_in_to_flower_approves_there_as_themselves(
+    workers: Site, bare_site: Site, client: Engine
+) -> None:
+    pytest.importorskip("flower")
+    flower = Server(bare_site, SIGNED_IN)
+    try:
+        run = client.enqueue(asked, {})
+        workers.until(lambda: run.describe().waiting_for is WaitingFor.APPROVAL, "it asks")
+        listed = f"{flower.base}/approvals"
+        page = f"{flower.base}/runs/{run.run_id}/approvals/release"
+        assert [httpx.get(at, auth=("ann", "two")).status_code for at in (listed, page)] == [401, 401]
+        assert f"runs/{run.run_id}/approvals/release" in httpx.get(listed, auth=("ann", "one")).text
+        assert "approvals" in httpx.get(f"{flower.base}/", auth=("ann", "one")).text  # the menu leads there
+
+        def decide(auth: tuple[str, str]) -> httpx.Response:
+            shown = httpx.get(page, auth=auth).text
+            found = {name: re.findall(f'name="{name}" value="(.*?)"', shown)[0] for name in ("digest", "secret")}
+            return httpx.post(page, auth=auth, data={**found, "decision": "approve"}, timeout=20)
+
+        refused = decide(("max", "two"))
+        assert (refused.status_code, "max is not among its approvers" in refused.text) == (409, True)
+        assert decide(("ann", "one")).status_code == 200
+        assert httpx.get(page, auth=("max", "two")).status_code in (200, 409)  # it is over, or a worker looks at it now
+        assert workers.at_rest([run], within=60) == {RunStatus.SUCCEEDED: 1}
+        assert "approved already" in httpx.get(page, auth=("max", "two")).text
+        decided = next(event for event in run.history() if event.type == "operator.approve")
+        assert (decided.data["actor"], decided.data["authenticated"]) == ("ann", True)
+    finally:
+        flower.kill()

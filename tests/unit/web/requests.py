@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from stageflow_durable.errors import LinkRefused
-from stageflow_durable.model.run import CallbackReceipt, LinkedApproval, RunSummary
+from stageflow_durable.engine.actors import Actor
+from stageflow_durable.errors import LinkRefused, UnknownRun
+from stageflow_durable.model.run import CallbackReceipt, OpenedApproval, Run, RunSummary
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.settings import Settings
 from stageflow_durable.web import callbacks
@@ -28,8 +29,9 @@ class FakeEngine:
         self.taken: list[tuple[str, bytes]] = []
         self.error: Exception | None = None
         self.replayed = False
-        self.linked: LinkedApproval | None = None
+        self.linked: OpenedApproval | None = None
         self.decided: list[dict[str, str]] = []
+        self.run: Run | None = None
 
     def receive_callback(self, token: str, body: bytes) -> CallbackReceipt:
         if self.error is not None:
@@ -37,7 +39,7 @@ class FakeEngine:
         self.taken.append((token, body))
         return CallbackReceipt("01J9", "render", AT, self.replayed)
 
-    def open_approval_link(self, token: str) -> LinkedApproval:
+    def open_approval_link(self, token: str) -> OpenedApproval:
         if self.linked is None:
             raise LinkRefused("", "", "forged", "why")
         return self.linked
@@ -46,6 +48,34 @@ class FakeEngine:
         if self.error is not None:
             raise self.error
         self.decided.append({"token": token, "decision": decision, "digest": digest, "reason": reason})
+        return run(RunStatus.RUNNING)
+
+    def unapproved(self) -> list[RunSummary]:
+        if self.error is not None:
+            raise self.error
+        return [] if self.run is None else [self.run]
+
+    def handle(self, run_id: str) -> FakeEngine:
+        if self.run is None or run_id != self.run.run_id:
+            raise UnknownRun(f"no run {run_id}")
+        return self
+
+    def describe(self) -> Run:
+        assert self.run is not None
+        return self.run
+
+    def approve(self, run_id: str, stage: str, *, digest: str, reason: str, actor: Actor) -> RunSummary:
+        return self._decide("approve", run_id, stage, digest, reason, actor)
+
+    def deny(self, run_id: str, stage: str, *, digest: str, reason: str, actor: Actor) -> RunSummary:
+        return self._decide("deny", run_id, stage, digest, reason, actor)
+
+    def _decide(self, decision: str, run_id: str, stage: str, digest: str, reason: str, actor: Actor) -> RunSummary:
+        if self.error is not None:
+            raise self.error
+        by = {"actor": actor.name, "authenticated": str(actor.authenticated)}
+        told = {"run": run_id, "stage": stage, "decision": decision, "digest": digest, "reason": reason}
+        self.decided.append({**told, **by})
         return run(RunStatus.RUNNING)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from stageflow_durable.errors import InvalidInput, LinkRefused, NotAllowed, StoreUnavailable
-from stageflow_durable.model.run import ApprovalView, LinkedApproval
+from stageflow_durable.model.run import ApprovalView, OpenedApproval
 from stageflow_durable.model.status import RunStatus, StageState
 from tests.cli.fakes import stage
 from tests.unit.web.requests import AT, Answer, Ask, Asked, FakeEngine, by_asgi
@@ -20,11 +20,11 @@ LINK = "/approvals/TOKEN"
 FORM = "application/x-www-form-urlencoded"
 
 
-def linked(asked: Any = None, state: StageState = StageState.WAITING, **more: Any) -> LinkedApproval:
+def linked(asked: Any = None, state: StageState = StageState.WAITING, **more: Any) -> OpenedApproval:
     """What the engine says of a link."""
     there = stage("release", state, approval=asked)
     given = {"status": RunStatus.WAITING, **more}
-    return LinkedApproval("01J9", "refunds", there, "ann", AT, **given)
+    return OpenedApproval("01J9", "refunds", there, "ann", AT, **given)
 
 
 def asks(content: Any = None, **more: Any) -> ApprovalView:
@@ -101,18 +101,18 @@ def test_values_that_json_does_not_have_are_shown(ask: Ask, engine: FakeEngine) 
             linked(None, StageState.PENDING, status=RunStatus.RUNNING),
             200,
             "Nothing is asked now",
-            "Open the link again",
+            "Open it again later",
         ),
         (
             linked(None, StageState.RUNNING, status=RunStatus.RUNNING),
             200,
             "Nothing is asked now",
-            "Open the link again",
+            "Open it again later",
         ),
         (linked(asks(open=False), status=RunStatus.PARKED), 200, "Nothing is asked now", "The run is parked"),
         (
             linked(asks(decision="denied", actor="bob", open=False), StageState.PENDING, status=RunStatus.RUNNING),
-            *(200, "Nothing is asked now", "Open the link again"),
+            *(200, "Nothing is asked now", "Open it again later"),
         ),
         (linked(None, StageState.PENDING, status=RunStatus.CANCELLED), 409, "There is nothing to decide", "in time"),
         (linked(asks(), StageState.FAILED, status=RunStatus.COMPENSATED), 409, "There is nothing to decide", "in time"),
@@ -128,7 +128,7 @@ def test_values_that_json_does_not_have_are_shown(ask: Ask, engine: FakeEngine) 
     ],
 )
 def test_where_nothing_is_to_be_decided_the_page_says_so_and_has_no_form(
-    ask: Ask, engine: FakeEngine, seen: LinkedApproval, status: int, said: str, why: str
+    ask: Ask, engine: FakeEngine, seen: OpenedApproval, status: int, said: str, why: str
 ) -> None:
     engine.linked = seen
     answer = ask(engine, opened())
@@ -220,7 +220,7 @@ def test_what_is_not_taken_is_said_on_the_page_that_asks(
 def test_a_link_that_is_refused_is_a_page_without_secrets(
     ask: Ask, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, asked: Asked, error: Exception, status: int
 ) -> None:
-    def raised(token: str) -> LinkedApproval:
+    def raised(token: str) -> OpenedApproval:
         raise error
 
     monkeypatch.setattr(engine, "open_approval_link", raised)

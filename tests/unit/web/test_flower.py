@@ -4,46 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.unit.web.flower_server import served
 from tests.unit.web.requests import LIMIT, FakeEngine
 from tests.unit.web.test_approvals import DIGEST, asks, linked
-
-pytest.importorskip("flower")
-httpx = pytest.importorskip("httpx")
-
-from tornado.httpserver import HTTPServer  # noqa: E402  # where Flower is installed
-from tornado.netutil import bind_sockets  # noqa: E402  # as above
-from tornado.web import Application, RequestHandler  # noqa: E402  # as above
-
-from stageflow_durable.web.flower import mount  # noqa: E402  # as above
-
-Client = Any
-
-
-class _Own(RequestHandler):
-    def get(self) -> None:
-        self.write("a page of Flower's")
-
-
-@asynccontextmanager
-async def served(engine: FakeEngine, prefix: str) -> AsyncIterator[Client]:
-    """A server with cookies against forged requests, and a page of its own for every path, as Flower has."""
-    application = Application([(".*", _Own)], xsrf_cookies=True, cookie_secret="s")
-    application.options = SimpleNamespace(url_prefix=prefix)  # type: ignore[attr-defined]  # as Flower has it
-    mount(engine, application)
-    sockets = bind_sockets(0, "127.0.0.1")
-    server = HTTPServer(application)
-    server.add_sockets(sockets)
-    base = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
-    async with httpx.AsyncClient(base_url=base) as client:
-        yield client
-    server.stop()
-    await server.close_all_connections()
 
 
 @pytest.fixture(params=["", "mon.itor+", "/monitor/"], ids=["", "marks", "slashes"])
