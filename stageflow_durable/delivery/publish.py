@@ -9,7 +9,8 @@ segment is sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -37,6 +38,15 @@ _RETRY = {"max_retries": 2, "interval_start": 0.05, "interval_step": 0.2, "inter
 MANY = 20
 """The number of messages from which a connection of their own pays off."""
 
+AGAIN_SECONDS = 1.0
+"""How long after a failure the next one tries."""
+
+SLOW_SECONDS = 0.1
+"""A failure that came sooner is not remembered: to find it out anew holds nobody up."""
+
+TRY_SECONDS = 15.0
+"""As long as one try may take: meanwhile nobody else tries. Whoever does not come back is not waited for longer."""
+
 _REPEATS = frozenset({"retry_on_timeout", "retry_on_error", "retry"})
 
 # kombu 5.7 added an error of batches. Some messages may have been sent then; a second one has no effect.
@@ -57,6 +67,43 @@ def _bulk_producer(app: Celery) -> Iterator[Any]:
             yield producer
 
 
+class Outage:
+    """While the broker does not answer one caller at a time tries it, ``AGAIN_SECONDS`` after the last; the others are
+    told at once. Connecting to a broker that is away takes two seconds and more, and whoever publishes has committed:
+    the sweep finds what they leave.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._error: str | None = None
+        self._again_at = 0.0
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """A try to reach the broker. Raises BrokerUnavailable, as the last one did, where nobody is to try now."""
+        if self._error is not None:
+            self._take_turn(self._error)
+        began = self._clock()
+        try:
+            yield
+        except BrokerUnavailable as error:
+            now = self._clock()
+            self._error = str(error) if now - began > SLOW_SECONDS else None
+            self._again_at = now + AGAIN_SECONDS
+            raise
+        except BaseException:
+            self._again_at = self._clock()  # it says nothing about the broker: the next one may try
+            raise
+        self._error = None
+
+    def _take_turn(self, error: str) -> None:
+        # Without a lock: two threads that try at the same moment do no harm.
+        now = self._clock()
+        if now < self._again_at:
+            raise BrokerUnavailable(error)
+        self._again_at = now + TRY_SECONDS
+
+
 class CeleryPublisher:
     """Sends messages through a Celery application. ``templates``: make them from templates if the result is the same.
     ``batches``: send many together. ``signer``: signs them.
@@ -75,12 +122,18 @@ class CeleryPublisher:
         self._in_place = in_place_stages
         self._many = MANY if batches else math.inf
         self._signer = signer
+        self._outage = Outage()
         self._quick = QuickPublisher(app, BATCH if batches else 1, signer) if templates else None
 
     def publish(self, nudges: tuple[Nudge, ...], delay: float = 0.0) -> None:
-        """Send each nudge's chain. Raises BrokerUnavailable within seconds; PublishingFailed for whatever else the
-        application's routers, queues, settings and eager tasks raise. A time limit of the caller's goes through.
+        """Send each nudge's chain. Raises BrokerUnavailable within seconds, and for a second after that at once;
+        PublishingFailed for whatever else the application's routers, queues, settings and eager tasks raise. A time
+        limit of the caller's goes through.
         """
+        with self._outage.attempt():
+            self._publish(nudges, delay)
+
+    def _publish(self, nudges: tuple[Nudge, ...], delay: float) -> None:
         try:
             if self._quick is not None and not delay and self._quick.publish(nudges):
                 return

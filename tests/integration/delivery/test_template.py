@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from redis import Redis
 
 from stageflow_durable.delivery import template
 from stageflow_durable.delivery.configure import ADVANCE, TASK_OPTIONS, own_settings
-from stageflow_durable.delivery.publish import CeleryPublisher
+from stageflow_durable.delivery.publish import AGAIN_SECONDS, CeleryPublisher
 from stageflow_durable.embedded.ports import free_port
 from stageflow_durable.errors import BrokerUnavailable
 from stageflow_durable.model.work import Hint, Nudge
@@ -315,6 +316,7 @@ def test_given_a_broker_that_went_away_and_came_back_when_nudges_are_published_t
     with pytest.raises(BrokerUnavailable):
         publisher.publish((nudge(2),))
     own_broker.start()
+    time.sleep(AGAIN_SECONDS)
     publisher.publish((nudge(3),))
     assert "01RUN0003" in raw(own_broker.url)["q"][-1]
 

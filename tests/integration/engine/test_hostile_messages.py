@@ -115,7 +115,7 @@ def test_given_a_message_with_another_routing_key_when_it_is_carried_then_the_qu
 
 def commands(site: Site) -> Callable[..., Any]:
     app = site.engine.celery_app
-    return lambda name, **given: app.control.broadcast(name, reply=True, timeout=3.0, **given)
+    return lambda name, **given: app.control.broadcast(name, reply=True, timeout=10.0, limit=1, **given)
 
 
 def test_given_a_stranger_at_the_broker_when_he_commands_the_worker_then_it_tells_and_does_not_obey(
