@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TransientError,
     )
     from stageflow_durable.interceptors import BaseInterceptor, Interceptor, get_default_interceptors
+    from stageflow_durable.masking import Sensitive
     from stageflow_durable.model.context import AttemptEnd, CompensationContext, StageContext
     from stageflow_durable.model.output import StageOutput
     from stageflow_durable.model.pipeline import Pipeline
@@ -57,6 +58,7 @@ _WHERE = {
     "BaseInterceptor": "interceptors",
     "Interceptor": "interceptors",
     "get_default_interceptors": "interceptors",
+    "Sensitive": "masking",
     "task_stage": "delivery.adopt",
     "AttemptEnd": "model.context",
     "CompensationContext": "model.context",
@@ -98,6 +100,7 @@ __all__ = [
     "RunParked",
     "RunStatus",
     "SchemaMigration",
+    "Sensitive",
     "Stage",
     "StageContext",
     "StageKind",

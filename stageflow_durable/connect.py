@@ -15,8 +15,8 @@ from stageflow_durable.engine.ports import NoPublisher
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.idempotency.channels import RedisChannels
+from stageflow_durable.masking import masking
 from stageflow_durable.settings import Settings, Urls, listed
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
 from stageflow_durable.store.memory import MemoryStore

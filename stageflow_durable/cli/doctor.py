@@ -15,7 +15,7 @@ from stageflow_durable.cli.output import console, print_json
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Seconds
 from stageflow_durable.errors import ConfigurationError, StageflowError
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 if TYPE_CHECKING:
     from rich.text import Text

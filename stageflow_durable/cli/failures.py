@@ -11,7 +11,7 @@ import click
 
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.legible import legible
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 

@@ -22,14 +22,13 @@ from stageflow_durable.codec.frozen import FrozenDict, FrozenList, FrozenSet, fr
 from stageflow_durable.codec.objects import fields_of
 from stageflow_durable.codec.paths import MAX_DEPTH
 from stageflow_durable.codec.plain import plain
-from stageflow_durable.codec.reading import HIDDEN, UnreadableValue, decode, holds_objects
+from stageflow_durable.codec.reading import UnreadableValue, decode, holds_objects
 from stageflow_durable.codec.restoring import Restored, restore
 from stageflow_durable.codec.strict import json_mistake, strict_json
 from stageflow_durable.codec.versions import Fingerprint, as_stored
 from stageflow_durable.codec.writing import encode
 
 __all__ = [
-    "HIDDEN",
     "MAX_DEPTH",
     "Classes",
     "Fingerprint",

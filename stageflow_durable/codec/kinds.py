@@ -11,10 +11,11 @@ from enum import Enum, StrEnum
 from functools import cached_property, lru_cache
 from inspect import getattr_static
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 from uuid import UUID
 
 from stageflow_durable.codec.frozen import FrozenDict, FrozenList, FrozenSet
+from stageflow_durable.masking import is_mark, is_sensitive
 
 BASES: tuple[type, ...] = (
     dict,
@@ -62,9 +63,10 @@ class Kind(StrEnum):
 class Make:
     """Of a class: its ``kind`` and its fields. ``base``: the standard type it is a subclass of, or None.
 
-    ``slots``: names that are neither fields nor in ``__dict__``. ``hidden``: fields that the class does not show as
-    they are, by ``exclude=True`` or a serializer of its own. ``generated``: fields and private attributes whose
-    default is made by a function. ``says_more``: a subclass of a standard type with data of its own in the class.
+        ``slots``: names that are neither fields nor in ``__dict__``. ``hidden``: fields that the class does not show as
+    they are, by ``exclude=True`` or a serializer of its own; ``sensitive``: those that are marked so; ``not_shown``:
+    both. ``generated``: fields and private attributes whose default is made by a function. ``says_more``: a subclass of
+    a standard type with data of its own in the class.
     ``is_open``: all that its instances hold can be seen; what an extension module holds cannot.
     """
 
@@ -75,13 +77,16 @@ class Make:
     is_root: bool = False
     allows_extra: bool = False
     hidden: frozenset[str] = frozenset()
+    sensitive: frozenset[str] = frozenset()
     generated: frozenset[str] = frozenset()
     says_more: bool = False
     is_open: bool = True
     names: frozenset[str] = field(init=False, repr=False, compare=False)
+    not_shown: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", frozenset(self.fields))
+        object.__setattr__(self, "not_shown", self.hidden | self.sensitive)
 
 
 def is_typed_dict(cls: type) -> bool:
@@ -106,7 +111,8 @@ def make_of(cls: type) -> Make | None:
         return _model(cls)
     if dataclasses.is_dataclass(cls):
         fields = tuple(one.name for one in dataclasses.fields(cls))
-        return None if base else Make(Kind.DATACLASS, fields, slots=_slots(cls, object, fields))
+        slots = _slots(cls, object, fields)
+        return None if base else Make(Kind.DATACLASS, fields, slots=slots, sensitive=_sensitive(cls))
     return None if base is None else _on_base(cls, base)
 
 
@@ -130,6 +136,7 @@ def _model(cls: Any) -> Make:
         is_root=bool(getattr(cls, "__pydantic_root_model__", False)),
         allows_extra=cls.model_config.get("extra") == "allow",
         hidden=_hidden(cls, fields),
+        sensitive=frozenset(name for name, one in fields.items() if _is_sensitive_field(one)),
         generated=frozenset(generated),
     )
 
@@ -145,6 +152,27 @@ def _hidden(cls: Any, fields: dict[str, Any]) -> frozenset[str]:
         if one.exclude or any(type(part).__name__.endswith("Serializer") for part in one.metadata)
     }
     return frozenset(fields) if "*" in served else frozenset(own | served)
+
+
+def _is_sensitive_field(field: Any) -> bool:
+    """Of a model: marked by its annotation, or by ``Field(json_schema_extra={"sensitive": True})``."""
+    extra = field.json_schema_extra
+    said = isinstance(extra, dict) and extra.get("sensitive") is True
+    return said or any(map(is_mark, field.metadata)) or is_sensitive(field.annotation)
+
+
+def _sensitive(cls: type) -> frozenset[str]:
+    """Fields of a dataclass that are marked by their annotation."""
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except Exception:  # noqa: BLE001  # an annotation as text that names what is not there; then the text has to do
+        hints = {one.name: one.type for one in dataclasses.fields(cls)}
+    return frozenset(
+        name for name, hint in hints.items() if (_MARK in hint if isinstance(hint, str) else is_sensitive(hint))
+    )
+
+
+_MARK = "Sensitive"
 
 
 def _slots(cls: type, base: type, without: tuple[str, ...]) -> tuple[str, ...]:

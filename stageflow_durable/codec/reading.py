@@ -20,9 +20,7 @@ from stageflow_durable.codec.enums import is_known, restore
 from stageflow_durable.codec.paths import MAX_DEPTH
 from stageflow_durable.codec.writing import ENUM_NAME, FOLD, PAYLOAD, TAG, ZONE
 from stageflow_durable.errors import Terminal
-
-HIDDEN = "(not shown)"
-"""What people see of a field with ``exclude=True`` or a serializer of its own."""
+from stageflow_durable.masking import HIDDEN, masked_value
 
 Known = Callable[[str, str, "dict[str, Any] | None", Any], Any]
 """Makes a value of a class's name, the shape of its fields, what else was saved of it, and its plain value; of an enum
@@ -44,11 +42,12 @@ def decode(text: str, *, shown: bool = False) -> Any:
 
     Dicts and lists are plain; tagged types are restored; models and dataclasses are dicts of their fields; an enum
     that ``register_enum`` does not know is its value; an aware ``datetime`` has its zone, or its offset. ``shown``: for
-    people; ``HIDDEN`` stands in the place of fields that their class does not show as they are. Raises
+    people; ``HIDDEN`` stands in the place of fields that their class does not show as they are, and secrets are masked
+    (:func:`masking.masked_value`). Raises
     :class:`UnreadableValue` for what ``encode`` does not write: text that is not JSON, NaN and infinity, a key twice,
     an unknown tag or a payload that does not fit it, too deep nesting, integers beyond Python's limit of digits.
     """
-    return _decode(text, _shown if shown else _decoder)
+    return masked_value(_decode(text, _shown)) if shown else _decode(text, _decoder)
 
 
 def _decode(text: str, decoder: json.JSONDecoder) -> Any:

@@ -88,7 +88,7 @@ def _opening(cls: type, fields: tuple[str, ...]) -> str:
 def has_more(saved: SavedObject) -> bool:
     """Whether an object is more than its fields, all of them set."""
     parts = saved.parts
-    return bool(parts.unset or parts.extra or parts.rest or saved.make.hidden or parts.private is not None)
+    return bool(parts.unset or parts.extra or parts.rest or saved.make.not_shown or parts.private is not None)
 
 
 def marked(text: str, classes: Classes | None) -> str:
@@ -176,8 +176,8 @@ def _object(saved: SavedObject) -> dict[str, object]:
     for name, held in (("private", parts.private), ("rest", parts.rest)):
         if held is not None:
             more[name] = tagged(held)
-    if make.hidden:
-        more["hidden"] = sorted(make.hidden)
+    if make.not_shown:
+        more["hidden"] = sorted(make.not_shown)
     name = _name(saved.cls, make.fields)
     return _named(f"{name[:-1]},{write_json(more)}]", view)
 

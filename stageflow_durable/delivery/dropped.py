@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from stageflow_durable.engine.attempt_log import one_line
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 log = logging.getLogger("stageflow.messages")
 

@@ -12,7 +12,7 @@ from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.idempotency.redis import Script, link_to
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 _connect: Callable[..., Any] = Connection  # kombu's own signature is untyped
 

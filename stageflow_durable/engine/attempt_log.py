@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from stageflow_durable.engine.outcome import Again, Over
 from stageflow_durable.engine.redaction import loggable
+from stageflow_durable.masking import masking
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Ending, Fenced, Nudge, Refusal, Refused, RetryDue, RunFacts, Work
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.values import Awaited, StrandRef
 
 log = masking(logging.getLogger("stageflow.run"))

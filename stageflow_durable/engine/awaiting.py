@@ -20,8 +20,8 @@ from contextlib import suppress
 from itertools import count
 from typing import Protocol, TypeAlias
 
+from stageflow_durable.masking import masking
 from stageflow_durable.model.awaited import By, Listener, Told
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import AtRest, Stand
 

@@ -17,11 +17,11 @@ from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.services import Services
+from stageflow_durable.masking import masking
 from stageflow_durable.model.context import CompensationContext, StageContext
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.stage import Runner
 from stageflow_durable.model.work import Work
-from stageflow_durable.settings.masking import masking
 
 log = masking(logging.getLogger("stageflow.body"))
 

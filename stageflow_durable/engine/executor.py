@@ -42,6 +42,7 @@ from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, Saving
 from stageflow_durable.engine.services import Services, own_context
 from stageflow_durable.errors import StageCancelled
+from stageflow_durable.masking import masking
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.pipeline import Pipeline
@@ -52,7 +53,6 @@ from stageflow_durable.model.status import Cause
 from stageflow_durable.model.work import Claimant, Ending, Failure, Fenced, Nudge, Refused, RetryDue, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BusinessKey
 

@@ -32,6 +32,7 @@ from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import AtRest
+from stageflow_durable.store.views import shown_output
 
 _ERRORS: dict[RunStatus, type[RunError]] = {
     RunStatus.FAILED: RunFailed,
@@ -104,7 +105,8 @@ class RunHandle(Generic[ResultT]):
         }
 
     def _read(self, stage: str, delta: str | None, schema: int, *, for_people: bool = False) -> Any:
-        value = decode(delta or "null", shown=for_people)
+        known = None if self._pipeline is None else self._pipeline.plan.by_name.get(stage)
+        value = shown_output(known, delta or "null") if for_people else decode(delta or "null")
         return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
     def result(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from stageflow_durable.clock import Clock
 from stageflow_durable.engine.interrupt import Interruption
 from stageflow_durable.errors import Retryable, StageflowError, StoreRefused, StoreUnavailable
+from stageflow_durable.masking import masking
 from stageflow_durable.model.roster import Profile
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import UNMARKED, Identity, Mark
 

@@ -17,11 +17,11 @@ from stageflow_durable.engine.interrupt import bounded
 from stageflow_durable.engine.outcome import Again, Outcome, Over, as_output, text_of
 from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
+from stageflow_durable.masking import masking
 from stageflow_durable.model.callables import shown
 from stageflow_durable.model.context import AttemptEnd, CompensationContext, Observer
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.status import Cause
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 
 log = masking(logging.getLogger("stageflow.observers"))

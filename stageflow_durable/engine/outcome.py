@@ -12,6 +12,7 @@ from stageflow_durable.engine.payload import too_large
 from stageflow_durable.engine.redaction import LONGEST, members_of, message_of
 from stageflow_durable.engine.typed import saved_by
 from stageflow_durable.errors import UnsavableValue
+from stageflow_durable.masking import masked
 from stageflow_durable.model.output import OutputKind, StageOutput
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason
@@ -19,7 +20,6 @@ from stageflow_durable.model.work import Failure
 from stageflow_durable.retry import Category, GiveUp, GiveUpReason, classify, decide, parse_retry_after, retry_after_of
 from stageflow_durable.retry.look import is_a, name_of
 from stageflow_durable.retry.look import text as text_of_any
-from stageflow_durable.settings.masking import masked
 
 MAX_ERROR = 2000
 """Characters of an error's text that are kept."""

@@ -17,10 +17,10 @@ from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.processes import has_ended, kernel
 from stageflow_durable.engine.redaction import is_sql, message_of
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
+from stageflow_durable.masking import masking
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
-from stageflow_durable.settings.masking import masking
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BATCH, StrandRef
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from itertools import islice
 from types import TracebackType
 
+from stageflow_durable.masking import masked
 from stageflow_durable.retry.look import attribute, is_a, leaves, name_of
 from stageflow_durable.retry.look import text as text_of_any
-from stageflow_durable.settings.masking import masked
 
 LONGEST = 8_000
 """Characters of an error's text that are looked at: more than is ever kept of it."""

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.wires import Wires, connector, pool_of
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 PREFIX = "stageflow:awaited:"
 """What the channels' names begin with; the listener's token follows."""

@@ -26,7 +26,7 @@ from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, val
 from stageflow_durable.idempotency.rules import differing, in_progress, settled
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
 from stageflow_durable.idempotency.wires import pool_of, wires_to
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 
 TIMEOUT_SECONDS = 1.0
 """How long one attempt to connect, or one answer, is waited for; a lost connection is tried once more."""

@@ -18,8 +18,8 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.masking import masked
 from stageflow_durable.settings.claims import for_redis_py
-from stageflow_durable.settings.masking import masked
 from stageflow_durable.settings.parsing import safe_url
 
 Command: TypeAlias = tuple[str | int | float, ...]

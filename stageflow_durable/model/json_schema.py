@@ -2,8 +2,8 @@
 
 It has the keywords of draft 2020-12 that say something about one value, and references within the schema. A schema with
 any other keyword is refused where it is declared, so that none is ignored. Annotations (titles, descriptions, formats)
-say nothing about a value; they are left out of what is stored. What is wrong is said without the value, which may be
-secret.
+say nothing about a value; they are left out of what is stored. ``"sensitive": true`` is one that is kept: people are
+not shown what stands there (:func:`without_sensitive`). What is wrong is said without the value, which may be secret.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _TABLES = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_OTHERS = ("type", "enum", "const", "required", "pattern", "uniqueItems", "$ref", "dependentRequired")
+_OTHERS = ("type", "enum", "const", "required", "pattern", "uniqueItems", "$ref", "dependentRequired", "sensitive")
 KEYWORDS = frozenset({*_SCHEMAS, *_LISTS, *_TABLES, *_COUNTS, *_BOUNDS, *_OTHERS})
 
 
@@ -156,6 +156,7 @@ _FITS: Mapping[str, Callable[[Any], bool]] = {
     "required": _is_names,
     "pattern": lambda given: isinstance(given, str) and _compiles(given),
     "uniqueItems": lambda given: isinstance(given, bool),
+    "sensitive": lambda given: isinstance(given, bool),
     "dependentRequired": lambda given: isinstance(given, Mapping) and all(map(_is_names, given.values())),
     "multipleOf": lambda given: _is_number(given) and given > 0,
 }
@@ -336,3 +337,53 @@ def _below(at: str, name: str) -> str:
 
 def _said(at: str, what: str) -> str:
     return f"{at or 'value'}: {what}"
+
+
+# --- what people are shown of it --------------------------------------------------------------------------------------
+
+
+def without_sensitive(schema: str, value: Any, hidden: str) -> Any:
+    """``value`` with ``hidden`` in the place of all that the schema calls sensitive in any of its alternatives."""
+    if '"sensitive":true' not in schema:  # as :func:`stored` writes it
+        return value
+    root = json.loads(schema)
+    return _Hide(root, hidden).of(root, value, 0)
+
+
+class _Hide:
+    def __init__(self, root: Mapping[str, Any], hidden: str) -> None:
+        self._root = root
+        self._hidden = hidden
+
+    def of(self, schema: Any, value: Any, depth: int) -> Any:
+        if not isinstance(schema, Mapping):
+            return value
+        if schema.get("sensitive") is True or depth > _DEEPEST:  # deeper, a schema that refers to itself says nothing
+            return value if value is None else self._hidden
+        beside = [_referred(self._root, schema["$ref"])] if "$ref" in schema else []
+        beside += [one for name in ("allOf", "anyOf", "oneOf") for one in schema.get(name, ())]
+        beside += [schema[name] for name in ("if", "then", "else") if name in schema]
+        beside += schema.get("dependentSchemas", {}).values()
+        for one in beside:
+            value = self.of(one, value, depth + 1)
+        if isinstance(value, Mapping):
+            return {name: self._field(schema, name, part, depth + 1) for name, part in value.items()}
+        if isinstance(value, list):
+            return [self._item(schema, number, one, depth + 1) for number, one in enumerate(value)]
+        return value
+
+    def _field(self, schema: Mapping[str, Any], name: Any, value: Any, depth: int) -> Any:
+        named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+        known = [named[name]] if name in named else []
+        known += [each for pattern, each in patterns.items() if re.search(pattern, str(name))]
+        for each in known or [schema.get("additionalProperties")]:
+            value = self.of(each, value, depth)
+        return value
+
+    def _item(self, schema: Mapping[str, Any], number: int, value: Any, depth: int) -> Any:
+        first = schema.get("prefixItems", [])
+        value = self.of(first[number] if number < len(first) else schema.get("items"), value, depth)
+        return self.of(schema.get("contains"), value, depth)
+
+
+_DEEPEST = 200

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from stageflow_durable.settings.masking import masked_options
+from stageflow_durable.masking import masked_options
 from stageflow_durable.settings.pasted import SCHEME, account_and_place, is_place, meant_by, path_of_sqlite, unquoted
 from stageflow_durable.settings.queues import QUEUE_NAME, is_queue_name
 

@@ -20,7 +20,7 @@ from stageflow_durable.errors import (
     StoreRefused,
     StoreUnavailable,
 )
-from stageflow_durable.settings.masking import masked
+from stageflow_durable.masking import masked
 from stageflow_durable.state.metadata import PREFIX
 
 POOL_SECONDS = 15

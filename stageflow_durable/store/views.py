@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
+from stageflow_durable.masking import HIDDEN
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.json_schema import without_sensitive
 from stageflow_durable.model.keys import stage_key, undo_key
 from stageflow_durable.model.plan import Plan, PlannedStage
 from stageflow_durable.model.roster import Missing, Need, Profile, Roster
@@ -235,7 +237,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         lost=sum(row.state is AttemptState.UNKNOWN for row in tried),
         max_attempts=max_attempts,
         key=stage_key(run.id, stage.name),
-        output=decode(saved.delta, shown=True) if saved is not None and saved.delta is not None else None,
+        output=shown_output(stage, saved.delta) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
         wake_at=as_optional_moment(strand.wake_at) if strand is not None else None,
         attempts=tuple(tried),
@@ -245,6 +247,12 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         waiting_for=_waiting_for(strand),
         approval=approval_view(stage, rows.approvals.get(stage.name)),
     )
+
+
+def shown_output(stage: PlannedStage | None, delta: str) -> Any:
+    """What a stage saved, as people see it: also without what the schema of its wait calls sensitive."""
+    value = decode(delta, shown=True)
+    return value if stage is None or stage.schema is None else without_sensitive(stage.schema, value, HIDDEN)
 
 
 def approval_view(stage: PlannedStage, row: Any) -> ApprovalView | None:

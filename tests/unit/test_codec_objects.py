@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from stageflow_durable.codec import HIDDEN, Classes, decode, encode, encode_and_fingerprint, fingerprint, restore
+from stageflow_durable import Sensitive
+from stageflow_durable.codec import Classes, decode, encode, encode_and_fingerprint, fingerprint, restore
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import UnsavableValue
+from stageflow_durable.masking import HIDDEN
 from tests.unit.shapes import (
     FOLDED,
     REFUSED,
@@ -124,6 +126,31 @@ def test_given_a_release_that_knows_enums_only_then_it_reads_the_fields() -> Non
     text = encode(Owner(pet=Dog(name="r")), "input", typed(Owner).classes)
     assert '"$sf":"enum"' in text
     assert decode(text) == {"pet": {"name": "r", "barks": 3}, "others": []}
+
+
+def test_given_a_field_that_is_marked_later_then_its_key_is_the_same_key_and_people_see_it_no_more() -> None:
+    def declared(annotation: Any) -> Any:
+        fields = {"__annotations__": {"iban": annotation}, "__module__": __name__}
+        return type("Order", (BaseModel,), dict(fields)), dataclass(type("Bill", (), dict(fields)))
+
+    for plainly, marked in zip(declared(str), declared(Annotated[str, Sensitive]), strict=True):
+        before, after = plainly(iban="DE1"), marked(iban="DE1")
+        assert fingerprint(before) == fingerprint(after)
+        assert decode(encode(before), shown=True) == {"iban": "DE1"}
+        assert decode(encode(after), shown=True) == {"iban": HIDDEN}
+        assert decode(encode(after)) == {"iban": "DE1"}
+
+
+@dataclass
+class OfNowhere:
+    """Its annotations are texts, one of which names nothing that is there."""
+
+    other: Nowhere  # type: ignore[name-defined]  # noqa: F821  # as said
+    iban: Annotated[str, Sensitive]
+
+
+def test_given_annotations_that_cannot_be_read_then_what_they_say_is_enough() -> None:
+    assert decode(encode(OfNowhere("x", "DE1")), shown=True) == {"other": "x", "iban": HIDDEN}
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
 from stageflow_durable.delivery.dropped import said, said_of
 from stageflow_durable.engine.outcome import MAX_ERROR, text_of
 from stageflow_durable.engine.redaction import loggable
+from stageflow_durable.masking import MASK, masked, masked_value, masking
 from stageflow_durable.settings import safe_url
 from stageflow_durable.settings.claims import claims_by, for_redis_py
-from stageflow_durable.settings.masking import masked, masking
 
 
 @pytest.mark.parametrize(
@@ -32,6 +34,15 @@ from stageflow_durable.settings.masking import masked, masking
         ("https://example.com:8080/users?mail=ada@example.com", "https://example.com:8080/users?mail=ada@example.com"),
         ("ada@example.com, 3 = 4 & no url", "ada@example.com, 3 = 4 & no url"),
         ("https://example.com/a?design=4&monkey=5", "https://example.com/a?design=4&monkey=5"),
+        ("GET / Authorization: Bearer abc.def\nAccept: */*", "GET / Authorization: ***\nAccept: */*"),
+        ("Set-Cookie: session=1; HttpOnly", "Set-Cookie: ***"),
+        ("refused: bearer eyJhbGciOiJIUzI1NiJ9.e30.abc", "refused: bearer ***"),
+        ("the bearer of this letter", "the bearer of this letter"),
+        ("{'user': 'ann', 'password': 'it\\'s'}", "{'user': 'ann', 'password': '***'}"),
+        ('{"api_key":"k\\"1","n":1,"pin":1234}', '{"api_key":"***","n":1,"pin":***}'),
+        ("{'Authorization': 'Basic YTpi', 'n': 1}", "{'Authorization': '***', 'n': 1}"),
+        ('{"has_token": true, "token": null}', '{"has_token": true, "token": null}'),
+        ("tokens: 512, cookie policy, a token: ring", "tokens: 512, cookie policy, a token: ring"),
     ],
 )
 def test_who_logs_in_and_what_is_named_a_secret_is_masked_and_nothing_else(text: str, shown: str) -> None:
@@ -56,6 +67,59 @@ def test_one_rule_says_what_is_masked(told: Callable[[str], str], url: str) -> N
     assert "word=***" in shown or "word" not in shown
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "password",
+            "db_password",
+            "dbPassword",
+            "passwd",
+            "passphrase",
+            "passcode",
+            "pwd",
+            "client_secret",
+            "secret",
+        ),
+        *("access_token", "accessToken", "csrf-token", "api_key", "apiKey", "API-KEY", "private_key", "secret_key"),
+        *("credential", "credentials", "signature", "Authorization", "proxy-authorization", "cookie", "Set-Cookie"),
+        *("pin", "cvc", "CVV2", "pass"),
+    ],
+)
+def test_a_field_that_is_named_like_a_secret_is_masked_in_a_value(name: str) -> None:
+    held = {"order": [{name: "hunter2", "n": 1}], "of": ({name: {"deep": "hunter2"}},)}
+    assert masked_value(held) == {"order": [{name: MASK, "n": 1}], "of": ({name: MASK},)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("max_tokens", "token_count", "password_changed_at", "key", "idempotency_key", "passenger", "compass"),
+        *("payment_authorization", "authorized_by", "spin", "shipping", "secretary", "monkey", "", "x" * 300 + "token"),
+    ],
+)
+def test_and_no_other(name: str) -> None:
+    assert masked_value({name: "seen"}) == {name: "seen"}
+
+
+@pytest.mark.parametrize("value", [None, True, False, ""])
+def test_whether_there_is_a_secret_is_none(value: object) -> None:
+    assert masked_value({"password": value}) == {"password": value}
+
+
+def test_texts_are_masked_at_any_depth_and_other_values_stay() -> None:
+    url, now = "https://user:pa55word@h/", datetime(2026, 1, 1, tzinfo=UTC)
+    held = {"a": [url, now, 1.5, b"raw"], "s": {url}, "t": (url,), "f": frozenset({url}), 7: Decimal(1)}
+    shown = "https://***@h/"
+    assert masked_value(held) == {
+        "a": [shown, now, 1.5, b"raw"],
+        "s": {shown},
+        "t": (shown,),
+        "f": frozenset({shown}),
+        7: Decimal(1),
+    }
+
+
 LONG = 400_000
 
 
@@ -69,8 +133,16 @@ LONG = 400_000
         "x://?" + "pass" * (LONG // 4),
         "pass" + " " * LONG + "://",
         "a='" * (LONG // 3) + "://",
+        '"a":"' * (LONG // 5),
+        "'token':'" + "\\'" * (LONG // 2),
+        "cookie" * (LONG // 6) + ":",
+        "cookie:" + " " * LONG,
+        "bearer " * (LONG // 7),
     ],
-    ids=["no scheme", "no account", "many accounts", "no option", "no value", "no end"],
+    ids=[
+        *("no scheme", "no account", "many accounts", "no option", "no value", "no end", "entries", "escapes"),
+        *("headers", "a header of nothing", "bearers"),
+    ],
 )
 def test_a_long_text_takes_no_longer_than_its_length(text: str) -> None:
     masked(text)

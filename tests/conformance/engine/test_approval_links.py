@@ -64,6 +64,7 @@ def test_whoever_has_it_approves_as_the_person_whom_it_was_made_for(engine: InPr
     assert (seen.run_id, seen.pipeline, seen.stage.name, seen.actor) == (handle.run_id, "line", "release", "ann")
     assert seen.stage.approval is not None
     assert seen.stage.approval.content == {"order": "A-1", "reserved": "a"}
+    assert seen.expires_at is not None
     assert (seen.expires_at.timestamp() - engine.clock.time()) == pytest.approx(86_400, abs=1)
     decide(engine, token)
     engine.drain()
