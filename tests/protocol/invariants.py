@@ -378,6 +378,16 @@ def a_wait_ends_once(seen: Picture) -> Iterator[str]:
             yield f"strand {row['strand']} waits for the signal {row['stage']}, which has come"
 
 
+def a_signal_counts_before_the_end_of_its_wait(seen: Picture) -> Iterator[str]:
+    """A wait whose signal has come takes it: the end of its time counts only where it was recorded before."""
+    came: set[str] = set()
+    for event in seen.events:
+        if event["type"] == "signal.received":
+            came.add(_told(event["data"])["stage"])
+        elif event["type"] == "signal.timed_out" and (stage := _told(event["data"])["stage"]) in came:
+            yield f"event {event['seq']}: the wait {stage} timed out, though its signal had come"
+
+
 def a_wait_for_the_outside_is_in_doubt(seen: Picture) -> Iterator[str]:
     """A stage that waits for its callback has returned once, in doubt, and is not done; what is done waits no more."""
     last = {row["stage"]: row for row in seen.attempts if row["direction"] == Phase.FORWARD}
@@ -650,6 +660,7 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     one_checkpoint_a_stage,
     nobody_tries_a_sleep,
     a_wait_ends_once,
+    a_signal_counts_before_the_end_of_its_wait,
     a_wait_for_the_outside_is_in_doubt,
     a_wait_has_a_wake_up,
     an_approval_is_consumed_once,

@@ -59,8 +59,10 @@ from stageflow_durable.transitions import signal as _signal
 from stageflow_durable.transitions import wake as _wake
 from stageflow_durable.transitions.change import Row, Table
 from stageflow_durable.transitions.draft import Draft
+from stageflow_durable.transitions.facts import Part
 from tests.simulation.play import bench
 from tests.simulation.process import Worker
+from tests.simulation.scenario import WORD
 
 # Names that these modules import are patched there, where no type checker expects them.
 outcomes: Any = _outcome
@@ -585,24 +587,24 @@ def _late_ones_are_taken() -> Plant:
 
 
 def _times_out_all_the_same() -> Plant:
-    """The end of its time was decided when the wait was found to be due, whatever has come since."""
+    """That its time is over was decided when a sweep found the wait due, whatever has come since."""
+    end_wait = _store._end_wait
 
-    def blind(facts: Any, strand: str, gen: int, state: Any) -> Any:
-        return facts.strands.get(strand)
+    def as_found(t: Any, place: Any) -> Any:
+        def decide(facts: Any) -> Any:
+            row = facts.strands[place.strand]
+            went_on = row.stage != place.stage and row.state in ("ready", "waiting")
+            if not went_on or facts.run.phase is not Phase.FORWARD:
+                return _wake.wake(facts, place.strand, place.gen)
+            draft = Draft(facts)
+            signal._time_out(draft, row._replace(stage=place.stage))
+            return draft.done()
 
-    wake_one = wake.wake
+        if place.stage != WORD:
+            return end_wait(t, place)
+        return _store.transact(t, place.run, decide, needs=(Part.STRANDS, Part.SAVED, Part.NEWEST))
 
-    def woken(facts: Any, strand: str, gen: int) -> Any:
-        row = facts.strands[strand]
-        if facts.run.phase is Phase.FORWARD and row.direction == "forward" and row.state == "ready":
-            before = facts.plan.by_name[row.stage].after
-            if any(facts.plan.by_name[name].is_wait for name in before) and not row.attempt:
-                draft = Draft(facts)
-                signal._fail(draft, row)
-                return draft.done()
-        return wake_one(facts, strand, gen)
-
-    return _put((wake, "_as_seen", blind), (wake, "wake", woken), (_store, "needs_no_worker", _always(True)))
+    return _put((_store, "_end_wait", as_found), (_store, "needs_no_worker", _always(True)))
 
 
 def _approved_unasked() -> Plant:
@@ -827,7 +829,7 @@ MUTANTS = (
     Mutant("a link may be used again", _links_are_used_again()),
     Mutant("a link may be used when its time is over", _links_are_used_late()),
     Mutant("a decision uses no link up", _put((Draft, "use", _always(None)))),
-    Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same()),
+    Mutant("a wait whose signal has come times out all the same", _times_out_all_the_same(), quick=True),
     Mutant("a stop leaves what waits for its callback waiting", _calls_wait_through_a_stop()),
     Mutant("a callback that comes early is lost", _early_calls_are_lost()),
     Mutant("a callback that is kept is not looked for", _put((callback, "_kept", _always(None)))),

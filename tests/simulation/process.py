@@ -23,7 +23,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.store.protocol import Store
-from stageflow_durable.store.values import Identity
+from stageflow_durable.store.values import Identity, Overdue
 from stageflow_durable.testing import Crash
 from stageflow_durable.testing.faults import StoreWithPoints
 from tests.simulation.broker import Again, Message, Publisher
@@ -52,10 +52,17 @@ class OwnStore(StoreWithPoints):
     def __init__(self, store: Store, process: Process) -> None:
         super().__init__(store, process.reach, partial(process.reach, "before"))
         self._pid = process.pid
+        self._signal_meanwhile = process.sim.signal_meanwhile
 
     def join(self, identity: Identity, *given: Any) -> str:
         """As itself."""
         return super().join(replace(identity, pid=self._pid), *given)  # type: ignore[misc, no-any-return]  # it is set there
+
+    def overdue(self, grace: float) -> Overdue:
+        """What a sweep looks after; a signal may come before it has written what it found out."""
+        found: Overdue = super().overdue(grace)  # type: ignore[misc]  # as above
+        self._signal_meanwhile(found.due)
+        return found
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from stageflow_durable.errors import (
     StageflowError,
 )
 from stageflow_durable.model.run import SignalReceipt
+from stageflow_durable.store.values import StrandRef
 from stageflow_durable.testing.clock import START
 from stageflow_durable.transitions.approval import DECISIONS, NewLink
 from stageflow_durable.transitions.operate import Order
@@ -49,11 +51,23 @@ class Senders:
         runs = [run for run in self._runs() if WORD in sim.pipelines[self._pipeline(run)].by_name]
         if not runs:
             return
-        run = runs[sim.chance.number("to run", 0, len(runs) - 1)]
+        self._send_anew(runs[sim.chance.number("to run", 0, len(runs) - 1)])
+
+    def _send_anew(self, run: str) -> None:
         number = len(self._sent)
-        key = None if sim.chance.flip("signal without key", 0.2) else f"signal {number}"
+        key = None if self._sim.chance.flip("signal without key", 0.2) else f"signal {number}"
         self._sent.append((run, key, number))
         self._start(run, key, number)
+
+    def meanwhile(self, due: Sequence[StrandRef]) -> None:
+        """A signal comes after a sweep has found its wait due, and before the sweep has written that its time is over:
+        a window that hardly any other signal meets.
+        """
+        sim = self._sim
+        waits = [place.run for place in due if place.stage == WORD and place.run not in self.taken]
+        if waits and sim.chance.flip("signal after a sweep's look", 0.3):
+            self._send_anew(waits[0])
+            sim.sleep(0.01)  # the sweep goes on a moment later
 
     def decide(self) -> None:
         """Somebody decides about an approval: about what is asked, or about what was when they looked."""

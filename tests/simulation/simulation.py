@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from typing import Any
@@ -13,6 +13,7 @@ from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.roster import Known, Profile
 from stageflow_durable.model.run import SweepReport
+from stageflow_durable.store.values import StrandRef
 from stageflow_durable.testing.clock import START
 from stageflow_durable.transitions import groups
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
@@ -202,6 +203,10 @@ class Simulation:
             self.broken(Violation(f"11: a sweep repaired {report.repaired} runs that nothing would have moved"))
         found = report.owners_dead + report.taken + report.woken + report.nudged + report.deadlines + report.released
         self.found += found
+
+    def signal_meanwhile(self, due: Sequence[StrandRef]) -> None:
+        """Somebody may send a signal to a wait that a sweep has just found to be due."""
+        self.senders.meanwhile(due)
 
     def has_ended(self, pid: int) -> bool:
         """Whether a worker's process has ended."""
