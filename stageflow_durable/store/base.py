@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from stageflow_durable.errors import (
@@ -238,7 +239,7 @@ def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tu
     run, copied = facts.run, forking.copied(facts, wanted.from_stage)
     saved = {
         row["stage"]: {**{name: row[name] for name in _COPIED}, "skipped": bool(row["skipped"])}
-        for row in rows
+        for row in sorted(rows, key=itemgetter("stage"))  # an event tells of them: the same text in every store
         if row["stage"] in copied
     }
     new = NewRun(
