@@ -17,6 +17,7 @@ from stageflow_durable.model.status import StepState
 from stageflow_durable.state import idempotency_keys, load, of_items, tables
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.store.audit import EventRow
+from stageflow_durable.store.of_items import with_digest
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.transitions.change import KEYS, Change, How, KeyChange, KeyEnd, Table
 from stageflow_durable.transitions.facts import Part
@@ -138,7 +139,7 @@ def _apply_of_item(connection: Connection, change: Change, audit_key: bytes) -> 
     digest = of_items.count(connection, facts, change.counts, head)
     _write_rows(connection, change, sealed)
     if change.run is not None:
-        apply(connection, of_items.with_digest(change.run, facts.group, digest), audit_key)
+        apply(connection, with_digest(change.run, facts.group, digest), audit_key)
     return with_head(change, head)
 
 

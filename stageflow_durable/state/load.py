@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Integer, String, and_, bindparam, exists, fun
 
 from stageflow_durable.codec import decode
 from stageflow_durable.model.attributes import Attributes
-from stageflow_durable.model.status import OPEN_STEPS, AttemptState, Cause, ParkReason, Phase, RunStatus, StepState
+from stageflow_durable.model.status import AttemptState, Cause, ParkReason, Phase, RunStatus, StepState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import definitions, roster
 from stageflow_durable.state.clock import now
@@ -37,6 +37,7 @@ from stageflow_durable.state.tables import (
     strands,
 )
 from stageflow_durable.state.tables import definitions as definition_table
+from stageflow_durable.store.of_items import OWED, parts_of_item
 from stageflow_durable.transitions.accept import requesters
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
@@ -51,10 +52,6 @@ from stageflow_durable.transitions.rows import (
     SignalRow,
     StrandRow,
 )
-
-OWED = (*sorted(OPEN_STEPS), StepState.COMPENSATION_FAILED)
-"""States of the saga step of an item that owes an undo."""
-
 
 _OF_RUN: Any = bindparam("run_id")
 _OF_ITEM: Any = bindparam("of_item", type_=Integer)
@@ -205,20 +202,10 @@ class Locked(NamedTuple):
     clock: float
 
 
-class LockedItem(NamedTuple):
-    """An item whose group this transaction has locked; ``run`` as it is while that lock is held: who changes the way it
-    goes locks every group.
+def lock_item(connection: Connection, run_id: str, strand: str, item: int) -> Facts | None:
+    """Lock the group of an item's strand, then read the item and its run, as it is while that lock is held: who changes
+    the way it goes locks every group. None if there is no such item.
     """
-
-    run: RunFacts
-    clock: float
-    seq: int
-    head: str
-    parts: dict[Part, Any]
-
-
-def lock_item(connection: Connection, run_id: str, strand: str, item: int) -> LockedItem | None:
-    """Lock the group of an item's strand, then read the item and its run. None if there is no such item."""
     group = _LOCK_GROUP.run(connection, run_id=run_id, of_strand=strand, of_item=item).fetchone()
     if group is None:
         return None
@@ -229,40 +216,30 @@ def lock_item(connection: Connection, run_id: str, strand: str, item: int) -> Lo
     clock, seq, head, *about = row[len(RunFacts._fields) :]
     its = ItemRow._make(about)
     line = _ITS_STRAND.run(connection, run_id=run_id, of_strand=strand, of_item=item).fetchone()
-    parts = {
-        Part.GROUP: group_of_values(group),
-        Part.ITEM: its,
-        Part.STRANDS: {} if line is None else {strand: StrandRow._make(line)},
-        Part.SAVED: {} if its.saved_schema is None else {its.stage: its.delta is None},
-        Part.KEYS: (),  # a stage with items has none
-    }
-    return LockedItem(facts_of(row), float(clock), seq, head, parts)
+    of_item = parts_of_item(its, group_of_values(group), None if line is None else StrandRow._make(line))
+    run = facts_of(row)
+    plan = definitions.plan_of(connection, run.definition)
+    return Facts(run, plan, float(clock), seq, head, of_item, item=its.item)
 
 
-def part_of_item(connection: Connection, item: LockedItem, which: Part, me: str) -> Any:
+def part_of_item(connection: Connection, facts: Facts, which: Part, me: str) -> Any:
     """Load one part of the facts of an item, by the keys of its rows."""
-    its, group = item.parts[Part.ITEM], item.parts[Part.GROUP]
-    of_stage = {"run_id": item.run.id, "of_stage": its.stage, "of_item": its.item}
+    its = facts.item_row
+    of_stage = {"run_id": facts.run.id, "of_stage": its.stage, "of_item": its.item}
     if which is Part.STEPS:
         return {stage: StepState(state) for stage, state in _ITS_STEP.run(connection, **of_stage).fetchall()}
     if which is Part.ATTEMPTS:
         return _attempt_rows(_ITS_ATTEMPTS.run(connection, **of_stage).fetchall())
     if which is Part.OWNERS:
-        of_strand = {"run_id": item.run.id, "of_strand": group.strand, "of_item": its.item}
+        of_strand = {"run_id": facts.run.id, "of_strand": facts.group.strand, "of_item": its.item}
         return _owner_rows(_ITS_OWNER.run(connection, **of_strand).fetchall())
-    return part(connection, item.run, which, me)
+    return part(connection, facts.run, which, me)
 
 
 def group_of_values(values: Sequence[Any]) -> GroupRow:
     """A row of a group, with its boolean as one."""
     group = GroupRow._make(values)
     return group._replace(collects=bool(group.collects))
-
-
-def item_facts(connection: Connection, item: LockedItem, parts: Mapping[Part, Any]) -> Facts:
-    """The facts of a locked item, with these parts."""
-    plan = definitions.plan_of(connection, item.run.definition)
-    return Facts(item.run, plan, item.clock, item.seq, item.head, parts, item=item.parts[Part.ITEM].item)
 
 
 def lock(connection: Connection, run_id: str) -> Locked | None:

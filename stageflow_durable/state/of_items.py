@@ -5,19 +5,17 @@ Called by ``apply`` alone. An item's row and its group's are written under the l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Integer, String, and_, bindparam, insert, literal_column, null, or_, select, update
 
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state.dialect import constant
-from stageflow_durable.state.load import OWED
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import item_groups, items, saga_steps, strands
-from stageflow_durable.store.audit import NOTHING, sum_of_codes
+from stageflow_durable.store.of_items import AGAIN, AT_REST, OWED, digest_after, groups, opened
 from stageflow_durable.transitions.change import (
-    Change,
     Count,
     FenceUndos,
     OfItems,
@@ -26,14 +24,8 @@ from stageflow_durable.transitions.change import (
     ReviveItems,
     UndoItems,
 )
-from stageflow_durable.transitions.draft import AWAKE, NO_ITEM, undo_strand
+from stageflow_durable.transitions.draft import NO_ITEM, undo_strand
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.groups import group_of
-from stageflow_durable.transitions.rows import OF_A_STAGE, GroupRow
-
-JOINED = "stage.joined"
-DIGEST = "digest"
-"""The event of a join, and its field with the sum of the codes of the events by which the stage's items ended."""
 
 _RUN = bindparam("run_id", type_=String)
 _STRAND = bindparam("of_strand", type_=String)
@@ -55,6 +47,13 @@ _COUNT = Prepared(
         digest=bindparam("new_digest", type_=String),
     )
 )
+
+
+def _as_sql(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that stand in the statement's text where they are nothing."""
+    return {name: null() if value is None else value for name, value in columns.items()}
+
+
 _INSERT_ITEMS, _INSERT_STRANDS, _INSERT_GROUPS = (Prepared(insert(table)) for table in (items, strands, item_groups))
 _REST = Prepared(
     update(strands)
@@ -65,15 +64,8 @@ _REST = Prepared(
             or_(*(strands.c.state == constant(state) for state in (StrandState.READY, StrandState.WAITING))),
         )
     )
-    .values(state=StrandState.REST.value, published_at=null(), waiting_for=null(), wake_at=null())
+    .values(**_as_sql(AT_REST))
 )
-_AGAIN = {
-    "state": StrandState.READY.value,
-    **{name: null() if value is None else value for name, value in {**OF_A_STAGE, **AWAKE}.items()},
-    **dict.fromkeys(("owner", "published_at"), null()),
-}
-"""The columns of an item's strand that is ready anew. It has no message: the sweep publishes it."""
-
 _REVIVE = Prepared(
     update(strands)
     .where(
@@ -84,7 +76,7 @@ _REVIVE = Prepared(
             strands.c.state == constant(StrandState.REST),
         )
     )
-    .values(gen=strands.c.gen + 1, **_AGAIN)  # fenced against messages and owners from before
+    .values(gen=strands.c.gen + 1, **_as_sql(AGAIN))  # fenced against messages and owners from before
 )
 _FENCE_UNDOS = Prepared(
     update(strands)
@@ -121,7 +113,7 @@ _REOPEN_UNDOS = Prepared(
             strands.c.item.in_(select(saga_steps.c.item).where(_OWED_OF_STAGE)),
         )
     )
-    .values(**_AGAIN)
+    .values(**_as_sql(AGAIN))
 )
 _FORGET_FAILURES = Prepared(
     update(item_groups).where(and_(item_groups.c.run == _RUN, item_groups.c.strand == _STRAND)).values(failed=0)
@@ -135,13 +127,9 @@ def move(connection: Connection, facts: Facts, seq: int, head: str) -> bool:
 
 
 def count(connection: Connection, facts: Facts, counts: Sequence[Count], code: str) -> str:
-    """Count in the item's group. ``code``: of the change's last event; the group adds up those that end an item.
-    Returns the sum.
-    """
-    digest = facts.group.digest
+    """Count in the item's group. ``code``: of the change's last event. Returns the group's digest."""
+    digest = digest_after(facts.group, counts, code)
     for one in counts:
-        if one.done or one.failed:
-            digest = sum_of_codes((digest, code))
         _COUNT.run(
             connection,
             run_id=facts.run.id,
@@ -153,20 +141,6 @@ def count(connection: Connection, facts: Facts, counts: Sequence[Count], code: s
             new_digest=digest,
         )
     return digest
-
-
-def with_digest(change: Change, group: GroupRow, digest: str) -> Change:
-    """A run's change, whose event of the join, if there is one, names the sum of all groups. ``digest``: that of the
-    ``group`` of the item that ended last.
-    """
-    if not any(event.type == JOINED for event in change.events):
-        return change
-    groups = [one for one in change.facts.groups.values() if one.strand == group.strand and one.grp != group.grp]
-    told = sum_of_codes((digest, *(one.digest for one in groups)))
-    events = [
-        event._replace(data={**event.data, DIGEST: told}) if event.type == JOINED else event for event in change.events
-    ]
-    return change._replace(events=tuple(events))
 
 
 def write(connection: Connection, run_id: str, what: OfItems, head: str, at: float) -> None:
@@ -184,15 +158,10 @@ def write(connection: Connection, run_id: str, what: OfItems, head: str, at: flo
 
 
 def _open(connection: Connection, run_id: str, what: OpenItems, head: str, at: float) -> None:
-    numbered = list(enumerate(what.inputs, what.first))
-    of = {item: group_of(item, what.first, what.groups) for item, _given in numbered}
-    row: dict[str, Any] = {"run": run_id, "stage": what.stage, "seq": 0, "head": head, "updated_at": at}
-    _INSERT_ITEMS.many(connection, [{**row, "item": item, "grp": of[item], "input": given} for item, given in numbered])
-    strand = {"run": run_id, "strand": what.stage, "direction": Phase.FORWARD.value, "stage": what.stage}
-    strand |= {"state": StrandState.READY.value, "queue": what.queue}
-    _INSERT_STRANDS.many(connection, [{**strand, "item": item, "published_at": at} for item, _given in numbered])
-    totals = [list(of.values()).count(grp) for grp in range(what.groups)]
-    _insert_groups(connection, run_id, what.stage, dict(enumerate(totals)), collects=what.collects)
+    new = opened(run_id, what, head, at)
+    _INSERT_ITEMS.many(connection, new.items)
+    _INSERT_STRANDS.many(connection, new.strands)
+    _INSERT_GROUPS.many(connection, new.groups)
 
 
 def _undo(connection: Connection, run_id: str, what: UndoItems) -> None:
@@ -203,10 +172,4 @@ def _undo(connection: Connection, run_id: str, what: UndoItems) -> None:
         _FORGET_FAILURES.run(connection, run_id=run_id, of_strand=strand)
         return
     _OPEN_UNDOS.run(connection, **of, of_queue=what.queue)
-    _insert_groups(connection, run_id, strand, what.totals, collects=True)
-
-
-def _insert_groups(connection: Connection, run_id: str, strand: str, totals: dict[int, int], *, collects: bool) -> None:
-    row: dict[str, Any] = {"run": run_id, "strand": strand, "running": 0, "done": 0, "failed": 0, "digest": NOTHING}
-    rows = [{**row, "grp": grp, "total": total, "collects": collects} for grp, total in totals.items()]
-    _INSERT_GROUPS.many(connection, rows)
+    _INSERT_GROUPS.many(connection, groups(run_id, strand, what.totals, collects=True))

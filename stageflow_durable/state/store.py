@@ -7,7 +7,6 @@ enough (``unlocked``). What only reads is inherited from ``reading``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -15,13 +14,12 @@ from sqlalchemy import Connection
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.work import Claimant, Done, Ending, Fenced, Nudge, Refused, Work
+from stageflow_durable.model.work import Claimant, Done, Fenced, Nudge, Refused, Work
 from stageflow_durable.state import (
     awaited,
     batch,
     definitions,
     handed_back,
-    load,
     moved,
     owners,
     progress,
@@ -35,7 +33,7 @@ from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.session import SessionHolder
-from stageflow_durable.state.transaction import SqlTransaction, transact_item
+from stageflow_durable.state.transaction import SqlTransaction
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
@@ -44,7 +42,7 @@ from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Identity, Pruned, Stand
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
-from stageflow_durable.transitions.facts import Facts, NotLoaded
+from stageflow_durable.transitions.facts import Facts
 
 T = TypeVar("T")
 
@@ -148,42 +146,9 @@ class SqlStore(Reading, BaseStore):
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
         return None if self._unlocked is None or self.database.in_session else self._unlocked.end(work, decide)
 
-    def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
-        ending: Ending = session.commit_with(lambda c: save(SqlTransaction(c, self._audit)))
-        return ending
-
-    def _of_item(
-        self,
-        place: tuple[str, str, int],
-        decide: Callable[[Any, Any], T],
-        me: str = "",
-        session: Any = None,
-        then: Callable[[Transaction, T], None] | None = None,
-    ) -> T | None:
-        def act(connection: Connection, *, whole: bool) -> T | None:
-            decided = transact_item(connection, *place, decide, self._audit, whole=whole, me=me)
-            if then is not None and decided is not None:
-                then(SqlTransaction(connection, self._audit), decided)
-            return decided
-
-        if session is not None:  # what the body wrote cannot be rolled back to begin anew
-            # An item that is gone is somebody else's: what the body of a zombie wrote is not committed.
-            ended: Any = session.commit_with(lambda c: act(c, whole=True) or Fenced())
-            found: T | None = ended
-        else:
-            try:
-                found = self._do(partial(act, whole=False))
-            except NotLoaded:
-                found = self._do(partial(act, whole=True))
-        self._notify_of(found)
-        return found
-
-    def _item_has_ended(self, work: Work) -> bool:
-        def look(connection: Connection) -> bool:
-            there = load.lock_item(connection, work.run.id, work.strand, work.item)
-            return there is not None and SqlTransaction(connection, self._audit).ended_at(work) is not None
-
-        return self._do(look)
+    def _commit_with(self, session: Any, save: Callable[[Transaction], T]) -> T:
+        saved: T = session.commit_with(lambda c: save(SqlTransaction(c, self._audit)))
+        return saved
 
     def report(self, work: Work, text: str) -> None:
         """Show a stage's progress."""

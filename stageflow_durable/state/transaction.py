@@ -1,4 +1,4 @@
-"""A transaction of the SQL store: see :class:`~stageflow_durable.store.transaction.Transaction`; and one of an item."""
+"""A transaction of the SQL store: see :class:`~stageflow_durable.store.transaction.Transaction`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import NO_ITEM
-from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
+from stageflow_durable.transitions.facts import Facts, Part
 
 G = TypeVar("G")
-T = TypeVar("T")
 
 _CLOCK = Prepared(select(now()))
 # What the items of a stage saved stays with the original of a fork; what the stage itself saved is copied.
@@ -70,12 +69,20 @@ class SqlTransaction(NamedTuple):
             self.connection, locked, {part: load.part(self.connection, locked.run, part, me) for part in needs}
         )
 
+    def lock_item(self, run_id: str, strand: str, item: int) -> Facts | None:
+        """Lock the group of an item's strand, and load the item's facts; None if there is no such item."""
+        return load.lock_item(self.connection, run_id, strand, item)
+
     def load(self, facts: Facts, part: Part, me: str) -> Facts:
-        """The facts with one part more."""
-        return facts._replace(parts={**facts.parts, part: load.part(self.connection, facts.run, part, me)})
+        """The facts, of a run or of an item, with one part more."""
+        if facts.item:
+            found = load.part_of_item(self.connection, facts, part, me)
+        else:
+            found = load.part(self.connection, facts.run, part, me)
+        return facts._replace(parts={**facts.parts, part: found})
 
     def apply(self, change: Change) -> Change:
-        """Write a change of a locked run; returns it with the run's new head. Raises Stale."""
+        """Write a change of a locked run, or of an item; returns it with the new head. Raises Stale."""
         return apply.apply(self.connection, change, self.audit_key)
 
     def transact_all(self, given: Sequence[tuple[str, G]], decide: Callable[[Facts, G], Change | None]) -> list[Change]:
@@ -122,50 +129,3 @@ class SqlTransaction(NamedTuple):
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""
         owners.await_end(self.connection, owner)
-
-
-# --- the same for one of the items of a stage -------------------------------------------------------------------------
-# It takes the lock of the item's group and not the run's. A transition that has to move the run is begun anew with the
-# run's lock and those of all its groups.
-
-
-def transact_item(
-    connection: Connection,
-    run_id: str,
-    strand: str,
-    item: int,
-    decide: Callable[[Any, Any], T],
-    audit_key: bytes,
-    *,
-    whole: bool,
-    me: str = "",
-) -> T | None:
-    """Load the facts of an item under the lock of its group, let a transition decide, and apply the change.
-
-    ``whole``: under the lock of its run and of all groups, with the facts of the run as the second argument of
-    ``decide``, which is else None. Raises NotLoaded(Part.RUN) if ``decide`` needs them and has not got them: then
-    nothing was written. None if there is no such item.
-    """
-    locked = load.lock(connection, run_id) if whole else None
-    of_run: dict[Part, Any] = {}
-    if whole:
-        if locked is None:
-            return None
-        of_run = {part: load.part(connection, locked.run, part, me) for part in (Part.STRANDS, Part.GROUPS)}
-    held = load.lock_item(connection, run_id, strand, item)
-    if held is None:
-        return None
-    parts = dict(held.parts)
-    while True:
-        run = None if locked is None else load.facts(connection, locked, of_run)
-        try:
-            decided = decide(load.item_facts(connection, held, parts), run)
-        except NotLoaded as missing:
-            if missing.part is Part.RUN and not whole:
-                raise
-            # Which of the two asked is not told: both get it.
-            parts.setdefault(missing.part, load.part_of_item(connection, held, missing.part, me))
-            if locked is not None:
-                of_run.setdefault(missing.part, load.part(connection, locked.run, missing.part, me))
-        else:
-            return apply.apply(connection, decided, audit_key) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change

@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from stageflow_durable.codec import as_stored, differing_texts
@@ -32,7 +33,7 @@ from stageflow_durable.model.work import (
     RetryDue,
     Work,
 )
-from stageflow_durable.store.transaction import Holder, Transaction, transact
+from stageflow_durable.store.transaction import Holder, Transaction, transact, transact_item
 from stageflow_durable.store.values import Answer, BusinessKey, Created
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, finish, items, retry, start, undo
@@ -41,7 +42,7 @@ from stageflow_durable.transitions import sleep as sleeping
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import note
-from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
 from stageflow_durable.transitions.fence import is_mine, recalled
 from stageflow_durable.transitions.rows import HeldKey
 
@@ -171,7 +172,7 @@ class Carrying(ABC):
         self._notify_of(decided[0])
         return done
 
-    def _commit_with(self, session: Any, save: Callable[[Transaction], Ending]) -> Ending:
+    def _commit_with(self, session: Any, save: Callable[[Transaction], T]) -> T:
         """Save an outcome within the body's own transaction, and commit both."""
         raise NotImplementedError  # reached only in a store whose open_session() gives a session; it overrides this
 
@@ -307,7 +308,24 @@ class Carrying(ABC):
         """Let a transition of an item decide under the lock of its group, and anew under that of its run where it needs
         more. ``place``: run, strand and item. ``then``: what else is done in the transaction.
         """
-        raise NotImplementedError  # reached only in a store that opens items; it overrides this
+
+        def act(t: Transaction, *, whole: bool) -> T | None:
+            decided = transact_item(t, place, decide, whole=whole, me=me)
+            if then is not None and decided is not None:
+                then(t, decided)
+            return decided
+
+        if session is not None:  # what the body wrote cannot be rolled back to begin anew
+            # An item that is gone is somebody else's: what the body of a zombie wrote is not committed.
+            ended: Any = self._commit_with(session, lambda t: act(t, whole=True) or Fenced())
+            found: T | None = ended
+        else:
+            try:
+                found = self._within(partial(act, whole=False))
+            except NotLoaded:
+                found = self._within(partial(act, whole=True))
+        self._notify_of(found)
+        return found
 
     def _end_item(
         self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
@@ -329,7 +347,12 @@ class Carrying(ABC):
 
     def _item_has_ended(self, work: Work) -> bool:
         """Whether the owner has ended its attempt of an item."""
-        raise NotImplementedError  # reached only in a store that opens items; it overrides this
+
+        def look(t: Transaction) -> bool:
+            there = t.lock_item(work.run.id, work.strand, work.item)
+            return there is not None and t.ended_at(work) is not None
+
+        return self._within(look)
 
     def claim_key(self, work: Work, key: BusinessKey) -> Any:
         """Fenced as the end of an attempt is."""

@@ -38,11 +38,16 @@ class Transaction(Protocol):
         ``me``: the owner that asks.
         """
 
+    def lock_item(self, run_id: str, strand: str, item: int) -> Facts | None:
+        """Lock the group of an item's strand until the transaction ends, and load the item's facts; None if there is
+        no such item.
+        """
+
     def load(self, facts: Facts, part: Part, me: str) -> Facts:
-        """The facts with one part more."""
+        """The facts, of a run or of an item, with one part more."""
 
     def apply(self, change: Change) -> Change:
-        """Write a change of a locked run; returns it with the run's new head."""
+        """Write a change of a locked run, or of an item whose group is locked; returns it with the new head."""
 
     def transact_all(self, given: Sequence[tuple[str, G]], decide: Callable[[Facts, G], Change | None]) -> list[Change]:
         """Lock several runs, let ``decide`` change each, and write the changes. Runs that somebody else has locked are
@@ -105,3 +110,43 @@ def transact(
             facts = transaction.load(facts, missing.part, me)
         else:
             return transaction.apply(decided) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
+
+
+def transact_item(
+    transaction: Transaction,
+    place: tuple[str, str, int],
+    decide: Callable[[Facts, Facts | None], T],
+    *,
+    whole: bool,
+    me: str = "",
+) -> T | None:
+    """Load the facts of an item under the lock of its group, let a transition decide, and apply the change. The run's
+    lock is not taken: a transition that has to move the run is begun anew with that and those of all its groups.
+
+    :param place: run, strand and item.
+    :param whole: under the lock of its run and of all groups, with the facts of the run as the second argument of
+        ``decide``, which is else None.
+    :returns: what ``decide`` returned; None if there is no such item. Raises NotLoaded(Part.RUN) if ``decide`` needs
+        the run's facts and has not got them: then nothing was written.
+    """
+    run = transaction.lock(place[0], (Part.STRANDS, Part.GROUPS), me) if whole else None
+    if whole and run is None:
+        return None
+    facts = transaction.lock_item(*place)
+    if facts is None:
+        return None
+    while True:
+        try:
+            decided = decide(facts, run)
+        except NotLoaded as missing:
+            if missing.part is Part.RUN and not whole:
+                raise
+            # Which of the two asked is not told: both get it.
+            facts = _with(transaction, facts, missing.part, me)
+            run = None if run is None else _with(transaction, run, missing.part, me)
+        else:
+            return transaction.apply(decided) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
+
+
+def _with(transaction: Transaction, facts: Facts, part: Part, me: str) -> Facts:
+    return facts if part in facts.parts else transaction.load(facts, part, me)

@@ -8,7 +8,7 @@ from stageflow_durable.transitions.change import KeyEnd
 from stageflow_durable.transitions.draft import Draft, undo_strand
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.resolve import withdraw_pivot
-from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.rows import HeldKey, StrandRow
 
 
 def is_mine(facts: Facts, work: Work) -> bool:
@@ -18,8 +18,13 @@ def is_mine(facts: Facts, work: Work) -> bool:
     over (``stage``, ``attempt``).
     """
     row = facts.strands.get(work.strand)
+    return row is not None and holds(work, row)
+
+
+def holds(work: Work, row: StrandRow) -> bool:
+    """The same, of the strand's row."""
     fence = (work.gen, work.owner, work.stage, work.attempt, StrandState.RUNNING)
-    return row is not None and (row.gen, row.owner, row.stage, row.attempt, row.state) == fence
+    return (row.gen, row.owner, row.stage, row.attempt, row.state) == fence
 
 
 def drafted(facts: Facts, work: Work) -> Draft | None:

@@ -27,13 +27,17 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
+from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import tables, verified_items
 from stageflow_durable.state.database import Database
 from stageflow_durable.store.audit import seal
+from stageflow_durable.store.memory import audit as in_memory
+from stageflow_durable.store.memory.of_items import groups_of
 from stageflow_durable.store.memory.rows import Parts, Tables
 from stageflow_durable.store.testimony import Rows, Testimony, problems
 from stageflow_durable.store.vouched import inputs_text
 from stageflow_durable.transitions.accept import GENESIS
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.repair import BY_TIME, REPAIRED
 
 Row = dict[str, Any]
@@ -138,33 +142,46 @@ class SeenInMemory:
         self._tables = tables
 
     def pictures(self, audit_key: bytes = b"") -> dict[str, Picture]:
-        del audit_key  # a run has no items there
-        seen, owners = self._tables, frozenset(row.id for row in self._tables.owners)
-        return {
-            run.id: Picture(
-                run._asdict() | PARENT,
-                seen.plans[run.definition],
-                owners,
-                _of_run(seen.strands, run.id),
-                _of_run(seen.attempts, run.id),
-                _of_run(seen.checkpoints, run.id),
-                _of_run(seen.saga_steps, run.id),
-                tuple({**row._asdict(), "item": 0} for row in seen.events.of(run.id)),
-                _of_run(seen.signals, run.id),
-                _of_run(seen.approvals, run.id),
-                links=_of_run(seen.links, run.id),
-            )
-            for run in seen.runs
-        }
+        return {run.id: self._picture(run, audit_key) for run in self._tables.runs}
+
+    def _picture(self, run: RunFacts, audit_key: bytes) -> Picture:
+        seen = self._tables
+        owners = frozenset(row.id for row in seen.owners)
+        parts = seen.strands, seen.attempts, seen.checkpoints, seen.saga_steps, seen.events
+        strands, attempts, checkpoints, steps, events = (_of_run(part, run.id) for part in parts)
+        picture = Picture(
+            run._asdict() | PARENT,
+            seen.plans[run.definition],
+            owners,
+            strands,
+            attempts,
+            checkpoints,
+            steps,
+            events,
+            _of_run(seen.signals, run.id),
+            _of_run(seen.approvals, run.id),
+            links=_of_run(seen.links, run.id),
+        )
+        if not run.item_count:
+            return picture
+        whole = Rows(picture.run, picture.plan, (), events, attempts, checkpoints, steps, strands)
+        items = [
+            ItemPicture(row._asdict(), *(_of_run(part, run.id, row.item) for part in parts))
+            for row in in_memory.items_of(seen, run.id)
+        ]
+        found = in_memory.check_items(seen, whole, (audit_key,))
+        groups = tuple(row._asdict() for row in groups_of(seen, run.id))
+        return replace(picture, groups=groups, items=tuple(items), of_items=tuple(found.problems))
 
     def strays(self) -> list[str]:
-        parts: dict[str, Parts[Any]] = {"events": self._tables.events}
-        parts |= {table.value: part for table, part in self._tables.written.items()}
+        seen = self._tables
+        parts: dict[str, Parts[Any]] = {"events": seen.events, "items": seen.items, "item_groups": seen.item_groups}
+        parts |= {table.value: part for table, part in seen.written.items()}
         return [
             f"stageflow_{name} has rows of run {run}, which is not there"
             for name, part in parts.items()
             for run in part.runs()
-            if run not in self._tables.runs and part.of(run)
+            if run not in seen.runs and part.every(run)
         ]
 
     def pruned(self) -> set[str]:
@@ -178,8 +195,8 @@ PARENT = {"parent_stage": None, "parent_item": None}
 _KEY = ("strand", "stage", "item", "direction", "n")
 
 
-def _of_run(part: Parts[Any], run: str) -> tuple[Row, ...]:
-    rows: list[Row] = [row._asdict() for row in part.of(run)]
+def _of_run(part: Parts[Any], run: str, item: int = NO_ITEM) -> tuple[Row, ...]:
+    rows: list[Row] = [row._asdict() for row in part.of(run, item)]
     return tuple(sorted(rows, key=lambda row: [row.get(name, 0) for name in _KEY]))
 
 

@@ -1,4 +1,4 @@
-"""Stages with items on both databases: each item by itself, one join, and nobody waits for the run."""
+"""Stages with items on each store: each item by itself, one join, and nobody waits for the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from stageflow_durable.model.status import Cause, ParkReason, RunStatus, Waiting
 from stageflow_durable.model.work import Claimant, Done, Failure, Fenced, Nudge, Refusal, Refused, RetryDue, Work
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
+from stageflow_durable.store.memory import MemoryStore
 from stageflow_durable.store.values import Fork, Identity, StrandRef
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.operate import Order
-from tests.protocol.invariants import SeenInSql, Watch
+from tests.protocol.invariants import Seen, SeenInMemory, SeenInSql, Watch
+from tests.services.rows import change_rows, rows_in
 
 AUDIT_KEY = b"the audit key of these tests"
 LEASE = 3600.0
@@ -38,10 +40,10 @@ STRICT = Pipeline[Any, Any]("strict").stage("m", nothing, on_unknown="park")
 class Many:
     """Runs of three stages, the second of which has items. Every invariant holds after each step."""
 
-    def __init__(self, url: str) -> None:
-        self.database = Database(url)
-        self.store = SqlStore(self.database, AUDIT_KEY)
-        self.watch = Watch(SeenInSql(self.database), AUDIT_KEY)
+    def __init__(self, url: str | None) -> None:
+        """``url``: of a database; None: in memory."""
+        self.store, seen = _in_memory() if url is None else _in_sql(url)
+        self.watch = Watch(seen, AUDIT_KEY)
         plans = {pipeline.name: pipeline.plan for pipeline in (MANY, STRICT)}
         self.store.register(list(plans.values()))
         self.me = Claimant(self.store.join(Identity("host", 1, "boot"), LEASE), plans, {})
@@ -81,23 +83,36 @@ class Many:
 
     def ready(self, run: str) -> list[Nudge]:
         """What a sweep publishes anew, having recorded it."""
-        self.sql("UPDATE stageflow_strands SET published_at = NULL WHERE state = 'ready'")
+        self.change("strands", lambda row: row.state == "ready", published_at=None)
         missed = self.store.missed([ref for ref in self.store.undelivered("q", 0, 0.0, 0.0) if ref.run == run])
         assert self.store.nudged(missed) == len(missed)
         self.watch.check()
         return [one.nudge for one in missed]
 
-    def sql(self, statement: str) -> list[Any]:
-        """Time that has passed, or a look."""
-        with self.database.transaction() as connection:
-            found = connection.exec_driver_sql(statement)
-            return list(found.all()) if found.returns_rows else []
+    def change(self, table: str, which: Callable[[Any], bool], **columns: Any) -> None:
+        """Time that has passed."""
+        change_rows(self.store, table, which, **columns)
+
+    def rows(self, table: str, run: str = "R") -> list[dict[str, Any]]:
+        """A look."""
+        return [row for row in rows_in(self.store, table) if row["run"] == run]
 
 
-@pytest.fixture
-def unwatched(migrated_database_url: str) -> Iterator[Many]:
-    """A store that nobody looks at in between."""
-    made = Many(migrated_database_url)
+def _in_sql(url: str) -> tuple[SqlStore | MemoryStore, Seen]:
+    database = Database(url)
+    return SqlStore(database, AUDIT_KEY), SeenInSql(database)
+
+
+def _in_memory() -> tuple[SqlStore | MemoryStore, Seen]:
+    store = MemoryStore(AUDIT_KEY)
+    return store, SeenInMemory(store._tables)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def unwatched(request: pytest.FixtureRequest) -> Iterator[Many]:
+    """A store that nobody looks at in between, of each kind."""
+    in_memory = request.param == "memory"
+    made = Many(None if in_memory else request.getfixturevalue(f"migrated_{request.param}_url"))
     yield made
     made.store.close()
 
@@ -153,7 +168,7 @@ def test_an_item_is_tried_again_by_itself_and_a_late_answer_is_refused(many: Man
     many.watch.check()
     assert isinstance(many.store.succeed(work, many.me, "1"), Fenced)
     assert isinstance(many.store.begin(nudges[0], many.me), Refused)
-    many.sql("UPDATE stageflow_strands SET wake_at = 1 WHERE state = 'waiting' AND wake_at IS NOT NULL")
+    many.change("strands", lambda row: row.state == "waiting" and row.wake_at is not None, wake_at=1.0)
     due = many.store.overdue(0.0).due
     assert [(place.strand, place.item) for place in due] == [("m", 1)]
     ((nudge,),) = many.store.wake(due)
@@ -162,6 +177,15 @@ def test_an_item_is_tried_again_by_itself_and_a_late_answer_is_refused(many: Man
     assert (again.attempt, again.tries) == (2, 1)
     many.store.succeed(again, many.me, "1")
     assert len(many.done(nudges[1]).nudges) == 1
+
+
+def test_an_item_shows_its_own_progress_until_its_attempt_is_over(many: Many) -> None:
+    nudges = many.opened("R", 2)
+    work, other = many.begin(nudges[0]), many.begin(nudges[1])
+    many.store.report(work, '"half"')
+    many.store.succeed(other, many.me, "1")
+    many.store.report(other, '"too late"')
+    assert {row["item"]: row["progress"] for row in many.rows("strands")} == {0: None, 1: '"half"', 2: None}
 
 
 def test_an_item_that_fails_stops_the_run_and_the_others_are_undone(many: Many) -> None:
@@ -236,7 +260,7 @@ def test_an_undo_waits_for_the_end_of_a_worker_that_was_lost_in_an_item(many: Ma
     nudges = many.opened("R", 2)
     many.begin(nudges[0], many.gone)
     many.order("R", "cancel")
-    many.sql("UPDATE stageflow_owners SET dead_at = 2, expires_at = 2 WHERE pid = 2")
+    many.change("owners", lambda row: row.pid == 2, dead_at=2.0, expires_at=2.0)
     assert many.store.take(StrandRef("R", "m", 0, item=1), 5) == ()
     many.watch.check()
     undo_of_stage = many.store.run("R").stages[1].undo
@@ -291,10 +315,10 @@ def test_a_run_with_items_is_pruned_with_them_and_a_fork_takes_the_stages_own_ou
     assert [nudge.strand for nudge in made.nudges] == ["z"]
     assert many.store.outputs("F")["m"].delta == '{"done":18,"failed":0}'
     many.watch.check()
-    many.sql("UPDATE stageflow_runs SET created_at = 1, finished_at = 2 WHERE id = 'R'")
+    many.change("runs", lambda row: row.id == "R", created_at=1.0, finished_at=2.0)
     many.store.prune(10.0, sleep=time.sleep)
     for table in ("items", "item_groups", "strands", "attempts", "checkpoints", "saga_steps", "events"):
-        assert many.sql(f"SELECT count(*) FROM stageflow_{table} WHERE run = 'R'") == [(0,)]
+        assert many.rows(table) == []
 
 
 def test_a_stage_whose_lost_items_only_a_person_could_settle_has_none(many: Many) -> None:
@@ -389,9 +413,11 @@ def test_however_a_cancel_meets_items_that_begin_none_is_left_behind(many: Many)
     at_once(8, carry)
     many.watch.check()
     assert set(refused) <= {Refusal.STOPPED, Refusal.NOT_READY}
-    left = "SELECT count(*) FROM stageflow_strands WHERE strand = 'm' AND item > 0 AND state IN ('ready', 'running')"
-    assert many.sql(left) == [(0,)]
-    assert many.sql("SELECT sum(done), sum(running) FROM stageflow_item_groups WHERE strand = 'm'") == [(len(begun), 0)]
+    of_items = [row["state"] for row in many.rows("strands") if row["item"]]
+    assert {"ready", "running"}.isdisjoint(of_items)
+    groups = many.rows("item_groups")
+    assert sum(row["done"] for row in groups if row["strand"] == "m") == len(begun)
+    assert sum(row["running"] for row in groups) == 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import and_, select, update
@@ -10,9 +11,6 @@ from stageflow_durable.engine.operations import Operations
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.metadata import PREFIX, metadata
 from stageflow_durable.store.memory.rows import Tables
-
-OF_ITEMS = frozenset({"items", "item_groups"})
-"""Tables of which a store in memory has no rows: it opens no items."""
 
 
 def database_of(engine: Operations) -> Database:
@@ -24,11 +22,15 @@ def database_of(engine: Operations) -> Database:
 
 def rows_of(engine: Operations, table: str, run: str | None = None) -> list[dict[str, Any]]:
     """The rows of a table (its name without the prefix) in an engine's store, of every kind; ``run``: of this one."""
-    store: Any = engine.store
-    tables = getattr(store, "_tables", None)
-    rows = rows_in_sql(store.database, table) if tables is None else rows_in_memory(tables, table)
+    rows = rows_in(engine.store, table)
     name = {"runs": "id", "idempotency_keys": "owner_run"}.get(table, "run")
     return rows if run is None else [row for row in rows if row[name] == run]
+
+
+def rows_in(store: Any, table: str) -> list[dict[str, Any]]:
+    """The rows of a table in a store of either kind."""
+    tables = getattr(store, "_tables", None)
+    return rows_in_sql(store.database, table) if tables is None else rows_in_memory(tables, table)
 
 
 def set_strand(engine: Operations, run: str, strand: str, **columns: Any) -> None:
@@ -45,6 +47,22 @@ def set_strand(engine: Operations, run: str, strand: str, **columns: Any) -> Non
         connection.execute(update(rows).where(and_(rows.c.run == run, rows.c.strand == strand)).values(**columns))
 
 
+def change_rows(store: Any, table: str, which: Callable[[Any], bool], **columns: Any) -> None:
+    """Change rows of a store of either kind past the engine, as nobody does."""
+    tables = getattr(store, "_tables", None)
+    if tables is not None:
+        rows = getattr(tables, table)
+        for key, row in [(key, row) for key, row in rows.items() if which(row)]:
+            rows.put(key, row._replace(**columns))
+        tables.journal.commit()
+        return
+    found = metadata.tables[PREFIX + table]
+    with store.database.transaction() as connection:
+        for row in [row for row in connection.execute(select(found)) if which(row)]:
+            this = and_(*(column == getattr(row, column.name) for column in found.primary_key.columns))
+            connection.execute(update(found).where(this).values(**columns))
+
+
 def rows_in_sql(database: Database, table: str) -> list[dict[str, Any]]:
     """The rows of a table in a database."""
     with database.read() as connection:
@@ -53,8 +71,6 @@ def rows_in_sql(database: Database, table: str) -> list[dict[str, Any]]:
 
 def rows_in_memory(tables: Tables, table: str) -> list[dict[str, Any]]:
     """The rows of a store in memory, with the columns of the table."""
-    if table in OF_ITEMS:
-        return []
     if table == "idempotency_keys":
         return [_key(where, row) for where, row in tables.keys.items()]
     if table == "queues":
@@ -63,7 +79,7 @@ def rows_in_memory(tables: Tables, table: str) -> list[dict[str, Any]]:
         return [{"name": name, "at": at} for name, at in tables.ticks.items()]
     if table == "profiles":
         return [{"id": row.id, "body": row.profile.encoded, "seen_at": row.seen_at} for row in tables.profiles]
-    more = {"runs": {"parent_stage": None, "parent_item": None}, "events": {"item": 0}}.get(table, {})
+    more = {"runs": {"parent_stage": None, "parent_item": None}}.get(table, {})
     return [row._asdict() | more for row in getattr(tables, table)]
 
 

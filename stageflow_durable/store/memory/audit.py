@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stageflow_durable.idempotency.rules import KeyState
 from stageflow_durable.model.plan import Plan
-from stageflow_durable.store import verification
-from stageflow_durable.store.memory.rows import Tables
+from stageflow_durable.store import verification, verified_items
+from stageflow_durable.store.memory.rows import ItemRecord, Parts, Tables
 from stageflow_durable.store.testimony import Keys, Row, Rows
 from stageflow_durable.store.values import Checked
-from stageflow_durable.store.verification import Heads
+from stageflow_durable.store.verification import Heads, OfItems
 
 
 def audit(tables: Tables, keys: Keys, run_ids: Sequence[str] | None, heads: Heads) -> list[Checked]:
@@ -19,7 +19,7 @@ def audit(tables: Tables, keys: Keys, run_ids: Sequence[str] | None, heads: Head
     if run_ids is not None:
         return [_check(tables, keys, run, heads) for run in dict.fromkeys(run_ids)]
     parts = [tables.events, *tables.written.values()]
-    every = sorted({run.id for run in tables.runs} | {run for part in parts for run in part.runs() if part.of(run)})
+    every = sorted({run.id for run in tables.runs} | {run for part in parts for run in part.runs() if part.every(run)})
     found = [_check(tables, keys, run, heads) for run in every]
     for stone in sorted(tables.tombstones, key=lambda stone: stone.run):
         wrong = tuple(verification.stone_problems(keys, stone._asdict()))
@@ -31,19 +31,61 @@ def audit(tables: Tables, keys: Keys, run_ids: Sequence[str] | None, heads: Head
 
 def _check(tables: Tables, keys: Keys, run_id: str, heads: Heads) -> Checked:
     run = tables.runs.get(run_id)
-    events = [{**row._asdict(), "item": 0} for row in sorted(tables.events.of(run_id), key=lambda row: row.seq)]
-    tables_of = (tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands)
-    of_people = (tables.signals, tables.approvals, tables.links)
-    parts = [[row._asdict() for row in part.of(run_id)] for part in (*tables_of, *of_people)]
+    # Of a run that has opened none, rows of items are somebody else's, and strange among its own.
+    own = run is not None and run.item_count > 0
+    parts = [_rows(part.of(run_id) if own else part.every(run_id)) for part in (*_parts(tables), *_of_people(tables))]
     if run is None:
-        named = ("attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals", "links")
-        left = {f"stageflow_{name}": rows for name, rows in zip(("events", *named), (events, *parts), strict=True)}
-        return verification.without_row(keys, run_id, _stone(tables, run_id), left, len(events))
+        left = {f"stageflow_{name}": rows for name, rows in zip(_NAMED, parts, strict=True)}
+        return verification.without_row(keys, run_id, _stone(tables, run_id), left, len(parts[0]))
     facts = {"parent_stage": None, "parent_item": None, **run._asdict()}
-    done = list(_keys(tables, run_id))
-    tried, saved, steps, strands, sent, asked, given = parts
-    rows = Rows(facts, _plan(tables, run.definition), done, events, tried, saved, steps, strands, sent, asked, given)
-    return verification.checked(keys, rows, heads)
+    given = verified_items.inputs((row.stage, row.input) for row in items_of(tables, run_id))
+    events, tried, saved, steps, strands, sent, asked, links = parts
+    plan, done = _plan(tables, run.definition), list(_keys(tables, run_id))
+    rows = Rows(facts, plan, done, events, tried, saved, steps, strands, sent, asked, links, given)
+    return verification.checked(keys, rows, heads, check_items(tables, rows, keys))
+
+
+_NAMED = ("events", "attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals", "links")
+
+
+def _parts(tables: Tables) -> tuple[Parts[Any], ...]:
+    """Tables of what a run and each of its items have, in the order of ``verified_items.Parts``."""
+    return tables.events, tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands
+
+
+def _of_people(tables: Tables) -> tuple[Parts[Any], ...]:
+    return tables.signals, tables.approvals, tables.links
+
+
+def _rows(rows: Iterable[Any]) -> list[Row]:
+    """Rows as they are compared; events in the order of their numbers."""
+    return sorted((row._asdict() for row in rows), key=lambda row: (row.get("item", 0), row.get("seq", 0)))
+
+
+def items_of(tables: Tables, run_id: str) -> list[ItemRecord]:
+    """The items of a run, in the order of their numbers."""
+    return sorted(tables.items.of(run_id), key=lambda row: row.item)
+
+
+def check_items(tables: Tables, seen: Rows, keys: Keys) -> OfItems:
+    """Check every item of a run. ``seen``: the run's own rows."""
+    checker, run_id, last = verified_items.Checker(seen, keys), seen.run["id"], seen.run["item_count"]
+    if not last:
+        return checker.found
+    there = {row.item: row._asdict() for row in tables.items.of(run_id)}
+    for number in range(1, last + 1):
+        of_item = verified_items.Parts(*(_rows(part.of(run_id, number)) for part in _parts(tables)))
+        checker.check(number, there.get(number), of_item)
+    beyond = {
+        f"stageflow_{name}": _beyond(part.every(run_id), last)
+        for name, part in zip(_NAMED, _parts(tables), strict=False)
+    }
+    beyond["stageflow_items"] = _beyond(tables.items.of(run_id), last)
+    return checker.finish((row._asdict() for row in tables.item_groups.of(run_id)), beyond)
+
+
+def _beyond(rows: Iterable[Any], last: int) -> int:
+    return sum(row.item > last for row in rows)
 
 
 def _stone(tables: Tables, run: str) -> Row | None:

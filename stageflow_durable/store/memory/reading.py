@@ -102,7 +102,7 @@ def outcome_of(tables: Tables, _now: float, run_id: str, stage: str, item: int =
 
 def history(tables: Tables, _now: float, run_id: str, after: int = 0) -> list[Event]:
     """A run's events with a higher number than ``after``, oldest first."""
-    return [event_of(row, 0) for row in tables.events.of(run_id) if row.seq > after]
+    return [event_of(row, row.item) for row in tables.events.of(run_id) if row.seq > after]
 
 
 def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int] | None = None) -> Run:
@@ -182,7 +182,7 @@ def _missing(tables: Tables, now: float, run: RunFacts, queues: Sequence[str]) -
 
 def _awaits(tables: Tables, run_id: str) -> tuple[AwaitedWorker, ...]:
     """The processes for whose confirmed end an undo of the run waits."""
-    if not any(waits_for_an_end(row) for row in tables.strands.of(run_id)):
+    if not any(waits_for_an_end(row) for row in tables.strands.every(run_id)):
         return ()
     found = []
     for row in lost_for_ever(tables, run_id):
@@ -255,7 +255,7 @@ def stuck(tables: Tables, now: float, older_than: float) -> list[RunSummary]:
     """Runs that should move and do not: nothing runs, nothing is due later. The oldest first."""
     busy = (StrandState.RUNNING, StrandState.WAITING)
     rows = [run for run in tables.runs if run.status not in AT_REST and _quiet(run, now, older_than)]
-    still = [run for run in rows if not any(row.state in busy for row in tables.strands.of(run.id))]
+    still = [run for run in rows if not any(row.state in busy for row in tables.strands.every(run.id))]
     still.sort(key=lambda run: run.updated_at)
     return [_with_waits(tables, now, run, summary_of(run)) for run in still[:MOST_LISTED]]
 

@@ -63,7 +63,7 @@ def _replace_by_tombstone(tables: Tables, now: float, audit_key: bytes, run: Run
     kept = (run.client_id, run.pipeline, run.key, run.fingerprint, run.status, run.seq, run.head)
     stone = TombstoneRecord(run.id, *kept, run.finished_at or now, now)
     tables.tombstones.put(run.id, stone._replace(mac=tombstone_code(audit_key, stone._asdict())))
-    for part in (tables.events, *tables.written.values()):
+    for part in tables.of_runs:
         part.forget(run.id)
     tables.runs.remove(run.id)
     if run.key is not None:

@@ -10,9 +10,9 @@ from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import RunFacts
-from stageflow_durable.store.audit import EventRow
 from stageflow_durable.transitions.change import Table
-from stageflow_durable.transitions.rows import StrandRow
+from stageflow_durable.transitions.draft import NO_ITEM
+from stageflow_durable.transitions.rows import GroupRow, StrandRow
 
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
@@ -108,6 +108,50 @@ class LinkRecord(NamedTuple):
     made_at: float
     expires_at: float
     used_at: float | None = None
+
+
+class EventRecord(NamedTuple):
+    """An event of a run, or of one of its items."""
+
+    run: str
+    seq: int
+    type: str
+    at: float
+    data: str
+    previous: str
+    mac: str
+    item: int = 0
+
+
+class ItemRecord(NamedTuple):
+    """One of the things for which a stage is carried out."""
+
+    run: str
+    item: int
+    stage: str
+    grp: int
+    input: str
+    seq: int
+    head: str
+    updated_at: float
+
+
+class GroupRecord(NamedTuple):
+    """Some of the items of a strand, counted."""
+
+    run: str
+    strand: str
+    grp: int
+    total: int
+    running: int
+    done: int
+    failed: int
+    collects: bool
+    digest: str
+
+    def as_fact(self) -> GroupRow:
+        """As transitions see it."""
+        return GroupRow._make(self[1:])
 
 
 class AttributeRecord(NamedTuple):
@@ -269,16 +313,23 @@ class Rows(Generic[K, R]):
 
 
 class Parts(Rows[tuple[Any, ...], R]):
-    """A table of rows that belong to runs; the run is the first part of the key."""
+    """A table of rows that belong to runs; the run is the first part of the key. ``item_at``: which part of it says of
+    which item a row is; None: a run has them, and its items have not.
+    """
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, item_at: int | None = None) -> None:
         super().__init__(journal)
-        self._of: dict[str, dict[tuple[Any, ...], R]] = {}
+        self._item_at = item_at
+        self._of: dict[str, dict[int, dict[tuple[Any, ...], R]]] = {}
 
-    def of(self, run: str) -> Collection[R]:
-        """The rows of a run."""
-        mine = self._of.get(run)
+    def of(self, run: str, item: int = NO_ITEM) -> Collection[R]:
+        """The rows of a run itself, or of one of its items."""
+        mine = self._of.get(run, _EMPTY).get(item)
         return () if mine is None else mine.values()
+
+    def every(self, run: str) -> list[R]:
+        """The rows of a run and of each of its items."""
+        return [row for of_one in self._of.get(run, _EMPTY).values() for row in of_one.values()]
 
     def runs(self) -> Collection[str]:
         """Runs that may have rows."""
@@ -286,37 +337,50 @@ class Parts(Rows[tuple[Any, ...], R]):
 
     def forget(self, run: str) -> None:
         """Delete the rows of a run."""
-        for key in list(self._of.get(run, ())):
+        for key in [key for of_one in self._of.get(run, _EMPTY).values() for key in of_one]:
             self.remove(key)
+
+    def _item(self, key: tuple[Any, ...]) -> int:
+        item: int = NO_ITEM if self._item_at is None else key[self._item_at]
+        return item
 
     def _set(self, key: tuple[Any, ...], row: R) -> None:
         self._rows[key] = row
-        mine = self._of.get(key[0])
+        item, of_run = self._item(key), self._of.get(key[0])
+        if of_run is None:
+            self._of[key[0]] = of_run = {}
+        mine = of_run.get(item)
         if mine is None:
-            self._of[key[0]] = mine = {}
+            of_run[item] = mine = {}
         mine[key] = row
 
     def _drop(self, key: tuple[Any, ...]) -> None:
-        del self._rows[key], self._of[key[0]][key]
+        del self._rows[key], self._of[key[0]][self._item(key)][key]
+
+
+_EMPTY: Mapping[int, Any] = {}
 
 
 class Tables:
     """All rows of a store. ``keys_of_runs`` and ``keys_of_tombstones`` hold each key once: the run by client, pipeline
-    and key. ``keys``: business keys, by client, operation and key.
+    and key. ``keys``: business keys, by client, operation and key. ``written``: where the rows of a change are written;
+    ``of_runs``: every table whose rows go with their run.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
         self.journal = journal = journal or Journal()
         self.runs = Rows[str, RunFacts](journal)
-        self.strands = Parts[StrandRow](journal)
-        self.attempts = Parts[AttemptRecord](journal)
-        self.checkpoints = Parts[CheckpointRecord](journal)
-        self.saga_steps = Parts[StepRecord](journal)
-        self.signals = Parts[SignalRecord](journal)
-        self.approvals = Parts[ApprovalRecord](journal)
+        self.strands = Parts[StrandRow](journal, item_at=2)
+        self.attempts = Parts[AttemptRecord](journal, item_at=2)
+        self.checkpoints = Parts[CheckpointRecord](journal, item_at=2)
+        self.saga_steps = Parts[StepRecord](journal, item_at=2)
+        self.signals = Parts[SignalRecord](journal, item_at=2)
+        self.approvals = Parts[ApprovalRecord](journal, item_at=2)
         self.links = Parts[LinkRecord](journal)
         self.attributes = Parts[AttributeRecord](journal)
-        self.events = Parts[EventRow](journal)
+        self.events = Parts[EventRecord](journal, item_at=1)
+        self.items = Parts[ItemRecord](journal)
+        self.item_groups = Parts[GroupRecord](journal)
         self.keys_of_runs = Rows[RunKey, str](journal)
         self.tombstones = Rows[str, TombstoneRecord](journal)
         self.keys_of_tombstones = Rows[RunKey, str](journal)
@@ -337,3 +401,4 @@ class Tables:
             Table.LINKS: self.links,
             Table.ATTRIBUTES: self.attributes,
         }
+        self.of_runs = (*self.written.values(), self.events, self.items, self.item_groups)

@@ -31,7 +31,7 @@ def _put(tables: Tables, row: StrandRow, **columns: Any) -> None:
 
 
 def _ref(row: StrandRow) -> StrandRef:
-    return StrandRef(row.run, row.strand, row.gen, row.stage)
+    return StrandRef(row.run, row.strand, row.gen, row.stage, row.item)
 
 
 # --- what there is to do ----------------------------------------------------------------------------------------------
@@ -130,23 +130,26 @@ def missed(tables: Tables, _now: float, places: Sequence[StrandRef]) -> list[Mis
     """The messages to publish again for these strands."""
     found = []
     for place in places:
-        row, run = tables.strands.get((place.run, place.strand, 0)), tables.runs.get(place.run)
+        row, run = tables.strands.get((place.run, place.strand, place.item)), tables.runs.get(place.run)
         if row is not None and run is not None and (row.gen, row.state) == (place.gen, StrandState.READY):
-            found.append(missed_of(row, definitions.plan_of(tables, run.definition), run.seq, run.priority))
+            its = tables.items.get((place.run, place.item)) or run
+            found.append(missed_of(row, definitions.plan_of(tables, run.definition), its.seq, run.priority))
     return found
 
 
 def unpublish(tables: Tables, _now: float, nudges: tuple[Nudge, ...]) -> None:
     """The broker did not take these messages: leave them to the next sweep."""
     for nudge in nudges:
-        row = tables.strands.get((nudge.run_id, nudge.strand, 0))
+        row = tables.strands.get((nudge.run_id, nudge.strand, nudge.item))
         if row is not None and (row.gen, row.state) == (nudge.gen, StrandState.READY):
             _put(tables, row, published_at=None)
 
 
 def unmoved(tables: Tables, _now: float) -> list[str]:
     """Runs that are not at rest and that nothing will ever move."""
-    stands = [run.id for run in tables.runs if run.status not in AT_REST and _nothing_moves(tables.strands.of(run.id))]
+    stands = [
+        run.id for run in tables.runs if run.status not in AT_REST and _nothing_moves(tables.strands.every(run.id))
+    ]
     return list(dict.fromkeys([*(row.run for row in tables.strands if has_no_wake_up(row)), *stands]))
 
 
@@ -161,7 +164,7 @@ def waits(tables: Tables, _now: float, run_ids: Sequence[str]) -> list[WaitingSt
     """The strands of these runs that wait, with what they need of a worker."""
     found = []
     for run in filter(None, map(tables.runs.get, dict.fromkeys(run_ids))):
-        for row in tables.strands.of(run.id):
+        for row in tables.strands.every(run.id):
             if row.state == StrandState.WAITING:
                 need = definitions.need(tables, run.pipeline, run.version, run.definition, row.queue)
                 found.append(WaitingStrand(run.id, row.strand, row.item, need, is_handed_back(row)))
@@ -171,7 +174,7 @@ def waits(tables: Tables, _now: float, run_ids: Sequence[str]) -> list[WaitingSt
 def put_off(tables: Tables, now: float, run_ids: Sequence[str]) -> None:
     """Let what was handed back in these runs rest: no live worker knows it."""
     for run in set(run_ids):
-        for row in [row for row in tables.strands.of(run) if is_handed_back(row)]:
+        for row in [row for row in tables.strands.every(run) if is_handed_back(row)]:
             _put(tables, row, wake_at=now + RESTS_SECONDS)
 
 
@@ -197,7 +200,7 @@ def lost_for_ever(tables: Tables, run: str) -> list[AttemptRecord]:
     """Lost attempts of a run that may act until the end of their owner is confirmed."""
     return [
         row
-        for row in tables.attempts.of(run)
+        for row in tables.attempts.every(run)
         if (row.direction, row.state) == (Phase.FORWARD, AttemptState.UNKNOWN)
         and (row.kill_by or 0.0) >= UNTIL_CONFIRMED
     ]
@@ -219,8 +222,8 @@ def move_times(tables: Tables, now: float, by: float, window: float, lease_secon
         return False
     ahead = now + ONE_CLOCK_SECONDS
     for row in list(tables.strands):
-        run = tables.runs.get(row.run)
-        changed_before = run is not None and not now - window <= run.updated_at <= ahead
+        of = tables.items.get((row.run, row.item)) if row.item else tables.runs.get(row.run)
+        changed_before = of is not None and not now - window <= of.updated_at <= ahead
         if row.state == StrandState.RUNNING:
             began_before = row.began_at is not None and not now - window <= row.began_at <= ahead
             if row.kill_by is not None and began_before:

@@ -13,11 +13,11 @@ from functools import wraps
 from threading import RLock
 from typing import Concatenate, NoReturn, ParamSpec, TypeVar
 
-from stageflow_durable.errors import ConfigurationError, NotAllowed, StageflowError
+from stageflow_durable.errors import ConfigurationError, StageflowError
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.work import Done, Fenced, Kept, Work
+from stageflow_durable.model.work import Work
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
 from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans
@@ -27,8 +27,7 @@ from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, Checked, Created, Identity, Pruned
 from stageflow_durable.store.verification import Heads
 from stageflow_durable.transitions.accept import NewRun, first_nudges
-from stageflow_durable.transitions.facts import Part
-from stageflow_durable.transitions.fence import is_mine
+from stageflow_durable.transitions.fence import holds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -160,18 +159,11 @@ class MemoryStore(BaseStore):
         """Show a stage's progress (JSON text); refused, silently, once the attempt is over."""
 
         def act() -> None:
-            row = self._tables.strands.get((work.run.id, work.strand, 0))
-            facts = self._transaction.lock(work.run.id, (Part.STRANDS,), "")
-            if row is not None and facts is not None and is_mine(facts, work):
+            row = self._tables.strands.get((work.run.id, work.strand, work.item))
+            if row is not None and holds(work, row):
                 self._tables.strands.put((row.run, row.strand, row.item), row._replace(progress=text))
 
         self._write(act)
-
-    def open_items(
-        self, work: Work, inputs: Sequence[str], *, collects: bool = False, events: Kept = ()
-    ) -> Done | Fenced:
-        """Refused: raises NotAllowed. The items of a run are carried by many processes at once; this store has one."""
-        raise NotAllowed(work.run.id, "open items", "the store in memory has none; use one on SQLite")
 
     # --- who awaits runs ----------------------------------------------------------------------------------------------
 

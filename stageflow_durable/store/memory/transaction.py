@@ -9,17 +9,27 @@ from typing import Any, TypeVar
 from stageflow_durable.codec import decode
 from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
-from stageflow_durable.model.status import AttemptState, StepState, StrandState
+from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Work
-from stageflow_durable.store.memory import definitions, keys, owners
-from stageflow_durable.store.memory.rows import RECORDS, Tables
+from stageflow_durable.store.audit import EventRow
+from stageflow_durable.store.memory import definitions, keys, of_items, owners
+from stageflow_durable.store.memory.rows import RECORDS, AttemptRecord, EventRecord, Tables
+from stageflow_durable.store.of_items import parts_of_item, with_digest
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.store.transaction import Holder
 from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun, requesters
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import ApprovalRow, AttemptRow, LinkRow, OwnerRow, SignalRow, StrandRow
+from stageflow_durable.transitions.rows import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LinkRow,
+    OwnerRow,
+    SignalRow,
+    StrandRow,
+)
 
 G = TypeVar("G")
 
@@ -48,8 +58,33 @@ class MemoryTransaction:
         return Facts(run, plan, self.clock(), run.seq, run.head, parts)
 
     def load(self, facts: Facts, part: Part, me: str) -> Facts:
-        """The facts with one part more."""
-        return facts._replace(parts={**facts.parts, part: _LOADED[part](self, facts.run, me)})
+        """The facts, of a run or of an item, with one part more."""
+        found = self._part_of_item(facts, part, me) if facts.item else _LOADED[part](self, facts.run, me)
+        return facts._replace(parts={**facts.parts, part: found})
+
+    def lock_item(self, run_id: str, strand: str, item: int) -> Facts | None:
+        """Load an item's facts; the store's lock keeps others out. None if there is no such item."""
+        run, row = self.tables.runs.get(run_id), self.tables.items.get((run_id, item))
+        group = None if row is None else self.tables.item_groups.get((run_id, strand, row.grp))
+        if run is None or row is None or group is None:
+            return None
+        saved = self.tables.checkpoints.get((run_id, row.stage, item))
+        output = (None, None) if saved is None else (saved.delta, saved.saved_schema)
+        its = ItemRow(item, row.stage, row.grp, row.input, *output)
+        parts = parts_of_item(its, group.as_fact(), self.tables.strands.get((run_id, strand, item)))
+        plan = definitions.plan_of(self.tables, run.definition)
+        return Facts(run, plan, self.clock(), row.seq, row.head, parts, item=item)
+
+    def _part_of_item(self, facts: Facts, part: Part, me: str) -> Any:
+        run, its = facts.run.id, facts.item_row
+        if part is Part.STEPS:
+            return {row.stage: StepState(row.state) for row in self.tables.saga_steps.of(run, its.item)}
+        if part is Part.ATTEMPTS:
+            return self._as_facts(self.tables.attempts.of(run, its.item))
+        if part is Part.OWNERS:
+            row = self.tables.strands.get((run, facts.group.strand, its.item))
+            return self._owners((row,) if row is not None else ())
+        return _LOADED[part](self, facts.run, me)
 
     def strands(self, run: str) -> dict[str, StrandRow]:
         """Every strand of a run, by name."""
@@ -65,7 +100,7 @@ class MemoryTransaction:
 
     def schemas(self, run: RunFacts) -> frozenset[int]:
         """Schema numbers under which the input, the outputs and the signals that are kept were saved."""
-        saved = (row.saved_schema for row in self.tables.checkpoints.of(run.id) if not row.skipped)
+        saved = (row.saved_schema for row in self.tables.checkpoints.every(run.id) if not row.skipped)
         kept = (row.saved_schema for row in self.tables.signals.of(run.id) if row.consumed_at is None)
         return frozenset((run.input_schema, *saved, *kept))
 
@@ -75,8 +110,13 @@ class MemoryTransaction:
         return tuple(SignalRow(**{name: getattr(row, name) for name in SignalRow._fields}) for row in rows)
 
     def attempts(self, run: str) -> tuple[AttemptRow, ...]:
-        """Attempts that are over, in the order of their numbers."""
-        rows = sorted(self.tables.attempts.of(run), key=_by_number)
+        """Attempts of the run that are over, in the order of their numbers; then those of its items that were lost: an
+        undo waits until none of them can act.
+        """
+        return self._as_facts(row for row in self.tables.attempts.every(run) if not row.item or _is_lost(row))
+
+    def _as_facts(self, attempts: Iterable[AttemptRecord]) -> tuple[AttemptRow, ...]:
+        rows = sorted(attempts, key=_by_item_and_number)
         return tuple(
             AttemptRow(
                 row.stage,
@@ -100,7 +140,10 @@ class MemoryTransaction:
 
     def owners_of(self, run: str) -> dict[str, OwnerRow]:
         """The owners of the run's strands, by id."""
-        rows = (self.tables.owners.get(row.owner) for row in self.tables.strands.of(run) if row.owner is not None)
+        return self._owners(self.tables.strands.of(run))
+
+    def _owners(self, strands: Iterable[StrandRow]) -> dict[str, OwnerRow]:
+        rows = (self.tables.owners.get(row.owner) for row in strands if row.owner is not None)
         return {
             row.id: OwnerRow(row.id, row.host, row.pid, row.dead_at, row.confirmed) for row in rows if row is not None
         }
@@ -108,11 +151,26 @@ class MemoryTransaction:
     # --- writes -------------------------------------------------------------------------------------------------------
 
     def apply(self, change: Change) -> Change:
-        """Write a change of a locked run; returns it with the run's new head. Raises ConstraintBroken."""
+        """Write a change of a locked run, or of an item; returns it with the new head. Raises ConstraintBroken."""
+        if change.facts.item:
+            return self._apply_of_item(change)
         run = self.tables.runs.get(change.facts.run.id)
         if run is None or run.seq != change.facts.seq:
             raise ConstraintBroken(f"run {change.facts.run.id} was changed since the facts were loaded")
         head = self._write(change, run)
+        for what in change.of_items:
+            of_items.write(self.tables, run.id, what, head, change.facts.clock)
+        return with_head(change, head)
+
+    def _apply_of_item(self, change: Change) -> Change:
+        facts, sealed = change.facts, seal_events(change, self._audit)
+        head = sealed[-1].mac if sealed else facts.head
+        if sealed and not of_items.move(self.tables, facts, change.seq, head):
+            raise ConstraintBroken(f"item {facts.item} of run {facts.run.id} was changed since the facts were loaded")
+        digest = of_items.count(self.tables, facts, change.counts, head)
+        self._write_rows(change, sealed)
+        if change.run is not None:
+            self.apply(with_digest(change.run, facts.group, digest))
         return with_head(change, head)
 
     def create(self, change: Change, *, hints: bool = False) -> Change | None:
@@ -135,13 +193,17 @@ class MemoryTransaction:
         if sealed or change.columns:
             columns = {**change.columns, "seq": change.seq, "head": head, "updated_at": change.facts.clock}
             self.tables.runs.put(run.id, run._replace(**columns))
-        for row in change.rows:
-            self._write_row(run.id, row)
-        for event in sealed:
-            self.tables.events.put((run.id, 0, event.seq), event)
-        for ended in change.keys:
-            keys.end(self.tables, self.clock(), run.id, ended)
+        self._write_rows(change, sealed)
         return head
+
+    def _write_rows(self, change: Change, sealed: Sequence[EventRow]) -> None:
+        run, item = change.facts.run.id, change.facts.item
+        for row in change.rows:
+            self._write_row(run, row)
+        for event in sealed:
+            self.tables.events.put((run, item, event.seq), EventRecord(*event, item))
+        for ended in change.keys:
+            keys.end(self.tables, self.clock(), run, ended)
 
     def _write_row(self, run: str, row: Row) -> None:
         rows, key = self.tables.written[row.table], (run, *row.key)
@@ -209,7 +271,7 @@ class MemoryTransaction:
 
     def ended_at(self, work: Work) -> float | None:
         """When its owner ended the attempt; None if it did not: a sweep would have left it unknown."""
-        row = self.tables.attempts.get((work.run.id, work.stage, 0, work.direction.value, work.attempt))
+        row = self.tables.attempts.get((work.run.id, work.stage, work.item, work.direction.value, work.attempt))
         return None if row is None or row.state == AttemptState.UNKNOWN else row.ended_at
 
     def claim(self, key: BusinessKey, work: Work) -> RunAnswer:
@@ -229,7 +291,11 @@ class MemoryTransaction:
         owners.await_end(self.tables, owner)
 
 
-_by_name, _by_number = attrgetter("strand"), attrgetter("n")
+_by_name, _by_number, _by_item_and_number = attrgetter("strand"), attrgetter("n"), attrgetter("item", "n")
+
+
+def _is_lost(row: AttemptRecord) -> bool:
+    return (row.state, row.direction) == (AttemptState.UNKNOWN, Phase.FORWARD)
 
 
 def _sound(row: StrandRow) -> None:
@@ -258,7 +324,7 @@ _LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
     Part.APPROVALS: lambda t, run, _me: t.approvals(run.id),
     Part.LINKS: lambda t, run, _me: t.links(run.id),
     Part.REQUESTERS: lambda t, run, _me: t.requesters(run.id),
-    Part.GROUPS: lambda _t, _run, _me: {},  # this store opens no items
-    Part.OWED: lambda _t, _run, _me: {},
+    Part.GROUPS: lambda t, run, _me: of_items.groups_as_facts(t.tables, run.id),
+    Part.OWED: lambda t, run, _me: of_items.owed(t.tables, run.id),
     Part.ROSTER: lambda t, _run, _me: definitions.roster(t.tables, t.clock()),
 }

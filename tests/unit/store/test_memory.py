@@ -15,6 +15,7 @@ from stageflow_durable.store.memory import MemoryStore
 from stageflow_durable.store.memory.transaction import ConstraintBroken
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.testing import InProcessEngine, engine_for_tests
+from tests.items import items_for, over
 
 LINE: Pipeline[Any, Any] = (
     Pipeline("line")
@@ -87,6 +88,41 @@ def test_a_row_that_was_changed_is_found_by_the_audit(table: str, change: dict[s
         rows.put(key, row._replace(**change))
         (checked,) = engine.audit()
         assert any(said in problem for problem in checked.problems)
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "said"),
+    [
+        ("items", {"input": "7"}, "items a: inputs was changed"),
+        ("items", {"grp": 7}, "item 1: its stage or its group was changed"),
+        ("items", {"head": "0" * 64}, "is not the one that the item's row names"),
+        ("item_groups", {"done": 0}, "group 0 of a says done 0, it is 2"),
+        ("checkpoints", {"delta": "7"}, "item 1: checkpoint#1 a: delta was changed"),
+        ("events", {"data": "{}"}, "its code does not fit"),
+        ("strands", {"stage": "b"}, "item 1: a strand of it is missing, or was changed"),
+    ],
+)
+def test_a_row_of_an_item_that_was_changed_is_found_by_the_audit(table: str, change: dict[str, Any], said: str) -> None:
+    with engine_for_tests(LINE, store="memory", audit_key=KEY) as engine, items_for({("line", "a"): over(5, 6)}):
+        engine.enqueue(LINE, {})
+        engine.drain()
+        assert [checked.problems for checked in engine.audit()] == [()]
+        rows = getattr(tables_of(engine), table)
+        key, row = next((key, row) for key, row in rows.items() if getattr(row, "item", 1) == 1)
+        rows.put(key, row._replace(**change))
+        (checked,) = engine.audit()
+        assert any(said in problem for problem in checked.problems)
+
+
+def test_a_run_that_was_pruned_leaves_nothing_of_its_items() -> None:
+    with engine_for_tests(LINE, store="memory") as engine, items_for({("line", "a"): over(5, 6)}):
+        handle = engine.enqueue(LINE, {})
+        engine.drain()
+        tables = tables_of(engine)
+        assert len(tables.items.of(handle.run_id)) == 2
+        engine.clock.advance(1000.0)
+        engine.store.prune(500.0, sleep=lambda _seconds: None)
+        assert [list(part.every(handle.run_id)) for part in tables.of_runs] == [[]] * len(tables.of_runs)
 
 
 def test_a_run_that_was_deleted_is_missed_by_the_heads_of_before() -> None:
