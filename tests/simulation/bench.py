@@ -23,8 +23,6 @@ AUDIT_KEY = b"the audit key of the simulation"
 class MemoryBench:
     """The store in memory."""
 
-    opens_items = False
-
     def __init__(self) -> None:
         self.database = MemoryRows(AUDIT_KEY)
 
@@ -39,8 +37,6 @@ class MemoryBench:
 
 class Bench:
     """SQLite in memory, with a store of either way."""
-
-    opens_items = True
 
     def __init__(self) -> None:
         self.database = MemoryDatabase(lambda: START)

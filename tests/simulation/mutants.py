@@ -87,14 +87,11 @@ Plant = Callable[[ExitStack], None]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One planted mistake. ``quick``: it shows within the first seeds. ``of_items``: it shows in runs with items, which
-    the simulation does not open in the store in memory.
-    """
+    """One planted mistake. ``quick``: it shows within the first seeds."""
 
     name: str
     plant: Plant
     quick: bool = False
-    of_items: bool = False
 
     @contextmanager
     def planted(self, store: str = "sqlite") -> Iterator[None]:
@@ -724,24 +721,24 @@ def _a_failure_does_not_count() -> Plant:
 
 
 def _an_end_counts_twice() -> Plant:
-    count = of_items.count
+    def twice(count: Any) -> Any:
+        def counted(where: Any, facts: Any, counts: Any, code: str) -> str:
+            again = [one for one in counts if one.done and facts.run.phase is Phase.DRAINING]
+            digest: str = count(where, facts, [*counts, *again], code)
+            return digest
 
-    def twice(connection: Any, facts: Any, counts: Any, code: str) -> str:
-        again = [one for one in counts if one.done and facts.run.phase is Phase.DRAINING]
-        digest: str = count(connection, facts, [*counts, *again], code)
-        return digest
+        return counted
 
-    return _put((of_items, "count", twice))
+    return _put(*((store, "count", twice(store.count)) for store in (of_items, in_memory.of_items)))
 
 
 def _a_chain_of_nobody() -> Plant:
     """What is opened does not begin at the run's event."""
-    open_all = of_items._open
 
-    def loose(connection: Any, run: str, what: Any, _head: str, at: float) -> None:
-        open_all(connection, run, what, accepting.GENESIS, at)
+    def loose(open_all: Any) -> Any:
+        return lambda where, run, what, _head, at: open_all(where, run, what, accepting.GENESIS, at)
 
-    return _put((of_items, "_open", loose))
+    return _put(*((store, "_open", loose(store._open)) for store in (of_items, in_memory.of_items)))
 
 
 MUTANTS = (
@@ -844,25 +841,16 @@ MUTANTS = (
     Mutant("any token is one of ours", _put((hmac, "compare_digest", _always(True)))),
     Mutant("what waits for its turn has no time at which it looks again", _waits_for_its_turn_for_ever()),
     Mutant("a sleep that is over is the end of its run", _put((wake, "advance", _always(None))), quick=True),
-    Mutant("a stage joins when one group of its items has ended", _a_group_joins(), of_items=True),
+    Mutant("a stage joins when one group of its items has ended", _a_group_joins(), quick=True),
+    Mutant("the last of a stage's items does not join", _put((items, "_moves_the_run", _always(False))), quick=True),
+    Mutant("an item that failed is not counted", _a_failure_does_not_count(), quick=True),
+    Mutant("an end of a run that stops is counted twice", _an_end_counts_twice()),
+    Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None))), quick=True),
     Mutant(
-        "the last of a stage's items does not join",
-        _put((items, "_moves_the_run", _always(False))),
-        quick=True,
-        of_items=True,
+        "an item begins after a cancel", _put((items, "refusal", _always(None)), (Draft, "rest_items", _always(None)))
     ),
-    Mutant("an item that failed is not counted", _a_failure_does_not_count(), quick=True, of_items=True),
-    Mutant("an end of a run that stops is counted twice", _an_end_counts_twice(), of_items=True),
-    Mutant("a stop leaves items behind", _put((Draft, "rest_items", _always(None))), quick=True, of_items=True),
-    Mutant(
-        "an item begins after a cancel",
-        _put((items, "refusal", _always(None)), (Draft, "rest_items", _always(None))),
-        of_items=True,
-    ),
-    Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False)), of_items=True),
-    Mutant(
-        "an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None))), of_items=True
-    ),
-    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([]))), of_items=True),
-    Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody(), of_items=True),
+    Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
+    Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
+    Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([])))),
+    Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody(), quick=True),
 )

@@ -55,13 +55,9 @@ Trace = list[tuple[float, str, str, str]]
 
 
 class Simulation:
-    """One seed on a bench. ``items``: whether stages have those that the seed gives them, where the store opens any;
-    without, a seed is the same story on each store.
-    """
+    """One seed on a bench."""
 
-    def __init__(
-        self, bench: Bench | MemoryBench, seed: int | None, answers: Answers | None = None, *, items: bool = True
-    ) -> None:
+    def __init__(self, bench: Bench | MemoryBench, seed: int | None, answers: Answers | None = None) -> None:
         self.chance = Chance(seed, answers)
         self.database: Any = bench.database  # of either kind
         self.passed = 0.0
@@ -95,10 +91,9 @@ class Simulation:
         names = [f"p{number}" for number in range(self.chance.number("pipelines", 1, 2))]
         self.pipelines = {name: scenario.pipeline(self.chance, name, stage, undo) for name in names}
         self.waiting = any(scenario.WORD in pipeline.by_name for pipeline in self.pipelines.values())
-        drawn = {
+        self.items = {
             place: what for one in self.pipelines.values() for place, what in scenario.items(self.chance, one).items()
         }
-        self.items = drawn if bench.opens_items and items else {}
         self.asking = any(scenario.RELEASE in pipeline.by_name for pipeline in self.pipelines.values())
         self.client = Client(self)
         self.operator = Operator(self)

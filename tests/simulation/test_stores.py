@@ -18,7 +18,7 @@ from tests.simulation.lines import apart
 from tests.simulation.play import bench, failing, quietly
 from tests.simulation.simulation import Simulation
 
-SEEDS, CHUNKS = 200, 4
+SEEDS, CHUNKS = 400, 4
 """Each is played twice."""
 
 MEMORY_SEEDS = 1000
@@ -55,6 +55,9 @@ def test_the_records_of_the_store_in_memory_have_the_columns_of_the_tables() -> 
         "owners": in_memory.OwnerRecord,
         "definitions": in_memory.DefinitionRecord,
         "tombstones": in_memory.TombstoneRecord,
+        "events": in_memory.EventRecord,
+        "items": in_memory.ItemRecord,
+        "item_groups": in_memory.GroupRecord,
         "strands": StrandRow,
     }
     for table, record in records.items():
@@ -68,7 +71,7 @@ def told(seed: int, store: str) -> tuple[str, dict[str, Any]]:
 
 
 def _told(seed: int, store: str) -> tuple[str, dict[str, Any]]:
-    simulation = Simulation(bench(store), seed, items=False)
+    simulation = Simulation(bench(store), seed)
     assert simulation.run() is None
     found = {table: _rows(simulation, table) for table in TABLES}
     found |= {f"what is told: {name}": answer for name, answer in _answers(simulation).items()}
