@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from stageflow_durable import Pipeline, RunStatus, StageOutput, TransientError
+from stageflow_durable import PermanentError, Pipeline, RunStatus, StageOutput, TransientError
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.status import ParkReason
 from tests.conformance.engine.acts import DIES, Acts
 from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.own_table import OwnTable
 from tests.conformance.engine.test_interceptors import Wrap
+from tests.items import item_of, items_for, over
 
 pytestmark = pytest.mark.sql
 
@@ -33,6 +34,23 @@ def test_they_commit_with_the_checkpoint(make_engine: MakeEngine, acts: Acts) ->
     engine.drain()
     assert handle.status() is RunStatus.SUCCEEDED
     assert booked(engine) == ["a", "b"]
+
+
+def test_of_an_item_they_commit_with_its_own_outcome(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("a b"))
+
+    def books_or_fails(ctx: Any) -> str:
+        book(ctx, f"item {item_of(ctx)}")
+        if item_of(ctx) == 2:
+            raise PermanentError("no")
+        return "booked"
+
+    acts.play("a", *[books_or_fails] * 3)
+    with items_for({("line", "a"): over("x", "y", "z", collects=True)}):
+        handle = engine.enqueue("line", {})
+        engine.drain()
+    assert handle.status() is RunStatus.SUCCEEDED
+    assert booked(engine) == ["item 1", "item 3"]
 
 
 def test_they_are_not_there_before(make_engine: MakeEngine, acts: Acts) -> None:
