@@ -25,9 +25,9 @@ def inputs(connection: Connection, run_id: str) -> dict[str, str]:
 
 def check(connection: Connection, seen: Rows, keys: Keys) -> OfItems:
     """Check every item of a run. ``seen``: the run's own rows."""
-    checker, run = verified_items.Checker(seen, keys), seen.run
-    if not run["item_count"]:
-        return checker.found
+    checker, run = verified_items.checker_of(seen, keys), seen.run
+    if checker is None:
+        return OfItems()
     for first in range(1, run["item_count"] + 1, BATCH):
         numbers = range(first, min(first + BATCH, run["item_count"] + 1))
         rows = {table: _by_item(connection, table, run["id"], numbers) for table in (items, *_PARTS)}

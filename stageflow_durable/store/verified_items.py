@@ -76,6 +76,13 @@ def _opened(history: Sequence[Row]) -> Iterator[_Opened]:
             yield _Opened(*about, event["mac"], event["at"])
 
 
+def checker_of(seen: Rows, keys: Keys) -> Checker | None:
+    """Who checks the items of a run; None: it has none, or its own chain is broken. Then that is what is wrong, and
+    nothing that the run says of its items can be believed, or even read.
+    """
+    return None if not seen.run["item_count"] or any(chain(seen.events, keys)) else Checker(seen, keys)
+
+
 class Checker:
     """Checks one item after another, and counts them."""
 

@@ -69,9 +69,9 @@ def items_of(tables: Tables, run_id: str) -> list[ItemRecord]:
 
 def check_items(tables: Tables, seen: Rows, keys: Keys) -> OfItems:
     """Check every item of a run. ``seen``: the run's own rows."""
-    checker, run_id, last = verified_items.Checker(seen, keys), seen.run["id"], seen.run["item_count"]
-    if not last:
-        return checker.found
+    checker, run_id, last = verified_items.checker_of(seen, keys), seen.run["id"], seen.run["item_count"]
+    if checker is None:
+        return OfItems()
     there = {row.item: row._asdict() for row in tables.items.of(run_id)}
     for number in range(1, last + 1):
         of_item = verified_items.Parts(*(_rows(part.of(run_id, number)) for part in _parts(tables)))

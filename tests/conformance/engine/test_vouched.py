@@ -276,6 +276,15 @@ def test_a_row_that_is_deleted_is_missed(world: InProcessEngine, table: Table) -
     assert broken(world) == []
 
 
+def test_an_event_that_cannot_even_be_read_any_more_is_found(world: InProcessEngine) -> None:
+    of_each_kind = {(row["type"], row["item"] > 0): row for row in rows(world, events)}
+    for row in of_each_kind.values():
+        edited(world, update(events).where(this(events, row)).values(data=f"{row['data']}x"))
+        assert [checked.run_id for checked in broken(world)] == [row["run"]]
+        edited(world, update(events).where(this(events, row)).values(data=row["data"]))
+    assert broken(world) == []
+
+
 def test_a_strand_with_work_left_is_missed(world: InProcessEngine) -> None:
     for row in rows(world, strands):
         if row["direction"] == "forward" and row["state"] != StrandState.DONE:
