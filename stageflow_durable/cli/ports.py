@@ -54,6 +54,9 @@ class Operations(Protocol):
     def history(self, run_id: str) -> Sequence[Event]:
         """Events, oldest first."""
 
+    def handle(self, run_id: str) -> Handle:
+        """A handle on a run, by its full id."""
+
     def workers(self) -> Sequence[WorkerView]:
         """Processes that own, or owned, work."""
 
@@ -119,6 +122,9 @@ class Handle(Protocol):
 
     def status(self) -> RunStatus:
         """Its status now."""
+
+    def events(self, *, after: int = 0) -> Iterable[Event]:
+        """Its events as they come, those behind number ``after``, until it is at rest."""
 
     def result(self, timeout: float | None = None, *, for_people: bool = False) -> Any:
         """Its result, waited for at most ``timeout`` seconds; ``for_people``: without what models do not show. Raises

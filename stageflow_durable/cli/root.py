@@ -24,6 +24,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "enqueue": ("enqueue", "Start runs, from JSON, a file or a file of lines."),
         "runs": ("runs", "List runs; --attention: what needs a person, by reason."),
         "show": ("show", "One run as a tree, and the commands that are allowed now."),
+        "history": ("history", "What happened to a run, event by event."),
     },
     "Operate (each takes a reason and is recorded)": {
         "resume": ("operate", "Carry on with runs that are parked, failed or cancelled."),

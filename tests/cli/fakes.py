@@ -242,6 +242,9 @@ class FakeOperations:
     def history(self, run_id: str) -> Sequence[Event]:
         return self.events
 
+    def handle(self, run_id: str) -> FakeHandle:
+        return FakeHandle(run_id, happened=self.events)
+
     def workers(self) -> Sequence[WorkerView]:
         return self.known_workers
 
@@ -417,6 +420,10 @@ class FakeHandle:
     run_id: str
     replayed: bool = False
     outcome: Any = None
+    happened: Sequence[Event] = ()
+
+    def events(self, *, after: int = 0) -> Iterable[Event]:
+        return (event for event in self.happened if event.seq > after)
 
     def status(self) -> RunStatus:
         return RunStatus.FAILED if isinstance(self.outcome, RunFailed) else RunStatus.SUCCEEDED
