@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approve", "Approve what a run asks for; it goes on."),
         "deny": ("approve", "Deny what a run asks for."),
         "signal": ("signal", "Tell a run what one of its stages waits for."),
+        "reveal": ("reveal", "A run's values without masks."),
         "settle": ("settle", "Say what became of a stage whose outcome is unknown."),
     },
     "Keep": {

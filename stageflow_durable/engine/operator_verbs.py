@@ -20,10 +20,10 @@ from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Cred
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput
+from stageflow_durable.errors import InvalidInput, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
-from stageflow_durable.model.run import RunSummary, SignalReceipt
+from stageflow_durable.model.run import Revealed, RunSummary, SignalReceipt
 from stageflow_durable.model.verbs import VerbName
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.transitions.operate import Order
@@ -332,6 +332,25 @@ class OperatorVerbs:
         valid_key(stage, "stage")
         order = self._order(verb, run_id, reason, actor, op_version)
         return self._published(order, self.store.decide(order, stage, DECISIONS[verb], digest, token))
+
+    def reveal(self, run_id: RunId, *, reason: Reason, actor: By) -> Revealed:
+        """A run's input, metadata and outputs as they are, without masks. Who looked, when and why is in the history
+        before anything is shown.
+
+        Raises UnknownRun; NotAllowed where ``Engine(authorize=)`` does not allow it.
+        """
+        from stageflow_durable.codec import decode
+
+        order = self._order("reveal", run_id, reason, actor)
+        self.store.reveal(order)
+        facts = self.store.facts(order.run_id)
+        if facts is None:
+            raise UnknownRun(f"no run {order.run_id}: it was deleted just now")
+        saved = {stage: one.delta for stage, one in self.store.outputs(order.run_id).items()}
+        outputs = {stage: decode(delta) for stage, delta in saved.items() if delta is not None}
+        return Revealed(order.run_id, decode(facts.input), decode(facts.metadata), outputs)
+
+    areveal = in_thread(reveal)
 
     def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: By) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.

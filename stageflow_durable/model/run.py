@@ -243,6 +243,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Revealed:
+    """A run's values as they are, secrets among them. ``outputs``: what each stage has saved, by name."""
+
+    run_id: str
+    input: Any = field(repr=False)
+    metadata: Any = field(repr=False)
+    outputs: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class SignalReceipt:
     """A signal that a run has taken. ``number`` counts those for the wait ``name`` from 1; ``received_at``: an aware
     datetime; ``replayed``: it had come before, under its key.

@@ -171,6 +171,10 @@ class BaseStore(Carrying):
         """
         return self._ordered(order, lambda facts: approval.decide(facts, order, stage, decision, digest, token))
 
+    def reveal(self, order: operate.Order) -> None:
+        """Note that somebody is shown a run's values as they are. Raises UnknownRun."""
+        self._ordered(order, lambda facts: operate.reveal(facts, order))
+
     def make_link(self, order: operate.Order, link: approval.NewLink) -> None:
         """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
         self._ordered(order, lambda facts: approval.make_link(facts, order, link))

@@ -316,6 +316,9 @@ class Operating(Protocol):
         UnknownRun, NotAllowed, OperatorConflict, LinkRefused.
         """
 
+    def reveal(self, order: Order) -> None:
+        """Note that somebody is shown a run's values as they are. Raises UnknownRun."""
+
     def make_link(self, order: Order, link: NewLink) -> None:
         """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
 

@@ -52,9 +52,13 @@ def _ordered(facts: Facts, order: Order) -> Draft:
         raise OperatorConflict(order.run_id, order.verb)
     draft = Draft(facts)
     draft.change(op_version=facts.run.op_version + 1)
-    known = {"authenticated": True} if order.authenticated else {}
-    draft.emit(f"operator.{order.verb}", actor=order.actor, **known, reason=order.reason, past_pivot=order.past_pivot)
+    _note(draft, order, past_pivot=order.past_pivot)
     return draft
+
+
+def _note(draft: Draft, order: Order, **more: bool) -> None:
+    known = {"authenticated": True} if order.authenticated else {}
+    draft.emit(f"operator.{order.verb}", actor=order.actor, **known, reason=order.reason, **more)
 
 
 def _permit(draft: Draft, order: Order, stage: str | None = None) -> None:
@@ -291,3 +295,13 @@ def _stay(draft: Draft, row: StrandRow, stage: str, other: str, *, done: bool) -
         draft.rest_idle()
         draft.publish_nothing()
     draft.change(phase=before.phase, status=before.status, error_stage=other)
+
+
+# --- look -------------------------------------------------------------------------------------------------------------
+
+
+def reveal(facts: Facts, order: Order) -> Change:
+    """Note that somebody is shown the run's values as they are. The run itself stays as it is."""
+    draft = Draft(facts)
+    _note(draft, order)
+    return draft.done()

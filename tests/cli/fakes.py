@@ -23,6 +23,7 @@ from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import (
     AttemptView,
     Event,
+    Revealed,
     Run,
     RunSummary,
     SignalReceipt,
@@ -326,6 +327,12 @@ class FakeOperations:
         if self.fails:
             raise self.fails
         return SignalReceipt(run_id, name, 1, NOW, self.replays)
+
+    def reveal(self, run_id: str, *, reason: str, actor: str) -> Revealed:
+        self.calls.append(Call("reveal", run_id, {"reason": reason, "actor": actor}))
+        if self.fails:
+            raise self.fails
+        return Revealed(run_id, {"password": "hunter2"}, {}, {"charge": {"token": "t-1"}})
 
     def approve(
         self,

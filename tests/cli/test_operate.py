@@ -414,3 +414,36 @@ def test_a_credential_that_is_not_there_is_refused_before_anything_is_done(
     result = invoke("deny", engine.held[0].run_id, "release", "--reason", "r", "--actor", given)
     assert (result.exit_code, engine.calls) == (2, [])
     assert "--actor" in result.stderr
+
+
+# --- reveal -----------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_revealed_as_they_are_for_a_reason(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.SUCCEEDED)]
+    result = invoke("reveal", "01J9F2", "--reason", "complaint 812", "--actor", "ann", "--json")
+    assert json.loads(result.stdout) == {
+        "run_id": RUN_ID,
+        "input": {"password": "hunter2"},
+        "metadata": {},
+        "outputs": {"charge": {"token": "t-1"}},
+    }
+    assert [(call.verb, call.given) for call in engine.calls] == [
+        ("reveal", {"reason": "complaint 812", "actor": "ann"})
+    ]
+
+
+def test_for_people_each_value_is_a_line(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.SUCCEEDED)]
+    assert invoke("reveal", "01J9F2", "--reason", "r").stdout.splitlines() == [
+        'input             {"password": "hunter2"}',
+        "metadata          {}",
+        'output of charge  {"token": "t-1"}',
+    ]
+
+
+def test_without_a_reason_nothing_is_revealed(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.SUCCEEDED)]
+    result = invoke("reveal", "01J9F2")
+    assert (result.exit_code, result.stdout, engine.calls) == (2, "", [])
+    assert "--reason" in result.stderr

@@ -40,8 +40,8 @@ def _command(verb: Callable[..., Any]) -> click.Command:
     return found
 
 
-def test_the_verbs_are_those_that_the_rules_know_the_answers_and_two_that_change_no_run_that_is_there() -> None:
-    assert set(_NAMES) == {*VerbName, "signal", "approve", "deny", "fork", "confirm_dead"}
+def test_the_verbs_are_those_that_the_rules_know_the_answers_and_three_that_change_no_run_that_is_there() -> None:
+    assert set(_NAMES) == {*VerbName, "signal", "approve", "deny", "fork", "reveal", "confirm_dead"}
 
 
 @pytest.mark.parametrize("name", [name for verb in _NAMES for name in (verb, f"a{verb}")])
@@ -73,7 +73,7 @@ def test_a_command_takes_exactly_what_its_verb_declares(verb: Callable[..., Any]
     assert set(taken) - {"retry_failed"} == beside, "retry_failed: a filter of the command's own"
 
 
-@pytest.mark.parametrize("verb", [*VerbName, "signal", "approve", "deny", "fork"])
+@pytest.mark.parametrize("verb", [*VerbName, "signal", "approve", "deny", "fork", "reveal"])
 def test_the_help_of_a_verb_imports_nothing_heavy(verb: str) -> None:
     code = (
         "import sys\nfrom stageflow_durable.cli import main\n"

@@ -272,6 +272,7 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "compensate": lambda world: _order(world, "compensate"),
     "skip": lambda world, stage: _order(world, "compensate", stage),
     "settle": _settle,
+    "reveal": lambda _world: lambda store: store.reveal(Order(RUN, "reveal", "because", "somebody")),
     "fork": _fork,
 }
 

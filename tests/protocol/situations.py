@@ -99,7 +99,7 @@ def late(world: World) -> None:
 
 @situation(
     "succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched, cancel, expire, fork a, recall a, report a,"
-    " note, renew me, mark_killed me, begin a other",
+    " note, reveal, renew me, mark_killed me, begin a other",
     rivals="succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched",
     core="succeed a on, fail a, cancel",
 )
@@ -316,7 +316,7 @@ def parked(world: World) -> None:
 
 
 @situation(
-    "settle b done, settle b not, compensate, cancel, resume, fork b, begin a me 2",
+    "settle b done, settle b not, compensate, cancel, resume, reveal, fork b, begin a me 2",
     rivals="settle b done, settle b not, compensate, cancel",
     core="settle b done, settle b not, compensate",
 )

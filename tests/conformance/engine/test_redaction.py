@@ -6,9 +6,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import pytest
 from pydantic import BaseModel, Field
 
 from stageflow_durable import Actor, Pipeline, Sensitive, StageContext
+from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.legible import jsonable
 from tests.conformance.engine.conftest import MakeEngine
 
@@ -168,3 +170,54 @@ def test_an_error_that_repeats_what_a_stage_was_given_is_masked_before_it_is_sto
     engine.drain()
     assert "the bank refused" in str(handle.describe().error)
     assert SECRET not in whole([handle.describe(), handle.history()])
+
+
+# --- revealing --------------------------------------------------------------------------------------------------------
+
+
+def revealing(make_engine: MakeEngine, **settings: Any) -> tuple[Any, Any]:
+    """A run that is over, whose values hold secrets."""
+    engine = make_engine(Pipeline("p", input_type=Payment).stage("a", lambda ctx: {"token": SECRET}), **settings)
+    handle = engine.enqueue("p", Payment(order_id="A-1", card=CARD), metadata={"password": SECRET})
+    engine.drain()
+    return engine, handle
+
+
+def test_who_may_is_shown_the_values_as_they_are_and_stands_in_the_history(make_engine: MakeEngine) -> None:
+    engine, handle = revealing(make_engine)
+    before = handle.describe()
+    shown = engine.reveal(handle.run_id[:20], reason="complaint 812", actor=Actor("ann", authenticated=True))
+    assert shown.run_id == handle.run_id
+    assert shown.input["card"]["number"] == SECRET
+    assert (shown.metadata, shown.outputs) == ({"password": SECRET}, {"a": {"token": SECRET}})
+    assert SECRET not in repr(shown)
+
+    last = handle.history()[-1]
+    assert (last.type, last.data["actor"], last.data["reason"]) == ("operator.reveal", "ann", "complaint 812")
+    assert last.data["authenticated"] is True
+    after = handle.describe()
+    assert (after.status, after.op_version) == (before.status, before.op_version)
+    assert [one.problems for one in engine.audit()] == [()]
+
+
+def test_it_is_shown_while_a_run_goes_and_the_run_goes_on(make_engine: MakeEngine) -> None:
+    pipeline: Pipeline[Any, Any] = Pipeline("p").stage("a", lambda _ctx: {"token": SECRET}).wait_for("w")
+    engine = make_engine(pipeline.stage("b", lambda _ctx: None))
+    handle = engine.enqueue("p", {})
+    engine.work()
+    assert engine.reveal(handle.run_id, reason="r", actor="ann").outputs == {"a": {"token": SECRET}}
+    engine.signal(handle.run_id, "w")
+    engine.drain()
+    assert handle.status() == "succeeded"
+
+
+def test_who_may_not_is_shown_nothing(make_engine: MakeEngine) -> None:
+    engine, handle = revealing(make_engine, authorize=lambda _actor, verb, _run: verb != "reveal")
+    seen = len(handle.history())
+    with pytest.raises(NotAllowed, match="ann may not reveal"):
+        engine.reveal(handle.run_id, reason="r", actor="ann")
+    with pytest.raises(InvalidInput, match="reason"):
+        engine.reveal(handle.run_id, reason=" ", actor="ann")
+    with pytest.raises(UnknownRun):
+        engine.reveal("0" * 26, reason="r", actor="ann")
+    assert len(handle.history()) == seen
