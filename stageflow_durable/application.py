@@ -38,6 +38,7 @@ from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.engine.typed import check_types
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
+from stageflow_durable.masking import mask_also
 from stageflow_durable.model.context import Observer
 from stageflow_durable.model.pipeline import InputT, Pipeline, ResultT
 from stageflow_durable.model.policy import RetryPolicy
@@ -231,6 +232,7 @@ class Engine(CallbackOperations, LinkOperations, Operations):
     @cached_property
     def store(self) -> Store:
         """Where the runs are kept."""
+        mask_also(listed(self.settings.redact))
         store = open_store(self.settings, self.urls) if self._given_store is None else self._given_store
         self._in_use.append(store)
         if isinstance(self._clock, SystemClock):  # another clock moves on only while somebody sleeps by it

@@ -15,7 +15,7 @@ from stageflow_durable.engine.ports import NoPublisher
 from stageflow_durable.engine.recover import Patience, Sweeper
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.idempotency.channels import RedisChannels
-from stageflow_durable.masking import masking
+from stageflow_durable.masking import mask_also, masking
 from stageflow_durable.settings import Settings, Urls, listed
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.store import SqlStore
@@ -33,6 +33,7 @@ def open_store(settings: Settings, urls: Urls) -> SqlStore:
 def open_operations(settings: Settings) -> DatabaseOperations:
     """Operations without an application: what they set going is delivered by the workers' next sweep."""
     urls = settings.require() if settings.database_url is None else None
+    mask_also(listed(settings.redact))
     store = _store(settings, settings.require_database(), urls.audit_key if urls is not None else None)
     world, publisher = system_world(), NoPublisher()
     redis_url = urls.redis_url if urls is not None else settings.redis_url

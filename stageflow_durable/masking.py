@@ -1,46 +1,76 @@
-"""Secrets in what people are shown: in free text, such as an error's (who logs in to a URL, what its query names as a
-secret, headers that prove who asks), and in values, by the names of their fields.
+"""Secrets in what people are shown: in free text, such as an error's (who logs in to a URL, what is named as a secret,
+headers that prove who asks), and in values, by the names of their fields and by what is declared sensitive.
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
 import traceback
-from collections.abc import Mapping
-from typing import Annotated, Any, get_args, get_origin
-
-# No pattern looks at a character more often than a few times: texts come from outside, and are long.
-_RUN = re.compile(r"[^\s'\"<>]+")
-_AUTHORITY = re.compile(r"(://)[^/?#]*@")
-# A password with an unescaped slash: what stands behind the colon is no port.
-_SLASHED = re.compile(r"(://)[^/?#:@]*:(?!\d{1,5}[/?#]).*@")
-_SECRET = re.compile(
-    r"pass(?:word|wd|phrase)?|pwd|secret|token|credentials?|signature|(?:api|access|private)[_-]?key", re.IGNORECASE
-)
-_SHORT = frozenset({"key", "sig", "auth"})
-"""What is a secret as an option of a URL, and a word of many meanings elsewhere."""
-_OPTION = re.compile(r"([?&;]([\w-]+)=)[^&;\s'\"<>]*")
-_WORD = re.compile(r"(\b([\w-]+)\s*=\s*)(?:'[^']*'|\"[^\"]*\"|[^\s&;,)'\"]+)")
-
-
-# An entry of a dict or of JSON, as errors repeat it.
-_ENTRY = re.compile(r"(([\"'])([\w-]{1,100})\2\s{0,3}:\s{0,3})(\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|[\w.+-]+)")
-_HEADER = re.compile(
-    r"\b((?:proxy-)?authorization|(?:set-)?cookie)(\s{0,3}[:=]\s{0,3})(?!['\"*\s])[^\r\n]+", re.IGNORECASE
-)
-_BEARER = re.compile(r"\b(bearer\s{1,3})[\w.~+/=-]{16,}", re.IGNORECASE)
-_FIELD = re.compile(
-    r"(?:(?:pass(?:word|wd|phrase|code)|pwd|secret|token|credentials?|signature"
-    r"|(?:api|access|private|secret)[_-]?key|cookies?)|^(?:proxy[_-])?authorization|^pass|^cv[cv]2?|^pin)$",
-    re.IGNORECASE,
-)
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ForwardRef, get_args, get_origin
 
 MASK = "***"
 """What stands in the place of a secret."""
 
 HIDDEN = "(not shown)"
 """What people see of a field with ``exclude=True``, a serializer of its own, or marked as ``Sensitive``."""
+
+# How names of secrets end, of fields as in texts. One list: what is hidden as a field is hidden in an error that
+# repeats it.
+_SECRET = re.compile(
+    r"(?:pass(?:word|wd|phrase|code)s?|pwd|secrets?|token|credentials?|signature|cookies?|jwt"
+    r"|(?:api|access|private|secret|signing|encryption|account)[_-]?keys?)\d?(?:[_-]?confirmation)?$|(?:^|[_-])pass$",
+    re.IGNORECASE,
+)
+_WHOLE = frozenset({"authorization", "proxyauthorization", "cvc", "cvv", "cvv2", "pin", "otp"})
+"""Names that are secrets as they stand, without dashes."""
+
+_SHORT = frozenset({"key", "sig", "auth"})
+"""What is a secret as an option of a URL, and a word of many meanings elsewhere."""
+
+_LONGEST_NAME = 200
+_also: set[str] = set()
+
+# No pattern looks at a character more often than a few times: texts come from outside, are long, and a pattern holds
+# up all threads of the process. Hence possessive repeats, and no start within a word.
+_RUN = re.compile(r"[^\s'\"<>]+")
+_AUTHORITY = re.compile(r"(://)[^/?#]*@")
+# A password with an unescaped slash: what stands behind the colon is no port.
+_SLASHED = re.compile(r"(://)[^/?#:@]*:(?!\d{1,5}[/?#]).*@")
+_OPTION = re.compile(r"([?&;]([\w-]++)=)[^&;\s'\"<>]*+")
+_TEXT = r"\"(?:[^\"\\]|\\.)*+\"|'(?:[^'\\]|\\.)*+'"
+_WORD = re.compile(rf"((?<![\w-])([\w-]++)\s{{0,3}}+=\s{{0,3}}+)(?:{_TEXT}|[^\s&;,)'\"]++)")
+# An entry of a dict or of JSON, as errors repeat it; its quotes may be escaped. A value may hold further entries.
+_KEY = re.compile(r"(\\{0,3}[\"'])([\w-]{1,100})\1\s{0,3}+:\s{0,3}+")
+_VALUE = re.compile(rf"b?(?:{_TEXT})|\\+\"[^\"\\]*+\\+\"|\[[^\]\[]*+\]|[\w.+-]++(?:\([^()]*+\))?+")
+_HEADER = re.compile(
+    r"((?<![\w-])(?:(?:proxy-)?authorization|(?:set-)?cookie)['\"]?\s{0,3}+[:=]\s{0,3}+['\"]?)"
+    r"((?:basic|bearer|digest|negotiate|token)\s[^\r\n'\"]++|[^\s'\"*;=]{1,100}+=[^\r\n'\"]++|[^\s'\"*]{16,}+)",
+    re.IGNORECASE,
+)
+_BEARER = re.compile(r"((?<!\w)bearer\s{1,3})[\w.~+/=-]{16,}", re.IGNORECASE)
+_PLAIN = frozenset({"none", "null", "true", "false", "''", '""', "[]", "b''", 'b""'})
+"""What says no more than whether there is a secret."""
+
+
+def mask_also(names: Iterable[str]) -> None:
+    """Mask fields of these names too, in any case: in the whole process, since whoever shows a value does not know
+    whose it is. What one engine hides another hides as well.
+    """
+    _also.update(map(str.casefold, names))
+
+
+def is_secret(name: object) -> bool:
+    """Whether a field of that name is shown to nobody: ``password``, ``client_secret``, ``apiKey``, ``Set-Cookie``."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return False
+    plain = name.casefold()
+    return _SECRET.search(name) is not None or plain.replace("-", "").replace("_", "") in _WHOLE or plain in _also
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
 
 
 def masked(text: str) -> str:
@@ -50,17 +80,47 @@ def masked(text: str) -> str:
     if "://" in text:
         text = _RUN.sub(_without_account, text)
     if ":" in text or "=" in text:
-        text = _ENTRY.sub(_without_entry, _HEADER.sub(rf"\1\2{MASK}", text))
+        text = _without_entries(_HEADER.sub(rf"\1{MASK}", text))
     text = _BEARER.sub(rf"\1{MASK}", text)
     return _WORD.sub(_without_value, masked_options(text)) if "=" in text else text
 
 
-def is_secret(name: object) -> bool:
-    """Whether a field of that name is shown to nobody: ``password``, ``client_secret``, ``apiKey``, ``Set-Cookie``."""
-    return isinstance(name, str) and len(name) <= _LONGEST_NAME and _FIELD.search(name) is not None
+def masked_options(url: str) -> str:
+    """``url`` with ``***`` in the place of the values of secret options."""
+    return _OPTION.sub(_without_option, url)
 
 
-_LONGEST_NAME = 200
+def _without_account(run: re.Match[str]) -> str:
+    head, at, place = run[0].rpartition("@")
+    if not at or "://" not in head:
+        return run[0]
+    return _SLASHED.sub(r"\1***@", _AUTHORITY.sub(r"\1***@", head + at)) + place
+
+
+def _without_option(option: re.Match[str]) -> str:
+    secret = option[2].lower() in _SHORT or is_secret(option[2])
+    return f"{option[1]}{MASK}" if secret else option[0]
+
+
+def _without_entries(text: str) -> str:
+    kept, at = [], 0
+    for key in _KEY.finditer(text):
+        if key.start() < at or not is_secret(key[2]):
+            continue
+        value = _VALUE.match(text, key.end())
+        if value is None or value[0].casefold() in _PLAIN:
+            continue
+        quote = next((mark for mark in (key[1], '"', "'") if value[0].startswith(mark)), "")
+        kept += [text[at : key.end()], quote, MASK, quote]
+        at = value.end()
+    return "".join((*kept, text[at:]))
+
+
+def _without_value(word: re.Match[str]) -> str:
+    return f"{word[1]}{MASK}" if is_secret(word[2]) else word[0]
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
 
 
 def masked_value(value: Any) -> Any:
@@ -78,7 +138,14 @@ def masked_value(value: Any) -> Any:
 
 def _masked_field(name: object, value: Any) -> Any:
     says_nothing = value is None or isinstance(value, bool) or value in ("", HIDDEN)
-    return MASK if is_secret(name) and not says_nothing else masked_value(value)
+    if says_nothing or not is_secret(name):
+        return masked_value(value)
+    # A payment has an authorization with an id and an amount, which is no secret; a header's is a text.
+    is_record = isinstance(value, Mapping) and str(name).casefold() == "authorization"
+    return masked_value(value) if is_record else MASK
+
+
+# --- what is declared -------------------------------------------------------------------------------------------------
 
 
 class Sensitive:
@@ -92,44 +159,59 @@ class Sensitive:
         return {**handler(core_schema), "sensitive": True}
 
 
-def is_sensitive(annotation: Any) -> bool:
-    """Whether a type, or one inside it, is marked as :class:`Sensitive`."""
+_NAME = re.compile(r"(?<!\w)Sensitive(?!\w)")
+_DEEPEST = 20
+"""So many types within one another are looked into: aliases may lead back to themselves."""
+
+
+def is_sensitive(annotation: Any, depth: int = 0) -> bool:
+    """Whether a type, or one inside it (an alias, an item, an alternative), is marked as :class:`Sensitive`."""
+    if depth > _DEEPEST:
+        return False
     parts = get_args(annotation)
     if get_origin(annotation) is Annotated and any(map(is_mark, parts[1:])):
         return True
-    return any(map(is_sensitive, parts))
+    behind = [getattr(annotation, name, None) for name in ("__value__", "__supertype__")]
+    if isinstance(annotation, type) and (hasattr(annotation, "_fields") or hasattr(annotation, "__total__")):
+        behind += annotations_of(annotation).values()  # a NamedTuple's, a TypedDict's: nobody else asks them
+    if isinstance(annotation, str):  # it could not be resolved
+        return _NAME.search(annotation) is not None
+    return any(is_sensitive(one, depth + 1) for one in (*parts, *behind) if one is not None)
 
 
 def is_mark(given: object) -> bool:
-    """Whether it is :class:`Sensitive`, or one of it."""
-    return given is Sensitive or isinstance(given, Sensitive)
+    """Whether it is :class:`Sensitive` or a subclass, one of either, or a ``Field`` that says so in its schema."""
+    if isinstance(given, type):
+        return issubclass(given, Sensitive)
+    extra = getattr(given, "json_schema_extra", None)
+    inside = getattr(given, "metadata", ()) if extra is not None or type(given).__name__ == "FieldInfo" else ()
+    said = isinstance(extra, dict) and extra.get("sensitive") is True
+    return isinstance(given, Sensitive) or said or any(map(is_mark, inside))
 
 
-def masked_options(url: str) -> str:
-    """``url`` with ``***`` in the place of the values of secret options."""
-    return _OPTION.sub(_without_option, url)
+def annotations_of(cls: type) -> dict[str, Any]:
+    """A class's annotations and those that it inherits, each resolved by itself; one that names what cannot be found
+    here is text.
+    """
+    found: dict[str, Any] = {}
+    for one in reversed(cls.__mro__):
+        names = {**vars(sys.modules.get(one.__module__, object)), **vars(one)} if one is not object else {}
+        for name, given in getattr(one, "__annotations__", {}).items() if "__annotations__" in vars(one) else ():
+            found[name] = _resolved(given, names)
+    return found
 
 
-def _without_account(run: re.Match[str]) -> str:
-    head, at, place = run[0].rpartition("@")
-    if not at or "://" not in head:
-        return run[0]
-    return _SLASHED.sub(r"\1***@", _AUTHORITY.sub(r"\1***@", head + at)) + place
+def _resolved(given: Any, names: dict[str, Any]) -> Any:
+    given = given.__forward_arg__ if isinstance(given, ForwardRef) else given
+    if not isinstance(given, str):
+        return given
+    try:
+        return eval(given, names)  # noqa: S307  # an annotation of the application's own class, as typing does it
+    except Exception:  # noqa: BLE001  # it names what is imported for type checkers alone
+        return given
 
 
-def _without_option(option: re.Match[str]) -> str:
-    is_secret = option[2].lower() in _SHORT or _SECRET.search(option[2])
-    return f"{option[1]}***" if is_secret else option[0]
-
-
-def _without_entry(entry: re.Match[str]) -> str:
-    quote = entry[4][0] if entry[4][0] in "\"'" else ""
-    plain = not quote and entry[4] in ("None", "null", "True", "False", "true", "false")
-    return f"{entry[1]}{quote}{MASK}{quote}" if is_secret(entry[3]) and not plain else entry[0]
-
-
-def _without_value(word: re.Match[str]) -> str:
-    return f"{word[1]}***" if any(found.end() == len(word[2]) for found in _SECRET.finditer(word[2])) else word[0]
+# --- the log ----------------------------------------------------------------------------------------------------------
 
 
 class _Masking(logging.Filter):

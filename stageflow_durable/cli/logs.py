@@ -49,4 +49,6 @@ def without_broker() -> None:
 
 
 def _when_the_command_ends(restore: Callable[[], None]) -> None:
-    click.get_current_context().call_on_close(restore)
+    ctx = click.get_current_context(silent=True)
+    if ctx is not None:  # else nobody says when: of a process that was not begun by a command
+        ctx.find_root().call_on_close(restore)

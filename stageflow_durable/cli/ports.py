@@ -127,7 +127,7 @@ class Handle(Protocol):
         """Its events as they come, those behind number ``after``, until it is at rest."""
 
     def result(self, timeout: float | None = None, *, for_people: bool = False) -> Any:
-        """Its result, waited for at most ``timeout`` seconds; ``for_people``: without what models do not show. Raises
+        """Its result, waited for at most ``timeout`` seconds; ``for_people``: masked. Raises
         RunError, ResultTimeout.
         """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -11,11 +12,11 @@ from enum import Enum, StrEnum
 from functools import cached_property, lru_cache
 from inspect import getattr_static
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 from uuid import UUID
 
 from stageflow_durable.codec.frozen import FrozenDict, FrozenList, FrozenSet
-from stageflow_durable.masking import is_mark, is_sensitive
+from stageflow_durable.masking import annotations_of, is_mark, is_sensitive
 
 BASES: tuple[type, ...] = (
     dict,
@@ -111,8 +112,10 @@ def make_of(cls: type) -> Make | None:
         return _model(cls)
     if dataclasses.is_dataclass(cls):
         fields = tuple(one.name for one in dataclasses.fields(cls))
-        slots = _slots(cls, object, fields)
-        return None if base else Make(Kind.DATACLASS, fields, slots=slots, sensitive=_sensitive(cls))
+        declared = getattr(cls, "__pydantic_fields__", {})  # of one of Pydantic's
+        excluded = frozenset(name for name, one in declared.items() if one.exclude)
+        slots, marked = _slots(cls, object, fields), _sensitive(cls, declared) | excluded
+        return None if base else Make(Kind.DATACLASS, fields, slots=slots, sensitive=marked & {*fields})
     return None if base is None else _on_base(cls, base)
 
 
@@ -136,7 +139,7 @@ def _model(cls: Any) -> Make:
         is_root=bool(getattr(cls, "__pydantic_root_model__", False)),
         allows_extra=cls.model_config.get("extra") == "allow",
         hidden=_hidden(cls, fields),
-        sensitive=frozenset(name for name, one in fields.items() if _is_sensitive_field(one)),
+        sensitive=_sensitive(cls, fields),
         generated=frozenset(generated),
     )
 
@@ -154,25 +157,11 @@ def _hidden(cls: Any, fields: dict[str, Any]) -> frozenset[str]:
     return frozenset(fields) if "*" in served else frozenset(own | served)
 
 
-def _is_sensitive_field(field: Any) -> bool:
-    """Of a model: marked by its annotation, or by ``Field(json_schema_extra={"sensitive": True})``."""
-    extra = field.json_schema_extra
-    said = isinstance(extra, dict) and extra.get("sensitive") is True
-    return said or any(map(is_mark, field.metadata)) or is_sensitive(field.annotation)
-
-
-def _sensitive(cls: type) -> frozenset[str]:
-    """Fields of a dataclass that are marked by their annotation."""
-    try:
-        hints = get_type_hints(cls, include_extras=True)
-    except Exception:  # noqa: BLE001  # an annotation as text that names what is not there; then the text has to do
-        hints = {one.name: one.type for one in dataclasses.fields(cls)}
-    return frozenset(
-        name for name, hint in hints.items() if (_MARK in hint if isinstance(hint, str) else is_sensitive(hint))
-    )
-
-
-_MARK = "Sensitive"
+def _sensitive(cls: Any, fields: Mapping[str, Any]) -> frozenset[str]:
+    """Fields that are marked by their annotation, or by Pydantic's ``Field``. ``fields``: those that it knows."""
+    by_annotation = {name for name, one in annotations_of(cls).items() if is_sensitive(one)}
+    by_field = {name for name, one in fields.items() if is_mark(one) or is_sensitive(one.annotation)}
+    return frozenset(by_annotation | by_field)
 
 
 def _slots(cls: type, base: type, without: tuple[str, ...]) -> tuple[str, ...]:

@@ -159,6 +159,8 @@ def _view(_name: str, _shape: str, _more: dict[str, Any] | None, payload: Any) -
 
 def _view_for_people(_name: str, _shape: str, more: dict[str, Any] | None, payload: Any) -> Any:
     hidden = (more or {}).get("hidden", ())
+    if hidden is True:  # a root model's only field, which may be a dict
+        return HIDDEN
     if isinstance(payload, dict):
         return {key: HIDDEN if key in hidden else part for key, part in payload.items()}
     return HIDDEN if hidden else payload

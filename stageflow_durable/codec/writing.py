@@ -177,7 +177,7 @@ def _object(saved: SavedObject) -> dict[str, object]:
         if held is not None:
             more[name] = tagged(held)
     if make.not_shown:
-        more["hidden"] = sorted(make.not_shown)
+        more["hidden"] = True if make.is_root else sorted(make.not_shown)
     name = _name(saved.cls, make.fields)
     return _named(f"{name[:-1]},{write_json(more)}]", view)
 

@@ -18,7 +18,9 @@ from celery import Celery, chain
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu import exceptions as kombu_exceptions
 from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.dropped import said_of
@@ -75,33 +77,37 @@ class Outage:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._error: str | None = None
-        self._again_at = 0.0
+        self._failed: tuple[str, float] | None = None  # why, and when somebody may try again
+        self._answered_at = -math.inf
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """A try to reach the broker. Raises BrokerUnavailable, as the last one did, where nobody is to try now."""
-        if self._error is not None:
-            self._take_turn(self._error)
-        began = self._clock()
+        began, failed = self._clock(), self._failed
+        if failed is not None:
+            why, again_at = failed
+            if began < again_at:
+                raise BrokerUnavailable(why)
+            # Without a lock: two threads that try at the same moment do no harm.
+            self._failed = why, began + TRY_SECONDS
         try:
             yield
         except BrokerUnavailable as error:
             now = self._clock()
-            self._error = str(error) if now - began > SLOW_SECONDS else None
-            self._again_at = now + AGAIN_SECONDS
+            if self._answered_at < began:  # else it has answered another one meanwhile
+                slow = now - began > SLOW_SECONDS and _is_away(error.__cause__)
+                self._failed = (str(error), now + AGAIN_SECONDS) if slow else None
             raise
         except BaseException:
-            self._again_at = self._clock()  # it says nothing about the broker: the next one may try
+            self._failed = failed  # it says nothing about the broker: the next one may try
             raise
-        self._error = None
+        self._failed, self._answered_at = None, self._clock()
 
-    def _take_turn(self, error: str) -> None:
-        # Without a lock: two threads that try at the same moment do no harm.
-        now = self._clock()
-        if now < self._again_at:
-            raise BrokerUnavailable(error)
-        self._again_at = now + TRY_SECONDS
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether nobody answered: what a broker refuses, as of one queue, it may take from others."""
+    cause = error.__cause__ or error if isinstance(error, OperationalError) else error
+    return isinstance(cause, OSError | ConnectionError | RedisConnectionError | RedisTimeoutError)
 
 
 class CeleryPublisher:

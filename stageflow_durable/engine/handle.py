@@ -105,18 +105,22 @@ class RunHandle(Generic[ResultT]):
         }
 
     def _read(self, stage: str, delta: str | None, schema: int, *, for_people: bool = False) -> Any:
-        known = None if self._pipeline is None else self._pipeline.plan.by_name.get(stage)
-        value = shown_output(known, delta or "null") if for_people else decode(delta or "null")
+        """What a stage saved; for people as it was saved: a migration wants the value as it is, and may rename it."""
+        if for_people:
+            known = None if self._pipeline is None else self._pipeline.plan.by_name.get(stage)
+            return shown_output(known, delta or "null")
+        value = decode(delta or "null")
         return value if self._pipeline is None else migrated_output(self._pipeline, stage, value, schema)
 
     def result(self, timeout: float | timedelta | None = None, *, for_people: bool = False) -> ResultT:
         """Wait for the end and return the last stage's output as the pipeline's ``result_type``, or all outputs where
         it has none.
 
-        ``timeout`` in seconds or as a timedelta, None: for ever. ``for_people``: all outputs are without what models do
-        not show. Raises ResultTimeout, or InvalidInput for a timeout that is no time; RunFailed, RunCancelled,
-        RunCompensated, CompensationFailed or RunParked for a run that ended otherwise; NotAllowedInStage inside a
-        stage, whose worker slot it would hold; StoreUnavailable if the database is away at the beginning.
+        ``timeout`` in seconds or as a timedelta, None: for ever. ``for_people``: as plain data, as it was saved, masked
+        and without what models do not show. Raises ResultTimeout, or InvalidInput for a timeout that is no time;
+        RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended otherwise;
+        NotAllowedInStage inside a stage, whose worker slot it would hold; StoreUnavailable if the database is away at
+        the beginning.
         """
         return self._result(self._wait("result", timeout).until_rest(), for_people)
 
@@ -178,7 +182,10 @@ class RunHandle(Generic[ResultT]):
         if self._pipeline is None or self._pipeline.result_type is None:
             return cast("ResultT", self._shown(saved, for_people=for_people))  # a pipeline that declares no type
         last = self._last_stage(self._pipeline, run)
-        return self._typed(last, self._pipeline, saved.get(last))
+        found = saved.get(last)
+        if for_people:  # an object of the declared type would show what is not for people
+            return cast("ResultT", None if found is None else self._read(last, *found, for_people=True))
+        return self._typed(last, self._pipeline, found)
 
     def _is_newest(self, run: RunFacts) -> bool:
         return self._pipeline is None or self._pipeline.plan.digest == run.definition

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -347,43 +347,56 @@ def without_sensitive(schema: str, value: Any, hidden: str) -> Any:
     if '"sensitive":true' not in schema:  # as :func:`stored` writes it
         return value
     root = json.loads(schema)
-    return _Hide(root, hidden).of(root, value, 0)
+    return _Hide(root, hidden).of([root], value)
 
 
 class _Hide:
+    """Walks a value once, with all the schemas that may describe each part of it."""
+
     def __init__(self, root: Mapping[str, Any], hidden: str) -> None:
         self._root = root
         self._hidden = hidden
 
-    def of(self, schema: Any, value: Any, depth: int) -> Any:
-        if not isinstance(schema, Mapping):
-            return value
-        if schema.get("sensitive") is True or depth > _DEEPEST:  # deeper, a schema that refers to itself says nothing
+    def of(self, schemas: Iterable[Any], value: Any) -> Any:
+        """``value`` as people see it, by any of these schemas."""
+        known = self._with_alternatives(schemas)
+        if any(one.get("sensitive") is True for one in known):
             return value if value is None else self._hidden
-        beside = [_referred(self._root, schema["$ref"])] if "$ref" in schema else []
-        beside += [one for name in ("allOf", "anyOf", "oneOf") for one in schema.get(name, ())]
-        beside += [schema[name] for name in ("if", "then", "else") if name in schema]
-        beside += schema.get("dependentSchemas", {}).values()
-        for one in beside:
-            value = self.of(one, value, depth + 1)
+        if not known:
+            return value
         if isinstance(value, Mapping):
-            return {name: self._field(schema, name, part, depth + 1) for name, part in value.items()}
+            return {name: self.of(_of_field(known, str(name)), part) for name, part in value.items()}
         if isinstance(value, list):
-            return [self._item(schema, number, one, depth + 1) for number, one in enumerate(value)]
+            return [self.of(_of_item(known, number), one) for number, one in enumerate(value)]
         return value
 
-    def _field(self, schema: Mapping[str, Any], name: Any, value: Any, depth: int) -> Any:
+    def _with_alternatives(self, schemas: Iterable[Any]) -> list[Mapping[str, Any]]:
+        """These schemas and all that they refer to, or that stand beside them as alternatives; each once."""
+        found: dict[int, Mapping[str, Any]] = {}
+        waiting = [*schemas]
+        while waiting:
+            one = waiting.pop()
+            if not isinstance(one, Mapping) or id(one) in found:
+                continue
+            found[id(one)] = one
+            if "$ref" in one:
+                waiting.append(_referred(self._root, one["$ref"]))
+            waiting += [each for name in ("allOf", "anyOf", "oneOf") for each in one.get(name, ())]
+            waiting += [one[name] for name in ("if", "then", "else") if name in one]
+            waiting += one.get("dependentSchemas", {}).values()
+        return [*found.values()]
+
+
+def _of_field(known: Iterable[Mapping[str, Any]], name: str) -> Iterator[Any]:
+    for schema in known:
         named, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
-        known = [named[name]] if name in named else []
-        known += [each for pattern, each in patterns.items() if re.search(pattern, str(name))]
-        for each in known or [schema.get("additionalProperties")]:
-            value = self.of(each, value, depth)
-        return value
+        fitting = [named[name]] if name in named else []
+        fitting += [each for pattern, each in patterns.items() if re.search(pattern, name)]
+        yield from fitting or [schema.get("additionalProperties")]
 
-    def _item(self, schema: Mapping[str, Any], number: int, value: Any, depth: int) -> Any:
+
+def _of_item(known: Iterable[Mapping[str, Any]], number: int) -> Iterator[Any]:
+    for schema in known:
         first = schema.get("prefixItems", [])
-        value = self.of(first[number] if number < len(first) else schema.get("items"), value, depth)
-        return self.of(schema.get("contains"), value, depth)
-
-
-_DEEPEST = 200
+        yield first[number] if number < len(first) else schema.get("items")
+        yield schema.get("contains")

@@ -236,6 +236,16 @@ def secrets(value: object) -> str:
     return ",".join(secret(part) for part in _text(value).split(","))
 
 
+def names(value: object) -> str:
+    """Names of fields, with commas between them, or a list of them."""
+    given = value if isinstance(value, list | tuple) else _text(value).split(",")
+    found = [_text(one) for one in given]
+    wrong = next((one for one in found if not re.fullmatch(r"[\w.-]{1,100}", one)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong[:100]!r} is no name of a field: letters, digits, _, - and . ; several with commas")
+    return ",".join(found)
+
+
 def text(value: object) -> str:
     """Text that says something."""
     given = _text(value)

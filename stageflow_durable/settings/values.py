@@ -42,6 +42,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "message_signing": parsing.word("off", "sign", "require"),
     "remote_control": parsing.word("off", "look", "all"),
     "public_url": parsing.web_address,
+    "redact": parsing.names,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
 URLS = ("database_url", "broker_url", "redis_url")
@@ -107,6 +108,8 @@ class Settings:
     ``remote_control``: which of Celery's commands over the broker workers of the engine's own application obey:
     ``look``: those that change nothing; ``all``; ``off``: none.
     ``public_url``: where callbacks and links to approvals of this engine are served, as others reach it.
+    ``redact``: names of fields, with commas between them or as a list, whose values people are not shown, besides those
+    that are named like secrets.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
 
@@ -139,6 +142,7 @@ class Settings:
     message_signing: str = "off"
     remote_control: str = "look"
     public_url: str | None = None
+    redact: str | None = None
     app: str | None = None
 
     def __post_init__(self) -> None:

@@ -11,12 +11,13 @@ from typing import Any, Literal, Protocol
 
 from stageflow_durable.engine.approval_links import PATH
 from stageflow_durable.errors import LinkRefused, SchemaBehind, StoreUnavailable
+from stageflow_durable.masking import masking
 from stageflow_durable.model.run import OpenedApproval, RunSummary
 from stageflow_durable.transitions.approval import DECISIONS
 from stageflow_durable.web import pages
 from stageflow_durable.web.http import Refused, Request, Response, problem
 
-log = logging.getLogger("stageflow.web")
+log = masking(logging.getLogger("stageflow.web"))
 
 _REFUSED = {
     "forged": (HTTPStatus.NOT_FOUND, "There is no such link", "Check that the whole link was copied."),

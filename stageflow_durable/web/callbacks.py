@@ -17,6 +17,7 @@ from typing import Protocol
 from stageflow_durable.codec import UnreadableValue
 from stageflow_durable.engine.callbacks import PATH
 from stageflow_durable.errors import CallbackRefused, InvalidInput, SchemaBehind, StoreUnavailable, UnsavableValue
+from stageflow_durable.masking import masking
 from stageflow_durable.model.run import CallbackReceipt
 from stageflow_durable.settings import Settings
 from stageflow_durable.web import approvals
@@ -34,7 +35,7 @@ from stageflow_durable.web.http import (
     problem,
 )
 
-log = logging.getLogger("stageflow.web")
+log = masking(logging.getLogger("stageflow.web"))
 
 _REFUSED = {"forged": HTTPStatus.NOT_FOUND, "late": HTTPStatus.GONE, "conflict": HTTPStatus.CONFLICT}
 _SAID = {

@@ -24,6 +24,7 @@ from flower.app import Flower
 from flower.views import BaseHandler
 from tornado.template import Loader, Template
 from tornado.web import (
+    RedirectHandler,
     RequestHandler,
     authenticated,
     create_signed_value,
@@ -34,6 +35,7 @@ from tornado.web import (
 
 from stageflow_durable.engine.approval_links import PATH as APPROVALS
 from stageflow_durable.engine.callbacks import PATH as CALLBACKS
+from stageflow_durable.masking import masking
 from stageflow_durable.web import signed_in
 from stageflow_durable.web.callbacks import Receiver, handlers_of
 from stageflow_durable.web.http import (
@@ -48,7 +50,7 @@ from stageflow_durable.web.http import (
     too_large,
 )
 
-log = logging.getLogger("stageflow.web")
+log = masking(logging.getLogger("stageflow.web"))
 
 
 class _Handler(RequestHandler):
@@ -195,6 +197,7 @@ def mount(engine: Served, flower: Any) -> None:
     by_url = {"look": look, "respond": respond, "prefix": prefix}
     of_engine = {"look": signed_in.look, "respond": partial(signed_in.respond, engine), "prefix": prefix}
     pages = [
+        url(rf"{below}/{signed_in.LIST}/", RedirectHandler, {"url": f"{prefix}/{signed_in.LIST}"}),
         url(rf"{below}/(?:{CALLBACKS}|{APPROVALS})/.*", _ByUrl, by_url),
         url(rf"{below}/{signed_in.LIST}", _SignedIn, of_engine, name="approvals"),
         url(rf"{below}/{signed_in.ONE}", _SignedIn, of_engine),

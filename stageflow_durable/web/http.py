@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeAlias
 
-log = logging.getLogger("stageflow.web")
+from stageflow_durable.masking import masking
+
+log = masking(logging.getLogger("stageflow.web"))
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -17,13 +17,14 @@ from urllib.parse import unquote
 
 from stageflow_durable.engine.actors import Actor
 from stageflow_durable.errors import InvalidInput, SchemaBehind, StoreUnavailable, UnknownRun
+from stageflow_durable.masking import masking
 from stageflow_durable.model.plan import APPROVAL
 from stageflow_durable.model.run import OpenedApproval, Run, RunSummary
 from stageflow_durable.transitions.approval import DECISIONS
 from stageflow_durable.web import pages
 from stageflow_durable.web.http import Refused, Request, Response, problem
 
-log = logging.getLogger("stageflow.web")
+log = masking(logging.getLogger("stageflow.web"))
 
 LIST = "approvals"
 """The path of the list."""

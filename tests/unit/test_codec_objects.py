@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, NewType, Self
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from typing_extensions import TypedDict
 
 from stageflow_durable import Sensitive
 from stageflow_durable.codec import Classes, decode, encode, encode_and_fingerprint, fingerprint, restore
@@ -139,6 +141,96 @@ def test_given_a_field_that_is_marked_later_then_its_key_is_the_same_key_and_peo
         assert decode(encode(before), shown=True) == {"iban": "DE1"}
         assert decode(encode(after), shown=True) == {"iban": HIDDEN}
         assert decode(encode(after)) == {"iban": "DE1"}
+
+
+Iban = Annotated[str, Sensitive]
+
+
+class Pii(Sensitive):
+    """A mark of the application's own."""
+
+
+class Ledger(RootModel[dict[str, Annotated[str, Sensitive]]]):
+    pass
+
+
+class Accounts(BaseModel):
+    by_owner: Ledger
+    listed: list[Annotated[str, Field(json_schema_extra={"sensitive": True})]] = []
+
+
+class Wire(NamedTuple):
+    amount: int
+    iban: Iban
+
+
+class Party(TypedDict):
+    iban: Annotated[str, Sensitive]
+
+
+class Transfer(BaseModel):
+    wire: Wire
+    party: Party | None = None
+    aliased: NewType("Aliased", Annotated[str, Sensitive]) = "DE1"  # type: ignore[valid-type]  # as mypy has it
+    own: Annotated[str | None, Pii] = None
+
+
+@dataclass
+class Base:
+    iban: Iban
+    later: OnlyForCheckers | None = None  # type: ignore[name-defined]  # noqa: F821  # as said below
+
+
+@dataclass
+class Derived(Base):
+    amount: int = 1
+
+
+@pydantic_dataclass
+class ByPydantic:
+    iban: str = Field("DE1", json_schema_extra={"sensitive": True})
+    code: str = Field("c", exclude=True)
+    amount: int = 1
+
+
+class CaseSensitive:
+    """No mark at all."""
+
+
+@dataclass
+class Named:
+    kind: Annotated[str, CaseSensitive]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Ledger({"root": "DE1", "a": "DE2"}), HIDDEN),
+        (Accounts(by_owner=Ledger({"a": "DE1"}), listed=["DE1"]), {"by_owner": HIDDEN, "listed": HIDDEN}),
+        (
+            Transfer(wire=Wire(1, "DE1"), party={"iban": "DE1"}),
+            {"wire": HIDDEN, "party": HIDDEN, "aliased": HIDDEN, "own": HIDDEN},
+        ),
+        (ByPydantic("DE1", "c"), {"iban": HIDDEN, "code": HIDDEN, "amount": 1}),
+        (Named("k"), {"kind": "k"}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_given_a_mark_in_whatever_declaration_then_people_do_not_see_the_value(value: Any, shown: Any) -> None:
+    text = encode(value)
+    assert decode(text, shown=True) == shown
+    assert whole(restore(text, typed(type(value)).classes).value) == whole(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (Base("DE1"), {"iban": HIDDEN, "later": None}),
+        (Derived("DE1"), {"iban": HIDDEN, "later": None, "amount": 1}),
+    ],
+)
+def test_given_an_annotation_for_checkers_alone_then_the_others_count(value: Any, shown: Any) -> None:
+    assert decode(encode(value), shown=True) == shown
 
 
 @dataclass

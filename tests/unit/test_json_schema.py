@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from stageflow_durable.model import json_schema
+from stageflow_durable.model.json_schema import mistakes, stored, without_sensitive
 
 
 class Colour(Enum):
@@ -191,3 +193,51 @@ def test_a_schema_that_refers_to_itself_without_end_says_so() -> None:
 @pytest.mark.parametrize("declared", [Order, Item])
 def test_what_pydantic_exports_can_be_used(declared: Any) -> None:
     assert json_schema.mistakes(TypeAdapter(declared).json_schema()) == []
+
+
+# --- what people are shown --------------------------------------------------------------------------------------------
+
+
+SECRET_TEXT = {"type": "string", "sensitive": True}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "shown"),
+    [
+        ({"properties": {"a": SECRET_TEXT, "b": {}}}, {"a": "x", "b": "y"}, {"a": "-", "b": "y"}),
+        ({"properties": {"a": SECRET_TEXT}}, {"a": None}, {"a": None}),
+        ({"items": SECRET_TEXT}, ["x", "y"], ["-", "-"]),
+        ({"prefixItems": [{}, SECRET_TEXT], "items": {}}, ["x", "y", "z"], ["x", "-", "z"]),
+        ({"contains": SECRET_TEXT}, ["x"], ["-"]),
+        ({"additionalProperties": SECRET_TEXT, "properties": {"b": {}}}, {"a": "x", "b": "y"}, {"a": "-", "b": "y"}),
+        ({"patternProperties": {"^a": SECRET_TEXT}}, {"ab": "x", "b": "y"}, {"ab": "-", "b": "y"}),
+        ({"anyOf": [{"type": "null"}, {"$ref": "#/$defs/A"}], "$defs": {"A": SECRET_TEXT}}, "x", "-"),
+        ({"oneOf": [{"properties": {"a": SECRET_TEXT}}, {"properties": {"b": SECRET_TEXT}}]}, {"a": 1, "b": 2}, None),
+        ({"allOf": [{"properties": {"a": {"items": SECRET_TEXT}}}]}, {"a": ["x"]}, {"a": ["-"]}),
+        ({"if": {}, "then": {"properties": {"a": SECRET_TEXT}}}, {"a": "x"}, {"a": "-"}),
+        ({"dependentSchemas": {"a": {"properties": {"b": SECRET_TEXT}}}}, {"b": "x"}, {"b": "-"}),
+        ({"properties": {"a": {"sensitive": False}}}, {"a": "x"}, {"a": "x"}),
+    ],
+)
+def test_what_a_schema_calls_sensitive_is_hidden_in_each_of_its_alternatives(
+    schema: dict[str, Any], value: Any, shown: Any
+) -> None:
+    assert mistakes(schema) == []
+    expected = {"a": "-", "b": "-"} if shown is None else shown
+    assert without_sensitive(stored(schema), value, "-") == expected
+
+
+def test_sensitive_says_yes_or_no() -> None:
+    assert "/properties/a/sensitive" in mistakes({"properties": {"a": {"sensitive": "yes"}}})[0]
+
+
+@pytest.mark.timeout(20)
+def test_a_schema_that_refers_to_itself_in_several_alternatives_takes_no_longer_than_the_value() -> None:
+    names = ("Leaf", "Add", "Mul", "Neg")
+    of_any = {"anyOf": [{"$ref": f"#/$defs/{name}"} for name in names]}
+    each = {"properties": {"of": of_any, "left": of_any, "secret": SECRET_TEXT}}
+    schema = stored({"$defs": dict.fromkeys(names, each), **of_any, "allOf": [{"$ref": "#"}]})
+    value: Any = {"secret": "x"}
+    for _level in range(90):
+        value = {"of": value, "secret": "x"}
+    assert '"x"' not in json.dumps(without_sensitive(schema, value, "-"))

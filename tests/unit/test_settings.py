@@ -158,6 +158,10 @@ def test_given_a_lease_then_sweeps_come_four_times_as_often_and_at_least_each_se
         ("message_templates", "perhaps", "on or off"),
         ("audit_key", "s3cret", "at least 16"),
         ("old_audit_keys", "a key of some length,s3cret", "at least 16"),
+        ("redact", "iban, b orn", "no name of a field"),
+        ("redact", ["iban", ""], "no name of a field"),
+        ("redact", ["iban", 7], "must be text, not int"),
+        ("redact", 7, "must be text, not int"),
         ("app", "shop/engine.py", "module:attribute"),
     ],
 )
@@ -334,3 +338,13 @@ sys.exit(f"imported {heavy}" if heavy else 0)
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path, env=environment)
+
+
+@pytest.mark.parametrize("given", ["iban, Born", ["iban", "Born"], ("iban", " Born ")])
+def test_names_to_redact_are_a_text_or_a_list(tmp_path: Path, given: object) -> None:
+    assert load(tmp_path, redact=given).redact == "iban,Born"
+
+
+def test_names_to_redact_may_stand_in_pyproject_and_reach_child_processes(tmp_path: Path) -> None:
+    write_pyproject(tmp_path, 'redact = ["iban", "born"]')
+    assert load(tmp_path).environment()["STAGEFLOW_REDACT"] == "iban,born"

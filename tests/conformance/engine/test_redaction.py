@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field
 
-from stageflow_durable import Actor, Pipeline, Sensitive, StageContext
+from stageflow_durable import Actor, Pipeline, SchemaMigration, Sensitive, StageContext, masking
 from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.legible import jsonable
 from tests.conformance.engine.conftest import MakeEngine
@@ -160,6 +160,37 @@ def test_a_payload_that_only_the_stored_schema_knows_is_masked_by_it(make_engine
     assert handle.result(for_people=True)["card"] == by_schema
 
 
+class Receipt(BaseModel):
+    number: str
+    iban: Annotated[str, Sensitive]
+    api_key: str
+
+
+def test_the_result_of_a_declared_type_is_masked_for_people_too(make_engine: MakeEngine) -> None:
+    pipeline = Pipeline("p", result_type=Receipt)
+    engine = make_engine(pipeline.stage("a", lambda _ctx: Receipt(number="r-1", iban=SECRET, api_key=SECRET)))
+    handle = engine.enqueue("p", {})
+    engine.drain()
+    shown: Any = handle.result(for_people=True)
+    assert shown == {"number": "r-1", "iban": "(not shown)", "api_key": "***"}
+    assert handle.result() == Receipt(number="r-1", iban=SECRET, api_key=SECRET)
+
+
+def test_a_migration_never_sees_a_mask_and_people_see_what_was_saved(make_engine: MakeEngine) -> None:
+    before = Pipeline("p").stage("a", lambda _ctx: {"pin": "1234"}).wait_for("w")
+    engine = make_engine(before)
+    handle = engine.enqueue("p", {})
+    engine.work()
+    step = SchemaMigration(outputs={"a": lambda old: {"number": int(old["pin"])}})
+    after = Pipeline("p", schema=2, migrations={1: step}).stage("a", lambda _ctx: {"number": 1}).wait_for("w")
+    later = make_engine(after)
+    later.signal(handle.run_id, "w")
+    later.drain()
+    again = later.handle(handle.run_id)
+    assert again.outputs()["a"] == {"number": 1234}
+    assert again.result(for_people=True)["a"] == {"pin": "***"}
+
+
 def test_an_error_that_repeats_what_a_stage_was_given_is_masked_before_it_is_stored(make_engine: MakeEngine) -> None:
     def charge(ctx: StageContext) -> None:
         raise ValueError(f"the bank refused {dict(ctx.input)!r}")
@@ -169,6 +200,20 @@ def test_an_error_that_repeats_what_a_stage_was_given_is_masked_before_it_is_sto
     handle = engine.enqueue(pipeline, GIVEN)
     engine.drain()
     assert "the bank refused" in str(handle.describe().error)
+    assert SECRET not in whole([handle.describe(), handle.history()])
+
+
+def test_names_that_the_settings_give_are_masked_too(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_also", set())  # it is of the whole process
+    given = {"IBAN": SECRET, "iban_of": "x", "card": [{"iban": SECRET}]}
+
+    def charge(ctx: StageContext) -> None:
+        raise ValueError(f"refused {dict(ctx.input)!r}, iban={SECRET}")
+
+    engine = make_engine(Pipeline("p").stage("a", charge), redact=["iban"])
+    handle = engine.enqueue("p", given)
+    engine.drain()
+    assert handle.describe().input == {"IBAN": "***", "iban_of": "x", "card": [{"iban": "***"}]}
     assert SECRET not in whole([handle.describe(), handle.history()])
 
 

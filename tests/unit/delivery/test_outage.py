@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 import pytest
 from celery import Celery
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import ConnectionError as RedisConnection
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from stageflow_durable.delivery.publish import AGAIN_SECONDS, TRY_SECONDS, CeleryPublisher, Outage
 from stageflow_durable.errors import BrokerUnavailable, PublishingFailed
@@ -42,7 +46,7 @@ def away(clock: Clock) -> Fails:
 
     def fails() -> None:
         clock.now += 2.0
-        raise BrokerUnavailable("connection refused")
+        raise BrokerUnavailable("connection refused") from ConnectionRefusedError()
 
     return fails
 
@@ -105,6 +109,40 @@ def test_what_is_refused_at_once_may_be_tried_at_once(outage: Outage) -> None:
         raise BrokerUnavailable("OOM command not allowed")
 
     assert [tried(outage, refuses) for _ in range(3)] == [True, True, True]
+
+
+@pytest.mark.parametrize("why", [ChannelError("PRECONDITION_FAILED"), ResponseError("WRONGTYPE"), None])
+def test_what_one_queue_is_refused_holds_up_no_other(outage: Outage, clock: Clock, why: Exception | None) -> None:
+    def refuses() -> None:
+        clock.now += 2.0  # it was tried again and again
+        raise BrokerUnavailable("refused") from why
+
+    assert [tried(outage, refuses) for _ in range(3)] == [True, True, True]
+
+
+@pytest.mark.parametrize("why", [ConnectionError(), TimeoutError(), OSError(), RedisTimeout(), RedisConnection()])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_whatever_says_that_nobody_answers_is_remembered(
+    outage: Outage, clock: Clock, why: Exception, wrapped: bool
+) -> None:
+    def fails() -> None:
+        clock.now += 2.0
+        cause = OperationalError("kombu's") if wrapped else why
+        if wrapped:
+            cause.__cause__ = why
+        raise BrokerUnavailable("away") from cause
+
+    assert [tried(outage, fails), tried(outage)] == [True, False]
+
+
+def test_a_failure_of_before_the_broker_answered_is_not_remembered(outage: Outage, clock: Clock, away: Fails) -> None:
+    def answered_meanwhile_and_failed() -> None:
+        clock.now += 1.0
+        assert tried(outage)
+        away()
+
+    assert tried(outage, answered_meanwhile_and_failed)
+    assert tried(outage)
 
 
 def test_before_any_failure_all_try_at_once(outage: Outage) -> None:

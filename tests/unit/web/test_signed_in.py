@@ -257,6 +257,13 @@ def test_neither_decision_is_refused_by_field(engine: FakeEngine) -> None:
     assert (answer.status_code, "decision: approve or deny" in answer.text) == (422, True)
 
 
+@pytest.mark.parametrize("prefix", ["", "monitor"])
+def test_the_list_is_found_with_a_slash_too(engine: FakeEngine, prefix: str) -> None:
+    below = f"/{prefix}" if prefix else ""
+    answer = talk(engine, lambda client: client.get(f"{below}/approvals/", auth=ANN), prefix, **BASIC)
+    assert (answer.status_code, answer.headers["location"]) == (301, f"{below}/approvals")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
