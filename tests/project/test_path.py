@@ -14,7 +14,7 @@ from tests.project.path import Followed, of_a_stage, of_lost_work
 # the store's verbs stand apart from its statements. A module that is one concern has lines that this path does not
 # need: the bound of lines was 9,500 while the same stood in 57 modules, and 9,650 before publishing remembered that the
 # broker is away. The goals are 15 modules and 3,000 lines for a stage, and 22 modules with lost work.
-STAGE_MODULES, STAGE_LINES = 49, 9_700
+STAGE_MODULES, STAGE_LINES = 49, 9_720
 LOST_MODULES = 79
 
 
