@@ -160,7 +160,25 @@ class ChildWatch(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has n
     def start(self, consumer: Any) -> None:
         """Begin to look; called again after each reconnect."""
         if consumer.timer is not None and has_children(consumer.pool):
+            self._note_each(consumer.pool)
             self._timer = consumer.timer.call_repeatedly(LOOK_SECONDS, self._look, (consumer.pool,))
+
+    def _note_each(self, pool: Any) -> None:
+        """Note the children that are there, and each that is made from now on: one may begin and die between two
+        looks, and then its work would lie until its lease runs out.
+        """
+        self._seen |= {process.pid for process in _children(pool)}
+        make = pool._pool._create_worker_process  # noqa: SLF001  # nothing public tells of a new one
+        if getattr(make, "watched_by", None) is self:
+            return
+
+        def noted(number: int) -> Any:
+            process = make(number)
+            self._seen.add(process.pid)
+            return process
+
+        noted.watched_by = self  # type: ignore[attr-defined]  # a mark of ours: this is called after each reconnect
+        pool._pool._create_worker_process = noted  # noqa: SLF001  # as above
 
     def stop(self, consumer: Any) -> None:
         """Cease."""

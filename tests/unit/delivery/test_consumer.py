@@ -72,6 +72,58 @@ def test_an_end_that_celery_missed_is_seen_at_the_next_look_and_reported() -> No
     watch._report.assert_called_once_with(2)
 
 
+class Pool:
+    """A pool of billiard's, as its parent sees it: processes by number, each with the next process id."""
+
+    def __init__(self, *pids: int) -> None:
+        self.children = [SimpleNamespace(pid=pid, is_alive=lambda: True) for pid in pids]
+        self.made = max(pids)
+        self._pool: Any = SimpleNamespace(_pool=self.children, _create_worker_process=self._create)
+        self.maintain_pool = Mock()
+
+    def _create(self, _number: int) -> Any:
+        self.made += 1
+        self.children.append(SimpleNamespace(pid=self.made, is_alive=lambda: True))
+        return self.children[-1]
+
+    def replaced(self, pid: int) -> None:
+        """That child has died, and Celery has made another."""
+        self.children[:] = [child for child in self.children if child.pid != pid]
+        self._pool._create_worker_process(0)
+
+
+@pytest.fixture
+def watching() -> tuple[Any, Pool]:
+    """A watch that was started, and has not looked yet."""
+    pool = Pool(1, 2)
+    watch: Any = ChildWatch(Mock())
+    watch._report = Mock()
+    watch.start(SimpleNamespace(timer=Mock(), pool=pool))
+    return watch, pool
+
+
+def test_a_child_that_dies_before_the_first_look_is_reported(watching: tuple[Any, Pool]) -> None:
+    watch, pool = watching
+    pool.replaced(2)
+    watch._look(pool)
+    watch._report.assert_called_once_with(2)
+
+
+@pytest.mark.parametrize("reconnected", [False, True])
+def test_a_child_that_begins_and_dies_between_two_looks_is_reported(
+    watching: tuple[Any, Pool], reconnected: bool
+) -> None:
+    watch, pool = watching
+    watch._look(pool)
+    if reconnected:
+        watch.start(SimpleNamespace(timer=Mock(), pool=pool))
+    pool.replaced(2)  # by 3
+    pool.replaced(3)  # by 4
+    watch._look(pool)
+    assert {call.args for call in watch._report.call_args_list} == {(2,), (3,)}
+    assert pool._pool._create_worker_process(0).pid == 5
+
+
 def held(task: str, tag: str) -> Any:
     return tag, SimpleNamespace(headers={"task": task}, delivery_tag=tag)
 
