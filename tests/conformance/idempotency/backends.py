@@ -69,6 +69,13 @@ class Backend:
         return answer.fence
 
 
+BUSY_SECONDS = 20.0
+
+
 def store_at(url: str) -> IdempotencyStore:
-    """The shared store behind a URL."""
-    return RedisIdempotencyStore(url) if url.startswith("redis") else SqlIdempotencyStore(Database(url))
+    """The shared store behind a URL. Hundreds of threads share its connections, on a machine that does other things."""
+    return (
+        RedisIdempotencyStore(url, timeout_seconds=BUSY_SECONDS)
+        if url.startswith("redis")
+        else SqlIdempotencyStore(Database(url))
+    )

@@ -13,7 +13,7 @@ from stageflow_durable.idempotency.redis import RedisIdempotencyStore
 from stageflow_durable.idempotency.sql import SqlIdempotencyStore
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_keys import idempotency_keys
-from tests.conformance.idempotency.backends import Backend, Clock
+from tests.conformance.idempotency.backends import BUSY_SECONDS, Backend, Clock
 from tests.services.postgres import PostgresService
 
 BACKENDS = [
@@ -50,7 +50,7 @@ def fakeredis_backend() -> Backend:
 
 @pytest.fixture
 def valkey_backend(valkey_url: str) -> Iterator[Backend]:
-    store = RedisIdempotencyStore(valkey_url)
+    store = RedisIdempotencyStore(valkey_url, timeout_seconds=BUSY_SECONDS)
     yield Backend(store, url=valkey_url)
     store.close()
 
@@ -62,7 +62,7 @@ def redis_backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     url = service.url_of(60)
     with service.client(60) as client:
         client.flushdb()
-    store = RedisIdempotencyStore(url)
+    store = RedisIdempotencyStore(url, timeout_seconds=BUSY_SECONDS)
     yield Backend(store, url=url)
     store.close()
 
