@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from stageflow_durable.engine.operations import DatabaseOperations
+from stageflow_durable.engine.operations import UNSERVED_SECONDS, DatabaseOperations
 from stageflow_durable.engine.recover import Sweeper
 from tests.simulation.checks import PUBLISHED_MOST
 from tests.simulation.ledger import Violation
@@ -57,9 +57,16 @@ def _unsettled(sim: Simulation, pipeline: str | None = None) -> list[str]:
 
 
 def _needs_a_worker(sim: Simulation, run: str) -> bool:
-    """What waits for somebody's word alone needs none."""
+    """What waits for somebody's word, or for a time to come, needs none yet; and of what has moved just now nobody is
+    told that it stands still.
+    """
+    now = sim.now()
+    (moved_at,) = (row.updated_at for row in sim.database.see("runs", run))
+    if now - UNSERVED_SECONDS <= moved_at <= now:
+        return False
     rows = [row for row in sim.database.see("strands", run) if row.state not in ("done", "rest")]
-    return any(row.waiting_for not in ("signal", "approval", "callback") for row in rows)
+    due = [row for row in rows if row.waiting_for != "time" or row.wake_at <= now]
+    return any(row.waiting_for not in ("signal", "approval", "callback") for row in due)
 
 
 def _pass(sim: Simulation, runs: Iterable[str]) -> None:
