@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Operations
 
 
+MOST_OF_A_VALUE = 160
+"""Characters that are shown of the input and of an output, unless ``--full`` is said."""
+
+
 @click.command(short_help="One run as a tree, and the commands that are allowed now.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--watch", is_flag=True, help="Draw it again as it goes, until it is at rest.")
@@ -36,22 +40,24 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="How often --watch looks.",
 )
+@click.option("--full", is_flag=True, help="Input and outputs as long as they are.")
 @json_option
 @app_option
 @click.pass_context
-def show(ctx: click.Context, run_id: str, watch: bool, every: float, as_json: bool) -> None:
-    """One run as a tree: attempts, delays, owners, undos and keys; at the end the commands that are allowed now.
+def show(ctx: click.Context, run_id: str, watch: bool, every: float, full: bool, as_json: bool) -> None:
+    """One run as a tree: input, outputs, attempts, delays, owners, undos and keys; at the end the commands that are
+    allowed now. Secrets are masked.
 
     RUN is a run id or the beginning of one that no other run has: at least six characters; the twelve of a list do.
     """
     session = Session.of(ctx)
     run = find_run(session.operations(), run_id)
     if watch:
-        _watch(session, run, every, as_json)
+        _watch(session, run, every, as_json, 0 if full else MOST_OF_A_VALUE)
     elif as_json:
         print_json(as_document(run))
     else:
-        _print(session, run, short_id(session.operations(), run))
+        _print(session, run, short_id(session.operations(), run), 0 if full else MOST_OF_A_VALUE)
 
 
 def find_run(operations: Operations, run_id: str) -> Run:
@@ -87,13 +93,13 @@ def as_document(run: Run) -> dict[str, Any]:
     return {**jsonable(run), "waiting_for": run.waiting_for, "allowed": allowed}
 
 
-def _print(session: Session, run: Run, shown_id: str) -> None:
+def _print(session: Session, run: Run, shown_id: str, values: int) -> None:
     out = console()
-    for line in _drawn(session, run, shown_id):
+    for line in _drawn(session, run, shown_id, values):
         out.print(line, soft_wrap=True)  # a command that is longer than the window can still be copied whole
 
 
-def _drawn(session: Session, run: Run, shown_id: str) -> list[Text]:
+def _drawn(session: Session, run: Run, shown_id: str, values: int) -> list[Text]:
     from stageflow_durable.cli.tree import ASCII, draw
 
     out = console()
@@ -104,31 +110,32 @@ def _drawn(session: Session, run: Run, shown_id: str) -> list[Text]:
         shown_id=shown_id,
         history=session.operations().history(run.run_id),
         guides=ASCII if out.options.ascii_only else None,
+        values=values,
     )
 
 
 # --- as it goes -----------------------------------------------------------------------------------------------------
 
 
-def _watch(session: Session, run: Run, every: float, as_json: bool) -> None:
+def _watch(session: Session, run: Run, every: float, as_json: bool, values: int) -> None:
     operations = session.operations()
     if as_json:
         _watch_json(operations, run, every)
     elif console().is_terminal:
-        _watch_live(session, run, short_id(operations, run), every)
+        _watch_live(session, run, short_id(operations, run), every, values)
     else:
-        _watch_lines(session, run, short_id(operations, run), every)
+        _watch_lines(session, run, short_id(operations, run), every, values)
 
 
-def _watch_live(session: Session, run: Run, shown: str, every: float) -> None:
+def _watch_live(session: Session, run: Run, shown: str, every: float, values: int) -> None:
     from rich.console import Group
     from rich.live import Live
 
     with Live(
-        Group(*_drawn(session, run, shown)), console=console(), auto_refresh=False, vertical_overflow="visible"
+        Group(*_drawn(session, run, shown, values)), console=console(), auto_refresh=False, vertical_overflow="visible"
     ) as live:
         for seen in _until_rest(session.operations(), run, every):
-            live.update(Group(*_drawn(session, seen, shown)), refresh=True)
+            live.update(Group(*_drawn(session, seen, shown, values)), refresh=True)
 
 
 def _until_rest(operations: Operations, run: Run, every: float) -> Iterator[Run]:
@@ -152,6 +159,6 @@ def _watch_json(operations: Operations, run: Run, every: float) -> None:
         print_json_line(as_document(seen))
 
 
-def _watch_lines(session: Session, run: Run, shown: str, every: float) -> None:
+def _watch_lines(session: Session, run: Run, shown: str, every: float, values: int) -> None:
     for seen in _changes(session.operations(), run, every):
-        _print(session, seen, shown)
+        _print(session, seen, shown, values)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from rich.text import Text
 
@@ -20,8 +22,17 @@ from stageflow_durable.cli.why import (
     who,
     why_in_full,
 )
-from stageflow_durable.cli.words import STAGE_STYLE, STATUS_STYLE, STEP_STYLE, STEP_WORD, age, duration, progress
-from stageflow_durable.legible import for_people
+from stageflow_durable.cli.words import (
+    STAGE_STYLE,
+    STATUS_STYLE,
+    STEP_STYLE,
+    STEP_WORD,
+    age,
+    clipped,
+    duration,
+    progress,
+)
+from stageflow_durable.legible import for_people, jsonable
 from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT
 from stageflow_durable.model.run import AttemptView, Event, Run, StageView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
@@ -30,6 +41,9 @@ from stageflow_durable.model.waits import WAITING_WORDS
 
 INLINE = 36
 """The longest note that stands beside its stage; a longer one, or a second, gets a line below it."""
+
+LONGEST_WRAPPED = 20_000
+"""A longer text is left to the terminal: to wrap a megabyte takes seconds."""
 
 SHOWN_ATTEMPTS = 6
 NEEDS_A_PERSON = frozenset({RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED})
@@ -75,15 +89,25 @@ class Row:
 
 
 def draw(
-    run: Run, *, now: datetime, width: int, shown_id: str, history: Sequence[Event] = (), guides: Guides | None = None
+    run: Run,
+    *,
+    now: datetime,
+    width: int,
+    shown_id: str,
+    history: Sequence[Event] = (),
+    guides: Guides | None = None,
+    values: int | None = None,
 ) -> list[Text]:
-    """The whole picture, line by line, for a terminal of ``width`` columns; ``history`` tells what people did to it."""
+    """The whole picture, line by line, for a terminal of ``width`` columns; ``history`` tells what people did to it.
+    ``values``: how many characters of the input and of each output are shown; 0: all; None: none of them.
+    """
     guides = guides or Guides()
     run, history = for_people(run), for_people(history)
-    rows = [_row(run, stage, now) for stage in run.stages]
+    rows = [_row(run, stage, now, values) for stage in run.stages]
     said = [*way_out(run), *undone_for(run), *awaiting(run), *losses(run, now), *orders(history, now)]
     return [
         *_header(run, now, width, shown_id),
+        *_indented(_value("input", run.input, values), width, "dim"),
         *_indented(said, width),
         *_stages(rows, width, guides),
         *_commands(run, allowed_verbs(run, shown_id=shown_id), width),
@@ -110,6 +134,14 @@ def _header(run: Run, now: datetime, width: int, shown_id: str) -> Iterator[Text
         yield from _indented(["  ".join(f"{name}={value}" for name, value in run.attributes.items())], width, "dim")
 
 
+def _value(what: str, value: Any, most: int | None) -> list[str]:
+    """A value as JSON on one line, if it says anything and values are wanted."""
+    if most is None or value in (None, {}):
+        return []
+    text = json.dumps(jsonable(value), ensure_ascii=False)
+    return [f"{what} {clipped(text, most) if most else text}"]
+
+
 def _when(run: Run, now: datetime) -> str:
     """How long ago it came to rest, and after how long; or for how long it has been under way."""
     if run.status not in AT_REST:
@@ -129,13 +161,15 @@ def _status(run: Run) -> str:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
+    if len(text) > LONGEST_WRAPPED:  # the terminal breaks it
+        return [text]
     return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 # --- one stage ------------------------------------------------------------------------------------------------------
 
 
-def _row(run: Run, stage: StageView, now: datetime) -> Row:
+def _row(run: Run, stage: StageView, now: datetime, values: int | None) -> Row:
     notes = _notes(run, stage, now)
     phrases = _phrases(stage)
     inline = phrases if len(phrases) == 1 and len(phrases[0]) <= INLINE else []
@@ -152,6 +186,7 @@ def _row(run: Run, stage: StageView, now: datetime) -> Row:
             *approval_lines(stage.approval),
             *_undo_details(stage),
             *_keys(run, stage),
+            *_value("output", None if stage.approval else stage.output, values),
         ),
         STEP_STYLE.get(stage.undo.state, "dim") if stage.undo else "dim",
     )

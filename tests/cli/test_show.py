@@ -83,3 +83,14 @@ def test_when_the_database_is_away_there_is_one_line_and_no_traceback(invoke: In
     engine.fails = StoreUnavailable("the database did not answer:\nconnection refused")
     result = invoke("show", RUN_ID)
     assert (result.exit_code, result.stderr) == (1, "stageflow: the database did not answer: connection refused\n")
+
+
+@pytest.mark.parametrize(("full", "whole"), [([], False), (["--full"], True)])
+def test_values_are_cut_unless_all_of_them_is_wanted(
+    invoke: Invoke, engine: FakeApplication, full: list[str], whole: bool
+) -> None:
+    engine.held = [replace(run(RunStatus.SUCCEEDED, stage("a", output="y" * 3000)), input={"text": "x" * 3000})]
+    for more in ([], ["--watch"]):
+        text = "".join(invoke("show", RUN_ID, *full, *more).stdout.split())
+        assert ("x" * 3000 in text, "y" * 3000 in text) == (whole, whole)
+        assert "input{" in text

@@ -239,3 +239,36 @@ def test_an_undo_that_failed_is_red_and_one_that_is_done_is_not() -> None:
             for span in line.spans
         }
         assert (styles["undo: refund FAILED"], styles["undo: give done"]) == ("bold red", "dim")
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def with_values(values: int | None, width: int = 100) -> list[str]:
+    """A run whose input and outputs are short, long, absent and hostile."""
+    stages = (
+        stage("a", StageState.OK, attempt(), output={"n": 1, "text": "x" * 500}),
+        stage("b", StageState.OK, attempt(), output=None),
+        stage("c", StageState.OK, attempt(), output="\x1b[2J\u202e"),
+    )
+    seen = run(RunStatus.SUCCEEDED, *stages)
+    lines = draw(seen, now=NOW, width=width, shown_id=RUN_ID[:12], values=values)
+    return [line.plain for line in lines]
+
+
+def test_the_input_and_each_output_are_shown_with_as_many_characters_as_are_wanted() -> None:
+    lines = with_values(30)
+    assert lines[1:6] == [
+        '  input {"order_id": "A-1"}',
+        "├─ a  ok  1/1  10 ms",
+        '│     output {"n": 1, "text": "xxxxxxxxxxx…',
+        "├─ b  ok  1/1  10 ms",
+        "└─ c  ok  1/1  10 ms",
+    ]
+    assert lines[6].startswith("      output")
+    assert not {"\x1b", "\u202e"} & set("".join(lines))
+
+
+def test_in_full_a_value_is_whole_and_unwanted_it_is_not_there() -> None:
+    assert "x" * 500 in "".join(with_values(0, width=2000))
+    assert not [line for line in with_values(None) if "put " in line]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
+from stageflow_durable.cli.show import MOST_OF_A_VALUE
 from stageflow_durable.cli.tree import draw
 from stageflow_durable.cli.words import SHORT_ID
 from stageflow_durable.testing import engine_for_tests
@@ -36,7 +37,9 @@ def shown(directory: Path) -> list[str]:
         engine.drain()
         run, history = engine.run(handle.run_id), engine.history(handle.run_id)
         now = datetime.fromtimestamp(engine.clock.time(), UTC) + timedelta(seconds=12)
-        return [line.plain for line in draw(run, now=now, width=110, shown_id=run.run_id[:SHORT_ID], history=history)]
+        shown_id, values = run.run_id[:SHORT_ID], MOST_OF_A_VALUE
+        lines = draw(run, now=now, width=110, shown_id=shown_id, history=history, values=values)
+        return [line.plain for line in lines]
 
 
 def like(lines: list[str]) -> list[str]:
