@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from stageflow_durable.legible import for_people, jsonable
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from stageflow_durable.cli.ports import Operations
     from stageflow_durable.model.run import RunSummary
     from stageflow_durable.model.status import RunStatus
 
@@ -67,8 +69,21 @@ def runs(
         print_json([{**jsonable(run), "waiting_for": run.waiting_for} for run in found] if groups is None else groups)
     else:
         _print(for_people(groups), for_people(found), session.now())
+    if pipeline is not None and not found:
+        _say_if_unknown(operations, pipeline)
     if len(found) == most:
         say(f"the first {most} are shown; for more say --limit, for fewer filter")
+
+
+def _say_if_unknown(operations: Operations, pipeline: str) -> None:
+    """A name that was mistyped finds nothing either."""
+    roster = operations.roster()
+    names = {name for profile in roster.profiles for name in profile.pipelines}
+    if pipeline in names or operations.runs(pipeline=pipeline, limit=1):
+        return
+    near = difflib.get_close_matches(pipeline, sorted(names), 1)
+    meant = f"; did you mean {near[0]}?" if near else f"; live workers know: {roster.known}"
+    say(f"there is no run of a pipeline {pipeline!r}{meant}")
 
 
 def _print(groups: list[Group] | None, found: Sequence[RunSummary], now: datetime) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable.cli.words import duration
+from stageflow_durable.model.roster import Known, Profile, Roster
 from stageflow_durable.model.run import AwaitedWorker, Run, Wait, WaitKind, WorkerView
 from stageflow_durable.model.status import Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.waits import undo_waits
@@ -14,6 +15,9 @@ from stageflow_durable.settings import Settings
 from stageflow_durable.state import schema
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, RUN_ID, FakeApplication, ago, attempt, parked_unknown, run, stage, undo
+
+KNOWN = Roster((Profile("shop", "redis://h:6379/0", ("q",), {"checkout": Known("1", "c1")}),))
+"""One live worker, which knows checkout."""
 
 
 def test_runs_are_a_table_and_nothing_is_cut_when_piped(invoke: Invoke, engine: FakeApplication) -> None:
@@ -46,6 +50,7 @@ def test_ids_that_begin_alike_are_shown_long_enough_to_tell_them_apart(invoke: I
 
 
 def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.known_roster = KNOWN
     result = invoke(
         "runs",
         "--status",
@@ -108,6 +113,29 @@ def test_no_runs_is_said_on_stderr_and_is_an_empty_list_as_json(invoke: Invoke) 
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no runs\n")
     assert json.loads(invoke("runs", "--json").stdout) == []
     assert invoke("runs", "--attention").stderr == "nothing needs a person\n"
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "says"),
+    [
+        ("chekout", "there is no run of a pipeline 'chekout'; did you mean checkout?"),
+        ("zzz", "there is no run of a pipeline 'zzz'; live workers know: checkout v1"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--json"], ["--attention"], ["--status", "parked"]])
+def test_a_pipeline_that_nobody_knows_is_said(
+    invoke: Invoke, engine: FakeApplication, pipeline: str, says: str, more: list[str]
+) -> None:
+    engine.known_roster = KNOWN
+    result = invoke("runs", "--pipeline", pipeline, *more)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, f"{says}")
+
+
+def test_one_that_has_runs_or_a_worker_is_none(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.SUCCEEDED)]
+    assert invoke("runs", "--pipeline", "checkout", "--status", "parked").stderr == "no runs\n"
+    engine.held, engine.known_roster = [], KNOWN
+    assert invoke("runs", "--pipeline", "checkout").stderr == "no runs\n"
 
 
 def test_when_the_limit_cuts_the_list_it_says_so(invoke: Invoke, engine: FakeApplication) -> None:
