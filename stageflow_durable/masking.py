@@ -4,11 +4,13 @@ headers that prove who asks), and in values, by the names of their fields and by
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from typing import Annotated, Any, ForwardRef, get_args, get_origin
 
 MASK = "***"
@@ -160,23 +162,26 @@ class Sensitive:
 
 
 _NAME = re.compile(r"(?<!\w)Sensitive(?!\w)")
-_DEEPEST = 20
-"""So many types within one another are looked into: aliases may lead back to themselves."""
 
 
-def is_sensitive(annotation: Any, depth: int = 0) -> bool:
+def is_sensitive(annotation: Any) -> bool:
     """Whether a type, or one inside it (an alias, an item, an alternative), is marked as :class:`Sensitive`."""
-    if depth > _DEEPEST:
-        return False
-    parts = get_args(annotation)
-    if get_origin(annotation) is Annotated and any(map(is_mark, parts[1:])):
-        return True
-    behind = [getattr(annotation, name, None) for name in ("__value__", "__supertype__")]
-    if isinstance(annotation, type) and (hasattr(annotation, "_fields") or hasattr(annotation, "__total__")):
-        behind += annotations_of(annotation).values()  # a NamedTuple's, a TypedDict's: nobody else asks them
-    if isinstance(annotation, str):  # it could not be resolved
-        return _NAME.search(annotation) is not None
-    return any(is_sensitive(one, depth + 1) for one in (*parts, *behind) if one is not None)
+    seen: dict[int, Any] = {}  # each once, and kept: types may lead back to themselves
+    waiting = [annotation]
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen[id(one)] = one
+        parts = get_args(one)
+        if get_origin(one) is Annotated and any(map(is_mark, parts[1:])):
+            return True
+        if isinstance(one, str) and _NAME.search(one):  # it could not be resolved
+            return True
+        waiting += [*parts, getattr(one, "__value__", None), getattr(one, "__supertype__", None)]
+        if isinstance(one, type) and (hasattr(one, "_fields") or hasattr(one, "__total__")):
+            waiting += annotations_of(one).values()  # a NamedTuple's, a TypedDict's: nobody else asks them
+    return False
 
 
 def is_mark(given: object) -> bool:
@@ -194,11 +199,19 @@ def annotations_of(cls: type) -> dict[str, Any]:
     here is text.
     """
     found: dict[str, Any] = {}
-    for one in reversed(cls.__mro__):
-        names = {**vars(sys.modules.get(one.__module__, object)), **vars(one)} if one is not object else {}
-        for name, given in getattr(one, "__annotations__", {}).items() if "__annotations__" in vars(one) else ():
-            found[name] = _resolved(given, names)
+    for one in reversed(cls.__mro__[:-1]):  # the last is object
+        names = {**vars(sys.modules.get(one.__module__, object)), **vars(one)}
+        found |= {name: _resolved(given, names) for name, given in _own_annotations(one).items()}
     return found
+
+
+def _own_annotations(cls: type) -> dict[str, Any]:
+    try:
+        return inspect.get_annotations(cls)
+    except NameError:  # from Python 3.14 they are evaluated when they are asked for
+        lazily: Any = import_module("annotationlib")
+        own: dict[str, Any] = lazily.get_annotations(cls, format=lazily.Format.FORWARDREF)
+        return own
 
 
 def _resolved(given: Any, names: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple, NewType, Self
+from typing import Annotated, Any, NamedTuple, NewType, NotRequired, Self
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -193,6 +193,27 @@ class ByPydantic:
     amount: int = 1
 
 
+class Node(TypedDict):
+    left: NotRequired[Node]
+    right: NotRequired[Node]
+    other: NotRequired[list[Node] | dict[str, Node] | tuple[Node, Node]]
+    name: str
+
+
+class Tree(BaseModel):
+    node: Node
+
+
+class SecretNode(TypedDict):
+    left: NotRequired[SecretNode]
+    right: NotRequired[SecretNode]
+    name: Annotated[str, Sensitive]
+
+
+class SecretTree(BaseModel):
+    node: SecretNode
+
+
 class CaseSensitive:
     """No mark at all."""
 
@@ -213,6 +234,8 @@ class Named:
         ),
         (ByPydantic("DE1", "c"), {"iban": HIDDEN, "code": HIDDEN, "amount": 1}),
         (Named("k"), {"kind": "k"}),
+        (Tree(node={"name": "n"}), {"node": {"name": "n"}}),
+        (SecretTree(node={"name": "n"}), {"node": HIDDEN}),
     ],
     ids=lambda value: type(value).__name__,
 )
