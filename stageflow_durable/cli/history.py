@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, date
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +26,16 @@ MOST_OF_A_VALUE = 120
 
 _STYLES = (
     (("failed", "exhausted", "lost"), "bold red"),
-    (("parked", "waiting", "asked", "retried", "postponed"), "yellow"),
+    (("parked", "waiting", "asked", "retry", "postponed"), "yellow"),
     (("compensat", "undo", "stopping"), "magenta"),
-    (("ok", "succeeded"), "green"),
+    ((".ok", "succeeded"), "green"),
 )
 
 
 @click.command(short_help="What happened to a run, event by event.")
 @click.argument("run_id", metavar="RUN")
 @click.option("--follow", is_flag=True, help="Go on as the run goes, until it is at rest.")
-@click.option("--after", type=click.IntRange(0), default=0, metavar="N", help="Only events behind number N.")
+@click.option("--after", type=click.IntRange(0), default=0, metavar="N", help="Only events after number N.")
 @click.option("--full", is_flag=True, help="Values as long as they are.")
 @json_option
 @app_option
@@ -63,7 +64,7 @@ def history(ctx: click.Context, run_id: str, follow: bool, after: int, full: boo
 
 def _masked(event: Event) -> Event:
     """The event, as people may see it: one of before may hold what is masked today before it is stored."""
-    return Event(event.run_id, event.seq, event.type, event.at, masked_value(dict(event.data)), event.item)
+    return replace(event, data=masked_value(dict(event.data)))
 
 
 def _print(events: Iterable[Event], full: bool) -> None:

@@ -124,7 +124,7 @@ class Handle(Protocol):
         """Its status now."""
 
     def events(self, *, after: int = 0) -> Iterable[Event]:
-        """Its events as they come, those behind number ``after``, until it is at rest."""
+        """Its events as they come, those after number ``after``, until it is at rest."""
 
     def result(self, timeout: float | None = None, *, for_people: bool = False) -> Any:
         """Its result, waited for at most ``timeout`` seconds; ``for_people``: masked. Raises

@@ -107,7 +107,7 @@ class Outage:
 def _is_away(error: BaseException | None) -> bool:
     """Whether nobody answered: what a broker refuses, as of one queue, it may take from others."""
     cause = error.__cause__ or error if isinstance(error, OperationalError) else error
-    return isinstance(cause, OSError | ConnectionError | RedisConnectionError | RedisTimeoutError)
+    return isinstance(cause, OSError | RedisConnectionError | RedisTimeoutError)
 
 
 class CeleryPublisher:

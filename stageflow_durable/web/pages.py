@@ -120,7 +120,7 @@ def page(
     if asked.decision is not None:
         return _over(opened)
     said: dict[str, Any] = {
-        "content": shown(asked.content),
+        "content": _shown(asked.content),
         "wrong": wrong,
         "reason": reason,
         "secret": secret,
@@ -149,7 +149,7 @@ def listed(runs: Sequence[RunSummary], *, who: str | None, why: str | None, most
     return _html(HTTPStatus.OK, name="approvals.html", runs=runs, who=who, why=why, most=most)
 
 
-def shown(content: Any) -> str:
+def _shown(content: Any) -> str:
     """As JSON, a line for each value unless that would make it much longer: each is indented by its depth."""
     value = jsonable(content)
     text = json.dumps(value, ensure_ascii=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable.cli.history import _style
 from stageflow_durable.model.run import Event
 from stageflow_durable.model.status import RunStatus
 from tests.cli.conftest import Invoke
@@ -76,6 +77,23 @@ def test_as_json_it_is_a_document_and_followed_a_line_an_event(invoke: Invoke) -
 
 
 def test_a_run_that_is_not_there_is_one_line(invoke: Invoke) -> None:
-    result = invoke("history", "01XXXXXX")
+    result = invoke("history", "01ZZZZZZ")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("stageflow: no run")
+
+
+@pytest.mark.parametrize(
+    ("kind", "style"),
+    [
+        ("stage.ok", "green"),
+        ("run.succeeded", "green"),
+        ("stage.woken", ""),
+        ("work.retry_attempt", "yellow"),
+        ("work.retry_exhausted", "bold red"),
+        ("stage.failed", "bold red"),
+        ("undo.opened", "magenta"),
+        ("run.accepted", ""),
+    ],
+)
+def test_what_went_wrong_looks_like_it_and_what_went_well_too(kind: str, style: str) -> None:
+    assert _style(kind) == style

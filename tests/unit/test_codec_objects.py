@@ -171,14 +171,14 @@ class Party(TypedDict):
 class Transfer(BaseModel):
     wire: Wire
     party: Party | None = None
-    aliased: NewType("Aliased", Annotated[str, Sensitive]) = "DE1"  # type: ignore[valid-type]  # as mypy has it
+    aliased: NewType("Aliased", Annotated[str, Sensitive]) = "DE1"  # type: ignore[valid-type]  # mypy wants a name for it
     own: Annotated[str | None, Pii] = None
 
 
 @dataclass
 class Base:
     iban: Iban
-    later: OnlyForCheckers | None = None  # type: ignore[name-defined]  # noqa: F821  # as said below
+    later: OnlyForCheckers | None = None  # type: ignore[name-defined]  # noqa: F821  # imported for type checkers alone, as many are
 
 
 @dataclass
@@ -260,7 +260,7 @@ def test_given_an_annotation_for_checkers_alone_then_the_others_count(value: Any
 class OfNowhere:
     """Its annotations are texts, one of which names nothing that is there."""
 
-    other: Nowhere  # type: ignore[name-defined]  # noqa: F821  # as said
+    other: Nowhere  # type: ignore[name-defined]  # noqa: F821  # it is not there: that is the case
     iban: Annotated[str, Sensitive]
 
 

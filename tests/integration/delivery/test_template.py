@@ -316,7 +316,7 @@ def test_given_a_broker_that_went_away_and_came_back_when_nudges_are_published_t
     with pytest.raises(BrokerUnavailable):
         publisher.publish((nudge(2),))
     own_broker.start()
-    time.sleep(AGAIN_SECONDS)
+    time.sleep(AGAIN_SECONDS)  # until then a publisher that found nobody does not try
     publisher.publish((nudge(3),))
     assert "01RUN0003" in raw(own_broker.url)["q"][-1]
 
