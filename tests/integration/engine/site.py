@@ -171,6 +171,12 @@ class Site:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from None
 
+    def nobody_lives(self) -> None:
+        """Wait until the leases of workers that an earlier test killed have run out: till then the roster counts them."""
+        self.until(
+            lambda: not any(worker.alive for worker in self.engine.workers()), "earlier tests' workers count as dead"
+        )
+
     def ready(self, worker: Worker, within: float = 30.0) -> None:
         """Wait until a worker takes messages."""
         self.until(lambda: f"{worker.name}@test ready" in worker.log(), f"{worker.name} is ready", within=within)

@@ -70,6 +70,7 @@ def test_two_applications_on_one_queue_are_done_in_seconds_and_the_log_and_the_r
 
 def test_a_run_that_no_live_worker_knows_is_reported_by_name_and_goes_on_once_one_has_joined(bare_site: Site) -> None:
     settings: dict[str, Any] = {"queue": "lonely"}
+    bare_site.nobody_lives()
     lacks = bare_site.worker(children=1, **settings)
     bare_site.ready(lacks)
     other = Engine("other", [line("other", 2)], **{**bare_site.settings, **settings})
