@@ -172,7 +172,7 @@ class Site:
             raise AssertionError(f"{error}\n{self.report()}") from None
 
     def nobody_lives(self) -> None:
-        """Wait until the leases of workers that an earlier test killed have run out: till then the roster counts them."""
+        """Wait until the leases of workers that earlier tests killed have run out: till then they count as alive."""
         self.until(
             lambda: not any(worker.alive for worker in self.engine.workers()), "earlier tests' workers count as dead"
         )
