@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stageflow_durable.cli.attention import Group, drawn, grouped
+from stageflow_durable.cli.attention import drawn
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import MOST_RUNS, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
-from stageflow_durable.cli.why import why
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
 from stageflow_durable.legible import for_people, jsonable
+from stageflow_durable.model.attention import Group, grouped
+from stageflow_durable.model.why import why
 
 if TYPE_CHECKING:
     from rich.text import Text

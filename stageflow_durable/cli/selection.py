@@ -15,7 +15,7 @@ from stageflow_durable.cli.output import say
 from stageflow_durable.cli.show import find_run
 from stageflow_durable.cli.words import counted
 from stageflow_durable.model.status import RunStatus
-from stageflow_durable.model.verbs import GOING_FORWARD, RESUMABLE, VerbName
+from stageflow_durable.model.verbs import APPLICABLE, VerbName
 
 if TYPE_CHECKING:
     from stageflow_durable.cli.ports import Named, Operations
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
 
 MOST = 100_000
 """The most runs that one command acts on."""
-
-APPLICABLE: dict[VerbName, frozenset[RunStatus]] = {
-    VerbName.CANCEL: GOING_FORWARD | {RunStatus.PARKED},
-    VerbName.RESUME: RESUMABLE,
-    VerbName.COMPENSATE: GOING_FORWARD | RESUMABLE | {RunStatus.COMPENSATION_FAILED},
-}
-"""Statuses in which a verb may be allowed; a filter leaves the others out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from stageflow_durable.cli.words import age, clipped, clock, delay
-from stageflow_durable.model.roster import MissingKind
-from stageflow_durable.model.run import ApprovalView, AttemptView, Event, Run, RunSummary, StageView
-from stageflow_durable.model.status import AT_REST, AttemptState, Cause, ParkReason, RunStatus, StageState, StepState
+from stageflow_durable.model.run import ApprovalView, AttemptView, Event, Run, StageView
+from stageflow_durable.model.status import AT_REST, AttemptState, Cause, ParkReason, RunStatus, StageState
 from stageflow_durable.model.verbs import SHOWN_DIGEST, unknown_stages
-from stageflow_durable.model.waits import PARKED_WORDS, confirmations
+from stageflow_durable.model.waits import confirmations
+from stageflow_durable.model.why import CAUSE_WORDS, error_of, failed_undos, why
 
 OPERATOR = "operator."
 """What the types of events begin with that record a person's verb."""
@@ -23,45 +23,6 @@ MOST_OF_A_CONTENT = 2000
 
 MOST_OF_AN_ERROR = 160
 """What the head says of an undo's error; below, its attempts tell all of it."""
-
-MISSING_WORDS: dict[MissingKind, str] = {
-    "worker": "no worker is alive",
-    "queue": "its queue is not served",
-    "pipeline": "no worker knows it",
-    "definition": "no worker knows its version",
-}
-"""What is said of runs that no live worker carries."""
-
-CAUSE_WORDS: dict[Cause, str] = {
-    Cause.FAILED: "failed",
-    Cause.CANCELLED: "cancelled",
-    Cause.DEADLINE: "its deadline passed",
-    Cause.OPERATOR: "an operator asked for it",
-    Cause.STAGE: "a stage cancelled it",
-}
-
-
-def why(run: RunSummary) -> str:
-    """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
-    error = error_of(run)
-    if run.waits and run.status not in AT_REST:
-        more = f" (and {len(run.waits) - 1} more)" if len(run.waits) > 1 else ""
-        return f"{run.waits[0].text}{more}"
-    if run.missing is not None:
-        return run.missing.message
-    if run.park_reason:
-        what = f"{run.error_stage} " if run.error_stage else ""
-        tail = f": {error}" if error and run.park_reason is not ParkReason.UNKNOWN else ""
-        return f"{what}{PARKED_WORDS[run.park_reason]}{tail}"
-    if error:
-        first = "an undo failed, after " if run.status is RunStatus.COMPENSATION_FAILED else ""
-        return f"{first}{run.error_stage}: {error}" if run.error_stage else f"{first}{error}"
-    return CAUSE_WORDS[run.cause] if run.cause and str(run.cause) != str(run.status) else ""
-
-
-def error_of(run: RunSummary) -> str:
-    """The run's error, without the stage's name in front of it."""
-    return (run.error or "").removeprefix(f"{run.error_stage}: ")
 
 
 def why_in_full(run: Run) -> str:
@@ -83,15 +44,6 @@ def awaiting(run: Run) -> list[str]:
     return [f"it may still act; once it cannot: {command}" for command in confirmations(run.awaits)]
 
 
-def failed_undos(run: Run) -> list[str]:
-    """Which undos failed for good, each with the stage that it was to undo and its error."""
-    return [
-        f"undo {stage.undo.name} of {stage.name} failed{_colon(stage.undo.error)}"
-        for stage in run.stages
-        if stage.undo and stage.undo.state is StepState.COMPENSATION_FAILED
-    ]
-
-
 def undone_for(run: Run) -> list[str]:
     """Why a run whose undo failed was to be undone at all."""
     error = error_of(run)
@@ -99,10 +51,6 @@ def undone_for(run: Run) -> list[str]:
         return []
     at = f"{run.error_stage}: " if run.error_stage and error else ""
     return [f"it was to be undone because: {at}{error or CAUSE_WORDS[run.cause or Cause.FAILED]}"]
-
-
-def _colon(error: str | None) -> str:
-    return f": {error}" if error else ""
 
 
 def way_out(run: Run) -> list[str]:

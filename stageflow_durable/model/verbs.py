@@ -51,6 +51,14 @@ class VerbName(StrEnum):
     SETTLE = "settle"
 
 
+APPLICABLE: dict[VerbName, frozenset[RunStatus]] = {
+    VerbName.CANCEL: GOING_FORWARD | {RunStatus.PARKED},
+    VerbName.RESUME: RESUMABLE,
+    VerbName.COMPENSATE: GOING_FORWARD | RESUMABLE | {RunStatus.COMPENSATION_FAILED},
+}
+"""Statuses in which a verb may be allowed; a filter leaves the others out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The facts that decide which verbs are allowed.
