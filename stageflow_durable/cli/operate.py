@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +13,7 @@ import click
 
 from stageflow_durable.cli.failures import FAILED, Misuse, one_line
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import MOST_RUNS, park_reason_option, run_filters
+from stageflow_durable.cli.parameters import MOST_RUNS, bounded, park_reason_option, run_filters
 from stageflow_durable.cli.selection import Filter, chosen, confirmed
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Finite
@@ -117,9 +117,8 @@ def compensate(ctx: click.Context, /, **given: Any) -> None:
 def _act_on_many(ctx: click.Context, declared: Callable[..., RunSummary], given: dict[str, Any]) -> None:
     verb = VerbName(declared.__name__)
     how = How(given["yes"], given["dry_run"], given["limit"], given["rate"], given["as_json"])
-    wanted = Filter(
-        *(given[name] for name in ("status", "pipeline", "client_id", "since", "park_reason", "attributes"))
-    )
+    given["since"] = bounded(ctx, given["since"], given["until"], given["error"])
+    wanted = Filter(*(given[one.name] for one in fields(Filter)))
     operations = Session.of(ctx).operations()
     runs = chosen(operations, verb, given["run_ids"], wanted, how.limit)
     if runs and not how.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import click
@@ -27,24 +27,42 @@ MOST_RUNS = 1_000_000
 """The largest number of runs that an option may name."""
 
 
-def _since(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+SEARCHED = timedelta(days=1)
+"""How far back errors are searched where nobody says since when."""
+
+
+def _moment(ctx: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
     """An age or a time, as an aware datetime; one without a zone is this machine's, which is said."""
+    option, name = parameter.opts[0], str(parameter.name)
     if value is None:
         return None
     now = Session.of(ctx).now()
     try:
         meant = moment_of(value, now)
         if meant is None:
-            raise Misuse(f"--since {value!r} is neither {FORMS}")
+            raise Misuse(f"{option} {value!r} is neither {FORMS}")
         at, assumed = meant
         future = at.astimezone(UTC) > now
     except (OverflowError, ValueError):
-        raise Misuse(f"--since {value!r} is further away than dates reach") from None
+        raise Misuse(f"{option} {value!r} is further away than dates reach") from None
     if future:
-        raise Misuse(f"--since {value!r} lies in the future: {told(at)}")
+        raise Misuse(f"{option} {value!r} lies in the future: {told(at)}")
     if assumed:
-        say(f"since {told(at)}")
+        say(f"{name} {told(at)}")
     return at
+
+
+def bounded(ctx: click.Context, since: datetime | None, until: datetime | None, error: str | None) -> datetime | None:
+    """Since when runs are looked for. A search for errors reads each of them: it goes back a day unless told.
+
+    Raises Misuse where nothing lies between the two.
+    """
+    if since is None and error is not None:
+        since = (until or Session.of(ctx).now()) - SEARCHED
+        say(f"errors are searched since {told(since.astimezone(UTC))}; --since looks further back")
+    if since is not None and until is not None and since >= until:
+        raise Misuse(f"no run begins since {told(since)} and before {told(until)}: --since is the earlier one")
+    return since
 
 
 def _status(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> RunStatus | None:
@@ -85,11 +103,15 @@ def _attributes(_ctx: click.Context, _parameter: click.Parameter, given: tuple[s
 
 
 def run_filters(command: F) -> F:
-    """``--status --pipeline --client-id --since --attribute``."""
+    """``--status --pipeline --client-id --since --until --error --attribute``."""
     for option in (
         attribute_option("Runs that have this attribute; given several times, that have all of them."),
         click.option(
-            "--since", callback=_since, metavar="AGE|TIME", help="Begun since: 2h30m, yesterday, 2026-01-31 14:00."
+            "--error", metavar="TEXT", help="Whose error holds this; of a day, unless --since says how far it looks."
+        ),
+        click.option("--until", callback=_moment, metavar="AGE|TIME", help="Begun before then."),
+        click.option(
+            "--since", callback=_moment, metavar="AGE|TIME", help="Begun since: 2h30m, yesterday, 2026-01-31 14:00."
         ),
         click.option("--client-id", metavar="NAME", help="Runs of this client."),
         click.option("--pipeline", metavar="NAME", help="Runs of this pipeline.", shell_complete=pipelines_known),

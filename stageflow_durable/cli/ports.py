@@ -32,8 +32,11 @@ class Operations(Protocol):
         attention: bool = False,
         limit: int = 100,
         attributes: Mapping[str, str] | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
+        after: str | None = None,
     ) -> Sequence[RunSummary]:
-        """Runs, newest first. ``attention``: those that need a person."""
+        """Runs, newest first. ``attention``: those that need a person; ``after``: those behind this run."""
 
     def matching(
         self,
@@ -45,6 +48,8 @@ class Operations(Protocol):
         park_reason: ParkReason | None = None,
         limit: int = 100,
         attributes: Mapping[str, str] | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
     ) -> Sequence[Named]:
         """Which runs a filter fits, the newest first."""
 

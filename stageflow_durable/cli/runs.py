@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from stageflow_durable.cli.attention import drawn
+from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
-from stageflow_durable.cli.parameters import MOST_RUNS, run_filters
+from stageflow_durable.cli.parameters import MOST_RUNS, bounded, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
-from stageflow_durable.legible import for_people, jsonable
+from stageflow_durable.legible import for_people, iso, jsonable, legible
 from stageflow_durable.model.attention import Group, grouped
 from stageflow_durable.model.why import why
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="At most so many.  [default: 100, with --attention 1000]",
 )
+@click.option("--after", metavar="RUN", help="The next page: what stands behind this run in the list.")
 @json_option
 @app_option
 @click.pass_context
@@ -45,16 +48,22 @@ def runs(
     pipeline: str | None,
     client_id: str | None,
     since: datetime | None,
+    until: datetime | None,
+    error: str | None,
     attributes: dict[str, str],
     limit: int | None,
+    after: str | None,
     as_json: bool,
 ) -> None:
-    """Runs, the newest first.
+    """Runs, the newest first. Where there are more, it says how to see the next page.
 
     With --attention those that need a person, grouped by reason, each with its count, age, last error and next command.
     """
     session = Session.of(ctx)
     most = limit or (1000 if attention else 100)
+    if attention and after is not None:
+        raise Misuse("--attention lists all of it, in groups: leave --after out")
+    since = bounded(ctx, since, until, error)
     operations = session.operations()
     found = operations.runs(
         status=status,
@@ -62,9 +71,14 @@ def runs(
         client_id=client_id,
         since=since,
         attention=attention,
-        limit=most,
+        limit=most if attention else most + 1,
         attributes=attributes,
+        until=until,
+        error=error,
+        after=after,
     )
+    more = not attention and len(found) > most
+    found = found[:most] if more else found
     groups = grouped(found, operations.run) if attention else None
     if as_json:
         print_json([{**jsonable(run), "waiting_for": run.waiting_for} for run in found] if groups is None else groups)
@@ -72,8 +86,20 @@ def runs(
         _print(for_people(groups), for_people(found), session.now())
     if pipeline is not None and not found:
         _say_if_unknown(operations, pipeline)
-    if len(found) == most:
+    if more:
+        asked = {"status": status, "pipeline": pipeline, "client-id": client_id, "error": error, "limit": limit}
+        asked |= {name: iso(at) for name, at in (("since", since), ("until", until)) if at}
+        say(f"there are more: {_next_page(asked, attributes, found[-1].run_id)}")
+    elif attention and len(found) >= most:
         say(f"the first {most} are shown; for more say --limit, for fewer filter")
+
+
+def _next_page(asked: Mapping[str, object], attributes: Mapping[str, str], last: str) -> str:
+    """The line to type for what follows; ages are times in it, so that they stay where they are."""
+    line = ["stageflow", "runs"]
+    for option, value in (*asked.items(), *(("attribute", f"{name}={value}") for name, value in attributes.items())):
+        line += [] if value is None else [f"--{option}", str(value)]
+    return legible(shlex.join([*line, "--after", last]))
 
 
 def _say_if_unknown(operations: Operations, pipeline: str) -> None:

@@ -35,6 +35,8 @@ class Filter:
     since: datetime | None = None
     park_reason: ParkReason | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    until: datetime | None = None
+    error: str | None = None
 
     @property
     def given(self) -> bool:
@@ -54,7 +56,7 @@ def chosen(
     if not wanted.given:
         raise Misuse(
             f"name the runs to {verb}, or filter them: --status --park-reason --pipeline --client-id --since"
-            " --attribute"
+            " --until --error --attribute"
         )
     return _filtered(operations, verb, wanted, min(MOST, limit or MOST))
 
@@ -71,6 +73,8 @@ def _filtered(operations: Operations, verb: VerbName, wanted: Filter, most: int)
         park_reason=wanted.park_reason,
         limit=most,
         attributes=wanted.attributes,
+        until=wanted.until,
+        error=wanted.error,
     )
 
 

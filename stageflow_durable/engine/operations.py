@@ -20,7 +20,7 @@ from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
 from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.errors import InvalidInput, NotAllowed
+from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.attributes import checked
 from stageflow_durable.model.pipeline import Pipeline
@@ -109,15 +109,34 @@ class Operations(OperatorVerbs):
         attention: bool = False,
         limit: int = 100,
         attributes: Mapping[str, Any] | None = None,
+        *,
+        until: datetime | timedelta | None = None,
+        error: str | None = None,
+        after: str | None = None,
     ) -> list[RunSummary]:
-        """Runs, the newest first. ``since``: an aware datetime or how long ago; ``attention``: only what needs a
-        person: stuck runs too, and those of which an undo waits until a process is confirmed to have ended.
-        ``attributes``: only runs that have all of these.
+        """Runs, the newest first. ``since``, ``until``: begun then or later, and before then; an aware datetime or how
+        long ago. ``attention``: only what needs a person: stuck runs too, and those of which an undo waits until a
+        process is confirmed to have ended. ``attributes``: only runs that have all of these. ``error``: only runs whose
+        error holds this text, letters of ASCII in either case; it takes ``since`` too. ``after``: the next page, what
+        stands behind the run of this id; a run is on one page only, and none that began meanwhile.
+
+        Raises InvalidInput, UnknownRun where ``after`` is no run (any more).
         """
         self._name(pipeline, client_id)
         wanted = tuple(ATTENTION) if attention and status is None else _statuses(status)
-        described = checked(attributes, "runs")
-        asked = Filter(_statuses(status), pipeline, client_id, self._seconds(since), limit, attributes=described)
+        if attention and after is not None:
+            raise InvalidInput("runs", ["after: what needs a person is listed whole, without pages"])
+        asked = Filter(
+            _statuses(status),
+            pipeline,
+            client_id,
+            self._seconds(since, "since"),
+            limit,
+            before=None if after is None else self._place(after),
+            attributes=checked(attributes, "runs"),
+            until=self._seconds(until, "until"),
+            error=_searched(error, since),
+        )
         pages = self.store.pages(replace(asked, status=wanted))
         found = [run for page in pages for run in page]
         return [*found, *self._beside(asked)] if attention else found
@@ -139,6 +158,9 @@ class Operations(OperatorVerbs):
         park_reason: ParkReason | None = None,
         limit: int = 100,
         attributes: Mapping[str, Any] | None = None,
+        *,
+        until: datetime | timedelta | None = None,
+        error: str | None = None,
     ) -> list[Found]:
         """Which runs a filter fits, the newest first: their ids and statuses. Parameters as of :meth:`runs`."""
         self._name(pipeline, client_id)
@@ -146,10 +168,12 @@ class Operations(OperatorVerbs):
             _statuses(status),
             pipeline,
             client_id,
-            self._seconds(since),
+            self._seconds(since, "since"),
             limit,
             park_reason=park_reason,
             attributes=checked(attributes, "runs"),
+            until=self._seconds(until, "until"),
+            error=_searched(error, since),
         )
         return list(self.store.found(wanted))
 
@@ -187,14 +211,22 @@ class Operations(OperatorVerbs):
         told = {run.run_id for run in unserved}
         return [*unserved, *(run for run in self.store.stuck(now - STUCK_SECONDS) if run.run_id not in told)]
 
-    def _seconds(self, since: datetime | timedelta | None) -> float | None:
-        if isinstance(since, timedelta):
-            if not is_duration(since):
-                raise InvalidInput("runs", [f"since: {shown(since)}; a timedelta of at most ten years back"])
-            return self._clock.time() - seconds_of(since)
-        if since is not None and since.tzinfo is None:
-            raise InvalidInput("runs", ["since: a naive datetime; use an aware one or a timedelta"])
-        return None if since is None else since.timestamp()
+    def _place(self, after: str) -> tuple[float, str]:
+        """Where a run stands in a list. Raises UnknownRun."""
+        full = self.store.full_id(after)
+        facts = self.store.facts(full)
+        if facts is None:
+            raise UnknownRun(f"no run {full}: it was pruned just now; begin again with the first page")
+        return facts.created_at, full
+
+    def _seconds(self, at: datetime | timedelta | None, what: str) -> float | None:
+        if isinstance(at, timedelta):
+            if not is_duration(at):
+                raise InvalidInput("runs", [f"{what}: {shown(at)}; a timedelta of at most ten years back"])
+            return self._clock.time() - seconds_of(at)
+        if at is not None and at.tzinfo is None:
+            raise InvalidInput("runs", [f"{what}: a naive datetime; use an aware one or a timedelta"])
+        return None if at is None else at.timestamp()
 
     def signal_where(
         self,
@@ -322,6 +354,13 @@ class DatabaseOperations(Operations):
         self._sweeper = sweeper
         self._clock = clock
         self._payload_bytes = payload_bytes
+
+
+def _searched(error: str | None, since: datetime | timedelta | None) -> str | None:
+    """A text that errors are searched for: each of them is read, so it is said how far back."""
+    if error is not None and since is None:
+        raise InvalidInput("runs", ["error: every run with an error is looked at; say since when, since=timedelta(1)"])
+    return None if error is None else valid_key(error, "error")
 
 
 def _statuses(status: str | Sequence[str] | None) -> tuple[RunStatus, ...] | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, String, Table, any_, func, literal, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 _make: Any = sqlite.dialect  # its constructor has no types
 SQLITE = _make(paramstyle="qmark")
@@ -46,6 +48,25 @@ def among(connection: Connection, column: Column[str], values: Sequence[str]) ->
     if connection.dialect.name == "postgresql":
         return column == any_(literal(list(values), postgresql.ARRAY(String)))
     return column.in_(select(func.json_each(json.dumps(list(values))).table_valued("value").c.value))
+
+
+class not_along(FunctionElement[Any]):  # noqa: N801  # it reads as a function, as SQLAlchemy's own do
+    """A column by which rows are narrowed down, but along whose index they are not to be looked for: SQLite has no
+    statistics, and may follow the index that has nearly all rows. PostgreSQL knows better.
+    """
+
+    inherit_cache = True
+    type = String()
+
+
+@compiles(not_along)
+def _as_it_is(element: Any, compiler: Any, **options: Any) -> str:
+    return f"{compiler.process(element.clauses, **options)}"
+
+
+@compiles(not_along, "sqlite")
+def _without_index(element: Any, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
 
 
 def skip_locked(statement: Any) -> Any:

@@ -16,7 +16,7 @@ from stageflow_durable.model.status import AT_REST, RunStatus, StrandState, Wait
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import plan_of
-from stageflow_durable.state.dialect import constant
+from stageflow_durable.state.dialect import among, constant, not_along
 from stageflow_durable.state.endings import WAITS
 from stageflow_durable.state.handed_back import HANDED_BACK, need
 from stageflow_durable.state.load import facts_of
@@ -36,6 +36,9 @@ SUMMARY = tuple(literal("").label(column.name) if column.name in _LEFT_OUT else 
 
 PAGE = 2000
 """Runs that one statement lists at the most."""
+
+FEW = 1000
+"""So many runs with an attribute are looked up one by one; where there are more, they are met among the newest."""
 
 
 def found(see: See[Any], wanted: Filter) -> Iterator[Found]:
@@ -76,44 +79,73 @@ def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
 
 
 def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Sequence[Any]:
-    equal = (
-        (runs.c.pipeline, wanted.pipeline),
-        (runs.c.client_id, wanted.client_id),
-        (runs.c.park_reason, wanted.park_reason),
-    )
-    where = [column == value for column, value in equal if value is not None]
-    where += [] if wanted.since is None else [runs.c.created_at >= wanted.since]
-    where += _has_all(wanted.attributes)
+    few = _few(connection, wanted.attributes)
+    # Each status apart, along its index: together they would be sorted, or looked for among all the others.
+    each = [
+        _newest(columns, runs.c, wanted.limit, *_where(connection, wanted, status, few))
+        for status in dict.fromkeys([None] if wanted.status is None else wanted.status)
+    ]
+    if len(each) < 2:
+        return connection.execute(each[0]).all() if each else []
+    both = union_all(*(select(one.subquery()) for one in each)).subquery()
+    return connection.execute(_newest([both], both.c, wanted.limit)).all()
+
+
+def _where(
+    connection: Connection, wanted: Filter, status: RunStatus | None, few: Sequence[str] | None
+) -> Iterator[ColumnElement[bool]]:
+    """What a run of that status has to be. SQLite keeps no statistics: it is told which index to follow."""
+    along = "id" if few is not None else _along(wanted, status)
+    for name in ("pipeline", "client_id", "park_reason"):
+        if (value := getattr(wanted, name)) is not None:
+            yield (runs.c[name] if name == along else not_along(runs.c[name])) == value
+    if status is not None:
+        yield (runs.c.status if along == "status" else not_along(runs.c.status)) == constant(status)
+    if few is not None:
+        yield among(connection, runs.c.id, few)
+    if wanted.since is not None:
+        yield runs.c.created_at >= wanted.since
+    if wanted.until is not None:
+        yield runs.c.created_at < wanted.until
+    if wanted.error is not None:
+        # The first is what the partial index has: runs without an error, nearly all, are not looked at.
+        yield from (runs.c.error.is_not(None), runs.c.error.icontains(wanted.error, autoescape=True))
+    yield from _has_all(wanted.attributes)
     if wanted.before is not None:
         at, last = wanted.before
-        where.append(tuple_(runs.c.created_at, runs.c.id) < tuple_(literal(at), literal(last)))
-    return connection.execute(_found(wanted, where, columns)).all()
+        yield tuple_(runs.c.created_at, runs.c.id) < tuple_(literal(at), literal(last))
+
+
+def _along(wanted: Filter, status: RunStatus | None) -> str | None:
+    """The column whose index has the fewest runs to look at, as far as one can tell: most runs have succeeded."""
+    if wanted.error is not None:
+        return None  # what has an error has an index of its own
+    named = next((name for name in ("client_id", "pipeline") if getattr(wanted, name) is not None), None)
+    return "status" if status not in (None, RunStatus.SUCCEEDED) else named or "status"
+
+
+def _few(connection: Connection, wanted: Attributes) -> Sequence[str] | None:
+    """All runs that have the rarest of these attributes, if they are few; None: they are many, or none is asked for."""
+    # In order, so that the index is followed, and no further than that.
+    some = select(attributes.c.run).order_by(desc(attributes.c.run)).limit(FEW + 1)
+    found = [connection.execute(some.where(_is(attributes.c, *one))).scalars().all() for one in wanted]
+    rarest = min(found, key=len, default=None)
+    return None if rarest is None or len(rarest) > FEW else rarest
 
 
 def _has_all(wanted: Attributes) -> Iterator[ColumnElement[bool]]:
-    for name, value in wanted:
+    for one in wanted:
         has = attributes.alias()
-        same = and_(has.c.run == runs.c.id, has.c.name == name, has.c.value == value)
-        yield select(has.c.run).where(same).exists()
+        yield select(has.c.run).where(and_(has.c.run == runs.c.id, _is(has.c, *one))).exists()
+
+
+def _is(of: Any, name: str, value: str) -> ColumnElement[bool]:
+    return and_(of.name == name, of.value == value)
 
 
 def described(connection: Connection, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
     """Those of the runs that have all of these attributes."""
     return frozenset(connection.execute(select(runs.c.id).where(runs.c.id.in_(run_ids), *_has_all(wanted))).scalars())
-
-
-def _found(wanted: Filter, where: list[ColumnElement[bool]], columns: Sequence[Any]) -> Select[Any]:
-    if wanted.status is None or len(wanted.status) < 2:
-        among = [] if wanted.status is None else [runs.c.status.in_(map(constant, wanted.status))]
-        return _newest(columns, runs.c, wanted.limit, *where, *among)
-    # Each status apart, along its index: together they would be sorted, or looked for among all the others.
-    statuses = dict.fromkeys(wanted.status)
-    each = [
-        _newest(columns, runs.c, wanted.limit, *where, runs.c.status == constant(status)).subquery()
-        for status in statuses
-    ]
-    both = union_all(*map(select, each)).subquery()
-    return _newest([both], both.c, wanted.limit)
 
 
 def _newest(columns: Iterable[Any], by: Any, limit: int, *where: ColumnElement[bool]) -> Select[Any]:

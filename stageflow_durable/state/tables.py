@@ -170,6 +170,14 @@ runs = Table(
     Index("ix_stageflow_runs_status", "status", "created_at"),
     Index("ix_stageflow_runs_pipeline", "pipeline", "created_at"),
     Index("ix_stageflow_runs_client", "client_id", "created_at"),
+    # Those that are searched for an error.
+    Index(
+        "ix_stageflow_runs_error",
+        "created_at",
+        "id",
+        postgresql_where=text("error IS NOT NULL"),
+        sqlite_where=text("error IS NOT NULL"),
+    ),
     Index(
         "ix_stageflow_runs_deadline",
         "deadline",

@@ -231,8 +231,9 @@ ATTENTION = (RunStatus.PARKED, RunStatus.FAILED, RunStatus.COMPENSATION_FAILED)
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which runs to list; None: any. ``since`` in seconds since the epoch; ``before``: created before the run of this
-    time and id, the last of the page before.
+    """Which runs to list; None: any. ``since`` and ``until`` (not included) in seconds since the epoch; ``before``:
+    created before the run of this time and id, the last of the page before. ``error``: what the run's error holds, with
+    letters of ASCII in either case.
     """
 
     status: tuple[RunStatus, ...] | None = None
@@ -243,13 +244,23 @@ class Filter:
     before: tuple[float, str] | None = None
     park_reason: ParkReason | None = None
     attributes: Attributes = ()
+    until: float | None = None
+    error: str | None = None
 
     def fits(self, run: RunSummary) -> bool:
         """Whether a run is one of these, as far as its summary says."""
         asked = ((self.pipeline, run.pipeline), (self.client_id, run.client_id), (self.park_reason, run.park_reason))
-        late = self.since is None or run.created_at.timestamp() >= self.since
         among = self.status is None or run.status in self.status
-        return late and among and all(wanted in (None, has) for wanted, has in asked)
+        began = self.spans(run.created_at.timestamp())
+        return began and among and self.tells(run.error) and all(wanted in (None, has) for wanted, has in asked)
+
+    def spans(self, created_at: float) -> bool:
+        """Whether a run that began then is meant."""
+        return (self.since is None or created_at >= self.since) and (self.until is None or created_at < self.until)
+
+    def tells(self, error: str | None) -> bool:
+        """Whether a run with that error is meant."""
+        return self.error is None or (error is not None and self.error.lower() in error.lower())
 
 
 class Found(NamedTuple):

@@ -204,6 +204,9 @@ class FakeOperations:
         attention: bool = False,
         limit: int = 100,
         attributes: Mapping[str, str] | None = None,
+        until: datetime | None = None,
+        error: str | None = None,
+        after: str | None = None,
     ) -> Sequence[RunSummary]:
         if self.fails:
             raise self.fails
@@ -215,6 +218,9 @@ class FakeOperations:
             "attention": attention,
             "limit": limit,
             "attributes": attributes,
+            "until": until,
+            "error": error,
+            "after": after,
         }
         found = [
             one
@@ -223,6 +229,7 @@ class FakeOperations:
             and pipeline in (None, one.pipeline)
             and client_id in (None, one.client_id)
             and (since is None or one.created_at >= since)
+            and (after is None or one.run_id < after)
         ]
         return [summary(one) for one in found][:limit]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,6 +68,12 @@ def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeAp
         "order=A-1",
         "--attribute",
         "note=a=b",
+        "--until",
+        "1h",
+        "--error",
+        "no stock",
+        "--after",
+        RUN_ID,
     )
     assert result.exit_code == 0
     assert engine.asked == {
@@ -75,8 +82,11 @@ def test_filters_reach_the_engine_as_typed_values(invoke: Invoke, engine: FakeAp
         "client_id": "web",
         "since": NOW - timedelta(hours=2),
         "attention": False,
-        "limit": 7,
+        "limit": 8,  # one more: whether there are more
         "attributes": {"order": "A-1", "note": "a=b"},
+        "until": NOW - timedelta(hours=1),
+        "error": "no stock",
+        "after": RUN_ID,
     }
 
 
@@ -93,6 +103,7 @@ def test_since_takes_a_time_with_its_zone(invoke: Invoke, engine: FakeApplicatio
         ("--since", "someday", "neither an age"),
         ("--since", "99999999999d", "further away than dates reach"),
         ("--since", "9999-12-31", "lies in the future"),
+        ("--until", "29.11.2026", "--until '29.11.2026' is neither an age"),
         ("--since", "0001-01-01T00:00:00+14:00", "further away than dates reach"),
         ("--status", "broken", "there are: pending"),
         ("--limit", "0", "0 is not in the range"),
@@ -138,9 +149,41 @@ def test_one_that_has_runs_or_a_worker_is_none(invoke: Invoke, engine: FakeAppli
     assert invoke("runs", "--pipeline", "checkout").stderr == "no runs\n"
 
 
-def test_when_the_limit_cuts_the_list_it_says_so(invoke: Invoke, engine: FakeApplication) -> None:
-    engine.held = [run(run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{n:02}") for n in range(3)]
-    assert "the first 2 are shown" in invoke("runs", "--limit", "2").stderr
+def test_where_there_are_more_it_says_how_to_see_the_next_page(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(run_id=f"01J9F2QZ7KXV3M5N8P0R2T4W{n:02}", client_id="it's") for n in (5, 4, 3, 2, 1)]
+    asked: tuple[str, ...] = ("runs", "--limit", "2", "--client-id", "it's", "--since", "2h", "--attribute", "a=b c")
+    seen, lines = 0, []
+    while asked:
+        result = invoke(*asked)
+        seen += len(result.stdout.splitlines()) - 1
+        lines.append(result.stderr)
+        asked = tuple(shlex.split(result.stderr.partition("there are more: stageflow ")[2]))
+    assert (seen, len(lines)) == (5, 3)
+    assert lines[0] == (
+        "there are more: stageflow runs --client-id 'it'\"'\"'s' --limit 2 --since 2026-03-01T01:16:20.000000Z "
+        "--attribute 'a=b c' --after 01J9F2QZ7KXV3M5N8P0R2T4W04\n"
+    )
+    assert lines[-1] == ""
+
+
+def test_a_search_for_errors_says_how_far_it_looks(invoke: Invoke, engine: FakeApplication) -> None:
+    result = invoke("runs", "--error", "declined")
+    assert engine.asked["since"] == NOW - timedelta(days=1)
+    assert result.stderr == "errors are searched since 2026-02-28 03:16:20 UTC; --since looks further back\nno runs\n"
+    assert invoke("runs", "--error", "declined", "--since", "9d").stderr == "no runs\n"
+    assert engine.asked["since"] == NOW - timedelta(days=9)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (("--since", "1h", "--until", "2h"), "--since is the earlier one"),
+        (("--attention", "--after", RUN_ID), "leave --after out"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(invoke: Invoke, wrong: tuple[str, ...], says: str) -> None:
+    result = invoke("runs", *wrong)
+    assert (result.exit_code, says in result.stderr) == (2, True)
 
 
 def test_as_json_each_run_has_its_summary_with_utc_times(invoke: Invoke, engine: FakeApplication) -> None:

@@ -68,7 +68,9 @@ def test_a_command_takes_exactly_what_its_verb_declares(verb: Callable[..., Any]
     beside = {"as_json", "app"}
     if takes_many(verb):
         beside |= {"yes", "dry_run", "limit", "rate", "status", "pipeline", "client_id", "since", "attributes"} | {
-            "park_reason"
+            "park_reason",
+            "until",
+            "error",
         }
     assert set(taken) - {"retry_failed"} == beside, "retry_failed: a filter of the command's own"
 

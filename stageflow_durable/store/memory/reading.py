@@ -234,7 +234,8 @@ def _fits(run: RunFacts, wanted: Filter) -> bool:
     return (
         all(value is None or own == value for own, value in equal)
         and (wanted.status is None or run.status in wanted.status)
-        and (wanted.since is None or run.created_at >= wanted.since)
+        and wanted.spans(run.created_at)
+        and wanted.tells(run.error)
         and (wanted.before is None or (run.created_at, run.id) < wanted.before)
     )
 
