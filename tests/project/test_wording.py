@@ -16,7 +16,7 @@ PAGES = ("README.md", "docs/how-to", "docs/reference", "docs/explanation")
 def _sentences(module: Path) -> Iterator[str]:
     """Texts with more than a word: messages, log lines, helps. Docstrings count where click shows them."""
     tree = parsed(module)
-    shows_docstrings = "cli" in module.parts
+    shows_docstrings = shown(module).startswith("stageflow_durable/cli/")
     alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
     shown_ones = [node.value for node in constants if shows_docstrings or id(node) not in alone]
