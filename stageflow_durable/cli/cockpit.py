@@ -1,4 +1,4 @@
-"""What ``stageflow up`` tells beside its children's logs: that it is ready, what to type, and each run that ends."""
+"""What ``stageflow up`` tells beside its children's logs: that it is ready, what to type, and how each run goes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from stageflow_durable.cli.words import clipped, counted, duration, shown_length
+from stageflow_durable.cli.words import SHORT_ID, clipped, counted, duration, shown_length
+from stageflow_durable.embedded.up import Watching
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.legible import legible
+from stageflow_durable.model.run import WaitKind
 from stageflow_durable.model.status import AT_REST, RunStatus
 
 if TYPE_CHECKING:
@@ -24,46 +26,94 @@ MOST = 1000
 """The most runs that one look sees."""
 
 SHOWN = 5
-"""When more end between two looks, their number is told."""
+"""When more move on or end between two looks, their number is told."""
 
 Say = Callable[[str], None]
 _ACTIVE = tuple(status for status in RunStatus if status not in AT_REST)
 
 
-class Cockpit:
-    """Looks at the database, and tells what is new since the last look. ``began``: workers older than that are not of
-    this ``up``; ``hello``: what is said once one of its workers works.
+class Cockpit(Watching):
+    """Looks at the database, and tells what is new since the last look: that a worker works, what each run is at, and
+    how it ended. ``began``: workers older than that are not of this ``up``; ``hello``: what is said once one works.
     """
 
-    def __init__(self, operations: Operations, out: Say, began: datetime, hello: Sequence[str]) -> None:
+    def __init__(
+        self, operations: Operations, out: Say, now: Callable[[], datetime], hello: Callable[[], Sequence[str]]
+    ) -> None:
         self._operations = operations
         self._out = out
-        self._hello = list(hello)
-        self._began = began
-        self._since = began
-        self._active: set[str] = set()
+        self._now = now
+        self._hello: Callable[[], Sequence[str]] | None = hello
+        self._began = now()
+        self._since = self._began
+        self._active: dict[str, str | None] = {}
+        self._working: list[str] = []
+        self._tells_going = False
 
     def look(self) -> None:
         """One look. Raises StageflowError while the database is away."""
-        if self._hello and any(one.alive and one.started_at >= self._began for one in self._operations.workers()):
-            for line in self._hello:
+        alive = [one for one in self._operations.workers() if one.alive]
+        if self._hello is not None and any(one.started_at >= self._began for one in alive):
+            for line in self._hello():
                 self._out(line)
-            self._hello.clear()
-        self._tell(self._ended())
+            self._hello = None
+            self._tells_going = True
+        self._working = sorted(place for one in alive for place in one.running)
+        ended, going = self._changed()
+        if self._tells_going:
+            self._tell_going(going)
+        self._tell_ended(ended)
 
-    def _ended(self) -> list[RunSummary]:
+    def at_work(self) -> str:
+        """Which stages ran when it looked last: ``charge of 01M83PZHS18B``."""
+        places = [place.partition("/") for place in self._working]
+        shown = [f"{legible(stage)} of {run_id[:SHORT_ID]}" for run_id, _slash, stage in places[:SHOWN]]
+        return ", ".join([*shown, *([f"{len(places) - SHOWN} more"] if len(places) > SHOWN else [])])
+
+    def stopping(self, *, again: bool) -> None:
+        """That runs wait for a worker goes without saying now; it tells when one works again, and what it knows."""
+        self._tells_going = False
+        if again:
+            self._began = self._now()
+            self._hello = lambda: [f"ready again: {legible(self._operations.roster().known)}"]
+
+    def _changed(self) -> tuple[list[RunSummary], list[RunSummary]]:
+        """Runs that have ended since the last look, and those that have come to another place and go on."""
         # First what is active: what ends between the two questions is then seen by the second, or by the next look.
-        active = {run.run_id for run in self._operations.runs(status=_ACTIVE, limit=MOST)}
+        found = self._operations.runs(status=_ACTIVE, limit=MOST)
+        active = {run.run_id: self._place(run) for run in found}
         recent = self._operations.runs(since=self._since, limit=MOST)
         ended = [run for run in recent if run.status in AT_REST and run.run_id not in active]
         new = [run for run in ended if run.created_at > self._since or run.run_id in self._active]
-        gone = self._active - active - {run.run_id for run in recent}
+        gone = self._active.keys() - active.keys() - {run.run_id for run in recent}
         new += [self._operations.run(run_id) for run_id in sorted(gone)[:SHOWN]]
+        # One that is met for the first time, with nothing to tell of, may be at its end by the next look.
+        going = [run for run in found if active[run.run_id] not in (None, self._active.get(run.run_id))]
         self._active = active
         self._since = max([self._since, *(run.created_at for run in recent)])
-        return new
+        return new, going
 
-    def _tell(self, ended: Sequence[RunSummary]) -> None:
+    def _place(self, run: RunSummary) -> str | None:
+        """What it is at, in words that stay the same while it is; None: nothing that lasts is known."""
+        stages = [place.partition("/")[2] for place in self._working if place.startswith(f"{run.run_id}/")]
+        if stages:
+            return f"runs {', '.join(stages)}"
+        # That a message is under way is nothing to tell: it is most of the time that a run takes.
+        told = [wait for wait in run.waits if wait.kind is not WaitKind.MESSAGE]
+        return f"waits: {told[0].kind} {told[0].stage or ''}" if told else None
+
+    def _tell_going(self, runs: Sequence[RunSummary]) -> None:
+        if len(runs) > SHOWN:
+            self._out(f"{counted(len(runs), 'run')} went on")
+            return
+        length = shown_length(run.run_id for run in runs)
+        for run in sorted(runs, key=lambda run: run.created_at):
+            place = self._active[run.run_id] or ""
+            told = [wait.text for wait in run.waits if wait.kind is not WaitKind.MESSAGE]
+            what = f"waits: {told[0]}" if place.startswith("waits") and told else place
+            self._out(f"run {run.run_id[:length]} {run.pipeline} {clipped(legible(what), 160)}")
+
+    def _tell_ended(self, ended: Sequence[RunSummary]) -> None:
         if len(ended) > SHOWN:
             by_status = Counter(run.status.replace("_", " ") for run in ended)
             sums = ", ".join(f"{number} {status}" for status, number in by_status.most_common())
@@ -82,7 +132,7 @@ def _line(run: RunSummary, length: int) -> str:
 
 
 @contextmanager
-def watching(cockpit: Cockpit, *, every: float = EVERY_SECONDS) -> Iterator[None]:
+def watching(cockpit: Cockpit, *, every: float = EVERY_SECONDS) -> Iterator[Cockpit]:
     """Let it look from time to time, in a thread of its own; a database that is away is told by the workers."""
     over = threading.Event()
 
@@ -96,7 +146,7 @@ def watching(cockpit: Cockpit, *, every: float = EVERY_SECONDS) -> Iterator[None
     thread = threading.Thread(target=look, name="stageflow-cockpit", daemon=True)
     thread.start()
     try:
-        yield
+        yield cockpit
     finally:
         over.set()
         thread.join(2 * every)
@@ -105,15 +155,16 @@ def watching(cockpit: Cockpit, *, every: float = EVERY_SECONDS) -> Iterator[None
 # --- what to type ---------------------------------------------------------------------------------------------------
 
 
-def hello(reference: str, pipelines: Mapping[str, Any]) -> list[str]:
-    """That it is ready, with which pipelines, and a command to paste into another terminal."""
+def hello(reference: str, pipelines: Mapping[str, Any], page: str | None = None) -> list[str]:
+    """That it is ready, with which pipelines, where its page is, and a command to paste into another terminal."""
+    at = "" if page is None else f"; {page}"
     if not pipelines:
-        return [f"ready; {reference} has no pipelines yet: Engine(…, pipelines=[…])"]
+        return [f"ready; {reference} has no pipelines yet: Engine(…, pipelines=[…]){at}"]
     name, pipeline = next(iter(pipelines.items()))
     listed = ", ".join(f"{one.name} v{one.version}" for one in pipelines.values())
     sample = json.dumps(sample_input(pipeline.input_type), ensure_ascii=False).replace("'", "'\\''")
     return [
-        f"ready: {listed}",
+        f"ready: {listed}{at}",
         f"in another terminal: stageflow --app {reference} enqueue {name} --input '{sample}' --wait",
     ]
 

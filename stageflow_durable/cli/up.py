@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,7 @@ from stageflow_durable.cli.roles import MONITOR, PASSED_ON, SHIM, passed_on, que
 from stageflow_durable.cli.session import Session, app_option
 
 if TYPE_CHECKING:
+    from stageflow_durable.embedded.up import Watching
     from stageflow_durable.settings import Urls
 
 
@@ -28,17 +31,23 @@ if TYPE_CHECKING:
 )
 @click.option("--beat/--no-beat", default=True, help="A beat too; runs survive without it.  [default: yes]")
 @click.option("--monitor/--no-monitor", default=None, help="Flower too.  [default: when it is installed]")
+@click.option("--reload", is_flag=True, help="Start the workers again when a Python file below this directory changes.")
 @app_option
 @passed_on
 @click.pass_context
 def up(
-    ctx: click.Context, concurrency: int, beat: bool, monitor: bool | None, celery_arguments: tuple[str, ...]
+    ctx: click.Context,
+    concurrency: int,
+    beat: bool,
+    monitor: bool | None,
+    reload: bool,
+    celery_arguments: tuple[str, ...],
 ) -> None:
     """Broker, workers, beat and monitor on this machine, in one directory (STAGEFLOW_HOME, else .stageflow).
 
     Where a database and a broker are set, those are used. Ctrl-C stops all, and the next up carries on where they
-    were. It tells when it is ready, each run that ends, and what fails; -l info tells more. What follows the options
-    goes to celery worker as it is.
+    were. It tells when it is ready, what each run is at, how it ended, and what fails; -l info tells more. What follows
+    the options goes to celery worker as it is.
     """
     session = Session.of(ctx)
     reference = session.application_reference()
@@ -47,16 +56,20 @@ def up(
     if settings.database_url and settings.broker_url:
         usable_schema(session)
     from stageflow_durable.cli.cockpit import Cockpit, hello, watching
+    from stageflow_durable.cli.importable import wrong_with
     from stageflow_durable.connect import open_operations
-    from stageflow_durable.embedded.up import run_up
+    from stageflow_durable.embedded.reload import require_reload
+    from stageflow_durable.embedded.up import Reload, run_up
     from stageflow_durable.state import schema
 
-    began = session.now()
+    if reload:
+        require_reload()
 
-    def watched(urls: Urls) -> AbstractContextManager[None]:
+    def watched(urls: Urls, page: str | None) -> AbstractContextManager[Watching]:
         at = {"database_url": urls.database_url, "broker_url": urls.broker_url, "audit_key": urls.audit_key}
         operations = open_operations(replace(settings, **at))
-        return watching(Cockpit(operations, click.echo, began, hello(reference, application.pipelines)))
+        ready = partial(hello, reference, application.pipelines, page)
+        return watching(Cockpit(operations, click.echo, session.now, ready))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
     served = queue_options(celery_arguments, lambda: application)
@@ -72,5 +85,6 @@ def up(
             upgrade=schema.upgrade,
             worker_options=(*served, *celery_arguments),
             watched=watched,
+            reload=Reload([Path.cwd()], partial(wrong_with, reference)) if reload else None,
         )
     )

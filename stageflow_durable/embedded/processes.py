@@ -48,8 +48,9 @@ def pause_after(deaths: int) -> float:
 
 
 class _Child:
-    def __init__(self, role: Role, log: Path, clock: Clock) -> None:
+    def __init__(self, role: Role, log: Path, clock: Clock, deaths: int) -> None:
         self.role = role
+        self._deaths = deaths
         self.log = log
         self.follower = Follower(log)
         self._clock = clock
@@ -59,7 +60,7 @@ class _Child:
         self.quick_deaths = 0
 
     def start_if_due(self) -> bool:
-        if self.process is not None or self._clock() < self._due:
+        if self.process is not None or self.hopeless or self._clock() < self._due:
             return False
         # We die, it dies at once: what it was doing is retried by the next start, and nothing lingers.
         self.process = spawn(
@@ -86,14 +87,20 @@ class _Child:
 
     @property
     def hopeless(self) -> bool:
-        return self.quick_deaths >= QUICK_DEATHS
+        return self.quick_deaths >= self._deaths
+
+    def forgive(self) -> None:
+        """It is due at once, whatever became of it before."""
+        self.quick_deaths, self._due = 0, 0.0
 
 
 class Supervisor:
     """Keeps ``roles`` running. Use it from one thread that stays: the kernel ties the children to it.
 
     ``out`` gets lines for people, the children's with their name in front; ``logs``: directory of one file a role.
-    ``changed(children)`` is told who they are after each start. ``clock``: monotonic seconds.
+    ``changed(children)`` is told who they are after each start. ``doing(name)``: what a child is still at, for people;
+    empty: nothing that is known. ``deaths``: after so many right after their start no further one is tried.
+    ``clock``: monotonic seconds.
     """
 
     def __init__(
@@ -103,9 +110,13 @@ class Supervisor:
         logs: Path,
         out: Say,
         changed: Callable[[dict[str, Identity]], None] | None = None,
+        doing: Callable[[str], str] = lambda _name: "",
+        deaths: int = QUICK_DEATHS,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._children = {role.name: _Child(role, logs / f"{role.name}.log", clock) for role in roles}
+        self._children = {role.name: _Child(role, logs / f"{role.name}.log", clock, deaths) for role in roles}
+        self._doing = doing
+        self._deaths = deaths
         self._width = max((len(name) for name in self._children), default=0)
         self._out = out
         self._changed = changed
@@ -118,24 +129,42 @@ class Supervisor:
 
     def tick(self) -> str | None:
         """Look once: start what is due, show what was printed. Returns the name of a child that will never start."""
+        hopeless = None
         for name, child in self._children.items():
             status = child.bury_if_dead()
             self._show(name)
             if status is not None and not child.hopeless:
                 self._say(name, f"ended ({how(status)}); starting it again")
             if child.hopeless:
-                self._say(name, f"ended {QUICK_DEATHS} times right after its start; see {child.log}")
-                return name
+                hopeless = name
+                if status is not None:
+                    times = "" if self._deaths == 1 else f" {self._deaths} times"
+                    self._say(name, f"ended{times} right after its start ({how(status)}); see {child.log}")
             if child.start_if_due() and self._changed is not None:
                 self._changed(self._identities())
-        return None
+        return hopeless
 
-    def run(self, stopping: threading.Event, stands: Callable[[], bool] = lambda: True) -> bool:
+    def run(
+        self,
+        stopping: threading.Event,
+        stands: Callable[[], bool] = lambda: True,
+        renew: Callable[[], bool] | None = None,
+        hurry: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Keep them running until ``stopping`` is set (True), or until one will never start, or what they stand on does
         not stand any more (False).
+
+        ``renew``: whether all of them are to be stopped and started again, which ``hurry`` is for; with it, one that
+        does not start waits for that.
         """
         while not stopping.is_set():
-            if not stands() or self.tick() is not None:
+            if not stands():
+                return False
+            if renew is not None and renew():
+                self.stop(hurry)
+                for child in self._children.values():
+                    child.forgive()
+            if not stopping.is_set() and self.tick() is not None and renew is None:
                 return False
             stopping.wait(TICK_SECONDS)
         return True
@@ -156,7 +185,8 @@ class Supervisor:
                 told = self._clock()
                 for child in waited_for:
                     left = child.role.stop_seconds - (told - begun)
-                    self._say(child.role.name, f"finishes what it runs; killed in {left:.0f} s if it does not")
+                    what = self._doing(child.role.name) or "what it runs"
+                    self._say(child.role.name, f"finishes {what}; killed in {left:.0f} s if it does not")
             threading.Event().wait(TICK_SECONDS)
         for child in children:
             self._end(child)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ from stageflow_durable.embedded.home import Home, HomeLock
 from stageflow_durable.embedded.keeping import Embedded, Upgrade, start
 from stageflow_durable.embedded.ports import free_port, is_free
 from stageflow_durable.embedded.private import secret
-from stageflow_durable.embedded.processes import Role, Say, Supervisor
+from stageflow_durable.embedded.processes import QUICK_DEATHS, Role, Say, Supervisor
 from stageflow_durable.embedded.single import only_one
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.settings import Settings, Urls, safe_url
@@ -37,15 +37,17 @@ def run_up(
     out: Say = print,
     upgrade: Upgrade | None = None,
     worker_options: Sequence[str] = (),
-    watched: Callable[[Urls], AbstractContextManager[None]] | None = None,
+    watched: Callable[[Urls, str | None], AbstractContextManager[Watching]] | None = None,
+    reload: Reload | None = None,
 ) -> int:
     """Run everything until SIGINT, SIGTERM or SIGHUP; returns the exit status. Call it from the main thread.
 
     With database and broker set, they are used; with neither, the broker of ``settings.home`` is started (or attached
     to), and ``upgrade(database_url)`` called before the first worker. ``app``: what ``celery -A`` takes.
     ``monitor``: the command that runs Flower, left out: Celery's. ``worker_options`` are added to the worker's
-    command. ``watched``: entered while they run, told where database and broker are. A second signal kills at once.
-    Raises :class:`ConfigurationError`, also when an ``up`` runs in the home already.
+    command. ``watched``: entered while they run, told where database and broker are, and the monitor's address.
+    ``reload``: when a Python file changes, the roles finish what they run and start again. A second
+    signal kills at once. Raises :class:`ConfigurationError`, also when an ``up`` runs in the home already.
     """
     home = Home(settings.home)
     home.prepare()
@@ -55,14 +57,74 @@ def run_up(
         _place(settings, home, upgrade, out) as (urls, embedded),
     ):
         roles = roles_of(settings, urls, app, concurrency=concurrency, beat=beat, worker_options=worker_options)
+        page = None
         if flower:
-            roles.append(_flower(home, roles[0], monitor or celery(app, "flower"), out, settings.public_url))
+            page = f"http://127.0.0.1:{_flower_port(out, settings.public_url)}"
+            roles.append(_flower(home, roles[0], monitor or celery(app, "flower"), page, out))
         out(f"database {safe_url(urls.database_url)}")
         out(f"broker   {safe_url(urls.broker_url)}")
         out("Ctrl-C stops all; the next `stageflow up` carries on")
         changed = embedded.record if embedded is not None else None
-        with nullcontext() if watched is None else watched(urls):
-            return _supervise(Supervisor(roles, logs=home.logs, out=out, changed=changed), stop, lock, home, out)
+        with (
+            nullcontext(Watching()) if watched is None else watched(urls, page) as watching,
+            _renewal(reload, watching, out) as renew,
+        ):
+            supervisor = Supervisor(
+                roles,
+                logs=home.logs,
+                out=out,
+                changed=changed,
+                doing=lambda name: watching.at_work() if name == "worker" else "",
+                deaths=QUICK_DEATHS if reload is None else 1,
+            )
+            return _supervise(supervisor, stop, lock, home, out, watching, renew)
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """When to start again: when a Python file below ``directories`` has changed, and ``wrong()`` knows nothing, in one
+    line, that keeps the application from being imported.
+    """
+
+    directories: Sequence[Path]
+    wrong: Callable[[], str | None]
+
+
+class Watching:
+    """What whoever watches the roles knows; this one knows nothing."""
+
+    def at_work(self) -> str:
+        """Which stages run, for people; empty where none does."""
+        return ""
+
+    def stopping(self, *, again: bool) -> None:
+        """The roles are being stopped; ``again``: to be started again."""
+
+
+@contextmanager
+def _renewal(reload: Reload | None, watching: Watching, out: Say) -> Iterator[Callable[[], bool] | None]:
+    """What says whether the roles are to start again; None: never."""
+    if reload is None:
+        yield None
+        return
+    from stageflow_durable.embedded.reload import changes
+
+    with changes(reload.directories) as changed:
+
+        def renew() -> bool:
+            what = changed()
+            if what is None:
+                return False
+            wrong = reload.wrong()
+            if wrong is not None:
+                out(f"{what} changed: {wrong}; what runs goes on with the code of before")
+                return False
+            at = watching.at_work()
+            out(f"{what} changed: starting again{f', once it has finished {at}' if at else ''}")
+            watching.stopping(again=True)
+            return True
+
+        yield renew
 
 
 def roles_of(
@@ -124,10 +186,18 @@ def _place(settings: Settings, home: Home, upgrade: Upgrade | None, out: Say) ->
         yield replace(embedded.urls, audit_key=settings.audit_key or embedded.urls.audit_key), embedded
 
 
-def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, out: Say) -> int:
+def _supervise(
+    supervisor: Supervisor,
+    stop: Stop,
+    lock: HomeLock,
+    home: Home,
+    out: Say,
+    watching: Watching | None = None,
+    renew: Callable[[], bool] | None = None,
+) -> int:
     gone = False
     try:
-        ended = supervisor.run(stop.event, lock.stood)
+        ended = supervisor.run(stop.event, lock.stood, renew, lambda: stop.hurry or not lock.stands)
     except FileNotFoundError as error:  # a part of the home is deleted before its lock is
         gone = error.filename is not None and home.root in Path(error.filename).parents
         if not gone:
@@ -135,7 +205,11 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
         return 1
     else:
         if ended:
-            out("stopping: stages that run may finish; Ctrl-C again kills at once, and the next up carries on")
+            watching = watching or Watching()
+            at = watching.at_work()
+            what = f"waiting for {at}" if at else "no stage is seen to run"
+            watching.stopping(again=False)
+            out(f"stopping: {what}; Ctrl-C again kills at once, and the next up carries on")
         return 0 if ended else 1
     finally:
         gone = gone or not lock.stands
@@ -144,7 +218,7 @@ def _supervise(supervisor: Supervisor, stop: Stop, lock: HomeLock, home: Home, o
         supervisor.stop(lambda: stop.hurry or gone)  # what they would still save has no place
 
 
-def _flower(home: Home, worker: Role, command: Sequence[str], out: Say, public_url: str | None = None) -> Role:
+def _flower_port(out: Say, public_url: str | None) -> int:
     if importlib.util.find_spec("flower") is None:
         raise ConfigurationError("the monitor needs Flower: pip install 'stageflow_durable[flower]'")
     port = FLOWER_PORT
@@ -156,10 +230,14 @@ def _flower(home: Home, worker: Role, command: Sequence[str], out: Say, public_u
                 f"monitor  STAGEFLOW_PUBLIC_URL={public_url} is that other program's address, where no callback and no "
                 f"link reaches this engine: end that program, or set it to port {port}"
             )
+    return port
+
+
+def _flower(home: Home, worker: Role, command: Sequence[str], page: str, out: Say) -> Role:
     file = home.root / "flower.password"
     # In the environment: a command line is for everybody on the machine to read.
     environment = dict(worker.environment) | {"FLOWER_BASIC_AUTH": f"stageflow:{secret(file)}"}
-    out(f"monitor  http://127.0.0.1:{port} (user stageflow, password in {file})")
+    out(f"monitor  {page} (user stageflow, password in {file})")
     # Below an error it tells its list of tasks, and that workers which only just start do not answer it yet.
-    argv = [*command, "--address=127.0.0.1", f"--port={port}", "--logging=error"]
+    argv = [*command, "--address=127.0.0.1", f"--port={urlsplit(page).port}", "--logging=error"]
     return Role("flower", argv, environment, rank=1, stop_seconds=5.0)

@@ -166,6 +166,22 @@ def test_up_hands_over_settings_application_queues_and_the_schema_upgrade(
     assert seen["upgrade"].__name__ == "upgrade"
 
 
+def test_up_that_reloads_looks_whether_the_application_can_be_imported(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr("stageflow_durable.embedded.up.run_up", _recording(seen, 0))
+    assert invoke("up", "--reload", "--no-monitor").exit_code == 0
+    assert list(seen["reload"].directories) == [tmp_path]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    (tmp_path / "shop.py").write_text("from stageflow_durable import Engine\nengine = Engine('shop')\n")
+    assert seen["reload"].wrong() is None
+    (tmp_path / "shop.py").write_text("this is wrong")
+    told = seen["reload"].wrong()
+    assert "importing shop failed: NameError: name 'this' is not defined" in told
+    assert "\n" not in told
+
+
 def test_the_demo_hands_over_its_options_and_its_verdict_is_the_exit_code(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:

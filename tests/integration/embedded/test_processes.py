@@ -16,6 +16,7 @@ from stageflow_durable.embedded import children, processes
 from stageflow_durable.embedded.children import Follower
 from stageflow_durable.embedded.identity import Identity, identify
 from stageflow_durable.embedded.processes import QUICK_DEATHS, Role, Supervisor, pause_after
+from stageflow_durable.embedded.reload import changes
 from tests.services.process import eventually
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +91,63 @@ def test_given_a_child_that_never_starts_then_the_supervisor_gives_up_with_a_lin
     supervisor = supervise(shell("worker", "echo no such module; exit 3"))
     assert supervisor.run(threading.Event()) is False
     assert out.count("worker | no such module") == QUICK_DEATHS
-    assert f"ended {QUICK_DEATHS} times right after its start; see" in out[-1]
+    assert f"ended {QUICK_DEATHS} times right after its start (status 3); see" in out[-1]
+
+
+def test_given_children_that_are_to_be_renewed_then_they_end_in_order_and_start_again(
+    supervise: Supervise, out: list[str]
+) -> None:
+    stopping = threading.Event()
+    first: list[int | None] = []
+
+    def renew() -> bool:
+        if len(out) == 1 and not first:
+            first.append(supervisor.pid("worker"))
+            return True
+        if len(out) == 3:
+            stopping.set()
+        return False
+
+    script = "trap 'echo ended; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    supervisor = supervise(shell("worker", script), doing=lambda _name: "charge")
+    assert supervisor.run(stopping, renew=renew) is True
+    assert out == ["worker | up", "worker | ended", "worker | up"]
+    assert supervisor.pid("worker") not in (None, *first)
+
+
+def test_given_one_that_does_not_start_then_it_is_tried_again_once_something_has_changed(
+    supervise: Supervise, out: list[str], tmp_path: Path
+) -> None:
+    stopping, sound = threading.Event(), tmp_path / "sound"
+
+    def renew() -> bool:
+        if "worker | up" in out:
+            stopping.set()
+        if any("right after its start" in line for line in out) and not sound.exists():
+            sound.touch()
+            return True
+        return False
+
+    supervisor = supervise(shell("worker", f"test -e {sound} && echo up && sleep 60"), deaths=1)
+    assert supervisor.run(stopping, renew=renew) is True
+    assert out == [f"worker | ended right after its start (status 1); see {tmp_path / 'worker.log'}", "worker | up"]
+
+
+def test_given_source_that_changes_then_it_is_told_once_and_what_is_no_source_is_not(tmp_path: Path) -> None:
+    (tmp_path / "site-packages").mkdir()
+    with changes([tmp_path]) as changed:
+        eventually(lambda: (tmp_path / "shop.py").write_text("a = 1") and changed(), what="a change", within=10)
+        (tmp_path / "site-packages" / "lib.py").write_text("")
+        (tmp_path / "notes.txt").write_text("")
+        (tmp_path / "cart.py").write_text("")
+        seen: list[str] = []
+
+        def another() -> bool:
+            seen.append(changed() or "")
+            return "cart.py" in seen[-1]
+
+        eventually(another, what="another", within=10)
+        assert not [one for one in seen if "lib" in one or "notes" in one]
 
 
 def test_given_a_child_that_lived_for_a_while_then_its_early_deaths_are_forgotten(
