@@ -30,12 +30,12 @@ from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Cred
 from stageflow_durable.engine.approval_links import LinkOperations
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.callbacks import CallbackOperations
+from stageflow_durable.engine.declared import apart, by_name
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.twins import in_thread
-from stageflow_durable.engine.typed import check_types
+from stageflow_durable.engine.twins import in_thread, in_thread_or_transaction
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
 from stageflow_durable.masking import mask_also
@@ -45,7 +45,6 @@ from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.stage import OnLeaseLost
-from stageflow_durable.retry.adapters import RetryInterceptor
 from stageflow_durable.settings import (
     Settings,
     Urls,
@@ -56,7 +55,7 @@ from stageflow_durable.settings import (
     listed,
     load_settings,
 )
-from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.protocol import CallersConnection, CallersSession, Store
 from stageflow_durable.store.values import Created
 
 OnError = Literal["raise", "collect"]
@@ -112,11 +111,11 @@ class Engine(CallbackOperations, LinkOperations, Operations):
             raise ConfigurationError(f"give settings= or {', '.join(keywords)}=, not both")
         check_keywords(keywords, others=_OWN)
         self.name = engine_name(name)
-        self.pipelines = _by_name(pipelines)
+        self.pipelines = by_name(pipelines)
         self._keywords = keywords
         self._given = settings
         self._adopted = celery_app
-        wrapped, policies = _apart(get_default_interceptors() if interceptors is None else interceptors)
+        wrapped, policies = apart(get_default_interceptors() if interceptors is None else interceptors)
         if len(policies) + (retry is not None) > 1:
             raise ConfigurationError("retry= and RetryInterceptor are the same policy, of which an engine has one")
         self._retry = retry or next(iter(policies), None)
@@ -310,6 +309,8 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         metadata: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
         actor: str | Credential | Actor | None = None,
+        session: CallersSession | None = None,
+        connection: CallersConnection | None = None,
     ) -> RunHandle[ResultT]:
         """Start a run, or find the one that has the key (``handle.replayed``). With the pipeline's name instead of the
         pipeline, the types of input and result are not checked.
@@ -317,7 +318,10 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         ``deadline``: seconds or a timedelta from now, or an aware datetime. ``attributes``: what the run is found by
         (``runs(attributes=…)``), at most 20 names with text, whole numbers or truth values. They are no part of what
         the key stands for: the same key with others finds the run with those that it was given first. ``actor``: who
-        asks for it; the history says so, and who asked may not approve (:meth:`Pipeline.approve`).
+        asks for it; the history says so, and who asked may not approve (:meth:`Pipeline.approve`). ``session`` or
+        ``connection``: of SQLAlchemy, on the engine's database; the run is there if and only if its transaction
+        commits, and begins after that (docs/how-to/idempotency.md). Raises RunBusy if another transaction keeps the key
+        for 5 s, and ConfigurationError where it cannot take part.
 
         Raises UnknownPipeline, InvalidInput naming the fields, InvalidKey, IdempotencyParamMismatch, StoreUnavailable.
         With the broker away the run is recorded, and delivered once it is back.
@@ -327,16 +331,21 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         """
         found = self.pipeline(pipeline)
         by = None if actor is None else actor_of(actor, self._authenticate, "enqueue", found.name).name
-        self._ready()
-        created = self._acceptor.accept(
-            found,
-            Submission(
-                input, client_id, idempotency_key, deadline, priority, queue, metadata, attributes=attributes, actor=by
-            ),
+        given = Submission(
+            input, client_id, idempotency_key, deadline, priority, queue, metadata, attributes=attributes, actor=by
         )
+        if session is None and connection is None:
+            self._ready()
+            return self._handle(self._acceptor.accept(found, given), found)
+        with self.store.joined(session, connection, self._ready) as about:
+            created = self._acceptor.accept(found, given)
+            about(created.run_id)
         return self._handle(created, found)
 
-    aenqueue = in_thread(enqueue)
+    aenqueue = in_thread_or_transaction(enqueue)
+
+    def _before_joining(self) -> None:
+        self.store.before_joining(self._ready)
 
     @overload
     def enqueue_many(
@@ -455,31 +464,3 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         self._lifecycle.close()
         for part in self._in_use:
             part.close()
-
-
-def _apart(interceptors: Sequence[Any]) -> tuple[Sequence[Any], list[RetryPolicy]]:
-    """What wraps a body, and what only looks so: a retry policy, which the engine itself keeps."""
-    if isinstance(interceptors, str) or not isinstance(interceptors, Sequence):
-        return interceptors, []  # to be refused
-    policies = [one.policy for one in interceptors if isinstance(one, RetryInterceptor)]
-    return [one for one in interceptors if not isinstance(one, RetryInterceptor)], policies
-
-
-def _by_name(pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any]) -> dict[str, Pipeline[Any, Any]]:
-    found: dict[str, Pipeline[Any, Any]] = {}
-    for number, pipeline in enumerate((pipelines,) if isinstance(pipelines, Pipeline) else _listed(pipelines)):
-        if not isinstance(pipeline, Pipeline):
-            held = "; did you mean its .pipeline?" if isinstance(getattr(pipeline, "pipeline", None), Pipeline) else ""
-            raise ConfigurationError(f"pipelines[{number}] is of type {type(pipeline).__name__}, not a Pipeline{held}")
-        if pipeline.name in found:
-            raise ConfigurationError(f"two pipelines are named {pipeline.name!r}")
-        found[pipeline.name] = pipeline
-        pipeline.plan  # noqa: B018  # raises DefinitionError at definition, not in a worker
-        check_types(pipeline)
-    return found
-
-
-def _listed(pipelines: Any) -> Iterable[Any]:
-    if isinstance(pipelines, Mapping | str) or not isinstance(pipelines, Iterable):
-        raise ConfigurationError(f"pipelines= is a Pipeline or a list of them, not {type(pipelines).__name__}")
-    return pipelines

@@ -10,6 +10,7 @@ Annotations are objects here, not text (there is no ``from __future__ import ann
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -19,13 +20,14 @@ from stageflow_durable.codec import encode, fingerprint
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_allowed
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.ports import Publisher
-from stageflow_durable.engine.twins import in_thread
+from stageflow_durable.engine.twins import in_thread, in_thread_or_transaction
 from stageflow_durable.errors import InvalidInput, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.keys import new_run_id
 from stageflow_durable.model.run import Revealed, RunSummary, SignalReceipt
 from stageflow_durable.model.verbs import VerbName
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.store.protocol import CallersConnection, CallersSession
 from stageflow_durable.transitions.operate import Order
 
 if TYPE_CHECKING:
@@ -242,6 +244,8 @@ class OperatorVerbs:
         ] = None,
         reason: Reason = "sent by the application",
         actor: By = "application",
+        session: CallersSession | None = None,
+        connection: CallersConnection | None = None,
     ) -> SignalReceipt:
         """Send a run the signal ``name``, for which a stage of it waits, or will wait: then it is kept. ``payload``:
         any JSON that the wait's schema allows, or an object of its model.
@@ -249,26 +253,44 @@ class OperatorVerbs:
         The same ``idempotency_key`` again is the same signal, also once the wait is over. Raises InvalidInput naming
         the fields; UnknownRun; NotAllowed where the run has no such wait, where the wait is over or has a signal, or
         where the run does not come to it as it stands; IdempotencyParamMismatch.
+
+        ``session`` or ``connection``: of SQLAlchemy, on the engine's database; the signal counts if and only if its
+        transaction commits. Until then nothing else happens to that run: commit soon. Raises RunBusy if another holds
+        the run for 5 s, and ConfigurationError where it cannot take part.
         """
         from stageflow_durable.clock import as_moment
         from stageflow_durable.engine.signalling import checked_payload
         from stageflow_durable.transitions.signal import VERB, Sent
         from stageflow_durable.transitions.waiting import SchemaChanged
 
-        order = self._order(VERB, run_id, reason, actor)
         valid_key(name, "name")
         key = None if idempotency_key is None else valid_key(idempotency_key)
-        while True:
-            plan = self.store.plan(order.run_id)
-            text, same, schema = checked_payload(plan, self.pipelines, name, payload, self._payload_bytes)
-            try:
-                took = self.store.signal(Sent(order.run_id, name, text, same, schema, key, order.actor, order.reason))
-            except SchemaChanged:
-                continue  # a deploy came in between
-            self._publish(took.nudges)
-            return SignalReceipt(order.run_id, name, took.number, as_moment(took.at), took.replayed)
+        with self._joined(session, connection) as about:
+            order = self._order(VERB, run_id, reason, actor)
+            about(order.run_id)
+            while True:
+                plan = self.store.plan(order.run_id)
+                text, same, schema = checked_payload(plan, self.pipelines, name, payload, self._payload_bytes)
+                sent = Sent(order.run_id, name, text, same, schema, key, order.actor, order.reason)
+                try:
+                    took = self.store.signal(sent)
+                except SchemaChanged:
+                    continue  # a deploy came in between
+                self._publish(took.nudges)
+                return SignalReceipt(order.run_id, name, took.number, as_moment(took.at), took.replayed)
 
-    asignal = in_thread(signal)
+    asignal = in_thread_or_transaction(signal)
+
+    def _joined(
+        self, session: CallersSession | None, connection: CallersConnection | None
+    ) -> AbstractContextManager[Callable[[str], object]]:
+        """Where a verb takes part in a caller's transaction, if one is given."""
+        if session is None and connection is None:
+            return nullcontext(lambda _run_id: None)
+        return self.store.joined(session, connection, lambda: None)
+
+    def _before_joining(self) -> None:
+        self.store.before_joining(lambda: None)
 
     def approve(
         self,

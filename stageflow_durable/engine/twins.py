@@ -32,6 +32,28 @@ def in_thread(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S,
     return twin
 
 
+def in_thread_or_transaction(
+    method: Callable[Concatenate[S, P], T],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """:func:`in_thread` for a method that takes a ``session`` or ``connection``: with an async one it runs where that
+    one's statements run, and what may be done before is done in a thread, by ``_before_joining``.
+    """
+    name, threaded = method.__name__, in_thread(method)
+
+    @wraps(threaded)
+    async def twin(self: S, /, *given: P.args, **options: P.kwargs) -> T:
+        found = next((what for what in ("session", "connection") if hasattr(options.get(what), "run_sync")), None)
+        if found is None:
+            return await threaded(self, *given, **options)
+        theirs: Any = options[found]
+        owner: Any = self
+        await asyncio.to_thread(owner._before_joining)  # noqa: SLF001  # of every class with such a method
+        answer: T = await theirs.run_sync(lambda own: getattr(self, name)(*given, **{**options, found: own}))
+        return answer
+
+    return twin
+
+
 def documented_as(method: Callable[..., object]) -> Callable[[F], F]:
     """For a twin that takes no thread while it waits: its documentation ends with the method's."""
 

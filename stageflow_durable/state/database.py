@@ -85,8 +85,8 @@ class Database:
 
     @property
     def in_session(self) -> bool:
-        """Whether the caller is a stage whose own session holds the only write lock of SQLite."""
-        return self.is_sqlite and session_on(self.url) is not None
+        """Whether verbs take part in another transaction here: a caller's own, or on SQLite that of a stage."""
+        return session_on(self.url) is not None
 
     @property
     def engine(self) -> Engine:
@@ -162,12 +162,18 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """One transaction; commits at the end, rolls back on any error. Raises StoreUnavailable when the database is
-        away. Within a stage whose session is open on SQLite it is a part of that one's.
+        away. Where verbs take part in another transaction it is a part of that one's.
         """
-        if self.is_sqlite and (session := session_on(self.url)) is not None:
+        if (session := session_on(self.url)) is not None:
             with session.nested() as connection:
                 yield connection
             return
+        with self.own() as connection:
+            yield connection
+
+    @contextmanager
+    def own(self) -> Iterator[Connection]:
+        """:meth:`transaction`, and never a part of another one."""
         with translated(), self.engine.connect() as connection, connection.begin(), interruptible(connection):
             yield connection
 

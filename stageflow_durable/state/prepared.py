@@ -66,7 +66,7 @@ class Prepared:
             send_many(connection, sql, [parameters(row) for row in rows])
 
     def _for(self, connection: Connection, given: Mapping[str, Any]) -> Compiled:
-        name = connection.dialect.name
+        name = connection.dialect.driver  # a caller's may be another than ours, with parameters of another style
         key = (name, *given) if self._is_open else name
         found = self._compiled.get(key)
         if found is None:
@@ -80,7 +80,7 @@ class Prepared:
             column_keys=names if self._is_open else None,
         )
         fixed = {name: value for name, value in compiled.params.items() if name not in names}
-        place = by_place(compiled) if is_sqlite else dict
+        place = by_place(compiled) if compiled.positiontup is not None else dict
         return str(compiled), (lambda given: place({**fixed, **given})) if fixed else place
 
 
@@ -90,8 +90,10 @@ def _of(element: Any, dialect: Any) -> Any:
 
 def send(connection: Connection, sql: str, values: Any) -> Any:
     """Execute a text on the driver, within the connection's transaction."""
+    driver = _driver(connection)
     try:
-        return _driver(connection).execute(sql, values)
+        cursor = driver if hasattr(driver, "execute") else driver.cursor()
+        return cursor.execute(sql, values) or cursor
     except _error_of(connection) as error:
         raise _as_sqlalchemy(connection, error) from error
 

@@ -71,7 +71,7 @@ class SessionHolder:
     """One connection and one transaction, from the body's first use of ``ctx.session`` to the commit of its outcome."""
 
     def __init__(self, database: Database) -> None:
-        self._on_sqlite = database.is_sqlite
+        self._on_sqlite = self.carries_verbs = database.is_sqlite
         self.url = database.url
         self._mark = token_hex(8)
         self._own = True

@@ -6,7 +6,8 @@ enough (``unlocked``). What only reads is inherited from ``reading``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection
@@ -20,6 +21,7 @@ from stageflow_durable.state import (
     batch,
     definitions,
     handed_back,
+    joined,
     moved,
     owners,
     progress,
@@ -37,6 +39,7 @@ from stageflow_durable.state.transaction import SqlTransaction
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken
+from stageflow_durable.store.protocol import CallersConnection, CallersSession
 from stageflow_durable.store.session import after_commit
 from stageflow_durable.store.transaction import Transaction
 from stageflow_durable.store.values import BATCH, KEY_SECONDS, Answer, AtRest, Created, Identity, Pruned, Stand
@@ -82,10 +85,27 @@ class SqlStore(Reading, BaseStore):
         self.database.dispose()
 
     def after_commit(self, action: Callable[[], object]) -> bool:
-        """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
-        it will run.
+        """Run ``action`` after the commit of the transaction in which verbs take part here. Returns whether it will
+        run.
         """
-        return self.database.is_sqlite and after_commit(self.database.url, action)
+        return after_commit(self.database.url, action)
+
+    def before_joining(self, ready: Callable[[], object]) -> None:
+        """What is better done before a caller's transaction: see :mod:`stageflow_durable.state.joined`."""
+        if not self.database.is_sqlite:  # there the caller may hold the only write lock
+            ready()
+            joined.identity(self.database)
+
+    @contextmanager
+    def joined(
+        self, session: CallersSession | None, connection: CallersConnection | None, ready: Callable[[], object]
+    ) -> Iterator[Callable[[str], object]]:
+        """Let what is called inside take part in a caller's own transaction."""
+        self.before_joining(ready)
+        with joined.joined(self.database, session, connection, lambda run_id: bool(self.stand([run_id]))) as about:
+            if self.database.is_sqlite:
+                ready()
+            yield about
 
     def open_session(self) -> SessionHolder:
         """A transaction of a stage's own, on a connection of its own."""
@@ -104,7 +124,7 @@ class SqlStore(Reading, BaseStore):
         """Store definitions. ``boot`` and ``profile``: of a worker that starts with them; its first child makes them
         the newest.
         """
-        with self.database.transaction() as connection:
+        with self.database.transaction() if self.database.is_sqlite else self.database.own() as connection:
             for plan in plans:
                 definitions.register(connection, plan)
             if boot is not None and not (profile is not None and owners.booted(connection, boot, profile)):

@@ -79,8 +79,8 @@ class Carrying(ABC):
 
     @abstractmethod
     def after_commit(self, action: Callable[[], object]) -> bool:
-        """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
-        it will run.
+        """Run ``action`` after the commit of the transaction in which verbs take part here. Returns whether it will
+        run.
         """
 
     def _notify_awaiters(self, run_id: str, awaited_by: str | None, ended: bool) -> None:

@@ -8,6 +8,7 @@ bounded time, if the store cannot be reached.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from stageflow_durable.model.attributes import Attributes
@@ -62,6 +63,20 @@ from stageflow_durable.transitions.rows import LinkRow
 from stageflow_durable.transitions.signal import Sent
 
 
+class CallersSession(Protocol):
+    """A session of SQLAlchemy: ``Session`` or ``scoped_session``, for the async twins ``AsyncSession``."""
+
+    def connection(self) -> Any:
+        """Its connection, in its transaction."""
+
+
+class CallersConnection(Protocol):
+    """A connection of SQLAlchemy: ``Connection``, for the async twins ``AsyncConnection``."""
+
+    def begin_nested(self) -> Any:
+        """A savepoint."""
+
+
 class Accepting(Protocol):
     """Definitions and new runs."""
 
@@ -83,6 +98,19 @@ class Accepting(Protocol):
 
     def clock(self) -> float:
         """The store's time: deadlines are told by it."""
+
+    def before_joining(self, ready: Callable[[], object]) -> None:
+        """What :meth:`joined` does first where it can: it may ask the store for the first time."""
+
+    def joined(
+        self, session: CallersSession | None, connection: CallersConnection | None, ready: Callable[[], object]
+    ) -> AbstractContextManager[Callable[[str], object]]:
+        """Let the verbs that are called inside take part in a caller's own transaction: of one of ``session`` and
+        ``connection``. ``ready``: makes the store ready for new runs. Gives what is to be called with the run's id:
+        what is left to the commit is done if that run is there.
+
+        Raises ConfigurationError where the transaction is none that the store can take part in.
+        """
 
 
 class Carrying(Protocol):
@@ -170,8 +198,8 @@ class Carrying(Protocol):
         """A transaction of the body's own. Raises ConfigurationError where the store has none to give."""
 
     def after_commit(self, action: Callable[[], object]) -> bool:
-        """Run ``action`` after the commit of the calling stage, if what it wrote here commits with it. Returns whether
-        it will run.
+        """Run ``action`` after the commit of the transaction in which verbs take part here: a caller's own, or that of
+        the calling stage. Returns whether it will run.
         """
 
 

@@ -1,8 +1,8 @@
-"""A stage's own transaction, as the engine uses it, and where it is found while the stage runs.
+"""Transactions in which verbs of the engine take part, and where they are found meanwhile.
 
-On SQLite the session's transaction keeps everybody else from writing: a verb of the engine that the stage calls would
-wait for the stage itself. It becomes part of that transaction instead: it is committed with the checkpoint, or not at
-all. What it would publish waits for the commit.
+A stage's own, on SQLite: it keeps everybody else from writing, so a verb that the stage calls would wait for the stage
+itself. And a caller's own, given to the verb (``session=``, ``connection=``). What a verb writes there is committed
+with it, or not at all; what it would publish waits for the commit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from stageflow_durable.model.work import Work
 
 class Session(Protocol):
     """One transaction of a body, from its first use of ``ctx.session`` to the commit of its outcome, or its end."""
+
+    carries_verbs: bool
 
     @property
     def session(self) -> Any:
@@ -33,7 +35,7 @@ class Session(Protocol):
 
 
 class Place:
-    """Where one attempt's session is found once it is open. ``later``: what is to be done after its commit."""
+    """Where a transaction is found once it is open. ``later``: what is to be done after its commit."""
 
     __slots__ = ("holder", "later")
 
@@ -46,14 +48,14 @@ place_of_session: ContextVar[Place | None] = ContextVar("stageflow_session", def
 
 
 def session_on(url: object) -> Any:
-    """The session of the stage that calls, if it is open and on that SQLite database."""
+    """The transaction in which verbs take part here, if it is open and on that database."""
     place = place_of_session.get()
     holder = None if place is None else place.holder
-    return holder if holder is not None and holder.is_open and holder.url == url else None
+    return holder if holder is not None and holder.carries_verbs and holder.is_open and holder.url == url else None
 
 
 def after_commit(url: object, action: Callable[[], object]) -> bool:
-    """Leave ``action`` to the commit of the stage that calls, if its session is open on that database."""
+    """Leave ``action`` to the commit of the transaction in which verbs take part here, if it is on that database."""
     holder, place = session_on(url), place_of_session.get()
     if holder is None or place is None:
         return False

@@ -113,6 +113,9 @@ _ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSA
 READS = frozenset({*_ABOUT, "after_commit"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 
+_OPEN = frozenset({"open_session", "before_joining", "joined"})
+"""What only begins: the transactions within have points of their own, or none."""
+
 
 class StoreWithPoints:
     """A store as one process reaches it: ``reach`` is called before and after each of its transactions, and
@@ -148,7 +151,7 @@ def _read(name: str) -> Callable[..., Any]:
 
 for _part in (Accepting, Carrying, Owning, Recovering, Operating, Store):
     for _name, _member in vars(_part).items():
-        if callable(_member) and not _name.startswith("_") and _name not in READS | {"open_session"}:
+        if callable(_member) and not _name.startswith("_") and _name not in READS | _OPEN:
             setattr(StoreWithPoints, _name, _transaction(_name))
 for _name in READS:
     setattr(StoreWithPoints, _name, _read(_name))

@@ -85,6 +85,13 @@ class MemoryStore(BaseStore):
         """Nothing commits with a stage of this store: returns False."""
         return False
 
+    def before_joining(self, ready: Callable[[], object]) -> None:
+        """Nothing: :meth:`joined` refuses."""
+
+    def joined(self, session: object, connection: object, ready: Callable[[], object]) -> NoReturn:
+        """Refused: raises ConfigurationError."""
+        raise ConfigurationError("session=: the store is in memory and takes part in no transaction; use one on SQLite")
+
     def _write(self, action: Callable[[], T]) -> T:
         with self._lock:
             try:
