@@ -1,7 +1,7 @@
 # `make` prints what there is. Every target makes .venv first and installs into it when pyproject.toml has changed.
 #
 #   make test ARGS="tests/unit -k saga"     what to run, and how
-#   make test JOBS=                         in one process; by default three, each with services of its own
+#   make test JOBS=                         in one process; by default four, each with services of its own
 #   make PYTHON=python3.13 setup            another Python
 #   make test VENV=.venv313 PYTHON=/path/to/python3.13     another Python beside it
 
@@ -45,10 +45,10 @@ demo: $(STAMP) ## The product in a minute: orders, flaky services, killed worker
 run: $(STAMP) ## APP=shop:engine: broker, workers, beat and monitor on this machine; Ctrl-C stops all
 	@$(BIN)/stageflow --app $(APP) up $(ARGS)
 
-# Three on two cores: while one waits for what it started, the others compute. They start processes by the hundred: without
+# Four on two cores: while two wait for what they started, the others compute. They start processes by the hundred: without
 # bytecode that is kept, each would compile the library again.
 .PHONY: test
-test: JOBS ?= 3
+test: JOBS ?= 4
 test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 

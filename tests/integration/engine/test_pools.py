@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable import Engine, RunHandle
+from stageflow_durable.model.status import WaitingFor
 from tests.integration.apps import newer
 from tests.integration.engine.claims import all_whole, doubled, is_whole
 from tests.integration.engine.pairs import POSTGRES_REDIS, on
@@ -83,7 +84,7 @@ def test_a_worker_that_does_not_know_a_pipeline_hands_it_back_to_one_that_does(b
     older = bare_site.worker(**settings)
     client = Engine("lanes", (*newer.engine.pipelines.values(),), **{**bare_site.settings, **settings})
     run = client.enqueue("new", {})
-    bare_site.until(lambda: client.store.overdue(-60).due, "the older worker has handed it back")
+    bare_site.until(lambda: run.describe().waiting_for is WaitingFor.WORKER, "the older worker has handed it back")
     newcomer = bare_site.worker("tests.integration.apps.newer", **settings)
     bare_site.ready(newcomer)
     older.stop()
