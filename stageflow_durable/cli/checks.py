@@ -14,6 +14,7 @@ from stageflow_durable.model.status import AT_REST, RunStatus
 
 if TYPE_CHECKING:
     from stageflow_durable.delivery.probes import BrokerFacts, CeleryFacts, RedisFacts, TaskFacts
+    from stageflow_durable.state.server import ServerFacts
 
 GOING = frozenset(RunStatus) - AT_REST
 """Statuses of runs that somebody has to work on."""
@@ -166,6 +167,67 @@ def claims(url: str | None, trouble: str | None) -> Check:
         "kept in Redis",
         f"not kept: {trouble}; the database alone drops duplicates",
         "set STAGEFLOW_REDIS_URL to what redis-py takes, or off",
+        level=Level.WARN,
+    )
+
+
+SKEW_SECONDS = 2.0
+"""By how much two clocks may differ before a person would notice."""
+
+USUAL_CONNECTIONS = 5
+"""Connections that one process of ours usually takes."""
+
+FULL = 0.8
+"""Above this share of its connections a server is nearly full."""
+
+
+def server(facts: ServerFacts, alive: int) -> Iterator[Check]:
+    """The database's server: encoding, clock, connections. ``alive``: processes that carry runs."""
+    yield judged(
+        "database encoding",
+        facts.encoding == "UTF8",
+        facts.encoding,
+        f"{facts.encoding}: text that it cannot hold (names, errors, inputs in another script) is refused, and a stage "
+        "that returns it fails",
+        "createdb --encoding=UTF8 --template=template0 NAME, and move the data there",
+    )
+    ahead = facts.ahead
+    yield judged(
+        "clock",
+        abs(ahead) <= SKEW_SECONDS,
+        "the database's and this machine's agree",
+        f"the database's is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's: leases go by "
+        "the database's alone, but deadlines, signatures and links that are made here are off by that much",
+        "let both machines follow NTP: systemctl enable --now systemd-timesyncd (look on each machine of workers too)",
+        level=Level.WARN,
+    )
+    yield _connections(facts, alive)
+
+
+def _connections(facts: ServerFacts, alive: int) -> Check:
+    wanted = alive * USUAL_CONNECTIONS + facts.used - facts.ours
+    counts = f"{facts.used} of {facts.most} in use, {facts.ours} by stageflow"
+    at_most = max(facts.used, 0 if facts.pooled else wanted)
+    more = f"; {alive} processes of ours and the others may come to {wanted}" if wanted > facts.used else ""
+    return judged(
+        "connections",
+        at_most <= FULL * facts.most,
+        counts,
+        f"{counts}{'' if facts.pooled else more}: with none left, enqueue fails and stages are late",
+        f"ALTER SYSTEM SET max_connections = {max(100, int(at_most / FULL / 50 + 1) * 50)} (and restart), fewer "
+        "processes, or a pooler in transaction mode before it",
+        level=Level.FAIL if facts.used >= facts.most - 1 else Level.WARN,
+    )
+
+
+def audit_key(known: bool) -> Check:
+    """Histories are sealed with a key that whoever can write to the database does not know."""
+    return judged(
+        "audit key",
+        known,
+        "histories are sealed with it",
+        "none is set: whoever can write to the database can change what happened, and nobody finds out",
+        "STAGEFLOW_AUDIT_KEY=$(openssl rand -hex 32), the same for every process",
         level=Level.WARN,
     )
 

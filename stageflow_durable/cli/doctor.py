@@ -63,6 +63,7 @@ def examined(session: Session, timeout: float) -> Iterator[Check]:
     )
     yield from database
     if all(check.level is Level.OK for check in database):
+        yield from _guarded("database server", "let the role read pg_stat_activity", lambda: _server(session))
         yield from _guarded("runs", "stageflow db upgrade", lambda: _runs(session))
         if session.has_application():
             yield from _guarded("served", "stageflow db upgrade", lambda: _served(session))
@@ -98,6 +99,14 @@ def _database(session: Session) -> Iterator[Check]:
     yield checks.schema(current, schema.head(), ahead=schema.is_ahead(current))
 
 
+def _server(session: Session) -> Iterator[Check]:
+    from stageflow_durable.state.server import server_facts
+
+    facts = server_facts(session.database_url())
+    if facts is not None:
+        yield from checks.server(facts, sum(one.alive for one in session.operations().workers()))
+
+
 def _runs(session: Session) -> Iterator[Check]:
     operations = session.operations()
     attention = operations.runs(attention=True, limit=1000)
@@ -106,6 +115,7 @@ def _runs(session: Session) -> Iterator[Check]:
     alive = checks.live_workers(operations.workers(), active)
     yield replace(alive, fix="stageflow up") if session.at_rest and alive.fix else alive
     yield checks.overdue(attention, session.now())
+    yield checks.audit_key(operations.has_audit_key)
     yield from serving.carried(attention)
     yield from serving.shared(operations.roster())
     yield from serving.strangers(operations.strangers())
@@ -148,6 +158,11 @@ def _delivery(session: Session, timeout: float) -> Iterator[Check]:
         "correct the application's Celery settings; see deploy.md",
         lambda: _application(application, seen[0] if seen else None),
     )
+    if seen and not seen[0].error:
+        transport = seen[0].transport
+        yield from _guarded(
+            "worker settings", "see deploy.md", lambda: _workers(application, transport, timeout, session)
+        )
 
 
 def _broker(url: str, timeout: float, app: Any, seen: list[BrokerFacts]) -> Iterator[Check]:
@@ -197,6 +212,25 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
             quick_acks=settings.quick_acks,
         )
         yield from _habits(application, facts.transport, adopted=found.adopted)
+
+
+def _workers(application: Any, transport: str, timeout: float, session: Session) -> Iterator[Check]:
+    from stageflow_durable.cli import worker_checks
+    from stageflow_durable.cli.habits import CELERYS_OWN_SECONDS, REDIS
+    from stageflow_durable.delivery.far import far_messages
+    from stageflow_durable.delivery.worker_facts import worker_facts
+
+    app, settings = application.celery_app, application.settings
+    facts = worker_facts(app)
+    yield from worker_checks.workers(facts, transport, alone=settings.database_url is None)
+    if transport in REDIS:
+        visible = (app.conf.broker_transport_options or {}).get("visibility_timeout")
+        later_than = CELERYS_OWN_SECONDS if visible is None else float(visible)
+        queues = [*dict.fromkeys((*application.queues, str(app.conf.task_default_queue)))]
+        now = session.now().timestamp()
+        yield from worker_checks.far(
+            far_messages(app, queues, now=now, later_than=later_than, timeout=timeout), visible
+        )
 
 
 def _habits(application: Any, transport: str, *, adopted: bool) -> Iterator[Check]:

@@ -67,3 +67,16 @@ def rabbitmq(habits: Habits, transport: str, queue: str) -> Iterator[Check]:
         'celery_app.conf.task_create_missing_queue_type = "quorum" (a classic one that is there is deleted first)',
         level=Level.WARN,
     )
+    if habits.quorum:
+        yield judged(
+            "rabbitmq delivery limit",
+            habits.dead_letters or habits.delivery_limit is not None,
+            "what is delivered too often is kept as a dead letter"
+            if habits.dead_letters
+            else f"after {habits.delivery_limit} deliveries",
+            f"{queue} has neither a delivery limit of its own nor dead letters: after 20 deliveries RabbitMQ throws a "
+            "message away, unseen; runs survive it, by the sweep, later",
+            f'celery_app.conf.task_queues = [Queue("{queue}", queue_arguments={{"x-queue-type": "quorum", '
+            '"x-delivery-limit": 1000, "x-dead-letter-exchange": "dead-letters"})]',
+            level=Level.WARN,
+        )

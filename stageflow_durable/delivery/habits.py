@@ -10,7 +10,8 @@ from typing import Any
 class Habits:
     """``acks_late``, ``reject_on_worker_lost``: of its tasks by default. ``time_limit``: seconds, the longest that one
     may run; None: none is set. ``visibility_timeout``: None: not set. ``confirms``: whether RabbitMQ confirms what is
-    published; ``quorum``, ``dead_letters``: whether the engine's queue is one, and has where to put what it drops.
+    published; ``quorum``, ``dead_letters``: whether the engine's queue is one, and has where to put what it drops;
+    ``delivery_limit``: how often it delivers a message, None: as often as RabbitMQ does by itself.
     """
 
     acks_late: bool = False
@@ -20,6 +21,7 @@ class Habits:
     confirms: bool = False
     quorum: bool = False
     dead_letters: bool = False
+    delivery_limit: int | None = None
 
 
 def habits(app: Any, queue: str) -> Habits:
@@ -36,4 +38,5 @@ def habits(app: Any, queue: str) -> Habits:
         bool(options.get("confirm_publish")),
         arguments.get("x-queue-type") == "quorum",
         "x-dead-letter-exchange" in arguments,
+        arguments.get("x-delivery-limit"),
     )

@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 from dataclasses import fields, replace
 from inspect import getsource
 from ssl import CERT_NONE
+from typing import Any
 
 import pytest
 from celery import Celery
 
-from stageflow_durable.cli import checks, doctor, habits, serving
+from stageflow_durable import Engine
+from stageflow_durable.cli import checks, doctor, habits, serving, worker_checks
 from stageflow_durable.cli.checks import Check, Level
+from stageflow_durable.delivery.far import far_messages
+from stageflow_durable.delivery.habits import Habits
 from stageflow_durable.delivery.probes import (
     BrokerFacts,
     CeleryFacts,
@@ -20,10 +25,12 @@ from stageflow_durable.delivery.probes import (
     probe_broker,
     probe_claims,
 )
+from stageflow_durable.delivery.worker_facts import WorkerFacts, worker_facts
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import WorkerView
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.settings import Settings
+from stageflow_durable.state.server import ServerFacts, server_facts
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, FakeApplication, ago, parked_unknown, run
 from tests.services.broker import BrokerService
@@ -80,7 +87,7 @@ def test_an_unsafe_server_is_told_with_the_line_that_fixes_it(
 def test_every_verdict_that_is_not_fine_has_the_line_that_fixes_it() -> None:
     made = [
         (module.__name__, call.lineno, len(call.args) + len(call.keywords))
-        for module in (checks, habits, serving, doctor)
+        for module in (checks, habits, serving, worker_checks, doctor)
         for call in ast.walk(ast.parse(getsource(module)))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Check"
         if ast.unparse(call.args[1]) not in ("Level.OK", "Level.SKIP")
@@ -199,6 +206,103 @@ def test_a_broker_that_is_away_is_a_verdict_within_bounded_time() -> None:
 
 def test_a_broker_of_another_kind_is_asked_only_whether_it_answers() -> None:
     assert list(checks.broker(probe_broker("memory://"))) == [checks.ok("broker", "memory answers")]
+
+
+# --- servers and workers ----------------------------------------------------------------------------------------------
+
+SERVER = ServerFacts(0.1, "UTF8", 100, 20, 10, pooled=False)
+WORKERS = WorkerFacts(1000, True, 300.0, True, 10.0, True, True, 10.0, adopted=True)
+
+
+def test_a_sound_server_and_sound_workers_have_nothing_to_fix() -> None:
+    found = [*checks.server(SERVER, 4), *worker_checks.workers(WORKERS, "redis", alone=False), checks.audit_key(True)]
+    assert {check.level for check in found} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("facts", "alive", "name", "level", "says"),
+    [
+        (replace(SERVER, encoding="LATIN1"), 1, "database encoding", Level.FAIL, "LATIN1: text that it cannot hold"),
+        (replace(SERVER, ahead=-3.0), 1, "clock", Level.WARN, "3.0 s behind this machine's"),
+        (replace(SERVER, ahead=90.0), 1, "clock", Level.WARN, "90.0 s ahead of this machine's"),
+        (replace(SERVER, used=81), 1, "connections", Level.WARN, "81 of 100 in use, 10 by stageflow"),
+        (replace(SERVER, used=100), 1, "connections", Level.FAIL, "100 of 100"),
+        (SERVER, 20, "connections", Level.WARN, "20 processes of ours and the others may come to 110"),
+        (replace(SERVER, pooled=True), 20, "connections", Level.OK, "20 of 100"),
+    ],
+)
+def test_an_unsound_server_is_told(facts: ServerFacts, alive: int, name: str, level: Level, says: str) -> None:
+    check = named(list(checks.server(facts, alive)))[name]
+    assert (check.level, says in check.message) == (level, True), check
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "level", "fix"),
+    [
+        (replace(WORKERS, exempt=False), "time limits", Level.FAIL, "stages a timeout="),
+        (replace(WORKERS, eta_limit=None), "tasks with an ETA", Level.WARN, "worker_eta_task_limit = 1000"),
+        (replace(WORKERS, eta_limit=None, adopted=False), "tasks with an ETA", Level.OK, ""),
+        (replace(WORKERS, recycled=False), "memory of children", Level.WARN, "worker_max_memory_per_child = 400_000"),
+        (replace(WORKERS, soft_shutdown=0.0), "shutdown", Level.WARN, "worker_soft_shutdown_timeout = 10.0"),
+        (replace(WORKERS, remapped=False), "shutdown", Level.WARN, "REMAP_SIGTERM=SIGQUIT"),
+        (replace(WORKERS, remapped=False, contained=False), "shutdown", Level.OK, ""),
+        (replace(WORKERS, socket_timeout=None), "broker sockets", Level.WARN, '["socket_timeout"] = 10.0'),
+    ],
+)
+def test_unsound_workers_are_told(facts: WorkerFacts, name: str, level: Level, fix: str) -> None:
+    check = named(list(worker_checks.workers(facts, "redis", alone=False)))[name]
+    assert (check.level, fix in (check.fix or "")) == (level, True), check
+
+
+def test_one_machine_and_another_broker_are_not_asked_for_what_they_do_not_need() -> None:
+    facts = replace(WORKERS, recycled=False, socket_timeout=None)
+    found = named(list(worker_checks.workers(facts, "amqp", alone=True)))
+    assert {found[name].level for name in ("memory of children", "broker sockets")} == {Level.SKIP}
+
+
+def test_the_engines_own_application_is_sound_and_a_plain_one_is_not() -> None:
+    ours = Engine("shop", broker_url="redis://h", database_url="sqlite:///x.db").celery_app
+    facts = worker_facts(ours, {})
+    assert (facts.exempt, facts.adopted, facts.soft_shutdown, facts.socket_timeout) == (True, False, 10.0, 10.0)
+    theirs = Celery("theirs")
+    theirs.conf.update(task_time_limit=300, task_soft_time_limit=200, worker_max_tasks_per_child=100)
+    Engine("adopts", celery_app=theirs, broker_url="redis://h", database_url="sqlite:///x.db")
+    facts = worker_facts(theirs, {"REMAP_SIGTERM": "SIGQUIT", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert facts == WorkerFacts(None, True, 200.0, True, 0.0, True, True, None, adopted=True)
+
+
+def test_messages_that_are_due_after_the_visibility_timeout_are_told(valkey: BrokerService) -> None:
+    with Celery("theirs", broker=valkey.url_of(2), set_as_current=False) as app:
+        for seconds in (None, 10, 90_000):
+            app.send_task("x", countdown=seconds, queue="far", priority=seconds and 5)
+        seen = far_messages(app, ["far", "empty"], now=time.time(), later_than=3600, timeout=2)
+    assert (seen["far"].looked, seen["far"].far, round(seen["far"].furthest, -3)) == (3, 1, 90_000)
+    [check] = worker_checks.far(seen, None)
+    assert (check.level, "far: 1 of 3 messages looked at are due in up to 25.0 h" in check.message) == (
+        Level.WARN,
+        True,
+    )
+    [check] = worker_checks.far({"empty": seen["empty"]}, None)
+    assert check.level is Level.OK
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_server_says_how_it_stands(database_url: str) -> None:
+    facts = server_facts(database_url)
+    assert facts is not None
+    assert (facts.encoding, facts.pooled, facts.ours >= 1, facts.used >= facts.ours) == ("UTF8", False, True, True)
+    assert abs(facts.ahead) < 1
+    assert facts.most > 10
+    assert server_facts("sqlite:///x.db") is None
+
+
+@pytest.mark.parametrize(
+    ("more", "level"),
+    [({}, Level.WARN), ({"dead_letters": True}, Level.OK), ({"delivery_limit": 1000}, Level.OK)],
+)
+def test_a_quorum_queue_that_throws_messages_away_is_told(more: dict[str, Any], level: Level) -> None:
+    found = named(list(habits.rabbitmq(Habits(confirms=True, quorum=True, **more), "amqp", "q")))
+    assert found["rabbitmq delivery limit"].level is level
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
