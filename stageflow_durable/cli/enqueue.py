@@ -11,11 +11,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from stageflow_durable.cli.completion import pipelines_known
 from stageflow_durable.cli.failures import FAILED, INTERRUPTED, Failure, Misuse, OutputLost
 from stageflow_durable.cli.interrupts import Steps
 from stageflow_durable.cli.lines import BATCH, Answer, Start, Wanted, key_of, numbered, started
 from stageflow_durable.cli.output import console, print_json, print_line, printing, say
-from stageflow_durable.cli.parameters import SECONDS, attribute_option, parsed, pipelines_known
+from stageflow_durable.cli.parameters import SECONDS, attribute_option, parsed
 from stageflow_durable.cli.reading import Lines, decoded, read_bytes, standard_input, unreadable
 from stageflow_durable.cli.session import Session, app_option, json_option, utc_now
 from stageflow_durable.cli.tally import Tally, Wish, document, result_of

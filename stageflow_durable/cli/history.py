@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stageflow_durable.cli.completion import runs_known
 from stageflow_durable.cli.output import console, print_json, print_json_line, printing
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.show import find_run
@@ -33,7 +34,7 @@ _STYLES = (
 
 
 @click.command(short_help="What happened to a run, event by event.")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=runs_known)
 @click.option("--follow", is_flag=True, help="Go on as the run goes, until it is at rest.")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="N", help="Only events after number N.")
 @click.option("--full", is_flag=True, help="Values as long as they are.")

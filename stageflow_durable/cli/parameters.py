@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from stageflow_durable.cli.completion import pipelines_known
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import say
 from stageflow_durable.cli.reading import read_source
@@ -73,15 +74,6 @@ def _status(_ctx: click.Context, _parameter: click.Parameter, value: str | None)
         return RunStatus(value.lower().replace("-", "_"))
     except ValueError:
         raise Misuse(f"--status {value!r} is not a status; there are: {', '.join(RunStatus)}") from None
-
-
-def pipelines_known(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
-    """For a shell's completion: the application's pipelines that begin so; none where it cannot be asked."""
-    try:
-        with ctx:
-            return [name for name in Session.of(ctx).application().pipelines if name.startswith(begun)]
-    except Exception:  # noqa: BLE001  # whatever is wrong is told when the command is run, not while it is typed
-        return []
 
 
 def attribute_option(what: str) -> Callable[[F], F]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stageflow_durable.cli.attention import drawn
+from stageflow_durable.cli.completion import runs_known
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import MOST_RUNS, bounded, run_filters
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
     metavar="N",
     help="At most so many.  [default: 100, with --attention 1000]",
 )
-@click.option("--after", metavar="RUN", help="The next page: what stands behind this run in the list.")
+@click.option(
+    "--after",
+    metavar="RUN",
+    shell_complete=runs_known,
+    help="The next page: what stands behind this run in the list.",
+)
 @json_option
 @app_option
 @click.pass_context

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stageflow_durable.cli.completion import runs_known
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import console, print_json, print_json_line
 from stageflow_durable.cli.session import Session, app_option, json_option
@@ -30,7 +31,7 @@ MOST_OF_A_VALUE = 160
 
 
 @click.command(short_help="One run as a tree, and the commands that are allowed now.")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=runs_known)
 @click.option("--watch", is_flag=True, help="Draw it again as it goes, until it is at rest.")
 @click.option(
     "--every",

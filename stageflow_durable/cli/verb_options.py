@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_args, get_origin
 
 import click
 
+from stageflow_durable.cli.completion import runs_known
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.parameters import current_actor, json_value
 from stageflow_durable.cli.reading import read_source
@@ -73,8 +74,9 @@ def _declared(verb: Verb) -> Iterator[tuple[inspect.Parameter, Argument | Option
 
 def _argument(name: str, declared: Argument, *, many: bool) -> Callable[[F], F]:
     if many and name == "run_id":
-        return click.argument("run_ids", metavar=f"[{declared.metavar}]...", nargs=-1)
-    return click.argument(name, metavar=declared.metavar)
+        return click.argument("run_ids", metavar=f"[{declared.metavar}]...", nargs=-1, shell_complete=runs_known)
+    complete = runs_known if name == "run_id" else None
+    return click.argument(name, metavar=declared.metavar, shell_complete=complete)
 
 
 def _option(parameter: inspect.Parameter, declared: Option) -> Callable[[F], F]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,8 +16,11 @@ from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.reading import MOST_BYTES, Lines, decoded
 from stageflow_durable.cli.session import Session
 from stageflow_durable.cli.times import Seconds, age_of, moment_of
+from stageflow_durable.model.status import RunStatus
 from tests.cli.conftest import Invoke
-from tests.cli.fakes import NOW, FakeApplication
+from tests.cli.fakes import NOW, RUN_ID, FakeApplication, run
+
+OTHER = f"01J9F1{RUN_ID[6:]}"
 
 TEXT = '{"order_id": "Ä-1 🚲", "amount_cents": 1}'
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
@@ -215,15 +219,41 @@ def test_seconds_may_be_an_age_and_are_finite(invoke: Invoke) -> None:
         (["runs", "--pipeline"], "ch", ["checkout"]),
         (["enqueue"], "ch", ["checkout"]),
         (["enqueue"], "x", []),
+        (["show"], "", [RUN_ID, OTHER]),
+        (["history"], RUN_ID[:20].lower(), [RUN_ID]),
+        (["runs", "--after"], OTHER[:8], [OTHER]),
+        (["resume"], "", [OTHER]),  # the other one runs
+        (["cancel", RUN_ID], "", []),  # it is named already
+        (["fork"], "zzz", []),
     ],
 )
-def test_a_shell_completes_commands_statuses_and_pipelines(
+def test_a_shell_completes_commands_statuses_pipelines_and_runs(
     engine: FakeApplication, arguments: list[str], begun: str, offered: list[str]
 ) -> None:
     engine.pipelines["checkout"] = None
+    engine.held = [run(RunStatus.RUNNING, key="a\x1b[2J"), run(RunStatus.FAILED, run_id=OTHER)]
     session = Session(operations=engine, application=engine)
     completion = ShellComplete(celery_group, {"obj": session}, "stageflow", "_STAGEFLOW_COMPLETE")
-    assert [one.value for one in completion.get_completions(arguments, begun)] == offered
+    found = completion.get_completions(arguments, begun)
+    assert [one.value for one in found] == offered
+    assert "\x1b" not in "".join(str(one.help) for one in found)
+
+
+def test_without_an_application_pipelines_of_runs_and_workers_are_completed(engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.RUNNING, pipeline="billing"), run(RunStatus.RUNNING, pipeline="b\x1b[2J")]
+    completion = ShellComplete(celery_group, {"obj": Session(operations=engine)}, "stageflow", "_X")
+    assert [one.value for one in completion.get_completions(["runs", "--pipeline"], "b")] == ["billing"]
+
+
+def test_a_database_that_takes_its_time_completes_nothing(
+    engine: FakeApplication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stageflow_durable.cli.completion.PATIENCE_SECONDS", 0.05)
+    answers = threading.Event()
+    monkeypatch.setattr(engine, "runs", lambda **_given: answers.wait(10) and [])
+    completion = ShellComplete(celery_group, {"obj": Session(operations=engine)}, "stageflow", "_X")
+    assert completion.get_completions(["show"], "") == []
+    answers.set()
 
 
 def test_where_the_application_cannot_be_asked_nothing_is_completed(
