@@ -164,6 +164,21 @@ class IdempotencyConflict(Conflict):
         super().__init__(f"idempotency key {key!r}: {reason}")
 
 
+class StepMismatch(Terminal):
+    """A step of a stage was saved before under this key, and it is not the one that is asked for now. ``differs``:
+    ``"arguments"`` or ``"name"``.
+    """
+
+    def __init__(self, run_id: str, stage: str, key: str, name: str, saved: str) -> None:
+        self.run_id, self.stage, self.key = run_id, stage, key
+        self.differs = "arguments" if name == saved else "name"
+        said = "with other arguments" if name == saved else f"by {saved}"
+        super().__init__(
+            f"run {run_id}, stage {stage}: {name} with key {key!r} was saved before {said}. One key is one step: "
+            "give this one a key of its own, or the arguments with which it was saved"
+        )
+
+
 class FenceLost(Conflict):
     """A write by an owner whose lease was taken over; nothing was written."""
 

@@ -32,13 +32,13 @@ def over(*inputs: Any, collects: bool = False) -> Over:
 
 def item_of(ctx: Any) -> int:
     """The number of the item that a body is called for."""
-    work: Work = ctx.services._work
+    work: Work = ctx.services.work
     return work.item
 
 
 def input_of(ctx: Any) -> Any:
     """What that item was given."""
-    work: Work = ctx.services._work
+    work: Work = ctx.services.work
     assert work.given is not None
     return decode(work.given.input)
 

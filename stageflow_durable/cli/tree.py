@@ -34,7 +34,7 @@ from stageflow_durable.cli.words import (
 )
 from stageflow_durable.legible import for_people, jsonable
 from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT
-from stageflow_durable.model.run import AttemptView, Event, Run, StageView
+from stageflow_durable.model.run import AttemptView, Event, Run, StageView, StepView
 from stageflow_durable.model.status import AT_REST, AttemptState, RunStatus, StageState, StepState, WaitingFor
 from stageflow_durable.model.verbs import Verb, allowed_verbs, unknown_stages
 from stageflow_durable.model.waits import WAITING_WORDS
@@ -184,6 +184,7 @@ def _row(run: Run, stage: StageView, now: datetime, values: int | None) -> Row:
         (
             *([] if inline else _few(phrases)),
             *approval_lines(stage.approval),
+            *_few([_step(step, values) for step in stage.steps]),
             *_undo_details(stage),
             *_keys(run, stage),
             *_value("output", None if stage.approval else stage.output, values),
@@ -287,6 +288,14 @@ def _undo_details(stage: StageView) -> list[str]:
     told = [f"undo {attempt_phrase(attempt)}" for attempt in _told(stage.undo.attempts)]
     failed = stage.undo.state is StepState.COMPENSATION_FAILED
     return [*_few(told), *([f"undo key {stage.undo.key}: look this up at the remote system"] if failed else [])]
+
+
+def _step(step: StepView, values: int | None) -> str:
+    """One saved step on one line."""
+    kind, key = "tool" if step.tool else "step", f" key {step.key}" if step.key else ""
+    state = "undone" if step.undone_at else "saved" if step.saved_at else "begun, not known to have been done"
+    result = _value("->", step.result, values) if step.saved_at else []
+    return " ".join([f"{kind} {step.number} {step.name}{key} {state}", *_value("", step.arguments, values), *result])
 
 
 def _keys(run: Run, stage: StageView) -> list[str]:

@@ -194,7 +194,8 @@ class Executor:
     def _stage(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
-        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url)
+        kit = self._world, self._limits, spec  # of saved steps
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url, kit=kit)
         policy = self._policy(work)
         began = self._world.clock.monotonic()
         try:
@@ -221,6 +222,7 @@ class Executor:
         try:
             with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
                 called = body.run_stage(self._call, spec.runner, ctx, services, spec.timeout)
+            work = services.work  # with the number of the run after the steps that were saved
             on_unknown = work.plan.by_name[work.stage].on_unknown
             history = self._history(work, began)
             outcome = self._judged(called, services, policy, history, on_unknown)

@@ -49,6 +49,11 @@ def inherit(context: Context) -> None:
             variable.set(value)
 
 
+def within_a_body() -> bool:
+    """Whether a coroutine of a body calls this, within the loop."""
+    return asyncio._get_running_loop() is not None and _whose.get() is not None  # noqa: SLF001  # the public one raises
+
+
 class Leftovers:
     """What one body made and has not ended."""
 

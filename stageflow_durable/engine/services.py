@@ -74,15 +74,17 @@ class Services:
         is_async: bool,
         only_asked: bool = False,
         url: Callable[[str, str], str] | None = None,
+        kit: Any = None,
     ) -> None:
         """``only_asked``: of a stage that only waits, whose function says for what and has no outcome of its own.
-        ``url``: gives the callback URL of a stage of a run.
+        ``url``: gives the callback URL of a stage of a run; ``kit``: what saved steps need.
         """
+        self._kit = kit
         self._url = url
         self.gave_url = False
         self._only_asked = only_asked
         self._store = store
-        self._work = work
+        self.work = work
         self._is_async = is_async
         self._cleanups: list[Callable[[], None]] = []
         self.at_end: list[Observer] = []
@@ -110,7 +112,7 @@ class Services:
 
     def _require_outcome(self, asked: str) -> None:
         if self._only_asked:
-            sleeps = self._work.plan.by_name[self._work.stage].is_sleep
+            sleeps = self.work.plan.by_name[self.work.stage].is_sleep
             what = "until when" if sleeps else "what is to be approved"
             raise self._refused(asked, f"the stage only waits; it only says {what}")
 
@@ -120,7 +122,7 @@ class Services:
             raise self._refused(asked, "the stage is over")
 
     def _refused(self, asked: str, why: str) -> NotAllowedInStage:
-        return NotAllowedInStage(self._work.run.id, f"ctx.{asked} in stage {self._work.stage}", why)
+        return NotAllowedInStage(self.work.run.id, f"ctx.{asked} in stage {self.work.stage}", why)
 
     def emit(self, event: str, data: Mapping[str, Any]) -> None:
         """Keep an event of the body's; what cannot be saved, or would pass for the engine's or a person's, is refused
@@ -141,25 +143,33 @@ class Services:
 
     def raise_if_cancelled(self) -> None:
         """Look at the run's row."""
-        if self._store.phase(self._work.run.id) is not Phase.FORWARD:
-            raise StageCancelled(f"run {self._work.run.id} is stopping")
+        if self._store.phase(self.work.run.id) is not Phase.FORWARD:
+            raise StageCancelled(f"run {self.work.run.id} is stopping")
 
     def heartbeat(self, progress: Any) -> None:
         """Write progress to the strand."""
         text = encode(progress)
         if self.holder is None:
-            self._store.report(self._work, text)
+            self._store.report(self.work, text)
         else:
-            self.holder.report(self._work, text)
+            self.holder.report(self.work, text)
 
     def callback_url(self) -> str:
         """The URL that ends the stage's wait. Raises ConfigurationError."""
         self._require_outcome("callback_url")
         if self._url is None:
             raise self._refused("callback_url", "nothing can call this stage back here")
-        found = self._url(self._work.run.id, self._work.stage)
+        found = self._url(self.work.run.id, self.work.stage)
         self.gave_url = True
         return found
+
+    @property
+    def steps(self) -> Any:
+        """Its saved steps; made when one is asked for."""
+        self._require_outcome("step")
+        from stageflow_durable.engine.steps import Steps  # few stages have any
+
+        return vars(self).setdefault("_steps", Steps(self, self._store, *self._kit))  # of two threads one makes it
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, over
 
 from stageflow_durable.model.output import StageOutput
 from stageflow_durable.model.snapshot import ContextSnapshot
+from stageflow_durable.model.steps import RunsSteps, SavesSteps
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as VariableWithDefault
@@ -43,12 +44,16 @@ class StageServices(Protocol):
     def on_end(self, action: Observer) -> None:
         """Call ``action`` with the attempt's end, once that is committed or known not to be."""
 
+    @property
+    def steps(self) -> RunsSteps:
+        """Runs steps, and saves what they bring."""
+
     def output(self, stage: str, value: Any, as_type: type[T]) -> T:
         """``value``, which ``stage`` saved, as ``as_type``."""
 
 
 @dataclass(frozen=True, slots=True)
-class StageContext(Generic[InputT_co]):
+class StageContext(SavesSteps, Generic[InputT_co]):
     """What a stage body gets.
 
     ``attempt`` counts from 1 and is not raised by lost workers. ``idempotency_key`` is stable over attempts and

@@ -76,11 +76,31 @@ class ApprovalView:
 
 
 @dataclass(frozen=True, slots=True)
+class StepView:
+    """A saved step of a stage, or a tool's call. ``number``: in the order in which they came; ``key``: by which it is
+    found again, or None. ``tool``: whether it is a tool's; ``arguments``: its arguments then. ``attempt``: which wrote
+    it last. ``saved_at``: when its result was saved, None: it is not known whether it was made. ``undoable``: it is
+    undone when its stage is, or was at ``undone_at``.
+    """
+
+    number: int
+    name: str
+    key: str | None
+    tool: bool
+    arguments: Any
+    attempt: int
+    result: Any
+    saved_at: datetime | None
+    undoable: bool
+    undone_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class StageView:
     """One stage of a run. ``key`` is the idempotency key that its action uses; ``tries`` counts what the retry policy
     counts; ``on_unknown`` is what the stage wants when its process was lost. ``waiting_for``: what it waits for, or
     None; ``wake_at``: until when, at the latest. ``item``: 0, or which of the stage's items this is. ``approval``: what
-    was asked last, of a stage that asks.
+    was asked last, of a stage that asks. ``steps``: what its body has saved.
     """
 
     name: str
@@ -102,6 +122,7 @@ class StageView:
     waiting_for: WaitingFor | None = None
     item: int = 0
     approval: ApprovalView | None = None
+    steps: tuple[StepView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ BY_TYPE: dict[type[BaseException], Category] = {
     errors.SchemaAhead: BUG,
     errors.SchemaInUse: BUG,
     errors.UnsavableValue: BUG,
+    errors.StepMismatch: BUG,
     UnreadableValue: BUG,
     # timeouts and connections
     TimeoutError: TRANSIENT,

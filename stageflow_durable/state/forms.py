@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from stageflow_durable.state.tables import attempts, attributes, checkpoints, runs, saga_steps, strands
+from stageflow_durable.state.tables import attempts, attributes, calls, checkpoints, runs, saga_steps, strands
 from stageflow_durable.store.audit import EventRow
 from stageflow_durable.transitions.change import Change, How
 from stageflow_durable.transitions.rows import StrandRow
@@ -96,7 +96,7 @@ def _marked(columns: Mapping[str, Any], at: float, values: list[Any]) -> Marks:
 
 
 _COLUMNS = {
-    column.name for table in (runs, strands, attempts, checkpoints, saga_steps, attributes) for column in table.c
+    column.name for table in (runs, strands, attempts, checkpoints, saga_steps, attributes, calls) for column in table.c
 }
 _NULL, _NOW = ({name: f"{name} {mark}" for name in _COLUMNS} for mark in ("null", "now"))
 NAMES = tuple(f"p{number}" for number in range(400))

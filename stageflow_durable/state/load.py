@@ -25,6 +25,7 @@ from stageflow_durable.state.tables import (
     approvals,
     attempts,
     attributes,
+    calls,
     checkpoints,
     events,
     item_groups,
@@ -44,6 +45,7 @@ from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import (
     ApprovalRow,
     AttemptRow,
+    CallRow,
     GroupRow,
     HeldKey,
     ItemRow,
@@ -190,6 +192,14 @@ _APPROVALS = Prepared(
     .order_by(approvals.c.n)
 )
 _LINKS = Prepared(select(*(links.c[name] for name in LinkRow._fields)).where(links.c.run == _OF_RUN))
+_CALLS = Prepared(
+    select(*(calls.c[name] for name in CallRow._fields))
+    .where(and_(calls.c.run == _OF_RUN, calls.c.item == _OF_ITEM))
+    .order_by(calls.c.n)
+)
+_CALLS_OF_STAGE = Prepared(
+    select(*(calls.c[name] for name in CallRow._fields)).where(_of_this_item(calls)).order_by(calls.c.n)
+)
 _FIRST_EVENT = Prepared(
     select(events.c.data).where(and_(events.c.run == _OF_RUN, events.c.item == NO_ITEM, events.c.seq == 1))
 )
@@ -230,6 +240,8 @@ def part_of_item(connection: Connection, facts: Facts, which: Part, me: str) -> 
         return {stage: StepState(state) for stage, state in _ITS_STEP.run(connection, **of_stage).fetchall()}
     if which is Part.ATTEMPTS:
         return _attempt_rows(_ITS_ATTEMPTS.run(connection, **of_stage).fetchall())
+    if which is Part.CALLS:
+        return calls_of(connection, facts.run.id, its.item)
     if which is Part.OWNERS:
         of_strand = {"run_id": facts.run.id, "of_strand": facts.group.strand, "of_item": its.item}
         return _owner_rows(_ITS_OWNER.run(connection, **of_strand).fetchall())
@@ -323,6 +335,20 @@ def links_of(connection: Connection, run_id: str) -> dict[str, LinkRow]:
     return {row.token: row for row in map(LinkRow._make, _LINKS.run(connection, run_id=run_id).fetchall())}
 
 
+def calls_of(connection: Connection, run_id: str, item: int = NO_ITEM) -> tuple[CallRow, ...]:
+    """Saved steps of a run's stages, or of an item, in their order."""
+    return _call_rows(_CALLS.run(connection, run_id=run_id, of_item=item).fetchall())
+
+
+def calls_of_stage(connection: Connection, run_id: str, stage: str, item: int) -> tuple[CallRow, ...]:
+    """Those of one stage."""
+    return _call_rows(_CALLS_OF_STAGE.run(connection, run_id=run_id, of_stage=stage, of_item=item).fetchall())
+
+
+def _call_rows(rows: Iterable[Any]) -> tuple[CallRow, ...]:
+    return tuple(row._replace(undoable=bool(row.undoable)) for row in map(CallRow._make, rows))
+
+
 _AUTHENTICATED = ApprovalRow._fields.index("authenticated")
 
 
@@ -386,6 +412,7 @@ _LOADED: dict[Part, Callable[[Connection, RunFacts, str], Any]] = {
         for row in map(tuple, _APPROVALS.run(connection, run_id=of.id).fetchall())
     ),
     Part.LINKS: lambda connection, of, _me: links_of(connection, of.id),
+    Part.CALLS: lambda connection, of, _me: calls_of(connection, of.id),
     Part.REQUESTERS: lambda connection, of, _me: requesters_of(connection, of.id),
     Part.ROSTER: lambda connection, _of, _me: roster.live(connection),
 }

@@ -45,7 +45,7 @@ from stageflow_durable.store.values import (
     WaitingStrand,
     Wanted,
 )
-from stageflow_durable.transitions.rows import LinkRow
+from stageflow_durable.transitions.rows import CallRow, LinkRow
 
 T = TypeVar("T")
 
@@ -80,6 +80,10 @@ class Reading:
     def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began."""
         return self._see(lambda c: views.outcome_of(c, run_id, stage, item))
+
+    def calls(self, run_id: str, stage: str, item: int = 0) -> tuple[CallRow, ...]:
+        """The steps that attempts of a stage have written, in their order."""
+        return self._see(lambda c: load.calls_of_stage(c, run_id, stage, item))
 
     def next_wait(self, grace: float) -> float | None:
         """In how many seconds the next waiting strand is to be woken, or None; ``grace`` as of :meth:`overdue`."""

@@ -25,6 +25,7 @@ from stageflow_durable.state.tables import (
     approvals,
     attempts,
     attributes,
+    calls,
     checkpoints,
     events,
     item_groups,
@@ -100,7 +101,7 @@ def _delete(connection: Connection, ids: Sequence[str], older_than: float) -> in
     still = select(runs.c.id, runs.c.item_count).where(and_(runs.c.id.in_(ids), _over(older_than))).order_by(runs.c.id)
     found = connection.execute(still.with_for_update(of=runs)).all()
     over = [run for run, _items in found]
-    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals, approvals, links):
+    for table in (events, saga_steps, checkpoints, attempts, strands, attributes, signals, approvals, links, calls):
         connection.execute(delete(table).where(table.c.run.in_(over)))
     with_items = [run for run, count in found if count]
     for table in (items, item_groups) if with_items else ():

@@ -430,6 +430,34 @@ links = Table(
     Column("used_at", Double),
 )
 
+calls = Table(
+    "stageflow_calls",
+    metadata,
+    # Saved steps: what the body of a stage did, each saved by itself. ``call``: a digest of what identifies it among
+    # those of its stage: its key, or its name, its arguments and which of those it is. See ``transitions/calls``.
+    Column("run", ID, primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    item(),
+    Column("call", String(64), primary_key=True),
+    # In the order in which they came into the table.
+    Column("n", Integer, nullable=False),
+    Column("name", NAME, nullable=False),
+    Column("key", NAME),
+    # Of the arguments.
+    Column("fingerprint", String(64), nullable=False),
+    # Of a tool's call what kind of action it is, and its arguments; NULL: a step of the body's own.
+    Column("action", NAME),
+    Column("arguments", Text),
+    # The attempt that wrote it last.
+    Column("attempt", Integer, nullable=False),
+    Column("result", Text),
+    # When its result was saved; NULL: it was about to be made, and may have been.
+    Column("saved_at", Double),
+    # Whether it can be undone, and when it was.
+    Column("undoable", Boolean, nullable=False, server_default=text("false")),
+    Column("undone_at", Double),
+)
+
 queues = Table(
     "stageflow_queues",
     metadata,

@@ -14,6 +14,7 @@ from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.tables import (
     approvals,
     attempts,
+    calls,
     checkpoints,
     definitions,
     events,
@@ -39,7 +40,7 @@ RUNS = 50
 """Runs that are checked at once: as many as are held in memory, with all their rows."""
 
 _HEADS = select(runs.c.id, runs.c.seq, runs.c.head).order_by(runs.c.id).limit(BATCH)
-_PARTS = (events, attempts, checkpoints, saga_steps, strands, signals, approvals, links)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, calls, signals, approvals, links)
 _ORDERED = {table: select(table).order_by(*table.primary_key.columns) for table in _PARTS}
 
 
@@ -123,9 +124,8 @@ class _Checker:
                 plan, given = plans.get(found[run]["definition"]), dict[str, str]()
                 if found[run]["item_count"]:
                     given = verified_items.inputs(connection, run)
-                told, tried, saved, steps, lines, sent, asked, handed = rows.values()
                 done = keys.get(run, [])
-                seen = Rows(found[run], plan, done, told, tried, saved, steps, lines, sent, asked, handed, inputs=given)
+                seen = Rows(found[run], plan, done, *rows.values(), given)  # type: ignore[call-arg, arg-type]  # in the order of _PARTS
                 of_items = verified_items.check(connection, seen, self._keys)
                 checked.append(verification.checked(self._keys, seen, self._exported, of_items))
             else:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, func, select
 
-from stageflow_durable.state.tables import attempts, checkpoints, events, item_groups, items, saga_steps, strands
+from stageflow_durable.state.tables import attempts, calls, checkpoints, events, item_groups, items, saga_steps, strands
 from stageflow_durable.store import verified_items
 from stageflow_durable.store.testimony import Keys, Row, Rows
 from stageflow_durable.store.verification import OfItems
@@ -14,7 +14,7 @@ from stageflow_durable.store.verification import OfItems
 BATCH = 500
 """Items that are read at once, with all their rows."""
 
-_PARTS = (events, attempts, checkpoints, saga_steps, strands)
+_PARTS = (events, attempts, checkpoints, saga_steps, strands, calls)
 
 
 def inputs(connection: Connection, run_id: str) -> dict[str, str]:

@@ -25,7 +25,7 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import newest, plan_of
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.endings import WAITS, awaited_by
-from stageflow_durable.state.load import attributes_of, facts_of
+from stageflow_durable.state.load import attributes_of, calls_of, facts_of
 from stageflow_durable.state.owners import alive_and_dead
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.roster import decoded, live
@@ -165,8 +165,10 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
         raise UnknownRun(f"no run {run_id}")
     plan = plan_of(connection, found.definition)
     on_strands = _STRANDS.rows(connection, run_id=run_id)  # first: what ends in between is seen as ended
-    others = (part.rows(connection, run_id=run_id) for part in (_ATTEMPTS, _CHECKPOINTS, _STEPS, _APPROVALS))
-    rows = RunRows.of(on_strands, *others)
+    tried, saved, owed, asked = (
+        part.rows(connection, run_id=run_id) for part in (_ATTEMPTS, _CHECKPOINTS, _STEPS, _APPROVALS)
+    )
+    rows = RunRows.of(on_strands, tried, saved, owed, asked, calls_of(connection, run_id))
     missing = _missing(connection, found, rows.idle_queues)
     awaited, described = awaits(connection, run_id), attributes_of(connection, run_id)
     about = _Asked(connection).about(found, max_attempts or {}) if found.phase in MOVING else None

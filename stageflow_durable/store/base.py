@@ -15,12 +15,12 @@ from stageflow_durable.errors import (
     UnknownRun,
 )
 from stageflow_durable.model.attributes import Attributes
-from stageflow_durable.model.work import Nudge
+from stageflow_durable.model.work import Fenced, Nudge, Work
 from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
 from stageflow_durable.store.transaction import Transaction, transact
-from stageflow_durable.store.values import Created, Fork, Missed, Received, StrandRef
+from stageflow_durable.store.values import Created, Fork, Missed, Received, Stepped, StrandRef
 from stageflow_durable.transitions import accept as accepting
-from stageflow_durable.transitions import approval, callback, items, operate
+from stageflow_durable.transitions import approval, callback, calls, items, operate
 from stageflow_durable.transitions import fork as forking
 from stageflow_durable.transitions import repair as repairing
 from stageflow_durable.transitions import take as taking
@@ -30,7 +30,7 @@ from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.change import Change, How, Table
 from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, EndedOwner, SignalRow
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, CallRow, EndedOwner, SignalRow
 from stageflow_durable.transitions.signal import Sent, receive
 from stageflow_durable.transitions.waiting import needs_no_worker
 
@@ -144,6 +144,24 @@ class BaseStore(Carrying):
         needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
         repaired = self._transact(run_id, repairing.repair, needs=needs)
         return None if repaired is None else repaired.nudges
+
+    # --- steps of a body ----------------------------------------------------------------------------------------------
+
+    def save_call(self, work: Work, call: CallRow, told: dict[str, Any], *, doubt: bool = False) -> Stepped | Fenced:
+        """Decided in ``transitions/calls``. First without the lock: an attempt that runs alone needs no more facts than
+        it has in hand.
+        """
+
+        def decide(facts: Facts) -> Change | Fenced:
+            return calls.save_call(facts, work, call, told, doubt=doubt)
+
+        if work.item:
+            decided = self._of_item((work.run.id, work.strand, work.item), lambda facts, _run: decide(facts))
+        else:
+            decided = self._end_at_once(work, decide) or self._transact(work.run.id, decide)
+        if not isinstance(decided, Change):
+            return Fenced()
+        return Stepped(decided.seq, decided.head, decided.facts.run.phase)
 
     # --- people -------------------------------------------------------------------------------------------------------
 

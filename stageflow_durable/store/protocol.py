@@ -51,6 +51,7 @@ from stageflow_durable.store.values import (
     Received,
     Seen,
     Stand,
+    Stepped,
     StrandRef,
     WaitingStrand,
     Wanted,
@@ -59,7 +60,7 @@ from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.approval import Asked, NewLink
 from stageflow_durable.transitions.callback import Call
 from stageflow_durable.transitions.operate import Order
-from stageflow_durable.transitions.rows import LinkRow
+from stageflow_durable.transitions.rows import CallRow, LinkRow
 from stageflow_durable.transitions.signal import Sent
 
 
@@ -171,6 +172,11 @@ class Carrying(Protocol):
         key: BusinessKey | None = None,
     ) -> Ending:
         """The stage failed for good."""
+
+    def save_call(self, work: Work, call: CallRow, told: dict[str, Any], *, doubt: bool = False) -> Stepped | Fenced:
+        """Write what a step of the body brought, or that it is about to be made; in a transaction of its own. ``told``:
+        what its event says; ``doubt``: an earlier try to write the same may have gone through.
+        """
 
     def undo_done(self, work: Work, claimant: Claimant, *, go_on: bool, key: BusinessKey | None = None) -> Ending:
         """The undo is done."""
@@ -374,6 +380,9 @@ class Reading(Protocol):
 
     def outcome_of(self, run_id: str, stage: str, item: int = 0) -> str:
         """How the action stood when its undo began: ``"ok"`` or ``"unknown"``."""
+
+    def calls(self, run_id: str, stage: str, item: int = 0) -> tuple[CallRow, ...]:
+        """The steps that attempts of a stage have written, in their order."""
 
     # --- by sweeps ----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from stageflow_durable.store.vouched import (
     RUN,
     approval_row,
     attempt_row,
+    call_row,
     checkpoint_row,
     given_code,
     inputs_text,
@@ -51,10 +52,10 @@ def seal_events(change: Change, audit_key: bytes) -> list[EventRow]:
 
 
 def with_head(change: Change, head: str, *, hints: bool = False) -> Change:
-    """The change with the run's new head in the granted attempt and, with ``hints``, in the messages' hints."""
+    """The change with the run's new head, also in the granted attempt and, with ``hints``, in the messages' hints."""
     granted = change.granted and change.granted._replace(head=head)
     nudges = tuple([hinting(nudge, head if hints else None) for nudge in change.nudges])
-    return change._replace(granted=granted, nudges=nudges)
+    return change._replace(granted=granted, nudges=nudges, head=head)
 
 
 def hinting(nudge: Nudge, head: str | None) -> Nudge:
@@ -172,6 +173,7 @@ _NAMED: dict[Table, Callable[..., str]] = {
     Table.SIGNALS: signal_row,
     Table.APPROVALS: approval_row,
     Table.LINKS: link_row,
+    Table.CALLS: call_row,
 }
 
 

@@ -24,6 +24,7 @@ from stageflow_durable.store.vouched import (
     RUN,
     approval_row,
     attempt_row,
+    call_row,
     checkpoint_row,
     given_code,
     is_by_body,
@@ -65,6 +66,7 @@ class Rows:
     checkpoints: Sequence[Row]
     steps: Sequence[Row]
     strands: Sequence[Row]
+    calls: Sequence[Row] = ()
     signals: Sequence[Row] = ()
     approvals: Sequence[Row] = ()
     links: Sequence[Row] = ()
@@ -123,7 +125,7 @@ class Testimony:
             return {**FRESH_ATTEMPT, "owner": owner, "began_at": began_at, "ended_at": event["at"]}
         if kind == "checkpoint":
             return {**FRESH_CHECKPOINT, "at": event["at"]}
-        if kind in ("signal", "items", "approval", "link"):
+        if kind in ("signal", "items", "approval", "link", "call"):
             return {}  # its event says all of it
         return {**FRESH_STEP} if kind == "step" else {**FRESH_RUN, "version": data.get("version")}
 
@@ -163,6 +165,7 @@ def of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         **{signal_row(row["stage"], row["item"], row["n"]): row for row in seen.signals},
         **{approval_row(row["stage"], row["item"], row["n"]): row for row in seen.approvals},
         **{link_row(row["token"]): row for row in seen.links},
+        **{call_row(row["stage"], row["item"], row["call"]): row for row in seen.calls},
     }
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())

@@ -12,7 +12,7 @@ from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
-from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.model.status import ParkReason, Phase, RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, Standing
 from stageflow_durable.model.work import Nudge, RunFacts, Saved
 
@@ -89,6 +89,16 @@ class Created(NamedTuple):
 
 Answer = Created | StageflowError
 """What became of one of many requests."""
+
+
+class Stepped(NamedTuple):
+    """A step of an attempt was written: number and head of the run (of the item, if it has one) afterwards, and which
+    way the run goes.
+    """
+
+    seq: int
+    head: str
+    phase: Phase
 
 
 @dataclass(frozen=True, slots=True)

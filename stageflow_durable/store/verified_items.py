@@ -34,6 +34,7 @@ class Parts(NamedTuple):
     checkpoints: Sequence[Row]
     steps: Sequence[Row]
     strands: Sequence[Row]
+    calls: Sequence[Row] = ()
 
 
 class _Opened(NamedTuple):

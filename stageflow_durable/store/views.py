@@ -26,6 +26,7 @@ from stageflow_durable.model.run import (
     Run,
     RunSummary,
     StageView,
+    StepView,
     UndoView,
     WorkerView,
 )
@@ -110,6 +111,7 @@ class RunRows:
     strands: Mapping[tuple[str, str], Any]
     steps: Mapping[str, Any]
     approvals: Mapping[str, Any]
+    calls: Mapping[str, Sequence[Any]]
 
     @classmethod
     def of(
@@ -119,9 +121,10 @@ class RunRows:
         checkpoints: Iterable[Any],
         steps: Iterable[Any],
         approvals: Iterable[Any],
+        calls: Iterable[Any],
     ) -> RunRows:
-        """``attempts`` and ``approvals`` in the order of their numbers; attempts and strands have the ``host`` and
-        ``pid`` of their owner as well.
+        """``attempts``, ``approvals`` and ``calls`` in the order of their numbers; attempts and strands have the
+        ``host`` and ``pid`` of their owner as well.
         """
         grouped: dict[tuple[str, str], list[AttemptView]] = {}
         for row in attempts:
@@ -136,6 +139,7 @@ class RunRows:
             {(row.stage, row.direction): row for row in on_strands},
             {row.stage: row for row in steps},
             {row.stage: row for row in approvals},
+            _by_stage(calls),
         )
 
     @property
@@ -246,6 +250,30 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         on_unknown=stage.on_unknown,
         waiting_for=_waiting_for(strand),
         approval=approval_view(stage, rows.approvals.get(stage.name)),
+        steps=tuple(map(step_view, rows.calls.get(stage.name, ()))),
+    )
+
+
+def _by_stage(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    grouped: dict[str, list[Any]] = {}
+    for row in rows:
+        grouped.setdefault(row.stage, []).append(row)
+    return grouped
+
+
+def step_view(row: Any) -> StepView:
+    """A row of what a body has saved, as people see it."""
+    return StepView(
+        row.n,
+        row.name,
+        row.key,
+        row.action is not None,
+        None if row.arguments is None else decode(row.arguments, shown=True),
+        row.attempt,
+        None if row.result is None else decode(row.result, shown=True),
+        as_optional_moment(row.saved_at),
+        bool(row.undoable),
+        as_optional_moment(row.undone_at),
     )
 
 

@@ -104,6 +104,11 @@ COVERED: Mapping[str, Mapping[str, How]] = {
     "stageflow_links": dict.fromkeys(
         ("run", "token", "stage", "actor", "made_by", "made_at", "expires_at", "used_at"), How.SAID
     ),
+    "stageflow_calls": {
+        **dict.fromkeys(("run", "stage", "item", "call", "n", "name", "key", "fingerprint", "action"), How.SAID),
+        **dict.fromkeys(("attempt", "saved_at", "undoable", "undone_at"), How.SAID),
+        **dict.fromkeys(("arguments", "result"), How.SEALED),
+    },
     "stageflow_strands": dict.fromkeys(("run", "direction", "stage", "state", "owner", "attempt"), How.FOLLOWS),
     "stageflow_items": {
         **dict.fromkeys(("run", "item", "seq", "head", "updated_at"), How.CHAINED),
@@ -169,7 +174,7 @@ OF_RUN = tuple(name for name, how in COVERED["stageflow_runs"].items() if how in
 INPUTS = "inputs"
 """How the event that opened a stage's items names what was given to them."""
 
-SEALED = frozenset({"error", "reason", "delta", "payload", "content", INPUTS})
+SEALED = frozenset({"error", "reason", "delta", "payload", "content", "arguments", "result", INPUTS})
 """Columns of which events hold a code."""
 
 FRESH_RUN: Mapping[str, Any] = {
@@ -223,6 +228,11 @@ def approval_row(stage: str, item: int, n: int) -> str:
 def link_row(token: str) -> str:
     """How events name a link, by the hash of its token."""
     return f"link {token}"
+
+
+def call_row(stage: str, item: int, call: str) -> str:
+    """How events name a step of a stage. The stage comes last, as for an attempt."""
+    return f"{_of_item('call', item)} {call} {stage}"
 
 
 def items_row(stage: str) -> str:

@@ -109,7 +109,7 @@ _ABOUT_WORKERS = ("roster", "waits", "strangers", "unserved")
 _ABOUT_SIGNALS = ("plan", "waiting_for_signal", "unapproved", "link")
 _ABOUT_MESSAGES = ("overdue", "undelivered", "missed")
 _ABOUT_WHO_AWAITS = ("announce_by", "note_awaiting", "stand", "at_rest", "notify", "listen")
-_ABOUT = (*_SEE, *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSAGES, *_ABOUT_WHO_AWAITS)
+_ABOUT = (*_SEE, "calls", *_ABOUT_OWNERS, *_ABOUT_WORKERS, *_ABOUT_SIGNALS, *_ABOUT_MESSAGES, *_ABOUT_WHO_AWAITS)
 READS = frozenset({*_ABOUT, "after_commit"})
 """Methods of a store that change nothing: dying there is like dying at the point before."""
 

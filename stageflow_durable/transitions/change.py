@@ -25,6 +25,7 @@ class Table(StrEnum):
     SIGNALS = "signals"
     APPROVALS = "approvals"
     LINKS = "links"
+    CALLS = "calls"
 
 
 KEYS: dict[Table, tuple[str, ...]] = {
@@ -36,6 +37,7 @@ KEYS: dict[Table, tuple[str, ...]] = {
     Table.SIGNALS: ("stage", "item", "n"),
     Table.APPROVALS: ("stage", "item", "n"),
     Table.LINKS: ("token",),
+    Table.CALLS: ("stage", "item", "call"),
 }
 """What identifies a row, besides its run. ``item``: 0 for a stage that has none."""
 
@@ -149,7 +151,7 @@ class Change(NamedTuple):
     ``granted``: an attempt that begins in this transaction. ``refused``: why the message that led here begins nothing.
     ``nudges``: what to publish once the change is applied. ``due_in``: in how many seconds its only nudge is due.
     ``ended``: the run is at rest. ``new``: the run is inserted, and ``columns`` are its whole row. The store fills in
-    the head that the run has afterwards, in ``granted`` and in the nudges' hints.
+    the head that the run has afterwards, in ``head``, in ``granted`` and in the nudges' hints.
 
     A change of an item (``facts.item``) raises the item's number instead, and writes nothing of the run's row.
     ``counts``: what it changes in its group. ``run``: the change of the run that is applied with it. ``of_items``: what
@@ -170,6 +172,7 @@ class Change(NamedTuple):
     counts: tuple[Count, ...] = ()
     of_items: tuple[OfItems, ...] = ()
     run: Any = None
+    head: str = ""
 
     @property
     def seq(self) -> int:

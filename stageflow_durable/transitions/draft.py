@@ -27,6 +27,7 @@ from stageflow_durable.transitions.rows import (
     UNTIL_CONFIRMED,
     ApprovalRow,
     AttemptRow,
+    CallRow,
     GroupRow,
     HeldKey,
     LinkRow,
@@ -289,6 +290,15 @@ class Draft:
         """Record that somebody was given a link."""
         columns = {name: value for name, value in link._asdict().items() if name not in KEYS[Table.LINKS]}
         self._write(Table.LINKS, (link.token,), columns, How.INSERT)
+
+    def add_call(self, call: CallRow) -> None:
+        """Write down a step of a stage."""
+        columns = {name: value for name, value in call._asdict().items() if name not in KEYS[Table.CALLS]}
+        self._write(Table.CALLS, (call.stage, call.item, call.call), columns, How.INSERT)
+
+    def set_call(self, call: CallRow, **columns: Any) -> None:
+        """Set columns of a step."""
+        self._write(Table.CALLS, (call.stage, call.item, call.call), columns)
 
     def use(self, link: LinkRow) -> None:
         """Whoever has the link has decided by it."""

@@ -14,6 +14,7 @@ from stageflow_durable.model.work import RunFacts
 from stageflow_durable.transitions.rows import (
     ApprovalRow,
     AttemptRow,
+    CallRow,
     GroupRow,
     HeldKey,
     ItemRow,
@@ -47,6 +48,7 @@ class Part(StrEnum):
     APPROVALS = "approvals"
     LINKS = "links"
     REQUESTERS = "requesters"
+    CALLS = "calls"
 
 
 class NotLoaded(Exception):
@@ -210,6 +212,12 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def requesters(self) -> frozenset[str]:
         """Who asked for the run, and for the one that it is a fork of. Empty: nobody was named."""
         found: frozenset[str] = self._part(Part.REQUESTERS)
+        return found
+
+    @property
+    def calls(self) -> tuple[CallRow, ...]:
+        """Saved steps of the run's stages, or of the item, in their order."""
+        found: tuple[CallRow, ...] = self._part(Part.CALLS)
         return found
 
     @property

@@ -174,6 +174,29 @@ class LinkRow(NamedTuple):
     used_at: float | None = None
 
 
+class CallRow(NamedTuple):
+    """A saved step of a stage, or a tool's call. ``call``: what identifies it, as a digest; ``n``: the how manieth of
+    its stage; ``fingerprint``: of its arguments. ``action`` and ``arguments`` (encoded text): of a tool's call.
+    ``attempt``: which wrote it last. ``result``: encoded text; ``saved_at``: None while it is not known to have been
+    made. ``undoable``: its undo is owed until ``undone_at``.
+    """
+
+    stage: str
+    item: int
+    call: str
+    n: int
+    name: str
+    key: str | None
+    fingerprint: str
+    action: str | None
+    arguments: str | None
+    attempt: int
+    result: str | None = None
+    saved_at: float | None = None
+    undoable: bool = False
+    undone_at: float | None = None
+
+
 class OwnerRow(NamedTuple):
     """The owner of a strand. ``dead_at``: when it was declared dead, or None; ``confirmed``: its end is confirmed."""
 

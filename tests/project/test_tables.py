@@ -56,6 +56,7 @@ WRITTEN_IN: dict[str, set[str]] = {
     "attributes": DECIDED | {"batch.py"},
     "signals": DECIDED,
     "links": DECIDED,
+    "calls": DECIDED,
     "approvals": DECIDED,
     "items": {"of_items.py"},  # called by apply alone: many at once, as a change says
     "item_groups": {"of_items.py"},

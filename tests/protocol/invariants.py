@@ -74,6 +74,7 @@ class Picture:
     groups: tuple[Row, ...] = ()
     items: tuple[ItemPicture, ...] = ()
     links: tuple[Row, ...] = ()
+    calls: tuple[Row, ...] = ()
     of_items: tuple[str, ...] = ()
     """What the audit finds wrong with the items: their chains, what vouches for their rows, what their groups count."""
 
@@ -161,6 +162,7 @@ class SeenInMemory:
             _of_run(seen.signals, run.id),
             _of_run(seen.approvals, run.id),
             links=_of_run(seen.links, run.id),
+            calls=_of_run(seen.calls, run.id),
         )
         if not run.item_count:
             return picture
@@ -205,7 +207,7 @@ def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Pictur
     plans = {row.digest: _plan(row.body) for row in connection.execute(_DEFINITIONS)}
     owners = frozenset(connection.execute(_OWNERS).scalars())
     parts = [_by_run(connection, table) for table in _PARTS]
-    signals, approvals, links = (_by_run(connection, table) for table in _OF_PEOPLE)
+    signals, approvals, links, calls = (_by_run(connection, table) for table in _BESIDE)
     seen = {
         run["id"]: Picture(
             run,
@@ -215,6 +217,7 @@ def pictures(connection: Connection, audit_key: bytes = b"") -> dict[str, Pictur
             tuple(signals.get(run["id"], ())),
             tuple(approvals.get(run["id"], ())),
             links=tuple(links.get(run["id"], ())),
+            calls=_own(calls.get(run["id"], ())),
         )
         for run in _rows(connection, _RUNS)
     }
@@ -257,8 +260,8 @@ _PARTS = (tables.strands, tables.attempts, tables.checkpoints, tables.saga_steps
 """Tables of what a run and each of its items have."""
 # Made once: they are asked after every step.
 _DEFINITIONS, _OWNERS, _RUNS = select(tables.definitions), select(tables.owners.c.id), select(tables.runs)
-_OF_PEOPLE = (tables.signals, tables.approvals, tables.links)
-_OF_RUNS = (*_PARTS, *_OF_PEOPLE)
+_BESIDE = (tables.signals, tables.approvals, tables.links, tables.calls)
+_OF_RUNS = (*_PARTS, *_BESIDE)
 _OF_PART = {table: select(table).order_by(*table.primary_key.columns) for table in _OF_RUNS}
 _OF_NO_RUN = union(
     *(
@@ -639,12 +642,46 @@ def the_history_vouches_for_the_rows(seen: Picture, audit_key: bytes) -> Iterato
             seen.checkpoints,
             seen.steps,
             seen.strands,
+            seen.calls,
             seen.signals,
             seen.approvals,
             seen.links,
             {stage: inputs_text(texts) for stage, texts in inputs.items()},
         )
         yield from (f"10: {what}" for what in problems((audit_key,), rows, heard))
+
+
+def steps_are_counted(seen: Picture) -> Iterator[str]:
+    """The steps of a stage are numbered from 1, and each that can be undone was announced before it was saved."""
+    for stage in {row["stage"] for row in seen.calls}:
+        numbers = sorted(row["n"] for row in seen.calls if row["stage"] == stage)
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"the steps of {stage} are numbered {numbers}"
+    yield from (f"step {row['n']} of {row['stage']} waits for nothing" for row in seen.calls if _is_lost_step(row))
+
+
+def steps_are_written_by_who_holds_the_stage(seen: Picture) -> Iterator[str]:
+    """7: a step is written by an attempt that has begun and is not over."""
+    held: dict[str, int] = {}
+    for event in seen.events if seen.calls else ():
+        kind = event["type"]
+        if kind in _STEPS:
+            data = _told(event["data"])
+            if held.get(data["stage"]) != data["attempt"]:
+                yield f"7: attempt {data['attempt']} wrote step {data['number']} of {data['stage']}, and does not hold it"
+        elif kind in _ENDS and not _told(event["data"]).get("undo"):
+            held.pop(_told(event["data"])["stage"], None)
+        begun = _begun(event)
+        if begun is not None and begun[1] is Phase.FORWARD:
+            held[begun[0]] = begun[2]
+
+
+_STEPS = frozenset({"stage.step_begun", "stage.step_saved"})
+_ENDS = frozenset({"stage.ok", "stage.skipped", "stage.failed", "stage.lost", "stage.postponed", "work.retry_attempt"})
+
+
+def _is_lost_step(row: Row) -> bool:
+    return row["saved_at"] is None and not row["undoable"]
 
 
 def something_will_move_it(seen: Picture) -> Iterator[str]:
@@ -682,6 +719,8 @@ OF_A_MOMENT: tuple[Callable[[Picture], Iterator[str]], ...] = (
     a_wait_has_a_wake_up,
     an_approval_is_consumed_once,
     a_link_is_used_once,
+    steps_are_counted,
+    steps_are_written_by_who_holds_the_stage,
     begins_only_forward,
     nothing_runs_forward_when_backward,
     every_action_has_a_step,
@@ -728,6 +767,10 @@ def nothing_is_forgotten(before: Picture, after: Picture) -> Iterator[str]:
         yield "a checkpoint changed"
     if after.events[: len(before.events)] != before.events:
         yield "the history changed"
+    steps = {(row["stage"], row["call"]): row["result"] for row in after.calls}
+    for row in before.calls:
+        if row["saved_at"] is not None and steps.get((row["stage"], row["call"])) != row["result"]:
+            yield f"the saved step {row['n']} of {row['stage']} changed"
     now = {_place(row): AttemptState(row["state"]) for row in after.attempts}
     for row in before.attempts:
         was, is_ = AttemptState(row["state"]), now.get(_place(row))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+from zlib import crc32
 
 from stageflow_durable import PermanentError, StageOutput, TransientError
 from stageflow_durable.codec import decode, plain
@@ -103,7 +105,7 @@ class Bodies:
         run, stage, since = ctx.run_id, ctx.stage, sim.passed
         about = named(stage, item_of(ctx))
         sim.note(worker, "body", f"{about} of {sim.short(run)}, attempt {ctx.attempt}")
-        owner = ctx.services._work.owner  # the process may have come back under another id since
+        owner = ctx.services.work.owner  # the process may have come back under another id since
         held = self._holds(owner, run, stage, "forward", item_of(ctx))
         self._witness(ctx, held)
         spec = sim.pipelines[ctx.pipeline].by_name[stage]
@@ -124,7 +126,7 @@ class Bodies:
 
     def _act(self, ctx: Any, worker: Worker, since: float, timeout: float | None) -> Any:
         sim, run, stage = self._sim, ctx.run_id, named(ctx.stage, item_of(ctx))
-        began = 0.0 if timeout is None else self._began(run, ctx.stage, item_of(ctx), ctx.services._work.owner)
+        began = 0.0 if timeout is None else self._began(run, ctx.stage, item_of(ctx), ctx.services.work.owner)
         leapt = sim.leapt
         trouble = sim.setup.rates["trouble"]
         weights = [sum(LIKELY) * (1 - trouble) / max(trouble, 0.01), *LIKELY[1:]]
@@ -134,6 +136,7 @@ class Bodies:
             ending = "ok"
         rate = 0.0 if item_of(ctx) else sim.setup.callbacks  # a URL is a stage's
         url = ctx.callback_url() if ending == "ok" and rate and sim.chance.flip(f"{run} {stage} waits", rate) else None
+        self._make_steps(ctx)
         acts = ending == "ok" or (ending in ACTED and sim.chance.flip(f"{run} {stage} acts", 0.5))
         with self._sending(ctx, since) if acts else nullcontext():
             sim.fates.in_body(f"{run} {stage} before its effect")
@@ -153,6 +156,28 @@ class Bodies:
         if url is not None:
             return StageOutput.wait(timeout=sim.chance.one_of(f"{run} {stage} waits for", TIMEOUTS))
         return self._end(ending, ctx)
+
+    def _make_steps(self, ctx: Any) -> None:
+        """Some stages make steps. What a step brings is what was saved, and no attempt that holds its stage makes a
+        step again that was saved.
+        """
+        run, about = ctx.run_id, named(ctx.stage, item_of(ctx))
+        for number in range(max(0, crc32(f"{run} {about}".encode()) % 8 - 5)):
+            brought = ctx.step("step", partial(self._made, ctx), number)
+            rows = self._steps_of(ctx)
+            if sum(decode(row.result) == brought for row in rows) != 1:
+                raise Violation(f"step {number} of {about} brought {brought}, saved are {[row.result for row in rows]}")
+
+    def _steps_of(self, ctx: Any) -> list[Any]:
+        rows = self._sim.database.see("calls", ctx.run_id)
+        return [row for row in rows if (row.stage, row.item) == (ctx.stage, item_of(ctx))]
+
+    def _made(self, ctx: Any, number: int) -> dict[str, int]:
+        held = self._holds(ctx.services.work.owner, ctx.run_id, ctx.stage, "forward", item_of(ctx))
+        if held and any(decode(row.result)["step"] == number for row in self._steps_of(ctx)):
+            raise Violation(f"step {number} of {ctx.stage} is made again, though it is saved")
+        self._count += 1
+        return {"step": number, "made": self._count}
 
     @contextmanager
     def _sending(self, ctx: Any, since: float) -> Iterator[None]:

@@ -42,6 +42,7 @@ from stageflow_durable.transitions import again as _again
 from stageflow_durable.transitions import approval as _approval
 from stageflow_durable.transitions import callback as _callback
 from stageflow_durable.transitions import (
+    calls,
     fence,
     hand_back,
     operate,
@@ -350,6 +351,13 @@ def _fence_dropped() -> Plant:
     return _under_the_lock((fence, "is_mine", _always(True)))
 
 
+def _steps_without_fence() -> Plant:
+    def drafted(facts: Any, _work: Any) -> Draft:
+        return Draft(facts)
+
+    return _under_the_lock((calls, "drafted", drafted))
+
+
 def _fence_of_gen_only() -> Plant:
     """The strand's fence without the attempt's: a zombie of the same generation passes."""
 
@@ -365,7 +373,7 @@ def _told_too_early() -> Plant:
     judged, call = executor.Executor._judged, executor.Executor._call_observers
 
     def early(self: Any, called: Any, services: Any, *given: Any) -> Any:
-        outcome, work = judged(self, called, services, *given), services._work
+        outcome, work = judged(self, called, services, *given), services.work
         memory = executor.RunOutputs(self._store, self._pipelines[work.run.pipeline])
         ctx = body.stage_context(work, memory, services)
         call(self, ctx, body.Called(), outcome, None, services.context)
@@ -744,6 +752,8 @@ def _a_chain_of_nobody() -> Plant:
 MUTANTS = (
     Mutant("drop the fence check", _fence_dropped()),
     Mutant("the fence names no owner and no attempt", _fence_of_gen_only()),
+    Mutant("a step is saved without a fence", _steps_without_fence(), quick=True),
+    Mutant("saved steps are not read", _put(*_of_each_store("calls", _always(()))), quick=True),
     Mutant("commit before the effect", _effect_after_commit(), quick=True),
     Mutant("publish before the commit, and no sweep of the outbox", _swapped()),
     Mutant(

@@ -41,7 +41,7 @@ class Observer(Interceptor):
             raise self._sim.chance.one_of("an observer's slip", [ValueError("a slip"), SystemExit("a slip")])
 
     def _is_told(self, ctx: Any) -> None:
-        told = ctx.run_id, ctx.stage, ctx.services._work.attempt, item_of(ctx)
+        told = ctx.run_id, ctx.stage, ctx.services.work.attempt, item_of(ctx)
         over = self._sim.database.see("attempts", told[0])
         if not any((row.stage, row.n, row.item, row.direction) == (*told[1:], "forward") for row in over):
             raise Violation(f"an observer was told of attempt {told[2]} of {ctx.stage}, which is not saved")

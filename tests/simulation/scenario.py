@@ -120,7 +120,7 @@ RELEASE = "release"
 
 def to_approve(ctx: Any) -> Any:
     """What is to be approved, by an application that has been deployed anew on the way: now and then something else."""
-    return {"order": ctx.input["text"], "version": ctx.services._work.attempt // 3}
+    return {"order": ctx.input["text"], "version": ctx.services.work.attempt // 3}
 
 
 def business_key(ctx: Any) -> str:

@@ -328,4 +328,6 @@ def _seen(table: str) -> tuple[str, str, Any]:
     return every, f"{every} WHERE {RUN_OF.get(table, 'run')} = ?", partial(tuple.__new__, row)
 
 
-_SEEN = {table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners", "items", "item_groups", "approvals")}
+_SEEN = {
+    table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners", "items", "item_groups", "approvals", "calls")
+}

@@ -39,18 +39,17 @@ def _check(tables: Tables, keys: Keys, run_id: str, heads: Heads) -> Checked:
         return verification.without_row(keys, run_id, _stone(tables, run_id), left, len(parts[0]))
     facts = {"parent_stage": None, "parent_item": None, **run._asdict()}
     given = verified_items.inputs((row.stage, row.input) for row in items_of(tables, run_id))
-    events, tried, saved, steps, strands, sent, asked, links = parts
     plan, done = _plan(tables, run.definition), list(_keys(tables, run_id))
-    rows = Rows(facts, plan, done, events, tried, saved, steps, strands, sent, asked, links, given)
+    rows = Rows(facts, plan, done, *parts, given)  # type: ignore[call-arg, arg-type]  # in the order of _NAMED
     return verification.checked(keys, rows, heads, check_items(tables, rows, keys))
 
 
-_NAMED = ("events", "attempts", "checkpoints", "saga_steps", "strands", "signals", "approvals", "links")
+_NAMED = ("events", "attempts", "checkpoints", "saga_steps", "strands", "calls", "signals", "approvals", "links")
 
 
 def _parts(tables: Tables) -> tuple[Parts[Any], ...]:
     """Tables of what a run and each of its items have, in the order of ``verified_items.Parts``."""
-    return tables.events, tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands
+    return tables.events, tables.attempts, tables.checkpoints, tables.saga_steps, tables.strands, tables.calls
 
 
 def _of_people(tables: Tables) -> tuple[Parts[Any], ...]:

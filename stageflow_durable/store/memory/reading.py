@@ -22,7 +22,7 @@ from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.memory import definitions
 from stageflow_durable.store.memory.rows import ApprovalRecord, Tables
 from stageflow_durable.store.memory.scans import lost_for_ever
-from stageflow_durable.store.memory.transaction import MemoryTransaction
+from stageflow_durable.store.memory.transaction import MemoryTransaction, calls_of
 from stageflow_durable.store.values import (
     MOST_FOUND,
     ONE_CLOCK_SECONDS,
@@ -52,7 +52,7 @@ from stageflow_durable.store.views import (
 from stageflow_durable.transitions.compatibility import UNFINISHED, misfit
 from stageflow_durable.transitions.facts import Part
 from stageflow_durable.transitions.hand_back import is_handed_back
-from stageflow_durable.transitions.rows import LinkRow
+from stageflow_durable.transitions.rows import CallRow, LinkRow
 from stageflow_durable.transitions.take import waits_for_an_end
 
 MOST_LISTED, MOST_WORKERS = 100, 200
@@ -112,9 +112,8 @@ def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int]
         raise UnknownRun(f"no run {run_id}")
     on_strands = [_with_owner(tables, row) for row in tables.strands.of(run_id)]
     tried = [_with_owner(tables, row) for row in sorted(tables.attempts.of(run_id), key=lambda row: row.n)]
-    rows = RunRows.of(
-        on_strands, tried, tables.checkpoints.of(run_id), tables.saga_steps.of(run_id), _asked(tables, run_id)
-    )
+    saved, owed = tables.checkpoints.of(run_id), tables.saga_steps.of(run_id)
+    rows = RunRows.of(on_strands, tried, saved, owed, _asked(tables, run_id), calls_of(tables, run_id))
     plan = definitions.plan_of(tables, found.definition)
     missing = None if found.phase is Phase.SETTLED else _missing(tables, now, found, rows.idle_queues)
     described = tuple(sorted((row.name, row.value) for row in tables.attributes.of(run_id)))
@@ -135,6 +134,11 @@ def _about(tables: Tables, now: float, run: RunFacts, most: Mapping[str, int]) -
         return roster.missing(need_of(run.pipeline, run.version, run.definition, queue, newest))
 
     return about_of(definitions.plan_of(tables, run.definition), as_moment(now), missing, most)
+
+
+def calls(tables: Tables, _now: float, run_id: str, stage: str, item: int = 0) -> tuple[CallRow, ...]:
+    """The steps that attempts of a stage have written, in their order."""
+    return tuple(row for row in calls_of(tables, run_id, item) if row.stage == stage)
 
 
 def plan(tables: Tables, _now: float, run_id: str) -> Plan:

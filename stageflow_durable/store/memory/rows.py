@@ -110,6 +110,26 @@ class LinkRecord(NamedTuple):
     used_at: float | None = None
 
 
+class CallRecord(NamedTuple):
+    """A saved step of a stage."""
+
+    run: str
+    stage: str
+    item: int
+    call: str
+    n: int
+    name: str
+    key: str | None
+    fingerprint: str
+    action: str | None
+    arguments: str | None
+    attempt: int
+    result: str | None = None
+    saved_at: float | None = None
+    undoable: bool = False
+    undone_at: float | None = None
+
+
 class EventRecord(NamedTuple):
     """An event of a run, or of one of its items."""
 
@@ -234,6 +254,7 @@ RECORDS: Mapping[Table, Callable[..., Any]] = {
     Table.SIGNALS: SignalRecord,
     Table.APPROVALS: ApprovalRecord,
     Table.LINKS: LinkRecord,
+    Table.CALLS: CallRecord,
     Table.ATTRIBUTES: AttributeRecord,
 }
 """The tuple of each table that transitions write."""
@@ -377,6 +398,7 @@ class Tables:
         self.signals = Parts[SignalRecord](journal, item_at=2)
         self.approvals = Parts[ApprovalRecord](journal, item_at=2)
         self.links = Parts[LinkRecord](journal)
+        self.calls = Parts[CallRecord](journal, item_at=2)
         self.attributes = Parts[AttributeRecord](journal)
         self.events = Parts[EventRecord](journal, item_at=1)
         self.items = Parts[ItemRecord](journal)
@@ -399,6 +421,7 @@ class Tables:
             Table.SIGNALS: self.signals,
             Table.APPROVALS: self.approvals,
             Table.LINKS: self.links,
+            Table.CALLS: self.calls,
             Table.ATTRIBUTES: self.attributes,
         }
         self.of_runs = (*self.written.values(), self.events, self.items, self.item_groups)

@@ -228,6 +228,7 @@ class MemoryStore(BaseStore):
     outputs = _at_once(reading.outputs)
     link = _at_once(reading.link)
     outcome_of = _at_once(reading.outcome_of)
+    calls = _at_once(reading.calls)
     run = _at_once(reading.run)
     history = _at_once(reading.history)
     summaries = _at_once(reading.summaries)

@@ -20,10 +20,12 @@ from stageflow_durable.store.transaction import Holder
 from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun, requesters
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
+from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
 from stageflow_durable.transitions.rows import (
     ApprovalRow,
     AttemptRow,
+    CallRow,
     ItemRow,
     LinkRow,
     OwnerRow,
@@ -81,6 +83,8 @@ class MemoryTransaction:
             return {row.stage: StepState(row.state) for row in self.tables.saga_steps.of(run, its.item)}
         if part is Part.ATTEMPTS:
             return self._as_facts(self.tables.attempts.of(run, its.item))
+        if part is Part.CALLS:
+            return calls_of(self.tables, run, its.item)
         if part is Part.OWNERS:
             row = self.tables.strands.get((run, facts.group.strand, its.item))
             return self._owners((row,) if row is not None else ())
@@ -291,6 +295,12 @@ class MemoryTransaction:
         owners.await_end(self.tables, owner)
 
 
+def calls_of(tables: Tables, run: str, item: int = NO_ITEM) -> tuple[CallRow, ...]:
+    """Saved steps of a run's stages, or of an item, in their order."""
+    rows = sorted(tables.calls.of(run, item), key=_by_number)
+    return tuple(CallRow._make(row[1:]) for row in rows)
+
+
 _by_name, _by_number, _by_item_and_number = attrgetter("strand"), attrgetter("n"), attrgetter("item", "n")
 
 
@@ -323,6 +333,7 @@ _LOADED: dict[Part, Callable[[MemoryTransaction, RunFacts, str], Any]] = {
     Part.SIGNALS: lambda t, run, _me: t.signals(run.id),
     Part.APPROVALS: lambda t, run, _me: t.approvals(run.id),
     Part.LINKS: lambda t, run, _me: t.links(run.id),
+    Part.CALLS: lambda t, run, _me: calls_of(t.tables, run.id),
     Part.REQUESTERS: lambda t, run, _me: t.requesters(run.id),
     Part.GROUPS: lambda t, run, _me: of_items.groups_as_facts(t.tables, run.id),
     Part.OWED: lambda t, run, _me: of_items.owed(t.tables, run.id),

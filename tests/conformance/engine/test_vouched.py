@@ -107,6 +107,7 @@ def scenario(engine: InProcessEngine, acts: Acts) -> None:
         engine.enqueue("many", {})
         for _step in range(12):
             engine.step()  # some are done, one waits
+    acts.play("a", lambda ctx: ctx.step("send", str, "x", key="k"))
     told = engine.enqueue("told", {}).run_id
     engine.signal(told, "word", {"said": 1}, idempotency_key="s1", **WHO)
     engine.drain()

@@ -1,0 +1,445 @@
+"""Running the steps of a stage's body, and saving what they bring: ``ctx.step``.
+
+One object serves one attempt. It alone writes the steps of its stage, so what it has read at its first step, and added
+since, is all there is: an attempt that was taken over is refused by the fence when it saves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from functools import partial
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from stageflow_durable.clock import World
+from stageflow_durable.codec import as_stored, canonical, decode, encode, fingerprint
+from stageflow_durable.engine import loop
+from stageflow_durable.engine.body import is_awaitable
+from stageflow_durable.engine.interrupt import TakenOver
+from stageflow_durable.engine.leftovers import within_a_body
+from stageflow_durable.engine.payload import ELSEWHERE
+from stageflow_durable.engine.services import Services, run_inside
+from stageflow_durable.engine.typed import saved_by, typed
+from stageflow_durable.errors import (
+    InvalidInput,
+    NotAllowedInStage,
+    StageCancelled,
+    StepMismatch,
+    StoreUnavailable,
+    UnsavableValue,
+)
+from stageflow_durable.idempotency.keys import key_text, valid_key
+from stageflow_durable.masking import masking
+from stageflow_durable.model.context import AttemptEnd
+from stageflow_durable.model.output import OutputKind
+from stageflow_durable.model.stage import StageSpec
+from stageflow_durable.model.status import Phase
+from stageflow_durable.model.work import Fenced
+from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import Stepped
+from stageflow_durable.transitions.rows import CallRow
+
+log = masking(logging.getLogger("stageflow.steps"))
+
+MOST_STEPS = 10_000
+"""Steps of one stage at the most: a loop that never ends is found out."""
+
+KEY_PARAMETER = "idempotency_key"
+"""The parameter of a step's function that is filled in."""
+
+_inside: ContextVar[str | None] = ContextVar("stageflow_step", default=None)
+
+
+class Asked(NamedTuple):
+    """A step as it is asked for. ``kind``: with the name it says what it is; ``fingerprint``: of its arguments.
+    ``action`` and ``arguments``: as of a row; ``undoable``: it has to have a row before it is made. ``told``: what its
+    event says besides; ``as_type``: as what its value comes back.
+    """
+
+    kind: str
+    name: str
+    key: str | None
+    fingerprint: str
+    as_type: Any = None
+    action: str | None = None
+    arguments: str | None = None
+    undoable: bool = False
+    told: dict[str, Any] = {}  # noqa: RUF012  # nobody changes it
+
+    @property
+    def what(self) -> str:
+        """As people are told."""
+        return f"{self.kind} {self.name!r}"
+
+
+class Begun(NamedTuple):
+    """A step that this attempt makes. ``call``: what identifies it; ``number``: its occurrence, without a key;
+    ``row``: what an earlier attempt wrote before it made it, or None; ``over``: for those who ask for the same.
+    """
+
+    asked: Asked
+    call: str
+    number: int
+    row: CallRow | None
+    over: Future[CallRow]
+
+
+class _GivenUp(Exception):
+    """Who made the step was cancelled: whoever waited for it makes it."""
+
+
+def call_key(run_id: str, stage: str, item: int, call: str) -> str:
+    """The idempotency key of a step: the same in every attempt; plain ASCII, fit for an HTTP header."""
+    return f"sf_{run_id}_step_{_digest([stage, item, call])[:32]}"
+
+
+def _digest(value: Any) -> str:
+    return sha256(canonical(value)).hexdigest()
+
+
+class Steps:
+    """The steps of one attempt."""
+
+    def __init__(self, services: Services, store: Store, world: World, limits: Any, spec: StageSpec) -> None:
+        """``limits``: of the executor: for how long it tries to save, and how much."""
+        self._services = services
+        self._store = store
+        self._world = world
+        self._limits = limits
+        self._spec = spec
+        self._known = threading.Lock()  # around what follows
+        self._rows: dict[str, CallRow] | None = None
+        self._taken: dict[tuple[str, str, str], set[int]] = {}
+        self._under_way: dict[str, Begun] = {}
+        self._unasked: set[str] = set()
+        self._writing = threading.Lock()  # one after another: each needs the run's number after the one before
+        self._last = 0
+        self._stopping = False
+        self._cut_off = 0  # how many are waited for that were cancelled
+
+    # --- what a body calls --------------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        given: tuple[Any, ...],
+        options: dict[str, Any],
+        *,
+        key: str | None,
+        as_type: Any,
+    ) -> Any:
+        """See ``StageContext.step``."""
+        if not callable(function):
+            raise self._refused(f"step {name!r}", "what is to be called is no function; give ctx.step(name, function)")
+        arguments = self._of_arguments(name, given, options)
+        asked = Asked("step", valid_key(name, "step name"), _key(key), arguments, as_type)
+        return self.run(asked, lambda own: function(*given, **options, **_with_key(function, options, own)))
+
+    def _of_arguments(self, name: str, given: tuple[Any, ...], options: dict[str, Any]) -> str:
+        try:
+            return str(fingerprint([list(given), options]))
+        except UnsavableValue as error:
+            hint = "arguments are what a step is known by; what they cannot say the function takes along by itself"
+            raise UnsavableValue(f"step {name!r}, {error.path}", error.kind, hint) from None
+
+    def run(self, asked: Asked, make: Callable[[str], Any]) -> Any:
+        """What the step brings, or has brought. ``make``: makes it, given its idempotency key. Within a coroutine of
+        the body what has to be awaited.
+        """
+        self._require(asked)
+        return self._awaited(asked, make) if within_a_body() else self._waited(asked, make)
+
+    def _waited(self, asked: Asked, make: Callable[[str], Any]) -> Any:
+        while True:
+            found = self._find(asked)
+            if isinstance(found, CallRow):
+                return self._value(asked, found.result)
+            if isinstance(found, Future):
+                try:
+                    return self._value(asked, found.result().result)
+                except _GivenUp:
+                    continue
+            with self._ending(found):
+                self._announce(found)
+                with _within(asked):
+                    value = make(self._own_key(found.call))
+                    if is_awaitable(value):
+                        value = self._run_here(value)
+                row = self._write(found, self._text(asked, value))
+            return self._value(asked, row.result)
+
+    async def _awaited(self, asked: Asked, make: Callable[[str], Any]) -> Any:
+        while True:
+            found = await self._apart(lambda: self._find(asked)) if self._rows is None else self._find(asked)
+            if isinstance(found, CallRow):
+                return self._value(asked, found.result)
+            if isinstance(found, Future):
+                try:
+                    return self._value(asked, (await asyncio.wrap_future(found)).result)
+                except _GivenUp:
+                    continue
+            with self._ending(begun := found):
+                if asked.undoable:
+                    await self._apart(partial(self._announce, begun))
+                else:
+                    self._announce(begun)
+                with _within(asked):
+                    value = make(self._own_key(begun.call))
+                    if is_awaitable(value):
+                        value = await value
+                text = self._text(asked, value)
+                row = await self._apart(partial(self._write, begun, text))
+            return self._value(asked, row.result)
+
+    async def _apart(self, action: Callable[[], Any]) -> Any:
+        """What the database has to be asked for, in a thread: the loop goes on. Cancelled meanwhile, it waits until
+        that is over; an attempt that has been cut off does not wait for a database that is away.
+        """
+        task = asyncio.ensure_future(asyncio.to_thread(action))
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                self._cut_off += cancelled is None
+                cancelled = error
+        if cancelled is not None:
+            self._cut_off -= 1
+            task.exception()  # else asyncio says that nobody asked for it
+            raise cancelled
+        return task.result()
+
+    def _run_here(self, value: Awaitable[Any]) -> Any:
+        """Await what an ``async def`` gave within a ``def``."""
+        return loop.run(lambda _coroutine: value, copy_context(), None, f"run {self._services.work.run.id}: a step")
+
+    # --- which step it is ---------------------------------------------------------------------------------------------
+
+    def _require(self, asked: Asked) -> None:
+        services = self._services
+        services._require_going("step")  # noqa: SLF001  # this is a part of it
+        if run_inside() != services.work.run.id:
+            how = "start the thread by asyncio.to_thread, or by contextvars.copy_context().run"
+            raise self._refused(asked.what, f"this thread does not have the stage's context; {how}")
+        if (outer := _inside.get()) is not None:
+            raise self._refused(asked.what, f"it is asked for within {outer}, which is saved as a whole")
+        if services.holder is not None:
+            raise self._refused(asked.what, _BESIDE_SESSION)
+
+    def _refused(self, what: str, why: str) -> NotAllowedInStage:
+        work = self._services.work
+        return NotAllowedInStage(work.run.id, f"{what} in stage {work.stage}", why)
+
+    def _find(self, asked: Asked) -> CallRow | Future[CallRow] | Begun:
+        """The step's row; else who makes it now; else it is this caller's to make."""
+        with self._known:
+            rows = self._loaded()
+            kind = asked.kind, asked.name, asked.fingerprint
+            number = 0
+            if asked.key is None:
+                taken = self._taken.setdefault(kind, set())
+                number = next(n for n in range(len(taken) + 1) if n not in taken)
+                taken.add(number)
+            call = _digest(["key", asked.key] if asked.key is not None else [*kind, number])
+            row, under_way = rows.get(call), self._under_way.get(call)
+            if row is not None:
+                self._require_same(asked, row.name, row.fingerprint, "tool" if row.action else "step")
+                self._unasked.discard(call)
+                if row.saved_at is not None:
+                    return row
+            if under_way is not None:
+                there = under_way.asked
+                self._require_same(asked, there.name, there.fingerprint, there.kind)
+                return under_way.over
+            made = Begun(asked, call, number, row, Future())
+            made.over.set_running_or_notify_cancel()  # who waits for it cannot cancel it
+            self._under_way[call] = made
+            return made
+
+    def _loaded(self) -> dict[str, CallRow]:
+        if self._rows is None:
+            work = self._services.work
+            rows = self._store.calls(work.run.id, work.stage, work.item)
+            first, self._rows = not self._last, {row.call: row for row in rows}
+            self._last = max((row.n for row in rows), default=0)
+            if first and rows:
+                self._unasked = {row.call for row in rows if row.saved_at is not None}
+                self._services.gave_url = True  # a step that is not made again may have handed it out
+                self._services.at_end.append(self._tell_unasked)
+        return self._rows
+
+    def _require_same(self, asked: Asked, name: str, of: str, kind: str) -> None:
+        if asked.key is None:
+            return  # it was found by all of it
+        if (asked.kind, asked.name) != (kind, name) or as_stored(asked.fingerprint, of) != of:
+            work = self._services.work
+            raise StepMismatch(work.run.id, work.stage, asked.key, asked.what, f"{kind} {name!r}")
+
+    def _own_key(self, call: str) -> str:
+        work = self._services.work
+        return call_key(work.run.id, work.stage, work.item, call)
+
+    @contextmanager
+    def _ending(self, begun: Begun) -> Iterator[None]:
+        """Around the making of a step: tell those who wait for it how it ended."""
+        ended: BaseException = _GivenUp()
+        try:
+            yield
+        except Exception as error:
+            ended = error
+            raise
+        finally:
+            with self._known:
+                row = (self._rows or {}).get(begun.call)
+                del self._under_way[begun.call]
+                asked = begun.asked
+                if asked.key is None and (row is None or row.saved_at is None):
+                    # Nothing was saved: the next that asks for the same is this one.
+                    self._taken[asked.kind, asked.name, asked.fingerprint].discard(begun.number)
+            if row is not None and row.saved_at is not None:
+                begun.over.set_result(row)
+            else:
+                begun.over.set_exception(ended)
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def _announce(self, begun: Begun) -> None:
+        """Before it is made: write down that it may be, if it can be undone."""
+        if self._stopping:
+            raise StageCancelled(f"run {self._services.work.run.id} is stopping: {begun.asked.what} does not begin")
+        if self._last >= MOST_STEPS:
+            raise self._refused(begun.asked.what, f"the stage has {self._last:,} steps, more than which it cannot have")
+        if begun.asked.undoable and begun.row is None:
+            self._write(begun, None)
+
+    def _text(self, asked: Asked, value: Any) -> str:
+        """What is saved. Raises UnsavableValue, NotAllowedInStage."""
+        what = f"result of {asked.what}"
+        text = encode(value, what, saved_by(asked.as_type, value))
+        most = self._limits.payload_bytes
+        if len(text) > most:
+            size = f"{len(text):,} bytes, of which max_payload_bytes allows {most:,},"
+            raise UnsavableValue(what, size, ELSEWHERE)
+        self._value(asked, text)  # what it cannot come back as is not saved
+        if self._services.holder is not None:
+            raise self._refused(asked.what, _BESIDE_SESSION)
+        return text
+
+    def _value(self, asked: Asked, text: str | None) -> Any:
+        assert text is not None
+        if asked.as_type is None:
+            return decode(text)
+        what = f"result of {asked.what}"
+        try:
+            return typed(asked.as_type).read_output(text, what)
+        except InvalidInput as error:
+            wanted = getattr(asked.as_type, "__name__", repr(asked.as_type))
+            raise UnsavableValue(what, f"what is no {wanted}", "; ".join(error.fields)) from None
+
+    def _write(self, begun: Begun, text: str | None) -> CallRow:
+        asked, at = begun.asked, self._world.clock.time()
+        told: dict[str, Any] = {**asked.told, "arguments_digest": asked.fingerprint}
+        if asked.key is not None:
+            told["key"] = asked.key
+        if text is not None:
+            told["result_digest"] = sha256(text.encode()).hexdigest()
+        with self._writing:
+            work = self._services.work
+            there = (self._rows or {}).get(begun.call)
+            row = CallRow(
+                work.stage,
+                work.item,
+                begun.call,
+                self._last + 1 if there is None else there.n,
+                asked.name,
+                asked.key,
+                asked.fingerprint,
+                asked.action,
+                asked.arguments,
+                work.attempt,
+                text,
+                None if text is None else at,
+                asked.undoable,
+            )
+
+            try:
+                stepped = self._patiently(lambda doubt: self._store.save_call(work, row, told, doubt=doubt))
+            except BaseException:
+                self._rows = None  # it may have been written all the same: to be read again
+                raise
+            if isinstance(stepped, Fenced):
+                raise TakenOver(f"its work was taken over: {asked.what} is not saved")
+            self._services.work = work._replace(seq=stepped.seq, head=stepped.head)
+            self._stopping = stepped.phase is not Phase.FORWARD
+            self._last = max(self._last, row.n)
+            with self._known:
+                if self._rows is not None:
+                    self._rows[row.call] = row
+        return row
+
+    def _patiently(self, save: Callable[[bool], Stepped | Fenced]) -> Stepped | Fenced:
+        """Again and again while the database is away, and the attempt is not cut off. ``save``: told whether an earlier
+        try may have gone through.
+        """
+        clock, pause, doubt = self._world.clock, 0.1, False
+        until = clock.monotonic() + self._limits.hold_seconds
+        while True:
+            try:
+                return save(doubt)
+            except StoreUnavailable:
+                if clock.monotonic() > until or self._cut_off:
+                    raise
+                doubt = True
+                clock.sleep(pause)
+                pause = min(1.0, pause * 2)
+
+    def _tell_unasked(self, end: AttemptEnd) -> None:
+        """The stage is done, and did not ask for steps that an earlier attempt saved: its body is not what it was, or
+        its arguments change from attempt to attempt.
+        """
+        if self._unasked and end.committed and end.result.kind is OutputKind.OK:
+            names = sorted({row.name for call, row in (self._rows or {}).items() if call in self._unasked})
+            work = self._services.work
+            log.warning(
+                "run %s: stage %s did not ask for %d of its saved steps (%s): a step is found by its key, or by its "
+                "name and its arguments; what changes from attempt to attempt is no argument",
+                *(work.run.id, work.stage, len(self._unasked), ", ".join(names)[:200]),
+            )
+
+
+_BESIDE_SESSION = (
+    "ctx.session is open, and what it writes is saved with the stage alone; a step is saved at once. Make the stage's "
+    "steps before it first uses ctx.session, or split the stage"
+)
+
+
+@contextmanager
+def _within(asked: Asked) -> Iterator[None]:
+    token = _inside.set(asked.what)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
+
+
+def _key(given: object) -> str | None:
+    return None if given is None else key_text(given, "step key")
+
+
+def _with_key(function: Callable[..., Any], options: dict[str, Any], own: str) -> dict[str, str]:
+    """The key, where the function has a parameter for it that nothing else is given for."""
+    if KEY_PARAMETER in options:
+        return {}
+    try:
+        parameter = inspect.signature(function).parameters.get(KEY_PARAMETER)
+    except (TypeError, ValueError):  # one that is written in C says nothing
+        return {}
+    return {} if parameter is None or parameter.kind is parameter.POSITIONAL_ONLY else {KEY_PARAMETER: own}
