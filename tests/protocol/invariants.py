@@ -668,7 +668,7 @@ def steps_are_written_by_who_holds_the_stage(seen: Picture) -> Iterator[str]:
         if kind in _STEPS:
             data = _told(event["data"])
             if held.get(data["stage"]) != data["attempt"]:
-                yield f"7: attempt {data['attempt']} wrote step {data['number']} of {data['stage']}, and does not hold it"
+                yield f"7: attempt {data['attempt']} of {data['stage']} wrote a step, and does not hold it"
         elif kind in _ENDS and not _told(event["data"]).get("undo"):
             held.pop(_told(event["data"])["stage"], None)
         begun = _begun(event)
