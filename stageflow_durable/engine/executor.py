@@ -194,8 +194,8 @@ class Executor:
     def _stage(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
-        kit = self._world, self._limits, spec  # of saved steps
-        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url, kit=kit)
+        steps = partial(_steps, self._world, self._limits, spec)
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url, steps=steps)
         policy = self._policy(work)
         began = self._world.clock.monotonic()
         try:
@@ -363,6 +363,12 @@ def _claimant(
 ) -> Claimant:
     """Who begins. ``bounded``: whether a body of this thread that does not heed its timeout ends with its process."""
     return Claimant(owner.id, plans, timeouts if bounded() else {})
+
+
+def _steps(world: World, limits: Limits, spec: StageSpec, services: Services, store: Store) -> Any:
+    from stageflow_durable.engine.steps import Steps  # few stages have any
+
+    return Steps(services, store, world, limits, spec)
 
 
 def _policy(pipelines: Mapping[str, Pipeline[Any, Any]], default: RetryPolicy, work: Work) -> RetryPolicy:

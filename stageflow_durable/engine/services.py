@@ -35,12 +35,12 @@ class Services:
         is_async: bool,
         only_asked: bool = False,
         url: Callable[[str, str], str] | None = None,
-        kit: Any = None,
+        steps: Any = None,
     ) -> None:
         """``only_asked``: of a stage that only waits, whose function says for what and has no outcome of its own.
-        ``url``: gives the callback URL of a stage of a run; ``kit``: what saved steps need.
+        ``url``: gives the callback URL of a stage of a run; ``steps``: makes what saves steps.
         """
-        self._kit = kit
+        self._make_steps = steps
         self._url = url
         self.gave_url = False
         self._only_asked = only_asked
@@ -128,9 +128,7 @@ class Services:
     def steps(self) -> Any:
         """Its saved steps; made when one is asked for."""
         self._require_outcome("step")
-        from stageflow_durable.engine.steps import Steps  # few stages have any
-
-        return vars(self).setdefault("_steps", Steps(self, self._store, *self._kit))  # of two threads one makes it
+        return vars(self).setdefault("_made_steps", self._make_steps(self, self._store))  # of two threads one makes it
 
     def on_cleanup(self, action: Callable[[], None]) -> None:
         """Remember what to do at the end."""
