@@ -15,9 +15,10 @@ from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import say
 from stageflow_durable.cli.reading import read_source
 from stageflow_durable.cli.session import Session
-from stageflow_durable.cli.times import FORMS, Seconds, moment_of, told
+from stageflow_durable.cli.times import Seconds
 from stageflow_durable.codec import json_mistake, strict_json
 from stageflow_durable.model.status import ParkReason, RunStatus
+from stageflow_durable.moments import FORMS, moment_of, told
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,8 +10,8 @@ from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import print_json, print_line, printing
 from stageflow_durable.cli.parameters import MOST_RUNS
 from stageflow_durable.cli.session import Session, app_option, json_option
-from stageflow_durable.cli.times import age_of
 from stageflow_durable.cli.words import counted
+from stageflow_durable.moments import age_of
 
 
 def _age(_ctx: click.Context, _parameter: click.Parameter, value: str) -> timedelta:

@@ -79,17 +79,20 @@ class Operations(OperatorVerbs):
         facts = self.store.facts(full)
         found = self.store.run(full, {} if facts is None else self._max_attempts(facts.pipeline))
         queues = set(waits_long(found.waits, as_moment(self._clock.time())))
-        depths = {queue: depth for queue in queues if (depth := self._depth(queue)) is not None}
+        depths = {queue: depth for queue in queues if (depth := self.depth(queue)) is not None}
         return replace(found, waits=with_depths(found.waits, depths)) if depths else found
 
-    def _depth(self, queue: str) -> int | None:
-        """How many messages wait in a queue. Asked now and then only: a broker that is away answers after seconds."""
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue; None: the broker does not say. Asked now and then only: one that is away
+        answers after seconds.
+        """
         asked_at, depth = self._depths.get(queue, (float("-inf"), None))
         if self._clock.monotonic() - asked_at > DEPTH_SECONDS:
             depth = self.publisher.depth(queue)
             self._depths[queue] = self._clock.monotonic(), depth
         return depth
 
+    adepth = in_thread(depth)
     arun = in_thread(run)
 
     def _max_attempts(self, pipeline: str) -> dict[str, int]:

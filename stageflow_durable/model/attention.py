@@ -29,6 +29,7 @@ class Group:
     ``missing``: why no live worker carries them, which then is the ``last_error`` too. ``waiting_for``: what the last
     one waits for, by its rows, or None; ``waits``: the same in full, whose first is the ``last_error`` of a run that is
     not at rest; ``approval``: what it asks for.
+    ``status`` and ``park_reason``: of all of them, where they are at rest.
     """
 
     reason: str
@@ -45,6 +46,8 @@ class Group:
     waiting_for: WaitingFor | None = None
     waits: tuple[Wait, ...] = ()
     approval: ApprovalView | None = None
+    status: RunStatus | None = None
+    park_reason: ParkReason | None = None
 
 
 def grouped(runs: Iterable[RunSummary], look: Look) -> list[Group]:
@@ -89,6 +92,8 @@ def _group(runs: list[RunSummary], look: Look) -> Group:
         latest.waiting_for,
         latest.waits,
         latest.approval,
+        _trouble(latest),
+        latest.park_reason,
     )
 
 

@@ -53,10 +53,10 @@ def pages(see: See[Any], wanted: Filter) -> Iterator[list[RunSummary]]:
     comes twice.
     """
     for rows in _paged(see, wanted, SUMMARY):
-        yield see(partial(_listed, rows=rows))
+        yield see(partial(summaries_of, rows=rows))
 
 
-def _listed(connection: Connection, rows: Iterable[Any]) -> list[RunSummary]:
+def summaries_of(connection: Connection, rows: Iterable[Any]) -> list[RunSummary]:
     """Rows of runs as lines, each with what it waits for."""
     found = [facts_of(row) for row in rows]
     return with_waits(connection, [(run, summary_of(run)) for run in found])
@@ -75,7 +75,7 @@ def _paged(see: See[Any], wanted: Filter, columns: Sequence[Any]) -> Iterator[Se
 
 def summaries(connection: Connection, wanted: Filter) -> list[RunSummary]:
     """Runs, the newest first."""
-    return _listed(connection, _page(connection, wanted, SUMMARY))
+    return summaries_of(connection, _page(connection, wanted, SUMMARY))
 
 
 def _page(connection: Connection, wanted: Filter, columns: Sequence[Any]) -> Sequence[Any]:
@@ -173,7 +173,7 @@ def stuck(connection: Connection, older_than: float) -> list[RunSummary]:
         .order_by(runs.c.updated_at)
         .limit(100)
     )
-    return _listed(connection, connection.execute(found).all())
+    return summaries_of(connection, connection.execute(found).all())
 
 
 def unserved(connection: Connection, older_than: float, limit: int = 100) -> list[RunSummary]:

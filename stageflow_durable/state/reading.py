@@ -12,7 +12,7 @@ from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
-from stageflow_durable.model.status import Phase
+from stageflow_durable.model.status import Phase, RunStatus
 from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.state import (
     definition_compatibility,
@@ -29,6 +29,7 @@ from stageflow_durable.state import (
     views,
 )
 from stageflow_durable.state import roster as rosters
+from stageflow_durable.state import tallies as tally
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.standings import standings
 from stageflow_durable.state.unlocked import Unlocked
@@ -40,8 +41,10 @@ from stageflow_durable.store.values import (
     Known,
     Missed,
     Overdue,
+    Queued,
     Seen,
     StrandRef,
+    Tally,
     WaitingStrand,
     Wanted,
 )
@@ -206,6 +209,30 @@ class Reading:
     def found(self, wanted: Filter) -> Iterator[Found]:
         """Runs by no more than their names."""
         return listing.found(self._see, wanted)
+
+    def pipelines(self) -> list[str]:
+        """Names of pipelines that were ever registered."""
+        return self._see(tally.pipelines)
+
+    def tallies(self, most: int) -> list[Tally]:
+        """What the newest ``most`` runs of each pipeline came to."""
+        return self._see(lambda c: tally.tallies(c, most))
+
+    def counted(self, statuses: Sequence[RunStatus], most: int) -> dict[RunStatus, int]:
+        """How many runs have each of these statuses, counted up to ``most``."""
+        return self._see(lambda c: tally.counted(c, statuses, most))
+
+    def keyed(self, key: str, client_ids: Sequence[str]) -> list[RunSummary]:
+        """Runs that these clients enqueued under a key, the newest first."""
+        return self._see(lambda c: tally.keyed(c, key, client_ids))
+
+    def clients(self, newest: int) -> list[str]:
+        """Clients of the newest so many runs."""
+        return self._see(lambda c: tally.clients(c, newest))
+
+    def queued(self, most: int) -> list[Queued]:
+        """What is ready in each queue and no worker has taken, counted up to ``most`` altogether."""
+        return self._see(lambda c: tally.queued(c, most))
 
     def standings(self, ids: Sequence[str], known: Known) -> dict[str, Seen]:
         """How runs stand, by id."""

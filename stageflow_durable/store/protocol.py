@@ -16,7 +16,7 @@ from stageflow_durable.model.awaited import Listener, Told
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
-from stageflow_durable.model.status import Cause, ParkReason, Phase
+from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
 from stageflow_durable.model.work import (
     Claimant,
     Done,
@@ -48,11 +48,13 @@ from stageflow_durable.store.values import (
     Missed,
     Overdue,
     Pruned,
+    Queued,
     Received,
     Seen,
     Stand,
     Stepped,
     StrandRef,
+    Tally,
     WaitingStrand,
     Wanted,
 )
@@ -472,6 +474,24 @@ class Reading(Protocol):
 
     def found(self, wanted: Filter) -> Iterator[Found]:
         """Runs by no more than their names."""
+
+    def pipelines(self) -> list[str]:
+        """Names of pipelines that were ever registered, some of them."""
+
+    def tallies(self, most: int) -> list[Tally]:
+        """What the newest ``most`` runs of each pipeline came to."""
+
+    def counted(self, statuses: Sequence[RunStatus], most: int) -> dict[RunStatus, int]:
+        """How many runs have each of these statuses, counted up to ``most``."""
+
+    def keyed(self, key: str, client_ids: Sequence[str]) -> list[RunSummary]:
+        """Runs that these clients enqueued under a key, the newest first."""
+
+    def clients(self, newest: int) -> list[str]:
+        """Clients of the newest so many runs."""
+
+    def queued(self, most: int) -> list[Queued]:
+        """What is ready in each queue and no worker has taken, counted up to ``most`` altogether."""
 
     def standings(self, ids: Sequence[str], known: Known) -> dict[str, Seen]:
         """How runs stand, by id."""

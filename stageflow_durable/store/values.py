@@ -273,6 +273,28 @@ class Filter:
         return self.error is None or (error is not None and self.error.lower() in error.lower())
 
 
+MOST_PIPELINES = 100
+"""Pipelines that are looked at together."""
+
+
+class Tally(NamedTuple):
+    """What the newest runs of a pipeline came to: when each was created (seconds since the epoch) and its status, the
+    newest first. ``more``: whether there are older ones.
+    """
+
+    pipeline: str
+    newest: tuple[tuple[float, RunStatus], ...]
+    more: bool
+
+
+class Queued(NamedTuple):
+    """How many strands are ready in a queue, and when the message of the oldest was sent; None: of none it was."""
+
+    queue: str
+    ready: int
+    oldest: float | None
+
+
 class Found(NamedTuple):
     """A run that a filter found, and its status then."""
 

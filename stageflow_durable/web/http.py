@@ -40,13 +40,16 @@ HEADERS: Mapping[str, str] = {
 @dataclass(frozen=True, slots=True)
 class Request:
     """``path``: below the place where the application is mounted. ``content_type``: without parameters, in small
-    letters; "" where none is given.
+    letters; "" where none is given. ``query``: what stands behind the question mark; ``secret``: what a page sends back
+    to show that it is of this server; both only where somebody asks for them.
     """
 
     method: str
     path: str
     content_type: str = ""
     body: bytes = b""
+    query: str = ""
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +81,16 @@ def json_response(status: HTTPStatus, value: Any) -> Response:
     return Response(status, json.dumps(value).encode())
 
 
-def problem(status: HTTPStatus, detail: str, *, errors: Iterable[str] = (), **headers: str) -> Response:
-    """An error as RFC 9457 has it. ``headers``: with ``_`` for ``-``."""
+def problem(
+    status: HTTPStatus, detail: str, *, errors: Iterable[str] = (), kind: str | None = None, **headers: str
+) -> Response:
+    """An error as RFC 9457 has it. ``kind``: for programs; ``headers``: with ``_`` for ``-``."""
     said: dict[str, Any] = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
     listed = list(errors)
     if listed:
         said["errors"] = listed
+    if kind is not None:
+        said["kind"] = kind
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Response(status, json.dumps(said).encode(), "application/problem+json", named)
 

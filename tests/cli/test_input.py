@@ -15,8 +15,9 @@ from stageflow_durable.cli import celery_group
 from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.reading import MOST_BYTES, Lines, decoded
 from stageflow_durable.cli.session import Session
-from stageflow_durable.cli.times import Seconds, age_of, moment_of
+from stageflow_durable.cli.times import Seconds
 from stageflow_durable.model.status import RunStatus
+from stageflow_durable.moments import age_of, moment_of
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import NOW, RUN_ID, FakeApplication, run
 

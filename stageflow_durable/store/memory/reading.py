@@ -25,12 +25,15 @@ from stageflow_durable.store.memory.scans import lost_for_ever
 from stageflow_durable.store.memory.transaction import MemoryTransaction, calls_of
 from stageflow_durable.store.values import (
     MOST_FOUND,
+    MOST_PIPELINES,
     ONE_CLOCK_SECONDS,
     TAKES_SIGNALS,
     Filter,
     Found,
     Known,
+    Queued,
     Seen,
+    Tally,
     Wanted,
 )
 from stageflow_durable.store.views import (
@@ -218,6 +221,50 @@ def _fitting(tables: Tables, wanted: Filter) -> list[RunFacts]:
     rows = sorted(tables.runs, key=lambda run: (run.created_at, run.id), reverse=True)
     fits = (run for run in rows if _fits(run, wanted) and _has_all(tables, run.id, wanted.attributes))
     return list(islice(fits, max(wanted.limit, 0)))
+
+
+def pipelines(tables: Tables, _now: float) -> list[str]:
+    """Names of pipelines that were ever registered, in their order."""
+    return sorted({row.pipeline for row in tables.definitions})[:MOST_PIPELINES]
+
+
+def tallies(tables: Tables, now: float, most: int) -> list[Tally]:
+    """What the newest ``most`` runs of each pipeline came to."""
+    return [_tally(tables, name, most) for name in pipelines(tables, now)]
+
+
+def _tally(tables: Tables, pipeline: str, most: int) -> Tally:
+    newest = [(run.created_at, run.status) for run in _fitting(tables, Filter(pipeline=pipeline, limit=most + 1))]
+    return Tally(pipeline, tuple(newest[:most]), len(newest) > most)
+
+
+def counted(tables: Tables, _now: float, statuses: Sequence[RunStatus], most: int) -> dict[RunStatus, int]:
+    """How many runs have each of these statuses, counted up to ``most``."""
+    return {status: len(_fitting(tables, Filter((status,), limit=most))) for status in statuses}
+
+
+def keyed(tables: Tables, now: float, key: str, client_ids: Sequence[str]) -> list[RunSummary]:
+    """Runs that these clients enqueued under a key, the newest first."""
+    named = [run for run in _fitting(tables, Filter(limit=sum(1 for _run in tables.runs))) if run.key == key]
+    mine = [run for run in named if run.client_id in client_ids][:MOST_PIPELINES]
+    return [_with_waits(tables, now, run, summary_of(run)) for run in mine]
+
+
+def clients(tables: Tables, _now: float, newest: int) -> list[str]:
+    """Clients of the newest so many runs, in their order."""
+    return sorted({run.client_id for run in _fitting(tables, Filter(limit=newest))})
+
+
+def queued(tables: Tables, _now: float, most: int) -> list[Queued]:
+    """What is ready in each queue and no worker has taken, counted up to ``most`` altogether."""
+    ready = [row for row in tables.strands if row.state == StrandState.READY][:most]
+    by_queue: dict[str, list[float | None]] = {}
+    for row in ready:
+        by_queue.setdefault(row.queue, []).append(row.published_at)
+    return [
+        Queued(queue, len(sent), min((one for one in sent if one is not None), default=None))
+        for queue, sent in sorted(by_queue.items())
+    ]
 
 
 def described(tables: Tables, _now: float, run_ids: Sequence[str], wanted: Attributes) -> frozenset[str]:
