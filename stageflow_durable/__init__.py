@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stageflow_durable.interceptors import BaseInterceptor, Interceptor, get_default_interceptors
     from stageflow_durable.masking import Sensitive
     from stageflow_durable.model.context import AttemptEnd, CompensationContext, StageContext
+    from stageflow_durable.model.limits import ConcurrencyLimit
     from stageflow_durable.model.output import StageOutput
     from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.model.policy import RetryPolicy
@@ -63,6 +64,7 @@ _WHERE = {
     "AttemptEnd": "model.context",
     "CompensationContext": "model.context",
     "StageContext": "model.context",
+    "ConcurrencyLimit": "model.limits",
     "StageOutput": "model.output",
     "Pipeline": "model.pipeline",
     "RetryPolicy": "model.policy",
@@ -81,6 +83,7 @@ __all__ = [
     "BaseInterceptor",
     "CompensationContext",
     "CompensationFailed",
+    "ConcurrencyLimit",
     "ConfigurationError",
     "ContextSnapshot",
     "Credential",

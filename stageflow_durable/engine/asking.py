@@ -1,10 +1,11 @@
-"""Asking the function of a stage that only waits: until when it sleeps, or what is to be approved."""
+"""Asking a stage's functions that are no body: until when it sleeps, what is to be approved, the keys of its limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from stageflow_durable.clock import Clock
 from stageflow_durable.codec import encode_and_fingerprint
@@ -17,9 +18,11 @@ from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, Saving
 from stageflow_durable.engine.services import Services
+from stageflow_durable.idempotency.keys import key_text
+from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import StageSpec
 from stageflow_durable.model.status import ParkReason
-from stageflow_durable.model.work import Claimant, Done, Ending, Failure, Fenced, Work
+from stageflow_durable.model.work import Claimant, Done, Ending, Failure, Fenced, Nudge, Refusal, Refused, Work
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.store.protocol import Store
@@ -60,6 +63,28 @@ class Asking:
             lambda asked, services: self._store.ask(work, asked, self._claimant(), services.asked_for(), go_on=go_on),
         )
 
+    def keys_and_begin(self, nudge: Nudge, work: Work, pipeline: Pipeline[Any, Any]) -> Work | Refused:
+        """Ask for the keys of the stage's limits, and begin with them. Where a function fails, the run is parked as a
+        bug. ``work``: the attempt that would begin.
+        """
+        spec, outputs = pipeline.by_name[work.stage], RunOutputs(self._store, pipeline)
+        services = Services(self._store, work, is_async=body.is_async(spec.runner), only_asked=True)
+        try:
+            keys = services.context.run(_keys, work, spec, outputs, services)
+        except AWAY:
+            raise
+        except BaseException as error:
+            if is_end_of_process(error):
+                raise
+            begun = self._store.begin(nudge, replace(self._claimant(), unlimited=True))
+            if isinstance(begun, Refused):
+                return begun
+            self._saving.of_question(begun, unanswered(error), outputs, services)
+            return Refused(Refusal.PARKED)
+        finally:
+            services.abandon()
+        return self._store.begin(nudge, replace(self._claimant(), keys=keys))
+
     def _ask(
         self,
         work: Work,
@@ -90,6 +115,15 @@ class Asking:
                 raise
             return self._saving.of_question(work, unanswered(error), outputs, services)
         return self._saving.commit(work, lambda: save(answer, services))
+
+
+def _keys(work: Work, spec: StageSpec, outputs: RunOutputs, services: Services) -> dict[str, str]:
+    ctx = body.stage_context(work, outputs, services)
+    return {
+        limit.name: key_text(limit.key(ctx), what=f"what key= of limit {limit.name} gave")
+        for limit in spec.limits
+        if limit.key is not None
+    }
 
 
 def moment_of(called: Called, now: float) -> float:

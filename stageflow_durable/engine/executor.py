@@ -136,6 +136,10 @@ class Executor:
         try:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._claimant())
+                if isinstance(begun, Refused) and begun.keys_of is not None:
+                    begun = self._asking.keys_and_begin(
+                        nudge, begun.keys_of, self._pipelines[begun.keys_of.run.pipeline]
+                    )
                 if isinstance(begun, Refused):
                     self._refusals.add(nudge, begun)
                     return Executed(begun.nudges, refused=begun)
@@ -166,7 +170,7 @@ class Executor:
                 self._owner.find_out()
                 return Executed(tuple(left), None, stages)
             if isinstance(ending, RetryDue):
-                return Executed(tuple(left), ending, stages)
+                return Executed((*left, *ending.nudges), ending, stages)
             left.extend(ending.nudges)
             current, stages = ending.granted, stages + 1
             if current is not None and left and self._publish is not None:

@@ -18,6 +18,7 @@ from stageflow_durable.engine.processes import has_ended, kernel
 from stageflow_durable.engine.redaction import is_sql, message_of
 from stageflow_durable.errors import BrokerUnavailable, RunBusy, StageflowError, StoreUnavailable
 from stageflow_durable.masking import masking
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
@@ -107,6 +108,7 @@ class Sweeper:
         taken = sum(self._each(overdue.orphans, self._take_one, problems))
         late = sum(self._each(overdue.late, self._expire, problems))
         released = sum(map(len, self._each(overdue.ended, self.release, problems)))
+        released += sum(self._each(overdue.pools, self._tend, problems))
         woken = self._wake(self._worth_waking(overdue.due), problems)
         nudged = self._nudge(overdue.queues, problems)
         repaired = self._repair(problems)
@@ -118,7 +120,13 @@ class Sweeper:
         """
         if not self._store.my_tick("wake-ups", PROVE_SECONDS):
             return 0
-        return sum(self._each(self._store.unmoved(), self._repair_one, problems))
+        tended = sum(self._each(self._store.untended(), self._tend, problems))
+        return tended + sum(self._each(self._store.unmoved(), self._repair_one, problems))
+
+    def _tend(self, pool: PoolId) -> int:
+        nudges = self._store.tend(pool)
+        self._deliver(nudges)
+        return int(bool(nudges))
 
     def _repair_one(self, run_id: str) -> int:
         nudges = self._store.repair(run_id)

@@ -15,6 +15,7 @@ from stageflow_durable.duration import SHORTEST_TIMEOUT, is_duration, shown
 from stageflow_durable.errors import UnsavableValue
 from stageflow_durable.model import json_schema
 from stageflow_durable.model.callables import uncallable
+from stageflow_durable.model.limits import mistakes_of
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import Default, SchemaMigration, StageKind, StageSpec
@@ -144,6 +145,7 @@ def options_of_stage(spec: Any) -> list[str]:
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]
     wrong += _sleep(spec.sleep)
+    wrong += mistakes_of(spec.limits)
     wrong += () if spec.wait is None else of_wait(spec.wait)
     wrong += () if spec.callback is None else of_callback(spec.callback)
     wrong += () if spec.approval is None else of_approval(spec.approval)

@@ -12,6 +12,7 @@ from stageflow_durable.codec import encode
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model import json_schema, mistakes
 from stageflow_durable.model.context import StageContext
+from stageflow_durable.model.limits import ConcurrencyLimit, disagreements, mistakes_of, planned
 from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
@@ -174,6 +175,7 @@ class Pipeline(Generic[InputT, ResultT]):
         queue: str | None = None,
         on_lease_lost: OnLeaseLost | None = None,
         callback: Any = None,
+        limits: Iterable[ConcurrencyLimit] = (),
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
 
@@ -184,7 +186,8 @@ class Pipeline(Generic[InputT, ResultT]):
         seconds. ``queue``: a Celery queue of its own. ``on_lease_lost``: ``"end"`` ends the body once its worker could
         not renew its lease, though nobody may have taken the work; ``"continue"`` only once somebody has.
         ``callback``: a Pydantic model, or a JSON schema as a dict, by which what is sent to ``ctx.callback_url()`` is
-        validated; None: any JSON.
+        validated; None: any JSON. ``limits``: what it shares with others over all workers, see
+        :class:`ConcurrencyLimit`.
         """
         brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
         given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}
@@ -204,6 +207,7 @@ class Pipeline(Generic[InputT, ResultT]):
             queue=queue,
             on_lease_lost=on_lease_lost,
             callback=callback,
+            limits=_listed(limits),
             misfits=tuple(
                 f"{name}= is given twice: by the stage object and beside it" for name in brought.keys() & given
             ),
@@ -301,6 +305,7 @@ class Pipeline(Generic[InputT, ResultT]):
         if not problems:
             problems += [
                 *mistakes.unordered_pivots(plan),
+                *disagreements(limit for stage in plan.stages for limit in stage.limits),
                 *mistakes.joins_behind_approvals(plan),
                 *mistakes.waits_behind_approvals(plan),
             ]
@@ -338,6 +343,11 @@ def _names(after: Any) -> tuple[str, ...] | None:
     return tuple(after) if isinstance(after, Iterable) and not isinstance(after, str) else (after,)
 
 
+def _listed(limits: Any) -> Any:
+    """A tuple where it is a list; what is none is kept for the list of mistakes."""
+    return tuple(limits) if isinstance(limits, list | tuple) else limits
+
+
 def _seconds(duration: Any) -> Any:
     """Seconds where it is a duration; what is none is kept for the list of mistakes."""
     return duration.total_seconds() if isinstance(duration, timedelta) else duration
@@ -359,15 +369,17 @@ def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], lis
 
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
-    planned = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    stage = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
     if spec.approval is not None:
-        return replace(planned, kind=APPROVAL, **_approved(spec.approval))
+        return replace(stage, kind=APPROVAL, **_approved(spec.approval))
     if spec.wait is not None:
-        return replace(planned, kind=WAIT, **_awaited(spec.wait))
+        return replace(stage, kind=WAIT, **_awaited(spec.wait))
     if spec.sleep is not None:
-        return replace(planned, kind=SLEEP, **_slept(spec.sleep))
+        return replace(stage, kind=SLEEP, **_slept(spec.sleep))
+    if spec.limits and not any(mistakes_of(spec.limits)):
+        stage = replace(stage, limits=planned(spec.limits))
     wrong = spec.callback is None or any(mistakes.of_callback(spec.callback))
-    return planned if wrong else replace(planned, schema=json_schema.stored(mistakes.schema_of(spec.callback)))
+    return stage if wrong else replace(stage, schema=json_schema.stored(mistakes.schema_of(spec.callback)))
 
 
 def _slept(sleep: Sleep) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from stageflow_durable.model.limits import PlannedLimit
+
 SLEEP = "sleep"
 """The kind of a stage that only sleeps."""
 
@@ -36,6 +38,8 @@ class PlannedStage:
     Of an approval: ``timeout`` and ``on_timeout`` likewise, of which the latter is as ``on_denied``: ``"reject"``,
     ``"park"`` or ``"skip"``; ``approvers``: who may approve, nobody in particular if empty; ``separation``: whoever
     asked for the run may not.
+
+    ``limits``: whose slots it needs to begin.
     """
 
     name: str
@@ -55,6 +59,7 @@ class PlannedStage:
     on_denied: str = "reject"
     approvers: tuple[str, ...] = ()
     separation: bool = False
+    limits: tuple[PlannedLimit, ...] = ()
 
     @property
     def is_sleep(self) -> bool:
@@ -136,6 +141,11 @@ class Plan:
         """Whether all stages are on one strand: with the last of them the run is done."""
         return len(self.roots) == 1 and self.remaining_on_strand(self.roots[0]) == len(self.stages)
 
+    @cached_property
+    def has_limits(self) -> bool:
+        """Whether some stage needs slots of a limit."""
+        return any(stage.limits for stage in self.stages)
+
     def branches_after(self, stage: str) -> bool:
         """Whether a stage off its strand waits for ``stage``."""
         return len(self.successors[stage]) > (stage in self.next_on_strand)
@@ -191,7 +201,13 @@ class Plan:
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
         """The plan that ``to_dict`` gave."""
         stages = tuple(
-            PlannedStage(**{**stage, **{name: tuple(stage.get(name, ())) for name in ("after", "approvers")}})
+            PlannedStage(
+                **{
+                    **stage,
+                    **{name: tuple(stage.get(name, ())) for name in ("after", "approvers")},
+                    "limits": tuple(PlannedLimit(*one) for one in stage.get("limits", ())),
+                }
+            )
             for stage in data["stages"]
         )
         return cls(

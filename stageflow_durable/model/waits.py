@@ -6,12 +6,14 @@ This is the only place that puts it into words: ``stageflow show``, ``runs``, ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from stageflow_durable.clock import as_moment, as_optional_moment
+from stageflow_durable.masking import masked
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import AwaitedWorker, RunSummary, Wait, WaitKind
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus, StrandState, WaitingFor
@@ -67,10 +69,23 @@ class Strand(NamedTuple):
     waiting_for: str | None
 
 
+class Behind(NamedTuple):
+    """Of which limit a stage waits for a slot: how many there are, are held, and are waited for before it; ``lost``:
+    dead owners whose end nobody has confirmed, which therefore hold some of them.
+    """
+
+    pool: PoolId
+    limit: int
+    held: int
+    before: int
+    lost: tuple[str, ...] = ()
+
+
 class About:
     """What has to be known besides the rows. ``now``: by the database's clock; ``sleeps``: the stages that are sleeps;
     ``missing``: why no live worker carries what is in a queue, or None; ``most``: attempts by stage, where the retry
-    policies are known; ``end_at``: stands for a time that never comes.
+    policies are known; ``end_at``: stands for a time that never comes; ``behind``: of which limits a stage waits for
+    slots.
     """
 
     def __init__(
@@ -80,12 +95,14 @@ class About:
         missing: Callable[[str], Missing | None],
         most: Mapping[str, int],
         end_at: float,
+        behind: Callable[[str], Sequence[Behind]] = lambda _stage: (),
     ) -> None:
         self.now = now
         self.sleeps = sleeps
         self.missing = missing
         self.most = most
         self.end_at = end_at
+        self.behind = behind
 
     def until(self, row: Strand) -> datetime | None:
         """When the strand is due; None: no time is set."""
@@ -139,12 +156,28 @@ def _of(run: RunSummary, row: Strand, about: About) -> Wait:
 
 
 def _for_somebody(run: RunSummary, row: Strand, what: WaitingFor, until: datetime | None, about: About) -> Wait:
+    if what is WaitingFor.LIMIT and until is None:
+        return _for_slots(run, row, about.behind(row.stage))
     end = f", {_due(until, about.now)} at the latest" if until is not None else ""
     if what is WaitingFor.LIMIT:
         text = f"{_named(row)} waits for its turn, which another run has; looked at again {_due(until, about.now)}"
     else:
         text = f"{_named(row)} waits {WAITING_WORDS[what]}{end}"
     return Wait(_KINDS[what], row.stage, until, run.updated_at, text)
+
+
+def _for_slots(run: RunSummary, row: Strand, behind: Sequence[Behind]) -> Wait:
+    text = f"{_named(row)} waits for a slot of {' and of '.join(map(_taken, behind)) or 'a limit'}"
+    fix = (
+        "; ".join(f"stageflow workers confirm-dead {owner} --reason …" for one in behind for owner in one.lost) or None
+    )
+    return Wait(WaitKind.LIMIT, row.stage, None, run.updated_at, text, fix)
+
+
+def _taken(one: Behind) -> str:
+    lost = f", {len(one.lost)} by workers that are not confirmed dead" if one.lost else ""
+    before = f", {one.before} before it" if one.before else ""
+    return masked(f"{one.pool.text} ({one.held} of {one.limit} taken{lost}{before})")
 
 
 def _for_an_end(run: RunSummary, row: Strand) -> Wait:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -189,6 +189,7 @@ class Refusal(StrEnum):
     DEAD_OWNER = "dead_owner"
     HANDED_BACK = "handed_back"
     PARKED = "parked"
+    KEYS = "keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +197,14 @@ class Refused:
     """Nothing was taken: the message is acknowledged and dropped. ``nudges``: what has to be published nevertheless.
 
     After a hand-back ``about`` names pipeline and version, and ``missing`` says why no live worker can carry the run,
-    or is None.
+    or is None. ``keys_of``: the attempt that begins once the keys of its limits are told.
     """
 
     why: Refusal
     nudges: tuple[Nudge, ...] = ()
     about: str | None = None
     missing: Missing | None = None
+    keys_of: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +220,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class RetryDue:
-    """The attempt is over, and another one is due: by ``nudge``, in ``delay`` seconds."""
+    """The attempt is over, and another one is due: by ``nudge``, in ``delay`` seconds. ``nudges``: to publish now."""
 
     nudge: Nudge
     delay: float
+    nudges: tuple[Nudge, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +239,15 @@ Ending = Done | RetryDue | Fenced
 @dataclass(frozen=True, slots=True)
 class Claimant:
     """The owner that asks to begin work: its id, the plans that its process can run, by pipeline, and the time limits
-    of bodies in seconds, by pipeline and stage.
+    of bodies in seconds, by pipeline and stage. ``keys``: of the stage's limits, by name, where its functions
+    were asked; ``unlimited``: one of them failed, so that no body is called and no slot is needed.
     """
 
     owner: str
     plans: Mapping[str, Plan]
     timeouts: Mapping[tuple[str, str], float]
+    keys: Mapping[str, str] | None = None
+    unlimited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select,
 
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.status import StepState
-from stageflow_durable.state import idempotency_keys, load, of_items, tables
+from stageflow_durable.state import idempotency_keys, load, of_items, slots, tables
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.store.audit import EventRow
 from stageflow_durable.store.of_items import with_digest
@@ -125,6 +125,8 @@ def apply(connection: Connection, change: Change, audit_key: bytes) -> Change:
         if not _UPDATE_RUN.run(connection, run_id=run.id, seen_seq=change.facts.seq, **columns).rowcount:
             raise Stale(f"run {run.id} was changed without its lock")
     _write_rows(connection, change, sealed)
+    if change.slots is not None:
+        slots.write(connection, change.slots)
     for what in change.of_items:
         of_items.write(connection, run.id, what, head, change.facts.clock)
     return with_head(change, head)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.plan import Plan
+from stageflow_durable.state import slots
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import definitions
@@ -32,6 +33,8 @@ def deployed(connection: Connection, plans: Sequence[Plan]) -> None:
     """A worker was started with these: they are the newest now, also where they were known before (a roll-back)."""
     digests = [plan.digest for plan in plans if newest(connection, plan.pipeline) != plan.digest]
     connection.execute(update(definitions).where(definitions.c.digest.in_(digests)).values(registered_at=now()))
+    if any(plan.has_limits for plan in plans):
+        slots.declare(connection, plans)
 
 
 def plan_of(connection: Connection, digest: str) -> Plan:

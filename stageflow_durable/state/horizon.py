@@ -7,8 +7,9 @@ from sqlalchemy import Connection, and_, case, func, literal, select, true, unio
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.recovery import MORE
-from stageflow_durable.state.tables import owners, runs, strands
+from stageflow_durable.state.tables import owners, runs, slots, strands
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED
+from stageflow_durable.transitions.slots import ANSWER_SECONDS
 
 
 def next_due(connection: Connection, *, patience: float | None) -> float | None:
@@ -30,6 +31,8 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     sent = func.coalesce(strands.c.published_at, 0.0) + literal(patience or 0.0) * MORE
     counts = strands.c.published_at.is_(None) if patience is None else true()
     lost = select(func.min(sent)).where(and_(strands.c.state == constant(StrandState.READY), counts))
-    moments = union_all(waiting, late, held, lost).subquery("moments")
+    over = select(func.min(slots.c.until)).where(slots.c.until < UNTIL_CONFIRMED)
+    unanswered = select(func.min(slots.c.offered_at) + ANSWER_SECONDS).where(slots.c.offered_at.is_not(None))
+    moments = union_all(waiting, late, held, lost, over, unanswered).subquery("moments")
     moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
     return None if moment is None else float(moment)

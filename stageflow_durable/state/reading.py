@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from stageflow_durable.errors import InvalidInput
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
@@ -25,6 +26,7 @@ from stageflow_durable.state import (
     recovery,
     retention,
     signals,
+    slots,
     verification,
     views,
 )
@@ -99,6 +101,10 @@ class Reading:
     def overdue(self, grace: float) -> Overdue:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))
+
+    def untended(self) -> list[PoolId]:
+        """Pools with a slot that no attempt holds, or with a free one that nobody was offered."""
+        return self._see(slots.untended)
 
     def unmoved(self) -> list[str]:
         """Runs that are not at rest and that nothing will ever move."""

@@ -28,8 +28,10 @@ from sqlalchemy import (
     update,
 )
 
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.state import slots
 from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.definitions import plan_of
 from stageflow_durable.state.dialect import constant
@@ -117,7 +119,15 @@ def _rows(which: str, scan: Select[Any]) -> Select[Any]:
 
 # One query for all scans: most sweeps find nothing, and each query costs a round trip.
 _ENDED = select(owners.c.id).where(and_(owners.c.awaited.is_(True), owners.c.confirmed.is_(True))).limit(BATCH)
-_SCANS = {"orphans": _ORPHANS, "late": _LATE, "due": _DUE, "queues": _QUEUES, "ended": _ENDED}
+_SCANS = {
+    "orphans": _ORPHANS,
+    "late": _LATE,
+    "due": _DUE,
+    "offered": slots.OFFERED,
+    "queues": _QUEUES,
+    "ended": _ENDED,
+    "pools": slots.TO_TEND,
+}
 _OVERDUE = Prepared(union_all(*(_rows(which, scan) for which, scan in _SCANS.items())))
 _SENT, _OF_QUEUE = strand_table.c.published_at, bindparam("of_queue", type_=String)
 MORE = case(*[(strand_table.c.nudges == n, more(n)) for n in range(DOUBLED)], else_=more(DOUBLED))
@@ -177,9 +187,10 @@ def overdue(connection: Connection, grace: float) -> Overdue:
     return Overdue(
         [StrandRef(*row) for row in found["orphans"]],
         [run for run, *_none in found["late"]],
-        [StrandRef(*row) for row in found["due"]],
+        [StrandRef(*row) for row in found["due"] + found["offered"]],
         [queue for queue, *_none in found["queues"]],
         [owner for owner, *_none in found["ended"]],
+        [PoolId(*row[:2]) for row in found["pools"]],
     )
 
 

@@ -21,6 +21,7 @@ from stageflow_durable.state.database import Database
 from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
+from stageflow_durable.state.slots import HOLDS
 from stageflow_durable.state.tables import (
     approvals,
     attempts,
@@ -35,6 +36,7 @@ from stageflow_durable.state.tables import (
     runs,
     saga_steps,
     signals,
+    slots,
     strands,
     tombstones,
 )
@@ -172,7 +174,8 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
     """Tombstones that outlived their time, owners who died long ago and left nothing behind, and what they knew."""
     connection.execute(delete(tombstones).where(tombstones.c.pruned_at < ago(key_seconds)))
     busy = and_(strands.c.owner == owners.c.id, strands.c.state == literal_column("'running'"))
-    gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)))
+    holds = exists(select(slots.c.run).where(HOLDS))
+    gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)), ~holds)
     connection.execute(delete(owners).where(gone))
     roster.forget(connection, older_than)
 

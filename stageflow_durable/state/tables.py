@@ -493,3 +493,55 @@ ticks = Table(
     Column("name", NAME, primary_key=True),
     Column("at", Double, nullable=False),
 )
+
+limits = Table(
+    "stageflow_limits",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    # How many slots each key has: of the newest definition.
+    Column("amount", Integer, nullable=False),
+)
+
+# Locked before slots of it are looked at: several in the order of their names and keys, behind the run's row.
+pools = Table(
+    "stageflow_pools",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("key", NAME, primary_key=True),
+)
+
+slots = Table(
+    "stageflow_slots",
+    metadata,
+    Column("name", NAME, primary_key=True),
+    Column("key", NAME, primary_key=True),
+    Column("run", ID, primary_key=True),
+    Column("strand", NAME, primary_key=True),
+    Column("stage", NAME, primary_key=True),
+    # 0: it waits for a slot.
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("gen", Integer, nullable=False),
+    Column("owner", String(64)),
+    Column("rank", Integer, nullable=False),
+    Column("since", Double, nullable=False),
+    Column("turn", Text, nullable=False),
+    Column("short", Boolean, nullable=False),
+    Column("behind", Text, nullable=False),
+    Column("offered_at", Double),
+    Column("passed_at", Double),
+    # Its attempt was lost, and may act until then.
+    Column("until", Double),
+    Index("ix_stageflow_slots_run", "run"),
+    Index(
+        "ix_stageflow_slots_offered",
+        "offered_at",
+        postgresql_where=text("offered_at IS NOT NULL"),
+        sqlite_where=text("offered_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_stageflow_slots_lost",
+        "until",
+        postgresql_where=text("until IS NOT NULL"),
+        sqlite_where=text("until IS NOT NULL"),
+    ),
+)

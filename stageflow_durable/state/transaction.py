@@ -9,9 +9,10 @@ from sqlalchemy import Connection, Table, and_, bindparam, select
 
 from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.status import AttemptState
 from stageflow_durable.model.work import Work
-from stageflow_durable.state import apply, idempotency_keys, load, owners
+from stageflow_durable.state import apply, idempotency_keys, load, owners, slots
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, runs, tombstones
@@ -21,6 +22,7 @@ from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import NO_ITEM
 from stageflow_durable.transitions.facts import Facts, Part
+from stageflow_durable.transitions.rows import SlotRow
 
 G = TypeVar("G")
 
@@ -73,9 +75,11 @@ class SqlTransaction(NamedTuple):
         """Lock the group of an item's strand, and load the item's facts; None if there is no such item."""
         return load.lock_item(self.connection, run_id, strand, item)
 
-    def load(self, facts: Facts, part: Part, me: str) -> Facts:
+    def load(self, facts: Facts, part: Part, me: str, wanted: tuple[Wanted, ...] = ()) -> Facts:
         """The facts, of a run or of an item, with one part more."""
-        if facts.item:
+        if part is Part.SLOTS:
+            found = slots.load(self.connection, facts.run.id, wanted)
+        elif facts.item:
             found = load.part_of_item(self.connection, facts, part, me)
         else:
             found = load.part(self.connection, facts.run, part, me)
@@ -125,6 +129,10 @@ class SqlTransaction(NamedTuple):
     def confirm(self, owner: str, by: str, reason: str | None = None) -> bool:
         """Record that the process of a dead owner has ended; False if that was known, or it is not dead."""
         return owners.confirm(self.connection, owner, by, reason)
+
+    def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
+        """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
+        return slots.tend(self.connection, pool)
 
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""

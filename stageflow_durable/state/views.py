@@ -21,6 +21,7 @@ from stageflow_durable.model.run import (
 from stageflow_durable.model.status import Phase, StrandState
 from stageflow_durable.model.waits import About, Strand
 from stageflow_durable.model.work import RunFacts, Saved
+from stageflow_durable.state import slots
 from stageflow_durable.state.clock import now
 from stageflow_durable.state.definitions import newest, plan_of
 from stageflow_durable.state.dialect import constant
@@ -186,7 +187,8 @@ class _Asked:
 
     def about(self, run: RunFacts, most: Mapping[str, int]) -> About:
         """What has to be known of a run besides its rows."""
-        return about_of(plan_of(self._connection, run.definition), self._now, partial(self._needs, run), most)
+        plan, behind = plan_of(self._connection, run.definition), partial(slots.behind, self._connection, run.id)
+        return about_of(plan, self._now, partial(self._needs, run), most, behind)
 
     def _needs(self, run: RunFacts, queue: str) -> Missing | None:
         key = run.pipeline, run.version, run.definition, queue

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 
 from stageflow_durable.errors import (
     NotAllowed,
+    StoreUnavailable,
     UnknownRun,
 )
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.work import Fenced, Nudge, Work
 from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
 from stageflow_durable.store.transaction import Transaction, transact
@@ -27,10 +29,10 @@ from stageflow_durable.transitions import take as taking
 from stageflow_durable.transitions import wake as waking
 from stageflow_durable.transitions.accept import NewRun, Origin
 from stageflow_durable.transitions.callback import Call
-from stageflow_durable.transitions.change import Change, How, Table
+from stageflow_durable.transitions.change import Change, How, Table, woken_by
 from stageflow_durable.transitions.draft import note
 from stageflow_durable.transitions.facts import Facts, Part
-from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, CallRow, EndedOwner, SignalRow
+from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, CallRow, EndedOwner, SignalRow, SlotRow
 from stageflow_durable.transitions.signal import Sent, receive
 from stageflow_durable.transitions.waiting import needs_no_worker
 
@@ -73,8 +75,7 @@ class BaseStore(Carrying):
                 then=_await_ends,
             )
         else:
-            taken = self._within(act)
-            self._notify_of(taken)
+            taken = self._follow_up(self._within(act))
         return None if taken is None else taken.nudges
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
@@ -102,6 +103,27 @@ class BaseStore(Carrying):
                 one = self._of_item((place.run, place.strand, place.item), _waking(place))
                 woken += [] if one is None else [one]
         return [change.nudges for change in woken]
+
+    def _follow_up(self, decided: T) -> T:
+        self._notify_of(decided)
+        if isinstance(decided, Change) and (woken := woken_by(decided)):
+            return decided._replace(nudges=(*decided.nudges, *self._wake_for_slots(woken)))
+        return decided
+
+    def _wake_for_slots(self, waiting: Sequence[SlotRow]) -> tuple[Nudge, ...]:
+        """Let these ask again; returns what to publish. While the store is away nothing is lost: the sweep finds to
+        whom a slot was offered.
+        """
+        places = [StrandRef(row.run, row.strand, row.gen, row.stage) for row in waiting]
+        try:
+            return tuple(nudge for nudges in self.wake(list(dict.fromkeys(places))) for nudge in nudges)
+        except StoreUnavailable:
+            return ()
+
+    def tend(self, pool: PoolId) -> tuple[Nudge, ...]:
+        """Free the slots of what cannot act any more, and offer what is free; returns what to publish."""
+        woken = self._within(lambda t: t.tend(pool))
+        return self._wake_for_slots(woken) if woken else ()
 
     def nudged(self, sent: Sequence[Missed]) -> int:
         """Record that the broker took these messages again; returns how many were still as they were found."""

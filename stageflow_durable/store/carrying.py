@@ -65,9 +65,7 @@ class Carrying(ABC):
     def _transact(
         self, run_id: str, decide: Callable[[Facts], T], *, needs: tuple[Part, ...] = (Part.STRANDS,), me: str = ""
     ) -> T | None:
-        decided = self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me))
-        self._notify_of(decided)
-        return decided
+        return self._follow_up(self._within(lambda t: transact(t, run_id, decide, needs=needs, me=me)))
 
     # --- who awaits runs ----------------------------------------------------------------------------------------------
 
@@ -94,6 +92,12 @@ class Carrying(ABC):
         """Tell of a change that was made under the lock, and is committed."""
         if isinstance(change, Change) and (awaited_by := change.facts.run.awaited_by) is not None and change.events:
             self._notify_awaiters(change.facts.run.id, awaited_by, change.ended)
+
+    @abstractmethod
+    def _follow_up(self, decided: T) -> T:
+        """After the commit of what was decided under the lock: tell who awaits the run, and wake the strands for which
+        slots came free. Returns it with the messages for these.
+        """
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 
@@ -169,8 +173,7 @@ class Carrying(ABC):
             return _answer_for(decided[0])
 
         done = self._commit_with(session, save)
-        self._notify_of(decided[0])
-        return done
+        return done if isinstance(done, Fenced) else _answer_for(self._follow_up(decided[0]))
 
     def _commit_with(self, session: Any, save: Callable[[Transaction], T]) -> T:
         """Save an outcome within the body's own transaction, and commit both."""
@@ -265,8 +268,7 @@ class Carrying(ABC):
     def _end(self, work: Work, decide: Callable[[Facts], Change | Fenced], me: str = "") -> Ending:
         decided: Change | Fenced | None = self._end_at_once(work, decide)
         if decided is None:
-            decided = self._within(lambda t: _transact_end(t, work, decide, me))
-            self._notify_of(decided)
+            decided = self._follow_up(self._within(lambda t: _transact_end(t, work, decide, me)))
         return _answer_for(decided)
 
     def _end_at_once(self, work: Work, decide: Callable[[Facts], Change | Fenced]) -> Change | None:
@@ -324,8 +326,7 @@ class Carrying(ABC):
                 found = self._within(partial(act, whole=False))
             except NotLoaded:
                 found = self._within(partial(act, whole=True))
-        self._notify_of(found)
-        return found
+        return self._follow_up(found)
 
     def _end_item(
         self, work: Work, decide: Callable[[Facts, Facts | None], Change | Fenced], session: Any = None
@@ -432,5 +433,5 @@ def _answer_for(decided: Change | Fenced | None) -> Ending:
     if not isinstance(decided, Change):
         return Fenced()
     if decided.due_in is not None:
-        return RetryDue(decided.nudges[0], decided.due_in)
+        return RetryDue(decided.nudges[0], decided.due_in, decided.nudges[1:])
     return Done(decided.granted, decided.nudges, decided.ended)

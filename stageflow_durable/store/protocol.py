@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.awaited import Listener, Told
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
@@ -279,6 +280,12 @@ class Recovering(Protocol):
 
     def take(self, place: StrandRef, max_lost: int) -> tuple[Nudge, ...] | None:
         """Take a strand from its dead owner; returns what to publish, or None if there was nothing to take."""
+
+    def tend(self, pool: PoolId) -> tuple[Nudge, ...]:
+        """Free the slots of what cannot act any more, and offer what is free; returns what to publish."""
+
+    def untended(self) -> list[PoolId]:
+        """Pools with a slot that no attempt holds, or with a free one that nobody was offered. There should be none."""
 
     def wake(self, places: Sequence[StrandRef]) -> list[tuple[Nudge, ...]]:
         """Make due strands ready, and end sleeps; returns what to publish for each."""

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.work import Work
 from stageflow_durable.store.values import BusinessKey
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
+from stageflow_durable.transitions.rows import SlotRow
 
 T = TypeVar("T")
 G = TypeVar("G")
@@ -43,8 +45,10 @@ class Transaction(Protocol):
         no such item.
         """
 
-    def load(self, facts: Facts, part: Part, me: str) -> Facts:
-        """The facts, of a run or of an item, with one part more."""
+    def load(self, facts: Facts, part: Part, me: str, wanted: tuple[Wanted, ...] = ()) -> Facts:
+        """The facts, of a run or of an item, with one part more. ``wanted``: slots that are asked for;
+        to load slots is to lock their pools.
+        """
 
     def apply(self, change: Change) -> Change:
         """Write a change of a locked run, or of an item whose group is locked; returns it with the new head."""
@@ -81,6 +85,9 @@ class Transaction(Protocol):
     def confirm(self, owner: str, by: str, reason: str | None = None) -> bool:
         """Record that the process of a dead owner has ended; False if that was known, or it is not dead."""
 
+    def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
+        """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
+
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""
 
@@ -107,7 +114,7 @@ def transact(
         try:
             decided = decide(facts)
         except NotLoaded as missing:
-            facts = transaction.load(facts, missing.part, me)
+            facts = transaction.load(facts, missing.part, me, missing.wanted)
         else:
             return transaction.apply(decided) if isinstance(decided, Change) else decided  # type: ignore[return-value]  # a change for a change
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from stageflow_durable.errors import StageflowError
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
@@ -206,7 +207,8 @@ class Missed(NamedTuple):
 
 class Overdue(NamedTuple):
     """What a sweep has to handle: strands of dead owners, runs past their deadline, waiting strands that are due,
-    queues with ready strands, and owners for whose end undos wait and whose end is confirmed.
+    queues with ready strands, and owners for whose end undos wait and whose end is confirmed. ``due`` has those to whom
+    a slot was offered as well; ``pools``: those with slots of what cannot act any more, or offers that nobody took.
     """
 
     orphans: list[StrandRef]
@@ -214,6 +216,7 @@ class Overdue(NamedTuple):
     due: list[StrandRef]
     queues: list[str]
     ended: list[str]
+    pools: list[PoolId]
 
 
 class WaitingStrand(NamedTuple):

@@ -40,7 +40,7 @@ from stageflow_durable.model.status import (
     StrandState,
     WaitingFor,
 )
-from stageflow_durable.model.waits import About, Strand, waits_of
+from stageflow_durable.model.waits import About, Behind, Strand, waits_of
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.store.vouched import AUDIT
 from stageflow_durable.transitions.draft import ACTIVE
@@ -183,10 +183,16 @@ MOVING = (Phase.FORWARD, Phase.BACKWARD)
 """Phases of runs of which something may wait."""
 
 
-def about_of(plan: Plan, now: datetime, missing: Callable[[str], Missing | None], most: Mapping[str, int]) -> About:
+def about_of(
+    plan: Plan,
+    now: datetime,
+    missing: Callable[[str], Missing | None],
+    most: Mapping[str, int],
+    behind: Callable[[str], Sequence[Behind]],
+) -> About:
     """What has to be known of a run besides its rows, to say what it waits for."""
     sleeps = frozenset(stage.name for stage in plan.stages if stage.is_sleep)
-    return About(now, sleeps, missing, most, UNTIL_CONFIRMED)
+    return About(now, sleeps, missing, most, UNTIL_CONFIRMED, behind)
 
 
 def _as_strands(rows: Iterable[Any]) -> list[Strand]:

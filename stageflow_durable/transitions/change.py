@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from stageflow_durable.model.work import Nudge, Refused, Work
 from stageflow_durable.transitions.facts import Facts
-from stageflow_durable.transitions.rows import HeldKey
+from stageflow_durable.transitions.rows import HeldKey, SlotKey, SlotRow
 
 
 class Table(StrEnum):
@@ -143,6 +143,21 @@ OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | FenceUndos | UndoItem
 """Changes to many items at once, which single rows cannot express."""
 
 
+class SlotChange(NamedTuple):
+    """What becomes of slots: rows to be put in place of those that are there, the keys of those that go, and the
+    waiting ones for which a slot has become free: whoever commits wakes their strands.
+    """
+
+    put: tuple[SlotRow, ...]
+    gone: tuple[SlotKey, ...]
+    woken: tuple[SlotRow, ...]
+
+
+def woken_by(change: Change) -> list[SlotRow]:
+    """Those for whom a change of a run, or of an item and its run, has freed slots."""
+    return [row for one in (change, change.run) if one is not None and one.slots is not None for row in one.slots.woken]
+
+
 class Change(NamedTuple):
     """One decided transaction. It is valid while the run's number is ``facts.seq``, and raises that number by the
     count of its events, so a change that was decided on older facts is refused. A change without events decides nothing
@@ -155,7 +170,7 @@ class Change(NamedTuple):
 
     A change of an item (``facts.item``) raises the item's number instead, and writes nothing of the run's row.
     ``counts``: what it changes in its group. ``run``: the change of the run that is applied with it. ``of_items``: what
-    a run's change does to its items.
+    a run's change does to its items. ``slots``: what it changes of the slots of limits.
     """
 
     facts: Facts
@@ -173,6 +188,7 @@ class Change(NamedTuple):
     of_items: tuple[OfItems, ...] = ()
     run: Any = None
     head: str = ""
+    slots: SlotChange | None = None
 
     @property
     def seq(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState, WaitingFor
 from stageflow_durable.model.work import UNDO_PREFIX, Hint, Kept, Nudge, Refused, RunFacts, Work
 from stageflow_durable.transitions.change import (
@@ -34,6 +35,8 @@ from stageflow_durable.transitions.rows import (
     SignalRow,
     StrandRow,
 )
+from stageflow_durable.transitions.slots import Slots
+from stageflow_durable.transitions.slots import of as slots_of
 
 IDLE = (StrandState.READY, StrandState.WAITING)
 """States of a strand that no owner holds and that is due now or later."""
@@ -71,6 +74,7 @@ class Draft:
         self._of_items: list[OfItems] = []
         self._signals: dict[tuple[str, int], SignalRow] = {}
         self._approvals: dict[tuple[str, int], ApprovalRow] = {}
+        self.slots: Slots | None = None
         self.granted: Work | None = None
         self.refused: Refused | None = None
         self.due_in: float | None = None
@@ -155,6 +159,22 @@ class Draft:
         return (
             {**self.facts.strands, **{name: self.strand(name) for name in written}} if written else self.facts.strands
         )
+
+    @property
+    def plans(self) -> tuple[Plan, ...]:
+        """The definition by which the run went, and the one by which it goes if it has moved to another."""
+        return (self.plan,) if self.plan is self.facts.plan else (self.facts.plan, self.plan)
+
+    def changed_strands(self) -> list[tuple[StrandRow, StrandRow]]:
+        """The strands that are written, each as it was and as drafted; without new ones."""
+        written = [(key[0], row.how) for (table, key), row in self._rows.items() if table is Table.STRANDS]
+        return [(self.facts.strands[name], self.strand(name)) for name, how in written if how is How.UPDATE]
+
+    def may_act_until(self, row: StrandRow) -> float | None:
+        """Until when the attempt that ran on the strand may act although it is over; None: it cannot."""
+        ended = self._ended.get((row.stage, row.item, row.direction, row.attempt))
+        lost = ended is not None and is_lost(ended) and (ended.kill_by or 0.0) > self.clock
+        return ended.kill_by if ended is not None and lost else None
 
     def set_strand(self, name: str, **columns: Any) -> None:
         """Set columns of a strand."""
@@ -418,6 +438,9 @@ class Draft:
 
     def done(self) -> Change:
         """The change. The store fills in the head that a granted attempt needs."""
+        slots = None
+        if any(plan.has_limits for plan in self.plans) and not self.item:
+            slots = slots_of(self).settled()
         seq, granted = self.seq, self.granted
         assert granted is None or granted.seq == seq, "nothing is decided after a grant"
         assert not (self.item and self._columns), "a change of an item writes nothing of the run's row"
@@ -435,6 +458,7 @@ class Draft:
             new=self._new,
             counts=self.counts,
             of_items=tuple(self._of_items),
+            slots=slots,
         )
 
     def _nudge(self, strand: str, mark: int) -> Nudge:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Roster
 from stageflow_durable.model.status import StepState
@@ -20,6 +21,7 @@ from stageflow_durable.transitions.rows import (
     ItemRow,
     LinkRow,
     OwnerRow,
+    Pool,
     SignalRow,
     StrandRow,
 )
@@ -49,14 +51,17 @@ class Part(StrEnum):
     LINKS = "links"
     REQUESTERS = "requesters"
     CALLS = "calls"
+    SLOTS = "slots"
 
 
 class NotLoaded(Exception):
     """A decision needs a part that was not loaded. The store loads it under the run's lock and decides again."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: Part, wanted: tuple[Wanted, ...] = ()) -> None:
+        """``wanted``: the slots that are asked for; those of the run's own rows are loaded in any case."""
         super().__init__(part)
         self.part = part
+        self.wanted = wanted
 
 
 class SomeStrands(Mapping[str, StrandRow]):
@@ -212,6 +217,15 @@ class Facts(NamedTuple):  # a tuple, for speed: one is made for each stage
     def requesters(self) -> frozenset[str]:
         """Who asked for the run, and for the one that it is a fork of. Empty: nobody was named."""
         found: frozenset[str] = self._part(Part.REQUESTERS)
+        return found
+
+    def slots(self, wanted: tuple[Wanted, ...] = ()) -> Mapping[PoolId, Pool]:
+        """The slots that the run's strands hold, wait for, or want, each with the others that do. To load them is to
+        lock them, all at once and in one order.
+        """
+        found: Mapping[PoolId, Pool] | None = self.parts.get(Part.SLOTS)
+        if found is None or any(one.pool not in found for one in wanted):
+            raise NotLoaded(Part.SLOTS, wanted)
         return found
 
     @property

@@ -8,6 +8,7 @@ from stageflow_durable.transitions.change import Change, KeyEnd
 from stageflow_durable.transitions.draft import Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.fence import drafted, end_keys, let_key_go
+from stageflow_durable.transitions.limits import admitted, wanted
 from stageflow_durable.transitions.resolve import end, resolve_or_succeed, set_activity
 from stageflow_durable.transitions.rows import OF_A_STAGE, HeldKey
 from stageflow_durable.transitions.start import may_go_on, start
@@ -147,7 +148,10 @@ def hand_on(draft: Draft, ready: list[str], claimant: Claimant | None, here: str
     """Grant the first strand to ``claimant`` if it may begin there at once; publish the others."""
     first = draft.strand(ready[0])
     if claimant is not None and may_go_on(draft, first, claimant, here):
-        start(draft, first, claimant)
-        ready = ready[1:]
+        needs = wanted(draft, first, claimant) if draft.plan.has_limits else ()
+        if needs is not None:  # else a worker asks for the keys, once a message has come
+            if not needs or admitted(draft, first, needs, claimant):
+                start(draft, first, claimant)
+            ready = ready[1:]
     for name in ready:
         draft.publish(name)

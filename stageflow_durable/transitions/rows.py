@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+
+from stageflow_durable.model.limits import PoolId
 
 
 class StrandRow(NamedTuple):
@@ -215,6 +218,57 @@ class EndedOwner(NamedTuple):
     pid: int
     confirmed_by: str | None
     reason: str | None
+
+
+SlotKey = tuple[str, str, str, str, str, int]
+"""What identifies a slot's row: limit, key, run, strand, stage and attempt."""
+
+
+class SlotRow(NamedTuple):
+    """A slot of a limit that an attempt of the strand holds, or, with ``attempt`` 0, that the strand waits for.
+
+    ``rank``: the lower goes first; ``since``: since when it waits, or had waited. ``turn``: the key of another limit of
+    the stage, among which the waiting take turns. Of one that waits: ``short``: there was none when it asked;
+    ``behind``: the first limit of which there was none; ``offered_at``: when one became free for it; ``passed_at``:
+    when a younger one was first let past. Of one that is held: ``until``: its attempt was lost, and may act until then.
+    """
+
+    name: str
+    key: str
+    run: str
+    strand: str
+    stage: str
+    attempt: int
+    gen: int
+    owner: str | None
+    rank: int
+    since: float
+    turn: str = ""
+    short: bool = False
+    behind: str = ""
+    offered_at: float | None = None
+    passed_at: float | None = None
+    until: float | None = None
+
+    @property
+    def pool(self) -> PoolId:
+        """Whose slots it is counted with."""
+        return PoolId(self.name, self.key)
+
+    @property
+    def place(self) -> SlotKey:
+        """What identifies it."""
+        return self[:6]
+
+
+class Pool(NamedTuple):
+    """The slots of one limit and key, as far as a decision needs them: how many there are, how many are held, by turn,
+    and some rows: the run's own, and of those that wait the ones that may be next.
+    """
+
+    limit: int
+    held: Mapping[str, int]
+    rows: tuple[SlotRow, ...]
 
 
 NEW_STRAND = StrandRow(

@@ -9,6 +9,7 @@ from stageflow_durable.transitions.compatibility import refuse_definition
 from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.groups import groups_of, open_undos_of_items
+from stageflow_durable.transitions.limits import admitted, wanted
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.waiting import arrive, needs_no_worker
@@ -32,7 +33,13 @@ def begin(facts: Facts, nudge: Nudge, claimant: Claimant) -> Change | Refused:
     if waits or (draft.refused is None and open_undos_of_items(draft, row)):
         draft.refused = Refused(Refusal.NOT_DUE)
     if draft.refused is None:
-        start(draft, row, claimant)
+        needs = wanted(draft, row, claimant) if draft.plan.has_limits else ()
+        if needs is None:
+            return Refused(Refusal.KEYS, keys_of=_attempt(draft, row, claimant, draft.next_number(row), draft.clock))
+        if not needs or admitted(draft, row, needs, claimant):
+            start(draft, row, claimant)
+        else:
+            draft.refused = Refused(Refusal.NOT_DUE)
     return draft.done()
 
 
@@ -88,12 +95,16 @@ def start(draft: Draft, row: StrandRow, claimant: Claimant) -> None:
     begun = {"stage": stage, "attempt": number, "owner": claimant.owner}
     if not (forward and draft.add_to_last("stage.ok", then=begun)):
         draft.emit("stage.begun" if forward else "undo.begun", **begun)
-    draft.granted = Work(
+    draft.granted = _attempt(draft, row, claimant, number, first_at)
+
+
+def _attempt(draft: Draft, row: StrandRow, claimant: Claimant, number: int, first_at: float) -> Work:
+    return Work(
         run=draft.run,
         plan=draft.plan,
         strand=row.strand,
         direction=Phase(row.direction),
-        stage=stage,
+        stage=row.stage,
         gen=row.gen,
         owner=claimant.owner,
         attempt=number,

@@ -13,6 +13,7 @@ from stageflow_durable.transitions.draft import AWAKE, Draft
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.finish import advance
 from stageflow_durable.transitions.hand_back import is_handed_back, offer_mark
+from stageflow_durable.transitions.limits import waits_for_slots
 from stageflow_durable.transitions.resolve import DEADLINE_PASSED, stop
 from stageflow_durable.transitions.rows import StrandRow
 from stageflow_durable.transitions.signal import end_in_time
@@ -31,7 +32,7 @@ def wake(facts: Facts, strand: str, gen: int) -> Change | None:
     more.
     """
     row = _as_seen(facts, strand, gen, StrandState.WAITING)
-    if row is None or row.wake_at is None or row.wake_at > facts.clock:
+    if row is None or row.wake_at is None or (row.wake_at > facts.clock and not waits_for_slots(row)):
         return None  # another sweep woke it since the scan, and it waits again
     draft = Draft(facts)
     if awaits_signal(facts.plan, row):

@@ -58,6 +58,9 @@ WRITTEN_IN: dict[str, set[str]] = {
     "links": DECIDED,
     "calls": DECIDED,
     "approvals": DECIDED,
+    "limits": {"slots.py"},
+    "pools": {"slots.py"},
+    "slots": {"slots.py"},
     "items": {"of_items.py"},  # called by apply alone: many at once, as a change says
     "item_groups": {"of_items.py"},
     "idempotency_keys": {"idempotency_keys.py", "idempotency_leases.py"},  # one kind of holder each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -73,6 +74,7 @@ class Bodies:
         self.answered: set[tuple[str, str]] = set()
         self.called: set[tuple[str, str]] = set()
         self._count = 0
+        self.crowded: Counter[tuple[str, str]] = Counter()
         self._raised: list[BaseException] = []
 
     def _kept(self, body: Callable[[Any], Any], ctx: Any) -> Any:
@@ -112,10 +114,20 @@ class Bodies:
         self.called.add((run, about))
         mark = object()
         self.inside[mark] = run, stage, owner
+        pools = [(limit.name, limit.key(ctx) if limit.key else "") for limit in spec.limits]
+        self._enter(pools, [limit.limit for limit in spec.limits])
         try:
             return self._act(ctx, worker, since, spec.timeout)
         finally:
             del self.inside[mark]
+            self.crowded.subtract(pools)
+
+    def _enter(self, pools: list[tuple[str, str]], limits: list[int]) -> None:
+        """Count who is inside, whoever may think that they are not."""
+        self.crowded.update(pools)
+        for pool, limit in zip(pools, limits, strict=True):
+            if self.crowded[pool] > limit and not self._sim.jumped:
+                self._sim.broken(Violation(f"13: {self.crowded[pool]} bodies run at the same time that need {pool}"))
 
     def _began(self, run: str, stage: str, item: int, owner: str | None) -> float:
         """When the attempt began that is called now."""

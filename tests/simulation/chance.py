@@ -20,6 +20,7 @@ class Chance:
 
     def __init__(self, seed: int | None, answers: Mapping[str, str] | None = None) -> None:
         self._random = None if answers is not None else random.Random(seed)
+        self._seed = seed
         self._answers = answers or {}
         self._asked: dict[str, int] = {}
         self.made: Answers = {}
@@ -64,6 +65,15 @@ class Chance:
         if which:
             self.made[f"{about}#{count}"] = str(options[which])
         return which
+
+    def beside(self, about: str, options: Sequence[T], weights: Sequence[float]) -> T:
+        """As :meth:`one_of`, without a hand in any other decision: they are what they were before this one came."""
+        drawn = self._random
+        self._random = None if drawn is None else random.Random(f"{self._seed} {about}")
+        try:
+            return self.one_of(about, options, weights)
+        finally:
+            self._random = drawn
 
     def number(self, about: str, low: int, high: int, weights: Sequence[float] | None = None) -> int:
         """From ``low``, the boring one, to ``high``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from stageflow_durable.transitions.start import EARLY_SECONDS
 from tests.protocol import invariants
 from tests.simulation.bench import AUDIT_KEY
 from tests.simulation.ledger import Violation, named
-from tests.simulation.scenario import RELEASE, WORD
+from tests.simulation.scenario import LIMITS, RELEASE, WORD
 
 if TYPE_CHECKING:
     from tests.simulation.simulation import Simulation
@@ -60,6 +61,7 @@ class Checks:
         try:
             for run in sorted(database.written):
                 self._run(call, run)
+            self._slots()
             database.written.clear()
             if call == "mark_expired":
                 self._nobody_knew_better()
@@ -70,6 +72,24 @@ class Checks:
         except Violation as violation:
             self._sim.broken(violation)
         self._changes = database.changes
+
+    def _slots(self) -> None:
+        """Slots follow their strands: none is held for nothing, and no limit is passed."""
+        rows = self._see("slots")
+        if not rows:
+            return
+        strands = {(row.run, row.strand): row for row in self._see("strands") if not row.item}
+        held: Counter[tuple[str, str]] = Counter()
+        now = self._sim.now()
+        acting = {row.id for row in self._see("owners") if not row.confirmed}
+        for row in rows:
+            if row.until is None and not _follows(row, strands.get((row.run, row.strand))):
+                raise Violation(f"13: {row.strand} of {self._sim.short(row.run)} has a slot of {row.name} for nothing")
+            lasts = row.until is None or (row.until > now and row.owner in acting)
+            held[row.name, row.key] += bool(row.attempt) and lasts
+        most = {limit.name: limit.limit for limits in LIMITS.values() for limit in limits}
+        if any(count > most[name] for (name, _key), count in held.items()):
+            raise Violation(f"13: more slots are held than there are: {held}")
 
     def _watched(self) -> None:
         try:
@@ -225,6 +245,8 @@ class Checks:
     def rest(self) -> None:
         """Everything; raises Violation."""
         found = self._sim.database.pictures(AUDIT_KEY)
+        if any(row.until is None for row in self._see("slots")):
+            raise Violation("13: everything is at rest, and a slot is held or waited for")
         keys = [row.key for row in self._see("runs") if row.key is not None]
         if len(keys) != len(set(keys)):
             raise Violation(f"8: a key has two runs: {sorted(keys)}")
@@ -376,6 +398,15 @@ class Checks:
             if status == "succeeded" and (run, name) in ledger.undo_keys:
                 broken.append(f"{name} was undone in a run that succeeded")
         return broken
+
+
+def _follows(slot: Any, strand: Any) -> bool:
+    """Whether the strand still stands where it took the slot, or waits for it."""
+    if strand is None or (strand.stage, strand.gen) != (slot.stage, slot.gen):
+        return False
+    if not slot.attempt:
+        return strand.state in ("ready", "waiting")
+    return bool((strand.state, strand.attempt) == ("running", slot.attempt))
 
 
 def _says(event: invariants.Row) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from sqlalchemy import Double, String, and_, bindparam, case, or_, select, update
+from sqlalchemy import Double, String, and_, bindparam, case, or_, select, union_all, update
 
 from stageflow_durable.engine import accept, body
 from stageflow_durable.engine import executor as _executor
@@ -36,6 +36,7 @@ from stageflow_durable.store import memory as _memory
 from stageflow_durable.store import sealing as _sealing
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.memory import MemoryStore
+from stageflow_durable.store.memory import slots as memory_slots
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Created, Received
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import again as _again
@@ -48,6 +49,7 @@ from stageflow_durable.transitions import (
     operate,
     retry,
     sleep,
+    slots,
     start,
     take,
     waiting,
@@ -134,6 +136,28 @@ def _under_the_lock(*places: tuple[Any, str, Any]) -> Plant:
 
 
 # --- the mistakes -----------------------------------------------------------------------------------------------------
+
+
+def _taken_uncounted(self: slots.Pools, row: Any) -> None:
+    """A slot of which no row tells."""
+
+
+def _no_offers(_self: slots.Pools, _pool: Any) -> Iterator[Any]:
+    return iter(())
+
+
+def _unheard_offers() -> Plant:
+    """Neither by whoever commits nor by a sweep."""
+    return _put(
+        (_store, "woken_by", _always([])),
+        (memory_slots, "offered", _always([])),
+        (
+            recovery,
+            "_OVERDUE",
+            Prepared(union_all(*(recovery._rows(*scan) for scan in recovery._SCANS.items() if scan[0] != "offered"))),
+        ),
+        (memory_slots, "_is_unanswered", _always(False)),
+    )
 
 
 def _always(answer: Any) -> Callable[..., Any]:
@@ -862,5 +886,16 @@ MUTANTS = (
     Mutant("a run that stops looks at its strands alone", _put((Draft, "items_run", False))),
     Mutant("an undo does not wait for an item that was just lost", _put((Draft, "learn", _always(None)))),
     Mutant("the undo of a stage passes over its items", _put((start, "groups_of", _always([])))),
+    Mutant("a slot is not given up", _put((slots.Pools, "free", _always(None))), quick=True),
+    Mutant("a lost body gives up its slot", _put((Draft, "may_act_until", _always(None)))),
+    Mutant("a slot is taken twice", _put((slots.Pools, "has_room", _always(True))), quick=True),
+    Mutant("a slot is taken and not counted", _put((slots.Pools, "take", _taken_uncounted))),
+    Mutant(
+        "who waits for a slot is forgotten",
+        _put((_store, "woken_by", _always([])), (slots.Pools, "_offers", _no_offers)),
+    ),
+    Mutant("who was offered a slot is not woken", _unheard_offers()),
+    Mutant("a stop leaves those that wait for slots in the queue", _put((slots, "_still_waits", _always(True)))),
+    Mutant("a limit is asked by messages alone", _put((finish, "admitted", _always(True)))),
     Mutant("an item's chain begins at no event of its run", _a_chain_of_nobody(), quick=True),
 )

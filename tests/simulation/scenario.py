@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stageflow_durable.errors import DefinitionError
+from stageflow_durable.model.limits import ConcurrencyLimit
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import Default, StageKind, Undo
@@ -114,6 +115,21 @@ def setup(chance: Chance) -> Setup:
     )
 
 
+def same_text(ctx: Any) -> str:
+    """The same for each run of the same order."""
+    return str(ctx.input["text"])
+
+
+LIMITS = {
+    "none": (),
+    "few": (ConcurrencyLimit("few", 2),),
+    "one": (ConcurrencyLimit("one", 1),),
+    "by key": (ConcurrencyLimit("keyed", 1, key=same_text),),
+    "both": (ConcurrencyLimit("few", 2), ConcurrencyLimit("one", 1)),
+    "no key": (ConcurrencyLimit("unkeyed", 1, key=no_key),),
+}
+"""The limits that a stage may have."""
+
 RELEASE = "release"
 """The approval that a pipeline may have."""
 
@@ -138,7 +154,7 @@ def items(chance: Chance, pipeline: Pipeline[Any, Any]) -> dict[tuple[str, str],
     found: dict[tuple[str, str], Over] = {}
     for spec in pipeline.stages:
         stands = spec.sleep is not None or spec.wait is not None
-        if spec.pivot or spec.on_unknown == "park" or spec.key is not None or stands:
+        if spec.pivot or spec.on_unknown == "park" or spec.key is not None or stands or spec.limits:
             continue
         this = f"{pipeline.name}.{spec.name}"
         count = chance.one_of(f"{this}: items", [None, 0, 1, 3, 5], [24, 0.3, 0.7, 1, 1])
@@ -181,6 +197,7 @@ def _made(chance: Chance, name: str, stage: Body, undo: Body, count: int, shape:
                 chance.pick(f"{this}: key", ["none", "business", "fails"], [92, 7, 1])
             ],
         }
+        options["limits"] = LIMITS[chance.beside(f"{this}: limits", list(LIMITS), [8, 2, 3, 2, 3, 0.2])]
         if chance.pick(f"{this}: undo", ["undo", "none"], [4, 1]) == "undo":
             options["compensate"] = Undo(undo, _policy(chance, f"{this}: undo"))
         after = _after(chance, this, number, shape)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Need, Profile, Roster
+from stageflow_durable.store.memory import slots
 from stageflow_durable.store.memory.rows import DefinitionRecord, ProfileRecord, Tables
 from stageflow_durable.store.views import need_of
 
@@ -27,6 +28,7 @@ def register(
     for plan in [plan for plan in plans if newest(tables, plan.pipeline) != plan.digest]:
         row = tables.definitions.get(plan.digest) or row
         tables.definitions.put(plan.digest, row._replace(registered_at=now))
+    slots.declare(tables, plans)
 
 
 def _has_joined(tables: Tables, boot: str, profile: Profile) -> bool:

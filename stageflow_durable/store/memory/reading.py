@@ -19,7 +19,7 @@ from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandStat
 from stageflow_durable.model.verbs import standing
 from stageflow_durable.model.waits import About
 from stageflow_durable.model.work import RunFacts, Saved
-from stageflow_durable.store.memory import definitions
+from stageflow_durable.store.memory import definitions, slots
 from stageflow_durable.store.memory.rows import ApprovalRecord, Tables
 from stageflow_durable.store.memory.scans import lost_for_ever
 from stageflow_durable.store.memory.transaction import MemoryTransaction, calls_of
@@ -136,7 +136,8 @@ def _about(tables: Tables, now: float, run: RunFacts, most: Mapping[str, int]) -
     def missing(queue: str) -> Missing | None:
         return roster.missing(need_of(run.pipeline, run.version, run.definition, queue, newest))
 
-    return about_of(definitions.plan_of(tables, run.definition), as_moment(now), missing, most)
+    plan, behind = definitions.plan_of(tables, run.definition), partial(slots.behind, tables, now, run.id)
+    return about_of(plan, as_moment(now), missing, most, behind)
 
 
 def calls(tables: Tables, _now: float, run_id: str, stage: str, item: int = 0) -> tuple[CallRow, ...]:

@@ -28,7 +28,7 @@ def prune(
     ended = _ended(tables, now, older_than_seconds)[:batch]
     for run in ended:
         _replace_by_tombstone(tables, now, audit_key, run)
-    _forget(tables, now - older_than_seconds, now - key_seconds)
+    _forget(tables, now, now - older_than_seconds, now - key_seconds)
     return Pruned(len(ended), len(ended))
 
 
@@ -72,14 +72,15 @@ def _replace_by_tombstone(tables: Tables, now: float, audit_key: bytes, run: Run
         tables.keys_of_tombstones.put(key, run.id)
 
 
-def _forget(tables: Tables, dead_before: float, laid_before: float) -> None:
+def _forget(tables: Tables, now: float, dead_before: float, laid_before: float) -> None:
     """Tombstones that outlived their time, owners who died long ago and left nothing behind, and what they knew."""
     for stone in [stone for stone in tables.tombstones if stone.pruned_at < laid_before]:
         tables.tombstones.remove(stone.run)
         tables.keys_of_tombstones.remove((stone.client_id, stone.pipeline, stone.key or ""))
     busy = {row.owner for row in tables.strands if row.state == StrandState.RUNNING}
+    awaited = {row.owner for row in tables.slots if row.until is not None and row.until > now}
     for owner in [row for row in tables.owners if row.dead_at is not None and row.dead_at < dead_before]:
-        if owner.id not in busy:
+        if owner.id not in busy and owner.id not in awaited:
             tables.owners.remove(owner.id)
     named = {row.profile for row in tables.owners}
     for profile in [row for row in tables.profiles if row.seen_at < dead_before and row.id not in named]:

@@ -12,7 +12,7 @@ from stageflow_durable.model.status import RunStatus
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.transitions.change import Table
 from stageflow_durable.transitions.draft import NO_ITEM
-from stageflow_durable.transitions.rows import GroupRow, StrandRow
+from stageflow_durable.transitions.rows import GroupRow, SlotKey, SlotRow, StrandRow
 
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
@@ -403,6 +403,8 @@ class Tables:
         self.events = Parts[EventRecord](journal, item_at=1)
         self.items = Parts[ItemRecord](journal)
         self.item_groups = Parts[GroupRecord](journal)
+        self.limits = Rows[str, int](journal)
+        self.slots = Rows[SlotKey, SlotRow](journal)
         self.keys_of_runs = Rows[RunKey, str](journal)
         self.tombstones = Rows[str, TombstoneRecord](journal)
         self.keys_of_tombstones = Rows[RunKey, str](journal)

@@ -11,7 +11,7 @@ from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import AT_REST, AttemptState, Phase, StrandState
 from stageflow_durable.model.work import Nudge
 from stageflow_durable.store.base import STRANGERS
-from stageflow_durable.store.memory import definitions, owners
+from stageflow_durable.store.memory import definitions, owners, slots
 from stageflow_durable.store.memory.rows import AttemptRecord, Tables
 from stageflow_durable.store.scans import MOVE_SECONDS, missed_of, more
 from stageflow_durable.store.values import BATCH, ONE_CLOCK_SECONDS, Missed, Overdue, StrandRef, WaitingStrand
@@ -19,6 +19,7 @@ from stageflow_durable.transitions.draft import ACTIVE
 from stageflow_durable.transitions.hand_back import RESTS_SECONDS, is_handed_back
 from stageflow_durable.transitions.repair import has_no_wake_up
 from stageflow_durable.transitions.rows import UNTIL_CONFIRMED, StrandRow
+from stageflow_durable.transitions.slots import ANSWER_SECONDS
 from stageflow_durable.transitions.take import waits_for_an_end
 
 
@@ -43,10 +44,10 @@ def overdue(tables: Tables, now: float, grace: float) -> Overdue:
     orphans = [_ref(row) for row in _in(tables, StrandState.RUNNING) if row.owner in dead]
     late = [run.id for run in tables.runs if run.is_late(now)]
     waiting = [row for row in _in(tables, StrandState.WAITING) if _is_due(row, now, grace)]
-    due = [_ref(row) for row in sorted(waiting, key=_wake_at)]
+    due = [_ref(row) for row in sorted(waiting, key=_wake_at)][:BATCH] + slots.offered(tables)
     queues = list(dict.fromkeys(row.queue for row in _in(tables, StrandState.READY)))
     ended = [row.id for row in tables.owners if row.awaited and row.confirmed]
-    return Overdue(orphans[:BATCH], late[:BATCH], due[:BATCH], queues, ended[:BATCH])
+    return Overdue(orphans[:BATCH], late[:BATCH], due, queues, ended[:BATCH], slots.to_tend(tables, now))
 
 
 def _wake_at(row: StrandRow) -> float:
@@ -84,6 +85,8 @@ def next_due(tables: Tables, _now: float, patience: float | None) -> float | Non
     for row in _in(tables, StrandState.READY):
         if patience is not None or row.published_at is None:
             moments.append((row.published_at or 0.0) + (patience or 0.0) * more(row.nudges))
+    moments += [row.until for row in tables.slots if row.until is not None and row.until < UNTIL_CONFIRMED]
+    moments += [row.offered_at + ANSWER_SECONDS for row in tables.slots if row.offered_at is not None]
     return min((moment for moment in moments if moment is not None), default=None)
 
 

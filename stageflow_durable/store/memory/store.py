@@ -20,7 +20,7 @@ from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.work import Work
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
-from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans
+from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans, slots
 from stageflow_durable.store.memory.rows import Tables
 from stageflow_durable.store.memory.transaction import MemoryTransaction
 from stageflow_durable.store.transaction import Transaction
@@ -188,6 +188,7 @@ class MemoryStore(BaseStore):
 
     overdue = _at_once(scans.overdue)
     unmoved = _at_once(scans.unmoved)
+    untended = _at_once(slots.untended)
     next_wait = _at_once(scans.next_wait)
     next_due = _at_once(scans.next_due)
     undelivered = _at_once(scans.undelivered)

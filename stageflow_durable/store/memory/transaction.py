@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from stageflow_durable.codec import decode
 from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
+from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Work
 from stageflow_durable.store.audit import EventRow
-from stageflow_durable.store.memory import definitions, keys, of_items, owners
+from stageflow_durable.store.memory import definitions, keys, of_items, owners, slots
 from stageflow_durable.store.memory.rows import RECORDS, AttemptRecord, EventRecord, Tables
 from stageflow_durable.store.of_items import parts_of_item, with_digest
 from stageflow_durable.store.sealing import seal_events, with_head
@@ -30,6 +31,7 @@ from stageflow_durable.transitions.rows import (
     LinkRow,
     OwnerRow,
     SignalRow,
+    SlotRow,
     StrandRow,
 )
 
@@ -59,8 +61,11 @@ class MemoryTransaction:
         parts = {part: _LOADED[part](self, run, me) for part in needs}
         return Facts(run, plan, self.clock(), run.seq, run.head, parts)
 
-    def load(self, facts: Facts, part: Part, me: str) -> Facts:
+    def load(self, facts: Facts, part: Part, me: str, wanted: tuple[Wanted, ...] = ()) -> Facts:
         """The facts, of a run or of an item, with one part more."""
+        if part is Part.SLOTS:
+            loaded = slots.load(self.tables, self.clock(), facts.run.id, wanted)
+            return facts._replace(parts={**facts.parts, part: loaded})
         found = self._part_of_item(facts, part, me) if facts.item else _LOADED[part](self, facts.run, me)
         return facts._replace(parts={**facts.parts, part: found})
 
@@ -206,6 +211,8 @@ class MemoryTransaction:
             self._write_row(run, row)
         for event in sealed:
             self.tables.events.put((run, item, event.seq), EventRecord(*event, item))
+        if change.slots is not None:
+            slots.write(self.tables, change.slots)
         for ended in change.keys:
             keys.end(self.tables, self.clock(), run, ended)
 
@@ -289,6 +296,10 @@ class MemoryTransaction:
     def confirm(self, owner: str, by: str, reason: str | None = None) -> bool:
         """Record that the process of a dead owner has ended; False if that was known, or it is not dead."""
         return owners.confirm(self.tables, self.clock(), owner, by, reason)
+
+    def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
+        """Free the slots of what cannot act any more, and offer what is free; returns who is to be woken."""
+        return slots.tend(self.tables, self.clock(), pool)
 
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from stageflow_durable import Engine, Pipeline, RetryPolicy
+from stageflow_durable import ConcurrencyLimit, Engine, Pipeline, RetryPolicy
+from tests.integration.apps.ledger import Entry, Ledger
 from tests.integration.apps.script import body, undo
 
 SOON = RetryPolicy(max_attempts=3, base_delay=0.1, max_delay=0.2, jitter="none")
@@ -45,7 +48,19 @@ def _release(ctx: Any) -> dict[str, Any]:
 
 
 APPROVED = line("approved", 1).approve("release", _release, separation=False).stage("s2", _behind, compensate=undo)
-PIPELINES = (TEN, THREE, ONE, ASLEEP, WAITING, BRIEFLY, APPROVED)
+
+
+def _crowded(ctx: Any) -> None:
+    """Say when it comes and goes, by the clock of the whole machine."""
+    ledger = Ledger.here()
+    for kind, nap in (("in", 0.15), ("out", 0.0)):
+        now = str(time.monotonic())
+        ledger.write(Entry(kind, ctx.run_id, ctx.stage, ctx.attempt, ctx.idempotency_key, now, os.getpid()))
+        time.sleep(nap)
+
+
+CROWDED = Pipeline[Any, Any]("crowded").stage("s1", _crowded, limits=[ConcurrencyLimit("crowd", 10)])
+PIPELINES = (TEN, THREE, ONE, ASLEEP, WAITING, BRIEFLY, APPROVED, CROWDED)
 
 engine = Engine("lanes", PIPELINES)
 celery_app = engine.celery_app

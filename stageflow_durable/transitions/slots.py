@@ -1,0 +1,218 @@
+"""Slots of limits: who gives one up, who takes one, and to whom one that is free is offered. Pure.
+
+Slots follow their strands. A draft that is done is compared with the facts: an attempt that is over gives up what it
+held, and a strand that waits no more is forgotten, whichever decision led there. What a lost attempt held stays taken
+until that cannot act any more.
+
+Who finds no slot holds nothing and waits. Each one that comes free is offered to whoever is next: that one asks again
+for all that it needs, and what it could not use is offered on. The lower rank goes first, then whose turn has the
+fewest, then the older; but who was passed over for :data:`PASSED_OVER_SECONDS` goes before all younger ones, and one
+slot is kept free for it where it only waits for another limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from stageflow_durable.model.limits import PoolId, Wanted
+from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.transitions.change import SlotChange
+from stageflow_durable.transitions.rows import Pool, SlotKey, SlotRow, StrandRow
+
+if TYPE_CHECKING:
+    from stageflow_durable.transitions.draft import Draft
+
+PASSED_OVER_SECONDS = 60.0
+"""How long younger ones may be let past one that waits."""
+
+ANSWER_SECONDS = 10.0
+"""How long an offered slot is kept for whoever is to take it: nobody may serve its queue."""
+
+_STANDS = (StrandState.READY, StrandState.WAITING)
+
+
+def of(draft: Draft, needs: tuple[Wanted, ...] = ()) -> Slots:
+    """The slots as drafted. Raises NotLoaded where a strand's may change and they are not loaded."""
+    if draft.slots is None:
+        draft.slots = Slots(draft)
+    draft.slots.follow(needs)
+    return draft.slots
+
+
+class Slots:
+    """The slots of a run's draft."""
+
+    def __init__(self, draft: Draft) -> None:
+        self._draft = draft
+        self._pools: Pools | None = None
+
+    def follow(self, needs: tuple[Wanted, ...] = ()) -> None:
+        """Free what ended attempts held, and forget those that wait no more."""
+        left = [*_left(self._draft)]
+        if self._pools is None and (left or needs):
+            # All that this decision may touch is locked at once: what is wanted, and what the run's rows name.
+            self._pools = Pools(self._draft.facts.slots(needs), self._draft.clock)
+        if self._pools is None:
+            return
+        for before, until in left:
+            for row in self._pools.of_strand(self._draft.id, before.strand):
+                if row.attempt and (row.stage, row.attempt) == (before.stage, before.attempt):
+                    self._pools.free(row, until)
+                elif not row.attempt and not _still_waits(self._draft, row):
+                    self._pools.drop(row)
+
+    def ask(self, row: StrandRow, needs: tuple[Wanted, ...], owner: str) -> tuple[Wanted, ...]:
+        """Take all of these for the strand; else queue it, and return those of which there was none."""
+        pools, run, clock = self._pools, self._draft.run, self._draft.clock
+        assert pools is not None, "what is needed was loaded"
+        before = {one.pool: one for one in pools.of_strand(run.id, row.strand) if not one.attempt}
+        since = min((one.since for one in before.values()), default=clock)
+        turn = next((one.pool.text for one in needs if one.pool.key), "")
+        blank = SlotRow("", "", run.id, row.strand, row.stage, 0, row.gen, None, run.priority or 0, since, turn)
+        mine = {one.pool: blank._replace(name=one.pool.name, key=one.pool.key) for one in needs}
+        missing = tuple(one for one in needs if not pools.has_room(mine[one.pool]))
+        for old in before.values():
+            pools.drop(old)
+        for one in needs:
+            if missing:
+                passed = before[one.pool].passed_at if one.pool in before else None
+                behind = missing[0].pool.text
+                pools.put(mine[one.pool]._replace(short=one in missing, behind=behind, passed_at=passed))
+            else:
+                pools.take(mine[one.pool]._replace(attempt=self._draft.next_number(row), owner=owner))
+        return missing
+
+    def settled(self) -> SlotChange | None:
+        """What becomes of the slots, with what is offered to those that wait; None: nothing."""
+        return None if self._pools is None else self._pools.offered()
+
+
+def _left(draft: Draft) -> Iterator[tuple[StrandRow, float | None]]:
+    """Strands that stood at a stage with limits and do not any more, each with until when its attempt may still act."""
+    for before, after in draft.changed_strands():
+        if before.direction != Phase.FORWARD:
+            continue
+        if not any(before.stage in plan.by_name and plan.by_name[before.stage].limits for plan in draft.plans):
+            continue
+        same = (after.stage, after.gen) == (before.stage, before.gen)
+        if before.state == StrandState.RUNNING:
+            if not (same and after.state == StrandState.RUNNING and after.attempt == before.attempt):
+                yield before, draft.may_act_until(before)
+        elif before.state in _STANDS and not (same and after.state in _STANDS):
+            yield before, None
+
+
+def _still_waits(draft: Draft, row: SlotRow) -> bool:
+    after = draft.strand(row.strand)
+    return (after.stage, after.gen) == (row.stage, row.gen) and after.state in _STANDS
+
+
+# --- pools ------------------------------------------------------------------------------------------------------------
+
+
+class Pools:
+    """Several pools under their locks. Pure: what changes is collected."""
+
+    def __init__(self, pools: Mapping[PoolId, Pool], clock: float) -> None:
+        self._limits = {pool: found.limit for pool, found in pools.items()}
+        self._held = {pool: dict(found.held) for pool, found in pools.items()}
+        self._rows = {row.place: row for found in pools.values() for row in found.rows}
+        self._clock = clock
+        self._put: dict[SlotKey, SlotRow] = {}
+        self._gone: dict[SlotKey, None] = {}
+
+    def of_strand(self, run: str, strand: str) -> list[SlotRow]:
+        """What the strand holds and waits for."""
+        return [row for row in self._rows.values() if (row.run, row.strand) == (run, strand)]
+
+    def put(self, row: SlotRow) -> None:
+        """Put a row in the place of the one that is there."""
+        self._rows[row.place] = self._put[row.place] = row
+        self._gone.pop(row.place, None)
+
+    def drop(self, row: SlotRow) -> None:
+        """Delete a row of one that waits."""
+        del self._rows[row.place]
+        self._put.pop(row.place, None)
+        self._gone[row.place] = None
+
+    def take(self, row: SlotRow) -> None:
+        """Take a slot. Older ones that wait for the same are passed over."""
+        self.put(row)
+        held = self._held[row.pool]
+        held[row.turn] = held.get(row.turn, 0) + 1
+        for other in self._waiting(row.pool):
+            if other.since < row.since and other.passed_at is None:
+                self.put(other._replace(passed_at=self._clock))
+
+    def free(self, row: SlotRow, until: float | None) -> None:
+        """Give up a slot. ``until``: its attempt was lost and may act until then, so it stays taken for as long."""
+        if row.until is not None:
+            return  # lost before: it is free once that cannot act any more
+        if until is not None:
+            self.put(row._replace(until=until))
+            return
+        self.drop(row)
+        self._held[row.pool][row.turn] -= 1
+
+    def has_room(self, row: SlotRow) -> bool:
+        """Whether there is a slot for this one, besides those that are held, offered to others before it, or kept for
+        whoever waited for too long.
+        """
+        others = [other for other in self._waiting(row.pool) if (other.run, other.strand) != (row.run, row.strand)]
+        offered = sum(1 for other in others if self._is_offered(other) and self._goes_before(other, row))
+        kept = {
+            other.behind
+            for other in others
+            if not other.short and other.offered_at is None and self._is_overdue(other) and other.since < row.since
+        }
+        return sum(self._held[row.pool].values()) + offered + len(kept) < self._limits[row.pool]
+
+    def offered(self) -> SlotChange | None:
+        """Offer what is free to those that are next."""
+        woken = [row for pool in sorted(self._limits) for row in self._offers(pool)]
+        if not (self._put or self._gone):
+            return None
+        return SlotChange(tuple(self._put.values()), tuple(self._gone), tuple(woken))
+
+    def _offers(self, pool: PoolId) -> Iterator[SlotRow]:
+        waiting = [row for row in self._waiting(pool) if row.short and row.offered_at is None]
+        counts = dict(self._held[pool])
+        while waiting:
+            row = min(waiting, key=lambda one: self._order(one, counts))
+            if not self.has_room(row):
+                return
+            waiting.remove(row)
+            counts[row.turn] = counts.get(row.turn, 0) + 1
+            offered = row._replace(offered_at=self._clock)
+            self.put(offered)
+            yield offered
+
+    def _waiting(self, pool: PoolId) -> list[SlotRow]:
+        return [row for row in self._rows.values() if not row.attempt and row.pool == pool]
+
+    def _is_offered(self, row: SlotRow) -> bool:
+        return row.offered_at is not None and row.offered_at > self._clock - ANSWER_SECONDS
+
+    def _is_overdue(self, row: SlotRow) -> bool:
+        return row.passed_at is not None and row.passed_at <= self._clock - PASSED_OVER_SECONDS
+
+    def _goes_before(self, one: SlotRow, other: SlotRow) -> bool:
+        """Whether ``one``, to which a slot is offered, goes before ``other``."""
+        if self._is_overdue(one) != self._is_overdue(other):
+            overdue, rest = (one, other) if self._is_overdue(one) else (other, one)
+            if overdue.since < rest.since:
+                return overdue is one
+        return (one.rank, one.since, one.run, one.strand) < (other.rank, other.since, other.run, other.strand)
+
+    def _order(self, row: SlotRow, counts: Mapping[str, int]) -> tuple[bool, int, int, float, str, str]:
+        overdue = self._is_overdue(row)
+        return (not overdue, 0 if overdue else row.rank, counts.get(row.turn, 0), row.since, row.run, row.strand)
+
+
+def offers(pools: Mapping[PoolId, Pool], clock: float) -> SlotChange | None:
+    """Offer what is free to those that are next, where nothing else happened: somebody cannot act any more, or there
+    are more slots than before.
+    """
+    return Pools(pools, clock).offered()
