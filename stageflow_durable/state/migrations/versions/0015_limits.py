@@ -1,12 +1,12 @@
-"""Slots of limits that all workers share (ADR 0050)."""
+"""Slots of limits that all workers share (ADR 0049)."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013"
-down_revision = "0012"
+revision = "0015"
+down_revision = "0014"
 branch_labels = None
 depends_on = None
 
