@@ -13,15 +13,15 @@ slot is kept free for it where it only waits for another limit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from stageflow_durable.model.limits import PoolId, Wanted
+from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.model.work import RunFacts
 from stageflow_durable.transitions.change import SlotChange
+from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import Pool, SlotKey, SlotRow, StrandRow
-
-if TYPE_CHECKING:
-    from stageflow_durable.transitions.draft import Draft
 
 PASSED_OVER_SECONDS = 60.0
 """How long younger ones may be let past one that waits."""
@@ -32,7 +32,32 @@ ANSWER_SECONDS = 10.0
 _STANDS = (StrandState.READY, StrandState.WAITING)
 
 
-def of(draft: Draft, needs: tuple[Wanted, ...] = ()) -> Slots:
+class Drafted(Protocol):
+    """What is asked of a draft (``transitions.draft``)."""
+
+    facts: Facts
+    clock: float
+    slots: Slots | None
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def run(self) -> RunFacts: ...
+
+    @property
+    def plans(self) -> tuple[Plan, ...]: ...
+
+    def strand(self, name: str, /) -> StrandRow: ...
+
+    def changed_strands(self) -> list[tuple[StrandRow, StrandRow]]: ...
+
+    def may_act_until(self, row: StrandRow, /) -> float | None: ...
+
+    def next_number(self, row: StrandRow, /) -> int: ...
+
+
+def of(draft: Drafted, needs: tuple[Wanted, ...] = ()) -> Slots:
     """The slots as drafted. Raises NotLoaded where a strand's may change and they are not loaded."""
     if draft.slots is None:
         draft.slots = Slots(draft)
@@ -43,7 +68,7 @@ def of(draft: Draft, needs: tuple[Wanted, ...] = ()) -> Slots:
 class Slots:
     """The slots of a run's draft."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Drafted) -> None:
         self._draft = draft
         self._pools: Pools | None = None
 
@@ -88,7 +113,7 @@ class Slots:
         return None if self._pools is None else self._pools.offered()
 
 
-def _left(draft: Draft) -> Iterator[tuple[StrandRow, float | None]]:
+def _left(draft: Drafted) -> Iterator[tuple[StrandRow, float | None]]:
     """Strands that stood at a stage with limits and do not any more, each with until when its attempt may still act."""
     for before, after in draft.changed_strands():
         if before.direction != Phase.FORWARD:
@@ -103,7 +128,7 @@ def _left(draft: Draft) -> Iterator[tuple[StrandRow, float | None]]:
             yield before, None
 
 
-def _still_waits(draft: Draft, row: SlotRow) -> bool:
+def _still_waits(draft: Drafted, row: SlotRow) -> bool:
     after = draft.strand(row.strand)
     return (after.stage, after.gen) == (row.stage, row.gen) and after.state in _STANDS
 
