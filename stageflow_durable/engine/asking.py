@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -63,10 +63,11 @@ class Asking:
             lambda asked, services: self._store.ask(work, asked, self._claimant(), services.asked_for(), go_on=go_on),
         )
 
-    def keys_and_begin(self, nudge: Nudge, work: Work, pipeline: Pipeline[Any, Any]) -> Work | Refused:
+    def keys_and_begin(self, nudge: Nudge, work: Work, pipelines: Mapping[str, Pipeline[Any, Any]]) -> Work | Refused:
         """Ask for the keys of the stage's limits, and begin with them. Where a function fails, the run is parked as a
         bug. ``work``: the attempt that would begin.
         """
+        pipeline = pipelines[work.run.pipeline]
         spec, outputs = pipeline.by_name[work.stage], RunOutputs(self._store, pipeline)
         services = Services(self._store, work, is_async=body.is_async(spec.runner), only_asked=True)
         try:

@@ -137,9 +137,7 @@ class Executor:
             with interruptible_by_hand():
                 begun = self._store.begin(nudge, self._claimant())
                 if isinstance(begun, Refused) and begun.keys_of is not None:
-                    begun = self._asking.keys_and_begin(
-                        nudge, begun.keys_of, self._pipelines[begun.keys_of.run.pipeline]
-                    )
+                    begun = self._asking.keys_and_begin(nudge, begun.keys_of, self._pipelines)
                 if isinstance(begun, Refused):
                     self._refusals.add(nudge, begun)
                     return Executed(begun.nudges, refused=begun)

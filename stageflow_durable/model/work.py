@@ -85,8 +85,7 @@ class Nudge(NamedTuple):
 
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
     """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
-    ``item_count``: how many items its stages have so far.
-    ``awaited_by``: whom to tell of changes, see ``awaited``; nothing about the run depends on it.
+    ``item_count``: how many items its stages have so far. ``awaited_by``: whom to tell of changes, see ``awaited``.
     """
 
     id: str
@@ -209,9 +208,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A commit went through. ``granted``: the next stage, begun in the same transaction; ``nudges``: what to publish
-    now.
-    """
+    """A commit went through. ``granted``: the next stage, begun in it; ``nudges``: what to publish now."""
 
     granted: Work | None = None
     nudges: tuple[Nudge, ...] = ()

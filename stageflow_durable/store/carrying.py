@@ -95,9 +95,7 @@ class Carrying(ABC):
 
     @abstractmethod
     def _follow_up(self, decided: T) -> T:
-        """After the commit of what was decided under the lock: tell who awaits the run, and wake the strands for which
-        slots came free. Returns it with the messages for these.
-        """
+        """After the commit: tell who awaits the run, and wake whom slots are offered to; with their messages."""
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 

@@ -40,21 +40,28 @@ class Drafted(Protocol):
     slots: Slots | None
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The run's id."""
 
     @property
-    def run(self) -> RunFacts: ...
+    def run(self) -> RunFacts:
+        """The run's row as drafted."""
 
     @property
-    def plans(self) -> tuple[Plan, ...]: ...
+    def plans(self) -> tuple[Plan, ...]:
+        """The definitions by which the run went, and goes."""
 
-    def strand(self, name: str, /) -> StrandRow: ...
+    def strand(self, name: str, /) -> StrandRow:
+        """One strand as drafted."""
 
-    def changed_strands(self) -> list[tuple[StrandRow, StrandRow]]: ...
+    def changed_strands(self) -> list[tuple[StrandRow, StrandRow]]:
+        """The strands that are written, each as it was and as drafted."""
 
-    def may_act_until(self, row: StrandRow, /) -> float | None: ...
+    def may_act_until(self, row: StrandRow, /) -> float | None:
+        """Until when the attempt that ran on the strand may act although it is over."""
 
-    def next_number(self, row: StrandRow, /) -> int: ...
+    def next_number(self, row: StrandRow, /) -> int:
+        """The number of the next attempt of the strand's stage."""
 
 
 def of(draft: Drafted, needs: tuple[Wanted, ...] = ()) -> Slots:
