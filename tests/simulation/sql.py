@@ -329,5 +329,6 @@ def _seen(table: str) -> tuple[str, str, Any]:
 
 
 _SEEN = {
-    table: _seen(table) for table in (*RUN_OF, "saga_steps", "owners", "items", "item_groups", "approvals", "calls", "slots")
+    table: _seen(table)
+    for table in (*RUN_OF, "saga_steps", "owners", "items", "item_groups", "approvals", "calls", "slots")
 }
