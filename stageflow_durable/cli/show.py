@@ -101,7 +101,8 @@ def _print(session: Session, run: Run, shown_id: str, values: int) -> None:
 
 
 def _drawn(session: Session, run: Run, shown_id: str, values: int) -> list[Text]:
-    from stageflow_durable.cli.tree import ASCII, draw
+    from stageflow_durable.cli.branches import ASCII
+    from stageflow_durable.cli.tree import draw
 
     out = console()
     return draw(

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
+from stageflow_durable.cli.branches import Guides, Placed, placed
 from stageflow_durable.cli.why import (
     approval_lines,
     attempt_phrase,
@@ -61,21 +62,8 @@ _DULL = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Guides:
-    """The lines of the tree: in front of a stage, of the last one, and of what is said below them."""
-
-    stage: str = "├─ "
-    last: str = "└─ "
-    below: str = "│  "
-    below_last: str = "   "
-
-
-ASCII = Guides("|- ", "`- ", "|  ", "   ")
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """One stage as columns, and the lines below it."""
+    """One stage as columns, and the lines below it, each with its style; ``guide``: what stands in front of it."""
 
     name: str
     word: str
@@ -84,8 +72,11 @@ class Row:
     took: str
     note: str
     undo: str
-    below: tuple[str, ...]
+    below: tuple[tuple[str, str], ...]
     undo_style: str = "dim"
+    note_style: str = ""
+    guide: str = ""
+    guide_below: str = ""
 
 
 def draw(
@@ -103,13 +94,13 @@ def draw(
     """
     guides = guides or Guides()
     run, history = for_people(run), for_people(history)
-    rows = [_row(run, stage, now, values) for stage in run.stages]
+    rows = [_row(run, place, now, values) for place in placed(run.stages, guides)]
     said = [*way_out(run), *undone_for(run), *awaiting(run), *losses(run, now), *orders(history, now)]
     return [
         *_header(run, now, width, shown_id),
         *_indented(_value("input", run.input, values), width, "dim"),
         *_indented(said, width),
-        *_stages(rows, width, guides),
+        *_stages(rows, width),
         *_commands(run, allowed_verbs(run, shown_id=shown_id), width),
     ]
 
@@ -146,9 +137,8 @@ def _when(run: Run, now: datetime) -> str:
     """How long ago it came to rest, and after how long; or for how long it has been under way."""
     if run.status not in AT_REST:
         return f"for {age(run.created_at, now)}"
-    if run.finished_at is None:
-        return f"{age(run.updated_at, now)} ago"
-    return f"{age(run.finished_at, now)} ago, after {duration((run.finished_at - run.created_at).total_seconds())}"
+    ended = run.finished_at or run.updated_at
+    return f"{age(ended, now)} ago, after {duration((ended - run.created_at).total_seconds())}"
 
 
 def _indented(said: Iterable[str], width: int, style: str = "") -> Iterator[Text]:
@@ -169,36 +159,47 @@ def _wrapped(text: str, width: int) -> list[str]:
 # --- one stage ------------------------------------------------------------------------------------------------------
 
 
-def _row(run: Run, stage: StageView, now: datetime, values: int | None) -> Row:
-    notes = _notes(run, stage, now)
+def _row(run: Run, place: Placed, now: datetime, values: int | None) -> Row:
+    stage = place.stage
+    notes = _notes(place, now)
     phrases = _phrases(stage)
-    inline = phrases if len(phrases) == 1 and len(phrases[0]) <= INLINE else []
+    inline = phrases if len(phrases) == 1 and len(phrases[0][0]) <= INLINE else []
     return Row(
         stage.name,
         _word(stage),
         STAGE_STYLE[stage.state],
         _tries(stage),
         _took(stage, now),
-        "  ".join([*inline, *notes]),
+        "  ".join([*(phrase for phrase, _style in inline), *notes]),
         _undo(stage),
         (
             *([] if inline else _few(phrases)),
-            *approval_lines(stage.approval),
-            *_few([_step(step, values) for step in stage.steps]),
+            *((line, "") for line in approval_lines(stage.approval)),
+            *_few([(_step(step, values), "") for step in stage.steps]),
             *_undo_details(stage),
-            *_keys(run, stage),
-            *_value("output", None if stage.approval else stage.output, values),
+            *((line, "") for line in _keys(run, stage)),
+            *((line, "") for line in _value("output", None if stage.approval else stage.output, values)),
         ),
         STEP_STYLE.get(stage.undo.state, "dim") if stage.undo else "dim",
+        inline[0][1] if inline else "",
+        place.guide,
+        place.below,
     )
 
 
-def _phrases(stage: StageView) -> list[str]:
-    """What is said of attempts that did not end well."""
+def _phrases(stage: StageView) -> list[tuple[str, str]]:
+    """What is said of attempts that did not end well, each with its style."""
     told = _told(stage.attempts)
     if stage.state is StageState.UNKNOWN and len(told) == 1 and told[0].state is AttemptState.UNKNOWN:
-        return ["lease lost" if (told[0].error or "lease").startswith("lease") else "process lost"]
-    return [attempt_phrase(attempt, numbered=len(stage.attempts) > 1) for attempt in told]
+        what = "lease lost" if (told[0].error or "lease").startswith("lease") else "process lost"
+        return [(what, STAGE_STYLE[StageState.UNKNOWN])]
+    return _each(told, "", numbered=len(stage.attempts) > 1)
+
+
+def _each(told: Sequence[AttemptView], lead: str, *, numbered: bool = True) -> list[tuple[str, str]]:
+    """A line for each attempt; red where it ended the stage."""
+    failed = (AttemptState.FAILED, AttemptState.REJECTED)
+    return [(f"{lead}{attempt_phrase(one, numbered=numbered)}", "red" if one.state in failed else "") for one in told]
 
 
 def _word(stage: StageView) -> str:
@@ -228,14 +229,15 @@ def _told(attempts: Sequence[AttemptView]) -> list[AttemptView]:
     return [attempt for attempt in attempts if attempt.state not in _DULL]
 
 
-def _few(phrases: list[str]) -> list[str]:
+def _few(phrases: list[tuple[str, str]]) -> list[tuple[str, str]]:
     if len(phrases) <= SHOWN_ATTEMPTS:
         return phrases
     left_out = len(phrases) - SHOWN_ATTEMPTS + 1
-    return [*phrases[:2], f"… {left_out} more …", *phrases[2 + left_out :]]
+    return [*phrases[:2], (f"… {left_out} more …", ""), *phrases[2 + left_out :]]
 
 
-def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
+def _notes(place: Placed, now: datetime) -> list[str]:
+    stage = place.stage
     found = [
         _owner(stage),
         _waits(stage, now),
@@ -243,7 +245,7 @@ def _notes(run: Run, stage: StageView, now: datetime) -> list[str]:
         f"progress {progress(stage.progress)}"
         if stage.progress is not None and stage.state is StageState.RUNNING
         else "",
-        _branch(run, stage),
+        place.note,
         "(pivot)" if stage.pivot else "",
     ]
     return [note for note in found if note]
@@ -270,24 +272,18 @@ def _due(what: str, at: datetime, now: datetime) -> str:
     return f"{what} in {age(now, at)}" if at > now else f"due {age(at, now)} ago"
 
 
-def _branch(run: Run, stage: StageView) -> str:
-    position = run.stages.index(stage)
-    before = (run.stages[position - 1].name,) if position else ()
-    return "" if stage.after == before else f"after {', '.join(stage.after)}" if stage.after else "from the start"
-
-
 def _undo(stage: StageView) -> str:
     if stage.undo is None or stage.state is StageState.PENDING:
         return ""
     return f"undo: {stage.undo.name} {STEP_WORD[stage.undo.state]}".rstrip()
 
 
-def _undo_details(stage: StageView) -> list[str]:
+def _undo_details(stage: StageView) -> list[tuple[str, str]]:
     if stage.undo is None:
         return []
-    told = [f"undo {attempt_phrase(attempt)}" for attempt in _told(stage.undo.attempts)]
+    told = _few(_each(_told(stage.undo.attempts), "undo "))
     failed = stage.undo.state is StepState.COMPENSATION_FAILED
-    return [*_few(told), *([f"undo key {stage.undo.key}: look this up at the remote system"] if failed else [])]
+    return [*told, *([(f"undo key {stage.undo.key}: look this up at the remote system", "")] if failed else [])]
 
 
 def _step(step: StepView, values: int | None) -> str:
@@ -305,13 +301,10 @@ def _keys(run: Run, stage: StageView) -> list[str]:
 # --- the tree -------------------------------------------------------------------------------------------------------
 
 
-def _stages(rows: list[Row], width: int, guides: Guides) -> Iterator[Text]:
+def _stages(rows: list[Row], width: int) -> Iterator[Text]:
     columns = _columns(rows)
     for row in rows:
-        last = row is rows[-1]
-        yield from _lines(
-            row, columns, width, guides.last if last else guides.stage, guides.below_last if last else guides.below
-        )
+        yield from _lines(row, columns, width)
 
 
 def _columns(rows: list[Row]) -> Row:
@@ -321,23 +314,30 @@ def _columns(rows: list[Row]) -> Row:
         max((getattr(row, column) for row in begun), key=len, default="")
         for column in ("word", "tries", "took", "note")
     )
-    return Row(max((row.name for row in rows), key=len, default=""), word, "", tries, took, note, "", ())
+    name = max((row.guide + row.name for row in rows), key=len, default="")
+    return Row(name, word, "", tries, took, note, "", ())
 
 
-def _lines(row: Row, longest: Row, width: int, guide: str, below: str) -> Iterator[Text]:
+def _lines(row: Row, longest: Row, width: int) -> Iterator[Text]:
     """The row on one line where that fits, else its note and its undo below it."""
     head = Text.assemble(
-        (guide, "dim"), row.name.ljust(len(longest.name)), "  ", (row.word.ljust(len(longest.word)), row.style)
+        (row.guide, "dim"),
+        row.name.ljust(len(longest.name) - len(row.guide)),
+        "  ",
+        (row.word.ljust(len(longest.word)), row.style),
     )
     if row.tries:
         head.append(f"  {row.tries.ljust(len(longest.tries))}  {row.took.rjust(len(longest.took))}")
-    whole = head.copy().append(f"  {row.note.ljust(len(longest.note))}" if row.tries else f" {row.note}")
+    note = f"  {row.note.ljust(len(longest.note))}" if row.tries else f" {row.note}"
+    whole = head.copy().append(note, row.note_style)
     whole.append(f"  {row.undo}" if row.undo else "", row.undo_style)
     fits = len(whole) <= width
     yield _stripped(whole if fits else head)
-    under = () if fits else ((row.note, ""), (row.undo, row.undo_style))
-    for detail, style in (*under, *((one, "") for one in row.below)):
-        yield from (Text.assemble((below, "dim"), "   ", (line, style)) for line in _wrapped(detail, width - 6))
+    under = () if fits else ((row.note, row.note_style), (row.undo, row.undo_style))
+    below = row.guide_below
+    for detail, style in (*under, *row.below):
+        wrapped = _wrapped(detail, width - len(below) - 3)
+        yield from (Text.assemble((below, "dim"), "   ", (line, style)) for line in wrapped)
 
 
 def _stripped(line: Text) -> Text:

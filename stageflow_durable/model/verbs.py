@@ -269,8 +269,8 @@ def allowed_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
     if facts.status not in GOING_FORWARD and refusal(VerbName.COMPENSATE, facts, past_pivot=True) is None:
         found.append(_compensate(ref, facts))
         found += [_skip(ref, stage, facts) for stage in failed_undo_stages(run)]
-    if facts.status is RunStatus.SUCCEEDED and run.stages:
-        found.append(_fork(ref, run.stages[-1].name))
+    if (fork_from := _forked_from(run)) is not None:
+        found.append(_fork(ref, fork_from))
     return tuple(found)
 
 
@@ -311,6 +311,24 @@ def _skip(ref: str, stage: str, facts: Standing) -> Verb:
     past = ("--past-pivot",) if facts.pivot_passed else ()
     line = ("compensate", ref, "--skip", stage, *past, *_REASON)
     return Verb(VerbName.COMPENSATE, line, f"gives the undo of {stage} up, with your reason", stage)
+
+
+def _forked_from(run: Run) -> str | None:
+    """Where a fork of a run that has ended would begin: at its last stage, or at the first that is not done; None where
+    that is refused (``transitions.fork``), or where the run itself is to be decided about first.
+    """
+    if run.status is RunStatus.SUCCEEDED and run.stages:
+        return run.stages[-1].name
+    if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED):
+        return None
+    behind: set[str] = set()
+    for stage in run.stages:  # in the order of the graph
+        if behind.intersection(stage.after) or (not behind and stage.state not in (StageState.OK, StageState.SKIPPED)):
+            behind.add(stage.name)
+    kept = [stage for stage in run.stages if stage.name not in behind]
+    if not behind or any(stage.state not in (StageState.OK, StageState.SKIPPED, StageState.PENDING) for stage in kept):
+        return None  # a branch beside it was undone, or is in doubt
+    return next(stage.name for stage in run.stages if stage.name in behind)
 
 
 def _fork(ref: str, stage: str) -> Verb:

@@ -16,7 +16,7 @@ def test_given_a_prefix_of_six_show_draws_the_run(invoke: Invoke, engine: FakeAp
     engine.held = [parked_unknown()]
     result = invoke("show", "01J9F2")
     assert result.exit_code == 0, result.output
-    assert "PARKED 14m ago: charge outcome unknown" in result.stdout
+    assert "PARKED 14m ago, after 2.5 min: charge outcome unknown" in result.stdout
     assert "stageflow settle 01J9F2QZ7KXV charge --not-done" in result.stdout
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stageflow_durable.cli.tree import ASCII, draw
+from stageflow_durable.cli.branches import ASCII, placed
+from stageflow_durable.cli.tree import draw
 from stageflow_durable.model.run import Event, Run
 from stageflow_durable.model.status import AttemptState, Cause, ParkReason, RunStatus, StageState, StepState, WaitingFor
 from tests.cli.fakes import NOW, RUN_ID, ago, attempt, parked_unknown, run, stage, undo
@@ -20,7 +25,7 @@ def test_a_run_parked_because_an_outcome_is_unknown_is_drawn_with_what_died_its_
     assert (
         drawn(parked_unknown())
         == """\
-checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m ago: charge outcome unknown
+checkout v1  01J9F2QZ7KXV  client web  key order-A-1    PARKED 14m ago, after 2.5 min: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge began; on_unknown="park"
 ├─ validate  ok       1/1    4 ms
 ├─ reserve   ok       2/5  310 ms  #1 503 → +1.2s  undo: release
@@ -38,7 +43,7 @@ def test_in_a_narrow_terminal_notes_and_undos_stand_below_their_stage_and_no_lin
         drawn(parked_unknown(), width=60)
         == """\
 checkout v1  01J9F2QZ7KXV  client web  key order-A-1
-  PARKED 14m ago: charge outcome unknown
+  PARKED 14m ago, after 2.5 min: charge outcome unknown
   worker pay-7 (pid 812) died 03:02:11 UTC after charge
   began; on_unknown="park"
 ├─ validate  ok       1/1    4 ms
@@ -141,8 +146,8 @@ def test_a_long_error_stands_below_its_stage_on_lines_that_keep_the_guide() -> N
         cause=Cause.FAILED,
     )
     lines = drawn(failed, width=80).splitlines()
-    assert lines[0].endswith("FAILED 1m ago: pay: 400")
-    assert lines[2:4] == [
+    assert lines[1] == "  FAILED 1m ago, after 15.7 min: pay: 400"
+    assert lines[3:5] == [
         "│     the bank answered 400: amount is not a number amount is not a number",
         "│     amount is not a number amount is not a number amount is not a number",
     ]
@@ -164,7 +169,8 @@ def test_an_undo_that_failed_for_good_shows_its_attempts_and_its_key() -> None:
     assert (
         drawn(broken)
         == f"""\
-checkout v1  01J9F2QZ7KXV  client web    COMPENSATION FAILED 1m ago: undo refund of charge failed: 410 gone
+checkout v1  01J9F2QZ7KXV  client web
+  COMPENSATION FAILED 1m ago, after 15.7 min: undo refund of charge failed: 410 gone
   it was to be undone because: ship: no stock
 ├─ reserve  undone  1/1  10 ms            undo: release done
 ├─ charge   ok      1/1  10 ms            undo: refund FAILED
@@ -176,7 +182,7 @@ Decide: stageflow compensate 01J9F2QZ7KXV --reason …                 (tries ag
     )
 
 
-def test_branches_say_what_they_wait_for() -> None:
+def test_branches_stand_below_the_stage_where_they_part() -> None:
     lines = drawn(
         run(
             RunStatus.RUNNING,
@@ -186,7 +192,66 @@ def test_branches_say_what_they_wait_for() -> None:
             stage("d", StageState.PENDING, after=("b", "c")),
         )
     ).splitlines()
-    assert lines[3:5] == ["├─ c  not started after a", "└─ d  not started after b, c"]
+    assert lines[1:5] == [
+        "├─ a     ok  1/1  10 ms",
+        "│  ├─ b  ok  1/1  10 ms",
+        "│  └─ c  not started",
+        "└─ d     not started after b, c",
+    ]
+
+
+def test_a_branch_of_several_stages_has_one_mark_and_may_part_again() -> None:
+    def shape(*stages: tuple[str, tuple[str, ...]]) -> list[str]:
+        made = [stage(name, StageState.PENDING) for name, _after in stages]
+        linked = [replace(one, after=after) for one, (_name, after) in zip(made, stages, strict=True)]
+        of = replace(run(RunStatus.PENDING), stages=tuple(linked))
+        lines = [line.replace(" not started", "").rstrip() for line in drawn(of).splitlines()[1:-1]]
+        return [re.sub(" +after", " after", line) for line in lines]
+
+    assert shape(
+        ("a", ()), ("b", ("a",)), ("c", ("a",)), ("b2", ("b",)), ("c2", ("c",)), ("x", ("c2",)), ("y", ("c2",)),
+        ("z", ("x", "y")), ("end", ("b2", "z")), ("out", ("end",)),
+    ) == [
+        "├─ a",
+        "│  ├─ b",
+        "│  │  b2",
+        "│  └─ c",
+        "│     c2",
+        "│     ├─ x",
+        "│     └─ y",
+        "│     z after x, y",
+        "├─ end after b2, z",
+        "└─ out",
+    ]  # fmt: skip
+    assert shape(("a", ()), ("b", ()), ("b2", ("b",)), ("c", ("a", "b2"))) == [
+        "├─ a",
+        "├─ b",
+        "│  b2",
+        "└─ c after a, b2",
+    ]
+    assert shape(("a", ()), ("b", ("a",)), ("c", ("a", "b"))) == ["├─ a", "│  └─ b", "└─ c after a, b"]
+    assert shape(("a", ()), ("b", ("a",)), ("c", ("b",))) == ["├─ a", "├─ b", "└─ c"]
+
+
+@given(st.data())
+def test_every_stage_of_any_graph_is_drawn_once(data: st.DataObject) -> None:
+    names = [f"s{n}" for n in range(data.draw(st.integers(1, 9)))]
+    stages = [
+        stage(
+            name,
+            StageState.PENDING,
+            after=tuple(data.draw(st.lists(st.sampled_from(names[:n]), unique=True))) if n else (),
+        )
+        for n, name in enumerate(names)
+    ]
+    assert sorted(one.stage.name for one in placed(stages, ASCII)) == names
+
+
+def test_an_attempt_that_failed_is_red() -> None:
+    failed = stage("pay", StageState.FAILED, attempt(1, AttemptState.FAILED, error="card declined, " * 4))
+    lines = draw(run(RunStatus.FAILED, failed), now=NOW, width=120, shown_id=RUN_ID[:12])
+    [told] = [line for line in lines if "card declined" in line.plain]
+    assert [str(span.style) for span in told.spans][-1] == "red"
 
 
 def test_poison_says_how_many_processes_it_has_killed() -> None:
@@ -199,7 +264,7 @@ def test_poison_says_how_many_processes_it_has_killed() -> None:
             error_stage="pay",
         )
     )
-    assert "PARKED 1m ago: pay kills its worker each time" in text
+    assert "PARKED 1m ago, after 15.7 min: pay kills its worker each time" in text
     assert "after pay began; 3 times so far" in text
     assert "lost 3×" in text
 

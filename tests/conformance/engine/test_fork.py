@@ -9,6 +9,7 @@ import pytest
 from stageflow_durable import RunStatus, StageOutput
 from stageflow_durable.errors import InvalidKey, NotAllowed, UnknownRun
 from stageflow_durable.model.status import StageState
+from stageflow_durable.model.verbs import allowed_verbs
 from tests.conformance.engine.acts import DIAMOND, FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
 
@@ -59,6 +60,41 @@ def test_what_the_original_did_stays_the_originals_to_undo(make_engine: MakeEngi
     engine.compensate(first.run_id, **WHO)
     engine.drain()
     assert acts.log[-3:] == ["undo c unknown", "undo b ok", "undo a ok"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "options", "offered"),
+    [
+        ("c", {}, "a"),  # what a and b did was undone
+        ("c", {"a": {"compensate": None}}, "b"),
+        ("c", {name: {"compensate": None} for name in "abc"}, "c"),
+        ("", {}, "c"),
+    ],
+)
+def test_the_fork_that_show_offers_is_accepted(
+    make_engine: MakeEngine, acts: Acts, fails: str, options: dict[str, Any], offered: str
+) -> None:
+    if fails:
+        acts.play(fails, FAILS("no"))
+    engine = make_engine(acts.line("a b c", **options))
+    first = engine.enqueue("line", {})
+    engine.drain()
+    [fork] = [verb for verb in allowed_verbs(first.describe()) if verb.name == "fork"]
+    assert fork.stage == offered
+    again = engine.fork(first.run_id, offered, **WHO)
+    engine.drain()
+    assert again.status() is RunStatus.SUCCEEDED
+
+
+def test_none_is_offered_where_it_would_be_refused(make_engine: MakeEngine, acts: Acts) -> None:
+    acts.play("left", FAILS("no"))
+    engine = make_engine(acts.graph(**DIAMOND))
+    first = engine.enqueue("graph", {})
+    engine.drain()
+    for verb in allowed_verbs(first.describe()):
+        if verb.name == "fork":
+            assert verb.stage is not None
+            engine.fork(first.run_id, verb.stage, **WHO)
 
 
 def test_finished_branches_beside_it_are_copied_unfinished_ones_run(make_engine: MakeEngine, acts: Acts) -> None:
