@@ -117,6 +117,7 @@ def _runs(session: Session) -> Iterator[Check]:
     yield checks.overdue(attention, session.now())
     yield checks.audit_key(operations.has_audit_key)
     yield from serving.carried(attention)
+    yield from serving.taken(operations.overview())
     yield from serving.shared(operations.roster())
     yield from serving.strangers(operations.strangers())
 

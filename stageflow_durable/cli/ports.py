@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import StageflowError
+from stageflow_durable.model.overview import Overview
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
 from stageflow_durable.model.status import ParkReason, RunStatus
@@ -64,6 +65,9 @@ class Operations(Protocol):
 
     def workers(self) -> Sequence[WorkerView]:
         """Processes that own, or owned, work."""
+
+    def overview(self) -> Overview:
+        """What happens right now, at a glance."""
 
     def roster(self) -> Roster:
         """What the live workers know and serve."""

@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Runs": {
         "enqueue": ("enqueue", "Start runs, from JSON, a file or a file of lines."),
         "runs": ("runs", "List runs; --attention: what needs a person, by reason."),
+        "top": ("top", "Workers, queues, rates and waits, as they go."),
         "show": ("show", "One run as a tree, and the commands that are allowed now."),
         "history": ("history", "What happened to a run, event by event."),
     },

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stageflow_durable.cli.checks import Check, Level, judged, ok, skipped
-from stageflow_durable.cli.words import counted
+from stageflow_durable.cli.words import age, counted
+from stageflow_durable.model.overview import Overview
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Missing, Roster
 from stageflow_durable.model.run import RunSummary
 
@@ -40,6 +41,29 @@ def carried(attention: Iterable[RunSummary]) -> Iterator[Check]:
     for missing, count in waiting.items():
         wait = "waits" if count == 1 else "wait"
         yield Check("runs carried", Level.FAIL, f"{counted(count, 'run')} {wait}: {missing.message}", missing.way_out)
+
+
+IDLE_SECONDS = 30.0
+"""A message that waits for longer, while a process of its queue runs nothing, does not wait for its turn."""
+
+
+def taken(seen: Overview) -> Iterator[Check]:
+    """No queue grows while processes that serve it, and are alive, take nothing from it."""
+    name = "idle workers"
+    waiting = [one for one in seen.queues if one.oldest is not None and one.workers > one.busy]
+    hung = [one for one in waiting if (seen.at - (one.oldest or seen.at)).total_seconds() > IDLE_SECONDS]
+    if not hung:
+        yield ok(name, "none, while messages wait")
+    for queue in hung:
+        idle = [one for one in seen.workers if one.alive and queue.name in one.queues and not one.running]
+        named = ", ".join(f"{one.host} (pid {one.pid})" for one in idle[:3])
+        yield Check(
+            name,
+            Level.WARN,
+            f"{queue.name}: the oldest of {counted(queue.ready, 'stage')} has waited for "
+            f"{age(queue.oldest or seen.at, seen.at)}, and processes that serve it and are alive run nothing: {named}",
+            "restart the worker that these belong to, if it is not busy with tasks of your own",
+        )
 
 
 def shared(roster: Roster) -> Iterator[Check]:

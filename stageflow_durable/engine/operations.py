@@ -16,6 +16,7 @@ from stageflow_durable.engine.actors import Actor, Credential
 from stageflow_durable.engine.awaiting import Awaiting
 from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operator_verbs import OperatorVerbs
+from stageflow_durable.engine.overview import overview
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
@@ -23,6 +24,7 @@ from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
 from stageflow_durable.model.attributes import checked
+from stageflow_durable.model.overview import Overview
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import Roster
@@ -283,6 +285,14 @@ class Operations(OperatorVerbs):
         return self.store.roster()
 
     aroster = in_thread(roster)
+
+    def overview(self) -> Overview:
+        """What happens right now, at a glance: workers, queues, rates, waits. It asks a few questions, each of a
+        bounded number of rows, and the broker for the depths of queues.
+        """
+        return overview(self.store, self.depth, self._clock.time())
+
+    aoverview = in_thread(overview)
 
     def strangers(self) -> dict[str, float]:
         """By queue: how many seconds ago messages came that named runs of another database."""

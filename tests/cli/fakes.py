@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from stageflow_durable.errors import (
     UnknownPipeline,
     UnknownRun,
 )
+from stageflow_durable.model.overview import Overview, QueueView, rates_of, waits_of
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import (
     AttemptView,
@@ -185,6 +187,7 @@ class FakeOperations:
     seen_strangers: dict[str, float] = field(default_factory=dict)
     awaited: dict[str, list[str]] = field(default_factory=dict)
     has_audit_key: bool = True
+    known_queues: list[QueueView] = field(default_factory=list)
 
     def run(self, run_id: str) -> Run:
         if self.fails:
@@ -255,6 +258,24 @@ class FakeOperations:
 
     def workers(self) -> Sequence[WorkerView]:
         return self.known_workers
+
+    def overview(self) -> Overview:
+        if self.fails:
+            raise self.fails
+        counts: Counter[RunStatus] = Counter(one.status for one in self.held)
+        del counts[RunStatus.SUCCEEDED]
+        return Overview(
+            at=NOW,
+            workers=tuple(one for one in self.known_workers if one.ended_at is None),
+            counts=counts,
+            most=10_000,
+            queues=tuple(self.known_queues),
+            rates=rates_of(self.held),
+            lately=300.0,
+            waits=waits_of(self.held),
+            looked_at=len(self.held),
+            partial=(),
+        )
 
     def roster(self) -> Roster:
         return self.known_roster
