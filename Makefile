@@ -84,6 +84,11 @@ chaos: $(STAMP) ## Only the tests that kill processes and services; two minutes 
 soak: $(STAMP) ## MINUTES=30 of faults at random against a stream of sagas, and a verdict
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(ARGS)
 
+# Hostile programs against each backend that has to work on this machine; installs what they need (Debian, as root).
+.PHONY: test-sandbox
+test-sandbox: $(STAMP) ## Sandboxes against hostile programs; part of .ci/run
+	@.ci/sandbox $(BIN)/python -m pytest -p no:cacheprovider tests/sandbox $(ARGS)
+
 .PHONY: simulate
 simulate: JOBS ?= 2
 simulate: $(STAMP) ## The engine under chance: SEEDS=100000 stories, each checked step by step

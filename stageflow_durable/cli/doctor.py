@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stageflow_durable.cli import checks, serving
+from stageflow_durable.cli import checks, sandbox, serving
 from stageflow_durable.cli.checks import Check, Level
 from stageflow_durable.cli.failures import FAILED, one_line
 from stageflow_durable.cli.output import console, print_json
@@ -202,6 +202,7 @@ def _application(application: Any, facts: BrokerFacts | None) -> Iterator[Check]
     found = celery_facts(application.celery_app)
     yield from checks.application(found)
     yield serving.takes_json(found.accept_content)
+    yield from sandbox.stages(tuple(application.pipelines.values()))
     if facts is not None:
         settings = application.settings
         yield checks.visibility(

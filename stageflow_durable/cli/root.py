@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "audit": ("audit", "Whether the histories are what the engine wrote."),
         "check": ("check", "Runs that these definitions would break; before a deploy."),
         "db": ("db", "The database's schema: upgrade, current."),
+        "sandbox": ("sandbox", "What isolates tools on this machine, and trying it."),
         "doctor": ("doctor", "Unsafe settings, each with the line that fixes it."),
         "chaos": ("chaos", "Your own pipeline under SIGKILL, and a verdict."),
         "demo": ("demo", "The product in a minute: killed workers, balanced books."),

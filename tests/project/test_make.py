@@ -46,7 +46,7 @@ def test_each_target_but_those_of_containers_makes_its_environment_first() -> No
     assert without == {"help", "up", "down", "clean"}
 
 
-@pytest.mark.parametrize("script", ["run", "venv"])
+@pytest.mark.parametrize("script", ["run", "sandbox", "venv"])
 def test_the_scripts_are_executable_and_parse(script: str) -> None:
     assert os.access(ROOT / ".ci" / script, os.X_OK)
     assert _run(["bash", "-n", ROOT / ".ci" / script]).returncode == 0
@@ -54,7 +54,7 @@ def test_the_scripts_are_executable_and_parse(script: str) -> None:
 
 def test_ci_checks_and_tests_with_every_service_required() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert text.rstrip().endswith("make check test")
+    assert text.rstrip().endswith("make check test test-sandbox")
     assert "STAGEFLOW_REQUIRE_SERVICES=1" in text
 
 
