@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stageflow_durable.sandbox.backends import Verdict, probe
-    from stageflow_durable.sandbox.errors import LimitExceeded, SandboxUnavailable, ToolFailed
+    from stageflow_durable.sandbox.errors import LimitExceeded, SandboxBusy, SandboxUnavailable, ToolFailed
     from stageflow_durable.sandbox.policy import SYSTEM_PATHS, SandboxLevel, SandboxLimits, SandboxPolicy
     from stageflow_durable.sandbox.result import SandboxResult
     from stageflow_durable.sandbox.running import run
@@ -19,6 +19,7 @@ _WHERE = {
     "Verdict": "backends",
     "probe": "backends",
     "LimitExceeded": "errors",
+    "SandboxBusy": "errors",
     "SandboxUnavailable": "errors",
     "ToolFailed": "errors",
     "SYSTEM_PATHS": "policy",
@@ -33,6 +34,7 @@ _WHERE = {
 __all__ = [
     "SYSTEM_PATHS",
     "LimitExceeded",
+    "SandboxBusy",
     "SandboxLevel",
     "SandboxLimits",
     "SandboxPolicy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any, Protocol
 
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.sandbox import calls
-from stageflow_durable.sandbox.errors import SandboxUnavailable
+from stageflow_durable.sandbox.errors import SandboxBusy, SandboxUnavailable
 from stageflow_durable.sandbox.policy import SandboxLevel, SandboxLimits, SandboxPolicy
 from stageflow_durable.sandbox.program import CODE, INSIDE, Mounted, Program, mounted
-from stageflow_durable.sandbox.starting import keep, packed
+from stageflow_durable.sandbox.starting import keep, packed, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Bubblewrap:
         job = {**job_of(order, self.name, sockets=True), "program": program}
         answer = keep(job, order.policy.limits, look)
         if answer["exit_code"] is None and answer["over"] is None:
-            raise SandboxUnavailable(f"bwrap did not start the program: {last_line(answer)}")
+            raise refusal(f"bwrap did not start the program: {last_line(answer)}")
         return answer
 
 
@@ -154,22 +155,26 @@ class Verdict:
 
 _PROBED = Program(("/bin/sh", "-c", 'read word && echo "it $word"'))
 _LIMITS = SandboxLimits(wall=20)
-_verdicts: dict[str, Verdict] = {}
+_verdicts: dict[str, tuple[Verdict, float]] = {}
+AGAIN_SECONDS = 30.0
+"""How long a verdict that something does not work is kept: it may have been installed since, or allowed."""
 
 
 def probe(*, anew: bool = False) -> tuple[Verdict, ...]:
-    """Run a trivial program in each backend and say which of them work, and why not. What was found is kept for as long
-    as this process lives, unless asked ``anew``.
+    """Run a trivial program in each backend and say which of them work, and why not. That one works is kept for as long
+    as this process lives, unless asked ``anew``; that one does not, for half a minute.
     """
     return tuple(verdict(backend, anew=anew) for backend in BACKENDS)
 
 
-def verdict(backend: Backend, *, anew: bool = False) -> Verdict:
+def verdict(backend: Backend, *, anew: bool = False, now: Callable[[], float] = time.monotonic) -> Verdict:
     """Whether one backend works here."""
-    if anew or backend.name not in _verdicts:
+    kept = _verdicts.get(backend.name)
+    if anew or kept is None or not (kept[0].works or now() - kept[1] < AGAIN_SECONDS):
         reason = _tried(backend)
-        _verdicts[backend.name] = Verdict(backend.name, backend.level, reason is None, reason, backend.not_stopped)
-    return _verdicts[backend.name]
+        found = Verdict(backend.name, backend.level, reason is None, reason, backend.not_stopped)
+        kept = _verdicts[backend.name] = (found, now())
+    return kept[0]
 
 
 def _tried(backend: Backend) -> str | None:
@@ -180,7 +185,7 @@ def _tried(backend: Backend) -> str | None:
     policy = SandboxPolicy(limits=_LIMITS, minimum_level=SandboxLevel.PROCESS)
     try:
         answer = backend.run(Order(_PROBED, policy, b"works\n"), lambda: None)
-    except SandboxUnavailable as error:
+    except (SandboxUnavailable, SandboxBusy) as error:
         return str(error)
     said = b64decode(answer["stdout"])
     return None if said == b"it works\n" else f"a trivial program said {said[:100]!r}, and {last_line(answer)!r}"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from stageflow_durable.errors import ConfigurationError, PermanentError
+from stageflow_durable.errors import ConfigurationError, PermanentError, TransientError
 
 
 class SandboxUnavailable(ConfigurationError):
     """Nothing here isolates as the policy asks; nothing was run."""
+
+
+class SandboxBusy(TransientError):
+    """The machine had no processes, memory or namespaces left for a sandbox; nothing was run. It passes."""
 
 
 class ToolFailed(PermanentError):

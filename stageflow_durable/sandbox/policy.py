@@ -174,5 +174,7 @@ def _check_variables(environment: Mapping[Any, object], secrets: Mapping[Any, ob
             raise ConfigurationError(f"SandboxPolicy: {name} would change which code is loaded; put it into the tool")
         if not isinstance(value, str) and not (name in secrets and callable(value)):
             raise ConfigurationError(f"SandboxPolicy: the variable {name} must be a text")
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigurationError(f"SandboxPolicy: the variable {name} holds a NUL, which no variable can")
     for name in environment.keys() & secrets.keys():
         raise ConfigurationError(f"SandboxPolicy: {name} stands in environment and in secrets")

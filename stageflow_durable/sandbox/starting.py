@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -16,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stageflow_durable.sandbox.errors import SandboxUnavailable
+from stageflow_durable.sandbox.errors import SandboxBusy, SandboxUnavailable
 from stageflow_durable.sandbox.policy import SandboxLimits
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -38,7 +39,8 @@ GRACE_SECONDS = 30.0
 
 def keep(job: Mapping[str, Any], limits: SandboxLimits, look: Callable[[], None]) -> dict[str, Any]:
     """Have a keeper run ``job`` and return its answer. ``look`` is called twice a second; what it raises, like whatever
-    else is raised in this thread, ends the sandbox first. Raises SandboxUnavailable if there is no answer.
+    else is raised in this thread, ends the sandbox first. Raises SandboxUnavailable, or SandboxBusy if that
+    passes, if there is no answer.
 
     The thread waits: the keeper ends with it, and so does the sandbox.
     """
@@ -82,7 +84,7 @@ def _exchanged(
                     selector.unregister(key.fileobj)
             look()
             if time.monotonic() > until:
-                raise SandboxUnavailable(f"the keeper of a sandbox did not answer within {patience:g} s")
+                raise SandboxBusy(f"the keeper of a sandbox did not answer within {patience:g} s")
     return said
 
 
@@ -129,10 +131,19 @@ def _answer(said: Mapping[str, bytearray], code: int) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(bytes(said["stdout"]))
     except ValueError:
         last = bytes(said["stderr"]).decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise SandboxUnavailable(f"the keeper of a sandbox ended with {code}: {''.join(last) or 'no word'}") from None
+        raise SandboxBusy(f"the keeper of a sandbox ended with {code}: {''.join(last) or 'no word'}") from None
     if "failed" in answer:
-        raise SandboxUnavailable(answer["failed"])
+        raise refusal(answer["failed"], answer.get("errno"))
     return answer
+
+
+def refusal(said: str, number: int | None = None) -> SandboxUnavailable | SandboxBusy:
+    """The error of a sandbox that could not be made: whether that passes."""
+    busy = number in _PASSING or any(os.strerror(one) in said for one in _PASSING)
+    return SandboxBusy(f"a sandbox could not be made now: {said}") if busy else SandboxUnavailable(said)
+
+
+_PASSING = (errno.EAGAIN, errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EBUSY, errno.EUSERS)
 
 
 def packed(data: bytes) -> str:

@@ -33,6 +33,7 @@ def _started(place: Outside) -> str:
 
 
 ESCAPES = (
+    Escape(19, "a process beside it", "signal_others", lambda place: place.bystander().pid),
     Escape(1, "a key of the user", "read_file", lambda place: place.secret),
     Escape(1, "a file that anybody may read", "read_file", lambda place: place.readable, landlock=True),
     Escape(1, "the machine's passwords", "read_file", lambda _: "/etc/shadow"),

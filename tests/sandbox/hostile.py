@@ -66,13 +66,8 @@ def read_through_root(path: str) -> str:
     raise Stopped("not below the root of any process")
 
 
-def write_memory(_: str) -> str:
-    """The memory of the process that started this one."""
-    with open(f"/proc/{os.getppid()}/mem", "r+b"):
-        return "opened"
-
-
 def signal_others(number: str) -> str:
+    """Whether another process can be sent a signal."""
     os.kill(int(number), 0)
     return "reached"
 
@@ -242,10 +237,6 @@ def machine_socket(_: str) -> str:
     """To the machine below this one: no namespace holds it back."""
     socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM).close()
     return "opened"
-
-
-def see_interfaces(_: str) -> str:
-    return need([name for _n, name in socket.if_nameindex() if name != "lo"], "there is only lo")
 
 
 # --- 17: rights -------------------------------------------------------------------------------------------------------

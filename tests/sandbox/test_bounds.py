@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from stageflow_durable.sandbox import LimitExceeded, SandboxLimits, SandboxPolicy, SandboxUnavailable, ToolFailed, run
+from stageflow_durable.sandbox import LimitExceeded, SandboxBusy, SandboxLimits, SandboxPolicy, ToolFailed, run
 from stageflow_durable.sandbox.backends import Backend
 from tests.sandbox.outside import PYTHON, Outside
 from tests.sandbox.test_escapes import policy
@@ -216,12 +216,12 @@ def running(marker: str, beginning: str) -> list[str]:
 
 def test_a_sandbox_ends_with_its_keeper(backend: Backend, place: Outside) -> None:
     """Nobody of the sandbox can kill it; an operator can."""
-    failures: list[SandboxUnavailable] = []
+    failures: list[SandboxBusy] = []
 
     def work() -> None:
         try:
             run([PYTHON, "-c", "import time; time.sleep(300)", place.marker], policy(backend, place))
-        except SandboxUnavailable as error:
+        except SandboxBusy as error:
             failures.append(error)
 
     thread = threading.Thread(target=work)

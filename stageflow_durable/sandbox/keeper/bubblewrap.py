@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,10 @@ def arguments(job: Mapping[str, Any], staging: Staging) -> list[str]:
         said += part
     for name, value in job["env"].items():
         said += ["--setenv", name, value]
-    return [*said, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]
+    said += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/work"]
+    if any("\0" in word for word in said):  # what stands behind it would be an option
+        raise OSError(errno.EINVAL, "a NUL in what bubblewrap is told")
+    return said
 
 
 def _paths(paths: Sequence[tuple[str, str, str]], staging: Staging) -> Iterator[str]:
@@ -47,8 +51,10 @@ def _paths(paths: Sequence[tuple[str, str, str]], staging: Staging) -> Iterator[
             yield from ("--symlink", source, target)
         else:
             yield from ("--ro-bind", staging.bound(number, source), target)
+    shown = [target for _kind, _source, target in paths]
     for path, target in staging.etc():
-        yield from ("--ro-bind", path, target)
+        if "/etc" not in shown and target not in shown:
+            yield from ("--ro-bind", path, target)
 
 
 def _devices() -> Iterator[str]:

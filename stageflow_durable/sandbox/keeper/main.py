@@ -12,19 +12,18 @@ from binascii import a2b_base64, b2a_base64
 
 from stageflow_durable.sandbox.keeper import system
 from stageflow_durable.sandbox.keeper.running import Sandbox
-from stageflow_durable.sandbox.keeper.watching import Abandoned
+from stageflow_durable.sandbox.keeper.watching import Abandoned, abandon
 
 TYPE_CHECKING = False  # typing itself would cost a third of the keeper's start
 if TYPE_CHECKING:
-    from types import FrameType
-    from typing import Any, NoReturn
+    from typing import Any
 
 EXIT_ABANDONED = 3
 
 
 def main() -> None:
     """Keep one sandbox."""
-    signal.signal(signal.SIGTERM, _abandon)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: abandon())
     job = _job()
     system.die_with(job["parent"], signal.SIGTERM)
     try:
@@ -32,14 +31,9 @@ def main() -> None:
     except Abandoned:
         sys.exit(EXIT_ABANDONED)
     except OSError as error:
-        answer = {"failed": f"{type(error).__name__}: {error}"}
+        answer = {"failed": f"{type(error).__name__}: {error}", "errno": error.errno}
     _tell(answer)
     os._exit(0)  # there is nothing to tidy up, and that takes as long as its start
-
-
-def _abandon(_number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once: what follows ends the sandbox
-    raise Abandoned
 
 
 def _job() -> dict[str, Any]:

@@ -18,6 +18,14 @@ class Abandoned(Exception):
     """Whoever started the sandbox is gone, or waits no more."""
 
 
+_asked: list[bool] = []
+
+
+def abandon() -> None:
+    """Have the watch end. It is asked at its own time: what makes a sandbox, and clears it away, is not interrupted."""
+    _asked.append(True)
+
+
 class Watch:
     """One running sandbox. ``reads``: pipes by name; ``most``: bytes that each may bring; ``feed``: the pipe of its
     stdin, which gets ``given``; ``over``: the limit for which it was ended, or None.
@@ -68,7 +76,7 @@ class Watch:
         return poll
 
     def _served(self, ready: Mapping[int, int], poll: select.poll) -> None:
-        if self.lifeline in ready:
+        if self.lifeline in ready or _asked:
             raise Abandoned
         for name, pipe in self.reads.items():
             if pipe in ready and not self._took(name, pipe):

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from stageflow_durable import RetryPolicy
 from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.retry.classify import classify
+from stageflow_durable.retry.table import Category
 from stageflow_durable.sandbox import SandboxLevel, SandboxPolicy, SandboxUnavailable
 from stageflow_durable.sandbox.backends import Order, Verdict, _verdicts, chosen, verdict
+from stageflow_durable.sandbox.starting import refusal
 
 
 class Fake:
@@ -88,3 +92,28 @@ def test_a_verdict_is_kept_with_its_reason_until_it_is_asked_anew() -> None:
     assert verdict(backend) is found
     assert verdict(backend, anew=True).works
     assert backend.runs == 2
+
+
+def test_what_did_not_work_is_tried_again_after_a_while() -> None:
+    backend = Fake("bubblewrap", SandboxLevel.CONTAINER, BROKEN)
+    assert not verdict(backend, now=lambda: 100.0).works
+    backend.answer = WORKS
+    assert not verdict(backend, now=lambda: 129.0).works
+    assert verdict(backend, now=lambda: 131.0).works
+
+
+@pytest.mark.parametrize(
+    ("said", "number", "passes"),
+    [
+        ("OSError: unshare", 11, True),
+        ("bwrap: Creating new namespace failed: Resource temporarily unavailable", None, True),
+        ("bwrap: Creating new namespace failed: No space left on device", None, True),
+        ("bwrap: No permissions to create new namespace", None, False),
+        ("OSError: unshare", 1, False),
+    ],
+)
+def test_what_passes_is_tried_again_and_what_does_not_waits_for_a_person(
+    said: str, number: int | None, passes: bool
+) -> None:
+    error = refusal(said, number)
+    assert classify(error, RetryPolicy()) is (Category.TRANSIENT if passes else Category.BUG)

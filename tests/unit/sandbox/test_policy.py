@@ -58,6 +58,8 @@ def test_other_names_that_are_no_variable_of_the_tool_are_refused(name: str) -> 
         {"minimum_level": 9},
         {"minimum_level": "high"},
         {"environment": {"A": 1}},
+        {"environment": {"A": "x\0--bind\0/\0/host"}},
+        {"secrets": {"A": "x\0y"}},
         {"environment": {"A": "x"}, "secrets": {"A": "y"}},
     ],
     ids=str,
