@@ -288,5 +288,9 @@ class RunParked(RunError):
     """The run waits for a person's decision; ``stageflow show`` lists what is allowed."""
 
 
+class ValuesErased(RunError, Terminal):
+    """The run succeeded, and its values were erased since: there is no result any more."""
+
+
 class ResultTimeout(StageflowError, TimeoutError):
     """The run did not end within the timeout; it goes on."""

@@ -1,4 +1,4 @@
-"""``stageflow resume | compensate | cancel``: one run, several, or by filter; with reason, actor and report."""
+"""``stageflow resume | compensate | cancel | erase``: one run, several, or by filter; with reason, actor and report."""
 
 from __future__ import annotations
 
@@ -111,6 +111,20 @@ def compensate(ctx: click.Context, /, **given: Any) -> None:
     _act_on_many(ctx, OperatorVerbs.compensate, given)
 
 
+@click.command(short_help="Erase the values of runs that have ended, for good.")
+@verb_parameters(OperatorVerbs.erase)
+@_for_many
+@click.pass_context
+def erase(ctx: click.Context, /, **given: Any) -> None:
+    """Erase what runs were given, saved, said and logged, for good: input, outputs, signals, errors, metadata,
+    attributes and what their histories quote. For runs that have ended.
+
+    That a run took place, when, and who did what to it stays, and its history stays whole; its keys stay taken, so that
+    nothing is done twice. It cannot be resumed, forked or undone any more.
+    """
+    _act_on_many(ctx, OperatorVerbs.erase, given)
+
+
 # --- the work -------------------------------------------------------------------------------------------------------
 
 
@@ -184,13 +198,18 @@ def _one(
     if why := ask(seen.standing):
         return Outcome(seen.run_id, False, seen.status, error=f"{verb} refused: {why}")
     try:
-        after = act(seen.run_id, op_version=seen.op_version).status if act else None
+        after = _after(verb, act(seen.run_id, op_version=seen.op_version)) if act else None
     except Retryable:
         raise  # the database is away: every further run would fail alike
     except StageflowError as error:
         return Outcome(seen.run_id, False, seen.status, error=one_line(str(error)))
-    undoes = seen.standing.owed if verb is not VerbName.RESUME else ()
+    undoes = seen.standing.owed if verb in (VerbName.CANCEL, VerbName.COMPENSATE) else ()
     return Outcome(seen.run_id, True, seen.status, after, undoes)
+
+
+def _after(verb: VerbName, run: RunSummary) -> str:
+    """What is said of a run afterwards: its status, where the verb is about that."""
+    return "erased" if verb is VerbName.ERASE else run.status
 
 
 @contextmanager

@@ -35,6 +35,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "approve": ("approve", "Approve what a run asks for; it goes on."),
         "deny": ("approve", "Deny what a run asks for."),
         "signal": ("signal", "Tell a run what one of its stages waits for."),
+        "erase": ("operate", "Erase the values of runs that have ended, for good."),
         "reveal": ("reveal", "A run's values without masks."),
         "settle": ("settle", "Say what became of a stage whose outcome is unknown."),
     },

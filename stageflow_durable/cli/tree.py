@@ -98,7 +98,8 @@ def draw(
     said = [*way_out(run), *undone_for(run), *awaiting(run), *losses(run, now), *orders(history, now)]
     return [
         *_header(run, now, width, shown_id),
-        *_indented(_value("input", run.input, values), width, "dim"),
+        *_indented([str(run.erased)] if run.erased else [], width),
+        *_indented([] if run.erased else _value("input", run.input, values), width, "dim"),
         *_indented(said, width),
         *_stages(rows, width),
         *_commands(run, allowed_verbs(run, shown_id=shown_id), width),

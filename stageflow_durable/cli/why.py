@@ -27,6 +27,8 @@ MOST_OF_AN_ERROR = 160
 
 def why_in_full(run: Run) -> str:
     """The same with what only the whole run knows: unknown stages, failed undos, what it waits for or runs."""
+    if run.erased is not None:  # it is said in full below
+        return f"at {run.error_stage}" if run.error_stage else ""
     if run.park_reason is ParkReason.UNKNOWN:
         return f"{', '.join(unknown_stages(run)) or run.error_stage or 'a stage'} outcome unknown"
     if run.status is RunStatus.COMPENSATION_FAILED:

@@ -45,10 +45,10 @@ class Fingerprint(str):
 
 
 def as_stored(given: str, stored: str) -> str:
-    """``given`` in the version of ``stored``: equal to it where the parameters are, as that version saw them."""
+    """``given`` in the version and length of ``stored``: equal to it where the parameters are, as that version saw."""
     if given == stored or stored.startswith(_SECOND) or not isinstance(given, Fingerprint):
-        return given
-    return given.first()
+        return given[: len(stored)]
+    return given.first()[: len(stored)]
 
 
 def first_plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from stageflow_durable.engine.run_outputs import migrated_output
 from stageflow_durable.engine.typed import typed
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
 from stageflow_durable.idempotency.keys import Scope, key_text
-from stageflow_durable.idempotency.store import Claimed, Done, HeldByRun, InProgress, Mismatch
+from stageflow_durable.idempotency.store import ERASED_WHY, Claimed, Done, Erased, HeldByRun, InProgress, Mismatch
 from stageflow_durable.model.pipeline import Pipeline
 from stageflow_durable.model.stage import StageSpec
 from stageflow_durable.model.work import Fenced, Kept, Work
@@ -70,7 +70,7 @@ def _refused(store: Store, work: Work, key: str, answer: Any) -> tuple[Over | fl
     held = isinstance(answer, InProgress | HeldByRun)
     if held and not _settled(store, held_by):
         return patience(work), ()
-    why = "its work was undone; start over with a new key"
+    why = ERASED_WHY if isinstance(answer, Erased) else "its work was undone; start over with a new key"
     if held:
         why = f"run {held_by} ended in doubt about it; settle that run, or wait until its key runs out"
     conflict: dict[str, object] = {"key": key, "run": held_by}

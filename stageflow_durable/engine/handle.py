@@ -11,20 +11,12 @@ from stageflow_durable.clock import Clock
 from stageflow_durable.codec import decode
 from stageflow_durable.duration import shown
 from stageflow_durable.engine.awaiting import Awaiting
+from stageflow_durable.engine.run_ended import require_result, require_values
 from stageflow_durable.engine.run_outputs import migrated_output
 from stageflow_durable.engine.run_wait import RunWait
 from stageflow_durable.engine.twins import documented_as, in_thread
 from stageflow_durable.engine.typed import typed
-from stageflow_durable.errors import (
-    CompensationFailed,
-    InvalidInput,
-    RunCancelled,
-    RunCompensated,
-    RunError,
-    RunFailed,
-    RunParked,
-    UnknownRun,
-)
+from stageflow_durable.errors import InvalidInput, UnknownRun
 from stageflow_durable.model.pipeline import Pipeline, ResultT
 from stageflow_durable.model.plan import SLEEP
 from stageflow_durable.model.run import Event, Run
@@ -33,14 +25,6 @@ from stageflow_durable.model.work import RunFacts, Saved
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import AtRest
 from stageflow_durable.store.views import shown_output
-
-_ERRORS: dict[RunStatus, type[RunError]] = {
-    RunStatus.FAILED: RunFailed,
-    RunStatus.CANCELLED: RunCancelled,
-    RunStatus.COMPENSATED: RunCompensated,
-    RunStatus.COMPENSATION_FAILED: CompensationFailed,
-    RunStatus.PARKED: RunParked,
-}
 
 
 class RunHandle(Generic[ResultT]):
@@ -89,7 +73,8 @@ class RunHandle(Generic[ResultT]):
     ahistory = in_thread(history)
 
     def outputs(self) -> dict[str, Any]:
-        """What each stage saved so far, by name."""
+        """What each stage saved so far, by name. Raises ValuesErased once that is gone."""
+        require_values(self._facts())
         return self._outputs(for_people=False)
 
     aoutputs = in_thread(outputs)
@@ -119,6 +104,7 @@ class RunHandle(Generic[ResultT]):
         ``timeout`` in seconds or as a timedelta, None: for ever. ``for_people``: as plain data, as it was saved, masked
         and without what models do not show. Raises ResultTimeout, or InvalidInput for a timeout that is no time;
         RunFailed, RunCancelled, RunCompensated, CompensationFailed or RunParked for a run that ended otherwise;
+        ValuesErased once the result is gone;
         NotAllowedInStage inside a stage, whose worker slot it would hold; StoreUnavailable if the database is away at
         the beginning.
         """
@@ -176,8 +162,7 @@ class RunHandle(Generic[ResultT]):
 
     def _result(self, rest: AtRest, for_people: bool) -> ResultT:
         run = rest.run
-        if run.status is not RunStatus.SUCCEEDED:
-            raise _ERRORS[run.status](run.id, run.status.value, run.cause, run.error_stage, run.error)
+        require_result(run)
         saved = self._store.outputs(self.run_id) if rest.saved is None else rest.saved
         if self._pipeline is None or self._pipeline.result_type is None:
             return cast("ResultT", self._shown(saved, for_people=for_people))  # a pipeline that declares no type

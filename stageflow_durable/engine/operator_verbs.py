@@ -98,6 +98,7 @@ class OperatorVerbs:
     pipelines: "Mapping[str, Pipeline[Any, Any]]"
     _authenticate: Authenticate | None = None
     _authorize: Authorize | None = None
+    _interceptors: Sequence[Any] = ()
 
     @cached_property
     def store(self) -> "Store":
@@ -374,6 +375,20 @@ class OperatorVerbs:
 
     areveal = in_thread(reveal)
 
+    @bulk
+    def erase(self, run_id: RunId, *, reason: Reason, actor: By, op_version: int | None = None) -> RunSummary:
+        """Erase for good what a run that has ended was given, saved, said and logged. That it ran, and when, stays;
+        its history stays whole; its keys stay taken. Nothing can be resumed, forked or undone from it any more.
+
+        A run that is erased already stays as it is. Raises UnknownRun, OperatorConflict; NotAllowed where the run has
+        not ended, or a person has to look at it first.
+        """
+        order = self._order(VerbName.ERASE, run_id, reason, actor, op_version)
+        self.store.erase(self._forgotten(order))
+        return self._published(order, ())
+
+    aerase = in_thread(erase)
+
     def confirm_dead(self, owner: Annotated[str, Argument("OWNER")], *, reason: Reason, actor: By) -> list[str]:
         """Say that a lost process has ended, or can act no more: undos that waited for that begin. Returns their runs.
 
@@ -387,6 +402,24 @@ class OperatorVerbs:
         return self._sweeper.release(owner)
 
     aconfirm_dead = in_thread(confirm_dead)
+
+    def _forgotten(self, order: Order) -> Order:
+        """The order, once interceptors have forgotten what they know of the run: it holds for the run as it was then.
+        Nothing is forgotten of one that may not be erased.
+        """
+        from dataclasses import replace
+
+        from stageflow_durable.engine.forgetting import forget
+        from stageflow_durable.model.verbs import refusal, standing
+
+        facts = self.store.facts(order.run_id)
+        pipeline = None if facts is None else self.pipelines.get(facts.pipeline)
+        if facts is None or pipeline is None or facts.erased_at is not None:
+            return order
+        if refusal(VerbName.ERASE, standing(self.store.run(order.run_id))) is not None:
+            return order
+        forget(self.store, facts, pipeline, self._interceptors)
+        return order if order.op_version is not None else replace(order, op_version=facts.op_version)
 
     # --- how they are carried out -------------------------------------------------------------------------------------
 

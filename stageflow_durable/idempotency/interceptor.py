@@ -183,6 +183,15 @@ class IdempotencyInterceptor:
         await _in_thread(self._settle, ctx, output)
         return output
 
+    def forget(self, ctx: Any) -> None:
+        """Erase what is remembered under the key of a context. Raises StoreUnavailable, and what the extractors raise.
+
+        The key stays taken until it expires: who comes with it is refused, and the body is not run again.
+        """
+        wish = self._wish(ctx, self._known.declared)
+        if wish is not None:
+            self._store.forget(wish.scope, wish.key)
+
     def _claimed(self, ctx: Any, classes: Classes) -> StageOutput | None:
         """What is remembered under the key; None: it is held from now on, or the context is not guarded."""
         wish = self._wish(ctx, classes)

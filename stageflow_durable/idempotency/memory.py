@@ -13,6 +13,7 @@ from stageflow_durable.idempotency.rules import (
     KeyRecord,
     KeyState,
     completed,
+    forgotten,
     next_fence,
     released,
     renewed,
@@ -88,6 +89,13 @@ class MemoryIdempotencyStore:
     def release(self, scope: Scope, key: str, fence: int, *, vouched: bool = False) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
         self._write(scope, key, fence, lambda record, now: released(record, fence, now, vouched))
+
+    def forget(self, scope: Scope, key: str) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        where = address(scope, key)
+        with self._lock:
+            if where in self._records:
+                self._records[where] = forgotten(self._records[where])
 
     def _write(
         self, scope: Scope, key: str, fence: int, change: Callable[[KeyRecord, float], KeyRecord | None]

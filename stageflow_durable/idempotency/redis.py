@@ -6,7 +6,6 @@ full only where the server does not know it (after a restart or ``SCRIPT FLUSH``
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import secrets
@@ -22,9 +21,11 @@ from redis.retry import Retry
 
 from stageflow_durable.codec import as_stored, encode
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.idempotency.forgetting import Forgetting
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
-from stageflow_durable.idempotency.rules import differing, in_progress, settled
-from stageflow_durable.idempotency.store import Answer, Claimed, Done, Mismatch, RunAnswer, kept
+from stageflow_durable.idempotency.rules import ERASED_FINGERPRINT, ERASED_RESULT, differing, in_progress, settled
+from stageflow_durable.idempotency.script import Script
+from stageflow_durable.idempotency.store import Answer, Claimed, Done, Erased, Mismatch, RunAnswer, kept
 from stageflow_durable.idempotency.wires import pool_of, wires_to
 from stageflow_durable.masking import masked
 
@@ -35,14 +36,6 @@ CONNECTIONS = 32
 """The most connections of one process; more threads than that take turns."""
 
 Argument: TypeAlias = str | int
-
-
-class Script:
-    """A Lua script and its digest."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class Link(ABC):
@@ -151,7 +144,7 @@ local fingerprint, params, owner, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local lease, ttl = tonumber(ARGV[5]), tonumber(ARGV[6])
 local was = redis.call('HMGET', KEYS[1], 'state', 'fingerprint', 'fence', 'token', 'lease_until')
 if was[1] and was[1] ~= 'free' then
-  if was[2] ~= fingerprint then
+  if was[2] ~= fingerprint and was[2] ~= ARGV[7] then
     return {'mismatch', redis.call('HGET', KEYS[1], 'params') or '', was[2]}
   end
   if was[1] == 'done' then return {'done', redis.call('HGET', KEYS[1], 'result')} end
@@ -204,7 +197,7 @@ return 1
 )
 
 
-class RedisIdempotencyStore:
+class RedisIdempotencyStore(Forgetting):
     """Keys in Redis or Valkey, shared by every process that reaches the server.
 
     **What a failover can cost.** A claim or a result is as durable as the server makes it. With asynchronous
@@ -238,7 +231,7 @@ class RedisIdempotencyStore:
     ) -> Answer:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
         lease, ttl = _milliseconds(lease_seconds, "lease_seconds"), _milliseconds(ttl_seconds, "ttl_seconds")
-        given = (params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl)
+        given = (params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl, ERASED_FINGERPRINT)
         reply = self._ask(scope, key, fingerprint, *given)
         if reply[0] == "mismatch" and (same := as_stored(fingerprint, reply[2])) == reply[2]:
             reply = self._ask(scope, key, same, *given)  # it was claimed under an earlier version of fingerprints
@@ -287,7 +280,7 @@ def _answer(reply: Sequence[str], params: str | None) -> RunAnswer:
         case "claimed":
             return Claimed(int(rest[0]))
         case "done":
-            return Done(rest[0])
+            return Erased(None) if rest[0] == ERASED_RESULT else Done(rest[0])
         case "mismatch":
             return Mismatch(differing(rest[0] or None, params))
         case _:

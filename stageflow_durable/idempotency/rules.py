@@ -7,6 +7,7 @@ statements, Redis by its scripts. The conformance suite holds them together. Wha
 nothing, free, expired ........................ take it
 other fingerprint ............................. Mismatch
 done / undone ................................. Done / Undone
+done, its result erased ....................... Erased
 held by a lease:  running ..................... InProgress        lapsed ............. take it, with a higher fence
 held by a run:    another run or stage ........ HeldByRun         this run and stage . take it, with a higher fence
 ```
@@ -21,8 +22,10 @@ from stageflow_durable.clock import as_moment
 from stageflow_durable.codec import as_stored, differing_texts
 from stageflow_durable.errors import IdempotencyConflict, IdempotencyParamMismatch
 from stageflow_durable.idempotency.store import (
+    ERASED_WHY,
     Answer,
     Done,
+    Erased,
     HeldByRun,
     InProgress,
     Mismatch,
@@ -32,6 +35,11 @@ from stageflow_durable.idempotency.store import (
 )
 
 _NOTHING = "{}"
+
+ERASED_FINGERPRINT, ERASED_RESULT = "0" * 64, ""
+"""What stands under a key once its values were erased. No parameters have the one, and no result is saved as the other:
+nothing is compared any more, and nothing is answered.
+"""
 
 
 class KeyState(StrEnum):
@@ -75,7 +83,8 @@ def verdict(
     """What stands in the way of claiming the key, or None: it is there to be taken."""
     if record is None or record.state is KeyState.FREE or _expired(record, now):
         return None
-    if record.fingerprint != as_stored(fingerprint, record.fingerprint):
+    same = as_stored(fingerprint, record.fingerprint)
+    if record.fingerprint not in (same, ERASED_FINGERPRINT):
         return Mismatch(differing(record.params, params), record.holder and record.holder.run_id)
     if record.state is KeyState.HELD:
         return _held(record, now, claimant)
@@ -108,6 +117,12 @@ def released(record: KeyRecord, fence: int, now: float, vouched: bool) -> KeyRec
     return record._replace(lease_until=now)
 
 
+def forgotten(record: KeyRecord) -> KeyRecord:
+    """The record without what it says of values. It stays taken as it was."""
+    result = ERASED_RESULT if record.state is KeyState.DONE else record.result
+    return record._replace(fingerprint=ERASED_FINGERPRINT, params=None, result=result)
+
+
 def next_fence(previous: int, now: float) -> int:
     """Above every fence of the key before; the clock takes over where the record that held them is gone."""
     return max(previous + 1, int(now * 1000))
@@ -124,13 +139,15 @@ def settled(key: str, answer: RunAnswer) -> Answer:
     """A store's answer to its caller: what is wrong with the key is raised.
 
     :raises IdempotencyParamMismatch: the key came with other parameters.
-    :raises IdempotencyConflict: its work was undone.
+    :raises IdempotencyConflict: its work was undone, or its result was erased.
     """
     match answer:
         case Mismatch(fields, run_id):
             raise IdempotencyParamMismatch(key, fields, run_id=run_id)
         case Undone(run_id):
             raise IdempotencyConflict(key, f"its work was undone by run {run_id}; use a new key", run_id=run_id)
+        case Erased(run_id):
+            raise IdempotencyConflict(key, ERASED_WHY, run_id=run_id)
         case HeldByRun(run_id, stage, fence):
             return InProgress(None, None, fence, f"stage {stage} of run {run_id}")
         case _:
@@ -158,7 +175,9 @@ def _held(record: KeyRecord, now: float, claimant: Claimant | None) -> Standing 
     return in_progress(until, now, record.fence, record.owner) if until > now else None
 
 
-def _settled(record: KeyRecord) -> Done | Undone:
+def _settled(record: KeyRecord) -> Done | Undone | Erased:
+    if record.state is KeyState.DONE and record.result == ERASED_RESULT:
+        return Erased(record.holder.run_id if record.holder else None)
     if record.state is KeyState.DONE and record.result is not None:
         return Done(record.result, record.result_schema or 1)
     return Undone(record.holder.run_id if record.holder else record.owner)

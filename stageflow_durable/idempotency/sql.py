@@ -71,6 +71,10 @@ class SqlIdempotencyStore:
         ttl, text = seconds_of(ttl_seconds, "ttl_seconds"), encode(result)
         kept(self._leases.complete(scope, key, fence, text, ttl), key, fence)
 
+    def forget(self, scope: Scope, key: str) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        self._leases.erase(scope, key)
+
     def release(self, scope: Scope, key: str, fence: int, *, vouched: bool = False) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
         kept(self._leases.release(scope, key, fence, vouched=vouched), key, fence)

@@ -78,6 +78,17 @@ class Undone:
 
 
 @dataclass(frozen=True, slots=True)
+class Erased:
+    """The work was done, by that run or by whoever had the lease (None), and its result was erased since."""
+
+    run_id: str | None
+
+
+ERASED_WHY = "its work was done, and what it gave was erased since; it is not done again: start over with a new key"
+"""What is said to whoever comes with such a key."""
+
+
+@dataclass(frozen=True, slots=True)
 class Mismatch:
     """The key came with other parameters; ``fields`` are the dotted paths that differ, as far as they are known."""
 
@@ -88,7 +99,7 @@ class Mismatch:
 Answer: TypeAlias = Claimed | InProgress | Done
 """What a store's ``claim`` returns."""
 
-Standing: TypeAlias = InProgress | Done | HeldByRun | Undone | Mismatch
+Standing: TypeAlias = InProgress | Done | HeldByRun | Undone | Erased | Mismatch
 """What stands in the way of a claim."""
 
 RunAnswer: TypeAlias = Claimed | Standing
@@ -145,6 +156,12 @@ class IdempotencyStore(Protocol):
         :param vouched: nothing can have happened: the key is forgotten with its parameters. Otherwise it stays bound
             to them.
         :raises FenceLost: it was taken over, finished, or is gone.
+        """
+
+    def forget(self, scope: Scope, key: str) -> None:
+        """Erase what is remembered under the key: the result and the parameters. The key stays taken until it expires:
+        who comes with it is refused (IdempotencyConflict), and its work is not done again. Nothing happens where there
+        is no such key.
         """
 
 

@@ -194,7 +194,7 @@ class RunSummary:
     whose confirmed end an undo of it waits; likewise. ``waits_for``: what its rows say, soonest first; empty where
     something of it may go on, or nobody has looked. ``waits``: the same in full, of each part that does not run, what
     is soonest due first. ``parent``: the run that started it, or None. ``approval``: what it asks for, in a list of
-    what needs a person.
+    what needs a person. ``erased_at``: when its values were erased, or None.
     """
 
     run_id: str
@@ -220,6 +220,7 @@ class RunSummary:
     parent: str | None = field(default=None, kw_only=True)
     waits: tuple[Wait, ...] = field(default=(), kw_only=True)
     approval: ApprovalView | None = field(default=None, kw_only=True)
+    erased_at: datetime | None = field(default=None, kw_only=True)
 
     @property
     def waiting_for(self) -> WaitingFor | None:
@@ -232,13 +233,28 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class Erasure:
+    """That a run's values were erased for good: when (an aware datetime), by whom, and why."""
+
+    at: datetime
+    actor: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"its values were erased at {self.at:%Y-%m-%d %H:%M} UTC by {self.actor}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Run(RunSummary):
-    """A run in full: summary, input, metadata, attributes, and stages in the order of the graph."""
+    """A run in full: summary, input, metadata, attributes, and stages in the order of the graph. ``erased``: that its
+    values were; then there are no input, outputs, errors and attributes.
+    """
 
     input: Any
     metadata: Mapping[str, Any]
     stages: tuple[StageView, ...]
     attributes: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+    erased: Erasure | None = field(default=None, kw_only=True)
 
     def stage(self, name: str) -> StageView:
         """The stage of that name. Raises KeyError."""

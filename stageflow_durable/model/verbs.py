@@ -38,6 +38,9 @@ FINAL = frozenset({RunStatus.SUCCEEDED, RunStatus.COMPENSATED})
 """Nothing leaves these."""
 
 
+ERASED_WHY = "its values were erased: there is nothing left to go on with, to undo with or to show; start a new run"
+"""Why hardly any verb is allowed for a run whose values are gone."""
+
 SHOWN_DIGEST = 12
 """How much of a digest people see and type."""
 
@@ -49,12 +52,14 @@ class VerbName(StrEnum):
     RESUME = "resume"
     COMPENSATE = "compensate"
     SETTLE = "settle"
+    ERASE = "erase"
 
 
 APPLICABLE: dict[VerbName, frozenset[RunStatus]] = {
     VerbName.CANCEL: GOING_FORWARD | {RunStatus.PARKED},
     VerbName.RESUME: RESUMABLE,
     VerbName.COMPENSATE: GOING_FORWARD | RESUMABLE | {RunStatus.COMPENSATION_FAILED},
+    VerbName.ERASE: frozenset({RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED}),
 }
 """Statuses in which a verb may be allowed; a filter leaves the others out."""
 
@@ -66,7 +71,8 @@ class Standing:
     ``owed``: names of the undos that are still open, in the order in which they would run. ``failed_undos``: names of
     those that failed for good. ``unknown``: stages whose outcome nobody knows. ``failed``: stages that failed: with an
     error that says nothing about what happened, they may have acted all the same. ``undecided``: of the unknown ones
-    those that must not be tried again before somebody found out. ``complete``: whether every stage is done.
+    those that must not be tried again before somebody found out. ``complete``: whether every stage is done. ``erased``:
+    whether its values are gone.
     """
 
     run_id: str
@@ -79,6 +85,7 @@ class Standing:
     failed: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
     complete: bool = False
+    erased: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +133,8 @@ def standing(run: Run) -> Standing:
         )
         for stage in run.stages
     ]
-    return standing_of(run.run_id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
+    flags = {"pivot_passed": run.pivot_passed, "erased": run.erased_at is not None}
+    return standing_of(run.run_id, run.status, run.park_reason, run.error_stage, stages, **flags)
 
 
 def standing_of(
@@ -137,6 +145,7 @@ def standing_of(
     stages: Sequence[StageStanding],
     *,
     pivot_passed: bool,
+    erased: bool = False,
 ) -> Standing:
     """The same from rows. ``stages`` in the order of the plan; ``error_stage``: the one the run was stopped for."""
     parked_for = error_stage if park_reason is ParkReason.UNKNOWN else None
@@ -163,6 +172,7 @@ def standing_of(
             if (stage.on_unknown != "retry" and not stage.waits) or stage.name == parked_for
         ),
         all(stage.state in (StageState.OK, StageState.SKIPPED) for stage in stages),
+        erased,
     )
 
 
@@ -183,15 +193,30 @@ def refusal(verb: VerbName, facts: Standing, *, stage: str | None = None, past_p
 
     ``stage``: the one to settle. ``past_pivot``: the person said that undoing past the pivot is meant.
     """
-    if facts.status in FINAL:
-        return f"it has {facts.status}, and nothing leaves that"
+    if verb is VerbName.ERASE:
+        return _erase_refusal(facts)
+    if facts.status in FINAL or facts.erased:
+        return ERASED_WHY if facts.erased else f"it has {facts.status}, and nothing leaves that"
     if verb is VerbName.CANCEL:
         return _cancel_refusal(facts, past_pivot)
     if verb is VerbName.RESUME:
         return _resume_refusal(facts)
-    if verb is VerbName.SETTLE:
-        return _settle_refusal(facts, stage)
-    return _compensate_refusal(facts, past_pivot)
+    return _settle_refusal(facts, stage) if verb is VerbName.SETTLE else _compensate_refusal(facts, past_pivot)
+
+
+def _erase_refusal(facts: Standing) -> str | None:
+    """As ``prune`` does, it leaves alone what a person has to look at, and what goes."""
+    way_out = f"stageflow cancel {facts.run_id} --reason …"
+    if facts.status is RunStatus.PARKED:
+        return f"it is parked: whoever decides about it needs its values, and so do its undos. End it first: {way_out}"
+    if facts.status is RunStatus.COMPENSATION_FAILED:
+        again = f"stageflow compensate {facts.run_id} [--skip STAGE] --reason …"
+        return f"undos of it failed, and need its values. Try them again first, or give them up: {again}"
+    if facts.status in GOING_FORWARD:
+        return f"it is {facts.status}, and its stages need its values. Wait until it has ended, or: {way_out}"
+    if facts.status in TURNING_BACK:
+        return f"it is {facts.status}, and its undos need its values. Wait until it has ended"
+    return None
 
 
 def _cancel_refusal(facts: Standing, past_pivot: bool = False) -> str | None:
@@ -269,7 +294,7 @@ def allowed_verbs(run: Run, *, shown_id: str | None = None) -> tuple[Verb, ...]:
     if facts.status not in GOING_FORWARD and refusal(VerbName.COMPENSATE, facts, past_pivot=True) is None:
         found.append(_compensate(ref, facts))
         found += [_skip(ref, stage, facts) for stage in failed_undo_stages(run)]
-    if (fork_from := _forked_from(run)) is not None:
+    if not facts.erased and (fork_from := _forked_from(run)) is not None:
         found.append(_fork(ref, fork_from))
     return tuple(found)
 

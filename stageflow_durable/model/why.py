@@ -27,6 +27,8 @@ CAUSE_WORDS: dict[Cause, str] = {
 def why(run: RunSummary) -> str:
     """One phrase behind the status, from what a list knows: reason, stage, error; or empty."""
     error = error_of(run)
+    if run.erased_at is not None:
+        return "its values were erased"
     if run.waits and run.status not in AT_REST:
         more = f" (and {len(run.waits) - 1} more)" if len(run.waits) > 1 else ""
         return f"{run.waits[0].text}{more}"

@@ -86,6 +86,7 @@ class Nudge(NamedTuple):
 class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that is read
     """A row of ``runs``. ``input`` and ``metadata`` are encoded text; times are seconds by the database's clock.
     ``item_count``: how many items its stages have so far. ``awaited_by``: whom to tell of changes, see ``awaited``.
+    ``erased_at``: when its values went; None: they are there.
     """
 
     id: str
@@ -118,6 +119,7 @@ class RunFacts(NamedTuple):  # a tuple, for speed: one is made of each row that 
     parent: str | None = None
     item_count: int = 0
     awaited_by: str | None = None
+    erased_at: float | None = None
 
     def is_late(self, clock: float) -> bool:
         """Whether its deadline stops it at ``clock`` (seconds since the epoch). Past the pivot no deadline does."""

@@ -151,7 +151,7 @@ _AS_HINTED = and_(
     or_(runs.c.deadline.is_(None), runs.c.deadline > now(), runs.c.pivot_passed),
 )
 
-_TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head"}
+_TOLD = {"id", "pipeline", "version", "definition", "phase", "status", "park_reason", "seq", "head", "erased_at"}
 HINTED = tuple(name for name in RunFacts._fields if name not in _TOLD | {"updated_at", "finished_at"})
 """Columns of a run that neither the hint, nor the definition, nor the beginning tells: the statement returns them."""
 _AWAITED_BY = HINTED.index("awaited_by")

@@ -46,7 +46,14 @@ from sqlalchemy import (
 
 from stageflow_durable.codec import as_stored
 from stageflow_durable.idempotency.keys import Scope, address
-from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, verdict
+from stageflow_durable.idempotency.rules import (
+    ERASED_FINGERPRINT,
+    ERASED_RESULT,
+    Claimant,
+    KeyRecord,
+    KeyState,
+    verdict,
+)
 from stageflow_durable.idempotency.store import Claimed, RunAnswer
 from stageflow_durable.state.clock import now as clock
 from stageflow_durable.state.metadata import metadata, tie, tied
@@ -133,6 +140,13 @@ RECORD = (
 )
 """What is written under a key, as :func:`record_of` takes it."""
 
+ERASE = update(idempotency_keys).values(
+    fingerprint=ERASED_FINGERPRINT,
+    params=null(),
+    result=case((KEYS.state == DONE, literal_column(f"'{ERASED_RESULT}'", Text)), else_=KEYS.result),
+)
+"""Erases what keys say of values. They stay taken as they were."""
+
 _KEPT = frozenset({"client_id", "operation", "key", "fence"})
 _TAKEN = tuple(column.name for column in idempotency_keys.columns if column.name not in _KEPT)
 
@@ -150,8 +164,9 @@ def taking(insert: Any) -> Any:
 def _takeable(new: Any) -> ColumnElement[bool]:
     """``rules.verdict`` as a condition: against whoever took the key since it was read."""
     ours = and_(KEYS.owner_run == new.owner_run, KEYS.owner_stage == new.owner_stage)
-    # A key whose work may have begun stays bound to its parameters.
-    again = and_(KEYS.state == HELD, KEYS.fingerprint == new.fingerprint, or_(KEYS.lease_until <= NOW, ours))
+    # A key whose work may have begun stays bound to its parameters, while those are known.
+    bound = or_(KEYS.fingerprint == new.fingerprint, KEYS.fingerprint == literal_column(f"'{ERASED_FINGERPRINT}'"))
+    again = and_(KEYS.state == HELD, bound, or_(KEYS.lease_until <= NOW, ours))
     return or_(KEYS.state == FREE, KEYS.expires_at <= NOW, again)
 
 
@@ -304,6 +319,11 @@ def abandon_for_run(
     False: this stage does not hold the key.
     """
     return _write(connection, _ABANDON, scope, key, at_run=run_id, at_stage=stage, ttl=ttl_seconds, now=now)
+
+
+def erase_for_run(connection: Connection, run_id: str) -> None:
+    """Erase what the keys of a run keep of its values; they stay taken."""
+    connection.execute(ERASE.where(KEYS.owner_run == run_id))
 
 
 _HELD_BY = Prepared(

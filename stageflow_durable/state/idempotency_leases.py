@@ -41,6 +41,7 @@ from stageflow_durable.state.driver import Statement
 from stageflow_durable.state.idempotency_keys import (
     ADDRESS,
     DONE,
+    ERASE,
     EXPIRY,
     FREE,
     HELD,
@@ -122,6 +123,10 @@ class Leases:
     def release(self, scope: Scope, key: str, fence: int, *, vouched: bool) -> bool:
         """End the lease now; ``vouched`` forgets the key. False: the fence is no longer the owner's."""
         return self._write(_forget if vouched else _lapse, scope, key, at_fence=fence)
+
+    def erase(self, scope: Scope, key: str) -> None:
+        """Erase what the key says of values. It stays taken as it was."""
+        self._write(_erase, scope, key)
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -214,3 +219,8 @@ def _lapse(is_sqlite: bool) -> Statement:
 @lru_cache(maxsize=2)
 def _forget(is_sqlite: bool) -> Statement:
     return Statement(_LET.values(state=FREE, params=null()), is_sqlite=is_sqlite)
+
+
+@lru_cache(maxsize=2)
+def _erase(is_sqlite: bool) -> Statement:
+    return Statement(ERASE.where(THIS, KEYS.owner_run.is_(None)), is_sqlite=is_sqlite)

@@ -20,10 +20,8 @@ from stageflow_durable.state.tables import attempts, checkpoints, runs, saga_ste
 from stageflow_durable.store.values import Known, Seen
 from stageflow_durable.transitions.draft import NO_ITEM
 
-_OWN = tuple(
-    runs.c[name]
-    for name in ("id", "op_version", "status", "definition", "phase", "park_reason", "pivot_passed", "error_stage")
-)
+_DECIDE = ("id", "op_version", "status", "definition", "phase", "park_reason", "pivot_passed", "error_stage")
+_OWN = (*(runs.c[name] for name in _DECIDE), runs.c.erased_at.is_not(None).label("erased"))
 
 _PARTS: Mapping[str, tuple[Column[Any], ...]] = {
     "strand": (strands.c.run, strands.c.stage, strands.c.direction, strands.c.state),

@@ -116,7 +116,7 @@ class SqlStore(Reading, BaseStore):
             return action(connection)
 
     def _within(self, action: Callable[[Transaction], T]) -> T:
-        return self._do(lambda c: action(SqlTransaction(c, self._audit)))
+        return self._do(lambda c: action(SqlTransaction(c, self._audit, self._old_audits)))
 
     # --- accepting runs -----------------------------------------------------------------------------------------------
 

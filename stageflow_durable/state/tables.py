@@ -155,6 +155,8 @@ runs = Table(
     Column("item_count", Integer, nullable=False, server_default=text("0")),
     # Processes to be told of its end, or of every change, after the commit: see model/awaited. No transition reads it.
     Column("awaited_by", NAME),
+    # When its values went, for good; NULL: they are there.
+    Column("erased_at", Double),
     Column("parent_stage", NAME),
     Column("parent_item", Integer),
     UniqueConstraint("client_id", "pipeline", "key"),

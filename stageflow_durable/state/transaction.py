@@ -57,6 +57,7 @@ class SqlTransaction(NamedTuple):
 
     connection: Connection
     audit_key: bytes
+    old_audit_keys: Sequence[bytes] = ()
 
     def clock(self) -> float:
         """The database's time, in seconds since the epoch."""
@@ -133,6 +134,19 @@ class SqlTransaction(NamedTuple):
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
         return slots.tend(self.connection, pool)
+
+    def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
+        """What the audit finds wrong with a locked run."""
+        from stageflow_durable.state import erasure
+
+        keys = (self.audit_key, *self.old_audit_keys, *([b""] if unsealed else ()))
+        return erasure.problems(self.connection, keys, run_id)
+
+    def erase(self, run_id: str, seq: int) -> None:
+        """Erase the values in the rows and in the history of a locked run."""
+        from stageflow_durable.state import erasure
+
+        erasure.erase(self.connection, self.audit_key, run_id, seq)
 
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""

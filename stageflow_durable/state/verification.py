@@ -69,7 +69,7 @@ def verify(
     """Check runs, page by page; ``exported``: heads from before, by run, that must still be in the chains. A code
     may be by any of ``keys``: a run that went on while the key changed has some of each.
     """
-    checker = _Checker(keys, exported)
+    checker = Checker(keys, exported)
     if run_ids is not None:
         for start in range(0, len(run_ids), RUNS):
             yield from see(partial(checker.named, ids=run_ids[start : start + RUNS]))
@@ -85,7 +85,7 @@ def verify(
         yield see(partial(_gone, keys=keys, run=run, exported=exported[run]))
 
 
-class _Checker:
+class Checker:
     """Checks runs against ``exported`` heads; each page sees one moment of the database, whoever writes meanwhile."""
 
     def __init__(self, keys: Keys, exported: Mapping[str, tuple[int, str]]) -> None:
@@ -101,7 +101,11 @@ class _Checker:
 
     def named(self, connection: Connection, ids: Sequence[str]) -> list[Checked]:
         """These runs."""
-        return self._check(_snapshot(connection), lambda column: column.in_(ids), dict.fromkeys(ids))
+        return self.of(_snapshot(connection), ids)
+
+    def of(self, connection: Connection, ids: Sequence[str]) -> list[Checked]:
+        """The same within a transaction, which sees one moment by itself if it holds their locks."""
+        return self._check(connection, lambda column: column.in_(ids), dict.fromkeys(ids))
 
     def _check(
         self,

@@ -13,6 +13,7 @@ from stageflow_durable.errors import UnknownRun
 from stageflow_durable.model.roster import Missing
 from stageflow_durable.model.run import (
     AwaitedWorker,
+    Erasure,
     Event,
     Run,
     RunSummary,
@@ -41,11 +42,13 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
+from stageflow_durable.store.erasure import ERASE
 from stageflow_durable.store.views import (
     MOVING,
     Beside,
     RunRows,
     about_of,
+    erasure_of,
     event_of,
     full_id_of,
     listed,
@@ -173,7 +176,17 @@ def run(connection: Connection, run_id: str, max_attempts: Mapping[str, int] | N
     missing = _missing(connection, found, rows.idle_queues)
     awaited, described = awaits(connection, run_id), attributes_of(connection, run_id)
     about = _Asked(connection).about(found, max_attempts or {}) if found.phase in MOVING else None
-    return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about))
+    return run_of(
+        found, plan, rows, max_attempts, Beside(described, missing, awaited, about, _erased(connection, found))
+    )
+
+
+def _erased(connection: Connection, run: RunFacts) -> Erasure | None:
+    if run.erased_at is None:
+        return None
+    said = and_(events.c.run == run.id, events.c.item == NO_ITEM, events.c.type == ERASE)
+    event = connection.execute(select(events).where(said).order_by(events.c.seq)).first()
+    return None if event is None else erasure_of(event)
 
 
 class _Asked:

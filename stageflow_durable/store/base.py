@@ -19,6 +19,7 @@ from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.work import Fenced, Nudge, Work
 from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
+from stageflow_durable.store.chains import UNKNOWN_KEY
 from stageflow_durable.store.transaction import Transaction, transact
 from stageflow_durable.store.values import Created, Fork, Missed, Received, Stepped, StrandRef
 from stageflow_durable.transitions import accept as accepting
@@ -197,8 +198,12 @@ class BaseStore(Carrying):
         return self._ordered(order, lambda facts: operate.settle(facts, order, stage, delta))
 
     def _ordered(self, order: operate.Order, decide: Callable[[Facts], Change]) -> tuple[Nudge, ...]:
+        def checked(facts: Facts) -> Change:
+            operate.require_values(facts, order.verb)
+            return decide(facts)
+
         needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
-        changed = self._transact(order.run_id, decide, needs=needs)
+        changed = self._transact(order.run_id, checked, needs=needs)
         if changed is None:
             raise UnknownRun(f"no run {order.run_id}")
         return changed.nudges
@@ -214,6 +219,24 @@ class BaseStore(Carrying):
     def reveal(self, order: operate.Order) -> None:
         """Note that somebody is shown a run's values as they are. Raises UnknownRun."""
         self._ordered(order, lambda facts: operate.reveal(facts, order))
+
+    def erase(self, order: operate.Order) -> None:
+        """Erase a run's values; nothing happens where they are erased already. Raises UnknownRun, OperatorConflict,
+        NotAllowed.
+        """
+        needs = (Part.STRANDS, Part.SAVED, Part.STEPS, Part.ATTEMPTS)
+
+        def act(t: Transaction) -> Change | None:
+            facts = t.lock(order.run_id, needs, "")
+            if facts is None:
+                raise UnknownRun(f"no run {order.run_id}")
+            if facts.run.erased_at is not None:
+                return None
+            erased = t.apply(operate.erase(facts, order, lambda: _problems(t, order)))
+            t.erase(order.run_id, erased.seq)
+            return erased
+
+        self._notify_of(self._within(act))
 
     def make_link(self, order: operate.Order, link: approval.NewLink) -> None:
         """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
@@ -265,6 +288,7 @@ class BaseStore(Carrying):
             facts = t.lock(wanted.original, (Part.SAVED, Part.STEPS, Part.REQUESTERS), "")
             if facts is None:
                 raise UnknownRun(f"no run {wanted.original}")
+            operate.require_values(facts, "fork")
             new, origin = _forked(facts, wanted, t.checkpoints(wanted.original), t.attributes(wanted.original))
             made = created(t.create(accepting.fork(new, facts.clock, origin)))
             if made is None:
@@ -301,6 +325,17 @@ def _forked(facts: Facts, wanted: Fork, rows: Any, attributes: Attributes) -> tu
         requesters=tuple(sorted(facts.requesters | {wanted.actor})) if facts.requesters else (),
     )
     return new, Origin(run.id, wanted.from_stage, wanted.actor, wanted.reason, run.input_schema, saved)
+
+
+def _problems(t: Transaction, order: operate.Order) -> list[str]:
+    """What is wrong with a run that is to be erased. Raises NotAllowed where its history has a key that is not known
+    here: what was erased without it would never verify again.
+    """
+    found = t.problems(order.run_id)
+    if UNKNOWN_KEY in found and UNKNOWN_KEY in t.problems(order.run_id, unsealed=True):
+        why = "its history was written with an audit key that this process has not got: set STAGEFLOW_AUDIT_KEY"
+        raise NotAllowed(order.run_id, order.verb, f"{why}, or STAGEFLOW_OLD_AUDIT_KEYS")
+    return found
 
 
 def _end_wait(t: Transaction, place: StrandRef) -> Change | None:

@@ -386,8 +386,9 @@ def held_by(new: NewRun, holder: Holder | None) -> Answer:
         return RunBusy(f"the run of key {new.key!r} is just being pruned; enqueue again")
     if holder.fingerprint == as_stored(new.fingerprint, holder.fingerprint):
         return Created(holder.run_id, True)
-    # What differs from a run that was pruned cannot be told any more.
-    fields = () if holder.input is None else differing_texts(holder.input, new.input)
+    # What differs from a run that was pruned or erased cannot be told any more.
+    gone = holder.input is None or len(holder.fingerprint) < len(new.fingerprint)
+    fields = () if holder.input is None or gone else differing_texts(holder.input, new.input)
     return IdempotencyParamMismatch(str(new.key), fields, run_id=holder.run_id)
 
 

@@ -6,9 +6,15 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from stageflow_durable.store.audit import seal
+from stageflow_durable.store.erasure import mark_fits
 from stageflow_durable.store.testimony import Keys, Row
 from stageflow_durable.transitions.accept import GENESIS
 from stageflow_durable.transitions.draft import NO_ITEM
+
+UNKNOWN_KEY = (
+    "no event has a code by this key: the run was written under another one (STAGEFLOW_OLD_AUDIT_KEYS), or without "
+    "one, or all of it was replaced"
+)
 
 
 def chain(rows: Sequence[Row], keys: Keys, beginning: str = GENESIS, item: int = NO_ITEM) -> Iterator[str]:
@@ -28,10 +34,7 @@ def chain(rows: Sequence[Row], keys: Keys, beginning: str = GENESIS, item: int =
             yield f"event {row['seq']} ({row['type']}) was moved to item {row['item']}, which the run has not got"
     wrong = [row for row in rows if not _fits(row, keys, item)]
     if wrong and len(wrong) == len(rows):
-        yield (
-            "no event has a code by this key: the run was written under another one (STAGEFLOW_OLD_AUDIT_KEYS), or "
-            "without one, or all of it was replaced"
-        )
+        yield UNKNOWN_KEY
         return
     for row in wrong:
         yield f"event {row['seq']} ({row['type']}) was changed: its code does not fit"
@@ -39,7 +42,7 @@ def chain(rows: Sequence[Row], keys: Keys, beginning: str = GENESIS, item: int =
 
 def _fits(row: Row, keys: Keys, item: int) -> bool:
     said = [row[name] for name in ("run", "seq", "type", "at", "data", "previous")]
-    return any(seal(key, *said, item=item).mac == row["mac"] for key in keys)
+    return any(seal(key, *said, item=item).mac == row["mac"] for key in keys) or mark_fits(keys, row)
 
 
 def beyond(rows: Sequence[Row], seq: int, of: str) -> Iterator[str]:

@@ -362,6 +362,11 @@ class Operating(Protocol):
     def reveal(self, order: Order) -> None:
         """Note that somebody is shown a run's values as they are. Raises UnknownRun."""
 
+    def erase(self, order: Order) -> None:
+        """Erase a run's values for good; nothing happens where they are erased already. Raises UnknownRun,
+        OperatorConflict, NotAllowed.
+        """
+
     def make_link(self, order: Order, link: NewLink) -> None:
         """Record a link by which somebody may decide about an approval. Raises UnknownRun, NotAllowed."""
 

@@ -23,6 +23,7 @@ from stageflow_durable.store.vouched import (
     attempt_row,
     call_row,
     checkpoint_row,
+    given_anew,
     given_code,
     inputs_text,
     is_by_body,
@@ -148,6 +149,7 @@ def _written(change: Change, audit_key: bytes, say: Say) -> dict[str, dict[str, 
     written: dict[str, dict[str, Any]] = {}
     columns = _beyond_fresh(change) if change.new else change.columns
     of_run = {name: value for name, value in columns.items() if name in OF_RUN}
+    of_run |= {} if change.new else given_anew(audit_key, change.facts.run, columns)
     if of_run:
         written[RUN] = of_run
     for row in change.rows:

@@ -12,6 +12,7 @@ from typing import Any
 
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.store.erasure import held_again
 from stageflow_durable.store.vouched import (
     AUDIT,
     FRESH_ATTEMPT,
@@ -26,6 +27,7 @@ from stageflow_durable.store.vouched import (
     attempt_row,
     call_row,
     checkpoint_row,
+    given_by,
     given_code,
     is_by_body,
     is_of_item,
@@ -72,6 +74,21 @@ class Rows:
     links: Sequence[Row] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
     """What was given to the items of each stage, as one text."""
+
+    @property
+    def by_table(self) -> Mapping[str, Sequence[Row]]:
+        """Those of its rows that may hold values."""
+        return {
+            "attempts": self.attempts,
+            "checkpoints": self.checkpoints,
+            "saga_steps": self.steps,
+            "strands": self.strands,
+            "signals": self.signals,
+            "approvals": self.approvals,
+            "items": [
+                {"stage": stage, "input": given} for stage, text in self.inputs.items() for given in given_by(text)
+            ],
+        }
 
 
 @dataclass
@@ -167,6 +184,8 @@ def of_parts(keys: Keys, seen: Rows, heard: Testimony) -> Iterator[str]:
         **{link_row(row["token"]): row for row in seen.links},
         **{call_row(row["stage"], row["item"], row["call"]): row for row in seen.calls},
     }
+    if seen.run.get("erased_at") is not None:
+        yield from held_again(seen.by_table, seen.keys)
     told = {name: columns for name, columns in heard.rows.items() if name != RUN}
     yield from (f"{name} is missing: the events tell of it" for name in told.keys() - there.keys())
     yield from (f"{name} was added: no event tells of it" for name in there.keys() - told.keys())
@@ -210,7 +229,9 @@ def _of_places(seen: Rows, plan: Plan) -> Iterator[str]:
 
 
 def _of_keys(seen: Rows) -> Iterator[str]:
-    """What another run would be answered with is what this one saved."""
+    """What another run would be answered with is what this one saved, while it is there."""
+    if seen.run.get("erased_at") is not None:
+        return
     saved = {row["stage"]: (row["delta"], row["saved_schema"]) for row in seen.checkpoints}
     for row in seen.keys:
         if saved.get(row["owner_stage"]) != (row["result"], row["result_schema"]):

@@ -88,6 +88,14 @@ class Transaction(Protocol):
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
 
+    def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
+        """What the audit finds wrong with a locked run. ``unsealed``: codes that were made without a key count too."""
+
+    def erase(self, run_id: str, seq: int) -> None:
+        """Erase the values in the rows and in the history of a locked run, whose row a change has erased already.
+        ``seq``: the number of the event that says so, which stays as it is.
+        """
+
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""
 

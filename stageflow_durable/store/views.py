@@ -22,6 +22,7 @@ from stageflow_durable.model.run import (
     ApprovalView,
     AttemptView,
     AwaitedWorker,
+    Erasure,
     Event,
     Run,
     RunSummary,
@@ -42,6 +43,7 @@ from stageflow_durable.model.status import (
 )
 from stageflow_durable.model.waits import About, Behind, Strand, waits_of
 from stageflow_durable.model.work import RunFacts
+from stageflow_durable.store.erasure import MARK, is_marked
 from stageflow_durable.store.vouched import AUDIT
 from stageflow_durable.transitions.draft import ACTIVE
 from stageflow_durable.transitions.hand_back import is_handed_back
@@ -69,6 +71,7 @@ def summary_of(run: RunFacts) -> RunSummary:
         as_optional_moment(run.finished_at),
         as_optional_moment(run.deadline),
         parent=run.parent,
+        erased_at=as_optional_moment(run.erased_at),
     )
 
 
@@ -158,6 +161,13 @@ class Beside(NamedTuple):
     missing: Missing | None
     awaits: tuple[AwaitedWorker, ...]
     about: About | None
+    erased: Erasure | None = None
+
+
+def erasure_of(event: Any) -> Erasure:
+    """The event by which a run's values were erased, as what people are told of it."""
+    told = decode(event.data)
+    return Erasure(as_moment(event.at), told["actor"], told["reason"])
 
 
 def run_of(found: RunFacts, plan: Plan, rows: RunRows, max_attempts: Mapping[str, int] | None, beside: Beside) -> Run:
@@ -176,6 +186,7 @@ def run_of(found: RunFacts, plan: Plan, rows: RunRows, max_attempts: Mapping[str
         metadata=decode(found.metadata, shown=True),
         attributes=dict(beside.attributes),
         stages=stages,
+        erased=beside.erased,
     )
 
 
@@ -373,9 +384,13 @@ def _state(
 
 
 def event_of(row: Any, item: int) -> Event:
-    """An event as people see it: without its entries about rows, which are for the audit."""
+    """An event as people see it: without its entries about rows, which are for the audit. ``erased``: some of its data
+    are gone.
+    """
     told: dict[str, Any] = decode(row.data)
-    data = {name: value for name, value in told.items() if name != AUDIT}
+    data = {name: value for name, value in told.items() if name not in (AUDIT, MARK)}
+    if MARK in told and is_marked(row.data):
+        data["erased"] = True
     return Event(row.run, row.seq, row.type, as_moment(row.at), data, item)
 
 

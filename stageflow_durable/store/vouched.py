@@ -75,7 +75,7 @@ COVERED: Mapping[str, Mapping[str, How]] = {
         **dict.fromkeys(("error_stage", "op_version", "pivot_passed", "past_pivot", "deadline"), How.SAID),
         **dict.fromkeys(("parent", "parent_stage", "parent_item", "item_count"), How.SAID),
         "error": How.SEALED,
-        "finished_at": How.SAID,
+        **dict.fromkeys(("finished_at", "erased_at"), How.SAID),
     },
     "stageflow_attempts": {
         **dict.fromkeys(("run", "stage", "item", "direction", "n"), How.SAID),
@@ -245,6 +245,11 @@ def inputs_text(inputs: Iterable[str]) -> str:
     return "\x1e".join(inputs)
 
 
+def given_by(text: str) -> list[str]:
+    """The inputs of which :func:`inputs_text` made one text."""
+    return text.split("\x1e")
+
+
 def is_of_item(row: str) -> bool:
     """Whether events name a row of an item by this name."""
     return "#" in row.partition(" ")[0]
@@ -275,6 +280,16 @@ def given_code(key: bytes, run: str, values: Sequence[Any]) -> str:
     lengths = f"{len(client)},{len(pipeline)},{own},{len(fingerprint)},{len(given)},{schema},{len(metadata)},{priority}"
     text = f"{lengths}:{client}{pipeline}{run_key or ''}{fingerprint}{given}{metadata}{queue}"
     return value_code(key, run, RUN, "given", text)
+
+
+def given_anew(key: bytes, run: Any, columns: Mapping[str, Any]) -> dict[str, str]:
+    """What an event says of a run's row whose given columns are erased: their code from now on. Empty while they stay.
+    ``run``: its row before; ``columns``: what is written to it.
+    """
+    if columns.keys().isdisjoint(GIVEN):
+        return {}
+    now = run._replace(**columns)
+    return {"given": given_code(key, run.id, [getattr(now, name) for name in GIVEN])}
 
 
 def tombstone_code(key: bytes, row: Mapping[Any, Any]) -> str:

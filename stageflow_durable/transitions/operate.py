@@ -6,8 +6,11 @@ the reason, by the rules of :mod:`stageflow_durable.model.verbs`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from stageflow_durable.codec import encode
 from stageflow_durable.errors import NotAllowed, OperatorConflict
 from stageflow_durable.model.stage_state import stage_state
 from stageflow_durable.model.status import (
@@ -20,7 +23,15 @@ from stageflow_durable.model.status import (
     StepState,
     StrandState,
 )
-from stageflow_durable.model.verbs import TURNING_BACK, StageStanding, Standing, VerbName, refusal, standing_of
+from stageflow_durable.model.verbs import (
+    ERASED_WHY,
+    TURNING_BACK,
+    StageStanding,
+    Standing,
+    VerbName,
+    refusal,
+    standing_of,
+)
 from stageflow_durable.saga.decide import undone
 from stageflow_durable.transitions.again import stand_again
 from stageflow_durable.transitions.change import Change, FenceUndos, KeyEnd
@@ -56,7 +67,7 @@ def _ordered(facts: Facts, order: Order) -> Draft:
     return draft
 
 
-def _note(draft: Draft, order: Order, **more: bool) -> None:
+def _note(draft: Draft, order: Order, **more: Any) -> None:
     known = {"authenticated": True} if order.authenticated else {}
     draft.emit(f"operator.{order.verb}", actor=order.actor, **known, reason=order.reason, **more)
 
@@ -92,7 +103,8 @@ def _standing(draft: Draft) -> Standing:
         stages.append(
             StageStanding(planned.name, state, planned.on_unknown, planned.undo, step, last is AttemptState.WAITING)
         )
-    return standing_of(run.id, run.status, run.park_reason, run.error_stage, stages, pivot_passed=run.pivot_passed)
+    flags = {"pivot_passed": run.pivot_passed, "erased": run.erased_at is not None}
+    return standing_of(run.id, run.status, run.park_reason, run.error_stage, stages, **flags)
 
 
 # --- stop, undo -------------------------------------------------------------------------------------------------------
@@ -301,7 +313,52 @@ def _stay(draft: Draft, row: StrandRow, stage: str, other: str, *, done: bool) -
 
 
 def reveal(facts: Facts, order: Order) -> Change:
-    """Note that somebody is shown the run's values as they are. The run itself stays as it is."""
+    """Note that somebody is shown a run's values as they are. The run itself stays as it is."""
     draft = Draft(facts)
     _note(draft, order)
     return draft.done()
+
+
+def require_values(facts: Facts, verb: str) -> None:
+    """Raise NotAllowed for a run whose values were erased."""
+    if facts.run.erased_at is not None:
+        raise NotAllowed(facts.run.id, verb, ERASED_WHY)
+
+
+# --- erase ------------------------------------------------------------------------------------------------------------
+
+NOTHING, NO_METADATA = encode(None), encode({})
+"""What stands in the place of an erased input, and of erased metadata."""
+
+KEPT_DIGITS = 4
+"""Hexadecimal digits of the fingerprint of erased parameters that stay: enough to tell other parameters apart, too few
+to find out by them what they were.
+"""
+
+
+def erase(facts: Facts, order: Order, problems: Callable[[], Sequence[str]]) -> Change:
+    """Take from the run's row what it was given and why it failed; the store does the same with its other rows and its
+    history. Its key stays taken: of the fingerprint so much is kept that other parameters are still told apart.
+
+    ``problems``: what the audit finds wrong now; it is noted, since nobody can find it out afterwards.
+    """
+    if order.op_version is not None and facts.run.op_version != order.op_version:
+        raise OperatorConflict(order.run_id, order.verb)
+    draft = Draft(facts)
+    _permit(draft, order)
+    run, found = draft.run, [*problems()]
+    draft.change(
+        input=NOTHING,
+        metadata=NO_METADATA,
+        fingerprint=_shortened(run.fingerprint),
+        error=None,
+        erased_at=draft.clock,
+        op_version=run.op_version + 1,
+    )
+    _note(draft, order, **({"problems": found} if found else {}))
+    return draft.done()
+
+
+def _shortened(fingerprint: str) -> str:
+    version, colon, digits = fingerprint.rpartition(":")
+    return f"{version}{colon}{digits[:KEPT_DIGITS]}"

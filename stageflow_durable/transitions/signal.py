@@ -11,6 +11,7 @@ from typing import NamedTuple
 from stageflow_durable.codec import Fingerprint, as_stored
 from stageflow_durable.errors import IdempotencyParamMismatch, NotAllowed
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus, StrandState
+from stageflow_durable.model.verbs import ERASED_WHY
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.compatibility import follow_newest
 from stageflow_durable.transitions.draft import AWAKE, Draft
@@ -87,6 +88,8 @@ def receive(facts: Facts, sent: Sent) -> Change | SignalRow:
 def _refusal(facts: Facts, name: str, there: list[SignalRow]) -> str | None:
     """Why the run takes no signal ``name``; None if it does."""
     run, waits = facts.run, [stage.name for stage in facts.plan.stages if stage.is_wait]
+    if run.erased_at is not None:
+        return ERASED_WHY
     if name not in waits:
         return f"it has no wait {name!r}; it waits for: {', '.join(waits) or 'no signal at all'}"
     if there:

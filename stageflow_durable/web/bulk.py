@@ -68,8 +68,9 @@ class Bulk:
 
     def call(self, run_id: str, **given: Any) -> RunSummary:
         """Do it to one run."""
-        verbs = {VerbName.CANCEL: self._engine.cancel, VerbName.RESUME: self._engine.resume}
-        return verbs.get(self.verb, self._engine.compensate)(run_id, **given)
+        engine = self._engine
+        verbs = {VerbName.CANCEL: engine.cancel, VerbName.RESUME: engine.resume, VerbName.COMPENSATE: engine.compensate}
+        return verbs[self.verb](run_id, **given)
 
     def do(self, seen: Seen, reason: str, actor: Actor) -> RunSummary:
         """Do it to a run as it was seen."""

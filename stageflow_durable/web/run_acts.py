@@ -176,7 +176,7 @@ class Acts:
     # --- many runs ------------------------------------------------------------------------------------------------
 
     def _many(self, actor: Actor, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-        if verb not in APPLICABLE:
+        if verb not in APPLICABLE or verb == VerbName.ERASE:  # what nothing brings back is not a button of a page
             raise Refused(problem(HTTPStatus.NOT_FOUND, "there is no such verb"))
         dry = body.get("dry_run") is True
         given = _checked(verb, {"reason": "-", **body} if dry else body, _BULK)

@@ -356,6 +356,9 @@ class FakeOperations:
             raise self.fails
         return SignalReceipt(run_id, name, 1, NOW, self.replays)
 
+    def erase(self, run_id: str, *, reason: str, actor: str, op_version: int | None = None) -> RunSummary:
+        return self._act(VerbName.ERASE, run_id, RunStatus.SUCCEEDED, reason=reason, actor=actor, op_version=op_version)
+
     def reveal(self, run_id: str, *, reason: str, actor: str) -> Revealed:
         self.calls.append(Call("reveal", run_id, {"reason": reason, "actor": actor}))
         if self.fails:

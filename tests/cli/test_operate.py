@@ -447,3 +447,23 @@ def test_without_a_reason_nothing_is_revealed(invoke: Invoke, engine: FakeApplic
     result = invoke("reveal", "01J9F2")
     assert (result.exit_code, result.stdout, engine.calls) == (2, "", [])
     assert "--reason" in result.stderr
+
+
+# --- erase ------------------------------------------------------------------------------------------------------------
+
+
+def test_runs_that_have_ended_are_erased_by_a_filter_for_a_reason(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [run(RunStatus.SUCCEEDED)]
+    result = invoke("erase", "--pipeline", "checkout", "--reason", "request 7", "--actor", "dpo", "--yes")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.endswith("succeeded → erased\n")
+    assert [(call.verb, call.given["reason"]) for call in engine.calls] == [("erase", "request 7")]
+    assert "does nothing for runs that are parked" in invoke("erase", "--status", "parked", "--reason", "r").stderr
+
+
+def test_a_run_that_goes_on_is_not_erased(invoke: Invoke, engine: FakeApplication) -> None:
+    engine.held = [running(1)]
+    result = invoke("erase", engine.held[0].run_id, "--reason", "request 7")
+    assert result.exit_code == 1
+    assert "erase refused: it is running, and its stages need its values" in result.stderr
+    assert engine.calls == []

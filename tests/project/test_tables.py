@@ -29,6 +29,8 @@ DYNAMIC = {
     "batch.py": frozenset({"runs", "strands", "events", "attributes"}),
     "of_items.py": frozenset({"items", "item_groups", "strands"}),
     "retention.py": OF_RUNS | {"events", "attributes"},
+    "erasure.py": frozenset({"strands", "attempts", "checkpoints", "saga_steps", "signals", "approvals", "items"})
+    | {"attributes", "calls"},
     "dialect.py": frozenset[str](),  # makes an insertion for whoever asks
 }
 """Modules that write tables which a variable names, and which those are."""
@@ -39,6 +41,9 @@ DECIDED = {"apply.py", "at_once.py"}
 TIMES = {"recovery.py", "handed_back.py", "moved.py", "progress.py"}
 """They write what nobody decides on: when a strand is offered again, and what a stage shows of its progress. A decision
 would cost each an event; see ``docs/explanation/protocol.md``."""
+
+APART = {"retention.py", "erasure.py"}
+"""They take things away from runs that have ended."""
 
 WRITTEN_IN: dict[str, set[str]] = {
     "runs": DECIDED | {"batch.py", "awaited.py"},  # a thousand new runs in one statement; whom to tell
@@ -65,13 +70,13 @@ WRITTEN_IN: dict[str, set[str]] = {
     "item_groups": {"of_items.py"},
     "idempotency_keys": {"idempotency_keys.py", "idempotency_leases.py"},  # one kind of holder each
 }
-"""By table; retention, which deletes from all of them, aside."""
+"""By table; aside from retention, which deletes from all of them, and from erasure, which blanks what it lists."""
 
 
 def test_each_table_is_written_where_it_is_said_and_nowhere_else() -> None:
     found: dict[str, set[str]] = defaultdict(set)
     for module in modules("stageflow_durable"):
-        if "migrations" not in module.parts and module.name != "retention.py":
+        if "migrations" not in module.parts and module.name not in APART:
             for table in _written(module):
                 found[table].add(module.name if module.parent == STATE else str(module))
     assert {table: found[table] for table in WRITTEN_IN} == WRITTEN_IN

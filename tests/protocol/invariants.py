@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from stageflow_durable.model.work import RunFacts
 from stageflow_durable.state import tables, verified_items
 from stageflow_durable.state.database import Database
 from stageflow_durable.store.audit import seal
+from stageflow_durable.store.erasure import mark_fits
 from stageflow_durable.store.memory import audit as in_memory
 from stageflow_durable.store.memory.of_items import groups_of
 from stageflow_durable.store.memory.rows import Parts, Tables
@@ -389,7 +391,7 @@ def a_wait_ends_once(seen: Picture) -> Iterator[str]:
     waits = {stage.name for stage in seen.plan.stages if stage.is_wait}
     yield from (f"{stage} is over, and a signal is kept for it" for stage in kept & seen.finished & waits)
     deltas = {row["stage"]: row["delta"] for row in seen.checkpoints}
-    for row in seen.signals:
+    for row in () if erased(seen) else seen.signals:
         if row["consumed_at"] is not None and deltas.get(row["stage"], row["payload"]) != row["payload"]:
             yield f"the output of {row['stage']} is {deltas[row['stage']]}, its signal said {row['payload']}"
     for row in seen.strands:
@@ -434,7 +436,7 @@ def an_approval_is_consumed_once(seen: Picture) -> Iterator[str]:
     saved = {row["stage"]: row for row in seen.checkpoints}
     for stage in (stage.name for stage in seen.plan.stages if stage.is_approval):
         output = saved.get(stage)
-        if output is None or output["skipped"]:
+        if output is None or output["skipped"] or erased(seen):
             continue
         told = decode(output["delta"])
         by = [row for row in consumed if (row["stage"], row["digest"]) == (stage, told["digest"])]
@@ -617,7 +619,8 @@ def the_chain_is_unbroken(seen: Picture, audit_key: bytes = b"") -> Iterator[str
     previous = GENESIS
     for number, event in enumerate(seen.events, 1):
         expected = seal(audit_key, event["run"], event["seq"], event["type"], event["at"], event["data"], previous)
-        if (event["seq"], event["previous"], event["mac"]) != (number, previous, expected.mac):
+        sealed = event["mac"] == expected.mac or (erased(seen) and mark_fits([audit_key], event))
+        if (event["seq"], event["previous"]) != (number, previous) or not sealed:
             yield f"10: event {event['seq']} does not follow event {number - 1}"
         previous = event["mac"]
     if (seen.run["seq"], seen.run["head"]) != (len(seen.events), previous):
@@ -760,16 +763,28 @@ def states_move_as_the_tables_say(before: Picture, after: Picture) -> Iterator[s
 
 
 def nothing_is_forgotten(before: Picture, after: Picture) -> Iterator[str]:
-    """Outcomes and history are never changed or taken back, and an attempt that ended stays as it ended."""
-    if after.checkpoints != before.checkpoints and not set(map(_frozen, before.checkpoints)) <= set(
-        map(_frozen, after.checkpoints)
-    ):
+    """Outcomes and history are never changed or taken back, and an attempt that ended stays as it ended; values are
+    erased, if ever, for good.
+    """
+    if erased(before) and (not erased(after) or before.run["status"] != after.run["status"]):
+        yield "a run went on after its values were erased"
+    values = {"delta", "data"} if erased(after) else set()
+    if after.checkpoints != before.checkpoints and not {_frozen(row, values) for row in before.checkpoints} <= {
+        _frozen(row, values) for row in after.checkpoints
+    }:
         yield "a checkpoint changed"
-    if after.events[: len(before.events)] != before.events:
+    told = after.events[: len(before.events)]
+    if told != before.events and [_frozen(row, values) for row in told] != [
+        _frozen(row, values) for row in before.events
+    ]:
         yield "the history changed"
     steps = {(row["stage"], row["call"]): row["result"] for row in after.calls}
     for row in before.calls:
-        if row["saved_at"] is not None and steps.get((row["stage"], row["call"])) != row["result"]:
+        if (
+            row["saved_at"] is not None
+            and not erased(after)
+            and steps.get((row["stage"], row["call"])) != row["result"]
+        ):
             yield f"the saved step {row['n']} of {row['stage']} changed"
     now = {_place(row): AttemptState(row["state"]) for row in after.attempts}
     for row in before.attempts:
@@ -786,8 +801,13 @@ def _place(row: Row) -> tuple[object, ...]:
     return row["stage"], row["direction"], row["n"]
 
 
-def _frozen(row: Row) -> frozenset[tuple[str, Any]]:
-    return frozenset(row.items())
+def _frozen(row: Row, but: AbstractSet[str]) -> frozenset[tuple[str, Any]]:
+    return frozenset((name, value) for name, value in row.items() if name not in but)
+
+
+def erased(seen: Picture) -> bool:
+    """Whether the values of the run are gone: by a person's word, and never back."""
+    return seen.run["erased_at"] is not None
 
 
 OF_A_CHANGE: tuple[Callable[[Picture, Picture], Iterator[str]], ...] = (

@@ -273,6 +273,7 @@ TRANSACTIONS: dict[str, Callable[..., Act]] = {
     "skip": lambda world, stage: _order(world, "compensate", stage),
     "settle": _settle,
     "reveal": lambda _world: lambda store: store.reveal(Order(RUN, "reveal", "because", "somebody")),
+    "erase": lambda _world: lambda store: store.erase(Order(RUN, "erase", "because", "somebody")),
     "fork": _fork,
 }
 

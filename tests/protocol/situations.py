@@ -99,7 +99,7 @@ def late(world: World) -> None:
 
 @situation(
     "succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched, cancel, expire, fork a, recall a, report a,"
-    " note, reveal, renew me, mark_killed me, begin a other",
+    " note, reveal, erase, renew me, mark_killed me, begin a other",
     rivals="succeed a, succeed a on, wait a, postpone a, fail a, fail a vouched",
     core="succeed a on, fail a, cancel",
 )
@@ -330,8 +330,8 @@ def in_doubt(world: World) -> None:
 
 
 @situation(
-    "resume, settle b done, settle b not, fork b, compensate, cancel, begin a me 1",
-    rivals="resume, settle b done, settle b not",
+    "resume, settle b done, settle b not, fork b, compensate, cancel, erase, begin a me 1",
+    rivals="resume, settle b done, settle b not, erase",
     core="resume, settle b done, fork b",
 )
 def failed(world: World) -> None:

@@ -432,3 +432,17 @@ def test_the_end_of_an_item_takes_no_longer_among_ten_thousand(unwatched: Many) 
             seconds[nudge.run_id] += time.monotonic() - began
     print(f"an item of 320: {seconds['F'] * 4:.2f} ms, of 10,000: {seconds['T'] * 4:.2f} ms")
     assert seconds["T"] < seconds["F"] * 1.5
+
+
+def test_items_are_erased_with_their_run_and_their_chains_stay_whole(many: Many) -> None:
+    first, second = many.opened("R", 2)
+    many.done(first)
+    many.done(many.done(second).nudges[0])
+    many.store.erase(Order("R", "erase", "because", "somebody"))
+    assert {row["input"] for row in many.rows("items")} == {"null"}
+    assert {row["delta"] for row in many.rows("checkpoints")} == {None}
+    assert [checked.problems for checked in many.store.audit(["R"], {})] == [()]
+    change_rows(many.store, "items", lambda row: row.item == 1, input='{"n":0}')
+    (checked,) = many.store.audit(["R"], {})
+    assert "a row of items (m): input holds a value, its run was erased" in checked.problems
+    change_rows(many.store, "items", lambda row: row.item == 1, input="null")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stageflow_durable.codec import as_stored
 from stageflow_durable.idempotency.keys import address
-from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, next_fence, verdict
+from stageflow_durable.idempotency.rules import Claimant, KeyRecord, KeyState, forgotten, next_fence, verdict
 from stageflow_durable.idempotency.store import Claimed, RunAnswer
 from stageflow_durable.store.memory.rows import KeyRow, Tables
 from stageflow_durable.store.values import BusinessKey
@@ -51,6 +51,14 @@ def end(tables: Tables, now: float, run: str, change: KeyChange) -> None:
     else:
         record = record._replace(expires_at=until)
     tables.keys.put(where, row._replace(record=record))
+
+
+def erase(tables: Tables, run: str) -> None:
+    """Erase what the keys of a run keep of its values; they stay taken."""
+    for where, row in list(tables.keys.items()):
+        record = row.record
+        if record.holder is not None and record.holder.run_id == run:
+            tables.keys.put(where, row._replace(record=forgotten(record)))
 
 
 def held_by(tables: Tables, run: str) -> tuple[HeldKey, ...]:

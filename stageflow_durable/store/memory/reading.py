@@ -14,11 +14,12 @@ from stageflow_durable.errors import InvalidInput, UnknownRun
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Missing
-from stageflow_durable.model.run import AwaitedWorker, Event, Run, RunSummary, WorkerView
+from stageflow_durable.model.run import AwaitedWorker, Erasure, Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import AT_REST, Phase, RunStatus, StrandState, WaitingFor
 from stageflow_durable.model.verbs import standing
 from stageflow_durable.model.waits import About
 from stageflow_durable.model.work import RunFacts, Saved
+from stageflow_durable.store.erasure import ERASE
 from stageflow_durable.store.memory import definitions, slots
 from stageflow_durable.store.memory.rows import ApprovalRecord, Tables
 from stageflow_durable.store.memory.scans import lost_for_ever
@@ -42,6 +43,7 @@ from stageflow_durable.store.views import (
     RunRows,
     about_of,
     approval_view,
+    erasure_of,
     event_of,
     full_id_of,
     listed,
@@ -122,7 +124,13 @@ def run(tables: Tables, now: float, run_id: str, max_attempts: Mapping[str, int]
     described = tuple(sorted((row.name, row.value) for row in tables.attributes.of(run_id)))
     awaited = _awaits(tables, run_id)
     about = _about(tables, now, found, max_attempts or {}) if found.phase in MOVING else None
-    return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about))
+    return run_of(found, plan, rows, max_attempts, Beside(described, missing, awaited, about, _erased(tables, found)))
+
+
+def _erased(tables: Tables, run: RunFacts) -> Erasure | None:
+    if run.erased_at is None:
+        return None
+    return next((erasure_of(event) for event in tables.events.of(run.id) if event.type == ERASE), None)
 
 
 def _asked(tables: Tables, run_id: str) -> list[ApprovalRecord]:

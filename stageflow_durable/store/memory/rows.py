@@ -352,6 +352,10 @@ class Parts(Rows[tuple[Any, ...], R]):
         """The rows of a run and of each of its items."""
         return [row for of_one in self._of.get(run, _EMPTY).values() for row in of_one.values()]
 
+    def with_keys(self, run: str) -> list[tuple[tuple[Any, ...], R]]:
+        """The same with their keys."""
+        return [pair for of_one in self._of.get(run, _EMPTY).values() for pair in of_one.items()]
+
     def runs(self) -> Collection[str]:
         """Runs that may have rows."""
         return self._of.keys()

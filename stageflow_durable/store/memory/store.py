@@ -62,7 +62,7 @@ class MemoryStore(BaseStore):
         self._clock = clock
         self._lock = RLock()
         self._tables = self._new_tables()
-        self._transaction = MemoryTransaction(self._tables, clock, audit_key)
+        self._transaction = MemoryTransaction(self._tables, clock, audit_key, self._old_audits)
 
     def _new_tables(self) -> Tables:
         return Tables()

@@ -13,7 +13,7 @@ from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.status import AttemptState, Phase, StepState, StrandState
 from stageflow_durable.model.work import RunFacts, Work
 from stageflow_durable.store.audit import EventRow
-from stageflow_durable.store.memory import definitions, keys, of_items, owners, slots
+from stageflow_durable.store.memory import definitions, erasure, keys, of_items, owners, slots
 from stageflow_durable.store.memory.rows import RECORDS, AttemptRecord, EventRecord, Tables
 from stageflow_durable.store.of_items import parts_of_item, with_digest
 from stageflow_durable.store.sealing import seal_events, with_head
@@ -45,10 +45,12 @@ class ConstraintBroken(Exception):
 class MemoryTransaction:
     """What is done under the store's lock: see :class:`~stageflow_durable.store.transaction.Transaction`."""
 
-    def __init__(self, tables: Tables, clock: Callable[[], float], audit_key: bytes) -> None:
+    def __init__(
+        self, tables: Tables, clock: Callable[[], float], audit_key: bytes, old_audit_keys: Sequence[bytes] = ()
+    ) -> None:
         self.tables = tables
         self.clock = clock
-        self._audit = audit_key
+        self._audit, self._old_audits = audit_key, old_audit_keys
 
     # --- facts --------------------------------------------------------------------------------------------------------
 
@@ -300,6 +302,15 @@ class MemoryTransaction:
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Free the slots of what cannot act any more, and offer what is free; returns who is to be woken."""
         return slots.tend(self.tables, self.clock(), pool)
+
+    def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
+        """What the audit finds wrong with a run."""
+        keys = (self._audit, *self._old_audits, *([b""] if unsealed else ()))
+        return erasure.problems(self.tables, keys, run_id)
+
+    def erase(self, run_id: str, seq: int) -> None:
+        """Erase the values in the rows and in the history of a run, whose row a change has erased already."""
+        erasure.erase(self.tables, self._audit, run_id, seq)
 
     def await_end(self, owner: str) -> None:
         """Record that an undo may have to wait until the end of this owner is confirmed."""

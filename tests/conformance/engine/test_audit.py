@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
+from stageflow_durable.errors import NotAllowed
 from stageflow_durable.state import verification
+from stageflow_durable.state.database import Database
+from stageflow_durable.state.store import SqlStore
 from stageflow_durable.state.tables import attempts, checkpoints, events, runs, saga_steps, strands, tombstones
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
+from stageflow_durable.transitions.operate import Order
 from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY
 from tests.services.rows import database_of
@@ -188,13 +192,13 @@ def test_more_runs_than_are_read_at_once_are_all_checked_and_not_held_at_once(
     ids = [run, *(engine.enqueue("line", {}).run_id for _number in range(4))]
     monkeypatch.setattr(verification, "RUNS", 2)
     read: list[str] = []
-    page = verification._Checker.page
+    page = verification.Checker.page
 
     def counted(checker: Any, connection: Connection, after: str) -> Any:
         read.append(after)
         return page(checker, connection, after)
 
-    monkeypatch.setattr(verification._Checker, "page", counted)
+    monkeypatch.setattr(verification.Checker, "page", counted)
     checking = engine.audit(None, {"gone": (1, "head")})
     assert next(iter(checking)).run_id in ids
     assert len(read) == 1
@@ -311,3 +315,56 @@ class TestPruned:
         longer = {run: (heads[run][0] + 1, "ab" * 32)}
         (checked,) = engine.audit(None, longer)
         assert "the end was cut off" in checked.problems[0]
+
+
+# --- runs whose values were erased ------------------------------------------------------------------------------------
+
+
+def wrote_back(connection: Connection, run: str) -> None:
+    connection.execute(update(checkpoints).where(checkpoints.c.run == run).values(delta='"Ann"'))
+
+
+def changed_the_rest(connection: Connection, run: str) -> None:
+    data = connection.execute(select(events.c.data).where(_of(run, 1))).scalar_one()
+    connection.execute(update(events).where(_of(run, 1)).values(data=data.replace("default", "another")))
+
+
+def erased_by_hand(connection: Connection, run: str) -> None:
+    connection.execute(update(events).where(_of(run, 2)).values(data=f'{{"audit.erased":"{"0" * 64}"}}'))
+
+
+def said_to_be_there(connection: Connection, run: str) -> None:
+    connection.execute(update(runs).where(runs.c.id == run).values(erased_at=None))
+
+
+FOUND_ERASED: dict[Tamper, str] = {
+    wrote_back: "a row of checkpoints (a): delta holds a value, its run was erased",
+    changed_the_rest: "event 1 (run.accepted) was changed: its code does not fit",
+    erased_by_hand: "event 2 (stage.begun) was changed: its code does not fit",
+    said_to_be_there: "the run's row: erased_at was changed",
+}
+
+
+@pytest.mark.parametrize("tamper", FOUND_ERASED)
+def test_whatever_is_done_to_an_erased_run_is_found(engine: InProcessEngine, run: str, tamper: Tamper) -> None:
+    heads = {head_of: (seq, mac) for head_of, seq, mac in engine.audit_heads()}
+    engine.erase(run, **WHO)
+    assert [checked.problems for checked in engine.audit(None, heads)] == [()]
+    tampered(engine, tamper, run)
+    (checked,) = engine.audit([run])
+    assert FOUND_ERASED[tamper] in checked.problems
+
+
+def test_erasing_hides_no_tampering_that_came_before(engine: InProcessEngine, run: str) -> None:
+    tampered(engine, paid_twice, run)
+    engine.erase(run, **WHO)
+    (checked,) = engine.audit([run])
+    assert checked.problems == ("before its values were erased: checkpoint c: delta was changed",)
+
+
+def test_a_process_without_the_audit_key_erases_nothing(engine: InProcessEngine, run: str) -> None:
+    blind = SqlStore(Database(database_of(engine).url.render_as_string(hide_password=False)))
+    with pytest.raises(NotAllowed, match="set STAGEFLOW_AUDIT_KEY"):
+        blind.erase(Order(run, "erase", "because", "ops"))
+    blind.close()
+    assert [checked.problems for checked in engine.audit([run])] == [()]

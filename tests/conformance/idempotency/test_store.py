@@ -13,7 +13,14 @@ import pytest
 from pydantic import BaseModel, Field
 
 from stageflow_durable.codec import fingerprint
-from stageflow_durable.errors import ConfigurationError, FenceLost, IdempotencyParamMismatch, InvalidKey, UnsavableValue
+from stageflow_durable.errors import (
+    ConfigurationError,
+    FenceLost,
+    IdempotencyConflict,
+    IdempotencyParamMismatch,
+    InvalidKey,
+    UnsavableValue,
+)
 from stageflow_durable.idempotency.keys import Scope
 from stageflow_durable.idempotency.store import Claimed, Done, IdempotencyStore, InProgress
 from tests.conformance.idempotency.backends import LONG, SCOPE, SHORT, Backend
@@ -469,3 +476,29 @@ def test_given_a_lapsed_key_of_an_earlier_version_when_claimed_with_the_same_par
         backend.claim(params=OTHER)
     assert backend.fence(params=PAYMENT) > first
     assert isinstance(backend.claim(params=PAYMENT), InProgress)
+
+
+# --- forgetting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{"a": 1}, {"a": 2}])
+def test_given_a_forgotten_result_when_claimed_then_it_is_refused_whatever_the_parameters(
+    backend: Backend, params: dict[str, int]
+) -> None:
+    fence = backend.fence(params={"a": 1})
+    backend.store.complete(SCOPE, "order-1", fence, {"name": "Ann"}, ttl_seconds=LONG)
+    backend.store.forget(SCOPE, "order-1")
+    with pytest.raises(IdempotencyConflict, match="what it gave was erased"):
+        backend.claim(params=params)
+
+
+def test_given_a_forgotten_key_when_its_lease_lapses_then_it_is_taken_with_a_higher_fence(backend: Backend) -> None:
+    first = backend.fence(lease=SHORT, params={"a": 1})
+    backend.store.forget(SCOPE, "order-1")
+    backend.advance(SHORT * 1.5)
+    assert backend.fence(params={"a": 1}) > first
+
+
+def test_given_no_such_key_when_forgotten_then_nothing_happens(backend: Backend) -> None:
+    backend.store.forget(SCOPE, "order-1")
+    assert backend.fence() > 0
