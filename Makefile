@@ -52,6 +52,18 @@ test: JOBS ?= 4
 test: $(STAMP) ## Every test, in one go
 	@PYTHONHASHSEED=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(if $(JOBS),--numprocesses=$(JOBS) --dist=loadgroup --no-loadscope-reorder) $(ARGS)
 
+# The driver of a browser is large, and for these tests alone. SHOTS=docs/images takes the documentation's pictures anew.
+BROWSER = $(VENV)/.browser
+SHOTS ?=
+
+.PHONY: test-browser
+test-browser: $(STAMP) $(BROWSER) ## The pages in a headless Chromium: clicks, accessibility, pictures
+	@STAGEFLOW_TEST_BROWSER=1 STAGEFLOW_TEST_SCREENSHOTS=$(SHOTS) $(BIN)/python -m pytest $(or $(ARGS),tests/browser)
+
+$(BROWSER): $(STAMP)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[browser]'
+	@touch $@
+
 .PHONY: golden
 golden: $(STAMP) ## Record anew what each transaction of the protocol changes (tests/protocol/golden_changes.json)
 	@$(BIN)/python -m tests.protocol.golden > tests/protocol/golden_changes.json.new

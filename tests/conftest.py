@@ -26,6 +26,8 @@ from tests.services.postgres import PostgresService
 from tests.services.process import Processes
 
 _BROKERS: dict[str, Callable[[], BrokerService]] = {"valkey": BrokerService.valkey, "redis": BrokerService.redis}
+# Where a browser and its driver are: `make test-browser`.
+collect_ignore = [] if os.environ.get("STAGEFLOW_TEST_BROWSER") else ["browser"]
 _MARKERS = {"postgres": "postgres", "valkey": "redis", "redis": "redis"}
 # Redis is used as well where it is found; everything holds without it.
 _OPTIONAL = {"redis"}

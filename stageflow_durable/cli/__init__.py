@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from stageflow_durable.cli.root import stageflow
 
@@ -12,6 +13,19 @@ __all__ = ["celery_group", "main"]
 
 celery_group = stageflow
 """The click group that the ``celery.commands`` entry point names."""
+
+
+def _is_celerys_flower(arguments: list[str]) -> bool:
+    program = Path(arguments[0] if arguments else "")
+    by_name = program.name == "celery" or program.parts[-2:] == ("celery", "__main__.py")
+    return by_name and "flower" in arguments[1:]
+
+
+if _is_celerys_flower(sys.argv):  # it imports the plugins of ``celery.commands`` before it builds its Flower
+    with suppress(ImportError):
+        from stageflow_durable.web.flower_command import join
+
+        join()
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from stageflow_durable.web.exposure import is_loopback
 
 LOOPBACK = "127.0.0.1"
 _ASKS = frozenset({"basic_auth", "auth", "auth_provider"})
@@ -19,7 +20,7 @@ def flower_arguments(given: Sequence[str], environment: Mapping[str, str]) -> li
         return list(given)
     if "address" not in options:
         return [f"--address={LOOPBACK}", *given]
-    return list(given) if _is_loopback(options["address"]) or _ASKS & options.keys() else None
+    return list(given) if is_loopback(options["address"]) or _ASKS & options.keys() else None
 
 
 def _options(given: Sequence[str], environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -55,10 +56,3 @@ def _of_file(conf: str) -> Iterator[tuple[str, str]]:
 
 def _known(name: str) -> str:
     return name.lower().replace("-", "_")
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address.strip("[]")).is_loopback
-    except ValueError:
-        return address == "localhost"

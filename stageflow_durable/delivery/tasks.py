@@ -18,7 +18,8 @@ from stageflow_durable.engine.executor import Executed
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.work import Nudge, RetryDue
 
-_SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False}
+# One a second or so: no events, or monitors would list little else.
+_SWEEP_OPTIONS = {**TASK_OPTIONS, "acks_late": False, "reject_on_worker_lost": False, "send_events": False}
 AWAY_SECONDS = 2.0
 """How long a message waits if the database is away, or not upgraded yet."""
 

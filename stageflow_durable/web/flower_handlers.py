@@ -13,9 +13,17 @@ from types import TracebackType
 from typing import Any
 
 from flower.views import BaseHandler
-from tornado.web import RequestHandler, authenticated, create_signed_value, decode_signed_value, stream_request_body
+from tornado.web import (
+    HTTPError,
+    RequestHandler,
+    authenticated,
+    create_signed_value,
+    decode_signed_value,
+    stream_request_body,
+)
 
 from stageflow_durable.masking import masking
+from stageflow_durable.web.exposure import is_loopback
 from stageflow_durable.web.http import (
     READ_SECONDS,
     Look,
@@ -112,6 +120,10 @@ class Visits(BaseHandler):  # type: ignore[misc]  # Flower has no types
     def who_looks(self) -> Visitor:
         """Who it is, and what a page of theirs sends back. Flower has let them in."""
         name = self._name()
+        if name is None and not self._options.unix_socket and not is_loopback(self.request.host_name):
+            # Another site's page whose name was made to mean this machine would read what is shown without a sign-in.
+            why = "Without a sign-in Flower shows this under this machine's own name alone: http://127.0.0.1"
+            raise HTTPError(403, why)
         key = self.settings["cookie_secret"]
 
         def secret(path: str) -> str:

@@ -14,7 +14,7 @@ from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.legible import harmless_json, jsonable
 from stageflow_durable.masking import HIDDEN, masked_value
 from stageflow_durable.model.attention import Group
-from stageflow_durable.model.run import ApprovalView, Event, Run, RunSummary, StageView, WorkerView
+from stageflow_durable.model.run import ApprovalView, Event, Run, RunSummary, StageView, StepView, WorkerView
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.verbs import APPLICABLE, Verb, VerbName, allowed_verbs
 from stageflow_durable.model.why import why
@@ -152,7 +152,7 @@ def run_document(run: Run, *, shows: bool, seq: int) -> dict[str, Any]:
 
 
 def _stage(stage: StageView, *, shows: bool) -> dict[str, Any]:
-    told: dict[str, Any] = jsonable(replace(stage, output=None, approval=None, progress=None))
+    told: dict[str, Any] = jsonable(replace(stage, output=None, approval=None, progress=None, steps=()))
     output = None if stage.approval is not None else value_of(stage.output, shows=shows)
     progress = stage.progress if shows else None
     return {
@@ -160,7 +160,14 @@ def _stage(stage: StageView, *, shows: bool) -> dict[str, Any]:
         "output": output,
         "progress": jsonable(progress),
         "approval": _approval(stage.approval, shows=shows),
+        "steps": [_step(step, shows=shows) for step in stage.steps],
     }
+
+
+def _step(step: StepView, *, shows: bool) -> dict[str, Any]:
+    told: dict[str, Any] = jsonable(replace(step, arguments=None, result=None))
+    values = {name: value_of(getattr(step, name), shows=shows) for name in ("arguments", "result")}
+    return {**told, **values}
 
 
 def _allowed(verb: Verb) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_the_scripts_are_executable_and_parse(script: str) -> None:
 
 def test_ci_checks_and_tests_with_every_service_required() -> None:
     text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    assert text.rstrip().endswith("make check test test-sandbox")
+    assert text.rstrip().endswith("make check test test-sandbox test-browser")
     assert "STAGEFLOW_REQUIRE_SERVICES=1" in text
 
 

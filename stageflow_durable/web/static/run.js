@@ -26,6 +26,7 @@ function drawHead() {
     h("div", { class: "sf-run-head" }, h("h1", null, `${legible(run.pipeline)} `, h("span", { class: "sf-dim" }, `v${legible(run.version)}`)), pill(run.status), h("div", { class: "sf-right" }, live.button)),
     cannot && h("p", { class: "sf-note" }, cannot),
     h("p", { class: `sf-say${run.at_rest && run.status !== "succeeded" ? " sf-text-bad" : ""}` }, legible(why())),
+    run.erased_at && h("p", { class: "sf-note" }, `Its values were erased ${clock(run.erased_at, true)} UTC; the history stays.`),
     run.missing && h("p", { class: "sf-note" }, `To let it go on, ${legible(run.missing.advice)}: `, code(run.missing.command, "the command")),
     h("dl", { class: "sf-facts" },
       fact("begun", time(run.created_at, `${clock(run.created_at, true)} UTC`), " (", age(run.created_at), " ago)"),
@@ -200,15 +201,21 @@ function block(title, ...content) {
   return h("div", null, title && h("h3", null, title), content);
 }
 
+const whole = new Map(); // values that somebody asked for in full, until they are others
+
 function valueBlock(title, value, query) {
   if (!value) return null;
-  const pre = h("pre", { tabindex: "0" }, legibleLines(value.text), value.cut ? "…" : "");
-  const more = value.cut && h("button", { type: "button", class: "sf-copy", onclick: async () => {
+  const name = JSON.stringify([query, value.text, value.length]);
+  const full = whole.get(name);
+  const pre = h("pre", { tabindex: "0" }, full || legibleLines(value.text), value.cut && !full ? "…" : "");
+  const more = value.cut && !full && h("button", { type: "button", class: "sf-copy", onclick: async () => {
     more.disabled = true;
     try {
-      const full = await ask(`runs/${run.run_id}/values?${new URLSearchParams(query)}`);
-      replace(pre, legibleLines(full.value.text), full.value.cut ? `… (${full.value.length.toLocaleString("en")} characters: more by the command stageflow show --full)` : "");
-      more.remove();
+      const told = await ask(`runs/${run.run_id}/values?${new URLSearchParams(query)}`);
+      const rest = told.value.cut ? `… (${told.value.length.toLocaleString("en")} characters: all of them by the command stageflow show --full)` : "";
+      whole.set(name, legibleLines(told.value.text) + rest);
+      drawDetail();
+      drawValues();
     } catch (error) {
       more.disabled = false;
       toast(legible(error.message));
@@ -260,6 +267,15 @@ function lines(attempt) {
   return h("details", null, h("summary", null, "Log lines"), h("pre", { tabindex: "0" }, legibleLines(text)));
 }
 
+const MOST_STEPS = 100;
+
+function step(one) {
+  const state_ = one.undone_at ? "undone" : one.saved_at ? "saved" : "begun; it is not known whether it was done";
+  return h("li", { value: one.number }, h("details", null, h("summary", null, h("strong", null, legible(one.name)), one.tool && h("span", { class: "sf-dim" }, " tool"), ` ${state_}`, one.key && h("span", { class: "sf-dim" }, ` key ${legible(one.key)}`)),
+    one.arguments && block("Arguments", h("pre", { tabindex: "0" }, legibleLines(one.arguments.text), one.arguments.cut ? "…" : "")),
+    one.result && block("Result", h("pre", { tabindex: "0" }, legibleLines(one.result.text), one.result.cut ? "…" : ""))));
+}
+
 function attemptTable(title, attempts) {
   return attempts.length > 0 && block(title, h("table", { class: "sf-attempts" }, h("thead", null, h("tr", null, ["", "ended", "began", "took", "what happened"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", null, attemptRows(attempts))));
 }
@@ -272,6 +288,9 @@ function canFork(stage) {
 function drawDetail() {
   const stage = run.stages.find((one) => one.name === chosen) || run.stages[0];
   if (!stage) return replace(detail);
+  const same = JSON.stringify([stage, run.allowed, run.at_rest, [...whole.keys()]]);
+  if (detail.dataset.of === same) return; // what somebody reads, or has marked, stays where it is
+  detail.dataset.of = same;
   const open = new Set([...detail.querySelectorAll("details[open]")].map((one) => one.dataset.n));
   const allowed = cannot ? [] : run.allowed.filter((verb) => verb.stage === stage.name && verb.verb !== "fork");
   const asked = stage.approval;
@@ -291,6 +310,7 @@ function drawDetail() {
         stage.undo && stage.undo.attempts.length > 0 && fact("its key", h("code", null, legible(stage.undo.key)))),
       asked && [valueBlock("What is to be approved", asked.content, { stage: stage.name }), asked.decision && h("p", null, `${legible(asked.decision)} by ${legible(asked.actor || "")}${asked.reason ? `: ${legible(asked.reason)}` : ""}`)],
       valueBlock("Output", stage.output, { stage: stage.name }),
+      stage.steps.length > 0 && block(`Saved steps (${stage.steps.length.toLocaleString("en")})`, h("ol", { class: "sf-steps" }, stage.steps.slice(0, MOST_STEPS).map(step)), stage.steps.length > MOST_STEPS && h("p", { class: "sf-dim" }, `The first ${MOST_STEPS}; all of them by the command stageflow show.`)),
       attemptTable("Attempts", stage.attempts),
       stage.undo && attemptTable(`Attempts of the undo ${legible(stage.undo.name)}`, stage.undo.attempts),
       !begun(stage) && h("p", { class: "sf-dim" }, run.at_rest ? "It was never begun." : "It has not begun.")));

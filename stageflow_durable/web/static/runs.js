@@ -151,8 +151,10 @@ function group(one) {
       h("span", { class: "sf-count" }, one.count),
       h("div", null, h("strong", null, one.reason), h("div", { class: "sf-dim" }, legible(one.pipeline), one.stage ? ` · ${legible(one.stage)}` : "", " · oldest ", age(one.oldest_at)))),
     one.last_error && h("p", { class: "sf-error" }, legible(one.last_error)),
+    one.approval && one.approval.content && h("p", { class: "sf-error" }, `Asks: ${legible(one.approval.content.text)}`),
     one.cause && h("p", { class: "sf-dim" }, `It was to be undone because: ${legible(one.cause)}`),
     one.missing && h("p", { class: "sf-fix" }, `${legible(one.missing.advice)}: `, code(one.missing.command, "the command")),
+    !one.missing && !one.approval && !one.verbs.length && h("p", { class: "sf-fix" }, "Next: ", code(one.next, "the command")),
     h("div", { class: "sf-need-acts" },
       several && search && h("a", { class: "btn btn-sm btn-outline-secondary", href: `${prefix}/runs?${search}`, onclick: (event) => { event.preventDefault(); places = []; go([...search]); box.scrollIntoView({ block: "center" }); } }, `Show all ${one.count}`),
       one.approval && h("a", { class: "btn btn-sm btn-primary", href: several ? `${prefix}/approvals` : `${prefix}/runs/${one.last_run}/approvals/${encodeURIComponent(one.approval.stage)}` }, several ? "Decide" : "Look and decide"),
@@ -198,7 +200,7 @@ function drawCharts(told) {
   counts = told.counts;
   countedTo = told.counted_to;
   names = told.pipelines.map((one) => one.name);
-  replace(charts, told.pipelines.map(chart));
+  replace(charts, told.pipelines.filter((one) => one.runs).map(chart));
   drawFilters();
 }
 
@@ -215,7 +217,7 @@ function drawFilters() {
   const chosen = filters().filter(([name]) => name === "status").map(([, value]) => value);
   const of = { live: STATUSES.slice(0, 5), attention: ["parked", "failed", "compensation_failed"] };
   replace(chips, CHIPS.map(([value, text]) => h("button", { type: "button", class: "sf-chip", "aria-pressed": String(value ? chosen.includes(value) : !chosen.length), onclick: () => narrowed("status", value) },
-    text, value && h("span", { class: "sf-dim" }, number(of[value] || [value])))));
+    text, value && number(of[value] || [value]) && h("span", { class: "sf-dim" }, number(of[value] || [value])))));
   replace(suggestions, filters().filter(([name]) => name !== "status").map(([name, value]) => h("button", { type: "button", class: "sf-chip sf-on", "aria-label": `Remove ${name} ${legible(value)}`, onclick: () => { places = []; go(filters().filter(([one, other]) => one !== name || other !== value)); } },
     `${name}: ${legible(value)}`, h("span", { "aria-hidden": "true" }, " ×"))),
     names.length > 1 && !filters().some(([name]) => name === "pipeline") && h("label", { class: "sf-select" }, h("span", { class: "visually-hidden" }, "Pipeline"), h("select", { class: "form-select form-select-sm", onchange: (event) => narrowed("pipeline", event.target.value) }, h("option", { value: "" }, "Any pipeline"), names.map((name) => h("option", { value: name }, legible(name))))),

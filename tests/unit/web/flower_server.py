@@ -43,7 +43,15 @@ async def served(engine: FakeEngine, prefix: str, **options: Any) -> AsyncIterat
     pages = [url(f"/{name}", _Own, name=name) for name in ("main", "workers", "tasks", "broker", "logout")]
     given = {**settings, "cookie_secret": "s"}
     application = Application([*pages, ("/sign-in", SignIn), (".*", _Own)], **given)
-    said = {"basic_auth": None, "auth": "", "read_only": False, "debug": False, "url_prefix": prefix, **options}
+    said = {
+        "basic_auth": None,
+        "auth": "",
+        "read_only": False,
+        "debug": False,
+        "url_prefix": prefix,
+        "unix_socket": "",
+        **options,
+    }
     application.options = SimpleNamespace(**said)  # type: ignore[attr-defined]  # as Flower has it
     mount(engine, application)
     sockets = bind_sockets(0, "127.0.0.1")

@@ -127,6 +127,20 @@ def test_where_nobody_may_change_anything_pages_say_so_and_have_no_token(
     assert ("A-1" in told.json()["input"]["text"]) is bool(as_)
 
 
+@pytest.mark.parametrize(("host", "status"), [("evil.example:80", 403), ("127.0.0.1:5555", 200), ("localhost", 200)])
+def test_without_a_sign_in_pages_are_shown_under_this_machines_own_name_alone(
+    engine: InProcessEngine, host: str, status: int
+) -> None:
+    """Else another site's name, made to mean this machine, would let that site's script read them."""
+
+    async def how(client: Any) -> Any:
+        paths = ("runs", "api/stageflow/runs", "api/stageflow/live?status=x", "approvals")
+        return [(await client.get(f"/{path}", headers={"Host": host})).status_code for path in paths]
+
+    refused = talk(engine, how)
+    assert refused == [status, status, 422 if status == 200 else status, status]
+
+
 def test_whoever_looks_is_told_of_changes_as_they_come(engine: InProcessEngine) -> None:
     run_id = engine.runs()[0].run_id
 

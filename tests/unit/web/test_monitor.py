@@ -36,6 +36,7 @@ def reserve(ctx: StageContext[Order]) -> dict[str, Any]:
 
 
 def charge(ctx: StageContext[Order]) -> Any:
+    ctx.step("look-up", lambda: {"limit": f"of {ctx.input.order_id}"})
     if ctx.input.cents == 0:
         return StageOutput.fail("declined")
     if ctx.input.cents == 1:
@@ -241,6 +242,12 @@ def test_a_run_is_told_with_stages_values_and_what_is_allowed(desk: Desk) -> Non
     assert charge_["attempts"][0]["error"].startswith("TypeError: a bug")
     assert [verb["verb"] for verb in told["allowed"]] == ["resume", "compensate"]
     assert desk.told(f"runs/{run_id[:20].lower()}")["run_id"] == run_id
+
+
+def test_saved_steps_of_a_stage_are_told_with_their_values(desk: Desk) -> None:
+    (run_id,) = orders(desk, 100)
+    (step,) = desk.told(f"runs/{run_id}")["stages"][1]["steps"]
+    assert (step["name"], json.loads(step["result"]["text"])) == ("look-up", {"limit": "of A-0"})
 
 
 def test_a_long_value_is_cut_and_has_an_address_of_its_own(desk: Desk) -> None:

@@ -1,0 +1,1 @@
+"""The pages about runs in a real browser: ``make test-browser``."""
