@@ -53,6 +53,10 @@ class TransientError(Retryable):
         self.retry_after = retry_after
 
 
+class ToolTimeout(TransientError):
+    """A tool's call took longer than its ``timeout``; it may have acted."""
+
+
 class PermanentError(Terminal):
     """Raised by a stage for a failure that no retry fixes: the stage has failed."""
 
@@ -66,6 +70,15 @@ class StageCancelled(StageflowError):
 
 class ConfigurationError(Terminal):
     """A setting is missing, malformed or unsafe."""
+
+
+class UnknownTool(ConfigurationError):
+    """No tool of that name is registered; ``known``: those that are."""
+
+    def __init__(self, name: str, known: Sequence[str] = ()) -> None:
+        self.name = name
+        self.known = tuple(sorted(known))
+        super().__init__(f"no tool {name!r}; there are: {', '.join(self.known) or 'none'}")
 
 
 class DefinitionError(Terminal):
@@ -177,6 +190,10 @@ class StepMismatch(Terminal):
             f"run {run_id}, stage {stage}: {name} with key {key!r} was saved before {said}. One key is one step: "
             "give this one a key of its own, or the arguments with which it was saved"
         )
+
+
+class NothingToUndo(Terminal):
+    """A tool's call has no undo: its tool has none, or it was undone before."""
 
 
 class FenceLost(Conflict):

@@ -41,6 +41,7 @@ from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, Saving
 from stageflow_durable.engine.services import Services, own_context
+from stageflow_durable.engine.stage_extras import steps_of, undo_of
 from stageflow_durable.errors import StageCancelled
 from stageflow_durable.masking import masking
 from stageflow_durable.model.context import Observer
@@ -196,7 +197,7 @@ class Executor:
     def _stage(self, work: Work, outputs: RunOutputs, go_on: Callable[[], bool]) -> Ending:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
-        steps = partial(_steps, self._world, self._limits, spec)
+        steps = partial(steps_of, self._world, self._limits, spec)
         services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url, steps=steps)
         policy = self._policy(work)
         began = self._world.clock.monotonic()
@@ -314,7 +315,8 @@ class Executor:
             outcome = self._store.outcome_of(work.run.id, work.stage, work.item)
             ctx = context.run(body.undo_context, work, outputs, outcome)
             with self._owner.interruption.of(ends_with_lease=(pipeline.name, spec.name) in self._end_with_lease):
-                called = body.call(undo.action, ctx, spec.timeout, context)
+                action = undo_of(work, spec, undo.action, self._store, self._world, self._limits)
+                called = body.call(action, ctx, spec.timeout, context)
             key = self._key_to_close(work, pipeline, spec, outputs)
             ended = context.run(self._undone, called, policy, self._history(work, began))
         except AWAY:
@@ -365,12 +367,6 @@ def _claimant(
 ) -> Claimant:
     """Who begins. ``bounded``: whether a body of this thread that does not heed its timeout ends with its process."""
     return Claimant(owner.id, plans, timeouts if bounded() else {})
-
-
-def _steps(world: World, limits: Limits, spec: StageSpec, services: Services, store: Store) -> Any:
-    from stageflow_durable.engine.steps import Steps  # few stages have any
-
-    return Steps(services, store, world, limits, spec)
 
 
 def _policy(pipelines: Mapping[str, Pipeline[Any, Any]], default: RetryPolicy, work: Work) -> RetryPolicy:

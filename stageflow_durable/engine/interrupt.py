@@ -39,6 +39,12 @@ def ends_process() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
+def time_left() -> float:
+    """Seconds until what bounds this thread now rings; infinite if nothing does."""
+    innermost = _innermost[0] if ends_process() else None
+    return float("inf") if innermost is None else innermost.until - time.monotonic()
+
+
 def too_late(seconds: float) -> StageTimeout:
     """The error of an attempt that took longer."""
     return StageTimeout(f"it took longer than its timeout of {seconds:g} s")
@@ -68,13 +74,13 @@ class bounded:  # noqa: N801  # a context manager, used like the functions of co
         self._rang = False
         self._before: Any = None
         self._outer: bounded | None = None
-        self._until = 0.0
+        self.until = 0.0
 
     def __enter__(self) -> Self:
         if self._seconds is None or not ends_process():
             return self
         self._outer = _innermost[0]
-        self._until = time.monotonic() + self._seconds
+        self.until = time.monotonic() + self._seconds
         self._before = signal.signal(signal.SIGALRM, self._ring)
         try:
             self._armed = True
@@ -121,7 +127,7 @@ class bounded:  # noqa: N801  # a context manager, used like the functions of co
 
     def resume(self) -> None:
         """Go on with the time that is left: what was within is over."""
-        self._arm(self._until - time.monotonic())
+        self._arm(self.until - time.monotonic())
 
     def _ring(self, _number: int, frame: FrameType | None) -> None:
         if not self._armed or (self._blocks is not None and not self._blocks()):

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from functools import partial
 from hashlib import sha256
-from typing import Any, NamedTuple
+from itertools import count
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeAlias
 
 from stageflow_durable.clock import World
 from stageflow_durable.codec import as_stored, canonical, decode, encode, fingerprint
@@ -24,12 +26,14 @@ from stageflow_durable.engine import loop
 from stageflow_durable.engine.body import is_awaitable
 from stageflow_durable.engine.interrupt import TakenOver
 from stageflow_durable.engine.leftovers import within_a_body
+from stageflow_durable.engine.outcome import text_of
 from stageflow_durable.engine.payload import ELSEWHERE
 from stageflow_durable.engine.services import Services, run_inside
 from stageflow_durable.engine.typed import saved_by, typed
 from stageflow_durable.errors import (
     InvalidInput,
     NotAllowedInStage,
+    NothingToUndo,
     StageCancelled,
     StepMismatch,
     StoreUnavailable,
@@ -39,9 +43,8 @@ from stageflow_durable.idempotency.keys import key_text, valid_key
 from stageflow_durable.masking import masking
 from stageflow_durable.model.context import AttemptEnd
 from stageflow_durable.model.output import OutputKind
-from stageflow_durable.model.stage import StageSpec
 from stageflow_durable.model.status import Phase
-from stageflow_durable.model.work import Fenced
+from stageflow_durable.model.work import Fenced, Work
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import Stepped
 from stageflow_durable.transitions.rows import CallRow
@@ -91,6 +94,9 @@ class Begun(NamedTuple):
     over: Future[CallRow]
 
 
+Stepping: TypeAlias = Callable[[bool], Stepped | Fenced]
+
+
 class _GivenUp(Exception):
     """Who made the step was cancelled: whoever waited for it makes it."""
 
@@ -104,20 +110,47 @@ def _digest(value: Any) -> str:
     return sha256(canonical(value)).hexdigest()
 
 
+def told_of_undo(row: CallRow) -> dict[str, Any]:
+    """What the history says of a call that was undone, besides the step."""
+    return {"tool": row.name} if row.action == row.name else {"tool": row.name, "action": row.action}
+
+
+def patiently(world: World, seconds: float, save: Stepping, goes_on: Callable[[], bool]) -> Stepped | Fenced:
+    """``save``, again and again while the database is away, for ``seconds`` and while it ``goes_on``. It is told
+    whether an earlier try may have gone through.
+    """
+    clock, pause, doubt = world.clock, 0.1, False
+    until = clock.monotonic() + seconds
+    while True:
+        try:
+            return save(doubt)
+        except StoreUnavailable:
+            if clock.monotonic() > until or not goes_on():
+                raise
+            doubt = True
+            clock.sleep(pause)
+            pause = min(1.0, pause * 2)
+
+
 class Steps:
     """The steps of one attempt."""
 
-    def __init__(self, services: Services, store: Store, world: World, limits: Any, spec: StageSpec) -> None:
-        """``limits``: of the executor: for how long it tries to save, and how much."""
+    def __init__(
+        self, services: Services, store: Store, world: World, limits: Any, tools: Callable[[Any, Any], Any] | None
+    ) -> None:
+        """``limits``: of the executor: for how long it tries to save, and how much. ``tools``: makes the stage's tools,
+        given this and the stage's context; None: it has none.
+        """
         self._services = services
         self._store = store
-        self._world = world
-        self._limits = limits
-        self._spec = spec
+        self.world = world
+        self.limits = limits
+        self._tools = tools
         self._known = threading.Lock()  # around what follows
         self._rows: dict[str, CallRow] | None = None
         self._taken: dict[tuple[str, str, str], set[int]] = {}
         self._under_way: dict[str, Begun] = {}
+        self._being_undone: set[str] = set()
         self._unasked: set[str] = set()
         self._writing = threading.Lock()  # one after another: each needs the run's number after the one before
         self._last = 0
@@ -242,13 +275,8 @@ class Steps:
         """The step's row; else who makes it now; else it is this caller's to make."""
         with self._known:
             rows = self._loaded()
-            kind = asked.kind, asked.name, asked.fingerprint
-            number = 0
-            if asked.key is None:
-                taken = self._taken.setdefault(kind, set())
-                number = next(n for n in range(len(taken) + 1) if n not in taken)
-                taken.add(number)
-            call = _digest(["key", asked.key] if asked.key is not None else [*kind, number])
+            number = self._number(asked, rows)
+            call = _call(asked, number)
             row, under_way = rows.get(call), self._under_way.get(call)
             if row is not None:
                 self._require_same(asked, row.name, row.fingerprint, "tool" if row.action else "step")
@@ -263,6 +291,18 @@ class Steps:
             made.over.set_running_or_notify_cancel()  # who waits for it cannot cancel it
             self._under_way[call] = made
             return made
+
+    def _number(self, asked: Asked, rows: dict[str, CallRow]) -> int:
+        """Which of the steps that are known by the same it is: what was undone is not found again. Without a key each
+        that this attempt asks for is another one.
+        """
+        taken: set[int] = set() if asked.key is not None else self._taken.setdefault(_kind(asked), set())
+        for number in count():
+            row = rows.get(_call(asked, number))
+            if number not in taken and (row is None or row.undone_at is None):
+                break
+        taken.add(number)
+        return number
 
     def _loaded(self) -> dict[str, CallRow]:
         if self._rows is None:
@@ -303,7 +343,7 @@ class Steps:
                 asked = begun.asked
                 if asked.key is None and (row is None or row.saved_at is None):
                     # Nothing was saved: the next that asks for the same is this one.
-                    self._taken[asked.kind, asked.name, asked.fingerprint].discard(begun.number)
+                    self._taken[_kind(asked)].discard(begun.number)
             if row is not None and row.saved_at is not None:
                 begun.over.set_result(row)
             else:
@@ -324,7 +364,7 @@ class Steps:
         """What is saved. Raises UnsavableValue, NotAllowedInStage."""
         what = f"result of {asked.what}"
         text = encode(value, what, saved_by(asked.as_type, value))
-        most = self._limits.payload_bytes
+        most = self.limits.payload_bytes
         if len(text) > most:
             size = f"{len(text):,} bytes, of which max_payload_bytes allows {most:,},"
             raise UnsavableValue(what, size, ELSEWHERE)
@@ -345,7 +385,7 @@ class Steps:
             raise UnsavableValue(what, f"what is no {wanted}", "; ".join(error.fields)) from None
 
     def _write(self, begun: Begun, text: str | None) -> CallRow:
-        asked, at = begun.asked, self._world.clock.time()
+        asked, at = begun.asked, self.world.clock.time()
         told: dict[str, Any] = {**asked.told, "arguments_digest": asked.fingerprint}
         if asked.key is not None:
             told["key"] = asked.key
@@ -369,37 +409,95 @@ class Steps:
                 None if text is None else at,
                 asked.undoable,
             )
+            return self._put(row, told)
 
-            try:
-                stepped = self._patiently(lambda doubt: self._store.save_call(work, row, told, doubt=doubt))
-            except BaseException:
-                self._rows = None  # it may have been written all the same: to be read again
-                raise
-            if isinstance(stepped, Fenced):
-                raise TakenOver(f"its work was taken over: {asked.what} is not saved")
-            self._services.work = work._replace(seq=stepped.seq, head=stepped.head)
-            self._stopping = stepped.phase is not Phase.FORWARD
-            self._last = max(self._last, row.n)
-            with self._known:
-                if self._rows is not None:
-                    self._rows[row.call] = row
+    def _put(self, row: CallRow, told: dict[str, Any]) -> CallRow:
+        """Write a row under the attempt's fence. Raises TakenOver."""
+        work = self._services.work
+        try:
+            stepped = patiently(
+                self.world,
+                self.limits.hold_seconds,
+                lambda doubt: self._store.save_call(work, row, told, doubt=doubt),
+                lambda: not self._cut_off,
+            )
+        except BaseException:
+            self._rows = None  # it may have been written all the same: to be read again
+            raise
+        if isinstance(stepped, Fenced):
+            raise TakenOver(f"its work was taken over: step {row.name!r} is not saved")
+        self._services.work = work._replace(seq=stepped.seq, head=stepped.head)
+        self._stopping = stepped.phase is not Phase.FORWARD
+        self._last = max(self._last, row.n)
+        with self._known:
+            if self._rows is not None:
+                self._rows[row.call] = row
         return row
 
-    def _patiently(self, save: Callable[[bool], Stepped | Fenced]) -> Stepped | Fenced:
-        """Again and again while the database is away, and the attempt is not cut off. ``save``: told whether an earlier
-        try may have gone through.
+    # --- tools --------------------------------------------------------------------------------------------------------
+
+    def tools(self, ctx: Any) -> Any:
+        """``ctx.tools``."""
+        if self._tools is None:
+            raise self._refused("ctx.tools", "it has none; give it some by Pipeline.stage(tools=ToolRegistry([…]))")
+        return vars(self).setdefault("_made_tools", self._tools(self, ctx))
+
+    @property
+    def work(self) -> Work:
+        """The attempt."""
+        return self._services.work
+
+    def rows(self) -> list[CallRow]:
+        """What this attempt knows of the steps of its stage, in their order."""
+        with self._known:
+            return sorted(self._loaded().values(), key=attrgetter("n"))
+
+    def note_failed(self, name: str, tries: int, error: Exception, delay: float | None) -> None:
+        """A try of a tool's call raised: the history tells of it with the attempt's end."""
+        told = {"step": name, "tool": name, "try": tries, "error": text_of(error), "delay": delay}
+        self._services.note("stage.step_failed", told)
+
+    def undo(self, call: str, what: str, handler: Callable[[], Any]) -> Any:
+        """Undo a call by ``handler``, once. Within a coroutine of the body what has to be awaited. Raises
+        NothingToUndo.
         """
-        clock, pause, doubt = self._world.clock, 0.1, False
-        until = clock.monotonic() + self._limits.hold_seconds
-        while True:
-            try:
-                return save(doubt)
-            except StoreUnavailable:
-                if clock.monotonic() > until or self._cut_off:
-                    raise
-                doubt = True
-                clock.sleep(pause)
-                pause = min(1.0, pause * 2)
+        self._require(Asked("undo of", what, None, ""))
+        return self._undone_in_loop(call, what, handler) if within_a_body() else self._undone(call, what, handler)
+
+    def _undone(self, call: str, what: str, handler: Callable[[], Any]) -> None:
+        with self._undoing(call, what) as row:
+            value = handler()
+            if is_awaitable(value):
+                self._run_here(value)
+            self._mark_undone(row)
+
+    async def _undone_in_loop(self, call: str, what: str, handler: Callable[[], Any]) -> None:
+        with self._undoing(call, what) as row:
+            value = handler()
+            if is_awaitable(value):
+                await value
+            await self._apart(partial(self._mark_undone, row))
+
+    @contextmanager
+    def _undoing(self, call: str, what: str) -> Iterator[CallRow]:
+        """Around the undo of a call: nobody else undoes it meanwhile. What was begun before it is over is not."""
+        with self._known:
+            row = self._loaded().get(call)
+            if row is None or row.undone_at is not None or call in self._being_undone or call in self._under_way:
+                raise NothingToUndo(
+                    f"run {self.work.run.id}: {what} was undone before, or is being undone: it has none"
+                )
+            self._being_undone.add(call)
+        try:
+            with _within(Asked("undo of", what, None, "")):
+                yield row
+        finally:
+            with self._known:
+                self._being_undone.discard(call)
+
+    def _mark_undone(self, row: CallRow) -> None:
+        with self._writing:
+            self._put(row._replace(undone_at=self.world.clock.time()), told_of_undo(row))
 
     def _tell_unasked(self, end: AttemptEnd) -> None:
         """The stage is done, and did not ask for steps that an earlier attempt saved: its body is not what it was, or
@@ -413,6 +511,15 @@ class Steps:
                 "name and its arguments; what changes from attempt to attempt is no argument",
                 *(work.run.id, work.stage, len(self._unasked), ", ".join(names)[:200]),
             )
+
+
+def _kind(asked: Asked) -> tuple[str, str, str]:
+    return asked.kind, asked.name, asked.fingerprint
+
+
+def _call(asked: Asked, number: int) -> str:
+    """What identifies a step of its stage."""
+    return _digest([*_kind(asked), number] if asked.key is None else ["key", asked.key, number])
 
 
 _BESIDE_SESSION = (

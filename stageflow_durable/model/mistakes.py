@@ -141,6 +141,11 @@ def options_of_stage(spec: Any) -> list[str]:
             "on_lease_lost={}: 'continue' or 'end'",
             shown(spec.on_lease_lost),
         ),
+        (
+            spec.tools is not None and not hasattr(spec.tools, "of_action"),
+            "tools={} is not a ToolRegistry",
+            shown(spec.tools),
+        ),
         (not _is_queue(spec.queue), f"queue {{}} is not {QUEUE_NAME}", shown(spec.queue)),
     )
     wrong = [text.format(given) for is_wrong, text, given in checks if is_wrong]

@@ -176,6 +176,7 @@ class Pipeline(Generic[InputT, ResultT]):
         on_lease_lost: OnLeaseLost | None = None,
         callback: Any = None,
         limits: Iterable[ConcurrencyLimit] = (),
+        tools: Any = None,
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
 
@@ -187,7 +188,7 @@ class Pipeline(Generic[InputT, ResultT]):
         not renew its lease, though nobody may have taken the work; ``"continue"`` only once somebody has.
         ``callback``: a Pydantic model, or a JSON schema as a dict, by which what is sent to ``ctx.callback_url()`` is
         validated; None: any JSON. ``limits``: what it shares with others over all workers, see
-        :class:`ConcurrencyLimit`.
+        :class:`ConcurrencyLimit`. ``tools``: the ``ToolRegistry`` (``stageflow_durable.tools``) of ``ctx.tools``.
         """
         brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
         given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}
@@ -197,7 +198,7 @@ class Pipeline(Generic[InputT, ResultT]):
             runner=_callable(runner),
             kind=_kind(kind, runner),
             after=_names(after),
-            compensate=_undo(options.get("compensate")),
+            compensate=_undo(options.get("compensate"), tools),
             retry=options.get("retry"),
             timeout=_seconds(timeout),
             pivot=pivot,
@@ -208,6 +209,7 @@ class Pipeline(Generic[InputT, ResultT]):
             on_lease_lost=on_lease_lost,
             callback=callback,
             limits=_listed(limits),
+            tools=tools,
             misfits=tuple(
                 f"{name}= is given twice: by the stage object and beside it" for name in brought.keys() & given
             ),
@@ -333,8 +335,14 @@ def _kind(given: StageKind | None, runner: Any) -> StageKind:
     return kind
 
 
-def _undo(compensate: Runner | Undo | None) -> Undo | None:
+def _undo(compensate: Runner | Undo | None, tools: Any) -> Undo | None:
+    if compensate is None and getattr(tools, "can_undo", False):
+        return Undo(calls)
     return compensate if compensate is None or isinstance(compensate, Undo) else Undo(compensate)
+
+
+def calls(_ctx: Any) -> None:
+    """The undo of a stage that has none of its own, and tools whose calls can be undone: that is done before."""
 
 
 def _names(after: Any) -> tuple[str, ...] | None:
@@ -370,6 +378,8 @@ def _placed(specs: tuple[StageSpec, ...]) -> tuple[tuple[PlannedStage, ...], lis
 def _planned(spec: StageSpec, after: tuple[str, ...]) -> PlannedStage:
     undo = getattr(spec.compensate.action, "__name__", "undo") if spec.compensate else None
     stage = PlannedStage(spec.name, str(spec.kind), after, undo, spec.pivot, spec.on_unknown, spec.queue)
+    if undo and getattr(spec.tools, "can_undo", False):
+        stage = replace(stage, undoes_calls=True)
     if spec.approval is not None:
         return replace(stage, kind=APPROVAL, **_approved(spec.approval))
     if spec.wait is not None:

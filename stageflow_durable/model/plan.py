@@ -40,6 +40,7 @@ class PlannedStage:
     asked for the run may not.
 
     ``limits``: whose slots it needs to begin.
+    ``undoes_calls``: it has tools whose calls can be undone, which its undo does first.
     """
 
     name: str
@@ -60,6 +61,7 @@ class PlannedStage:
     approvers: tuple[str, ...] = ()
     separation: bool = False
     limits: tuple[PlannedLimit, ...] = ()
+    undoes_calls: bool = False
 
     @property
     def is_sleep(self) -> bool:

@@ -156,4 +156,5 @@ class StageSpec:
     callback: Any = field(default=None, hash=False)
     approval: Approval | None = None
     limits: tuple[ConcurrencyLimit, ...] = ()
+    tools: Any = field(default=None, hash=False)
     misfits: tuple[str, ...] = ()

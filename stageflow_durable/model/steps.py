@@ -30,6 +30,14 @@ class SavesSteps:
     __slots__ = ()
     services: Any
 
+    @property
+    def tools(self) -> Any:
+        """The tools of the stage (``Pipeline.stage(tools=…)``): ``ctx.tools.call("search", query="x")``, in ``async
+        def`` awaited, calls one and saves what it returned, as :meth:`step` does; ``ctx.tools.answer(message)`` makes
+        the calls that a model's message asks for. See ``stageflow_durable.tools``.
+        """
+        return self.services.steps.tools(self)
+
     @overload
     def step(
         self,

@@ -24,9 +24,9 @@ from stageflow_durable.transitions.rows import CallRow
 
 
 def save_call(facts: Facts, work: Work, call: CallRow, told: dict[str, Any], *, doubt: bool = False) -> Change | Fenced:
-    """Write a call of the attempt ``work``: what is about to be made (without ``saved_at``), or what it brought; the
-    time is filled in here. ``told``: what its event says of it. ``doubt``: an earlier try to write the same may have
-    gone through.
+    """Write a call of the attempt ``work``: what is about to be made (without ``saved_at``), what it brought, or that
+    it was undone (``undone_at``); the times are filled in here. ``told``: what its event says of it. ``doubt``: an
+    earlier try to write the same may have gone through.
 
     Fenced against a zombie whose strand was taken, and against a thread that still runs when its attempt is over.
     """
@@ -34,7 +34,7 @@ def save_call(facts: Facts, work: Work, call: CallRow, told: dict[str, Any], *, 
     if draft is None:
         return Fenced()
     there = _there(facts, call) if doubt else None
-    if there is not None and (there.saved_at is not None) >= (call.saved_at is not None):
+    if there is not None and _stages_of(there) >= _stages_of(call):
         return draft.done()  # it did
     write(draft, work, call, told)
     return draft.done()
@@ -44,9 +44,18 @@ def _there(facts: Facts, call: CallRow) -> CallRow | None:
     return next((row for row in facts.calls if (row.stage, row.call) == (call.stage, call.call)), None)
 
 
+def _stages_of(call: CallRow) -> int:
+    """How far it has come: begun, saved, undone."""
+    return (call.saved_at is not None) + 2 * (call.undone_at is not None)
+
+
 def write(draft: Draft, work: Work, call: CallRow, told: dict[str, Any]) -> None:
-    """Insert a call, or save the result of one that was about to be made."""
+    """Insert a call, or save the result of one that was about to be made, or that it was undone."""
     about = {"stage": work.stage, "attempt": work.attempt, "step": call.name, "number": call.n, **told}
+    if call.undone_at is not None:
+        draft.set_call(call, undone_at=draft.clock)
+        draft.emit("stage.step_undone", **about)
+        return
     if call.saved_at is None:
         draft.add_call(call)
         draft.emit("stage.step_begun", **about)

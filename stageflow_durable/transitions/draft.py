@@ -395,6 +395,11 @@ class Draft:
         """Whether some attempt of the action may have had an effect that we do not know of."""
         return any(row.doubt for row in self._attempts_of(stage, Phase.FORWARD))
 
+    def owes_calls(self, stage: str) -> bool:
+        """Whether a tool's call of the stage was made, or may have been, and can still be undone."""
+        owed = self.plan.by_name[stage].undoes_calls
+        return owed and any(row.stage == stage and row.undoable and row.undone_at is None for row in self.facts.calls)
+
     def called_before(self, work: Work) -> bool:
         """Whether an earlier attempt of the stage called the body."""
         not_called = (AttemptState.VOID, AttemptState.SETTLED)

@@ -34,9 +34,9 @@ def drafted(facts: Facts, work: Work) -> Draft | None:
 
 def void_step(draft: Draft, stage: str) -> None:
     """The stage cannot have had an effect: no undo is owed, and a pivot was not passed. Does nothing if an attempt is
-    in doubt.
+    in doubt, or a call of it can still be undone: whatever the body says, that was made.
     """
-    if draft.in_doubt(stage):
+    if draft.in_doubt(stage) or draft.owes_calls(stage):
         return
     planned = draft.plan.by_name[stage]
     if planned.undo is not None:

@@ -59,7 +59,7 @@ def _record(draft: Draft, stage: str, *, acted: bool) -> None:
         return
     if acted:
         draft.record(stage)
-    elif not draft.in_doubt(stage):
+    elif not (draft.in_doubt(stage) or draft.owes_calls(stage)):
         draft.set_step(stage, StepState.VOID)
 
 

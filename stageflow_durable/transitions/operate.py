@@ -282,7 +282,7 @@ def _doubtful(draft: Draft, order: Order, stage: str) -> StrandRow:
 
 def _not_done(draft: Draft, stage: str) -> None:
     planned = draft.plan.by_name[stage]
-    if planned.undo is not None:
+    if planned.undo is not None and not draft.owes_calls(stage):
         draft.set_step(stage, StepState.VOID)
     if planned.pivot:
         withdraw_pivot(draft, stage)
