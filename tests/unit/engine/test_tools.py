@@ -114,6 +114,9 @@ def test_a_model_or_a_schema_may_say_it() -> None:
         with_schema.input.validated({"n": 0})
 
 
+STRANGE: Any = "strange"
+
+
 def _of_anything(**given: Any) -> None: ...
 
 
@@ -124,10 +127,10 @@ def _by_place(given: int, /) -> None: ...
     ("wrong", "said"),
     [
         (lambda: ToolDefinition("a b", search.handler), "a name is 1 to 128 letters"),
-        (lambda: ToolDefinition("a", "search"), "handler 'search' is no function"),  # type: ignore[arg-type]  # the mistake
+        (lambda: ToolDefinition("a", STRANGE), "handler 'strange' is no function"),
         (lambda: ToolDefinition("a", search.handler, timeout=0), "timeout"),
-        (lambda: ToolDefinition("a", search.handler, retry=3), "is not a RetryPolicy"),  # type: ignore[arg-type]  # the mistake
-        (lambda: ToolDefinition("a", search.handler, undo_handler="x"), "undo_handler 'x' is no"),  # type: ignore[arg-type]  # the mistake
+        (lambda: ToolDefinition("a", search.handler, retry=STRANGE), "is not a RetryPolicy"),
+        (lambda: ToolDefinition("a", search.handler, undo_handler=STRANGE), "undo_handler 'strange' is no"),
         (lambda: ToolDefinition("a", _of_anything), "give input_schema="),
         (lambda: ToolDefinition("a", _by_place), "cannot be given by its name"),
         (lambda: ToolDefinition("a", search.handler, input_schema=Order), "its handler takes one: that model"),
@@ -143,7 +146,7 @@ def test_what_cannot_be_a_tool_is_told_where_it_is_declared(wrong: Callable[[], 
 
 def test_a_stage_takes_a_registry_and_nothing_else() -> None:
     with pytest.raises(DefinitionError, match="is not a ToolRegistry"):
-        Pipeline[Any, Any]("p").stage("a", print, tools=[search]).plan  # noqa: B018
+        Pipeline[Any, Any]("p").stage("a", print, tools=[search]).plan  # noqa: B018  # it is made when it is asked for
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
