@@ -426,7 +426,8 @@ class Steps:
             raise
         if isinstance(stepped, Fenced):
             raise TakenOver(f"its work was taken over: step {row.name!r} is not saved")
-        self._services.work = work._replace(seq=stepped.seq, head=stepped.head)
+        lost = work.lost if row.saved_at is None else 0
+        self._services.work = work._replace(seq=stepped.seq, head=stepped.head, lost=lost)
         self._stopping = stepped.phase is not Phase.FORWARD
         self._last = max(self._last, row.n)
         with self._known:

@@ -37,6 +37,8 @@ def save_call(facts: Facts, work: Work, call: CallRow, told: dict[str, Any], *, 
     if there is not None and _stages_of(there) >= _stages_of(call):
         return draft.done()  # it did
     write(draft, work, call, told)
+    if work.lost and call.saved_at is not None:
+        draft.set_strand(work.strand, lost=0)  # it gets on: what kills its process is not what it has just done
     return draft.done()
 
 

@@ -215,6 +215,38 @@ def test_a_stage_that_was_lost_and_settled_keeps_its_steps(make_engine: MakeEngi
     assert remote.asked == ["x", "y", "x"]
 
 
+def test_a_stage_that_gets_on_is_not_poison(make_engine: MakeEngine, acts: Acts, remote: Remote) -> None:
+    """Lost processes are counted from the last step that was saved: a long stage outlives many deploys."""
+    engine = make_engine(acts.line("a b"), max_recoveries=2)
+
+    def one_more(ctx: Any) -> None:
+        for number in range(len(remote.asked) + 1):
+            ctx.step("send", remote.do, str(number))
+        raise DIES
+
+    acts.play("a", *[one_more] * 5, lambda _ctx: "done")
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert handle.outputs()["a"] == "done"
+    assert remote.asked == ["0", "1", "2", "3", "4"]
+
+
+def test_a_stage_that_dies_without_getting_on_is_poison_all_the_same(
+    make_engine: MakeEngine, acts: Acts, remote: Remote
+) -> None:
+    engine = make_engine(acts.line("a"), max_recoveries=2)
+
+    def dies(ctx: Any) -> None:
+        ctx.step("send", remote.do, "x")
+        raise DIES
+
+    acts.play("a", *[dies] * 5)
+    handle = engine.enqueue("line", {})
+    engine.drain()
+    assert handle.describe().park_reason is ParkReason.POISON
+    assert remote.asked == ["x"]
+
+
 def test_a_fork_does_its_steps_anew(make_engine: MakeEngine, acts: Acts, remote: Remote) -> None:
     engine = make_engine(acts.line("a b"))
     acts.play("b", *[lambda ctx: in_a_row(ctx, remote)] * 2)
