@@ -35,6 +35,9 @@ class Placed:
     note: str
 
 
+MOST_NESTED = 8
+"""Branches inside branches that are drawn as such; deeper ones stand below one another."""
+
 _Branch = tuple[str, ...]
 """The stages with which the branches begin that lead to a place, from the outermost on; empty: on the trunk."""
 
@@ -47,12 +50,13 @@ def placed(stages: Sequence[StageView], guides: Guides) -> list[Placed]:
     of: dict[str, _Branch] = {}
     for stage in stages:  # they come in the order of the graph
         before = [of.get(name, ()) for name in stage.after] or [()]
-        first = len(before) == 1 and parts[next(iter(stage.after), "")] > 1
-        of[stage.name] = (*_common(before), *((stage.name,) if first else ()))
+        inside = _common(before)
+        first = len(before) == 1 and parts[next(iter(stage.after), "")] > 1 and len(inside) < MOST_NESTED
+        of[stage.name] = (*inside, stage.name) if first else inside
     strands: dict[_Branch, list[StageView]] = {}
     for stage in stages:
         strands.setdefault(of[stage.name], []).append(stage)
-    return [*_Picture(strands, of, guides).trunk()]
+    return [*_Picture(strands, guides).trunk()]
 
 
 def _common(branches: Sequence[_Branch]) -> _Branch:
@@ -61,10 +65,13 @@ def _common(branches: Sequence[_Branch]) -> _Branch:
 
 
 class _Picture:
-    def __init__(self, strands: dict[_Branch, list[StageView]], of: dict[str, _Branch], guides: Guides) -> None:
+    def __init__(self, strands: dict[_Branch, list[StageView]], guides: Guides) -> None:
         self._strands = strands
-        self._of = of
         self._guides = guides
+        self._begun: dict[tuple[_Branch, str], list[_Branch]] = {}
+        for branch, (head, *_rest) in strands.items():
+            if branch:
+                self._begun.setdefault((branch[:-1], next(iter(head.after), "")), []).append(branch)
 
     def trunk(self) -> Iterator[Placed]:
         along = self._strands.get((), [])
@@ -78,11 +85,7 @@ class _Picture:
 
     def _parted(self, where: str, branch: _Branch, indent: str, *, more: bool = False) -> Iterator[Placed]:
         """The branches that begin behind the stage ``where``; ``more``: something follows in front of them."""
-        begun = [
-            found
-            for found, (head, *_rest) in self._strands.items()
-            if found == (*branch, head.name) and next(iter(head.after), "") == where
-        ]
+        begun = self._begun.get((branch, where), [])
         for inside in begun:
             last = inside == begun[-1] and not more
             below = indent + (self._guides.below_last if last else self._guides.below)

@@ -111,7 +111,7 @@ class Cockpit(Watching):
             place = self._active[run.run_id] or ""
             told = [wait.text for wait in run.waits if wait.kind is not WaitKind.MESSAGE]
             what = f"waits: {told[0]}" if place.startswith("waits") and told else place
-            self._out(f"run {run.run_id[:length]} {run.pipeline} {clipped(legible(what), 160)}")
+            self._out(legible(f"run {run.run_id[:length]} {run.pipeline} {clipped(what, 160)}"))
 
     def _tell_ended(self, ended: Sequence[RunSummary]) -> None:
         if len(ended) > SHOWN:
@@ -127,8 +127,8 @@ class Cockpit(Watching):
 def _line(run: RunSummary, length: int) -> str:
     took = duration((run.updated_at - run.created_at).total_seconds())
     at = f" at {run.error_stage}" if run.error_stage else ""
-    why = f": {clipped(legible(run.error), 120)}" if run.error else ""
-    return f"run {run.run_id[:length]} {run.pipeline} {run.status.replace('_', ' ')}{at} after {took}{why}"
+    why = f": {clipped(run.error, 120)}" if run.error else ""
+    return legible(f"run {run.run_id[:length]} {run.pipeline} {run.status.replace('_', ' ')}{at} after {took}{why}")
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def hello(reference: str, pipelines: Mapping[str, Any], page: str | None = None)
     if not pipelines:
         return [f"ready; {reference} has no pipelines yet: Engine(…, pipelines=[…]){at}"]
     name, pipeline = next(iter(pipelines.items()))
-    listed = ", ".join(f"{one.name} v{one.version}" for one in pipelines.values())
+    listed = legible(", ".join(f"{one.name} v{one.version}" for one in pipelines.values()))
     sample = json.dumps(sample_input(pipeline.input_type), ensure_ascii=False).replace("'", "'\\''")
     return [
         f"ready: {listed}{at}",

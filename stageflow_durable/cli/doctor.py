@@ -15,6 +15,7 @@ from stageflow_durable.cli.output import console, print_json
 from stageflow_durable.cli.session import Session, app_option, json_option
 from stageflow_durable.cli.times import Seconds
 from stageflow_durable.errors import ConfigurationError, StageflowError
+from stageflow_durable.legible import for_people
 from stageflow_durable.masking import masked
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def doctor(ctx: click.Context, timeout: float, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        _print(found)
+        _print(for_people(found))
     if any(check.level is Level.FAIL for check in found):
         ctx.exit(FAILED)
 
@@ -230,9 +231,13 @@ def _workers(application: Any, transport: str, timeout: float, session: Session)
         later_than = CELERYS_OWN_SECONDS if visible is None else float(visible)
         queues = [*dict.fromkeys((*application.queues, str(app.conf.task_default_queue)))]
         now = session.now().timestamp()
-        yield from worker_checks.far(
-            far_messages(app, queues, now=now, later_than=later_than, timeout=timeout), visible
-        )
+        try:
+            found = far_messages(app, queues, now=now, later_than=later_than, timeout=timeout)
+        except Exception as error:  # noqa: BLE001  # a user that may publish, and not look; a transport of its own
+            why = one_line(masked(f"{type(error).__name__}: {error}"))
+            yield checks.skipped(worker_checks.FAR, f"the broker does not let messages be looked at: {why}")
+        else:
+            yield from worker_checks.far(found, visible)
 
 
 def _habits(application: Any, transport: str, *, adopted: bool) -> Iterator[Check]:

@@ -16,6 +16,7 @@ from stageflow_durable.cli.failures import Misuse
 from stageflow_durable.cli.output import Column, console, listing, print_json, print_lines, say
 from stageflow_durable.cli.parameters import MOST_RUNS, bounded, run_filters
 from stageflow_durable.cli.session import Session, app_option, json_option
+from stageflow_durable.cli.show import as_typed
 from stageflow_durable.cli.words import STATUS_STYLE, age, clipped, shown_length
 from stageflow_durable.legible import for_people, iso, jsonable, legible
 from stageflow_durable.model.attention import Group, grouped
@@ -81,7 +82,7 @@ def runs(
         attributes=attributes,
         until=until,
         error=error,
-        after=after,
+        after=None if after is None else as_typed(after),
     )
     more = not attention and len(found) > most
     found = found[:most] if more else found

@@ -63,10 +63,15 @@ def show(ctx: click.Context, run_id: str, watch: bool, every: float, full: bool,
 
 def find_run(operations: Operations, run_id: str) -> Run:
     """The run of that id or prefix. Fails on a prefix too short to mean one run."""
-    wanted = run_id.strip().rstrip("….").upper()  # as it was read out, or cut from a line
+    wanted = as_typed(run_id)
     if len(wanted) < 6:
         raise Misuse(f"{run_id!r} is too short for a run id; give at least six characters (stageflow runs lists them)")
     return operations.run(wanted)
+
+
+def as_typed(run_id: str) -> str:
+    """A run's id or prefix, as it was read out, or cut from a line."""
+    return run_id.strip().rstrip("….").upper()
 
 
 def short_id(operations: Operations, run: Run) -> str:

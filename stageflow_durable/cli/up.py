@@ -68,7 +68,7 @@ def up(
     def watched(urls: Urls, page: str | None) -> AbstractContextManager[Watching]:
         at = {"database_url": urls.database_url, "broker_url": urls.broker_url, "audit_key": urls.audit_key}
         operations = open_operations(replace(settings, **at))
-        ready = partial(hello, reference, application.pipelines, page)
+        ready = partial(hello, reference, application.pipelines, None if page is None else f"{page}/runs")
         return watching(Cockpit(operations, click.echo, session.now, ready))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from stageflow_durable.delivery.worker_facts import WorkerFacts
 
 
+FAR = "messages for later"
+
+
 def workers(facts: WorkerFacts, transport: str, *, alone: bool) -> Iterator[Check]:
     """How they live and end. ``alone``: this is one machine with a broker of its own, for development."""
     yield _time_limits(facts)
@@ -97,15 +100,14 @@ def _sockets(facts: WorkerFacts, transport: str) -> Check:
 
 def far(found: Mapping[str, FarMessages], visibility_timeout: float | None) -> Iterator[Check]:
     """No message waits for longer than the time after which it is delivered again."""
-    name = "messages for later"
     seconds = CELERYS_OWN_SECONDS if visibility_timeout is None else visibility_timeout
     late = {queue: seen for queue, seen in found.items() if seen.far}
     if not late:
         looked = sum(seen.looked for seen in found.values())
-        yield ok(name, f"none is due later than the visibility timeout (of {counted(looked, 'message')} looked at)")
+        yield ok(FAR, f"none is due later than the visibility timeout (of {counted(looked, 'message')} looked at)")
     for queue, seen in sorted(late.items()):
         yield Check(
-            name,
+            FAR,
             Level.WARN,
             f"{queue}: {seen.far} of {counted(seen.looked, 'message')} looked at are due in up to "
             f"{seen.furthest / 3600:.1f} h, and are delivered again every {seconds:g} s, to run as many times",

@@ -42,13 +42,22 @@ def far_messages(app: Any, queues: Sequence[str], *, now: float, later_than: flo
 def _waiting(channel: Any, queue: str) -> Iterator[Any]:
     for priority in channel.priority_steps:
         key = channel._q_for_pri(queue, priority)  # noqa: SLF001  # kombu has no other name for the list of a priority
-        yield from map(json.loads, channel.client.lrange(key, -MOST, -1))
+        yield from map(_read, channel.client.lrange(key, -MOST, -1))
 
 
 def _held(values: Iterable[Any]) -> Iterator[tuple[Any, str]]:
     for value in values:
-        message, _exchange, queue = json.loads(value)
-        yield message, str(queue)
+        read = _read(value)
+        if isinstance(read, list) and len(read) == 3:
+            yield read[0], str(read[2])
+
+
+def _read(text: Any) -> Any:
+    """What stands in the broker; None where that is no message: whoever reaches it may have put it there."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _due(message: Any, now: float) -> float:

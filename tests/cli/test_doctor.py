@@ -286,6 +286,17 @@ def test_messages_that_are_due_after_the_visibility_timeout_are_told(valkey: Bro
     assert check.level is Level.OK
 
 
+def test_what_is_no_message_is_looked_at_without_harm(valkey: BrokerService) -> None:
+    with Celery("theirs", broker=valkey.url_of(3), set_as_current=False) as app, app.connection_for_write() as link:
+        client = link.default_channel.client
+        client.lpush("odd", b"\xff", "[]", "{}", json.dumps({"headers": {"eta": "soon"}}), json.dumps({"headers": 1}))
+        client.hset(
+            "unacked", mapping={"a": "nonsense", "b": "[1]", "c": json.dumps([{"headers": {"eta": 5}}, "", "odd"])}
+        )
+        seen = far_messages(app, ["odd"], now=0.0, later_than=3600, timeout=2)
+    assert (seen["odd"].looked, seen["odd"].far) == (6, 0)
+
+
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_server_says_how_it_stands(database_url: str) -> None:
     facts = server_facts(database_url)

@@ -139,7 +139,9 @@ def test_runs_are_seen_and_cancelled_with_the_database_alone(stageflow: Stageflo
         "schema": "ok",
         "workers": "warn",
         "overdue runs": "ok",
+        "audit key": "warn",
         "runs carried": "ok",
+        "idle workers": "ok",
         "broker": "skip",
         "application": "skip",
     }

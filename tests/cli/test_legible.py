@@ -49,7 +49,16 @@ def test_json_keeps_its_meaning_and_has_no_control_characters() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["show", RUN_ID], ["runs"], ["runs", "--attention"], ["workers"], ["cancel", RUN_ID, "--reason", "r"]]
+    "command",
+    [
+        ["show", RUN_ID],
+        ["history", RUN_ID],
+        ["history", RUN_ID, "--full"],
+        ["runs"],
+        ["runs", "--attention"],
+        ["workers"],
+        ["cancel", RUN_ID, "--reason", "r"],
+    ],
 )
 @pytest.mark.parametrize("columns", ["40", "80", "200"])
 def test_nothing_in_data_acts_on_the_terminal_or_is_taken_for_markup(
@@ -64,6 +73,25 @@ def test_nothing_in_data_acts_on_the_terminal_or_is_taken_for_markup(
     if command[0] != "cancel":
         assert r"\x1b[2J" in result.stdout
         assert "[bold" in result.stdout
+
+
+def test_what_was_typed_is_shown_harmlessly_in_the_line_for_the_next_page(
+    invoke: Invoke, engine: FakeApplication
+) -> None:
+    engine.held = [replace(hostile(), client_id="a\x1b[2J\u202e", run_id=f"{RUN_ID[:-1]}{n}") for n in (2, 1)]
+    said = invoke("runs", "--client-id", "a\x1b[2J\u202e", "--limit", "1").stderr
+    assert r"--client-id 'a\x1b[2J\u202e'" in said
+    assert "\x1b" not in said
+
+
+def test_a_megabyte_is_cut_to_a_line(invoke: Invoke, engine: FakeApplication) -> None:
+    big = "x" * 1_000_000
+    engine.held = [run(RunStatus.FAILED, stage("a"), error=big, key=big, client_id="c", input={"a": big})]
+    engine.events = [Event(RUN_ID, 1, "stage.ok", ago(9), {"output": big})]
+    for command in (["runs"], ["runs", "--attention"], ["history", RUN_ID]):
+        assert len(invoke(*command).output) < 1_100_000
+    assert len(invoke("history", RUN_ID).stdout) < 400
+    assert len(invoke("runs").stdout) < 1000
 
 
 def test_show_as_json_gives_the_data_as_it_is(invoke: Invoke, engine: FakeApplication) -> None:

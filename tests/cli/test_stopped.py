@@ -84,8 +84,8 @@ def test_doctor_says_that_it_is_stopped_and_looks_at_the_rest(run_id: str) -> No
     result = stageflow("--app", "shop:engine", "doctor", "--json")
     found = {check["name"]: check for check in json.loads(result.stdout)}
     assert {name: check["level"] for name, check in found.items()} == {
-        "database": "ok", "schema": "ok", "workers": "fail", "overdue runs": "ok",
-        "runs carried": "ok", "broker": "warn", "application": "skip",
+        "database": "ok", "schema": "ok", "workers": "fail", "overdue runs": "ok", "audit key": "ok",
+        "runs carried": "ok", "idle workers": "ok", "broker": "warn", "application": "skip",
     }  # fmt: skip
     assert found["broker"]["fix"] == found["workers"]["fix"] == "stageflow up"
 

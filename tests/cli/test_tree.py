@@ -233,6 +233,15 @@ def test_a_branch_of_several_stages_has_one_mark_and_may_part_again() -> None:
     assert shape(("a", ()), ("b", ("a",)), ("c", ("b",))) == ["├─ a", "├─ b", "└─ c"]
 
 
+def test_branches_inside_branches_without_end_stand_below_one_another() -> None:
+    stages = [stage("s0", StageState.PENDING)]
+    for n in range(1, 2000, 2):  # each second one parts again
+        before = stages[-1].name
+        stages += [stage(f"s{n + one}", StageState.PENDING, after=(before,)) for one in (0, 1)]
+    lines = placed(stages, ASCII)
+    assert (len(lines), max(len(line.guide) for line in lines)) == (len(stages), 27)
+
+
 @given(st.data())
 def test_every_stage_of_any_graph_is_drawn_once(data: st.DataObject) -> None:
     names = [f"s{n}" for n in range(data.draw(st.integers(1, 9)))]

@@ -54,8 +54,8 @@ def test_a_command_takes_exactly_what_its_verb_declares(verb: Callable[..., Any]
     command = _command(verb)
     taken = {parameter.name: parameter for parameter in command.params}
     for parameter in list(inspect.signature(verb).parameters.values())[1:]:
-        if parameter.name == "op_version":
-            continue  # the command names the version that it has read
+        if parameter.name in ("op_version", "session", "connection"):
+            continue  # the command names the version that it has read, and has no transaction of a caller's
         of_type, declared = get_args(parameter.annotation)
         if isinstance(declared, Argument):
             found = taken.pop("run_ids" if takes_many(verb) and parameter.name == "run_id" else parameter.name)
@@ -151,7 +151,8 @@ def test_the_help_says_what_is_declared() -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=_NAMES)
 def test_the_engine_of_these_tests_has_the_verbs_with_the_same_parameters(verb: Callable[..., Any]) -> None:
     of_fake = inspect.signature(getattr(FakeApplication, verb.__name__)).parameters
-    assert list(of_fake) == list(inspect.signature(verb).parameters)
+    given = [name for name in inspect.signature(verb).parameters if name not in ("session", "connection")]
+    assert list(of_fake) == given, "but for a transaction of the caller's, which no command has"
 
 
 def test_a_verb_is_called_by_its_declaration(engine: FakeApplication) -> None:
