@@ -43,6 +43,7 @@ from stageflow_durable.store.values import (
     Known,
     Missed,
     Overdue,
+    Pooled,
     Queued,
     Seen,
     StrandRef,
@@ -235,6 +236,10 @@ class Reading:
     def clients(self, newest: int) -> list[str]:
         """Clients of the newest so many runs."""
         return self._see(lambda c: tally.clients(c, newest))
+
+    def pooled(self, most: int) -> list[Pooled]:
+        """The slots of limits, of ``most`` that are held or waited for; those that most wait for first."""
+        return self._see(lambda c: tally.pooled(c, most))
 
     def queued(self, most: int) -> list[Queued]:
         """What is ready in each queue and no worker has taken, counted up to ``most`` altogether."""

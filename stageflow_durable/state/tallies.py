@@ -10,8 +10,9 @@ from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import RunStatus, StrandState
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.listing import SUMMARY, summaries_of
-from stageflow_durable.state.tables import definitions, runs, strands
-from stageflow_durable.store.values import MOST_PIPELINES, Queued, Tally
+from stageflow_durable.state.tables import definitions, limits, runs, slots, strands
+from stageflow_durable.store.pools import pools_of
+from stageflow_durable.store.values import MOST_PIPELINES, Pooled, Queued, Tally
 
 
 def pipelines(connection: Connection) -> list[str]:
@@ -61,3 +62,10 @@ def queued(connection: Connection, most: int) -> list[Queued]:
     ready = some.limit(most).subquery()
     by_queue = select(ready.c.queue, func.count(), func.min(ready.c.published_at)).group_by(ready.c.queue)
     return [Queued(*row) for row in connection.execute(by_queue.order_by(ready.c.queue)).all()]
+
+
+def pooled(connection: Connection, most: int) -> list[Pooled]:
+    """The slots of limits, of ``most`` that are held or waited for; those that most wait for first."""
+    amounts = {row.name: row.amount for row in connection.execute(select(limits))}
+    wanted = select(*(slots.c[name] for name in ("name", "key", "run", "stage", "attempt", "since", "until")))
+    return pools_of(amounts, connection.execute(wanted.limit(most)).all())

@@ -48,6 +48,7 @@ from stageflow_durable.store.values import (
     Known,
     Missed,
     Overdue,
+    Pooled,
     Pruned,
     Queued,
     Received,
@@ -501,6 +502,11 @@ class Reading(Protocol):
 
     def clients(self, newest: int) -> list[str]:
         """Clients of the newest so many runs."""
+
+    def pooled(self, most: int) -> list[Pooled]:
+        """The slots of limits, of ``most`` that are held or waited for; those that most wait for first. A limit of
+        which nobody wants any is one without a key.
+        """
 
     def queued(self, most: int) -> list[Queued]:
         """What is ready in each queue and no worker has taken, counted up to ``most`` altogether."""

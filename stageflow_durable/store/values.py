@@ -290,6 +290,21 @@ class Tally(NamedTuple):
     more: bool
 
 
+class Pooled(NamedTuple):
+    """The slots of a limit that are counted together: how many there are (None: no definition says it any more), how
+    many are held, and by which stages of which runs, some of them, each with whether its attempt was lost; how many
+    wait for one, and since when the one that waits longest.
+    """
+
+    name: str
+    key: str
+    amount: int | None
+    held: int
+    holders: tuple[tuple[str, str, bool], ...]
+    waiting: int
+    oldest: float | None
+
+
 class Queued(NamedTuple):
     """How many strands are ready in a queue, and when the message of the oldest was sent; None: of none it was."""
 

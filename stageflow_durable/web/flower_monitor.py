@@ -34,8 +34,9 @@ _PAGES = (
     (r"runs", "Runs", "runs.js", "runs"),
     (r"runs/(?P<run>[0-9A-Za-z]{6,26})", "Run", "run.js", "runs"),
     (r"stageflow/workers", "Workers and queues", "workers.js", "runs"),
+    (r"limits", "Limits", "limits.js", "runs"),
 )
-_LIVE = rf"{API}/(?:live|workers/live|runs/[0-9A-Za-z]{{6,26}}/live)"
+_LIVE = rf"{API}/(?:live|workers/live|limits/live|runs/[0-9A-Za-z]{{6,26}}/live)"
 
 MOST_STREAMS = 64
 """Pages that are told of changes at once; further ones ask now and then."""
@@ -171,7 +172,9 @@ def pages_of(monitor: Monitor, prefix: str, below: str) -> list[Any]:
     api = {"look": monitor.look, "respond": monitor.respond, "prefix": prefix}
     named = [
         url(rf"{below}/{path}", _Page, {"title": title, "script": script, "tab": tab, "prefix": prefix}, name=name)
-        for (path, title, script, tab), name in zip(_PAGES, ("runs", "run", "stageflow-workers"), strict=True)
+        for (path, title, script, tab), name in zip(
+            _PAGES, ("runs", "run", "stageflow-workers", "stageflow-limits"), strict=True
+        )
     ]
     return [
         url(rf"{below}/runs/", RedirectHandler, {"url": f"{prefix}/runs"}),

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import parse_qs
@@ -20,6 +21,7 @@ from stageflow_durable.errors import InvalidInput, SchemaBehind, StoreUnavailabl
 from stageflow_durable.legible import jsonable
 from stageflow_durable.masking import masking
 from stageflow_durable.model.attention import grouped
+from stageflow_durable.model.overview import Overview
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.store.protocol import Store
@@ -31,7 +33,7 @@ from stageflow_durable.web.run_documents import (
     event_document,
     group_of,
     line_of,
-    queue_documents,
+    pool_document,
     run_document,
     tally_of,
     value_of,
@@ -58,6 +60,9 @@ MOST_COUNTED = 10_000
 
 MOST_OF_A_PIPELINE = 1000
 """Runs of a pipeline that its chart shows."""
+
+MOST_POOLS = 200
+"""Keys of limits that are told together."""
 
 MOST_EVENTS = 5_000
 """Events that are shown together; the others follow."""
@@ -98,8 +103,8 @@ class Watched(Acting, Protocol):
     def workers(self) -> list[WorkerView]:
         """Processes that own, or owned, work."""
 
-    def depth(self, queue: str) -> int | None:
-        """How many messages wait in a queue; None: the broker does not say."""
+    def overview(self) -> Overview:
+        """What happens right now."""
 
     @property
     def audit(self) -> Callable[..., Iterator[Checked]]:
@@ -126,6 +131,7 @@ class Monitor:
                 ("attention", self.attention),
                 ("pipelines", self.pipelines),
                 ("workers", self.workers),
+                ("limits", self.limits),
                 (f"runs/{_RUN}", self.run),
                 (f"runs/{_RUN}/history", self.history),
                 (f"runs/{_RUN}/values", self.values),
@@ -257,13 +263,29 @@ class Monitor:
     # --- workers --------------------------------------------------------------------------------------------------
 
     def workers(self, _visitor: Visitor, _request: Request) -> dict[str, Any]:
-        """Processes with what they run, the living first, and the queues."""
-        engine = self._engine
-        workers = engine.workers()
-        queues = queue_documents(workers, engine.store.queued(MOST_COUNTED), engine.depth)
-        told = [worker_document(worker) for worker in workers]
-        wait = engine.store.next_wait(0.0)
-        return {"workers": told, "queues": queues, "next_wait": wait, "now": jsonable(as_moment(self._now()))}
+        """Processes with what they run, the living first; the queues; and what runs wait for."""
+        return {**self._shared("workers", self._workers), "now": jsonable(as_moment(self._now()))}
+
+    def _workers(self) -> dict[str, Any]:
+        seen = self._engine.overview()
+        return {
+            "workers": [worker_document(worker) for worker in self._engine.workers()],
+            "queues": jsonable(seen.queues),
+            "waits": jsonable(seen.waits),
+            "looked_at": seen.looked_at,
+            "more_wait": "waits" in seen.partial,
+            "next_wait": self._engine.store.next_wait(0.0),
+        }
+
+    def limits(self, _visitor: Visitor, _request: Request) -> dict[str, Any]:
+        """Limits, each with who holds its slots and how many wait. ``more``: there are more than was counted."""
+        pools = self._shared("limits", self._limits)
+        return {**pools, "now": jsonable(as_moment(self._now()))}
+
+    def _limits(self) -> dict[str, Any]:
+        pools = self._engine.store.pooled(MOST_COUNTED)
+        more = sum(pool.held + pool.waiting for pool in pools) >= MOST_COUNTED
+        return {"limits": [pool_document(pool) for pool in pools[:MOST_POOLS]], "more": more, "most": MOST_COUNTED}
 
     # --- as it goes -----------------------------------------------------------------------------------------------
 
@@ -284,8 +306,9 @@ class Monitor:
             known = _number(request.query, "seq") if "seq=" in request.query else -1
             following = _Following(self._engine.store, full, lambda: self.run(visitor, request, full), self._now, known)
             return Watch([Kind("run", 0.0, following.look)], self._now)
-        if request.path == f"/{API}/workers/live":
-            return Watch([Kind("workers", 2.0, lambda: self.workers(visitor, request))], self._now)
+        for name, look in (("workers", self.workers), ("limits", self.limits)):
+            if request.path == f"/{API}/{name}/live":
+                return Watch([Kind(name, 2.0, partial(look, visitor, request))], self._now)
         query_of(request.query, as_moment(self._now()))
         return Watch(
             [

@@ -6,7 +6,7 @@ Whoever signed in to nothing is shown no values: what a run was given, saved and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from stageflow_durable.model.run import ApprovalView, Event, Run, RunSummary, St
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.verbs import APPLICABLE, Verb, VerbName, allowed_verbs
 from stageflow_durable.model.why import why
-from stageflow_durable.store.values import Checked, Queued, Tally
+from stageflow_durable.store.values import Checked, Pooled, Tally
 
 MOST_OF_A_VALUE = 2_000
 """Characters of a value in a document of a run."""
@@ -211,22 +211,7 @@ def worker_document(worker: WorkerView) -> dict[str, Any]:
     return told
 
 
-def queue_documents(
-    workers: Sequence[WorkerView], waiting: Sequence[Queued], depth: Callable[[str], int | None]
-) -> list[dict[str, Any]]:
-    """Each queue that is served or used: how many live processes serve it, how many messages the broker says wait
-    there, how many strands are ready, and since when the message of the oldest is under way.
-    """
-    served = [queue for worker in workers if worker.alive for queue in worker.queues]
-    ready = {one.queue: one for one in waiting}
-    told = [(name, ready.get(name, Queued(name, 0, None))) for name in sorted({*served, *ready})]
-    return [
-        {
-            "name": name,
-            "workers": served.count(name),
-            "depth": depth(name),
-            "ready": one.ready,
-            "oldest": jsonable(as_optional_moment(one.oldest)),
-        }
-        for name, one in told
-    ]
+def pool_document(pool: Pooled) -> dict[str, Any]:
+    """The slots of a limit that are counted together."""
+    holders = [{"run_id": run, "stage": stage, "lost": lost} for run, stage, lost in pool.holders]
+    return {**pool._asdict(), "oldest": jsonable(as_optional_moment(pool.oldest)), "holders": holders}

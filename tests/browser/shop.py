@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel
 
-from stageflow_durable import Pipeline, RetryPolicy, Sensitive, StageOutput, TransientError
+from stageflow_durable import ConcurrencyLimit, Pipeline, RetryPolicy, Sensitive, StageOutput, TransientError
 from stageflow_durable.testing import FakeClock
 
 HOSTILE = "</script><img src=x onerror=window.hurt=1>\u202egnp\x1b[31m"
@@ -67,6 +67,7 @@ class Shop:
                 after=("reserve", "fraud-check"),
                 compensate=self.undo,
                 retry=RetryPolicy(max_attempts=4, base_delay=2.0),
+                limits=[ConcurrencyLimit("bank", 4)],
             )
             .stage("ship", self.ship, after="charge")
             .stage("mail", lambda _ctx: None, after="ship")

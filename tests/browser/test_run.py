@@ -249,3 +249,18 @@ def test_nothing_serious_stands_between_anybody_and_a_run(desk: Desk, scheme: An
     workers = desk.page("stageflow/workers", site=site, color_scheme=scheme)
     expect(workers.get_by_role("heading", name="Queues", exact=True)).to_be_visible()
     assert seriously_wrong(workers) == []
+
+
+def test_what_workers_and_limits_hold_is_seen(desk: Desk) -> None:
+    site = desk.site()
+    desk.order(1)
+    page = desk.page("limits", site=site)
+    expect(page.locator(".sf-limit")).to_contain_text("bank")
+    expect(page.locator(".sf-limit")).to_contain_text("0 of 4")
+    assert seriously_wrong(page) == []
+    desk.engine.enqueue("refund", {"order": "A-1"})
+    desk.go()
+    page.get_by_role("link", name="Workers and queues").click()
+    expect(page.get_by_role("heading", name="What runs wait for")).to_be_visible()
+    expect(page.get_by_role("row", name="an approval 1")).to_be_visible()
+    assert desk.complaints == []

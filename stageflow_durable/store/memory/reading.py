@@ -24,6 +24,7 @@ from stageflow_durable.store.memory import definitions, slots
 from stageflow_durable.store.memory.rows import ApprovalRecord, Tables
 from stageflow_durable.store.memory.scans import lost_for_ever
 from stageflow_durable.store.memory.transaction import MemoryTransaction, calls_of
+from stageflow_durable.store.pools import pools_of
 from stageflow_durable.store.values import (
     MOST_FOUND,
     MOST_PIPELINES,
@@ -32,6 +33,7 @@ from stageflow_durable.store.values import (
     Filter,
     Found,
     Known,
+    Pooled,
     Queued,
     Seen,
     Tally,
@@ -262,6 +264,12 @@ def keyed(tables: Tables, now: float, key: str, client_ids: Sequence[str]) -> li
 def clients(tables: Tables, _now: float, newest: int) -> list[str]:
     """Clients of the newest so many runs, in their order."""
     return sorted({run.client_id for run in _fitting(tables, Filter(limit=newest))})
+
+
+def pooled(tables: Tables, _now: float, most: int) -> list[Pooled]:
+    """The slots of limits, of ``most`` that are held or waited for; those that most wait for first."""
+    amounts = dict(tables.limits.items())
+    return pools_of(amounts, list(tables.slots)[:most])
 
 
 def queued(tables: Tables, _now: float, most: int) -> list[Queued]:

@@ -230,6 +230,7 @@ class MemoryStore(BaseStore):
     keyed = _at_once(reading.keyed)
     clients = _at_once(reading.clients)
     queued = _at_once(reading.queued)
+    pooled = _at_once(reading.pooled)
     waiting_for_signal = _at_once(reading.waiting_for_signal)
     phase = _at_once(reading.phase)
     outputs = _at_once(reading.outputs)

@@ -317,7 +317,7 @@ export function header(title, tab, ...right) {
   return [
     h("div", { class: "sf-head" },
       h("h1", null, title),
-      h("nav", { class: "sf-tabs", "aria-label": "Runs" }, entry("runs", "runs", "Runs"), entry("workers", "stageflow/workers", "Workers and queues"), entry("approvals", "approvals", "Approvals")),
+      h("nav", { class: "sf-tabs", "aria-label": "Runs" }, entry("runs", "runs", "Runs"), entry("workers", "stageflow/workers", "Workers and queues"), entry("limits", "limits", "Limits"), entry("approvals", "approvals", "Approvals")),
       h("div", { class: "sf-right" }, right)),
     cannot && h("p", { class: "sf-note" }, cannot),
   ];

@@ -3,7 +3,9 @@
 import { age, ask, cannot, confirmed, follow, h, header, lasted, legible, main, prefix, reasonField, replace, send, setClock, toast } from "./common.js";
 
 const RECENT = 3600000;
-const living = h("div", { class: "sf-card" }), lost = h("div"), queues = h("div", { class: "sf-card" });
+const living = h("div", { class: "sf-card" }), lost = h("div"), queues = h("div", { class: "sf-card" }), waits = h("div");
+
+const KINDS = { retry: "the time of a retry", sleep: "the end of a sleep", signal: "a signal", approval: "an approval", callback: "a callback", limit: "a slot of a limit", child: "a run that they started", items: "items", worker: "a worker that knows them", end: "the confirmed end of a worker", message: "a worker that takes their message", person: "a decision" };
 
 function state(worker) {
   if (worker.alive) return h("span", { class: "sf-pill sf-ok" }, h("span", { class: "sf-dot", "aria-hidden": "true" }), "alive");
@@ -63,11 +65,19 @@ function draw(told) {
   const gone = told.workers.filter((worker) => !worker.alive && (!worker.ended_at || worker.running.length || (worker.awaited && !worker.confirmed) || (!worker.confirmed && Date.parse(told.now) - Date.parse(worker.ended_at) < RECENT)));
   replace(living, table(`${alive.length} alive`, alive.map(row), "No worker is alive: start one with stageflow worker, or celery -A … worker."));
   replace(lost, gone.length > 0 && h("div", { class: "sf-card sf-below" }, table(`${gone.length} lost`, gone.map(row), "")));
+  drawWaits(told);
   replace(queues, h("header", null, h("h2", null, "Queues"), h("div", { class: "sf-right sf-dim" }, told.next_wait === null ? "no wait has a time" : `the next wait is over in ${lasted(Math.max(0, told.next_wait))}`)),
     h("div", { class: "sf-scroll", tabindex: "0", role: "region", "aria-label": "Queues" }, h("table", { class: "sf-table" }, h("thead", null, h("tr", null, ["Queue", "Served by", "Messages", "Ready, not taken", "Oldest message"].map((name) => h("th", { scope: "col" }, name)))), h("tbody", null, told.queues.map(queue)))));
 }
 
+function drawWaits(told) {
+  const cell = (label, ...children) => h("td", { "data-label": label }, children);
+  replace(waits, told.waits.length > 0 && h("div", { class: "sf-card sf-below" }, h("header", null, h("h2", null, "What runs wait for"), h("div", { class: "sf-right sf-dim" }, told.more_wait ? `of the newest ${told.looked_at} that wait` : "")),
+    h("div", { class: "sf-scroll", tabindex: "0", role: "region", "aria-label": "What runs wait for" }, h("table", { class: "sf-table" }, h("thead", null, h("tr", null, ["For", "Runs", "Longest"].map((name) => h("th", { scope: "col" }, name)))),
+      h("tbody", null, told.waits.map((one) => h("tr", null, h("th", { scope: "row", "data-label": "For" }, KINDS[one.kind] || legible(one.kind)), cell("Runs", one.runs), cell("Longest", one.since && age(one.since)))))))));
+}
+
 const look = async () => draw(await ask("workers"));
 const live = follow(() => "workers/live", ["workers"], (kind, told) => { if (kind === "workers") draw(told); }, look);
-replace(main, h("div", { class: "sf-page" }, header("Workers and queues", "workers", live.button), living, lost, h("div", { class: "sf-below" }, queues)));
+replace(main, h("div", { class: "sf-page" }, header("Workers and queues", "workers", live.button), living, lost, h("div", { class: "sf-below" }, queues), waits));
 look().catch((error) => replace(living, h("p", { class: "sf-alert", role: "alert" }, legible(error.message))));

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stageflow_durable import RunStatus
+from stageflow_durable import ConcurrencyLimit, RunStatus
 from stageflow_durable.testing import InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
@@ -54,3 +54,21 @@ def test_what_is_ready_is_counted_by_queue(engine: InProcessEngine) -> None:
     (queued,) = engine.store.queued(9)
     assert (queued.queue, queued.ready >= 2, queued.oldest is not None) == (engine.settings.queue, True, True)
     assert [one.ready for one in engine.store.queued(1)] == [1]
+
+
+def test_slots_of_limits_are_counted_with_who_holds_and_who_waits(make_engine: MakeEngine, acts: Acts) -> None:
+    engine = make_engine(acts.line("b", b={"limits": [ConcurrencyLimit("bank", 1)]}))
+    seen: list[tuple[int, int]] = []
+
+    def look(*_given: object) -> None:
+        (pool,) = engine.store.pooled(9)
+        seen.append((pool.held, pool.waiting))
+        assert (pool.name, pool.key, pool.amount) == ("bank", "", 1)
+        assert [(run, stage, lost) for run, stage, lost in pool.holders] == [(first, "b", False)]
+
+    acts.play("b", look, "b")
+    first = engine.enqueue("line", {"n": 1}).run_id
+    engine.drain()
+    assert seen == [(1, 0)]
+    (pool,) = engine.store.pooled(9)
+    assert (pool.held, pool.waiting, pool.oldest, pool.holders) == (0, 0, None, ())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel
 
-from stageflow_durable import Pipeline, RetryPolicy, Sensitive, StageContext, StageOutput
+from stageflow_durable import ConcurrencyLimit, Pipeline, RetryPolicy, Sensitive, StageContext, StageOutput
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.masking import HIDDEN
 from stageflow_durable.model.status import RunStatus
@@ -47,7 +47,7 @@ def charge(ctx: StageContext[Order]) -> Any:
 CHECKOUT = (
     Pipeline("checkout", input_type=Order)
     .stage("reserve", reserve, compensate=lambda ctx: undone.append(ctx.input.order_id))
-    .stage("charge", charge, retry=RetryPolicy(max_attempts=1))
+    .stage("charge", charge, retry=RetryPolicy(max_attempts=1), limits=[ConcurrencyLimit("bank", 2)])
 )
 ASKS = (
     Pipeline("refund")
@@ -496,3 +496,23 @@ def test_workers_and_queues_are_told(desk: Desk) -> None:
     told = desk.told("workers")
     (queue,) = [one for one in told["queues"] if one["ready"]]
     assert (queue["ready"], queue["workers"]) == (1, 0)
+
+
+def test_what_runs_wait_for_is_told(desk: Desk) -> None:
+    asking(desk)
+    assert [(one["kind"], one["runs"]) for one in desk.told("workers")["waits"]] == [("approval", 1)]
+
+
+def test_limits_are_told_with_who_holds_and_who_waits(desk: Desk) -> None:
+    orders(desk, 100)
+    told = desk.told("limits")
+    assert [(one["name"], one["amount"], one["held"], one["waiting"]) for one in told["limits"]] == [("bank", 2, 0, 0)]
+
+
+def test_what_was_erased_is_said_and_nothing_erases_from_a_page(desk: Desk) -> None:
+    (run_id,) = orders(desk, 100)
+    assert desk.post(f"runs/{run_id}/erase", {"reason": "x"})[0] == 404
+    assert desk.post("bulk/erase", {"reason": "x", "filter": {"status": "succeeded"}})[0] == 404
+    desk.engine.erase(run_id, reason="asked to", actor="ann")
+    told = desk.told(f"runs/{run_id}")
+    assert (told["erased_at"] is not None, "A-0" in json.dumps(told)) == (True, False)
