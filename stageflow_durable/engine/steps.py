@@ -298,8 +298,7 @@ class Steps:
         """
         taken: set[int] = set() if asked.key is not None else self._taken.setdefault(_kind(asked), set())
         for number in count():
-            row = rows.get(_call(asked, number))
-            if number not in taken and (row is None or row.undone_at is None):
+            if number not in taken and ((row := rows.get(_call(asked, number))) is None or row.undone_at is None):
                 break
         taken.add(number)
         return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
@@ -49,7 +50,7 @@ def _is_context(hint: Any) -> bool:
 
 
 class Input:
-    """What a tool takes: its JSON schema, and how arguments become the handler's."""
+    """What a tool takes: its JSON schema, as models are told it, and how arguments become the handler's."""
 
     def __init__(self, name: str, signature: Signature, declared: Any) -> None:
         self._name = name
@@ -60,6 +61,7 @@ class Input:
             if wrong:
                 raise ConfigurationError(f"tool {name!r}: input_schema: {'; '.join(wrong)}")
             self.schema: dict[str, Any] = dict(declared)
+            self._checked = self.schema
             return
         if declared is None and signature.takes_anything:
             raise ConfigurationError(f"tool {name!r}: **arguments say nothing of what it takes; give input_schema=")
@@ -77,7 +79,7 @@ class Input:
         if not isinstance(arguments, Mapping):
             raise InvalidInput(what, [f"value: {type(arguments).__name__} given; they are an object"])
         if self._model is None:
-            problems = json_schema.problems(self.schema, plain(dict(arguments)))
+            problems = json_schema.problems(self._checked, plain(dict(arguments)))
             if problems:
                 raise InvalidInput(what, problems)
             return dict(arguments)
@@ -103,7 +105,10 @@ def _model(name: str, signature: Signature, declared: Any) -> type[BaseModel]:
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[parameter.name] = (signature.hints.get(parameter.name, Any), default)
     try:
-        return create_model(f"{name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a parameter called as a method of models is: "copy", "json"
+            forbids = ConfigDict(extra="forbid", protected_namespaces=())
+            return create_model(f"{name}_arguments", __config__=forbids, **fields)
     except (PydanticUserError, NameError, TypeError) as error:
         raise ConfigurationError(f"tool {name!r}: its parameters have no schema: {_first(error)}") from None
 

@@ -139,6 +139,35 @@ def test_a_zombie_saves_nothing(make_engine: MakeEngine, acts: Acts, remote: Rem
     assert problems(engine) == []
 
 
+def test_nor_does_a_zombie_in_a_coroutine(make_engine: MakeEngine) -> None:
+    """The one that takes over has a key, which finds what was saved in the place of the paused one."""
+    remote, seen = Remote(), list[str]()
+
+    async def works(ctx: Any) -> Any:
+        try:
+            return [await ctx.astep("send", remote.ado, what, key=what) for what in ("x", "y")]
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    engine = make_engine(Pipeline[Any, Any]("p").stage("a", works))
+    zombie = engine.crew[0]
+
+    def takes_over() -> None:
+        engine.clock.advance(60)
+        engine.sweep()
+        engine.step(engine.hired())
+
+    handle = engine.enqueue("p", {})
+    engine.faults.meanwhile("before", "save_call", takes_over, number=2)
+    engine.step(zombie)
+    engine.drain()
+    assert seen == ["TakenOver"]
+    assert remote.asked == ["x", "y", "y"] and len(remote.done) == 2
+    assert saved(engine, handle.run_id) == [(1, "send", 1), (2, "send", 2)]
+    assert problems(engine) == []
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_saving_whose_answer_is_lost_is_made_sure_of(

@@ -104,6 +104,18 @@ def test_what_it_takes_follows_from_its_annotations() -> None:
     assert search("x", limit=1) == ["x 0"]  # it is called as before
 
 
+def test_a_parameter_may_be_called_as_models_call_their_methods() -> None:
+    def handler(json: str, copy: int, model_name: str) -> str:
+        return f"{json} {copy} {model_name}"
+
+    made = tool(handler)
+    assert made.input.validated({"json": "x", "copy": 1, "model_name": "y"}) == {
+        "json": "x",
+        "copy": 1,
+        "model_name": "y",
+    }
+
+
 def test_a_model_or_a_schema_may_say_it() -> None:
     with_model = ToolDefinition("order", lambda order: order.item, input_schema=Order)
     assert with_model.input.validated({"item": "x"}) == {"order": Order(item="x")}
