@@ -266,7 +266,7 @@ class Engine(CallbackOperations, LinkOperations, Operations):
 
     @cached_property
     def _patience(self) -> Patience:
-        return Patience(self.settings.lease_seconds, max_lost=self.settings.max_recoveries)
+        return Patience.of(self.settings)
 
     @cached_property
     def _acceptor(self) -> Acceptor:

@@ -41,7 +41,7 @@ def open_operations(settings: Settings) -> DatabaseOperations:
     return DatabaseOperations(
         store,
         publisher,
-        Sweeper(store, publisher, Patience(settings.lease_seconds, max_lost=settings.max_recoveries)),
+        Sweeper(store, publisher, Patience.of(settings)),
         world.clock,
         payload_bytes=settings.max_payload_bytes,
         awaiting=awaiting,

@@ -175,6 +175,7 @@ def _row(run: Run, place: Placed, now: datetime, values: int | None) -> Row:
         _undo(stage),
         (
             *([] if inline else _few(phrases)),
+            *((line, "dim") for line in (_traces(stage) if values == 0 else ())),
             *((line, "") for line in approval_lines(stage.approval)),
             *_few([(_step(step, values), "") for step in stage.steps]),
             *_undo_details(stage),
@@ -201,6 +202,15 @@ def _each(told: Sequence[AttemptView], lead: str, *, numbered: bool = True) -> l
     """A line for each attempt; red where it ended the stage."""
     failed = (AttemptState.FAILED, AttemptState.REJECTED)
     return [(f"{lead}{attempt_phrase(one, numbered=numbered)}", "red" if one.state in failed else "") for one in told]
+
+
+def _traces(stage: StageView) -> Iterator[str]:
+    """Where attempts of the stage and of its undo raised, in full."""
+    for what, attempts in (("", stage.attempts), ("undo ", stage.undo.attempts if stage.undo else ())):
+        for attempt in attempts:
+            if attempt.traceback:
+                yield f"{what}#{attempt.n} raised:"
+                yield from attempt.traceback
 
 
 def _word(stage: StageView) -> str:

@@ -118,7 +118,8 @@ def attempt_phrase(attempt: AttemptView, *, numbered: bool = True) -> str:
     """``#1 503 → +1.2s``: the attempt's error and the delay after it."""
     number = f"#{attempt.n} " if numbered else ""
     after = f" → {delay(attempt.delay)}" if attempt.delay is not None else ""
-    return f"{number}{_what_happened(attempt)}{after}"
+    place = f" ({attempt.raised_at})" if attempt.raised_at else ""
+    return f"{number}{_what_happened(attempt)}{place}{after}"
 
 
 def _what_happened(attempt: AttemptView) -> str:

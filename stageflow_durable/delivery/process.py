@@ -85,7 +85,7 @@ class Process:
         self._clock, self._lease, self._looked_at = world.clock, settings.lease_seconds, float("-inf")
         self._sweep_seconds = settings.sweep_seconds
         self._sweeps_at, self._wakes = float("-inf"), False
-        patience = Patience(settings.lease_seconds, max_lost=settings.max_recoveries)
+        patience = Patience.of(settings)
         self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
         self._make_executor = partial(
             Executor,

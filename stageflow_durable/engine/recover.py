@@ -22,6 +22,7 @@ from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Missing, Roster
 from stageflow_durable.model.run import SweepReport
 from stageflow_durable.model.work import Nudge
+from stageflow_durable.settings.values import TRACE_SECONDS, Settings
 from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import BATCH, StrandRef
 
@@ -55,12 +56,19 @@ class Patience:
     """Times of a sweep in seconds. ``lease``: of owners. ``grace``: how late a retry may be before the sweep wakes it,
     since its own message may be under way. ``lost``: how old a message must be to count as lost once its queue is
     empty. ``max_lost``: the number of lost attempts at one stage that parks its run.
+    ``traces``: how long tracebacks are kept.
     """
 
     lease: float
     grace: float = 0.1
     lost: float = 1.0
     max_lost: int = 5
+    traces: float = TRACE_SECONDS
+
+    @classmethod
+    def of(cls, settings: Settings) -> Patience:
+        """Those that the settings say."""
+        return cls(settings.lease_seconds, max_lost=settings.max_recoveries, traces=settings.traceback_seconds)
 
 
 class Sweeper:
@@ -120,6 +128,7 @@ class Sweeper:
         """
         if not self._store.my_tick("wake-ups", PROVE_SECONDS):
             return 0
+        self._store.forget_traces(self._patience.traces)
         tended = sum(self._each(self._store.untended(), self._tend, problems))
         return tended + sum(self._each(self._store.unmoved(), self._repair_one, problems))
 

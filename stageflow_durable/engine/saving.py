@@ -25,6 +25,7 @@ from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.tracing import traced
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.work import Claimant, Done, Ending, Kept, Work
@@ -238,7 +239,7 @@ def save_with_fallbacks(
     raises about either, and what ends the process.
     """
     try:
-        return save(outcome), outcome
+        return save(outcome if isinstance(outcome, Succeeded) else traced(outcome)), outcome
     except AWAY:
         raise
     except BaseException as error:
@@ -261,13 +262,13 @@ def _otherwise(
         _log(work, error)
     for way in ways[:-1]:
         try:
-            return save(found := way()), found
+            return save(traced(found := way())), found
         except AWAY:
             raise
         except Exception as again:  # noqa: BLE001  # the next way is plainer; what the last raises is the database's own
             _log(work, again)
     found = ways[-1]()
-    return save(found), found
+    return save(traced(found)), found
 
 
 def _log(work: Work, error: BaseException) -> None:

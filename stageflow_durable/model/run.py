@@ -24,7 +24,7 @@ from stageflow_durable.model.status import (
 @dataclass(frozen=True, slots=True)
 class AttemptView:
     """One attempt of a stage or an undo. Times are aware datetimes; ``delay`` in seconds until the next attempt, or
-    None.
+    None. ``traceback``: where it raised, line by line, the application's frames first, masked, as long as it is kept.
     """
 
     n: int
@@ -37,6 +37,15 @@ class AttemptView:
     error: str | None
     category: str | None
     delay: float | None
+    traceback: tuple[str, ...] = ()
+
+    @property
+    def raised_at(self) -> str:
+        """File and line where the application raised, as ``shop.py:12``; empty where nobody knows."""
+        first = next((line for line in self.traceback if line.startswith("  ")), "")
+        if not first.startswith("  at "):
+            return ""
+        return first.removeprefix("  at ").partition(" in ")[0].replace("\\", "/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -254,7 +254,7 @@ class Failure:
     """Why an attempt failed.
 
     ``doubt``: it may have had an effect that we do not know of. ``vouched``: the body said that neither this attempt
-    nor an earlier one had an effect. ``called``: whether the body was called.
+    nor an earlier one had an effect. ``called``: whether the body was called. ``trace``: where it raised.
     """
 
     error: str
@@ -263,6 +263,7 @@ class Failure:
     state: AttemptState = AttemptState.FAILED
     vouched: bool = False
     called: bool = True
+    trace: str | None = None
 
 
 Kept = tuple[tuple[str, dict[str, object]], ...]

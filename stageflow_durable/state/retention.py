@@ -11,7 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, exists, func, literal_column, or_, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    and_,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from stageflow_durable.errors import RunBusy
 from stageflow_durable.model.status import RunStatus
@@ -40,7 +53,7 @@ from stageflow_durable.state.tables import (
     strands,
     tombstones,
 )
-from stageflow_durable.store.values import BATCH, PRUNED, Pruned
+from stageflow_durable.store.values import BATCH, PRUNED, TRACES, Pruned
 from stageflow_durable.store.vouched import tombstone_code
 
 KEYS = 1000
@@ -178,6 +191,16 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
     gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)), ~holds)
     connection.execute(delete(owners).where(gone))
     roster.forget(connection, older_than)
+
+
+def forget_traces(connection: Connection, older_than: float) -> int:
+    """Delete where attempts raised that ended before, some at a time, also of runs that are not pruned; returns of how
+    many.
+    """
+    key = tuple(attempts.primary_key.columns)
+    old = and_(attempts.c.trace.is_not(None), attempts.c.ended_at < ago(older_than))
+    some = select(*key).where(old).limit(TRACES)
+    return connection.execute(update(attempts).where(tuple_(*key).in_(some)).values(trace=None)).rowcount
 
 
 def _forget_keys(database: Database) -> None:

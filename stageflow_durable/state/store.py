@@ -267,6 +267,10 @@ class SqlStore(Reading, BaseStore):
         """Record that the broker refused these messages: the sweep publishes them."""
         self._do(lambda c: recovery.unpublish(c, nudges))
 
+    def forget_traces(self, older_than_seconds: float) -> int:
+        """Delete where attempts raised that ended before, some at a time; returns of how many."""
+        return self._do(lambda c: retention.forget_traces(c, older_than_seconds))
+
     def prune(
         self,
         older_than_seconds: float,

@@ -277,6 +277,14 @@ attempts = Table(
     Column("error", Text),
     Column("category", String(16)),
     Column("delay", Double),
+    # Where it raised, for as long as the settings say; most have none.
+    Column("trace", Text),
+    Index(
+        "ix_stageflow_attempts_traced",
+        "ended_at",
+        postgresql_where=text("trace IS NOT NULL"),
+        sqlite_where=text("trace IS NOT NULL"),
+    ),
 )
 
 checkpoints = Table(

@@ -297,6 +297,11 @@ class Recovering(Protocol):
     def put_off(self, run_ids: Sequence[str]) -> None:
         """Let what was handed back in these runs rest: no live worker knows it."""
 
+    def forget_traces(self, older_than_seconds: float) -> int:
+        """Delete where attempts raised that ended before, some at a time, also of runs that are not pruned; returns of
+        how many.
+        """
+
     def prune(
         self,
         older_than_seconds: float,

@@ -23,6 +23,9 @@ BATCH = 500
 PRUNED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.COMPENSATED)
 """What retention may delete. A person has to look first at what is parked, and at an undo that failed."""
 
+TRACES = 1000
+"""Tracebacks that are deleted at once."""
+
 KEY_SECONDS = 400 * 86_400.0
 """How long the key of a run that was pruned stays taken."""
 

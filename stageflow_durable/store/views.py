@@ -342,6 +342,7 @@ def _ended(row: Any) -> AttemptView:
         row.error,
         row.category,
         row.delay,
+        tuple(row.trace.split("\n")) if row.trace else (),
     )
 
 

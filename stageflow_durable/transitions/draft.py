@@ -356,6 +356,8 @@ class Draft:
             of.stage, of.direction, of.attempt, state, doubt, kill_by, owner, item=self.item, delay=how.get("delay")
         )
         self._ended[ended.key] = ended
+        if how.get("trace", "") is None:
+            del how["trace"]  # most have none: no statement is written for it
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
 

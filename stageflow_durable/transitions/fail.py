@@ -45,7 +45,9 @@ def fail(
 def failed(draft: Draft, work: Work, failure: Failure, *, exhausted: bool, events: Kept) -> bool:
     """End an attempt that is not followed by another one. Returns whether no attempt of the stage can have acted."""
     stage, error = work.stage, failure.error
-    draft.end_attempt(work, failure.state, doubt=failure.doubt, error=error, category=failure.category)
+    draft.end_attempt(
+        work, failure.state, doubt=failure.doubt, error=error, category=failure.category, trace=failure.trace
+    )
     draft.keep(work, events)
     if exhausted:
         draft.emit("work.retry_exhausted", stage=stage, attempt=work.tries + 1, error=error, undo=work.undoing)

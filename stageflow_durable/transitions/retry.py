@@ -36,6 +36,7 @@ def tried(draft: Draft, work: Work, failure: Failure, delay: float, events: Kept
         error=failure.error,
         category=failure.category,
         delay=delay,
+        trace=failure.trace,
     )
     draft.keep(work, events)
     draft.emit(

@@ -49,7 +49,8 @@ def undo_failed(
 
 def failed(draft: Draft, work: Work, failure: Failure, events: Kept) -> None:
     """End the attempt of an undo that failed for good."""
-    draft.end_attempt(work, AttemptState.FAILED, doubt=True, error=failure.error, category=failure.category)
+    error, category, trace = failure.error, failure.category, failure.trace
+    draft.end_attempt(work, AttemptState.FAILED, doubt=True, error=error, category=category, trace=trace)
     draft.set_step(work.stage, StepState.COMPENSATION_FAILED, error=failure.error)
     draft.keep(work, events)
     draft.emit("work.compensation_failed", stage=work.stage, attempt=work.attempt, error=failure.error)

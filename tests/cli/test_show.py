@@ -7,7 +7,7 @@ import pytest
 
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.model.run import Run
-from stageflow_durable.model.status import RunStatus, StageState
+from stageflow_durable.model.status import AttemptState, RunStatus, StageState
 from tests.cli.conftest import Invoke
 from tests.cli.fakes import RUN_ID, FakeApplication, attempt, parked_unknown, run, stage
 
@@ -94,3 +94,12 @@ def test_values_are_cut_unless_all_of_them_is_wanted(
         text = "".join(invoke("show", RUN_ID, *full, *more).stdout.split())
         assert ("x" * 3000 in text, "y" * 3000 in text) == (whole, whole)
         assert "input{" in text
+
+
+def test_in_full_it_shows_where_attempts_raised(invoke: Invoke, engine: FakeApplication) -> None:
+    trace = ("ValueError: no", "  at /app/shop.py:12 in charge: raise ValueError")
+    failed = replace(attempt(1, AttemptState.FAILED, error="ValueError: no"), traceback=trace)
+    engine.held = [run(RunStatus.FAILED, stage("charge", StageState.FAILED, failed))]
+    assert "ValueError: no (shop.py:12)" in invoke("show", "01J9F2").stdout
+    assert "at /app/shop.py:12 in charge" not in invoke("show", "01J9F2").stdout
+    assert "at /app/shop.py:12 in charge: raise ValueError" in invoke("show", "01J9F2", "--full").stdout

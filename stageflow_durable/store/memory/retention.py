@@ -6,7 +6,7 @@ from stageflow_durable.idempotency.rules import KeyState
 from stageflow_durable.model.status import StrandState
 from stageflow_durable.model.work import RunFacts
 from stageflow_durable.store.memory.rows import Tables, TombstoneRecord
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, PRUNED, Pruned
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, PRUNED, TRACES, Pruned
 from stageflow_durable.store.vouched import tombstone_code
 
 
@@ -85,3 +85,11 @@ def _forget(tables: Tables, now: float, dead_before: float, laid_before: float) 
     named = {row.profile for row in tables.owners}
     for profile in [row for row in tables.profiles if row.seen_at < dead_before and row.id not in named]:
         tables.profiles.remove(profile.id)
+
+
+def forget_traces(tables: Tables, now: float, older_than_seconds: float) -> int:
+    """Delete where attempts raised that ended before, some at a time; returns of how many."""
+    old = [row for row in tables.attempts if row.trace is not None and row.ended_at < now - older_than_seconds]
+    for row in old[:TRACES]:
+        tables.attempts.put((row.run, row.stage, row.item, row.direction, row.n), row._replace(trace=None))
+    return len(old[:TRACES])

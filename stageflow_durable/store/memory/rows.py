@@ -36,6 +36,7 @@ class AttemptRecord(NamedTuple):
     error: str | None = None
     category: str | None = None
     delay: float | None = None
+    trace: str | None = None
 
 
 class CheckpointRecord(NamedTuple):

@@ -200,6 +200,7 @@ class MemoryStore(BaseStore):
     strangers = _at_once(scans.strangers)
     move_times = _at_once(scans.move_times)
     prunable = _at_once(retention.prunable)
+    forget_traces = _at_once(retention.forget_traces)
 
     def prune(
         self,
