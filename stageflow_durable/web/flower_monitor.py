@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -46,6 +47,10 @@ STREAM_SECONDS = 900.0
 
 LOOK_SECONDS, QUIET_SECONDS = 0.5, 15.0
 """How often it is looked, and how often a page that nothing is told is told so: else nobody would see that it left."""
+
+
+# Of their own: while the database does not answer, streams wait for it, and requests must not wait behind them.
+_LOOKING = ThreadPoolExecutor(4, "stageflow-pages")
 
 
 @cache
@@ -141,7 +146,7 @@ class _Live(Visits):
             now = asyncio.get_running_loop().time()
             if now - began > STREAM_SECONDS:
                 return
-            for kind, text in await asyncio.to_thread(_news, watch):
+            for kind, text in await asyncio.get_running_loop().run_in_executor(_LOOKING, _news, watch):
                 self.write(f"event: {kind}\ndata: {text}\n\n")
                 said = now
             if now - said > QUIET_SECONDS:

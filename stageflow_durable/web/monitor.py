@@ -184,6 +184,8 @@ class Monitor:
         now = self._now()
         query = query_of(request.query, as_moment(now))
         shows = visitor.name is not None
+        if not shows and (query.wanted.attributes or query.wanted.error is not None):
+            raise InvalidInput("runs", ["attribute, error: who looks for values signs in"])
         if query.key is not None:
             return self._keyed(query, query.key, shows=shows)
         most = query.wanted.limit
@@ -200,6 +202,9 @@ class Monitor:
         store, named = self._engine.store, query.wanted.client_id
         clients = [named] if named is not None else store.clients(RECENT_CLIENTS)[:50]
         found = [run for run in store.keyed(key, clients) if query.wanted.fits(run)]
+        if query.wanted.attributes:
+            has = store.described([run.run_id for run in found], query.wanted.attributes)
+            found = [run for run in found if run.run_id in has]
         lines = [line_of(run, shows=shows) for run in found]
         said = {"runs": lines, "next": None, "now": jsonable(as_moment(self._now()))}
         among = ", ".join(clients) or "none"
@@ -238,13 +243,14 @@ class Monitor:
         return {**told, "now": jsonable(as_moment(self._now()))}
 
     def history(self, visitor: Visitor, request: Request, run: str) -> dict[str, Any]:
-        """A run's events behind ``?after=``, and what the audit says of all of them."""
+        """A run's events behind ``?after=``, and, unless ``?audit=0`` is said, what the audit says of all of them."""
         full = self._engine.store.full_id(run.upper())
         after = _number(request.query, "after")
         found = self._engine.store.history(full, after)
         shows = visitor.name is not None
         events = [event_document(event, shows=shows) for event in found[:MOST_EVENTS]]
-        verdict = verdict_of(self._engine.audit([full]), sealed=self._engine.has_audit_key)
+        checked = () if "audit=0" in request.query.split("&") else self._engine.audit([full])
+        verdict = verdict_of(checked, sealed=self._engine.has_audit_key)
         return {"events": events, "more": len(found) > MOST_EVENTS, "verdict": verdict}
 
     def values(self, visitor: Visitor, request: Request, run: str) -> dict[str, Any]:

@@ -106,6 +106,11 @@ function depths(stages) {
   return found;
 }
 
+/** The number of the row at a height of the picture. */
+export function rowAt(y) {
+  return Math.floor((y - TOP) / ROW);
+}
+
 export function begun(stage) {
   return Boolean(stage && (stage.attempts.length || (stage.state !== "pending" && stage.state !== "cancelled")));
 }
@@ -135,9 +140,9 @@ function elbow(x1, y1, x2, y2) {
 }
 
 /**
- * Draw the stages of a run. `chosen`: the name of the one that is looked at; `choose(name)` is told of clicks.
+ * Draw the stages of a run. `chosen`: the name of the one that is looked at.
  */
-export function draw(run, stages, width, chosen, choose) {
+export function draw(run, stages, width, chosen) {
   const begin = Date.parse(run.created_at);
   const end = Math.max(begin + 1, run.at_rest ? Date.parse(run.finished_at || run.updated_at) : now());
   const told = new Map(stages.map((stage) => [stage.name, parts(stage, end)]));
@@ -158,7 +163,7 @@ export function draw(run, stages, width, chosen, choose) {
       svg("title", null, `${lasted((piece.to - piece.from) / 1000)} in which nothing ran`));
   }
   for (const stage of stages) {
-    picture.append(svg("rect", { class: `sf-lane${stage.name === chosen ? " sf-chosen" : ""}`, x: 0, y: place.get(stage.name) - ROW / 2, width, height: ROW, onclick: () => choose(stage.name) }));
+    picture.append(svg("rect", { class: `sf-lane${stage.name === chosen ? " sf-chosen" : ""}`, x: 0, y: place.get(stage.name) - ROW / 2, width, height: ROW }));
   }
   for (const [at, after, step] of ticks(pieces, begin)) {
     picture.append(svg("line", { class: "sf-grid-line", x1: at + 8, x2: at + 8, y1: TOP - 6, y2: height }),

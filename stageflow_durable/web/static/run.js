@@ -1,7 +1,7 @@
 // One run: its picture, what each stage did, its history, and what may be done to it now.
 
-import { age, ask, askedRun, cannot, clock, code, confirmed, copyable, field, follow, h, header, lasted, legible, legibleLines, main, pill, prefix, reasonField, replace, send, setClock, time, toast, uuid, words } from "./common.js";
-import { begun, draw, legend, mark, MOST_ROWS, waitWords } from "./picture.js";
+import { age, ask, askedRun, cannot, clock, code, confirmed, copyable, field, follow, h, header, lasted, legible, legibleLines, main, now, pill, prefix, reasonField, replace, send, setClock, time, toast, uuid, words } from "./common.js";
+import { begun, draw, legend, mark, MOST_ROWS, rowAt, waitWords } from "./picture.js";
 
 let run = null, chosen = new URLSearchParams(location.search).get("stage"), shown = MOST_ROWS, wanted = "", seen = -1;
 
@@ -175,16 +175,32 @@ function nameRow(stage) {
 
 function picture() {
   const stages = visible();
-  const held = names.contains(document.activeElement) ? document.activeElement.dataset.stage : null;
-  replace(names, stages.map(nameRow));
-  if (held) names.querySelector(`button[data-stage="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
-  replace(timeBox, draw(run, stages, Math.max(180, timeBox.clientWidth || 600), chosen, choose));
+  drawNames(stages);
+  drawTime(stages);
   find.hidden = run.stages.length <= 30;
   const all = wanted ? run.stages.filter((stage) => stage.name.toLowerCase().includes(wanted)).length : run.stages.length;
   replace(foot, all > stages.length && h("div", { class: "sf-more" }, `${stages.length.toLocaleString("en")} of ${all.toLocaleString("en")} stages are drawn.`,
     h("button", { type: "button", class: "btn btn-sm btn-outline-secondary", onclick: () => { shown += MOST_ROWS; picture(); } }, `Draw ${Math.min(MOST_ROWS, all - stages.length).toLocaleString("en")} more`)));
   replace(key, legend(run));
 }
+
+function drawNames(stages) {
+  const same = JSON.stringify(stages.map((stage) => [stage.name, stage.state, stage.attempts.length, stage.tries, stage.waiting_for, stage.undo && stage.undo.state]));
+  if (names.dataset.of === same) return; // a name that is about to be pressed stays where it is
+  names.dataset.of = same;
+  const held = names.contains(document.activeElement) ? document.activeElement.dataset.stage : null;
+  replace(names, stages.map(nameRow));
+  if (held) names.querySelector(`button[data-stage="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+}
+
+function drawTime(stages) {
+  replace(timeBox, draw(run, stages, Math.max(180, timeBox.clientWidth || 600), chosen));
+}
+
+timeBox.addEventListener("pointerdown", (event) => { // not a click: the picture of a run that goes is another each second
+  const stage = visible()[rowAt(event.clientY - timeBox.getBoundingClientRect().top)];
+  if (stage) choose(stage.name);
+});
 
 names.addEventListener("keydown", (event) => {
   const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -328,7 +344,8 @@ function drawValues() {
 }
 
 const SHOWN_EVENTS = 300;
-let known = [];
+const known = [];
+let audited = -Infinity;
 
 function eventRow(event) {
   const { stage, ...data } = event.data;
@@ -345,15 +362,16 @@ async function history_() {
   const mine = run.seq;
   if (seen === mine) return;
   seen = mine;
+  const audits = run.at_rest || now() - audited > 15000; // all of its events are gone through
   try {
     let told;
     do {
-      told = await ask(`runs/${run.run_id}/history?after=${known.length ? known.at(-1).seq : 0}`);
+      told = await ask(`runs/${run.run_id}/history?after=${known.length ? known.at(-1).seq : 0}${audits ? "" : "&audit=0"}`);
       known.push(...told.events.filter((event) => !known.length || event.seq > known.at(-1).seq));
     } while (told.more);
     drawEvents(false);
     list.scrollTop = list.scrollHeight;
-    drawVerdict(told.verdict);
+    if (audits) { audited = now(); drawVerdict(told.verdict); }
   } catch (error) {
     seen = -1;
     verdict.textContent = legible(error.message);
@@ -414,7 +432,7 @@ let drawn = 0;
 new ResizeObserver(() => {
   if (run && timeBox.clientWidth && Math.abs(timeBox.clientWidth - drawn) > 4) { drawn = timeBox.clientWidth; picture(); }
 }).observe(timeBox);
-setInterval(() => { if (run && !run.at_rest && !document.hidden && run.stages.length <= 300) picture(); }, 1000);
+setInterval(() => { if (run && !run.at_rest && !document.hidden && run.stages.length <= 300) drawTime(visible()); }, 1000);
 
 replace(main, h("div", { class: "sf-page" }, header("Run", "runs", live.button), h("p", { class: "sf-dim" }, "Looking…")));
 look().then(() => live.restart(), (error) => replace(main, h("div", { class: "sf-page" }, header("Run", "runs"), h("p", { class: "sf-alert", role: "alert" }, legible(error.message)), h("p", null, h("a", { href: `${prefix}/runs` }, "All runs")))));

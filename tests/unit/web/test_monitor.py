@@ -160,6 +160,8 @@ def keys(told: Any) -> str:
         ("key=order-1", "1"),
         ("key=order-1&pipeline=refund", ""),
         ("key=order-1&client=default", "1"),
+        ("key=order-1&attribute=city%3DRome", "1"),
+        ("key=order-1&attribute=city%3DBonn", ""),
         ("attribute=city%3DRome", "3210"),
         ("attribute=city%3DBonn", ""),
         ("park_reason=bug", "2"),
@@ -268,6 +270,7 @@ def test_a_history_comes_with_the_verdict_of_the_audit_and_goes_on_behind_a_numb
     rest = desk.told(f"runs/{run_id}/history?after=2")["events"]
     assert [event["seq"] for event in rest] == [event["seq"] for event in told["events"][2:]]
     assert desk.get(f"runs/{run_id}/history?after=x")[0] == 422
+    assert desk.told(f"runs/{run_id}/history?after=2&audit=0")["verdict"] is None
 
 
 def test_what_is_not_there_is_said(desk: Desk) -> None:
@@ -298,6 +301,7 @@ def test_whoever_did_not_sign_in_sees_no_value_and_does_nothing(desk: Desk) -> N
     for value in ("A-0", "Rome", "hunter2", "amount"):
         assert value not in text
     assert told[0]["input"]["text"] == HIDDEN
+    assert [desk.get(f"runs?{query}")[0] for query in ("attribute=city%3DRome", "error=bug&since=1h")] == [422, 422]
     status, refused = desk.post(f"runs/{run_id}/resume", {"reason": "why"})
     assert (status, "asks nobody who they are" in refused["detail"]) == (403, True)
     assert desk.engine.run(run_id).status is RunStatus.PARKED
