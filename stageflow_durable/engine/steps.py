@@ -188,6 +188,8 @@ class Steps:
         the body what has to be awaited.
         """
         self._require(asked)
+        if asked.as_type is not None:
+            typed(asked.as_type)  # what it cannot come back as is told before anything is done
         return self._awaited(asked, make) if within_a_body() else self._waited(asked, make)
 
     def _waited(self, asked: Asked, make: Callable[[str], Any]) -> Any:
@@ -211,7 +213,9 @@ class Steps:
 
     async def _awaited(self, asked: Asked, make: Callable[[str], Any]) -> Any:
         while True:
-            found = await self._apart(lambda: self._find(asked)) if self._rows is None else self._find(asked)
+            if self._rows is None:
+                await self._apart(self.rows)
+            found = self._find(asked)
             if isinstance(found, CallRow):
                 return self._value(asked, found.result)
             if isinstance(found, Future):
@@ -392,7 +396,8 @@ class Steps:
             told["result_digest"] = sha256(text.encode()).hexdigest()
         with self._writing:
             work = self._services.work
-            there = (self._rows or {}).get(begun.call)
+            with self._known:
+                there = self._loaded().get(begun.call)
             row = CallRow(
                 work.stage,
                 work.item,

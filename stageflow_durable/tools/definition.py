@@ -14,7 +14,7 @@ from stageflow_durable.duration import SHORTEST_TIMEOUT, seconds_of
 from stageflow_durable.errors import ConfigurationError
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.tools.call import ToolCall
-from stageflow_durable.tools.schemas import Input, Signature
+from stageflow_durable.tools.schemas import Input, Signature, can_come_back
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
@@ -70,6 +70,7 @@ class ToolDefinition:
         if not _is_name(self.action_type):
             raise ConfigurationError(f"tool {self.name!r}: action_type {self.action_type!r} is no name")
         self.input, self.signature  # noqa: B018  # what is wrong with them is told where the tool is declared
+        can_come_back(self.name, self.as_type)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """The handler itself: nothing is saved."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError, create_model
 
 from stageflow_durable.codec import plain
 from stageflow_durable.errors import ConfigurationError, InvalidInput
@@ -117,6 +117,20 @@ def _whole(name: str, signature: Signature) -> str:
     if len(signature.given) != 1:
         raise ConfigurationError(f"tool {name!r}: with a model as input_schema its handler takes one: that model")
     return next(iter(signature.given))
+
+
+def can_come_back(name: str, declared: Any) -> None:
+    """Refuse a type as which no result can be read: it would show only once the tool has acted."""
+    if declared is None:
+        return
+    try:
+        TypeAdapter(declared).rebuild(raise_errors=True)
+    except Exception as error:  # noqa: BLE001  # Pydantic's, or of the application's own hooks
+        called = getattr(declared, "__name__", repr(declared))[:100]
+        raise ConfigurationError(
+            f"tool {name!r}: its result cannot come back as {called}: {_first(error)}; give output_schema=, typing.Any "
+            "for what was saved as it is"
+        ) from None
 
 
 def _first(error: Exception) -> str:

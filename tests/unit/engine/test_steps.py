@@ -17,7 +17,7 @@ import pytest
 from pydantic import BaseModel
 
 from stageflow_durable import PermanentError, Pipeline, RunStatus, StageOutput, TransientError
-from stageflow_durable.errors import NotAllowedInStage, StepMismatch, UnsavableValue
+from stageflow_durable.errors import NotAllowedInStage, StepMismatch, StoreUnavailable, UnsavableValue
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.testing import InProcessEngine, engine_for_tests
 from tests.conformance.engine.acts import DIES, Acts
@@ -149,18 +149,22 @@ def test_parallel_steps_are_saved_each_by_itself(make_engine: MakeEngine) -> Non
 def test_a_step_that_is_cancelled_is_made_by_who_waits_for_it(make_engine: MakeEngine) -> None:
     made: list[int] = []
 
-    async def slow() -> str:
-        made.append(1)
-        await asyncio.sleep(0.01 if len(made) > 1 else 60)
-        return "done"
-
     async def works(ctx: Any) -> Any:
+        begun = asyncio.Event()
+
+        async def slow() -> str:
+            made.append(1)
+            begun.set()
+            if len(made) == 1:
+                await asyncio.Event().wait()
+            return "done"
+
         first = asyncio.ensure_future(ctx.astep("slow", slow, key="k"))
-        await asyncio.sleep(0.01)
+        await begun.wait()
         second = asyncio.ensure_future(ctx.astep("slow", slow, key="k"))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         first.cancel()
-        return await second
+        return await asyncio.wait_for(second, 5)
 
     engine = make_engine(Pipeline[Any, Any]("p").stage("a", works))
     handle = engine.enqueue("p", {})
@@ -378,3 +382,29 @@ def test_a_stage_that_is_cut_off_within_a_step_is_tried_again(make_engine: MakeE
     engine.drain()
     assert handle.outputs()["a"] == "done"
     assert len(made) == 2
+
+
+def test_a_number_that_was_not_heard_of_is_not_given_twice(make_engine: MakeEngine, remote: Remote) -> None:
+    """Two steps side by side: the first is written, and its answer never comes; the second is numbered behind it."""
+    both = threading.Barrier(2)
+
+    def works(ctx: Any) -> list[str]:
+        def asks(what: str) -> str:
+            both.wait(5)
+            try:
+                return str(ctx.step("send", remote.do, what))
+            except StoreUnavailable:
+                return "away"
+
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(contextvars.copy_context().run, asks, what) for what in "xy"]
+            return sorted(one.result() for one in asked)
+
+    engine = make_engine(Pipeline[Any, Any]("p").stage("a", works))
+    for number in range(1, 60):
+        engine.faults.at("after" if number == 1 else "before", "save_call", number=number, error=StoreUnavailable("x"))
+    handle = engine.enqueue("p", {})
+    engine.drain()
+    assert "away" in handle.outputs()["a"]
+    numbers = [row.n for row in engine.store.calls(handle.run_id, "a")]
+    assert numbers == list(range(1, len(numbers) + 1))

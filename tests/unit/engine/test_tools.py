@@ -132,6 +132,13 @@ STRANGE: Any = "strange"
 def _of_anything(**given: Any) -> None: ...
 
 
+class Stranger:
+    """Nothing that Pydantic knows."""
+
+
+def _of_a_stranger() -> Stranger: ...  # type: ignore[empty-body]  # only its annotation counts
+
+
 def _by_place(given: int, /) -> None: ...
 
 
@@ -149,6 +156,7 @@ def _by_place(given: int, /) -> None: ...
         (lambda: ToolDefinition("a", search.handler, input_schema={"typ": "object"}), "input_schema: "),
         (lambda: ToolDefinition("a", search.handler, input_schema=int), "input_schema is a Pydantic model"),
         (lambda: ToolDefinition("a", search.handler, action_type="a b"), "action_type"),
+        (lambda: ToolDefinition("a", _of_a_stranger), "its result cannot come back as Stranger"),
     ],
 )
 def test_what_cannot_be_a_tool_is_told_where_it_is_declared(wrong: Callable[[], Any], said: str) -> None:
@@ -244,6 +252,26 @@ def test_a_call_is_tried_again_as_its_policy_says_with_one_key(play: Play, corou
         (1, "TransientError: busy"),
         (2, "TransientError: busy"),
     ]
+
+
+def test_calls_that_are_cut_off_while_they_begin_leave_nothing_behind(play: Play) -> None:
+    """Cancelled at its first step, while the database is asked: whoever asks for the same makes it."""
+    made: list[int] = []
+
+    async def once(n: int) -> int:
+        made.append(n)
+        return n
+
+    async def body(ctx: Any) -> Any:
+        for _time in range(3):
+            cut_off = asyncio.ensure_future(ctx.tools.call("once", {"n": 1}, key="k"))
+            await asyncio.sleep(0)
+            cut_off.cancel()
+            await asyncio.wait([cut_off])
+        return await asyncio.wait_for(ctx.tools.call("once", {"n": 1}, key="k"), 5)
+
+    assert play(body, tool(once)).outputs()["a"] == 1
+    assert made == [1]
 
 
 @pytest.mark.parametrize("coroutine", [False, True])
