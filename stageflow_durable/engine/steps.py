@@ -154,7 +154,7 @@ class Steps:
         self._unasked: set[str] = set()
         self._writing = threading.Lock()  # one after another: each needs the run's number after the one before
         self._last = 0
-        self._stopping = False
+        self._stopping = self._taken_over = False
         self._cut_off = 0  # how many are waited for that were cancelled
 
     # --- what a body calls --------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ class Steps:
             first, self._rows = not self._last, {row.call: row for row in rows}
             self._last = max((row.n for row in rows), default=0)
             if first and rows:
-                self._unasked = {row.call for row in rows if row.saved_at is not None}
+                self._unasked = {row.call for row in rows if row.saved_at is not None and row.undone_at is None}
                 self._services.gave_url = True  # a step that is not made again may have handed it out
                 self._services.at_end.append(self._tell_unasked)
         return self._rows
@@ -355,7 +355,11 @@ class Steps:
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def _announce(self, begun: Begun) -> None:
-        """Before it is made: write down that it may be, if it can be undone."""
+        """Before it is made: write down that it may be, if it can be undone. Nothing begins any more once it is known
+        that the work was taken over, or that the run stops.
+        """
+        if self._taken_over:
+            raise TakenOver(f"its work was taken over: {begun.asked.what} does not begin")
         if self._stopping:
             raise StageCancelled(f"run {self._services.work.run.id} is stopping: {begun.asked.what} does not begin")
         if self._last >= MOST_STEPS:
@@ -429,6 +433,7 @@ class Steps:
             self._rows = None  # it may have been written all the same: to be read again
             raise
         if isinstance(stepped, Fenced):
+            self._taken_over = True
             raise TakenOver(f"its work was taken over: step {row.name!r} is not saved")
         lost = work.lost if row.saved_at is None else 0
         self._services.work = work._replace(seq=stepped.seq, head=stepped.head, lost=lost)

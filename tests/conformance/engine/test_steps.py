@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from stageflow_durable import Pipeline, RunStatus, TransientError
+from stageflow_durable.engine.interrupt import TakenOver
 from stageflow_durable.errors import StageCancelled, StoreUnavailable
 from stageflow_durable.model.status import ParkReason
 from stageflow_durable.state.store import SqlStore
@@ -114,12 +115,17 @@ def test_a_zombie_saves_nothing(make_engine: MakeEngine, acts: Acts, remote: Rem
     zombie = engine.crew[0]
     seen: list[str] = []
 
+    contexts = acts.contexts
+
     def works(ctx: Any) -> Any:
         try:
             first = ctx.step("send", remote.do, "x")
             return [first, ctx.step("send", remote.do, "y")]
         except BaseException as error:
             seen.append(type(error).__name__)
+            if ctx is contexts[0]:
+                with pytest.raises(TakenOver, match="step 'send' does not begin"):
+                    ctx.step("send", remote.do, "whatever the paused one thinks of")
             raise
 
     def takes_over() -> None:
