@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, overload
 
 from stageflow_durable.clock import SystemClock, World, system_world
@@ -25,6 +23,7 @@ from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.delivery.tasks import register
 from stageflow_durable.delivery.worker import attach, own_application
+from stageflow_durable.embedded.engines import EmbeddedEngines
 from stageflow_durable.engine.accept import DEFAULT_CLIENT, Acceptor, Deadline, Many, Submission, several
 from stageflow_durable.engine.actors import Actor, Authenticate, Authorize, Credential, actor_of, require_function
 from stageflow_durable.engine.approval_links import LinkOperations
@@ -35,6 +34,7 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
+from stageflow_durable.engine.sink_operations import attention_sinks, beside_stages, checked_target, sinks_of
 from stageflow_durable.engine.twins import in_thread, in_thread_or_transaction
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
@@ -44,6 +44,7 @@ from stageflow_durable.model.pipeline import InputT, Pipeline, ResultT
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.roster import LEGACY_QUEUE, Known, Profile
 from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.sinks import RunEvent, Sink
 from stageflow_durable.model.stage import OnLeaseLost
 from stageflow_durable.settings import (
     Settings,
@@ -65,11 +66,11 @@ Named: TypeAlias = str | Pipeline[InputT, ResultT]
 
 _OWN = (
     *("name", "pipelines", "celery_app", "retry", "interceptors", "observers"),
-    *("settings", "store", "publisher", "world", "authenticate", "authorize"),
+    *("settings", "store", "publisher", "world", "authenticate", "authorize", "sinks", "on_attention"),
 )
 
 
-class Engine(CallbackOperations, LinkOperations, Operations):
+class Engine(EmbeddedEngines, CallbackOperations, LinkOperations, Operations):
     """A durable engine over a database and a broker.
 
     ``pipelines``: what this engine runs, several or one; mistakes raise DefinitionError here. ``celery_app``: an
@@ -77,8 +78,9 @@ class Engine(CallbackOperations, LinkOperations, Operations):
     policy of stages and pipelines that have none. ``on_lease_lost``: of those that say nothing; ``"end"`` ends a body
     once its worker could not renew its lease, ``"continue"`` only once its work was taken over. ``interceptors``: what
     wraps each stage; ``observers``: functions that are told how each attempt of a stage or an undo ended, after the
-    commit. ``settings``: a
-    Settings, or keywords of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
+    commit; ``sinks``: who is told of the events of runs, at least once: functions, or what ``stageflow_durable.sinks``
+    has; ``on_attention``: one of these that is told of runs that need a person. ``settings``: a Settings, or keywords
+    of it (``database_url=…``, ``lease_seconds=…``); mistyped ones raise ConfigurationError here.
     ``authenticate``: a function that gives the name of whoever a ``Credential`` belongs to, or None where it is not
     accepted; ``authorize``: a function of an actor, a verb and a run that says whether they may: it is asked for every
     verb that a person or a program calls, from Python, the command or a page. Only True allows it.
@@ -105,6 +107,8 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         world: World | None = None,
         authenticate: Authenticate | None = None,
         authorize: Authorize | None = None,
+        sinks: Iterable[Sink | Callable[[RunEvent], Any]] = (),
+        on_attention: Sink | Callable[[RunEvent], Any] | None = None,
         **keywords: Any,
     ) -> None:
         if settings is not None and keywords:
@@ -121,6 +125,7 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         self._retry = retry or next(iter(policies), None)
         self._interceptors = in_order(wrapped)
         self._observers = check_observers(observers)
+        self._given_sinks, self._on_attention = sinks_of(sinks), on_attention and checked_target(on_attention)
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
@@ -161,37 +166,6 @@ class Engine(CallbackOperations, LinkOperations, Operations):
     def _require_usable(self) -> None:
         """Raise ConfigurationError where no stage could run here."""
         self.store.require_usable()
-
-    @classmethod
-    @contextmanager
-    def embedded(
-        cls,
-        name: str,
-        pipelines: Iterable[Pipeline[Any, Any]] | Pipeline[Any, Any] = (),
-        *,
-        home: str | Path = ".stageflow",
-        **keywords: Any,
-    ) -> Iterator[Engine]:
-        """A context manager: start (or attach to) the one-machine mode in ``home`` and give an engine on it."""
-        from stageflow_durable.embedded import start
-        from stageflow_durable.state.schema import upgrade
-
-        with start(Path(home), upgrade=upgrade) as running:
-            urls = running.urls
-            engine = cls(
-                name,
-                pipelines,
-                home=Path(home),
-                database_url=urls.database_url,
-                broker_url=urls.broker_url,
-                redis_url=urls.redis_url,
-                audit_key=urls.audit_key,
-                **keywords,
-            )
-            try:
-                yield engine
-            finally:
-                engine.close()
 
     # --- parts, made at first use -----------------------------------------------------------------------------------
 
@@ -277,6 +251,11 @@ class Engine(CallbackOperations, LinkOperations, Operations):
     def _payload_bytes(self) -> int:
         return self.settings.max_payload_bytes
 
+    @cached_property
+    def sinks(self) -> Sequence[Sink]:
+        """Who is told of events, and of runs that need a person."""
+        return (*self._given_sinks, *attention_sinks(self._on_attention, self.settings, self.store))
+
     def _ready(self) -> None:
         """Register the definitions, once a process: threads that come together wait for the first. Raises
         ConfigurationError where workers would refuse messages.
@@ -288,6 +267,7 @@ class Engine(CallbackOperations, LinkOperations, Operations):
         with self._registering.setdefault(os.getpid(), threading.Lock()):
             if self._registered_in != os.getpid():
                 self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
+                self.open_sinks()
                 if not self.store.after_commit(self._are_registered):
                     self._are_registered()
 
@@ -450,11 +430,13 @@ class Engine(CallbackOperations, LinkOperations, Operations):
             profile=profile,
             signer=self._signer,
             callback_url=self._callback_urls.url,
+            beside=beside_stages(self.store, self.sinks, self._world),
         )
 
     def _after_death(self, pid: int) -> None:
         try:
             self._sweeper.process_killed(boot_id(), pid)
+            self._free_sinks(pid)
         finally:
             self.store.close()  # no connection of the parent may be open when the next child is forked
             self.publisher.close()

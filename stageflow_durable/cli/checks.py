@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from stageflow_durable.cli.words import age, counted
 from stageflow_durable.model.run import RunSummary, WorkerView
+from stageflow_durable.model.sinks import SinkView
 from stageflow_durable.model.status import AT_REST, RunStatus
 
 if TYPE_CHECKING:
@@ -68,6 +69,27 @@ def schema(current: str | None, head: str, *, ahead: bool = False) -> Check:
     return judged(
         "schema", current == head, f"at {head}", f"at {current or 'nothing'}, needed is {head}", "stageflow db upgrade"
     )
+
+
+LATE = timedelta(minutes=1)
+"""A sink that is further behind is not told, or does not keep up."""
+
+
+def sinks(found: Sequence[SinkView], now: datetime) -> Iterator[Check]:
+    """Each sink keeps up with what happens."""
+    for view in found:
+        since = view.behind_since
+        late = since is not None and now - since > LATE
+        behind = f"{counted(view.behind, 'event')} behind, for {age(since, now)}" if since is not None and late else ""
+        refused = f"refused {view.tries} times: {view.error}" if view.tries else ""
+        nobody = "no process tells it" if late and view.told_by is None and not refused else ""
+        bad = "; ".join(part for part in (behind, refused, nobody) if part)
+        fix = (
+            "start a worker whose engine has it, or: stageflow sinks --forget " + view.name
+            if nobody
+            else "stageflow sinks"
+        )
+        yield judged(f"sink {view.name}", not bad, "told of everything", bad, fix, level=Level.WARN)
 
 
 def live_workers(workers: Sequence[WorkerView], active: int) -> Check:

@@ -119,6 +119,7 @@ def _runs(session: Session) -> Iterator[Check]:
     yield checks.audit_key(operations.has_audit_key)
     yield from serving.carried(attention)
     yield from serving.taken(operations.overview())
+    yield from checks.sinks(operations.sink_views(), session.now())
     yield from serving.shared(operations.roster())
     yield from serving.strangers(operations.strangers())
 

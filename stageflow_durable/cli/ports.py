@@ -11,6 +11,7 @@ from stageflow_durable.errors import StageflowError
 from stageflow_durable.model.overview import Overview
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, WorkerView
+from stageflow_durable.model.sinks import SinkView
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import Standing
 
@@ -86,6 +87,12 @@ class Operations(Protocol):
 
     def audit_heads(self) -> Iterable[tuple[str, int, str]]:
         """The end of each history: run, number, code."""
+
+    def sink_views(self) -> Sequence[SinkView]:
+        """How every sink stands."""
+
+    def forget_sink(self, name: str) -> None:
+        """Forget how far a sink was told. Raises InvalidInput."""
 
     def sweep(self) -> SweepReport:
         """One recovery sweep."""

@@ -43,6 +43,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "sweep": ("sweep", "One recovery sweep, as beat and every worker do it."),
         "prune": ("prune", "Delete runs that ended for good long ago."),
         "workers": ("workers", "Processes that own work, and those that died."),
+        "sinks": ("sinks", "Who is told of events, and how far."),
         "audit": ("audit", "Whether the histories are what the engine wrote."),
         "check": ("check", "Runs that these definitions would break; before a deploy."),
         "db": ("db", "The database's schema: upgrade, current."),

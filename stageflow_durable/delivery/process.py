@@ -60,7 +60,9 @@ class Process:
         profile: Profile,
         signer: Signer = UNSIGNED,
         callback_url: Callable[[str, str], str] | None = None,
+        beside: Sequence[Any] = (),
     ) -> None:
+        """``beside``: what else begins and ends with the process, by ``ensure()`` and ``stop()``."""
         self.queue = settings.queue
         self.short_delay = settings.short_delay_seconds
         self.pid = os.getpid()
@@ -107,6 +109,7 @@ class Process:
             Pulse("stageflow-heartbeat", settings.lease_seconds / 4, self._beat, at_once=True),
             # At once as well: a child may be replaced before the first interval is over.
             Pulse("stageflow-sweep", settings.sweep_seconds, self._sweep_in_turn, at_once=True),
+            *beside,
         )
 
     def _executor(self) -> tuple[Owner, Executor]:

@@ -20,6 +20,7 @@ from stageflow_durable.engine.overview import overview
 from stageflow_durable.engine.payload import PAYLOAD_BYTES
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Sweeper
+from stageflow_durable.engine.sink_operations import SinkOperations
 from stageflow_durable.engine.twins import in_thread
 from stageflow_durable.errors import InvalidInput, NotAllowed, UnknownRun
 from stageflow_durable.idempotency.keys import valid_key
@@ -53,7 +54,7 @@ ANY: Any = object()
 """Left out of ``signal_where``. None is refused there: whoever passes what was not filled in means no other run."""
 
 
-class Operations(OperatorVerbs):
+class Operations(SinkOperations, OperatorVerbs):
     """Runs, as people see and steer them: :class:`stageflow_durable.Engine` is one. ``pipelines``: those that it knows,
     by name.
     """

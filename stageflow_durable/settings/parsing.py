@@ -6,8 +6,10 @@ holds a password.
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
@@ -185,6 +187,27 @@ def web_address(value: object) -> str:
     if wrong or any(mark in text for mark in "?#%\\") or "/../" in f"{text}/" or not _PRINTED.fullmatch(text):
         raise ValueError("must be http:// or https:// with a host and perhaps a path, and nothing behind or before it")
     return text.rstrip("/")
+
+
+def notified(value: object) -> str:
+    """The URL of a webhook as it is, or a command as a JSON list: a list of words, or text that is split into such."""
+    if isinstance(value, str) and re.match(r"https?://", value.strip()):
+        address, mark, query = value.strip().partition("?")
+        return f"{web_address(address)}{mark}{query}"
+    words = value if isinstance(value, list | tuple) else _words(_text(value))
+    if not words or not all(isinstance(word, str) and word and "\0" not in word for word in words):
+        raise ValueError('must be the URL of a webhook, or a command: ["notify-send", "stageflow"]')
+    return json.dumps(list(words))
+
+
+def _words(text: str) -> list[str]:
+    if text.startswith("["):
+        try:
+            read = json.loads(text)
+        except ValueError:
+            raise ValueError("begins like a list, and is no JSON") from None
+        return read if isinstance(read, list) else []
+    return shlex.split(text)
 
 
 def one_of(*choices: str) -> Parser:

@@ -47,11 +47,13 @@ PARSERS: dict[str, parsing.Parser] = {
     "remote_control": parsing.word("off", "look", "all"),
     "public_url": parsing.web_address,
     "redact": parsing.names,
+    "notify": parsing.notified,
+    "notify_secret": parsing.secret,
     "app": parsing.matching(r"[\w.]+(:[\w.]+)?", "module:attribute, as in shop:engine"),
 }
 URLS = ("database_url", "broker_url", "redis_url")
 SECRETS = (*URLS, "audit_key")
-HIDDEN = (*SECRETS, "old_audit_keys", "sentinel_password")
+HIDDEN = (*SECRETS, "old_audit_keys", "sentinel_password", "notify", "notify_secret")
 # The one-machine mode stands above the settings, so it is looked up by name, and only when nothing else is set.
 _ATTACH = ("stageflow_durable.embedded.attachment", "attach")
 
@@ -115,6 +117,8 @@ class Settings:
     ``public_url``: where callbacks and links to approvals of this engine are served, as others reach it.
     ``redact``: names of fields, with commas between them or as a list, whose values people are not shown, besides those
     that are named like secrets.
+    ``notify``: who is told when a run needs a person: the URL of a webhook, or a command, as a list or as text, that
+    gets JSON on its standard input. ``notify_secret``: that webhook is signed with it.
     ``app``: ``module:attribute`` of the engine, for the command.
     """
 
@@ -149,6 +153,8 @@ class Settings:
     remote_control: str = "look"
     public_url: str | None = None
     redact: str | None = None
+    notify: str | None = None
+    notify_secret: str | None = None
     app: str | None = None
 
     def __post_init__(self) -> None:
@@ -231,6 +237,13 @@ def disagreements(parsed: Mapping[str, object]) -> list[str]:
 
 
 def _cannot_sign(parsed: Mapping[str, object]) -> list[str]:
+    told = _cannot_sign_messages(parsed)
+    if str(parsed.get("notify", "[")).startswith("[") or parsed.get("notify_secret"):
+        return told
+    return [*told, f"notify is a webhook, which is signed: set {variable('notify_secret')} to what its receiver knows"]
+
+
+def _cannot_sign_messages(parsed: Mapping[str, object]) -> list[str]:
     # Where no database is named, the one-machine mode may bring a key of its own along.
     if parsed.get("audit_key") or not parsed.get("database_url"):
         return []

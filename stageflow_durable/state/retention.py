@@ -49,11 +49,12 @@ from stageflow_durable.state.tables import (
     runs,
     saga_steps,
     signals,
+    sinks,
     slots,
     strands,
     tombstones,
 )
-from stageflow_durable.store.values import BATCH, PRUNED, TRACES, Pruned
+from stageflow_durable.store.values import BATCH, PRUNED, TRACES, UNTOLD_SECONDS, Pruned
 from stageflow_durable.store.vouched import tombstone_code
 
 KEYS = 1000
@@ -157,8 +158,12 @@ def _long_ago(older_than: float) -> tuple[ColumnElement[bool], ...]:
     # doubt, and only the run can settle it.
     lasts = or_(idempotency_keys.c.expires_at.is_(None), idempotency_keys.c.expires_at > now())
     holds = and_(idempotency_keys.c.owner_run == runs.c.id, idempotency_keys.c.state == literal_column("'held'"), lasts)
-    then = ago(older_than)
-    return runs.c.created_at < then, runs.c.finished_at < then, ~exists(select(idempotency_keys.c.key).where(holds))
+    # One that a sink was not told of waits for it, for a week.
+    told = select(func.min(sinks.c.position)).scalar_subquery()
+    untold = exists(select(events.c.seq).where(events.c.run == runs.c.id, events.c.position > told))
+    waits = and_(runs.c.finished_at > ago(UNTOLD_SECONDS), untold)
+    then, held = ago(older_than), exists(select(idempotency_keys.c.key).where(holds))
+    return runs.c.created_at < then, runs.c.finished_at < then, ~held, ~waits
 
 
 def _entomb(connection: Connection, audit_key: bytes, older_than: float, batch: int) -> list[str]:

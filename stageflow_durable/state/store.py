@@ -35,6 +35,7 @@ from stageflow_durable.state.driver import Driver
 from stageflow_durable.state.listening import Listening, listening
 from stageflow_durable.state.reading import Reading
 from stageflow_durable.state.session import SessionHolder
+from stageflow_durable.state.telling import Telling
 from stageflow_durable.state.transaction import SqlTransaction
 from stageflow_durable.state.unlocked import Unlocked
 from stageflow_durable.store.base import BaseStore
@@ -50,7 +51,7 @@ from stageflow_durable.transitions.facts import Facts
 T = TypeVar("T")
 
 
-class SqlStore(Reading, BaseStore):
+class SqlStore(Telling, Reading, BaseStore):
     """Runs and everything about them, in one database: a :class:`~stageflow_durable.store.protocol.Store`."""
 
     def __init__(

@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Double,
+    FetchedValue,
     ForeignKey,
     Index,
     Integer,
@@ -324,6 +326,14 @@ events = Table(
     Column("data", Text, nullable=False),
     Column("previous", String(64), nullable=False),
     Column("mac", String(64), nullable=False),
+    # In which order sinks are told of it; the database gives it. NULL: it is older than any sink.
+    Column("position", BigInteger, server_default=FetchedValue()),
+    Index(
+        "ix_stageflow_events_position",
+        "position",
+        postgresql_where=text("position IS NOT NULL"),
+        sqlite_where=text("position IS NOT NULL"),
+    ),
 )
 
 items = Table(
@@ -554,4 +564,21 @@ slots = Table(
         postgresql_where=text("until IS NOT NULL"),
         sqlite_where=text("until IS NOT NULL"),
     ),
+)
+
+sinks = Table(
+    "stageflow_sinks",
+    metadata,
+    # Who is told of events, and how far. ``fence`` rises when another process begins to tell it.
+    Column("name", NAME, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("fence", Integer, nullable=False, server_default=text("0")),
+    Column("owner", String(64)),
+    Column("expires_at", Double),
+    # How often in a row it refused the event that comes next, what it said, and from when on it is tried again.
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("error", Text),
+    Column("retry_at", Double),
+    Column("delivered_at", Double),
+    Column("created_at", Double, nullable=False),
 )

@@ -17,6 +17,7 @@ from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile, Roster
 from stageflow_durable.model.run import Event, Run, RunSummary, WorkerView
+from stageflow_durable.model.sinks import Horizon, SinkLease, SinkView
 from stageflow_durable.model.status import Cause, ParkReason, Phase, RunStatus
 from stageflow_durable.model.work import (
     Claimant,
@@ -47,6 +48,7 @@ from stageflow_durable.store.values import (
     Identity,
     Known,
     Missed,
+    News,
     Overdue,
     Pooled,
     Pruned,
@@ -349,6 +351,52 @@ class Announcing(Protocol):
         """A connection on which the store tells; None where it cannot."""
 
 
+class Telling(Protocol):
+    """Sinks: how far each was told of events, and by which process (ADR 0053)."""
+
+    def open_sink(self, name: str) -> None:
+        """Make a sink known, unless it is: it begins with what happens from now on."""
+
+    def horizon(self, before: Horizon | None = None) -> Horizon:
+        """Up to which position all events are there, once its writers have ended; ``before``: one whose writers had
+        not, asked for again.
+        """
+
+    def news(self, after: int, upto: int, kinds: Sequence[str], limit: int) -> News:
+        """At most ``limit`` events whose types begin so, between two positions, in their order. Of one run they are in
+        the order of their numbers.
+        """
+
+    def take_sink(self, name: str, owner: str, seconds: float) -> SinkLease | None:
+        """The right to tell a sink, for so many seconds; None: another process has it, or it refused an event and is
+        not yet tried again.
+        """
+
+    def advance_sink(
+        self, lease: SinkLease, position: int, seconds: float, *, took: bool = False, well: bool = False
+    ) -> bool:
+        """It was told up to ``position``, and the lease goes on for ``seconds``; ``took``: it took an event meanwhile;
+        ``well``: what it refused is behind it. False: another process has it by now.
+        """
+
+    def sink_refused(self, lease: SinkLease, position: int, error: str, seconds: float) -> bool:
+        """It was told up to ``position`` and refused the next event; it is tried again in ``seconds``, by whoever takes
+        it then. False: another process has it by now.
+        """
+
+    def leave_sink(self, lease: SinkLease) -> None:
+        """Whoever had it does not tell it any more."""
+
+    def free_sinks(self, owner: str) -> None:
+        """A process was seen to end: others may tell at once what it told."""
+
+    def forget_sink(self, name: str) -> bool:
+        """Forget a sink; returns whether it was known."""
+
+    def sinks(self) -> list[SinkView]:
+        """How every sink stands, by name."""
+
+
 class Operating(Protocol):
     """What people do to runs."""
 
@@ -548,7 +596,7 @@ class Reading(Protocol):
         """Of each run its id, the number of its last event, and that one's code."""
 
 
-class Store(Accepting, Carrying, Owning, Recovering, Operating, Announcing, Reading, Protocol):
+class Store(Accepting, Carrying, Owning, Recovering, Operating, Announcing, Telling, Reading, Protocol):
     """Runs and everything about them, in one place."""
 
     def require_usable(self) -> None:

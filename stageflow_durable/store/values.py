@@ -13,6 +13,7 @@ from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
+from stageflow_durable.model.sinks import RunEvent
 from stageflow_durable.model.status import ParkReason, Phase, RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, Standing
 from stageflow_durable.model.work import Nudge, RunFacts, Saved
@@ -28,6 +29,30 @@ TRACES = 1000
 
 KEY_SECONDS = 400 * 86_400.0
 """How long the key of a run that was pruned stays taken."""
+
+
+# --- sinks ------------------------------------------------------------------------------------------------------------
+
+MOST_BEHIND = 10_000
+"""Up to how many events a sink is behind is counted."""
+
+UNTOLD_SECONDS = 7 * 86_400.0
+"""For how long after its end a run is not pruned, because a sink was not told of it yet."""
+
+
+FURTHEST_RETRY_SECONDS = 3600.0
+"""A sink that is to be tried again later than this was refused before the clock went back."""
+
+
+NEVER_CAME_BACK = "the process that told it was killed, or the sink did not answer within the lease"
+"""The error of a sink whose process was told nothing by it any more."""
+
+
+class News(NamedTuple):
+    """Events that a sink is to be told of, each with its position; ``position``: how far it was told then."""
+
+    events: tuple[tuple[int, RunEvent], ...]
+    position: int
 
 
 # --- who awaits runs --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.codec import decode
 from stageflow_durable.errors import UnknownRun
-from stageflow_durable.masking import HIDDEN
+from stageflow_durable.masking import HIDDEN, masked_value
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.json_schema import without_sensitive
 from stageflow_durable.model.keys import stage_key, undo_key
@@ -31,6 +31,7 @@ from stageflow_durable.model.run import (
     UndoView,
     WorkerView,
 )
+from stageflow_durable.model.sinks import RunEvent, SinkView
 from stageflow_durable.model.stage_state import stage_state
 from stageflow_durable.model.status import (
     AttemptState,
@@ -393,6 +394,35 @@ def event_of(row: Any, item: int) -> Event:
     if MARK in told and is_marked(row.data):
         data["erased"] = True
     return Event(row.run, row.seq, row.type, as_moment(row.at), data, item)
+
+
+def told_of(row: Any, run: Any) -> RunEvent:
+    """An event as sinks are told of it. One that cannot be read is told of as well: else nothing after it ever was."""
+    try:
+        event = event_of(row, row.item)
+        data = masked_value(dict(event.data))
+    except Exception:  # noqa: BLE001  # whatever somebody else wrote there
+        data = {"unreadable": "what it noted cannot be read; see `stageflow audit verify`"}
+    at = as_moment(row.at)
+    return RunEvent(row.run, row.seq, row.type, at, run.pipeline, run.client_id, run.key, data, row.item)
+
+
+def sink_of(row: Any, behind: int, since: float | None, moment: float) -> SinkView:
+    """A sink's row as people see it. ``behind``, ``since``: how many events are to be told, and the first one's time;
+    ``moment``: the time by the store's clock.
+    """
+    told_by = row.owner if row.owner is not None and row.expires_at > moment else None
+    return SinkView(
+        row.name,
+        behind,
+        as_optional_moment(since),
+        told_by,
+        row.tries,
+        row.error,
+        as_optional_moment(row.retry_at),
+        as_optional_moment(row.delivered_at),
+        as_moment(row.created_at),
+    )
 
 
 def worker_of(row: Any, running: Iterable[str], *, alive: bool, profile: Profile | None) -> WorkerView:

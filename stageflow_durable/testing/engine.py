@@ -92,6 +92,8 @@ class InProcessEngine(Engine):
         observers: Sequence[Observer] = (),
         authenticate: Authenticate | None = None,
         authorize: Authorize | None = None,
+        sinks: Sequence[Any] = (),
+        on_attention: Any = None,
         workers: int = 1,
     ) -> None:
         self.faults = Faults()
@@ -104,6 +106,8 @@ class InProcessEngine(Engine):
             observers=observers,
             authenticate=authenticate,
             authorize=authorize,
+            sinks=sinks,
+            on_attention=on_attention,
             settings=settings,
             store=with_crash_points(store, self.faults),
             publisher=self.messages,
@@ -308,6 +312,8 @@ def engine_for_tests(
     observers: Sequence[Observer] = (),
     authenticate: Authenticate | None = None,
     authorize: Authorize | None = None,
+    sinks: Sequence[Any] = (),
+    on_attention: Any = None,
     workers: int = 1,
     **settings: Any,
 ) -> Iterator[InProcessEngine]:
@@ -327,8 +333,8 @@ def engine_for_tests(
     ``store``: ``"memory"`` is faster, and has no ``ctx.session``; several engines may be given one
     :class:`~stageflow_durable.store.memory.MemoryStore`. ``database_url``: another database, whose schema is up to date
     (its clock is its own, unless ``clock.moved`` sets it). ``draw``: chance, the middle unless said otherwise.
-    ``retry``, ``interceptors``, ``observers``, ``authenticate`` and ``authorize``: as of
-    :class:`~stageflow_durable.Engine`. ``settings``: as of
+    ``retry``, ``interceptors``, ``observers``, ``authenticate``, ``authorize``, ``sinks`` and ``on_attention``: as of
+    :class:`~stageflow_durable.Engine`; sinks are told by :meth:`~stageflow_durable.Engine.deliver`. ``settings``: as of
     :class:`~stageflow_durable.settings.Settings`, e.g. ``lease_seconds=2`` or ``in_place_stages=1``.
     """
     clock = clock or FakeClock()
@@ -347,6 +353,8 @@ def engine_for_tests(
             observers=observers,
             authenticate=authenticate,
             authorize=authorize,
+            sinks=sinks,
+            on_attention=on_attention,
             workers=workers,
         )
         stack.callback(engine.close)

@@ -34,6 +34,7 @@ from stageflow_durable.model.run import (
     UndoView,
     WorkerView,
 )
+from stageflow_durable.model.sinks import SinkView
 from stageflow_durable.model.status import (
     AT_REST,
     AttemptState,
@@ -175,6 +176,7 @@ class FakeOperations:
     """Runs in a dict, by the same rules as the real operators."""
 
     held: list[Run] = field(default_factory=list)
+    known_sinks: list[SinkView] = field(default_factory=list)
     known_workers: list[WorkerView] = field(default_factory=list)
     report: SweepReport = field(default_factory=SweepReport)
     calls: list[Call] = field(default_factory=list)
@@ -286,6 +288,12 @@ class FakeOperations:
     def prune(self, older_than: timedelta, *, limit: int | None = None, dry_run: bool = False) -> int:
         self.calls.append(Call("prune", "", {"older_than": older_than, "limit": limit, "dry_run": dry_run}))
         return 3
+
+    def sink_views(self) -> Sequence[SinkView]:
+        return self.known_sinks
+
+    def forget_sink(self, name: str) -> None:
+        self.calls.append(Call("forget", "", {"name": name}))
 
     def sweep(self) -> SweepReport:
         return self.report

@@ -56,6 +56,7 @@ WRITTEN_IN: dict[str, set[str]] = {
     "profiles": {"roster.py"},
     "definitions": {"definitions.py"},
     "queues": {"queues.py"},
+    "sinks": {"sinks.py"},
     "ticks": {"recovery.py"},
     "tombstones": set(),
     "attributes": DECIDED | {"batch.py"},

@@ -159,6 +159,14 @@ def test_given_a_lease_then_sweeps_come_four_times_as_often_and_at_least_each_se
         ("audit_key", "s3cret", "at least 16"),
         ("old_audit_keys", "a key of some length,s3cret", "at least 16"),
         ("redact", "iban, b orn", "no name of a field"),
+        ("notify", "", "must be the URL of a webhook, or a command"),
+        ("notify", [], "must be the URL of a webhook, or a command"),
+        ("notify", ["mail", 7], "must be the URL of a webhook, or a command"),
+        ("notify", "[mail", "begins like a list, and is no JSON"),
+        ("notify", "mail 'ops", "No closing quotation"),
+        ("notify", "https://me:hunter22@hooks.test/", "must be http:// or https://"),
+        ("notify", 7, "must be text, not int"),
+        ("notify_secret", "short", "at least 16 characters"),
         ("redact", ["iban", ""], "no name of a field"),
         ("redact", ["iban", 7], "must be text, not int"),
         ("redact", 7, "must be text, not int"),
@@ -348,3 +356,23 @@ def test_names_to_redact_are_a_text_or_a_list(tmp_path: Path, given: object) -> 
 def test_names_to_redact_may_stand_in_pyproject_and_reach_child_processes(tmp_path: Path) -> None:
     write_pyproject(tmp_path, 'redact = ["iban", "born"]')
     assert load(tmp_path).environment()["STAGEFLOW_REDACT"] == "iban,born"
+
+
+# --- who is told ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [["mail-ops", "--to", "a b"], '["mail-ops", "--to", "a b"]', "mail-ops --to 'a b'"])
+def test_a_command_to_be_told_is_a_list_or_text_and_reaches_child_processes(tmp_path: Path, given: object) -> None:
+    found = load(tmp_path, notify=given)
+    assert found.notify == '["mail-ops", "--to", "a b"]'
+    assert load(tmp_path, notify=found.environment()["STAGEFLOW_NOTIFY"]).notify == found.notify
+
+
+def test_a_webhook_to_be_told_takes_a_secret_and_neither_is_shown(tmp_path: Path) -> None:
+    url = "https://hooks.test/T0KEN?x=1"
+    with pytest.raises(ConfigurationError, match="set STAGEFLOW_NOTIFY_SECRET to what its receiver knows"):
+        load(tmp_path, notify=url)
+    found = load(tmp_path, notify=url, notify_secret="sixteen letters or more")
+    assert found.notify == url
+    assert "T0KEN" not in repr(found)
+    assert "sixteen" not in repr(found)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from stageflow_durable.idempotency.rules import KeyState
 from stageflow_durable.model.status import StrandState
 from stageflow_durable.model.work import RunFacts
+from stageflow_durable.store.memory import sinks
 from stageflow_durable.store.memory.rows import Tables, TombstoneRecord
-from stageflow_durable.store.values import BATCH, KEY_SECONDS, PRUNED, TRACES, Pruned
+from stageflow_durable.store.values import BATCH, KEY_SECONDS, PRUNED, TRACES, UNTOLD_SECONDS, Pruned
 from stageflow_durable.store.vouched import tombstone_code
 
 
@@ -55,6 +56,7 @@ def _ended(tables: Tables, now: float, older_than: float) -> list[RunFacts]:
         and run.finished_at is not None
         and run.finished_at < then
         and run.id not in holding
+        and not (run.finished_at > now - UNTOLD_SECONDS and sinks.is_untold(tables, run.id))
     ]
     return sorted(found, key=lambda run: (PRUNED.index(run.status), run.created_at))
 
@@ -63,6 +65,7 @@ def _replace_by_tombstone(tables: Tables, now: float, audit_key: bytes, run: Run
     kept = (run.client_id, run.pipeline, run.key, run.fingerprint, run.status, run.seq, run.head)
     stone = TombstoneRecord(run.id, *kept, run.finished_at or now, now)
     tables.tombstones.put(run.id, stone._replace(mac=tombstone_code(audit_key, stone._asdict())))
+    tables.forget_events(run.id)
     for part in tables.of_runs:
         part.forget(run.id)
     tables.runs.remove(run.id)

@@ -142,6 +142,22 @@ class EventRecord(NamedTuple):
     previous: str
     mac: str
     item: int = 0
+    position: int | None = None
+
+
+class SinkRecord(NamedTuple):
+    """Who is told of events, and how far."""
+
+    name: str
+    position: int
+    created_at: float
+    fence: int = 0
+    owner: str | None = None
+    expires_at: float | None = None
+    tries: int = 0
+    error: str | None = None
+    retry_at: float | None = None
+    delivered_at: float | None = None
 
 
 class ItemRecord(NamedTuple):
@@ -389,8 +405,9 @@ _EMPTY: Mapping[int, Any] = {}
 
 class Tables:
     """All rows of a store. ``keys_of_runs`` and ``keys_of_tombstones`` hold each key once: the run by client, pipeline
-    and key. ``keys``: business keys, by client, operation and key. ``written``: where the rows of a change are written;
-    ``of_runs``: every table whose rows go with their run.
+    and key. ``keys``: business keys, by client, operation and key. ``positions``: of events, in the order in
+    which sinks are told of them. ``written``: where the rows of a change are written;
+    ``of_runs``: every table whose rows go with their run, besides the events.
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
@@ -406,6 +423,8 @@ class Tables:
         self.calls = Parts[CallRecord](journal, item_at=2)
         self.attributes = Parts[AttributeRecord](journal)
         self.events = Parts[EventRecord](journal, item_at=1)
+        self.positions = Rows[int, tuple[str, int, int]](journal)
+        self.sinks = Rows[str, SinkRecord](journal)
         self.items = Parts[ItemRecord](journal)
         self.item_groups = Parts[GroupRecord](journal)
         self.limits = Rows[str, int](journal)
@@ -431,4 +450,26 @@ class Tables:
             Table.CALLS: self.calls,
             Table.ATTRIBUTES: self.attributes,
         }
-        self.of_runs = (*self.written.values(), self.events, self.items, self.item_groups)
+        self.of_runs = (*self.written.values(), self.items, self.item_groups)
+
+    @property
+    def last_position(self) -> int:
+        """The highest position that an event has, or had: those of pruned ones are not given again."""
+        highest = max((at for at, _key in self.positions.items()), default=0)
+        return max(highest, *(row.position for row in self.sinks), 0)
+
+    def add_event(self, event: EventRecord) -> None:
+        """Insert an event. It has a position if there is a sink to be told of it."""
+        key = event.run, event.item, event.seq
+        if any(True for _sink in self.sinks):
+            position = self.last_position + 1
+            event = event._replace(position=position)
+            self.positions.put(position, key)
+        self.events.put(key, event)
+
+    def forget_events(self, run: str) -> None:
+        """Delete the events of a run."""
+        for event in self.events.every(run):
+            if event.position is not None:
+                self.positions.remove(event.position)
+        self.events.forget(run)

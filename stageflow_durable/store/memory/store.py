@@ -20,7 +20,7 @@ from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.work import Work
 from stageflow_durable.store.base import BaseStore
 from stageflow_durable.store.carrying import Broken, created_in, is_same, other_run
-from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans, slots
+from stageflow_durable.store.memory import audit, awaiting, definitions, owners, reading, retention, scans, sinks, slots
 from stageflow_durable.store.memory.rows import Tables
 from stageflow_durable.store.memory.transaction import MemoryTransaction
 from stageflow_durable.store.transaction import Transaction
@@ -183,6 +183,19 @@ class MemoryStore(BaseStore):
 
     def listen(self, token: str) -> None:
         """It tells nobody: whoever awaits a run looks by itself."""
+
+    # --- sinks --------------------------------------------------------------------------------------------------------
+
+    open_sink = _at_once(sinks.opened)
+    horizon = _at_once(sinks.horizon)
+    news = _at_once(sinks.news)
+    take_sink = _at_once(sinks.taken)
+    advance_sink = _at_once(sinks.advanced)
+    sink_refused = _at_once(sinks.refused)
+    leave_sink = _at_once(sinks.left)
+    free_sinks = _at_once(sinks.freed)
+    forget_sink = _at_once(sinks.forgotten)
+    sinks = _at_once(sinks.seen)
 
     # --- sweeps -------------------------------------------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ class MemoryTransaction:
         for row in change.rows:
             self._write_row(run, row)
         for event in sealed:
-            self.tables.events.put((run, item, event.seq), EventRecord(*event, item))
+            self.tables.add_event(EventRecord(*event, item))
         if change.slots is not None:
             slots.write(self.tables, change.slots)
         for ended in change.keys:
