@@ -34,7 +34,7 @@ from stageflow_durable.engine.handle import RunHandle
 from stageflow_durable.engine.operations import Operations
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.recover import Patience, Sweeper
-from stageflow_durable.engine.sink_operations import attention_sinks, beside_stages, checked_target, sinks_of
+from stageflow_durable.engine.sink_operations import all_sinks, beside_stages, checked_target, sinks_of, wraps_of
 from stageflow_durable.engine.twins import in_thread, in_thread_or_transaction
 from stageflow_durable.errors import ConfigurationError, InvalidInput, StageflowError, UnknownPipeline
 from stageflow_durable.interceptors import check_observers, get_default_interceptors, in_order
@@ -123,9 +123,9 @@ class Engine(EmbeddedEngines, CallbackOperations, LinkOperations, Operations):
         if len(policies) + (retry is not None) > 1:
             raise ConfigurationError("retry= and RetryInterceptor are the same policy, of which an engine has one")
         self._retry = retry or next(iter(policies), None)
-        self._interceptors = in_order(wrapped)
-        self._observers = check_observers(observers)
         self._given_sinks, self._on_attention = sinks_of(sinks), on_attention and checked_target(on_attention)
+        self._interceptors = in_order((*in_order(wrapped), *wraps_of(self._given_sinks)))
+        self._observers = check_observers(observers)
         if on_lease_lost not in get_args(OnLeaseLost):
             raise ConfigurationError(f"on_lease_lost={on_lease_lost!r}: 'continue' or 'end'")
         self._on_lease_lost = on_lease_lost
@@ -254,7 +254,7 @@ class Engine(EmbeddedEngines, CallbackOperations, LinkOperations, Operations):
     @cached_property
     def sinks(self) -> Sequence[Sink]:
         """Who is told of events, and of runs that need a person."""
-        return (*self._given_sinks, *attention_sinks(self._on_attention, self.settings, self.store))
+        return all_sinks(self._given_sinks, self._on_attention, self.settings, self.store)
 
     def _ready(self) -> None:
         """Register the definitions, once a process: threads that come together wait for the first. Raises

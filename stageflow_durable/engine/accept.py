@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -167,9 +168,10 @@ class Acceptor:
         )
 
     def _metadata(self, submission: Submission[Any]) -> str:
-        if not submission.metadata:
+        traced = _traceparent()
+        if not submission.metadata and not traced:
             return _NO_METADATA
-        given = _object(submission.metadata, "metadata")
+        given = {**traced, **_object(submission.metadata or {}, "metadata")}
         return within(encode(given), given, self._payload_bytes, "enqueue", "metadata")
 
     def _deadline(self, deadline: Deadline | None) -> float | None:
@@ -178,6 +180,15 @@ class Acceptor:
         if isinstance(deadline, datetime):
             return _moment(deadline, self._store.clock())
         return self._store.clock() + _from_now(deadline)
+
+
+def _traceparent() -> dict[str, str]:
+    """The span in which the caller is, where OpenTelemetry is in use: the run's trace is linked to it."""
+    tracing = sys.modules.get("opentelemetry.trace")
+    found = None if tracing is None else tracing.get_current_span().get_span_context()
+    if found is None or not found.is_valid:
+        return {}
+    return {"traceparent": f"00-{found.trace_id:032x}-{found.span_id:016x}-{found.trace_flags:02x}"}
 
 
 def _name(text: str, what: str) -> str:

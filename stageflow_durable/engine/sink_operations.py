@@ -99,8 +99,19 @@ def beside_stages(store: Store, sinks: Sequence[Sink], world: World) -> Sequence
     return (Deliveries(store, sinks, process_name(), world.clock, world.draw),)
 
 
-def attention_sinks(on_attention: Any, settings: Settings, store: Store) -> tuple[Sink, ...]:
-    """Who is told of runs that need a person: by ``on_attention=`` and by the settings. Raises ConfigurationError."""
+def wraps_of(sinks: Sequence[Sink]) -> list[Any]:
+    """The interceptors that sinks bring along: what they record while a body runs."""
+    return [one.interceptor for one in sinks if hasattr(one, "interceptor")]
+
+
+def all_sinks(given: Sequence[Sink], on_attention: Any, settings: Settings, store: Store) -> tuple[Sink, ...]:
+    """Who is told of events, and of runs that need a person. Raises ConfigurationError."""
+    for sink in given:
+        getattr(sink, "bind", lambda _store: None)(store)
+    return (*given, *_attention_sinks(on_attention, settings, store))
+
+
+def _attention_sinks(on_attention: Any, settings: Settings, store: Store) -> tuple[Sink, ...]:
     if on_attention is None and settings.notify is None:
         return ()
     from stageflow_durable.engine.attention import AttentionSink

@@ -1,7 +1,7 @@
 """Who is told of what happens to runs: ``Engine(sinks=[…], on_attention=…)``.
 
-A function, or one of these: :class:`Log`, :class:`Webhook`, :class:`RedisStream`, :class:`Command`; or any object with
-``name``, ``kinds`` and ``deliver(event)``.
+A function, or one of these: :class:`Log`, :class:`Webhook`, :class:`RedisStream`, :class:`Command`, :class:`Traces`; or
+any object with ``name``, ``kinds`` and ``deliver(event)``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stageflow_durable.sinks.function import Function
     from stageflow_durable.sinks.log import Log
     from stageflow_durable.sinks.redis_stream import RedisStream
+    from stageflow_durable.sinks.traces import Traces
     from stageflow_durable.sinks.webhook import Webhook
 
 _WHERE = {
@@ -25,10 +26,11 @@ _WHERE = {
     "RunEvent": "model.sinks",
     "Sink": "model.sinks",
     "SinkView": "model.sinks",
+    "Traces": "sinks.traces",
     "Webhook": "sinks.webhook",
 }
 
-__all__ = ["Command", "Function", "Log", "RedisStream", "RunEvent", "Sink", "SinkView", "Webhook"]
+__all__ = ["Command", "Function", "Log", "RedisStream", "RunEvent", "Sink", "SinkView", "Traces", "Webhook"]
 
 
 def __getattr__(name: str) -> Any:

