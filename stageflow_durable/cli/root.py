@@ -19,6 +19,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "worker": ("roles", "A worker: celery worker with the application's settings."),
         "beat": ("roles", "The beat: celery beat with the recovery sweep."),
         "flower": ("roles", "Flower, the monitor."),
+        "metrics": ("metrics", "Serve /metrics for Prometheus."),
     },
     "Runs": {
         "enqueue": ("enqueue", "Start runs, from JSON, a file or a file of lines."),

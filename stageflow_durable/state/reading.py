@@ -41,6 +41,7 @@ from stageflow_durable.store.values import (
     Filter,
     Found,
     Known,
+    Measured,
     Missed,
     Overdue,
     Pooled,
@@ -220,6 +221,10 @@ class Reading:
     def pipelines(self) -> list[str]:
         """Names of pipelines that were ever registered."""
         return self._see(tally.pipelines)
+
+    def measured(self, most: int) -> Measured:
+        """Numbers for who watches."""
+        return self._see(lambda c: tally.measured(c, most))
 
     def tallies(self, most: int) -> list[Tally]:
         """What the newest ``most`` runs of each pipeline came to."""

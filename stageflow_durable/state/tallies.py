@@ -8,11 +8,12 @@ from sqlalchemy import Connection, and_, desc, func, select
 
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.status import RunStatus, StrandState
+from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.listing import SUMMARY, summaries_of
-from stageflow_durable.state.tables import definitions, limits, runs, slots, strands
+from stageflow_durable.state.tables import definitions, limits, owners, runs, slots, strands, ticks
 from stageflow_durable.store.pools import pools_of
-from stageflow_durable.store.values import MOST_PIPELINES, Pooled, Queued, Tally
+from stageflow_durable.store.values import MOST_PIPELINES, Measured, Pooled, Queued, Tally
 
 
 def pipelines(connection: Connection) -> list[str]:
@@ -69,3 +70,20 @@ def pooled(connection: Connection, most: int) -> list[Pooled]:
     amounts = {row.name: row.amount for row in connection.execute(select(limits))}
     wanted = select(*(slots.c[name] for name in ("name", "key", "run", "stage", "attempt", "since", "until")))
     return pools_of(amounts, connection.execute(wanted.limit(most)).all())
+
+
+def measured(connection: Connection, most: int) -> Measured:
+    """Numbers for who watches."""
+    some = select(runs.c.pipeline, runs.c.park_reason).where(runs.c.status == constant(RunStatus.PARKED)).limit(most)
+    parked = some.subquery()
+    by_reason = select(parked.c.pipeline, parked.c.park_reason, func.count()).group_by(*parked.c)
+    due = and_(strands.c.state == constant(StrandState.WAITING), strands.c.wake_at <= ago(0.0))
+    swept = select(func.max(ticks.c.at)).where(ticks.c.name.startswith("sweep"))
+    alive = select(func.count()).select_from(owners).where(owners.c.dead_at.is_(None), owners.c.expires_at > ago(0.0))
+    asked = (now(), swept, select(func.min(strands.c.wake_at)).where(due), alive)
+    at, swept_at, due_at, workers = connection.execute(
+        select(*(one if one is asked[0] else one.scalar_subquery() for one in asked))
+    ).one()
+    found = tuple((pipeline, str(reason), count) for pipeline, reason, count in connection.execute(by_reason))
+    age = None if swept_at is None else max(0.0, at - swept_at)
+    return Measured(at, tuple(sorted(found)), age, 0.0 if due_at is None else max(0.0, at - due_at), workers)

@@ -47,6 +47,7 @@ from stageflow_durable.store.values import (
     Found,
     Identity,
     Known,
+    Measured,
     Missed,
     News,
     Overdue,
@@ -549,6 +550,9 @@ class Reading(Protocol):
 
     def counted(self, statuses: Sequence[RunStatus], most: int) -> dict[RunStatus, int]:
         """How many runs have each of these statuses, counted up to ``most``."""
+
+    def measured(self, most: int) -> Measured:
+        """Numbers for who watches: parked runs (counted up to ``most``), the last sweep, overdue waits, workers."""
 
     def keyed(self, key: str, client_ids: Sequence[str]) -> list[RunSummary]:
         """Runs that these clients enqueued under a key, the newest first."""

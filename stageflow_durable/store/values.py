@@ -341,6 +341,19 @@ class Queued(NamedTuple):
     oldest: float | None
 
 
+class Measured(NamedTuple):
+    """How the tables stand at ``now``. ``parked``: how many runs of each pipeline for each reason; ``sweep_age``:
+    seconds since the last sweep, or None; ``lateness``: by how many seconds the longest overdue wait is late;
+    ``workers``: owners whose leases hold.
+    """
+
+    now: float
+    parked: tuple[tuple[str, str, int], ...]
+    sweep_age: float | None
+    lateness: float
+    workers: int
+
+
 class Found(NamedTuple):
     """A run that a filter found, and its status then."""
 

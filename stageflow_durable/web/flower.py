@@ -17,12 +17,14 @@ from typing import Any
 
 from flower import command
 from flower.app import Flower
+from prometheus_client import REGISTRY
 from tornado.template import Loader, Template
 from tornado.web import RedirectHandler, url
 
 from stageflow_durable.clock import SystemClock
 from stageflow_durable.engine.approval_links import PATH as APPROVALS
 from stageflow_durable.engine.callbacks import PATH as CALLBACKS
+from stageflow_durable.metrics.collector import StageflowCollector
 from stageflow_durable.web import signed_in
 from stageflow_durable.web.callbacks import handlers_of
 from stageflow_durable.web.flower_handlers import ByUrl, SignedIn
@@ -82,6 +84,7 @@ def run(engine: Any, arguments: Sequence[str]) -> None:
     command.setup_logging()
     flower = Flower(capp=engine.celery_app, options=command.options, **command.settings)
     mount(engine, flower)
+    REGISTRY.register(StageflowCollector(engine.store))
     atexit.register(flower.stop)
     signal.signal(signal.SIGTERM, command.sigterm_handler)
     port = flower.start_http_server()

@@ -42,6 +42,7 @@ for name in modules:
         (("postgres",), ["sqlalchemy.dialects.postgresql.psycopg", "psycopg"]),
         (("flower",), ["flower.command"]),
         (("otel",), ["stageflow_durable.sinks.traces"]),
+        (("metrics",), ["stageflow_durable.metrics.collector"]),
     ],
 )
 def test_given_an_extra_then_all_that_its_modules_need_is_installed_with_it(

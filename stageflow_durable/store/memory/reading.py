@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,7 @@ from stageflow_durable.store.values import (
     Filter,
     Found,
     Known,
+    Measured,
     Pooled,
     Queued,
     Seen,
@@ -413,3 +415,15 @@ def _profile(tables: Tables, profile: str | None) -> Any:
 def heads(tables: Tables, _now: float) -> Iterator[tuple[str, int, str]]:
     """Of each run its id, the number of its last event, and that one's code."""
     return iter(sorted((run.id, run.seq, run.head) for run in tables.runs))
+
+
+def measured(tables: Tables, now: float, most: int) -> Measured:
+    """Numbers for who watches."""
+    at_rest = islice((run for run in tables.runs if run.park_reason is not None), most)
+    parked = Counter((run.pipeline, str(run.park_reason)) for run in at_rest)
+    waiting = [row.wake_at for row in tables.strands if row.state == StrandState.WAITING]
+    lateness = max((now - at for at in waiting if at is not None and at <= now), default=0.0)
+    swept = max((at for name, at in tables.ticks.items() if name.startswith("sweep")), default=None)
+    alive = sum(row.dead_at is None and row.expires_at > now for row in tables.owners)
+    found = tuple(sorted((*labels, count) for labels, count in parked.items()))
+    return Measured(now, found, None if swept is None else max(0.0, now - swept), lateness, alive)

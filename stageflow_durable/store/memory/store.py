@@ -240,6 +240,7 @@ class MemoryStore(BaseStore):
     described = _at_once(reading.described)
     pipelines = _at_once(reading.pipelines)
     tallies = _at_once(reading.tallies)
+    measured = _at_once(reading.measured)
     counted = _at_once(reading.counted)
     keyed = _at_once(reading.keyed)
     clients = _at_once(reading.clients)

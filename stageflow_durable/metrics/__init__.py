@@ -1,0 +1,1 @@
+"""Metrics for Prometheus: counted from the history and from the tables, by whoever is asked for them."""
