@@ -131,7 +131,8 @@ def _answer(said: Mapping[str, bytearray], code: int) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(bytes(said["stdout"]))
     except ValueError:
         last = bytes(said["stderr"]).decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise SandboxBusy(f"the keeper of a sandbox ended with {code}: {''.join(last) or 'no word'}") from None
+        ended = f"the keeper of a sandbox ended with {code}: {''.join(last) or 'no word'}"
+        raise (SandboxBusy if code < 0 else SandboxUnavailable)(ended) from None  # killed, or a mistake of ours
     if "failed" in answer:
         raise refusal(answer["failed"], answer.get("errno"))
     return answer
