@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from stageflow_durable.errors import ConfigurationError
+from stageflow_durable.errors import ConfigurationError, Retryable
 from stageflow_durable.model.callables import shown, uncallable
 from stageflow_durable.model.context import StageContext
 from stageflow_durable.model.stage import StageKind
@@ -56,14 +57,13 @@ class SandboxStage:
         """Run it and wait; see the class."""
         given = ctx.input if self._input is None else self._input(ctx)
         files = None if self._files is None else self._files(ctx)
-        return run(
-            self._what,
-            self.policy,
-            input=given,
-            files=files,
-            idempotency_key=ctx.idempotency_key,
-            look=ctx.raise_if_cancelled,
-        ).as_output()
+
+        def look() -> None:
+            with suppress(Retryable):  # a database that is away ends no tool; whose work it is, the lease decides
+                ctx.raise_if_cancelled()
+
+        found = run(self._what, self.policy, input=given, files=files, idempotency_key=ctx.idempotency_key, look=look)
+        return found.as_output()
 
 
 def _name(what: Sequence[str] | Callable[[Any], Any]) -> str:

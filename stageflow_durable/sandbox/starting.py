@@ -67,7 +67,7 @@ def _exchanged(
 ) -> Mapping[str, bytearray]:
     """Hand over the job, and read until the keeper has closed both pipes."""
     assert keeper.stdin is not None and keeper.stdout is not None and keeper.stderr is not None
-    until = time.monotonic() + patience
+    until, looked = time.monotonic() + patience, time.monotonic()
     said = {"stdout": bytearray(), "stderr": bytearray()}
     with selectors.DefaultSelector() as selector:
         os.set_blocking(keeper.stdin.fileno(), False)
@@ -82,8 +82,11 @@ def _exchanged(
                     key.data.extend(data)
                 else:
                     selector.unregister(key.fileobj)
-            look()
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if now - looked >= LOOK_SECONDS:
+                look()
+                looked = now
+            if now > until:
                 raise SandboxBusy(f"the keeper of a sandbox did not answer within {patience:g} s")
     return said
 
