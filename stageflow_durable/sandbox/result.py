@@ -22,10 +22,11 @@ _TEXT_OR_BRACKET = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.D
 class SandboxResult:
     """How a tool ended.
 
-    ``exit_code``: negative for the signal that ended it, None if it was ended at a limit. ``stdout``, ``stderr``: what
-    is no UTF-8 in them stands as escapes. ``files``: content by name, of those that the policy takes out and that there
-    were. ``value``: what a function returned, JSON; None for a command. ``usage``: ``wall_seconds``, ``cpu_seconds``,
-    ``memory_bytes`` at the peak. ``backend``: what isolated it. ``limit``: the limit at which it was ended, or None.
+    ``exit_code``: 128 and the signal's number if one ended it, None if it was ended at a limit. ``stdout``,
+    ``stderr``: what is no UTF-8 in them stands as escapes. ``files``: content by name, of those that the policy takes
+    out and that there were. ``value``: what a function returned, JSON; None for a command. ``usage``:
+    ``wall_seconds``, ``cpu_seconds``, ``memory_bytes`` at the peak. ``backend``: what isolated it. ``limit``: the limit
+    at which it was ended, or None.
     """
 
     exit_code: int | None

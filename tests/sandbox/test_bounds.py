@@ -139,6 +139,13 @@ def test_the_exit_code_is_the_programs(backend: Backend, place: Outside) -> None
     for code in (1, 3, 125, 127, 255):
         with pytest.raises(ToolFailed, match=f"exit code {code}:"):
             run(["/bin/sh", "-c", f"exit {code}"], policy(backend, place))
+    with pytest.raises(ToolFailed, match="exit code 139:"):
+        run(["/bin/sh", "-c", "kill -SEGV $$"], policy(backend, place))
+
+
+def test_directories_may_lie_in_each_other_as_deep_as_they_like(backend: Backend, place: Outside) -> None:
+    deep = "import os\nfor _ in range(3000):\n os.mkdir('d'); os.chdir('d')\n"
+    assert run([PYTHON, "-c", deep], policy(backend, place)).exit_code == 0
 
 
 class Stop(Exception):
