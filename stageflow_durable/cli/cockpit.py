@@ -34,20 +34,28 @@ _ACTIVE = tuple(status for status in RunStatus if status not in AT_REST)
 
 class Cockpit(Watching):
     """Looks at the database, and tells what is new since the last look: that a worker works, what each run is at, and
-    how it ended. ``began``: workers older than that are not of this ``up``; ``hello``: what is said once one works.
+    how it ended. ``hello``: what is said once a worker works that began after this; ``host``: where this ``up`` runs,
+    whose stages alone it waits for when it stops.
     """
 
     def __init__(
-        self, operations: Operations, out: Say, now: Callable[[], datetime], hello: Callable[[], Sequence[str]]
+        self,
+        operations: Operations,
+        out: Say,
+        now: Callable[[], datetime],
+        hello: Callable[[], Sequence[str]],
+        host: str,
     ) -> None:
+        self._host = host
         self._operations = operations
         self._out = out
         self._now = now
         self._hello: Callable[[], Sequence[str]] | None = hello
-        self._began = now()
+        self._first = self._began = now()
         self._since = self._began
         self._active: dict[str, str | None] = {}
         self._working: list[str] = []
+        self._here: list[str] = []
         self._tells_going = False
 
     def look(self) -> None:
@@ -59,6 +67,8 @@ class Cockpit(Watching):
             self._hello = None
             self._tells_going = True
         self._working = sorted(place for one in alive for place in one.running)
+        mine = [one for one in alive if one.host == self._host and one.started_at >= self._first]
+        self._here = sorted(place for one in mine for place in one.running)
         ended, going = self._changed()
         if self._tells_going:
             self._tell_going(going)
@@ -66,7 +76,7 @@ class Cockpit(Watching):
 
     def at_work(self) -> str:
         """Which stages ran when it looked last: ``charge of 01M83PZHS18B``."""
-        places = [place.partition("/") for place in self._working]
+        places = [place.partition("/") for place in self._here]
         shown = [f"{legible(stage)} of {run_id[:SHORT_ID]}" for run_id, _slash, stage in places[:SHOWN]]
         return ", ".join([*shown, *([f"{len(places) - SHOWN} more"] if len(places) > SHOWN else [])])
 

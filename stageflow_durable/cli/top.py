@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,7 @@ def _live(session: Session, every: float) -> None:
 
     operations, pause = session.operations(), threading.Event()
     lines: list[Text] = []
-    with suppress(KeyboardInterrupt), Live(console=console(), auto_refresh=False, screen=True) as live:
+    with Live(console=console(), auto_refresh=False, screen=True) as live:
         while True:
             size = live.console.size
             try:

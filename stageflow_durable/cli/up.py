@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -69,7 +70,7 @@ def up(
         at = {"database_url": urls.database_url, "broker_url": urls.broker_url, "audit_key": urls.audit_key}
         operations = open_operations(replace(settings, **at))
         ready = partial(hello, reference, application.pipelines, None if page is None else f"{page}/runs")
-        return watching(Cockpit(operations, click.echo, session.now, ready))
+        return watching(Cockpit(operations, click.echo, session.now, ready, socket.gethostname()))
 
     flower = importlib.util.find_spec("flower") is not None if monitor is None else monitor
     served = queue_options(celery_arguments, lambda: application)

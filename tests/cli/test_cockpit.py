@@ -31,7 +31,7 @@ def operations() -> FakeOperations:
 
 @pytest.fixture
 def cockpit(operations: FakeOperations, out: list[str]) -> Cockpit:
-    return Cockpit(operations, out.append, lambda: ago(100), lambda: ["ready: checkout v1"])
+    return Cockpit(operations, out.append, lambda: ago(100), lambda: ["ready: checkout v1"], "host")
 
 
 def worker(started: float, *running: str) -> WorkerView:
@@ -118,6 +118,10 @@ def test_while_the_workers_start_again_runs_wait_for_them_without_a_word(
     operations.known_workers = [worker(1, f"{ID.format(1)}/charge")]
     cockpit.look()
     assert cockpit.at_work() == f"charge of {ID.format(1)[:12]}"
+    elsewhere = replace(worker(1, f"{ID.format(2)}/charge"), host="another")
+    operations.known_workers.append(elsewhere)
+    cockpit.look()
+    assert cockpit.at_work() == f"charge of {ID.format(1)[:12]}", "nobody here waits for what runs on another machine"
     cockpit.stopping(again=True)
     waiting = waits(WaitKind.WORKER, "no worker is alive")
     operations.held = [run(RunStatus.RUNNING, run_id=ID.format(1), created_at=ago(50), waits=waiting)]

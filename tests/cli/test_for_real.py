@@ -247,3 +247,8 @@ def test_watching_on_a_terminal_draws_in_place_and_ctrl_c_ends_it(
     watching = Terminal([*COMMAND, "show", run_id, "--watch"], os.environ | environment, tmp_path)
     watching.answers("If need be: ", "\x03")
     assert (watching.ends(), "Traceback" in watching.seen) == (130, False)
+
+    top = Terminal([*COMMAND, "top", "--every", "0.5"], os.environ | environment, tmp_path)
+    top.answers("stageflow-shop", "\x03")
+    assert (top.ends(), "Traceback" in top.seen, "1 pending" in top.seen) == (130, False, True)
+    assert "\x1b[?1049l" in top.seen, "the terminal is as it was"
