@@ -99,6 +99,36 @@ def test_a_new_run_appears_by_itself_and_nothing_moves_while_it_is_stopped(full:
     expect(page.locator(ROWS)).to_have_count(4)
 
 
+HIDE = """(hidden) => {
+    Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_hidden_tab_asks_nothing_and_catches_up_once_it_is_seen(full: Desk) -> None:
+    page = full.page("runs?status=parked")
+    live = page.locator(".sf-live")
+    expect(live).to_have_text("Live")
+    page.evaluate(HIDE, True)
+    expect(live).to_have_text("Paused")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    full.order(90, cents=13)
+    page.wait_for_timeout(2500)
+    assert asked == []
+    page.evaluate(HIDE, False)
+    expect(page.locator(ROWS)).to_have_count(3)
+
+
+def test_where_events_do_not_stream_the_page_asks_now_and_then(full: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stageflow_durable.web.flower_monitor.MOST_STREAMS", 0)
+    page = full.page("runs?status=parked")
+    expect(page.locator(".sf-live")).to_have_text("Every few seconds")
+    full.order(90, cents=13)
+    expect(page.locator(ROWS)).to_have_count(3)
+    assert [one for one in full.complaints if "503" not in one] == []
+
+
 def test_many_are_resumed_after_a_look_at_what_would_happen(full: Desk, shot: Any) -> None:
     full.shop.broken = False
     page = full.page("runs?status=parked")

@@ -3,7 +3,7 @@
 import { age, ask, askedRun, cannot, clock, code, confirmed, copyable, field, follow, h, header, lasted, legible, legibleLines, main, now, pill, prefix, reasonField, replace, send, setClock, time, toast, uuid, words } from "./common.js";
 import { begun, draw, legend, mark, MOST_ROWS, rowAt, waitWords } from "./picture.js";
 
-let run = null, chosen = new URLSearchParams(location.search).get("stage"), shown = MOST_ROWS, wanted = "", seen = -1;
+let run = null, picked = false, chosen = new URLSearchParams(location.search).get("stage"), shown = MOST_ROWS, wanted = "", seen = -1;
 
 const head = h("div"), acts = h("div", { class: "sf-acts", role: "group", "aria-label": "What may be done now" });
 const names = h("ul", { class: "sf-names" }), timeBox = h("div", { class: "sf-time" });
@@ -159,6 +159,7 @@ function visible() {
 
 function choose(name, focus) {
   chosen = name;
+  picked = true;
   history.replaceState(null, "", `${location.pathname}?${new URLSearchParams({ stage: name })}`);
   for (const one of names.querySelectorAll("button")) one.setAttribute("aria-pressed", String(one.dataset.stage === name));
   for (const [number, lane] of [...timeBox.querySelectorAll(".sf-lane")].entries()) lane.classList.toggle("sf-chosen", names.children[number]?.firstChild.dataset.stage === name);
@@ -185,7 +186,7 @@ function picture() {
 }
 
 function drawNames(stages) {
-  const same = JSON.stringify(stages.map((stage) => [stage.name, stage.state, stage.attempts.length, stage.tries, stage.waiting_for, stage.undo && stage.undo.state]));
+  const same = JSON.stringify(stages.map((stage) => [stage.name, stage.state, stage.attempts.length, stage.tries, stage.waiting_for, stage.undo && stage.undo.state]).concat([[chosen]]));
   if (names.dataset.of === same) return; // a name that is about to be pressed stays where it is
   names.dataset.of = same;
   const held = names.contains(document.activeElement) ? document.activeElement.dataset.stage : null;
@@ -395,18 +396,23 @@ function tell(kind, told) {
   run = told;
   if (first) {
     if (location.pathname !== `${prefix}/runs/${run.run_id}`) history.replaceState(null, "", `${prefix}/runs/${run.run_id}${location.search}`);
-    const error = run.stages.find((stage) => stage.name === run.error_stage);
-    const going = run.stages.find((stage) => stage.state === "running" || stage.state === "waiting" || stage.state === "unknown");
-    if (!run.stages.some((stage) => stage.name === chosen)) chosen = (error || going || run.stages.find((stage) => stage.state === "failed") || run.stages.findLast((stage) => begun(stage)) || run.stages[0] || {}).name;
+    picked = run.stages.some((stage) => stage.name === chosen);
     replace(main, page());
     drawValues();
   }
+  if (!picked) chosen = interesting();
   drawHead();
   drawActs();
   picture();
   drawDetail();
-  clearTimeout(late);
-  if (seen !== run.seq) late = setTimeout(history_, seen < 0 ? 0 : 1000);
+  if (seen !== run.seq && !late) late = setTimeout(() => { late = null; history_(); }, seen < 0 ? 0 : 1000);
+}
+
+/** The stage to look at, until somebody chooses one: where it failed, else where it is. */
+function interesting() {
+  const by = (test) => run.stages.find(test);
+  const found = by((stage) => stage.name === run.error_stage) || by((stage) => stage.state === "running") || by((stage) => stage.state === "waiting" || stage.state === "unknown") || by((stage) => stage.state === "failed");
+  return (found || run.stages.findLast((stage) => begun(stage)) || run.stages[0] || {}).name;
 }
 
 let late = null;
