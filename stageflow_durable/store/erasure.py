@@ -78,9 +78,7 @@ _MARKED = re.compile(r'\{"' + re.escape(MARK) + r'":"([0-9a-f]{64})"(?:,(.*))?\}
 
 
 def without_values(key: bytes, event: Row) -> str:
-    """The data of an event, as text, without what is erased, and marked. One that is marked already stays as it is."""
-    if is_marked(event["data"]):
-        return str(event["data"])
+    """The data of an event, as text, without what is erased, and marked."""
     data = json.loads(event["data"])
     structure, also = _STRUCTURE, _ALSO_OF.get(event["type"].rpartition(".")[2])
     if data.get(ORIGIN) == BODY:
@@ -107,8 +105,8 @@ def _kind(name: str) -> str:
 
 
 def is_marked(data: str) -> bool:
-    """Whether an event's data says that it was erased."""
-    return data.startswith(f'{{"{MARK}":')
+    """Whether an event's data says that it was erased: for people, since a body may note what looks so."""
+    return _MARKED.fullmatch(data) is not None
 
 
 def mark_fits(keys: Sequence[bytes], event: Row) -> bool:

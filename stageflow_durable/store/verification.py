@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.store.audit import old_tombstone_code
 from stageflow_durable.store.chains import beyond, chain, end
-from stageflow_durable.store.erasure import ERASE, is_marked
+from stageflow_durable.store.erasure import ERASE, mark_fits
 from stageflow_durable.store.testimony import Keys, Row, Rows, Testimony, problems
 from stageflow_durable.store.values import Checked
 from stageflow_durable.store.vouched import tombstone_code
@@ -46,7 +46,7 @@ def checked(keys: Keys, seen: Rows, exported: Heads, of_items: OfItems | None = 
     ]
     if run in exported:
         found += end(seen.events, *exported[run], "the exported head")
-    found += _erased(seen)
+    found += _erased(seen, keys)
     if seen.plan is None:
         found.append("its definition is missing or was changed: its text does not have the digest that the run names")
     vouched = False
@@ -58,12 +58,12 @@ def checked(keys: Keys, seen: Rows, exported: Heads, of_items: OfItems | None = 
     return Checked(run, len(seen.events) + items.events, tuple(dict.fromkeys(found)), vouched and items.vouched)
 
 
-def _erased(seen: Rows) -> Iterator[str]:
+def _erased(seen: Rows, keys: Keys) -> Iterator[str]:
     """What was wrong when its values were erased, and events that were erased though the run was not."""
     erasures = [event for event in seen.events if event["type"] == ERASE]
     for event in erasures:
         yield from (f"before its values were erased: {text}" for text in json.loads(event["data"]).get("problems", ()))
-    marked = [event["seq"] for event in seen.events if is_marked(event["data"])]
+    marked = [event["seq"] for event in seen.events if mark_fits(keys, event)]
     if marked and not any(event["seq"] > marked[-1] for event in erasures):
         yield f"event {marked[-1]} was erased, and no event after it says so"
 

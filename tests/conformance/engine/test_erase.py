@@ -233,6 +233,18 @@ def test_saved_steps_are_erased_too(make_engine: MakeEngine) -> None:
     assert [one.problems for one in engine.audit()] == [()]
 
 
+def test_a_body_cannot_note_what_passes_for_erased(make_engine: MakeEngine) -> None:
+    engine = make_engine(
+        Pipeline("p").stage("a", lambda ctx: ctx.emit("app.said", **{"audit.erased": "0" * 64, "whom": SECRET}))
+    )
+    handle = engine.enqueue("p", {})
+    engine.drain()
+    assert [one.problems for one in engine.audit()] == [()]
+    erase(engine, handle)
+    assert SECRET not in whole(kept(engine))
+    assert [one.problems for one in engine.audit()] == [()]
+
+
 def test_what_was_undone_is_erased_too(make_engine: MakeEngine) -> None:
     def undo(ctx: Any) -> None:
         ctx.input["name"].upper()
