@@ -196,6 +196,16 @@ class NothingToUndo(Terminal):
     """A tool's call has no undo: its tool has none, or it was undone before."""
 
 
+class ReplayRefused(Terminal):
+    """A signed request is not taken. ``reason``: ``"missing"`` or ``"malformed"`` (its signature), ``"tampered"``,
+    ``"stale"``, ``"future"`` or ``"seen"``; ``client``: who it says it is from, or "".
+    """
+
+    def __init__(self, reason: str, why: str, client: str = "") -> None:
+        self.reason, self.client = reason, client
+        super().__init__(f"signed request{f' of {client!r}' if client else ''} is refused ({reason}): {why}")
+
+
 class FenceLost(Conflict):
     """A write by an owner whose lease was taken over; nothing was written."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from stageflow_durable.idempotency.nudges import NudgeGate
     from stageflow_durable.idempotency.redis import RedisIdempotencyStore
     from stageflow_durable.idempotency.sql import SqlIdempotencyStore
-    from stageflow_durable.idempotency.store import Claimed, Done, IdempotencyStore, InProgress
+    from stageflow_durable.idempotency.store import Claimed, Done, IdempotencyStore, InProgress, Loss
 
 _HOMES = {
     "Claimed": "store",
@@ -24,6 +24,7 @@ _HOMES = {
     "IdempotencyStore": "store",
     "IdempotentStageMixin": "interceptor",
     "InProgress": "store",
+    "Loss": "store",
     "MemoryIdempotencyStore": "memory",
     "NudgeGate": "nudges",
     "RedisIdempotencyStore": "redis",
@@ -40,6 +41,7 @@ __all__ = [
     "IdempotencyStore",
     "IdempotentStageMixin",
     "InProgress",
+    "Loss",
     "MemoryIdempotencyStore",
     "NudgeGate",
     "RedisIdempotencyStore",

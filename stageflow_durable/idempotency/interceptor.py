@@ -20,7 +20,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial, wraps
@@ -33,10 +33,11 @@ from stageflow_durable.errors import (
     FenceLost,
     IdempotencyConflict,
     IdempotencyParamMismatch,
+    InvalidKey,
     StoreUnavailable,
 )
 from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
-from stageflow_durable.idempotency.keys import Scope, seconds_of
+from stageflow_durable.idempotency.keys import Scope, key_text, seconds_of
 from stageflow_durable.idempotency.remembered import Known, comes_back, remembered
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore, InProgress
 from stageflow_durable.model.context import AttemptEnd, Observer
@@ -78,8 +79,10 @@ class IdempotencyInterceptor:
     same parameters runs the body again. The lease is renewed while the body runs; a process that dies keeps the key
     for one lease.
 
-    :param key_extractor: the key of a context, or None: not guarded this time. Default: ``ctx.idempotency_key``.
-    :param params_extractor: the parameters to compare. Default: ``ctx.input``.
+    :param key_extractor: the key of a context, or None: not guarded this time; or the name of a field of its input,
+        dotted where it is inside another (``"order.id"``). Default: ``ctx.data["idempotency_key"]`` where a context has
+        that, else ``ctx.idempotency_key``.
+    :param params_extractor: the parameters to compare. Default: ``ctx.data["idempotency_params"]``, else ``ctx.input``.
     :param ttl_seconds: how long an output is remembered; positive.
     :param validate_params: whether one key with two sets of parameters is refused; the same everywhere for a key.
     :param operation: what the key is for, with the client its scope. Default: pipeline and stage of the context.
@@ -96,7 +99,7 @@ class IdempotencyInterceptor:
     def __init__(
         self,
         store: IdempotencyStore,
-        key_extractor: Callable[[Any], str | None] | None = None,
+        key_extractor: Callable[[Any], str | None] | str | None = None,
         ttl_seconds: float | timedelta = 86400,
         validate_params: bool = True,
         *,
@@ -109,7 +112,7 @@ class IdempotencyInterceptor:
         pause: Callable[[float], object] = _NEVER.wait,
     ) -> None:
         self._store = store
-        self._key_of = key_extractor or _own_key
+        self._key_of = _field(key_extractor) if isinstance(key_extractor, str) else key_extractor or _own_key
         self._params_of = (params_extractor or _own_input) if validate_params else _nothing
         self._ttl = seconds_of(ttl_seconds, "ttl_seconds")
         self._lease = seconds_of(lease_seconds, "lease_seconds")
@@ -345,12 +348,31 @@ def _guard_of(stage: object) -> IdempotencyInterceptor:
 
 
 def _own_key(ctx: Any) -> str | None:
-    key: str | None = getattr(ctx, "idempotency_key", None)
+    key: str | None = _told(ctx, "idempotency_key", getattr(ctx, "idempotency_key", None))
     return key
 
 
 def _own_input(ctx: Any) -> object:
-    return getattr(ctx, "input", None)
+    return _told(ctx, "idempotency_params", getattr(ctx, "input", None))
+
+
+def _told(ctx: Any, name: str, otherwise: Any) -> Any:
+    data = getattr(ctx, "data", None)
+    return data[name] if isinstance(data, Mapping) and data.get(name) is not None else otherwise
+
+
+def _field(path: str) -> Callable[[Any], str]:
+    """The key is what the input has in that field. Raises InvalidKey where it has none, or nothing that names."""
+
+    def key_of(ctx: Any) -> str:
+        found = getattr(ctx, "input", None)
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+        if found is None:
+            raise InvalidKey(f"input.{path} is to be the idempotency key, and is missing; give it, or another field")
+        return key_text(found, f"input.{path}, the idempotency key,")
+
+    return key_of
 
 
 def _nothing(_ctx: Any) -> object:

@@ -20,7 +20,7 @@ from stageflow_durable.idempotency.rules import (
     settled,
     verdict,
 )
-from stageflow_durable.idempotency.store import Answer, Claimed, kept
+from stageflow_durable.idempotency.store import Answer, Claimed, Loss, kept
 
 SWEEP_EVERY = 1000
 """Claims between two looks for expired records."""
@@ -31,6 +31,8 @@ class MemoryIdempotencyStore:
 
     :param clock: seconds since the epoch; leases and lifetimes are measured by it.
     """
+
+    survives: frozenset[Loss] = frozenset({Loss.REDIS})
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock

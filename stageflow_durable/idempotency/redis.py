@@ -21,11 +21,22 @@ from redis.retry import Retry
 
 from stageflow_durable.codec import as_stored, encode
 from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.idempotency.backed import Backed
 from stageflow_durable.idempotency.forgetting import Forgetting
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import ERASED_FINGERPRINT, ERASED_RESULT, differing, in_progress, settled
 from stageflow_durable.idempotency.script import Script
-from stageflow_durable.idempotency.store import Answer, Claimed, Done, Erased, Mismatch, RunAnswer, kept
+from stageflow_durable.idempotency.store import (
+    Answer,
+    Claimed,
+    Done,
+    Erased,
+    IdempotencyStore,
+    Loss,
+    Mismatch,
+    RunAnswer,
+    kept,
+)
 from stageflow_durable.idempotency.wires import pool_of, wires_to
 from stageflow_durable.masking import masked
 
@@ -210,13 +221,22 @@ class RedisIdempotencyStore(Forgetting):
     :param source: a URL, or a client (then bound its timeouts: ``socket_timeout``, ``socket_connect_timeout``).
     :param timeout_seconds: for a URL: how long each attempt to connect and each answer is waited for.
     :param prefix: what the names of all records begin with.
+    :param truth: another store, that decides: a key that Redis lost is looked up there, and answers that are remembered
+        come from Redis while it has them. While Redis is away, nothing but time is lost.
     """
 
     def __init__(
-        self, source: str | Redis, *, timeout_seconds: float = TIMEOUT_SECONDS, prefix: str = "stageflow:idem"
+        self,
+        source: str | Redis,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        prefix: str = "stageflow:idem",
+        truth: IdempotencyStore | None = None,
     ) -> None:
         self._link = link_to(source, timeout_seconds, CONNECTIONS)
         self._prefix = prefix
+        self._backed = None if truth is None else Backed(self._link, prefix, truth)
+        self.survives: frozenset[Loss] = frozenset({Loss.PROCESS}) if truth is None else _survived_by(truth)
 
     def claim(
         self,
@@ -230,6 +250,9 @@ class RedisIdempotencyStore(Forgetting):
         params_text: str | None = None,
     ) -> Answer:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        if self._backed is not None:
+            options: dict[str, Any] = {"owner": owner, "lease_seconds": lease_seconds, "params_text": params_text}
+            return self._backed.claim(scope, key, fingerprint, ttl_seconds=ttl_seconds, **options)
         lease, ttl = _milliseconds(lease_seconds, "lease_seconds"), _milliseconds(ttl_seconds, "ttl_seconds")
         given = (params_text or "", valid_key(owner, "owner"), secrets.token_hex(8), lease, ttl, ERASED_FINGERPRINT)
         reply = self._ask(scope, key, fingerprint, *given)
@@ -242,6 +265,9 @@ class RedisIdempotencyStore(Forgetting):
 
     def renew(self, scope: Scope, key: str, fence: int, *, lease_seconds: float | timedelta) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        if self._backed is not None:
+            self._backed.renew(scope, key, fence, lease_seconds=lease_seconds)
+            return
         kept(
             self._link.run(_RENEW, self._name(scope, key), fence, _milliseconds(lease_seconds, "lease_seconds")) == 1,
             key,
@@ -250,12 +276,25 @@ class RedisIdempotencyStore(Forgetting):
 
     def complete(self, scope: Scope, key: str, fence: int, result: object, *, ttl_seconds: float | timedelta) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        if self._backed is not None:
+            self._backed.complete(scope, key, fence, result, ttl_seconds=ttl_seconds)
+            return
         ttl, text = _milliseconds(ttl_seconds, "ttl_seconds"), encode(result)
         kept(self._link.run(_COMPLETE, self._name(scope, key), fence, text, ttl) == 1, key, fence)
 
     def release(self, scope: Scope, key: str, fence: int, *, vouched: bool = False) -> None:
         """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        if self._backed is not None:
+            self._backed.release(scope, key, fence, vouched=vouched)
+            return
         kept(self._link.run(_RELEASE, self._name(scope, key), fence, int(vouched)) == 1, key, fence)
+
+    def forget(self, scope: Scope, key: str) -> None:
+        """See :class:`~stageflow_durable.idempotency.store.IdempotencyStore`."""
+        if self._backed is not None:
+            self._backed.forget(scope, key)
+            return
+        super().forget(scope, key)
 
     def close(self) -> None:
         """Close this process's connections; the next use opens new ones."""
@@ -263,6 +302,11 @@ class RedisIdempotencyStore(Forgetting):
 
     def _name(self, scope: Scope, key: str) -> str:
         return redis_key(scope, key, self._prefix)
+
+
+def _survived_by(truth: IdempotencyStore) -> frozenset[Loss]:
+    said: frozenset[Loss] = getattr(truth, "survives", frozenset())
+    return said | {Loss.REDIS}
 
 
 def _milliseconds(duration: float | timedelta, what: str) -> int:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from stageflow_durable.codec import encode
 from stageflow_durable.idempotency.keys import Scope, seconds_of, valid_key
 from stageflow_durable.idempotency.rules import settled
-from stageflow_durable.idempotency.store import Answer, kept
+from stageflow_durable.idempotency.store import Answer, Loss, kept
 from stageflow_durable.state.database import Database
 from stageflow_durable.state.idempotency_keys import idempotency_keys, prune_keys
 from stageflow_durable.state.idempotency_leases import Leases
@@ -22,6 +22,8 @@ class SqlIdempotencyStore:
     :param source: a SQLAlchemy URL (``postgresql+psycopg://…``, ``sqlite:///…``), or an open :class:`Database`;
         behind a pooler that hands each transaction another connection one made with ``prepares=False``.
     """
+
+    survives = frozenset(Loss)
 
     def __init__(self, source: str | Database) -> None:
         self._database = Database(source) if isinstance(source, str) else source

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from stageflow_durable.codec import decode
@@ -94,6 +95,15 @@ class Mismatch:
 
     fields: tuple[str, ...]
     run_id: str | None = None
+
+
+class Loss(StrEnum):
+    """What may be lost under a store. Its attribute ``survives`` says of which of these it remembers all the same."""
+
+    PROCESS = "process"
+    """The process that uses it ends."""
+    REDIS = "redis"
+    """Redis, if there is one, loses all its keys."""
 
 
 Answer: TypeAlias = Claimed | InProgress | Done

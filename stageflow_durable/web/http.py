@@ -82,10 +82,16 @@ def json_response(status: HTTPStatus, value: Any) -> Response:
 
 
 def problem(
-    status: HTTPStatus, detail: str, *, errors: Iterable[str] = (), kind: str | None = None, **headers: str
+    status: HTTPStatus,
+    detail: str,
+    *,
+    errors: Iterable[str] = (),
+    kind: str | None = None,
+    type: str = "about:blank",
+    **headers: str,
 ) -> Response:
     """An error as RFC 9457 has it. ``kind``: for programs; ``headers``: with ``_`` for ``-``."""
-    said: dict[str, Any] = {"type": "about:blank", "title": status.phrase, "status": int(status), "detail": detail}
+    said: dict[str, Any] = {"type": type, "title": status.phrase, "status": int(status), "detail": detail}
     listed = list(errors)
     if listed:
         said["errors"] = listed
@@ -156,7 +162,7 @@ class AsgiApp:
         try:
             request = _request(scope)
             limit = self._look(request)
-            body = await self._body(scope, receive, limit)
+            body = await asgi_body(scope, receive, limit, self._read_seconds)
             if body is None:
                 return  # the client has gone
             request = Request(request.method, request.path, request.content_type, body)
@@ -167,25 +173,27 @@ class AsgiApp:
         await send({"type": "http.response.start", "status": int(response.status), "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else response.body})
 
-    async def _body(self, scope: Scope, receive: Receive, limit: int) -> bytes | None:
-        length = _length(_headers(scope).get("content-length"))
-        if length is not None and length > limit:
-            raise too_large(limit)
-        found = bytearray()
-        try:
-            async with asyncio.timeout(self._read_seconds):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    found += message.get("body", b"")
-                    more = bool(message.get("more_body", False))
-                    if len(found) > limit:
-                        raise too_large(limit)
-        except TimeoutError:
-            raise Refused(problem(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")) from None
-        return bytes(found)
+
+async def asgi_body(scope: Scope, receive: Receive, limit: int, seconds: float) -> bytes | None:
+    """The body of a request; None: the client has gone. Raises Refused where it is larger, or takes longer."""
+    length = _length(_headers(scope).get("content-length"))
+    if length is not None and length > limit:
+        raise too_large(limit)
+    found = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                found += message.get("body", b"")
+                more = bool(message.get("more_body", False))
+                if len(found) > limit:
+                    raise too_large(limit)
+    except TimeoutError:
+        raise Refused(problem(HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time")) from None
+    return bytes(found)
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -224,7 +232,7 @@ class WsgiApp:
             method, str(environ.get("PATH_INFO") or "/"), content_type_of(str(environ.get("CONTENT_TYPE") or ""))
         )
         try:
-            body = _wsgi_body(environ, self._look(request))
+            body = wsgi_body(environ, self._look(request))
             response = answer(self._respond, Request(method, request.path, request.content_type, body))
         except Refused as refused:
             response = refused.response
@@ -232,7 +240,8 @@ class WsgiApp:
         return [b""] if method == "HEAD" else [response.body]
 
 
-def _wsgi_body(environ: Mapping[str, Any], limit: int) -> bytes:
+def wsgi_body(environ: Mapping[str, Any], limit: int) -> bytes:
+    """The body of a request. Raises Refused where it is larger, or shorter than it says."""
     length = _length(environ.get("CONTENT_LENGTH"))
     if length is not None and length > limit:
         raise too_large(limit)

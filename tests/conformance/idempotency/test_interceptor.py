@@ -765,3 +765,60 @@ def test_a_remembered_output_is_read_by_the_store_as_well(
 ) -> None:
     guard.run(Ctx(), Body("x"))
     assert claim(store, Ctx().input) == Done(encode("x"))
+
+
+# --- zero code --------------------------------------------------------------------------------------------------------
+
+
+class Payment(BaseModel):
+    order: dict[str, Any]
+    amount: int = 1
+
+
+@pytest.mark.parametrize("input", [Payment(order={"id": 7}), {"order": {"id": "7"}, "amount": 1}])
+def test_the_key_is_what_the_input_has_in_a_field(input: Any) -> None:
+    guard, body = IdempotencyInterceptor(MemoryIdempotencyStore(), "order.id", validate_params=False), Body("paid")
+    for key in ("run-1", "run-2"):
+        assert guard.run(Ctx(input, key), body).value == "paid"
+    guard.run(Ctx({"order": {"id": 8}}, "run-1"), body)
+    assert body.runs == 2
+
+
+@pytest.mark.parametrize("input", [{}, {"order": None}, {"order": {"id": None}}, {"order": {"id": 1.5}}, None])
+def test_an_input_without_that_field_is_refused_by_its_name(input: Any) -> None:
+    guard, body = IdempotencyInterceptor(MemoryIdempotencyStore(), "order.id"), Body("paid")
+    with pytest.raises(InvalidKey, match=r"input\.order\.id"):
+        guard.run(Ctx(input), body)
+    assert body.runs == 0
+
+
+@dataclass(eq=False)
+class DataCtx(Ctx):
+    """A context of pipelines that keep what they know in ``data``."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def test_the_key_and_the_parameters_are_what_the_data_says() -> None:
+    guard, body = IdempotencyInterceptor(MemoryIdempotencyStore()), Body("paid")
+    said = {"idempotency_key": "order-1", "idempotency_params": {"cents": 1}}
+    for number in range(2):
+        guard.run(DataCtx({"n": number}, f"run-{number}", data=said), body)
+    assert body.runs == 1
+    with pytest.raises(IdempotencyParamMismatch, match="cents"):
+        guard.run(DataCtx(data={**said, "idempotency_params": {"cents": 2}}), body)
+
+
+def test_a_stage_class_takes_its_key_from_a_field() -> None:
+    class Charge(IdempotentStageMixin):
+        idempotency = IdempotencyInterceptor(MemoryIdempotencyStore(), "order_id")
+        runs = 0
+
+        def execute(self, ctx: Any) -> Any:
+            self.runs += 1
+            return "paid"
+
+    stage = Charge()
+    for key in ("run-1", "run-2"):
+        assert stage.execute(Ctx({"order_id": "A-1"}, key)).value == "paid"
+    assert stage.runs == 1
