@@ -11,7 +11,7 @@ from kombu.connection import Connection
 from stageflow_durable.delivery.configure import ADVANCE
 from stageflow_durable.delivery.spawned import Application
 from stageflow_durable.errors import StageflowError
-from stageflow_durable.idempotency.redis import link_to
+from stageflow_durable.idempotency.redis_link import link_to
 from stageflow_durable.idempotency.script import Script
 from stageflow_durable.masking import masked
 

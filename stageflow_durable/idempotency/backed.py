@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from stageflow_durable.codec import as_stored, encode
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.keys import Scope, redis_key, seconds_of
+from stageflow_durable.idempotency.redis_link import Link
 from stageflow_durable.idempotency.script import Script
 from stageflow_durable.idempotency.store import Answer, Claimed, Done, IdempotencyStore
 
@@ -32,13 +33,6 @@ if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return 0 end
 if redis.call('HSETNX', KEYS[1], 'result', ARGV[2]) == 0 then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[3])
 """)
-
-
-class Link(Protocol):
-    """A way to Redis."""
-
-    def run(self, script: Script, key: str, *arguments: str | int) -> Any:
-        """The script's answer. Raises StoreUnavailable."""
 
 
 class Backed:

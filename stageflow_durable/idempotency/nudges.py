@@ -11,7 +11,7 @@ from collections.abc import Callable
 from redis import ConnectionPool, Redis
 
 from stageflow_durable.errors import ConfigurationError, StoreUnavailable
-from stageflow_durable.idempotency.redis import Link, RedisLink, link_to
+from stageflow_durable.idempotency.redis_link import Link, RedisLink, link_to
 from stageflow_durable.idempotency.script import Script
 from stageflow_durable.idempotency.wires import pool_of
 

@@ -13,10 +13,11 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
@@ -40,12 +41,21 @@ _AUTOCOMMIT = "its connection commits each statement by itself (autocommit); beg
 _AGAIN = "nothing was written, and the transaction is as it was"
 
 
-class _Waiting(NamedTuple):
+class Waiting(NamedTuple):
     """What waits for a commit: ``actions`` are done if ``is_there`` says so of the run."""
 
     run_id: str
     is_there: Callable[[str], bool]
     actions: list[Callable[[], object]]
+
+    def send(self) -> None:
+        """Do what waited, after the commit. Raises nothing: the caller has committed."""
+        try:
+            if self.is_there(self.run_id):
+                for action in self.actions:
+                    action()
+        except Exception as error:  # noqa: BLE001  # the sweep finds it
+            log.warning("run %s is left to the recovery sweep: %s", self.run_id, error)
 
 
 class _Outbox:
@@ -53,18 +63,13 @@ class _Outbox:
 
     def __init__(self, root: Any) -> None:
         self.root = root
-        self.waiting: list[_Waiting] = []
+        self.waiting: list[Waiting] = []
 
     def send(self) -> None:
-        """Do what waited, after the commit. Raises nothing: the caller has committed."""
+        """Do what waited, after the commit."""
         waiting, self.waiting = self.waiting, []
         for one in waiting:
-            try:
-                if one.is_there(one.run_id):
-                    for action in one.actions:
-                        action()
-            except Exception as error:  # noqa: BLE001  # the sweep finds it
-                log.warning("run %s is left to the recovery sweep: %s", one.run_id, error)
+            one.send()
 
     def send_apart(self) -> None:
         """The same in a thread of its own, once the transaction has ended. The process waits for it before it ends."""
@@ -89,8 +94,7 @@ def joined(
     """Let the verbs that are called inside take part in the transaction of ``session`` or ``connection``; gives what is
     to be called with the run's id. ``is_there``: whether a run is, seen from outside.
     """
-    own, its = _connection(session, connection)
-    part = Joined(own, database)
+    part, leave = _part(database, session, connection)
     part.require_usable()
     place = Place()
     place.holder = part
@@ -102,7 +106,31 @@ def joined(
         part.is_open = False
         place_of_session.reset(token)
     if place.later:
-        _outbox(own, its).waiting.append(_Waiting(runs[0], is_there, place.later))
+        leave(Waiting(runs[0], is_there, place.later))
+
+
+def _part(database: Database, session: Any, connection: Any) -> tuple[Joined, Callable[[Waiting], None]]:
+    """How verbs take part, and where what waits for the commit is left."""
+    if isinstance(connection, Foreign) and session is None:
+        return connection.part(database), connection.leave
+    own, its = _connection(session, connection)
+    return Joined(own, database), lambda waiting: _outbox(own, its).waiting.append(waiting)  # noqa: PLW0108  # made when something waits
+
+
+class Foreign(ABC):
+    """A transaction of somebody else than SQLAlchemy, as ``connection=``."""
+
+    def begin_nested(self) -> NoReturn:
+        """A savepoint is made by its part alone."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def part(self, database: Database) -> Joined:
+        """How verbs take part in it. Raises ConfigurationError."""
+
+    @abstractmethod
+    def leave(self, waiting: Waiting) -> None:
+        """Leave something to its commit."""
 
 
 def _connection(session: Any, connection: Any) -> tuple[Connection, Any]:
@@ -181,10 +209,7 @@ class Joined:
 
     def require_usable(self) -> None:
         """Raise ConfigurationError where it commits by itself, or is of another database than the engine."""
-        named = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
-        given, own = self._connection.dialect.name, self._database.url.get_backend_name()
-        if given != own:
-            raise _refused(f"it is on {named.get(given, given)}, and the engine on {named.get(own, own)}")
+        self._require_kind(self._connection.dialect.name)
         if not self._connection.in_transaction():
             self._connection.begin()
         driver: Any = self._connection.connection.dbapi_connection
@@ -194,18 +219,32 @@ class Joined:
         if self._database.is_sqlite:
             self._require_file()
 
+    def _require_kind(self, given: str) -> None:
+        named = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}
+        own = self._database.url.get_backend_name()
+        if given != own:
+            raise _refused(f"it is on {named.get(given, given)}, and the engine on {named.get(own, own)}")
+
     @contextmanager
     def nested(self) -> Iterator[Connection]:
         """A part of the transaction that is undone alone when it fails. Raises RunBusy."""
         with translated():
             try:
-                with self._patient(), self._connection.begin_nested(), self._bounded():
+                with self._patient(), self._savepoint(), self._bounded():
                     yield self._connection
             except DBAPIError as error:
                 busy = _busy(error)
                 if busy is None:
                     raise
                 raise busy from error
+
+    def _savepoint(self) -> AbstractContextManager[Any]:
+        return self._connection.begin_nested()
+
+    def _row(self, sql: str) -> Sequence[Any] | None:
+        """The first row of a statement, or None."""
+        result = self._connection.exec_driver_sql(sql)
+        return result.first() if result.returns_rows else None
 
     # --- PostgreSQL ---------------------------------------------------------------------------------------------------
 
@@ -215,12 +254,12 @@ class Joined:
         if self._database.is_sqlite:
             yield
             return
-        before, _bound, *found = self._connection.exec_driver_sql(_BOUND).one()
+        before, _bound, *found = self._row(_BOUND) or ()
         _require_same(Identity(*found), self._database)
         yield
         if before != f"{WAIT_SECONDS}s":
             # Text of the server's own: a duration, with its unit.
-            self._connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'")
+            self._row(f"SET LOCAL lock_timeout = '{before}'")
 
     # --- SQLite -------------------------------------------------------------------------------------------------------
 
@@ -228,14 +267,11 @@ class Joined:
         """Begin the transaction where the driver has not yet, after it is known to be one on the engine's file."""
         if self._database.in_memory:
             raise _refused("SQLite in memory is one connection's own; use a file")
-        theirs = {name: path for _number, name, path in self._connection.exec_driver_sql("PRAGMA database_list")}[
-            "main"
-        ]
+        theirs = (self._row("SELECT file FROM pragma_database_list WHERE name = 'main'") or ("",))[0]
         ours = Path(self._database.url.database or "")
         if not (theirs and ours.exists() and ours.samefile(theirs)):
             raise _refused(f"it is on {theirs or 'SQLite in memory'}, and the engine on {ours}")
-        tables = self._connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = 'stageflow_runs'")
-        if tables.first() is None:
+        if self._row("SELECT 1 FROM sqlite_master WHERE name = 'stageflow_runs'") is None:
             raise SchemaBehind(f"{ours} has no tables of the engine; run: stageflow db upgrade")
         driver: Any = self._connection.connection.driver_connection
         if not driver.in_transaction:
@@ -244,7 +280,7 @@ class Joined:
             with translated(), self._patient():
                 try:
                     # A savepoint that is not within a transaction would be one itself, and commit when it is released.
-                    self._connection.exec_driver_sql("BEGIN IMMEDIATE")
+                    self._row("BEGIN IMMEDIATE")
                 except DBAPIError as error:
                     raise _busy(error) or error from error
         if not self._connection.info.get(SQLITE_CLOCK):
@@ -257,15 +293,15 @@ class Joined:
         if not self._database.is_sqlite:
             yield
             return
-        before = int(self._connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one())
+        (before,) = self._row("PRAGMA busy_timeout") or (0,)
         if before <= WAIT_SECONDS * 1000:
             yield
             return
-        self._connection.exec_driver_sql(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
+        self._row(f"PRAGMA busy_timeout = {WAIT_SECONDS * 1000}")
         try:
             yield
         finally:
-            self._connection.exec_driver_sql(f"PRAGMA busy_timeout = {before}")
+            self._row(f"PRAGMA busy_timeout = {before}")
 
 
 # --- which database ---------------------------------------------------------------------------------------------------

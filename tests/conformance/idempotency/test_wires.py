@@ -13,7 +13,7 @@ from redis.exceptions import ReadOnlyError, ResponseError
 
 from stageflow_durable.errors import StoreUnavailable
 from stageflow_durable.idempotency.nudges import NudgeGate
-from stageflow_durable.idempotency.redis import RedisLink, WiredLink
+from stageflow_durable.idempotency.redis_link import RedisLink, WiredLink
 from stageflow_durable.idempotency.script import Script
 from stageflow_durable.idempotency.wires import Wires, packed, wires_to
 from tests.services.broker import BrokerService
