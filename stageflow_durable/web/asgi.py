@@ -80,7 +80,7 @@ class _Held:
         self._guard, self._asked, self._send = guard, asked, send
         self._start: MutableMapping[str, Any] = {}
         self._body = bytearray()
-        self._passes = False
+        self._is_endless = self._passes = False
         self.settled = False
 
     async def __call__(self, message: MutableMapping[str, Any]) -> None:
@@ -89,18 +89,18 @@ class _Held:
             await self._send(message)
         elif message["type"] == "http.response.start":
             self._start = message
+            self._is_endless = not keeps(Answer(message["status"], _pairs(message.get("headers", ())), None))
         elif message["type"] == "http.response.body" and not self.settled:
             await self._take(message)
 
     async def _take(self, message: Mapping[str, Any]) -> None:
         self._body += message.get("body", b"")
-        more = bool(message.get("more_body", False))
-        answer = Answer(self._start["status"], _pairs(self._start.get("headers", ())), bytes(self._body))
-        if more and keeps(answer) and len(self._body) <= self._guard.max_response_bytes:
+        more, fits = bool(message.get("more_body", False)), len(self._body) <= self._guard.max_response_bytes
+        if more and fits and not self._is_endless:
             return
-        whole = not more and len(self._body) <= self._guard.max_response_bytes
         self.settled = True
-        kept = answer if whole else Answer(answer.status, answer.headers, None)
+        body = bytes(self._body)
+        kept = Answer(self._start["status"], _pairs(self._start.get("headers", ())), None if more or not fits else body)
         try:
             told = await _in_thread(self._guard.settle, self._asked, kept)
         except Refused as refused:
@@ -111,7 +111,7 @@ class _Held:
             return
         self._passes = more
         await self._send(self._start)
-        await self._send({"type": "http.response.body", "body": bytes(self._body), "more_body": more})
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _incoming(scope: Scope) -> Incoming:
