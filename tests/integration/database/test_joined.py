@@ -227,8 +227,12 @@ def test_a_duplicate_waits_for_who_was_first_and_not_for_ever(
         assert second.execute(text("SELECT 1")).scalar() == 1
         second.rollback()  # on SQLite it has begun to read
         monkeypatch.undo()
-        threading.Timer(0.1, first.commit).start()
+        if database.dialect.name == "sqlite":
+            second.connection().exec_driver_sql("PRAGMA busy_timeout = 5000")
+        timer = threading.Timer(0.1, first.commit)
+        timer.start()
         again = engine.enqueue(ORDERS, {}, idempotency_key="A-1", session=second)
+        timer.join()
         second.commit()
     assert (again.run_id, again.replayed) == (run.run_id, True)
 
