@@ -143,9 +143,8 @@ class Guard:
     """The rules of one middleware.
 
     ``client``: says who sends a request (1 to 255 characters), once that was checked; answers are never given to
-    anybody else. Left out, it is
-    an HMAC, by ``secret``, of ``Authorization`` and of the cookies named by ``cookies`` (left out: of all of them). A
-    request of which nobody knows whose it is gets a 400.
+    anybody else. Left out, it is an HMAC, by ``secret``, of ``Authorization`` and of the cookies named by ``cookies``
+    (left out: of all of them). A request of which nobody knows whose it is gets a 400.
 
     ``required``: methods that have to have a key, or a function that says so of a request. Other unsafe methods may
     have one. GET, HEAD and OPTIONS are handled as ever, whatever they have.
@@ -268,7 +267,7 @@ class Guard:
         said = {
             "method": request.method,
             "path": request.path,
-            "query": request.query,
+            "query": hashlib.sha256(request.query.encode()).hexdigest(),  # it is kept, and may hold anything
             "content_type": kind,
             "body": digest,
         }
