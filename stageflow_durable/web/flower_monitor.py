@@ -20,7 +20,7 @@ from stageflow_durable.errors import SchemaBehind, StoreUnavailable, UnknownRun
 from stageflow_durable.masking import masking
 from stageflow_durable.web.flower_handlers import SignedIn, Visits
 from stageflow_durable.web.http import AWAY_SECONDS, HEADERS, Request, Response, problem
-from stageflow_durable.web.monitor import API, AWAY, TOKEN_OF, Monitor, cannot
+from stageflow_durable.web.monitor import API, TOKEN_OF, Monitor, away, cannot
 from stageflow_durable.web.watching import Watch
 
 log = masking(logging.getLogger("stageflow.web"))
@@ -163,8 +163,8 @@ def _news(watch: Watch) -> list[tuple[str, str]]:
     """What has changed, or that nobody can say."""
     try:
         return list(watch.news())
-    except (StoreUnavailable, SchemaBehind):
-        return [("away", f'"{AWAY}"')]
+    except (StoreUnavailable, SchemaBehind) as error:
+        return [("away", f'"{away(error)}"')]
     except UnknownRun:
         return [("gone", '"the run was deleted"')]
     except Exception:

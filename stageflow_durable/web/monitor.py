@@ -160,8 +160,8 @@ class Monitor:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "that is not asked for rightly", errors=error.fields)
         except UnknownRun as error:
             return problem(HTTPStatus.NOT_FOUND, str(error))
-        except (StoreUnavailable, SchemaBehind):
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, AWAY, Retry_After=AWAY_SECONDS)
+        except (StoreUnavailable, SchemaBehind) as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, away(error), Retry_After=AWAY_SECONDS)
 
     def _read(self, visitor: Visitor, request: Request) -> Any:
         for path, page in self._addresses:
@@ -303,8 +303,8 @@ class Monitor:
             return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "that is not asked for rightly", errors=error.fields)
         except UnknownRun as error:
             return problem(HTTPStatus.NOT_FOUND, str(error))
-        except (StoreUnavailable, SchemaBehind):
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, AWAY, Retry_After=AWAY_SECONDS)
+        except (StoreUnavailable, SchemaBehind) as error:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, away(error), Retry_After=AWAY_SECONDS)
 
     def _watch(self, visitor: Visitor, request: Request) -> Watch:
         if found := _LIVE_RUN.fullmatch(request.path):
@@ -343,7 +343,11 @@ class Monitor:
         return found.told()
 
 
-AWAY = "the database does not answer; it is asked again"
+def away(error: StoreUnavailable | SchemaBehind) -> str:
+    """Why nothing can be told, without what the error says of where the database is."""
+    if isinstance(error, SchemaBehind):
+        return "the database's schema is older than this program: stageflow db upgrade"
+    return "the database does not answer; it is asked again"
 
 
 def cannot(visitor: Visitor) -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from stageflow_durable import ConcurrencyLimit, Pipeline, RetryPolicy, Sensitive, StageContext, StageOutput
-from stageflow_durable.errors import StoreUnavailable
+from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.masking import HIDDEN
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.store.memory import MemoryStore
@@ -280,15 +280,22 @@ def test_what_is_not_there_is_said(desk: Desk) -> None:
     assert desk.get("runs", method="PUT")[0] == 405
 
 
-def test_while_the_database_is_away_that_is_said_and_nothing_of_the_error(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (StoreUnavailable("at postgresql://ann:pw@db"), "the database does not answer; it is asked again"),
+        (SchemaBehind('relation "x"'), "the database's schema is older than this program: stageflow db upgrade"),
+    ],
+)
+def test_while_the_database_cannot_be_asked_that_is_said_and_nothing_of_where_it_is(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
-    def away(*_given: Any) -> None:
-        raise StoreUnavailable("at postgresql://ann:pw@db")
+    def fails(*_given: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(desk.engine.store, "summaries", away, raising=False)
+    monkeypatch.setattr(desk.engine.store, "summaries", fails, raising=False)
     status, told = desk.get("runs")
-    assert (status, told["detail"]) == (503, "the database does not answer; it is asked again")
+    assert (status, told["detail"]) == (503, said)
 
 
 def test_whoever_did_not_sign_in_sees_no_value_and_does_nothing(desk: Desk) -> None:
