@@ -72,3 +72,14 @@ def test_slots_of_limits_are_counted_with_who_holds_and_who_waits(make_engine: M
     assert seen == [(1, 0)]
     (pool,) = engine.store.pooled(9)
     assert (pool.held, pool.waiting, pool.oldest, pool.holders) == (0, 0, None, ())
+
+
+def test_what_who_watches_is_told_is_the_same_on_each_store(engine: InProcessEngine) -> None:
+    measured = engine.store.measured(9)
+    assert measured.parked == (("line", "bug", 2),)
+    assert engine.store.measured(1).parked == (("line", "bug", 1),)
+    assert (measured.now, measured.workers) == (engine.clock.time(), 1)
+    assert measured.lateness == 0
+    engine.store.my_tick("sweep at a broker", 1.0)
+    engine.advance(5)
+    assert engine.store.measured(9).sweep_age == 5

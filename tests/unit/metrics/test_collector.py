@@ -21,6 +21,7 @@ from stageflow_durable.metrics.counts import BUCKETS, OTHER, Counts
 from stageflow_durable.model.sinks import RunEvent
 from stageflow_durable.testing import InProcessEngine, engine_for_tests
 from tests.project.tree import ROOT
+from tests.services.missing import missing
 
 pytest.importorskip("prometheus_client")
 
@@ -29,7 +30,6 @@ from prometheus_client import CollectorRegistry, generate_latest  # where it is 
 from stageflow_durable.metrics.collector import StageflowCollector  # as above
 
 MONITORING = ROOT / "docs" / "monitoring"
-PROMTOOL = shutil.which("promtool")
 
 
 def flaky(ctx: Any) -> int:
@@ -169,6 +169,12 @@ def test_a_duration_is_in_the_first_bucket_that_holds_it() -> None:
 # --- rules and dashboard ----------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def promtool() -> str:
+    """Prometheus's own tool: a package of Debian's, which .ci/run installs."""
+    return shutil.which("promtool") or missing("promtool: apt-get install prometheus")
+
+
 def expressions() -> dict[str, str]:
     """Every expression of rules and dashboard, by where it stands."""
     rules = yaml.safe_load((MONITORING / "alerts.yml").read_text(encoding="utf-8"))["groups"][0]["rules"]
@@ -193,8 +199,7 @@ def test_they_ask_for_series_that_there_are(collector: StageflowCollector, engin
     assert there - asked <= {"stageflow_attempt_seconds", "stageflow_attempt_seconds_sum"}
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
-def test_promtool_takes_rules_their_tests_and_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+def test_promtool_takes_rules_their_tests_and_every_expression_of_the_dashboard(tmp_path: Path, promtool: str) -> None:
     rules = [
         {"record": f"dashboard:expression_{number}", "expr": text.replace("$pipeline", ".*")}
         for number, text in enumerate(expressions().values())
@@ -205,18 +210,19 @@ def test_promtool_takes_rules_their_tests_and_every_expression_of_the_dashboard(
         ["check", "rules", MONITORING / "alerts.yml", every],
         ["test", "rules", MONITORING / "alerts_test.yml"],
     ):
-        done = subprocess.run([str(PROMTOOL), *map(str, arguments)], capture_output=True, text=True, check=False)
+        done = subprocess.run([promtool, *map(str, arguments)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
-def test_promtool_finds_nothing_wrong_with_the_metrics(engine: InProcessEngine, collector: StageflowCollector) -> None:
+def test_promtool_finds_nothing_wrong_with_the_metrics(
+    engine: InProcessEngine, collector: StageflowCollector, promtool: str
+) -> None:
     engine.enqueue("orders", {})
     engine.drain()
     collector.refresh()
     registry = CollectorRegistry()
     registry.register(collector)
     done = subprocess.run(
-        [str(PROMTOOL), "check", "metrics"], input=generate_latest(registry), capture_output=True, check=False
+        [promtool, "check", "metrics"], input=generate_latest(registry), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
