@@ -135,6 +135,7 @@ def test_an_approval_a_signal_and_a_fork_are_done_from_the_page(desk: Desk) -> N
     expect(page.get_by_role("dialog")).to_contain_text('"cents": 4200')
     page.get_by_label("Why").fill("right")
     page.get_by_role("dialog").get_by_role("button", name="Approve release").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
     desk.go()
     acts.get_by_role("button", name="Signal word…").click()
     page.get_by_label("What it says, as JSON").fill("{")
