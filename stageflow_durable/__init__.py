@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from stageflow_durable.interceptors import BaseInterceptor, Interceptor, get_default_interceptors
     from stageflow_durable.masking import Sensitive
     from stageflow_durable.model.context import AttemptEnd, CompensationContext, StageContext
-    from stageflow_durable.model.limits import ConcurrencyLimit
+    from stageflow_durable.model.limits import ConcurrencyLimit, RateLimit
     from stageflow_durable.model.output import StageOutput
     from stageflow_durable.model.pipeline import Pipeline
     from stageflow_durable.model.policy import RetryPolicy
@@ -65,6 +65,7 @@ _WHERE = {
     "CompensationContext": "model.context",
     "StageContext": "model.context",
     "ConcurrencyLimit": "model.limits",
+    "RateLimit": "model.limits",
     "StageOutput": "model.output",
     "Pipeline": "model.pipeline",
     "RetryPolicy": "model.policy",
@@ -93,6 +94,7 @@ __all__ = [
     "Interceptor",
     "PermanentError",
     "Pipeline",
+    "RateLimit",
     "ResultTimeout",
     "RetryPolicy",
     "RunCancelled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from stageflow_durable.engine.accept import Submission
 from stageflow_durable.errors import StageflowError
@@ -14,6 +14,9 @@ from stageflow_durable.model.run import Event, Run, RunSummary, SweepReport, Wor
 from stageflow_durable.model.sinks import SinkView
 from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import Standing
+
+if TYPE_CHECKING:
+    from stageflow_durable.engine.limits import Limits
 
 
 class Operations(Protocol):
@@ -63,6 +66,10 @@ class Operations(Protocol):
 
     def handle(self, run_id: str) -> Handle:
         """A handle on a run, by its full id."""
+
+    @property
+    def limits(self) -> Limits:
+        """Limits that all workers share."""
 
     def workers(self) -> Sequence[WorkerView]:
         """Processes that own, or owned, work."""

@@ -45,6 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "prune": ("prune", "Delete runs that ended for good long ago."),
         "workers": ("workers", "Processes that own work, and those that died."),
         "sinks": ("sinks", "Who is told of events, and how far."),
+        "limits": ("limits", "Limits that all workers share: slots, rates, pauses."),
         "audit": ("audit", "Whether the histories are what the engine wrote."),
         "check": ("check", "Runs that these definitions would break; before a deploy."),
         "db": ("db", "The database's schema: upgrade, current."),

@@ -12,7 +12,7 @@ from stageflow_durable.codec import encode_and_fingerprint
 from stageflow_durable.duration import LONGEST, shown
 from stageflow_durable.engine import body
 from stageflow_durable.engine.body import Called
-from stageflow_durable.engine.outcome import Over, text_of
+from stageflow_durable.engine.outcome import Again, Over, mistake, text_of
 from stageflow_durable.engine.payload import within
 from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.run_outputs import RunOutputs
@@ -26,6 +26,7 @@ from stageflow_durable.model.work import Claimant, Done, Ending, Failure, Fenced
 from stageflow_durable.retry import Category
 from stageflow_durable.retry.look import is_a
 from stageflow_durable.store.protocol import Store
+from stageflow_durable.store.values import LimitWord
 from stageflow_durable.transitions.approval import Asked
 
 T = TypeVar("T")
@@ -85,6 +86,25 @@ class Asking:
         finally:
             services.abandon()
         return self._store.begin(nudge, replace(self._claimant(), keys=keys))
+
+    def pause(self, work: Work, spec: StageSpec, ctx: Any, services: Services, name: str, again: Again) -> Again | Over:
+        """Pause a limit of the stage until it is tried again. A name that it does not have parks the run as a bug.
+        While the store is away there is no pause: the retry that has to be saved waits for it.
+        """
+        limit = next((one for one in spec.limits if one.name == name), None)
+        if limit is None:
+            known = ", ".join(one.name for one in spec.limits) or "none"
+            return mistake(TypeError(f"pause={shown(name)}: stage {work.stage} has no such limit; it has: {known}"))
+        try:
+            key = None if limit.key is None else services.context.run(limit.key, ctx)
+            until = self._store.clock() + again.delay
+            said = f"{work.run.pipeline}: stage {work.stage} asked for it"
+            self._store.say_of_limit(LimitWord(name, key, said, paused_until=until, longer=True))
+        except AWAY:
+            pass
+        except Exception as error:  # noqa: BLE001  # the application's function
+            return mistake(error)
+        return again
 
     def _ask(
         self,

@@ -19,6 +19,7 @@ from stageflow_durable.engine.interrupt import TakenOver, ending_with_lease, end
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.observers import call_observers, end_of
 from stageflow_durable.engine.outcome import (
+    Again,
     AwaitsCallback,
     History,
     Outcome,
@@ -229,6 +230,8 @@ class Executor:
             on_unknown = work.plan.by_name[work.stage].on_unknown
             history = self._history(work, began)
             outcome = self._judged(called, services, policy, history, on_unknown)
+            if isinstance(outcome, Again) and is_a(called.value, StageOutput) and called.value.pause is not None:
+                outcome = self._asking.pause(work, spec, ctx, services, called.value.pause, outcome)
             ending, kept = self._saving.of_stage(work, outputs, outcome, services, key, go_on, history)
         except BaseException as error:
             self._call_observers_unsaved(ctx, called, error, services.context, services.at_end)
@@ -340,7 +343,9 @@ class Executor:
             return outcome_of_error(called.error, policy, history, self._world.draw)
         said = called.value if is_a(called.value, StageOutput) else None  # any other return value of an undo is ignored
         ended = outcome_of_value(said, policy, history, self._world.draw)
-        return mistake(TypeError("an undo cannot wait for a callback")) if isinstance(ended, AwaitsCallback) else ended
+        if isinstance(ended, AwaitsCallback) or (said is not None and said.pause is not None):
+            return mistake(TypeError("an undo can neither wait for a callback nor pause a limit"))
+        return ended
 
     def _key_to_close(
         self, work: Work, pipeline: Pipeline[Any, Any], spec: StageSpec, outputs: RunOutputs

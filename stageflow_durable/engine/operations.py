@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stageflow_durable.clock import Clock, as_moment
 from stageflow_durable.duration import is_duration, seconds_of, shown
@@ -36,6 +36,9 @@ from stageflow_durable.store.protocol import Store
 from stageflow_durable.store.values import ATTENTION, Checked, Filter, Found, Known, Seen, Wanted
 from stageflow_durable.store.values import BATCH as PRUNE_BATCH
 from stageflow_durable.transitions.signal import VERB as SIGNAL
+
+if TYPE_CHECKING:
+    from stageflow_durable.engine.limits import Limits
 
 STANDINGS = 200
 """Runs that are looked at together. What is seen of the last may be older by as long as the others take."""
@@ -274,6 +277,13 @@ class Operations(SinkOperations, OperatorVerbs):
         return self.store.history(self.store.full_id(run_id))
 
     ahistory = in_thread(history)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Limits that all workers share: how they stand; to pause, resume and set them."""
+        from stageflow_durable.engine.limits import Limits
+
+        return Limits(self.store, self._publish)
 
     def workers(self) -> list[WorkerView]:
         """Processes that own, or owned, work."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeAlias
 
-from stageflow_durable.duration import shown
+from stageflow_durable.duration import is_duration, shown
 from stageflow_durable.model.callables import uncallable
 
 MOST_SLOTS = 1_000_000
@@ -32,12 +34,43 @@ class ConcurrencyLimit:
     key: Callable[[Any], str] | None = field(default=None, hash=False)
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most ``rate`` bodies of the stages that have the limit ``name`` begin in ``per`` seconds (or a timedelta),
+    over all workers. ``burst``: how many may begin at once after a pause; None: ``rate``, rounded up.
+
+    ``key`` and the rest as of :class:`ConcurrencyLimit`. Who comes too early waits as a row, until its turn has come.
+    """
+
+    name: str
+    rate: float
+    per: float | timedelta = 1.0
+    burst: int | None = None
+    key: Callable[[Any], str] | None = field(default=None, hash=False)
+
+    @property
+    def limit(self) -> int:
+        """How many may begin at once."""
+        return math.ceil(self.rate) if self.burst is None else self.burst
+
+    @property
+    def per_second(self) -> float:
+        """How many may begin in a second."""
+        return self.rate / (self.per.total_seconds() if isinstance(self.per, timedelta) else self.per)
+
+
+Limit: TypeAlias = ConcurrencyLimit | RateLimit
+
+
 class PlannedLimit(NamedTuple):
-    """A limit as the stored plan says it. ``keyed``: its slots are counted by key."""
+    """A limit as the stored plan says it. ``keyed``: it is counted by key. ``rate``: of a rate limit, how many begin in
+    a second; ``limit`` is its burst then.
+    """
 
     name: str
     limit: int
     keyed: bool = False
+    rate: float | None = None
 
 
 class PoolId(NamedTuple):
@@ -53,34 +86,51 @@ class PoolId(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A slot that a stage needs. ``limit``: how many there are, by the definition that asks."""
+    """A slot, or a token, that a stage needs. ``limit`` and ``rate``: as the definition that asks says."""
 
     pool: PoolId
     limit: int
+    rate: float | None = None
 
 
 def planned(limits: Iterable[Any]) -> tuple[PlannedLimit, ...]:
     """Limits as the plan says them, in the order in which they are asked."""
-    return tuple(sorted(PlannedLimit(one.name, one.limit, one.key is not None) for one in limits))
+    found = [
+        PlannedLimit(one.name, one.limit, one.key is not None, one.per_second if isinstance(one, RateLimit) else None)
+        for one in limits
+    ]
+    return tuple(sorted(found, key=lambda one: one.name))
 
 
 def mistakes_of(limits: Any) -> Iterator[str]:
     """What is wrong with the limits of a stage."""
     if not isinstance(limits, tuple | list):
-        yield f"limits={shown(limits)}: a list of ConcurrencyLimit"
+        yield f"limits={shown(limits)}: a list of ConcurrencyLimit and RateLimit"
         return
     for one in limits:
-        if not isinstance(one, ConcurrencyLimit):
-            yield f"limits: {shown(one)} is not a ConcurrencyLimit"
+        if not isinstance(one, Limit):
+            yield f"limits: {shown(one)} is neither a ConcurrencyLimit nor a RateLimit"
             continue
         if not _is_name(one.name):
             yield f"limits: name {shown(one.name)} has to be text of 1 to {LONGEST_NAME} characters"
-        if type(one.limit) is not int or not 1 <= one.limit <= MOST_SLOTS:
+        if isinstance(one, RateLimit):
+            yield from _of_rate(one)
+        elif type(one.limit) is not int or not 1 <= one.limit <= MOST_SLOTS:
             yield f"limits: {one.name}: limit {shown(one.limit)} has to be a whole number from 1 to {MOST_SLOTS:,}"
         if one.key is not None and (wrong := uncallable(one.key)):
             yield f"limits: {one.name}: key: {wrong}"
-    names = [str(one.name) for one in limits if isinstance(one, ConcurrencyLimit)]
+    names = [str(one.name) for one in limits if isinstance(one, Limit)]
     yield from (f"limits: {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1}))
+
+
+def _of_rate(one: Any) -> Iterator[str]:
+    if not is_duration(one.per, above=True):
+        yield f"limits: {one.name}: per {shown(one.per)} has to be seconds or a timedelta, above 0"
+    is_number = isinstance(one.rate, int | float) and not isinstance(one.rate, bool)
+    if not is_number or not 0 < one.rate <= MOST_SLOTS:
+        yield f"limits: {one.name}: rate {shown(one.rate)} has to be a number above 0, at most {MOST_SLOTS:,}"
+    if one.burst is not None and (type(one.burst) is not int or not 1 <= one.burst <= MOST_SLOTS):
+        yield f"limits: {one.name}: burst {shown(one.burst)} has to be a whole number from 1 to {MOST_SLOTS:,}"
 
 
 def _is_name(given: Any) -> bool:
@@ -97,4 +147,5 @@ def disagreements(limits: Iterable[PlannedLimit]) -> Iterator[str]:
 
 
 def _said(one: PlannedLimit) -> str:
-    return f"{one.limit}{' by key' if one.keyed else ''}"
+    rate = f", {one.rate:g} a second" if one.rate is not None else ""
+    return f"{one.limit}{rate}{' by key' if one.keyed else ''}"

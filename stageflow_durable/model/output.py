@@ -30,7 +30,7 @@ class StageOutput:
 
     ``value``: what ``ok`` saves (any JSON value, falsy ones included). ``error``: a message or an exception.
     ``after``: lower bound of a retry's delay: seconds, an HTTP date, or None. ``timeout``: how many seconds ``wait``
-    waits at the most.
+    waits at the most. ``pause``: the name of a limit that ``retry`` pauses.
     """
 
     kind: OutputKind
@@ -38,6 +38,7 @@ class StageOutput:
     error: str | BaseException | None = None
     after: float | str | datetime | None = None
     timeout: float | None = None
+    pause: str | None = None
 
     @classmethod
     def ok(cls, value: Any = None, /, **fields: Any) -> StageOutput:
@@ -52,9 +53,18 @@ class StageOutput:
         return cls(OutputKind.SKIP, error=reason)
 
     @classmethod
-    def retry(cls, error: str | BaseException, after: float | str | datetime | None = None) -> StageOutput:
-        """Try again later; ``after`` (seconds, ``Retry-After`` header, HTTP date) is a lower bound of the delay."""
-        return cls(OutputKind.RETRY, error=error, after=after)
+    def retry(
+        cls,
+        error: str | BaseException,
+        after: float | str | datetime | None = None,
+        *,
+        pause: str | None = None,
+    ) -> StageOutput:
+        """Try again later; ``after`` (seconds, ``Retry-After`` header, HTTP date) is a lower bound of the delay.
+        ``pause``: a limit of the stage, by name, of which nobody gets anything for as long: the others need not find
+        out by themselves that it is too much. It is paused for this stage's key, or where it has none, for all.
+        """
+        return cls(OutputKind.RETRY, error=error, after=after, pause=pause)
 
     @classmethod
     def fail(cls, error: str | BaseException) -> StageOutput:

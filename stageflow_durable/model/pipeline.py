@@ -12,7 +12,7 @@ from stageflow_durable.codec import encode
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model import json_schema, mistakes
 from stageflow_durable.model.context import StageContext
-from stageflow_durable.model.limits import ConcurrencyLimit, disagreements, mistakes_of, planned
+from stageflow_durable.model.limits import Limit, disagreements, mistakes_of, planned
 from stageflow_durable.model.plan import APPROVAL, SLEEP, WAIT, Plan, PlannedStage, ordered
 from stageflow_durable.model.policy import RetryPolicy
 from stageflow_durable.model.stage import (
@@ -175,7 +175,7 @@ class Pipeline(Generic[InputT, ResultT]):
         queue: str | None = None,
         on_lease_lost: OnLeaseLost | None = None,
         callback: Any = None,
-        limits: Iterable[ConcurrencyLimit] = (),
+        limits: Iterable[Limit] = (),
         tools: Any = None,
     ) -> Pipeline[InputT, ResultT]:
         """This pipeline with one more stage.
@@ -188,7 +188,8 @@ class Pipeline(Generic[InputT, ResultT]):
         not renew its lease, though nobody may have taken the work; ``"continue"`` only once somebody has.
         ``callback``: a Pydantic model, or a JSON schema as a dict, by which what is sent to ``ctx.callback_url()`` is
         validated; None: any JSON. ``limits``: what it shares with others over all workers, see
-        :class:`ConcurrencyLimit`. ``tools``: the ``ToolRegistry`` (``stageflow_durable.tools``) of ``ctx.tools``.
+        :class:`ConcurrencyLimit` and :class:`RateLimit`. ``tools``: the ``ToolRegistry`` (``stageflow_durable.tools``)
+        of ``ctx.tools``.
         """
         brought: dict[str, Any] = dict(getattr(runner, "stage_options", {}))
         given = {name: value for name, value in (("retry", retry), ("compensate", compensate)) if value is not None}

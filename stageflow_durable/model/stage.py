@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from stageflow_durable.model.context import CompensationContext, StageContext
-from stageflow_durable.model.limits import ConcurrencyLimit
+from stageflow_durable.model.limits import Limit
 from stageflow_durable.model.policy import RetryPolicy
 
 if TYPE_CHECKING:
@@ -155,6 +155,6 @@ class StageSpec:
     wait: Wait | None = None
     callback: Any = field(default=None, hash=False)
     approval: Approval | None = None
-    limits: tuple[ConcurrencyLimit, ...] = ()
+    limits: tuple[Limit, ...] = ()
     tools: Any = field(default=None, hash=False)
     misfits: tuple[str, ...] = ()

@@ -71,7 +71,9 @@ class Strand(NamedTuple):
 
 class Behind(NamedTuple):
     """Of which limit a stage waits for a slot: how many there are, are held, and are waited for before it; ``lost``:
-    dead owners whose end nobody has confirmed, which therefore hold some of them.
+    dead owners whose end nobody has confirmed, which therefore hold some of them. ``rate``: of a rate limit, how many
+    begin in a second. ``due``: when its turn has come, where that is known; ``paused_until``: 0.0, or until when
+    nothing is given. Times in seconds since the epoch.
     """
 
     pool: PoolId
@@ -79,6 +81,9 @@ class Behind(NamedTuple):
     held: int
     before: int
     lost: tuple[str, ...] = ()
+    rate: float | None = None
+    due: float | None = None
+    paused_until: float = 0.0
 
 
 class About:
@@ -103,6 +108,10 @@ class About:
         self.most = most
         self.end_at = end_at
         self.behind = behind
+
+    def moment(self, at: float) -> datetime | None:
+        """A time of a row; None: none is set."""
+        return None if at >= self.end_at else as_moment(at)
 
     def until(self, row: Strand) -> datetime | None:
         """When the strand is due; None: no time is set."""
@@ -157,7 +166,7 @@ def _of(run: RunSummary, row: Strand, about: About) -> Wait:
 
 def _for_somebody(run: RunSummary, row: Strand, what: WaitingFor, until: datetime | None, about: About) -> Wait:
     if what is WaitingFor.LIMIT and until is None:
-        return _for_slots(run, row, about.behind(row.stage))
+        return _for_slots(run, row, about.behind(row.stage), about)
     end = f", {_due(until, about.now)} at the latest" if until is not None else ""
     if what is WaitingFor.LIMIT:
         text = f"{_named(row)} waits for its turn, which another run has; looked at again {_due(until, about.now)}"
@@ -166,15 +175,23 @@ def _for_somebody(run: RunSummary, row: Strand, what: WaitingFor, until: datetim
     return Wait(_KINDS[what], row.stage, until, run.updated_at, text)
 
 
-def _for_slots(run: RunSummary, row: Strand, behind: Sequence[Behind]) -> Wait:
-    text = f"{_named(row)} waits for a slot of {' and of '.join(map(_taken, behind)) or 'a limit'}"
-    fix = (
-        "; ".join(f"stageflow workers confirm-dead {owner} --reason …" for one in behind for owner in one.lost) or None
-    )
-    return Wait(WaitKind.LIMIT, row.stage, None, run.updated_at, text, fix)
+def _for_slots(run: RunSummary, row: Strand, behind: Sequence[Behind], about: About) -> Wait:
+    dues = [one.due for one in behind if one.due is not None]
+    until = about.moment(max(dues)) if dues else None
+    end = f", {_due(until, about.now)}" if until is not None and until > about.now else ""
+    what = " and of ".join(_taken(one, about) for one in behind) or "a limit"
+    by_rate = bool(behind) and all(one.rate is not None for one in behind)
+    text = f"{_named(row)} waits for {'its turn by' if by_rate else 'a slot of'} {what}{end}"
+    fixes = [f"stageflow workers confirm-dead {owner} --reason …" for one in behind for owner in one.lost]
+    return Wait(WaitKind.LIMIT, row.stage, until, run.updated_at, text, "; ".join(fixes) or None)
 
 
-def _taken(one: Behind) -> str:
+def _taken(one: Behind, about: About) -> str:
+    paused = about.moment(one.paused_until)
+    if paused is not None and paused > about.now:
+        return masked(f"{one.pool.text} (paused until {_clock(paused)})")
+    if one.rate is not None:
+        return masked(f"{one.pool.text} ({one.rate:g} a second{f', {one.before} before it' if one.before else ''})")
     lost = f", {len(one.lost)} by workers that are not confirmed dead" if one.lost else ""
     before = f", {one.before} before it" if one.before else ""
     return masked(f"{one.pool.text} ({one.held} of {one.limit} taken{lost}{before})")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, and_, case, func, literal, select, true, union_all
 
 from stageflow_durable.model.status import Phase, StrandState
+from stageflow_durable.state.clock import now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.recovery import MORE
 from stageflow_durable.state.tables import owners, runs, slots, strands
@@ -32,7 +33,8 @@ def next_due(connection: Connection, *, patience: float | None) -> float | None:
     counts = strands.c.published_at.is_(None) if patience is None else true()
     lost = select(func.min(sent)).where(and_(strands.c.state == constant(StrandState.READY), counts))
     over = select(func.min(slots.c.until)).where(slots.c.until < UNTIL_CONFIRMED)
-    unanswered = select(func.min(slots.c.offered_at) + ANSWER_SECONDS).where(slots.c.offered_at.is_not(None))
+    answer = case((slots.c.offered_at <= now(), slots.c.offered_at + ANSWER_SECONDS), else_=slots.c.offered_at)
+    unanswered = select(func.min(answer)).where(slots.c.offered_at.is_not(None))
     moments = union_all(waiting, late, held, lost, over, unanswered).subquery("moments")
     moment = connection.execute(select(func.min(moments.c[0]))).scalar_one_or_none()
     return None if moment is None else float(moment)

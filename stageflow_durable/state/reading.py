@@ -41,6 +41,7 @@ from stageflow_durable.store.values import (
     Filter,
     Found,
     Known,
+    LimitState,
     Measured,
     Missed,
     Overdue,
@@ -103,6 +104,10 @@ class Reading:
     def overdue(self, grace: float) -> Overdue:
         """What a sweep looks after; ``grace``: how many seconds ago a waiting strand should have been woken."""
         return self._see(lambda c: recovery.overdue(c, grace))
+
+    def limits(self) -> list[LimitState]:
+        """How every limit stands, for each key that is in use, or paused."""
+        return self._see(slots.states)
 
     def untended(self) -> list[PoolId]:
         """Pools with a slot that no attempt holds, or with a free one that nobody was offered."""

@@ -226,8 +226,8 @@ def next_wait(connection: Connection, grace: float) -> float | None:
     """In how many seconds the next waiting strand has to be woken; None if none waits for a time. Those that are
     overdue are left to the next sweep.
     """
-    found = _NEXT_WAIT.value(connection, grace=grace)
-    return None if found is None else float(found)
+    found = (_NEXT_WAIT.value(connection, grace=grace), slots.next_offer(connection))
+    return min((float(one) for one in found if one is not None), default=None)
 
 
 def undelivered(

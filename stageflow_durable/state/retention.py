@@ -35,6 +35,7 @@ from stageflow_durable.state.dialect import constant, insert_for
 from stageflow_durable.state.idempotency_keys import idempotency_keys
 from stageflow_durable.state.opening import STATEMENT_MILLISECONDS
 from stageflow_durable.state.slots import HOLDS
+from stageflow_durable.state.slots import forget as forget_pools
 from stageflow_durable.state.tables import (
     approvals,
     attempts,
@@ -196,6 +197,7 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
     gone = and_(owners.c.dead_at < ago(older_than), ~exists(select(strands.c.run).where(busy)), ~holds)
     connection.execute(delete(owners).where(gone))
     roster.forget(connection, older_than)
+    forget_pools(connection, older_than)
 
 
 def forget_traces(connection: Connection, older_than: float) -> int:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     not_,
     or_,
     select,
+    true,
     union_all,
     update,
 )
@@ -33,7 +34,7 @@ from stageflow_durable.state.clock import ago, now
 from stageflow_durable.state.dialect import constant
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import limits, owners, pools, slots, strands
-from stageflow_durable.store.values import BATCH
+from stageflow_durable.store.values import BATCH, LimitState, LimitWord
 from stageflow_durable.transitions import slots as decisions
 from stageflow_durable.transitions.change import SlotChange
 from stageflow_durable.transitions.draft import NO_ITEM
@@ -81,7 +82,15 @@ _POOLS_OF = Prepared(select(slots.c.name, slots.c.key).where(slots.c.run == _RUN
 _DECLARE = Prepared(lambda dialect: dialect.insert(limits).on_conflict_do_nothing())
 _OPEN = Prepared(lambda dialect: dialect.insert(pools).on_conflict_do_nothing())
 _LOCK = Prepared(
-    select(limits.c.amount)
+    select(
+        func.coalesce(limits.c.set_amount, limits.c.amount),
+        limits.c.per_second,
+        func.coalesce(limits.c.paused_until, 0.0),
+        func.coalesce(pools.c.paused_until, 0.0),
+        pools.c.tokens,
+        func.coalesce(pools.c.filled_at, 0.0),
+    )
+    .select_from(limits)
     .join(pools, pools.c.name == limits.c.name)
     .where(and_(pools.c.name == bindparam("of_name"), pools.c.key == bindparam("of_key")))
     .with_for_update(of=pools)
@@ -124,49 +133,66 @@ def _put(dialect: Any) -> Any:
 _PUT = Prepared(_put)
 _DROP = Prepared(delete(slots).where(and_(*(slots.c[name] == bindparam(f"the_{name}") for name in _KEY))))
 _CLEAN = Prepared(delete(slots).where(and_(_MINE, or_(_LEAKED, _OVER))))
-# What was offered and not taken: a strand that was not even woken is offered to again, one that was asks by itself.
+# What was offered and not taken, or is for later: a strand that was not woken is offered to again, one that was asks by
+# itself.
 _TAKE_BACK = Prepared(
-    update(slots).where(and_(_MINE, _WAITS, _UNANSWERED)).values(offered_at=None, short=_strand(_WAITING))
+    update(slots)
+    .where(and_(_MINE, _WAITS, or_(_UNANSWERED, slots.c.offered_at > ago(0.0))))
+    .values(offered_at=None, short=_strand(_WAITING))
 )
 _CLOCK = Prepared(select(now()))
-_DECLARED = Prepared(
-    lambda dialect: (insertion := dialect.insert(limits)).on_conflict_do_update(
-        index_elements=["name"], set_={"amount": insertion.excluded.amount}
-    )
+_FILL = Prepared(
+    update(pools)
+    .where(and_(pools.c.name == bindparam("of_name"), pools.c.key == bindparam("of_key")))
+    .values(tokens=bindparam("left"), filled_at=bindparam("at"))
 )
+
+
+def _declared(dialect: Any) -> Any:
+    insertion = dialect.insert(limits)
+    newest = {name: insertion.excluded[name] for name in ("amount", "per_second")}
+    return insertion.on_conflict_do_update(index_elements=["name"], set_=newest)
+
+
+_DECLARED = Prepared(_declared)
 
 
 def declare(connection: Connection, plans: Sequence[Plan]) -> None:
     """These are the newest definitions: their numbers count."""
-    found = {limit.name: limit.limit for plan in plans for stage in plan.stages for limit in stage.limits}
-    _DECLARED.many(connection, [{"name": name, "amount": found[name]} for name in sorted(found)])
+    found = {limit.name: limit for plan in plans for stage in plan.stages for limit in stage.limits}
+    rows = [{"name": name, "amount": found[name].limit, "per_second": found[name].rate} for name in sorted(found)]
+    _DECLARED.many(connection, rows)
 
 
 def load(connection: Connection, run_id: str, wanted: Iterable[Wanted]) -> dict[PoolId, Pool]:
     """Lock the pools that the run's rows name and those that are wanted, and read what decisions need of them."""
-    asked = {one.pool: one.limit for one in wanted}
+    asked = {one.pool: one for one in wanted}
     mine = {PoolId(*row) for row in _POOLS_OF.run(connection, run_id=run_id).fetchall()}
     ids = sorted(mine | asked.keys())
-    amounts = {pool: _lock(connection, pool, asked.get(pool, 0)) for pool in ids}
+    locked = {pool: _lock(connection, pool, asked.get(pool)) for pool in ids}
     # Read once all are locked: what a statement sees was there when it began.
-    return {pool: _read(connection, pool, amount, run_id) for pool, amount in amounts.items()}
+    return {pool: _read(connection, pool, found, run_id) for pool, found in locked.items()}
 
 
-def _lock(connection: Connection, pool: PoolId, declared: int) -> int:
+def _lock(connection: Connection, pool: PoolId, asked: Wanted | None = None) -> Pool:
+    """Lock a pool; returns it without its rows. ``asked``: where nobody has declared it yet, what it is to be."""
     of = {"of_name": pool.name, "of_key": pool.key}
-    amount = _LOCK.value(connection, **of)
-    if amount is None:
-        _DECLARE.run(connection, name=pool.name, amount=declared)
+    found = _LOCK.run(connection, **of).fetchone()
+    if found is None:
+        limit, rate = (0, None) if asked is None else (asked.limit, asked.rate)
+        _DECLARE.run(connection, name=pool.name, amount=limit, per_second=rate)
         _OPEN.run(connection, name=pool.name, key=pool.key)
-        amount = _LOCK.value(connection, **of)
-    return int(amount)
+        found = _LOCK.run(connection, **of).fetchone()
+    amount, rate, *paused, tokens, filled_at = found
+    left = float(amount) if tokens is None else float(tokens)
+    return Pool(int(amount), {}, (), rate, left, float(filled_at), max(map(float, paused)))
 
 
-def _read(connection: Connection, pool: PoolId, amount: int, run_id: str) -> Pool:
+def _read(connection: Connection, pool: PoolId, locked: Pool, run_id: str) -> Pool:
     of = {"of_name": pool.name, "of_key": pool.key}
     held = {turn: int(count) for turn, count in _COUNT.run(connection, **of).fetchall()}
     rows = dict.fromkeys(map(_row, _ROWS.run(connection, run_id=run_id, **of).fetchall()))
-    return Pool(amount, held, tuple(rows))
+    return locked._replace(held=held, rows=tuple(rows))
 
 
 def _row(values: Sequence[Any]) -> SlotRow:
@@ -178,15 +204,17 @@ def write(connection: Connection, change: SlotChange) -> None:
     """Write what was decided under the pools' locks."""
     _DROP.many(connection, [{f"the_{name}": part for name, part in zip(_KEY, key, strict=True)} for key in change.gone])
     _PUT.many(connection, [row._asdict() for row in change.put])
+    for pool, left, at in change.tokens:
+        _FILL.run(connection, of_name=pool.name, of_key=pool.key, left=left, at=at)
 
 
 def tend(connection: Connection, pool: PoolId) -> tuple[SlotRow, ...]:
     """Free the slots of what cannot act any more and of what is gone, and offer what is free; returns to whom."""
     of = {"of_name": pool.name, "of_key": pool.key}
-    amount = _lock(connection, pool, 0)
+    locked = _lock(connection, pool)
     _CLEAN.run(connection, **of)
     _TAKE_BACK.run(connection, **of)
-    change = decisions.offers({pool: _read(connection, pool, amount, "")}, float(_CLOCK.value(connection)))
+    change = decisions.offers({pool: _read(connection, pool, locked, "")}, float(_CLOCK.value(connection)))
     if change is None:
         return ()
     write(connection, change)
@@ -194,9 +222,14 @@ def tend(connection: Connection, pool: PoolId) -> tuple[SlotRow, ...]:
 
 
 _WAITED_FOR = Prepared(
-    select(slots.c.name, slots.c.key, limits.c.amount, slots.c.rank, slots.c.since)
+    select(
+        *(slots.c.name, slots.c.key, func.coalesce(limits.c.set_amount, limits.c.amount), slots.c.rank, slots.c.since),
+        *(limits.c.per_second, slots.c.offered_at, func.coalesce(limits.c.paused_until, 0.0)),
+        func.coalesce(pools.c.paused_until, 0.0),
+    )
     .select_from(slots)
     .join(limits, limits.c.name == slots.c.name)
+    .join(pools, and_(pools.c.name == slots.c.name, pools.c.key == slots.c.key))
     .where(and_(slots.c.run == _RUN, slots.c.stage == bindparam("of_stage"), _WAITS, slots.c.short.is_(True)))
     .order_by(slots.c.name, slots.c.key)
 )
@@ -215,13 +248,76 @@ _LOST_IN = Prepared(
 def behind(connection: Connection, run_id: str, stage: str) -> list[Behind]:
     """Of which limits a stage waits for slots."""
     found = []
-    for name, key, amount, rank, since in _WAITED_FOR.run(connection, run_id=run_id, of_stage=stage).fetchall():
+    for name, key, amount, rank, since, rate, due, *paused in _WAITED_FOR.run(
+        connection, run_id=run_id, of_stage=stage
+    ).fetchall():
         of = {"of_name": name, "of_key": key}
         held = sum(int(count) for _turn, count in _COUNT.run(connection, **of).fetchall())
         before = int(_BEFORE.value(connection, than_rank=rank, than_since=since, **of))
         lost = tuple(_LOST_IN.column(connection, for_ever=UNTIL_CONFIRMED, **of))
-        found.append(Behind(PoolId(name, key), amount, held, before, lost))
+        found.append(Behind(PoolId(name, key), amount, held, before, lost, rate, due, max(map(float, paused))))
     return found
+
+
+# --- what people say and see ------------------------------------------------------------------------------------------
+
+_POOLS_NAMED = select(pools.c.name, pools.c.key)
+_USED = (
+    select(slots.c.name, slots.c.key)
+    .union(select(pools.c.name, pools.c.key).where(pools.c.paused_until > now()))
+    .subquery("used")
+)
+_LIVE = or_(slots.c.until.is_(None), _MAY_ACT)
+_OF_POOL = and_(slots.c.name == _USED.c.name, slots.c.key == _USED.c.key)
+_STATES = select(
+    limits.c.name,
+    func.coalesce(_USED.c.key, ""),
+    func.coalesce(limits.c.set_amount, limits.c.amount),
+    limits.c.amount,
+    limits.c.per_second,
+    select(func.count()).select_from(slots).where(and_(_OF_POOL, _HELD, _LIVE)).scalar_subquery(),
+    select(func.count()).select_from(slots).where(and_(_OF_POOL, _WAITS, slots.c.short.is_(True))).scalar_subquery(),
+    limits.c.paused_until,
+    pools.c.paused_until,
+    func.coalesce(pools.c.said, limits.c.said),
+    now(),
+).select_from(
+    limits.outerjoin(_USED, _USED.c.name == limits.c.name).outerjoin(
+        pools, and_(pools.c.name == limits.c.name, pools.c.key == func.coalesce(_USED.c.key, ""))
+    )
+)
+
+
+def say(connection: Connection, word: LimitWord) -> list[PoolId] | None:
+    """Write what a person says of a limit; returns the pools that it is about, None where nothing has the name."""
+    there = connection.execute(select(limits.c.name).where(limits.c.name == word.name)).one_or_none()
+    if there is None:
+        return None
+    if word.key is not None:
+        _OPEN.run(connection, name=word.name, key=word.key)
+        of_key = update(pools).where(and_(pools.c.name == word.name, pools.c.key == word.key, _shorter(pools, word)))
+        connection.execute(of_key.values(paused_until=word.paused_until or None, said=word.said))
+        return [PoolId(word.name, word.key)]
+    changed: dict[str, Any] = {"said": word.said}
+    changed |= {} if word.amount is None else {"set_amount": word.amount or None}
+    changed |= {} if word.paused_until is None else {"paused_until": word.paused_until or None}
+    connection.execute(update(limits).where(and_(limits.c.name == word.name, _shorter(limits, word))).values(**changed))
+    found = connection.execute(_POOLS_NAMED.where(pools.c.name == word.name).order_by(pools.c.key))
+    return [PoolId(name, key) for name, key in found]
+
+
+def _shorter(table: Any, word: LimitWord) -> Any:
+    """Whether the pause that there is may be replaced."""
+    return or_(table.c.paused_until.is_(None), table.c.paused_until < word.paused_until) if word.longer else true()
+
+
+def states(connection: Connection) -> list[LimitState]:
+    """How every limit stands, for each key that is in use, or paused."""
+    found = []
+    for name, key, limit, declared, rate, held, waiting, *paused, said, clock in connection.execute(_STATES):
+        until = max((at for at in paused if at is not None and at > clock), default=None)
+        found.append(LimitState(PoolId(name, key), limit, declared, rate, held, waiting, until, said))
+    return sorted(found, key=lambda one: one.pool)
 
 
 # --- what sweeps find -------------------------------------------------------------------------------------------------
@@ -230,7 +326,7 @@ OFFERED = (
     select(*(strands.c[name] for name in ("run", "strand", "gen", "stage", "item")))
     .select_from(strands)
     .join(slots, and_(_STRAND, _WAITS))
-    .where(and_(_WAITING, strands.c.waiting_for == constant(WaitingFor.LIMIT), slots.c.offered_at.is_not(None)))
+    .where(and_(_WAITING, strands.c.waiting_for == constant(WaitingFor.LIMIT), slots.c.offered_at <= ago(0.0)))
     .distinct()
     .limit(BATCH)
 )
@@ -257,7 +353,22 @@ _TAKEN = (
     )
     .scalar_subquery()
 )
-_FREE = and_(_WAITS, slots.c.short.is_(True), slots.c.offered_at.is_(None), limits.c.amount > _TAKEN)
+_NEXT_OFFER = Prepared(select(func.min(slots.c.offered_at) - now()).where(and_(_WAITS, slots.c.offered_at > ago(0.0))))
+
+
+def next_offer(connection: Connection) -> float | None:
+    """In how many seconds the next slot, or token, is there for somebody who waits for it; None: nobody does."""
+    found = _NEXT_OFFER.value(connection)
+    return None if found is None else float(found)
+
+
+_FREE = and_(
+    limits.c.per_second.is_(None),
+    _WAITS,
+    slots.c.short.is_(True),
+    slots.c.offered_at.is_(None),
+    limits.c.amount > _TAKEN,
+)
 _UNTENDED = Prepared(
     select(slots.c.name, slots.c.key)
     .select_from(slots)
@@ -271,6 +382,13 @@ _UNTENDED = Prepared(
 def untended(connection: Connection) -> list[PoolId]:
     """Pools with a slot that no attempt holds, or with a free one that nobody was offered."""
     return [PoolId(*row) for row in _UNTENDED.run(connection).fetchall()]
+
+
+def forget(connection: Connection, older_than: float) -> None:
+    """Delete pools that nobody has used for so many seconds: keys may be many, and may name people."""
+    used = exists(select(slots.c.run).where(and_(slots.c.name == pools.c.name, slots.c.key == pools.c.key)))
+    paused = func.coalesce(pools.c.paused_until, 0.0) > now()
+    connection.execute(delete(pools).where(~used, ~paused, func.coalesce(pools.c.filled_at, 0.0) < ago(older_than)))
 
 
 HOLDS = and_(slots.c.owner == owners.c.id, slots.c.until > now())

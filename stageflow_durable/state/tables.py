@@ -518,8 +518,13 @@ limits = Table(
     "stageflow_limits",
     metadata,
     Column("name", NAME, primary_key=True),
-    # How many slots each key has: of the newest definition.
+    # Of the newest definition: how many slots each key has; of a rate limit its burst, and how many come in a second.
     Column("amount", Integer, nullable=False),
+    Column("per_second", Double),
+    # What a person has set instead; and until when nothing of it is given, and who said so.
+    Column("set_amount", Integer),
+    Column("paused_until", Double),
+    Column("said", Text),
 )
 
 # Locked before slots of it are looked at: several in the order of their names and keys, behind the run's row.
@@ -528,6 +533,11 @@ pools = Table(
     metadata,
     Column("name", NAME, primary_key=True),
     Column("key", NAME, primary_key=True),
+    # Of a rate limit: how many tokens there were, and when; NULL: none was taken yet.
+    Column("tokens", Double),
+    Column("filled_at", Double),
+    Column("paused_until", Double),
+    Column("said", Text),
 )
 
 slots = Table(

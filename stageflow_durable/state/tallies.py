@@ -67,7 +67,8 @@ def queued(connection: Connection, most: int) -> list[Queued]:
 
 def pooled(connection: Connection, most: int) -> list[Pooled]:
     """The slots of limits, of ``most`` that are held or waited for; those that most wait for first."""
-    amounts = {row.name: row.amount for row in connection.execute(select(limits))}
+    found = connection.execute(select(limits))
+    amounts = {row.name: row.amount if row.set_amount is None else row.set_amount for row in found}
     wanted = select(*(slots.c[name] for name in ("name", "key", "run", "stage", "attempt", "since", "until")))
     return pools_of(amounts, connection.execute(wanted.limit(most)).all())
 

@@ -17,7 +17,7 @@ from stageflow_durable.state.clock import now
 from stageflow_durable.state.prepared import Prepared
 from stageflow_durable.state.tables import attempts, checkpoints, runs, tombstones
 from stageflow_durable.store.transaction import Holder
-from stageflow_durable.store.values import BusinessKey
+from stageflow_durable.store.values import BusinessKey, LimitWord
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.draft import NO_ITEM
@@ -134,6 +134,10 @@ class SqlTransaction(NamedTuple):
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
         return slots.tend(self.connection, pool)
+
+    def say_of_limit(self, word: LimitWord) -> list[PoolId] | None:
+        """Write what a person says of a limit; returns the pools that it is about, None where nothing has the name."""
+        return slots.say(self.connection, word)
 
     def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
         """What the audit finds wrong with a locked run."""

@@ -21,7 +21,7 @@ from stageflow_durable.model.work import Fenced, Nudge, Work
 from stageflow_durable.store.carrying import Carrying, created, held_by, run_or_raise
 from stageflow_durable.store.chains import UNKNOWN_KEY
 from stageflow_durable.store.transaction import Transaction, transact
-from stageflow_durable.store.values import Created, Fork, Missed, Received, Stepped, StrandRef
+from stageflow_durable.store.values import Created, Fork, LimitWord, Missed, Received, Stepped, StrandRef
 from stageflow_durable.transitions import accept as accepting
 from stageflow_durable.transitions import approval, callback, calls, items, operate
 from stageflow_durable.transitions import fork as forking
@@ -125,6 +125,14 @@ class BaseStore(Carrying):
         """Free the slots of what cannot act any more, and offer what is free; returns what to publish."""
         woken = self._within(lambda t: t.tend(pool))
         return self._wake_for_slots(woken) if woken else ()
+
+    def say_of_limit(self, word: LimitWord) -> tuple[Nudge, ...]:
+        """Pause, resume or set a limit; returns what to publish. Raises NotAllowed where nothing has that name."""
+        found = self._within(lambda t: t.say_of_limit(word))
+        if found is None:
+            why = "nothing has that name: a stage that has the limit has not run yet, or it is misspelt"
+            raise NotAllowed(word.name, "change", why, of="limit")
+        return tuple(nudge for pool in found for nudge in self.tend(pool))
 
     def nudged(self, sent: Sequence[Missed]) -> int:
         """Record that the broker took these messages again; returns how many were still as they were found."""

@@ -47,6 +47,8 @@ from stageflow_durable.store.values import (
     Found,
     Identity,
     Known,
+    LimitState,
+    LimitWord,
     Measured,
     Missed,
     News,
@@ -287,6 +289,12 @@ class Recovering(Protocol):
 
     def tend(self, pool: PoolId) -> tuple[Nudge, ...]:
         """Free the slots of what cannot act any more, and offer what is free; returns what to publish."""
+
+    def limits(self) -> list[LimitState]:
+        """How every limit stands, for each key that is in use, or paused."""
+
+    def say_of_limit(self, word: LimitWord) -> tuple[Nudge, ...]:
+        """Pause, resume or set a limit; returns what to publish. Raises NotAllowed where nothing has that name."""
 
     def untended(self) -> list[PoolId]:
         """Pools with a slot that no attempt holds, or with a free one that nobody was offered. There should be none."""

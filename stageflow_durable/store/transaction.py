@@ -11,7 +11,7 @@ from stageflow_durable.idempotency.store import RunAnswer
 from stageflow_durable.model.attributes import Attributes
 from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.work import Work
-from stageflow_durable.store.values import BusinessKey
+from stageflow_durable.store.values import BusinessKey, LimitWord
 from stageflow_durable.transitions.accept import NewRun
 from stageflow_durable.transitions.change import Change
 from stageflow_durable.transitions.facts import Facts, NotLoaded, Part
@@ -87,6 +87,9 @@ class Transaction(Protocol):
 
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Lock a pool, free the slots of what cannot act any more, and offer what is free; returns whom to wake."""
+
+    def say_of_limit(self, word: LimitWord) -> list[PoolId] | None:
+        """Write what a person says of a limit; returns the pools that it is about, None where nothing has the name."""
 
     def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
         """What the audit finds wrong with a locked run. ``unsealed``: codes that were made without a key count too."""

@@ -247,6 +247,37 @@ class Overdue(NamedTuple):
     pools: list[PoolId]
 
 
+class LimitState(NamedTuple):
+    """How a limit stands, for one of its keys (empty: it has none, or ``pool`` is the limit itself, which nobody has
+    used yet). ``rate``: of a rate limit, how many begin in a second; ``limit`` is its burst then. ``declared``: what
+    the newest definition says, where a person has set another number. ``paused_until`` in seconds since the epoch.
+    ``said``: who paused or set it, and why.
+    """
+
+    pool: PoolId
+    limit: int
+    declared: int
+    rate: float | None
+    held: int
+    waiting: int
+    paused_until: float | None
+    said: str | None
+
+
+class LimitWord(NamedTuple):
+    """What a person says of a limit, or of one of its keys (None: of all of them). ``paused_until``: in seconds since
+    the epoch, 0.0 to resume; ``amount``: 0 for what the definition says; None: unchanged. ``longer``: a pause that
+    lasts longer stays.
+    """
+
+    name: str
+    key: str | None
+    said: str
+    paused_until: float | None = None
+    amount: int | None = None
+    longer: bool = False
+
+
 class WaitingStrand(NamedTuple):
     """A strand that waits, and what it needs of a worker. ``handed_back``: it waits for one, not for its time."""
 

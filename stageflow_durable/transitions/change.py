@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeAlias
 
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.work import Nudge, Refused, Work
 from stageflow_durable.transitions.facts import Facts
 from stageflow_durable.transitions.rows import HeldKey, SlotKey, SlotRow
@@ -145,12 +146,14 @@ OfItems: TypeAlias = OpenItems | RestItems | ReviveItems | FenceUndos | UndoItem
 
 class SlotChange(NamedTuple):
     """What becomes of slots: rows to be put in place of those that are there, the keys of those that go, and the
-    waiting ones for which a slot has become free: whoever commits wakes their strands.
+    waiting ones for which a slot has become free: whoever commits wakes their strands. ``tokens``: of rate limits, how
+    many are left, and at what time.
     """
 
     put: tuple[SlotRow, ...]
     gone: tuple[SlotKey, ...]
     woken: tuple[SlotRow, ...]
+    tokens: tuple[tuple[PoolId, float, float], ...] = ()
 
 
 def woken_by(change: Change) -> list[SlotRow]:

@@ -19,7 +19,7 @@ def wanted(draft: Draft, row: StrandRow, claimant: Claimant) -> tuple[Wanted, ..
     found = [(limit, _key(limit, claimant)) for limit in limits]
     if any(key is None for _limit, key in found):
         return None
-    return tuple(Wanted(PoolId(limit.name, key or ""), limit.limit) for limit, key in found)
+    return tuple(Wanted(PoolId(limit.name, key or ""), limit.limit, limit.rate) for limit, key in found)
 
 
 def _key(limit: PlannedLimit, claimant: Claimant) -> str | None:

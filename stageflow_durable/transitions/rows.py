@@ -229,8 +229,9 @@ class SlotRow(NamedTuple):
 
     ``rank``: the lower goes first; ``since``: since when it waits, or had waited. ``turn``: the key of another limit of
     the stage, among which the waiting take turns. Of one that waits: ``short``: there was none when it asked;
-    ``behind``: the first limit of which there was none; ``offered_at``: when one became free for it; ``passed_at``:
-    when a younger one was first let past. Of one that is held: ``until``: its attempt was lost, and may act until then.
+    ``behind``: the first limit of which there was none; ``offered_at``: when one became, or becomes, free for it;
+    ``passed_at``: when a younger one was first let past. Of one that is held: ``until``: its attempt was lost, and may
+    act until then.
     """
 
     name: str
@@ -263,12 +264,20 @@ class SlotRow(NamedTuple):
 
 class Pool(NamedTuple):
     """The slots of one limit and key, as far as a decision needs them: how many there are, how many are held, by turn,
-    and some rows: the run's own, and of those that wait the ones that may be next.
+    and some rows: the run's own, and of those that wait the ones that may be next. ``paused_until``: nothing is given
+    before; 0.0: it is not paused.
+
+    Of a rate limit ``rate`` says how many tokens come in a second, ``limit`` how many are kept at the most, and
+    ``tokens`` how many there were at ``filled_at``; nothing of it is held.
     """
 
     limit: int
     held: Mapping[str, int]
     rows: tuple[SlotRow, ...]
+    rate: float | None = None
+    tokens: float = 0.0
+    filled_at: float = 0.0
+    paused_until: float = 0.0
 
 
 NEW_STRAND = StrandRow(

@@ -12,8 +12,9 @@ slot is kept free for it where it only waits for another limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Protocol
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
 
 from stageflow_durable.model.limits import PoolId, Wanted
 from stageflow_durable.model.plan import Plan
@@ -25,6 +26,12 @@ from stageflow_durable.transitions.rows import Pool, SlotKey, SlotRow, StrandRow
 
 PASSED_OVER_SECONDS = 60.0
 """How long younger ones may be let past one that waits."""
+
+CLOCK_SECONDS = 1.0
+"""How far ahead a time may lie that another transaction wrote by the same clock."""
+
+NEARLY = 1e-6
+"""A token that is there but for a rounding counts."""
 
 ANSWER_SECONDS = 10.0
 """How long an offered slot is kept for whoever is to take it: nobody may serve its queue."""
@@ -102,17 +109,22 @@ class Slots:
         since = min((one.since for one in before.values()), default=clock)
         turn = next((one.pool.text for one in needs if one.pool.key), "")
         blank = SlotRow("", "", run.id, row.strand, row.stage, 0, row.gen, None, run.priority or 0, since, turn)
-        mine = {one.pool: blank._replace(name=one.pool.name, key=one.pool.key) for one in needs}
+        mine = {}
+        for one in needs:
+            there = before.get(one.pool, blank)
+            offer: dict[str, Any] = {"offered_at": there.offered_at, "passed_at": there.passed_at}
+            mine[one.pool] = blank._replace(name=one.pool.name, key=one.pool.key, **offer)
         missing = tuple(one for one in needs if not pools.has_room(mine[one.pool]))
         for old in before.values():
             pools.drop(old)
         for one in needs:
             if missing:
-                passed = before[one.pool].passed_at if one.pool in before else None
-                behind = missing[0].pool.text
-                pools.put(mine[one.pool]._replace(short=one in missing, behind=behind, passed_at=passed))
+                short = one in missing
+                again = pools.next_turn(mine[one.pool]) if short else None
+                pools.put(mine[one.pool]._replace(short=short, behind=missing[0].pool.text, offered_at=again))
             else:
-                pools.take(mine[one.pool]._replace(attempt=self._draft.next_number(row), owner=owner))
+                held = mine[one.pool]._replace(attempt=self._draft.next_number(row), owner=owner)
+                pools.take(held._replace(offered_at=None, passed_at=None))
         return missing
 
     def settled(self) -> SlotChange | None:
@@ -148,6 +160,11 @@ class Pools:
 
     def __init__(self, pools: Mapping[PoolId, Pool], clock: float) -> None:
         self._limits = {pool: found.limit for pool, found in pools.items()}
+        self._rates = {pool: found.rate for pool, found in pools.items() if found.rate is not None}
+        self._tokens = {pool: _tokens(pools[pool], clock) for pool in self._rates}
+        self._filled_at = {pool: _filled_at(pools[pool], clock) for pool in self._rates}
+        self._paused_until = {pool: found.paused_until for pool, found in pools.items()}
+        self._taken: dict[PoolId, None] = {}
         self._held = {pool: dict(found.held) for pool, found in pools.items()}
         self._rows = {row.place: row for found in pools.values() for row in found.rows}
         self._clock = clock
@@ -171,9 +188,13 @@ class Pools:
 
     def take(self, row: SlotRow) -> None:
         """Take a slot. Older ones that wait for the same are passed over."""
-        self.put(row)
-        held = self._held[row.pool]
-        held[row.turn] = held.get(row.turn, 0) + 1
+        if row.pool in self._rates:
+            self._tokens[row.pool] -= 1.0
+            self._taken[row.pool] = None
+        else:
+            self.put(row)
+            held = self._held[row.pool]
+            held[row.turn] = held.get(row.turn, 0) + 1
         for other in self._waiting(row.pool):
             if other.since < row.since and other.passed_at is None:
                 self.put(other._replace(passed_at=self._clock))
@@ -192,34 +213,56 @@ class Pools:
         """Whether there is a slot for this one, besides those that are held, offered to others before it, or kept for
         whoever waited for too long.
         """
-        others = [other for other in self._waiting(row.pool) if (other.run, other.strand) != (row.run, row.strand)]
-        offered = sum(1 for other in others if self._is_offered(other) and self._goes_before(other, row))
+        if self._paused_until[row.pool] > self._clock:
+            return False
+        others = self._others(row)
+        offered = [other for other in others if self._is_offered(other) and self._is_ahead(other, row)]
+        return self._free(row, others) > len(offered)
+
+    def _others(self, row: SlotRow) -> list[SlotRow]:
+        return [other for other in self._waiting(row.pool) if (other.run, other.strand) != (row.run, row.strand)]
+
+    def _free(self, row: SlotRow, others: Iterable[SlotRow]) -> int:
         kept = {
             other.behind
             for other in others
             if not other.short and other.offered_at is None and self._is_overdue(other) and other.since < row.since
         }
-        return sum(self._held[row.pool].values()) + offered + len(kept) < self._limits[row.pool]
+        if row.pool in self._rates:
+            return math.floor(self._tokens[row.pool] + NEARLY) - len(kept)
+        return self._limits[row.pool] - sum(self._held[row.pool].values()) - len(kept)
 
     def offered(self) -> SlotChange | None:
         """Offer what is free to those that are next."""
         woken = [row for pool in sorted(self._limits) for row in self._offers(pool)]
-        if not (self._put or self._gone):
+        tokens = tuple((pool, self._tokens[pool], self._filled_at[pool]) for pool in self._taken)
+        if not (self._put or self._gone or tokens):
             return None
-        return SlotChange(tuple(self._put.values()), tuple(self._gone), tuple(woken))
+        return SlotChange(tuple(self._put.values()), tuple(self._gone), tuple(woken), tokens)
 
     def _offers(self, pool: PoolId) -> Iterator[SlotRow]:
         waiting = [row for row in self._waiting(pool) if row.short and row.offered_at is None]
         counts = dict(self._held[pool])
         while waiting:
             row = min(waiting, key=lambda one: self._order(one, counts))
-            if not self.has_room(row):
+            others = self._others(row)
+            already = sum(map(self._is_offered, others))
+            if pool not in self._rates and self._free(row, others) <= already:
                 return
             waiting.remove(row)
             counts[row.turn] = counts.get(row.turn, 0) + 1
-            offered = row._replace(offered_at=self._clock)
+            offered = row._replace(offered_at=self._time_of(pool, already))
             self.put(offered)
-            yield offered
+            if offered.offered_at == self._clock:
+                yield offered
+
+    def _time_of(self, pool: PoolId, before: int) -> float:
+        """When a slot, or a token, is there for one that has so many before it."""
+        soonest, rate = max(self._clock, self._paused_until[pool]), self._rates.get(pool)
+        if rate is None:
+            return soonest
+        missing = before + 1 - self._tokens[pool]
+        return max(soonest, self._clock + missing / rate)
 
     def _waiting(self, pool: PoolId) -> list[SlotRow]:
         return [row for row in self._rows.values() if not row.attempt and row.pool == pool]
@@ -229,6 +272,23 @@ class Pools:
 
     def _is_overdue(self, row: SlotRow) -> bool:
         return row.passed_at is not None and row.passed_at <= self._clock - PASSED_OVER_SECONDS
+
+    def next_turn(self, row: SlotRow) -> float | None:
+        """When one that came at its time and found no token comes again: as soon as there is one, and not behind those
+        that were told a later time. None: it was told none, or waits for a slot.
+        """
+        if row.offered_at is None or row.pool not in self._rates:
+            return None
+        late = [other for other in self._others(row) if self._is_offered(other) and self._is_ahead(other, row)]
+        return self._time_of(row.pool, len(late))
+
+    def _is_ahead(self, one: SlotRow, other: SlotRow) -> bool:
+        """Whether ``one``, to which something is offered, is served before ``other``: it was told an earlier time, or
+        goes before whoever was told none.
+        """
+        if one.offered_at is None or other.offered_at is None or one.pool not in self._rates:
+            return self._goes_before(one, other)
+        return (one.offered_at, one.place) < (other.offered_at, other.place)
 
     def _goes_before(self, one: SlotRow, other: SlotRow) -> bool:
         """Whether ``one``, to which a slot is offered, goes before ``other``."""
@@ -241,6 +301,17 @@ class Pools:
     def _order(self, row: SlotRow, counts: Mapping[str, int]) -> tuple[bool, int, int, float, str, str]:
         overdue = self._is_overdue(row)
         return (not overdue, 0 if overdue else row.rank, counts.get(row.turn, 0), row.since, row.run, row.strand)
+
+
+def _tokens(pool: Pool, clock: float) -> float:
+    """How many tokens there are at ``clock``. A time that lies further ahead was written before the clock went back."""
+    ahead = pool.filled_at > clock + CLOCK_SECONDS
+    gained = 0.0 if ahead else max(0.0, clock - pool.filled_at) * (pool.rate or 0.0)
+    return min(float(pool.limit), pool.tokens + gained)
+
+
+def _filled_at(pool: Pool, clock: float) -> float:
+    return clock if pool.filled_at > clock + CLOCK_SECONDS else max(pool.filled_at, clock)
 
 
 def offers(pools: Mapping[PoolId, Pool], clock: float) -> SlotChange | None:

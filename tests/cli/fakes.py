@@ -177,6 +177,7 @@ class FakeOperations:
 
     held: list[Run] = field(default_factory=list)
     known_sinks: list[SinkView] = field(default_factory=list)
+    limits: Any = None
     known_workers: list[WorkerView] = field(default_factory=list)
     report: SweepReport = field(default_factory=SweepReport)
     calls: list[Call] = field(default_factory=list)

@@ -270,7 +270,7 @@ def clients(tables: Tables, _now: float, newest: int) -> list[str]:
 
 def pooled(tables: Tables, _now: float, most: int) -> list[Pooled]:
     """The slots of limits, of ``most`` that are held or waited for; those that most wait for first."""
-    amounts = dict(tables.limits.items())
+    amounts = {row.name: row.amount if row.set_amount is None else row.set_amount for row in tables.limits}
     return pools_of(amounts, list(tables.slots)[:most])
 
 

@@ -85,6 +85,10 @@ def _forget(tables: Tables, now: float, dead_before: float, laid_before: float) 
     for owner in [row for row in tables.owners if row.dead_at is not None and row.dead_at < dead_before]:
         if owner.id not in busy and owner.id not in awaited:
             tables.owners.remove(owner.id)
+    used = {row.pool for row in tables.slots}
+    for pool, its in list(tables.pools.items()):
+        if pool not in used and (its.paused_until or 0.0) <= now and (its.filled_at or 0.0) < dead_before:
+            tables.pools.remove(pool)
     named = {row.profile for row in tables.owners}
     for profile in [row for row in tables.profiles if row.seen_at < dead_before and row.id not in named]:
         tables.profiles.remove(profile.id)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from stageflow_durable.idempotency.rules import KeyRecord
+from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.plan import Plan
 from stageflow_durable.model.roster import Profile
 from stageflow_durable.model.status import RunStatus
@@ -129,6 +130,26 @@ class CallRecord(NamedTuple):
     saved_at: float | None = None
     undoable: bool = False
     undone_at: float | None = None
+
+
+class LimitRecord(NamedTuple):
+    """A limit, as the newest definition and people say."""
+
+    name: str
+    amount: int
+    per_second: float | None = None
+    set_amount: int | None = None
+    paused_until: float | None = None
+    said: str | None = None
+
+
+class PoolRecord(NamedTuple):
+    """What is told of a limit and key, beside its slots."""
+
+    tokens: float | None = None
+    filled_at: float | None = None
+    paused_until: float | None = None
+    said: str | None = None
 
 
 class EventRecord(NamedTuple):
@@ -427,7 +448,8 @@ class Tables:
         self.sinks = Rows[str, SinkRecord](journal)
         self.items = Parts[ItemRecord](journal)
         self.item_groups = Parts[GroupRecord](journal)
-        self.limits = Rows[str, int](journal)
+        self.limits = Rows[str, LimitRecord](journal)
+        self.pools = Rows[PoolId, PoolRecord](journal)
         self.slots = Rows[SlotKey, SlotRow](journal)
         self.keys_of_runs = Rows[RunKey, str](journal)
         self.tombstones = Rows[str, TombstoneRecord](journal)

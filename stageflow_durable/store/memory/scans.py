@@ -44,7 +44,7 @@ def overdue(tables: Tables, now: float, grace: float) -> Overdue:
     orphans = [_ref(row) for row in _in(tables, StrandState.RUNNING) if row.owner in dead]
     late = [run.id for run in tables.runs if run.is_late(now)]
     waiting = [row for row in _in(tables, StrandState.WAITING) if _is_due(row, now, grace)]
-    due = [_ref(row) for row in sorted(waiting, key=_wake_at)][:BATCH] + slots.offered(tables)
+    due = [_ref(row) for row in sorted(waiting, key=_wake_at)][:BATCH] + slots.offered(tables, now)
     queues = list(dict.fromkeys(row.queue for row in _in(tables, StrandState.READY)))
     ended = [row.id for row in tables.owners if row.awaited and row.confirmed]
     return Overdue(orphans[:BATCH], late[:BATCH], due, queues, ended[:BATCH], slots.to_tend(tables, now))
@@ -69,10 +69,11 @@ def next_wait(tables: Tables, now: float, grace: float) -> float | None:
         and (row.attempt or row.wake_at > now)
         and not row.nudges  # what was handed back is left to the sweeps
     ]
-    return min(found, default=None)
+    offer = slots.next_offer(tables, now)
+    return min(found if offer is None else [*found, offer], default=None)
 
 
-def next_due(tables: Tables, _now: float, patience: float | None) -> float | None:
+def next_due(tables: Tables, now: float, patience: float | None) -> float | None:
     """When a sweep would next find work; ``patience``: seconds after which an unanswered message counts as lost; None:
     none does.
     """
@@ -86,7 +87,11 @@ def next_due(tables: Tables, _now: float, patience: float | None) -> float | Non
         if patience is not None or row.published_at is None:
             moments.append((row.published_at or 0.0) + (patience or 0.0) * more(row.nudges))
     moments += [row.until for row in tables.slots if row.until is not None and row.until < UNTIL_CONFIRMED]
-    moments += [row.offered_at + ANSWER_SECONDS for row in tables.slots if row.offered_at is not None]
+    moments += [
+        row.offered_at + (ANSWER_SECONDS if row.offered_at <= now else 0.0)
+        for row in tables.slots
+        if row.offered_at is not None
+    ]
     return min((moment for moment in moments if moment is not None), default=None)
 
 

@@ -202,6 +202,7 @@ class MemoryStore(BaseStore):
     overdue = _at_once(scans.overdue)
     unmoved = _at_once(scans.unmoved)
     untended = _at_once(slots.untended)
+    limits = _at_once(slots.states)
     next_wait = _at_once(scans.next_wait)
     next_due = _at_once(scans.next_due)
     undelivered = _at_once(scans.undelivered)

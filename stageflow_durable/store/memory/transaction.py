@@ -18,7 +18,7 @@ from stageflow_durable.store.memory.rows import RECORDS, AttemptRecord, EventRec
 from stageflow_durable.store.of_items import parts_of_item, with_digest
 from stageflow_durable.store.sealing import seal_events, with_head
 from stageflow_durable.store.transaction import Holder
-from stageflow_durable.store.values import BusinessKey
+from stageflow_durable.store.values import BusinessKey, LimitWord
 from stageflow_durable.transitions.accept import NewRun, requesters
 from stageflow_durable.transitions.change import KEYS, Change, How, Row, Table
 from stageflow_durable.transitions.draft import NO_ITEM
@@ -302,6 +302,10 @@ class MemoryTransaction:
     def tend(self, pool: PoolId) -> tuple[SlotRow, ...]:
         """Free the slots of what cannot act any more, and offer what is free; returns who is to be woken."""
         return slots.tend(self.tables, self.clock(), pool)
+
+    def say_of_limit(self, word: LimitWord) -> list[PoolId] | None:
+        """Write what a person says of a limit; returns the pools that it is about, None where nothing has the name."""
+        return slots.say(self.tables, word)
 
     def problems(self, run_id: str, *, unsealed: bool = False) -> list[str]:
         """What the audit finds wrong with a run."""

@@ -11,6 +11,8 @@ import pytest
 from stageflow_durable import ConcurrencyLimit, Pipeline, RunStatus, StageOutput
 from stageflow_durable.errors import DefinitionError
 from stageflow_durable.model.status import ParkReason, WaitingFor
+from stageflow_durable.model.work import Claimant, Work
+from stageflow_durable.store.values import Identity
 from stageflow_durable.testing import Crash, InProcessEngine
 from tests.conformance.engine.acts import FAILS, Acts
 from tests.conformance.engine.conftest import MakeEngine
@@ -195,6 +197,29 @@ def test_a_body_whose_process_was_seen_to_end_gives_up_its_slot_at_once(acts: Ac
     first = engine.enqueue("p", {})
     engine.work()
     assert first.status() is RunStatus.SUCCEEDED
+    assert slots_of(engine) == 0
+
+
+def test_a_lost_body_with_a_timeout_gives_up_its_slot_once_that_has_passed(acts: Acts, make_engine: MakeEngine) -> None:
+    one = ConcurrencyLimit("bank", 1)
+    engine = make_engine(Pipeline("p").stage("a", acts.stage, limits=[one], on_unknown="park"))
+    plans, limits = {"p": engine.pipelines["p"].plan}, {("p", "a"): 120.0}
+    first = engine.enqueue("p", {})
+    nudge = engine.messages.take()
+    assert nudge is not None
+    owner = engine.store.join(Identity("elsewhere", 1, "gone"), 10.0)
+    assert isinstance(engine.store.begin(nudge, Claimant(owner, plans, limits)), Work)
+    second = engine.enqueue("p", {})
+    engine.advance(60)
+    engine.sweep()
+    engine.work()
+    assert [first.status(), second.status()] == [RunStatus.PARKED, RunStatus.WAITING]
+    (wait,) = second.describe().waits
+    assert (wait.text, wait.fix) == ("a waits for a slot of bank (1 of 1 taken)", None)
+    engine.store.prune(0.0, sleep=lambda _seconds: None)
+    engine.advance(61)
+    engine.drain()
+    assert second.status() is RunStatus.SUCCEEDED
     assert slots_of(engine) == 0
 
 
