@@ -95,7 +95,7 @@ class Limits:
     alist = in_thread(list)  # noqa: A003  # the method, whose name is the contract's
     apause = in_thread(pause)
     aresume = in_thread(resume)
-    aset = in_thread(set)  # noqa: A003  # likewise
+    aset = in_thread(set)  # noqa: A003  # the method of this class
 
 
 def _said(reason: str, actor: str) -> str:
