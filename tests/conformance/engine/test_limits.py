@@ -322,7 +322,7 @@ def test_a_run_moves_to_a_definition_without_the_limit(acts: Acts, make_engine: 
     ("limits", "said"),
     [
         ("bank", "limits='bank': a list of ConcurrencyLimit"),
-        (["bank"], "is not a ConcurrencyLimit"),
+        (["bank"], "is neither a ConcurrencyLimit nor a RateLimit"),
         ([ConcurrencyLimit("", 1)], "name '' has to be text"),
         ([ConcurrencyLimit("a", 0)], "limit 0 has to be a whole number from 1"),
         ([ConcurrencyLimit("a", True)], "limit True has to be a whole number"),
