@@ -124,6 +124,6 @@ def misfit(facts: Facts, new: Plan) -> str | None:
 
 def _undo_gone(facts: Facts, new: Plan) -> str | None:
     due = OPEN_STEPS | {StepState.COMPENSATION_FAILED}
-    owed = [stage for stage, state in facts.steps.items() if state in due]
+    owed = sorted(stage for stage, state in facts.steps.items() if state in due)
     gone = [stage for stage in owed if stage not in new.by_name or new.by_name[stage].undo is None]
     return f"the undo of {', '.join(gone)} is owed, and gone" if gone else None

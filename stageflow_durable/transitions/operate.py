@@ -142,7 +142,7 @@ def _skip(draft: Draft, order: Order) -> None:
         return
     if draft.run.phase is not Phase.SETTLED:
         raise NotAllowed(draft.id, "skip", "it is not at rest; what is being done or undone cannot be given up")
-    owed = [name for name, state in draft.steps.items() if state in _SKIPPABLE]
+    owed = sorted(name for name, state in draft.steps.items() if state in _SKIPPABLE)
     for stage in order.skip:
         if stage not in owed:
             listed = ", ".join(owed) or "none"
@@ -163,7 +163,7 @@ def _turn(draft: Draft, cause: Cause, order: Order) -> None:
 
 
 def _try_undos_again(draft: Draft) -> None:
-    for stage, state in draft.steps.items():
+    for stage, state in sorted(draft.steps.items()):  # a store gives them in any order
         if state is StepState.COMPENSATION_FAILED:
             draft.set_step(stage, StepState.RECORDED if stage in draft.saved else StepState.INTENDED)
     # Fenced against owners and messages from before. All at once: later undos open without a person.

@@ -79,6 +79,8 @@ def rows_in_memory(tables: Tables, table: str) -> list[dict[str, Any]]:
         return [{"name": name, "at": at} for name, at in tables.ticks.items()]
     if table == "profiles":
         return [{"id": row.id, "body": row.profile.encoded, "seen_at": row.seen_at} for row in tables.profiles]
+    if table == "pools":
+        return [{"name": name, "key": key, **row._asdict()} for (name, key), row in tables.pools.items()]
     more = {"runs": {"parent_stage": None, "parent_item": None}}.get(table, {})
     return [row._asdict() | more for row in getattr(tables, table)]
 

@@ -25,8 +25,6 @@ MEMORY_SEEDS = 1000
 """Played in memory alone: as many as a core plays in some ten seconds."""
 
 TABLES = sorted(name.removeprefix(PREFIX) for name in metadata.tables)
-KEPT_BY_NOBODY = frozenset({"attributes"})
-"""Tables that the engine does not write yet."""
 
 
 @pytest.mark.slow
@@ -86,8 +84,6 @@ def _told(seed: int, store: str) -> tuple[str, dict[str, Any]]:
 def _rows(simulation: Simulation, table: str) -> list[Mapping[str, Any]]:
     """In any order. A value of an enumeration is its text, as it is when it was read from a table."""
     database = simulation.database
-    if table in KEPT_BY_NOBODY:
-        return []
     rows = rows_in_memory(database.tables, table) if hasattr(database, "tables") else rows_in_sql(database, table)
     plain = ({name: str(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows)
     return sorted((dict(sorted(row.items())) for row in plain), key=repr)
