@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -74,7 +73,7 @@ class Bodies:
         self.answered: set[tuple[str, str]] = set()
         self.called: set[tuple[str, str]] = set()
         self._count = 0
-        self.crowded: Counter[tuple[str, str]] = Counter()
+        self.crowded: dict[object, tuple[frozenset[tuple[str, str]], float]] = {}
         self._raised: list[BaseException] = []
 
     def _kept(self, body: Callable[[Any], Any], ctx: Any) -> Any:
@@ -114,20 +113,23 @@ class Bodies:
         self.called.add((run, about))
         mark = object()
         self.inside[mark] = run, stage, owner
-        pools = [(limit.name, limit.key(ctx) if limit.key else "") for limit in spec.limits]
-        self._enter(pools, [limit.limit for limit in spec.limits])
+        pools = {(limit.name, limit.key(ctx) if limit.key else ""): limit.limit for limit in spec.limits}
+        self.crowded[mark] = frozenset(pools), since + (spec.timeout or float("inf"))
+        self._count_inside(pools)
         try:
             return self._act(ctx, worker, since, spec.timeout)
         finally:
             del self.inside[mark]
-            self.crowded.subtract(pools)
+            del self.crowded[mark]
 
-    def _enter(self, pools: list[tuple[str, str]], limits: list[int]) -> None:
-        """Count who is inside, whoever may think that they are not."""
-        self.crowded.update(pools)
-        for pool, limit in zip(pools, limits, strict=True):
-            if self.crowded[pool] > limit and not self._sim.jumped:
-                self._sim.broken(Violation(f"13: {self.crowded[pool]} bodies run at the same time that need {pool}"))
+    def _count_inside(self, pools: dict[tuple[str, str], int]) -> None:
+        """Whoever may think that they are not. One that stood still beyond its timeout does not count: then its slot is
+        free, as its undo may begin.
+        """
+        for pool, limit in pools.items():
+            count = sum(pool in needs and end >= self._sim.passed for needs, end in self.crowded.values())
+            if count > limit and not self._sim.jumped:
+                self._sim.broken(Violation(f"13: {count} bodies run at the same time that need {pool}"))
 
     def _began(self, run: str, stage: str, item: int, owner: str | None) -> float:
         """When the attempt began that is called now."""
