@@ -30,6 +30,8 @@ RUN, KEY = "R", "key"
 _TABLES = [table for table in metadata.sorted_tables if table.name != definitions.name]
 _EMPTY = ";".join(f"DELETE FROM {table.name}" for table in reversed(_TABLES))
 _SEALS = {"head", "previous", "mac", "digest"}
+_DRAWN = {"position"}
+"""Numbers of a sequence: what is rolled back has drawn its own."""
 
 
 def _look() -> str:
@@ -39,7 +41,7 @@ def _look() -> str:
         columns = ",".join(
             f"{column.name} IS NULL AS {column.name}" if isinstance(column.type, Double) else column.name
             for column in table.columns
-            if column.name not in _SEALS
+            if column.name not in _SEALS | _DRAWN
         )
         keys = ",".join(column.name for column in table.primary_key)
         parts.append(
