@@ -33,7 +33,7 @@ Changed = dict[str, Any]
 Rows = dict[tuple[str, str], dict[str, Any]]
 
 _UNTOLD = {"definitions", "digests", "ticks"}
-_SEALS = {"head", "previous", "mac", "digest"}  # they seal times
+_UNSHOWN = {"head", "previous", "mac", "digest", "position"}  # seals of times; a number of the database's sequence
 _MARK = re.compile(r'("audit\.erased":")[0-9a-f]{64}')  # it covers codes, which seal times
 _A_TIME = 1e9  # seconds since the epoch; durations are smaller
 
@@ -74,7 +74,7 @@ def _look(world: World) -> Rows:
                 continue
             keys = [column.name for column in table.primary_key]
             for row in connection.execute(select(table)).mappings():
-                shown = {column: _shown(value, clock, world) for column, value in row.items() if column not in _SEALS}
+                shown = {column: _shown(value, clock, world) for column, value in row.items() if column not in _UNSHOWN}
                 found[name, "/".join(str(shown[key]) for key in keys)] = shown
     return found
 
