@@ -41,7 +41,7 @@ MOST_OF_A_VALUE = 160
     metavar="SECONDS",
     help="How often --watch looks.",
 )
-@click.option("--full", is_flag=True, help="Input and outputs as long as they are, and tracebacks.")
+@click.option("--full", is_flag=True, help="Input and outputs as long as they are, tracebacks and log lines.")
 @json_option
 @app_option
 @click.pass_context

@@ -205,12 +205,15 @@ def _each(told: Sequence[AttemptView], lead: str, *, numbered: bool = True) -> l
 
 
 def _traces(stage: StageView) -> Iterator[str]:
-    """Where attempts of the stage and of its undo raised, in full."""
+    """Where attempts of the stage and of its undo raised and what they logged, in full."""
     for what, attempts in (("", stage.attempts), ("undo ", stage.undo.attempts if stage.undo else ())):
         for attempt in attempts:
             if attempt.traceback:
                 yield f"{what}#{attempt.n} raised:"
                 yield from attempt.traceback
+            if attempt.log:
+                yield f"{what}#{attempt.n} logged:"
+                yield from attempt.log
 
 
 def _word(stage: StageView) -> str:

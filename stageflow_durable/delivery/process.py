@@ -15,6 +15,7 @@ from stageflow_durable.delivery.messages import Words
 from stageflow_durable.delivery.signing import UNSIGNED, Signer
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.executor import Executed, Executor, Limits
+from stageflow_durable.engine.kept_lines import keep_lines
 from stageflow_durable.engine.lease import Owner, Pulse
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.engine.process_end import know
@@ -87,6 +88,7 @@ class Process:
         self._clock, self._lease, self._looked_at = world.clock, settings.lease_seconds, float("-inf")
         self._sweep_seconds = settings.sweep_seconds
         self._sweeps_at, self._wakes = float("-inf"), False
+        self._keeps_lines = settings.log_bytes > 0
         patience = Patience.of(settings)
         self._sweeper = Sweeper(store, publisher, patience, self._judge, broker=profile.broker)
         self._make_executor = partial(
@@ -98,7 +100,10 @@ class Process:
             interceptors=interceptors,
             observers=observers,
             limits=Limits(
-                settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
+                settings.in_place_stages,
+                settings.in_place_seconds,
+                payload_bytes=settings.max_payload_bytes,
+                log_bytes=settings.log_bytes,
             ),
             stopping=lambda: stopping,
             publish=self.publish,
@@ -151,6 +156,8 @@ class Process:
         """Begin to beat and to sweep. The first beat joins as an owner, before the first message if the database
         answers; however long it is away, nobody waits longer here than Celery does for a child to come up.
         """
+        if self._keeps_lines:
+            keep_lines()  # Celery has set up its logging by now, which takes away handlers that were there before
         self._executor()
         for pulse in self._pulses:
             pulse.ensure()

@@ -41,7 +41,7 @@ from stageflow_durable.engine.process_end import interruptible_by_hand, is_end_o
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
 from stageflow_durable.engine.saving import AWAY, Saving
-from stageflow_durable.engine.services import Services, own_context
+from stageflow_durable.engine.services import Services, logged, own_context
 from stageflow_durable.engine.stage_extras import steps_of, undo_of
 from stageflow_durable.errors import StageCancelled
 from stageflow_durable.masking import masking
@@ -64,13 +64,14 @@ log = masking(logging.getLogger("stageflow.executor"))
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How far one message may carry a run, how long a commit is tried while the database is away (seconds), and how
-    large an output may be.
+    large an output may be. ``log_bytes``: how much is kept of what an attempt logs; 0: nothing.
     """
 
     in_place_stages: int = 200
     in_place_seconds: float = 5.0
     hold_seconds: float = 30.0
     payload_bytes: int = PAYLOAD_BYTES
+    log_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +200,8 @@ class Executor:
         pipeline = self._pipelines[work.run.pipeline]
         spec = pipeline.by_name[work.stage]
         steps = partial(steps_of, self._world, self._limits, spec)
-        services = Services(self._store, work, is_async=body.is_async(spec.runner), url=self._callback_url, steps=steps)
+        is_async, url, log_bytes = body.is_async(spec.runner), self._callback_url, self._limits.log_bytes
+        services = Services(self._store, work, is_async=is_async, url=url, steps=steps, log_bytes=log_bytes)
         policy = self._policy(work)
         began = self._world.clock.monotonic()
         try:
@@ -310,8 +312,8 @@ class Executor:
         spec = pipeline.by_name.get(work.stage)
         undo = None if spec is None else spec.compensate
         policy = (None if undo is None else undo.retry) or pipeline.retry or self._retry
-        key, began, context = None, self._world.clock.monotonic(), own_context(work.run.id)
-        ctx, called = None, None
+        key, began, ctx, called = None, self._world.clock.monotonic(), None, None
+        context = own_context(work.run.id, log_bytes=self._limits.log_bytes)
         try:
             if spec is None or undo is None:
                 raise TypeError(f"stage {work.stage!r} has no undo in this version of the pipeline")
@@ -329,7 +331,7 @@ class Executor:
                 raise
             ended = outcome_of_error(error, policy, self._history(work, began), self._world.draw)
         try:
-            ending, kept = self._saving.of_undo(work, ended, key, go_on)
+            ending, kept = self._saving.of_undo(logged(work, context), ended, key, go_on)
         except BaseException as error:
             if called is not None:
                 self._call_observers_unsaved(ctx, called, error, context)

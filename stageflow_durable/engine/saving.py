@@ -24,7 +24,7 @@ from stageflow_durable.engine.outcome import (
 from stageflow_durable.engine.process_end import is_end_of_process
 from stageflow_durable.engine.redaction import loggable
 from stageflow_durable.engine.run_outputs import RunOutputs
-from stageflow_durable.engine.services import Services
+from stageflow_durable.engine.services import Services, logged
 from stageflow_durable.engine.tracing import traced
 from stageflow_durable.errors import SchemaBehind, StoreUnavailable
 from stageflow_durable.model.policy import RetryPolicy
@@ -124,7 +124,7 @@ class Saving:
         go_on: Callable[[], bool],
         noted: Kept = (),
     ) -> Ending:
-        events = (*services.asked_for(), *noted)
+        work, events = logged(work, services.context), (*services.asked_for(), *noted)
         if isinstance(outcome, Succeeded):
             done = self.commit(
                 work,

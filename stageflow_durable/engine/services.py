@@ -36,9 +36,11 @@ class Services:
         only_asked: bool = False,
         url: Callable[[str, str], str] | None = None,
         steps: Any = None,
+        log_bytes: int = 0,
     ) -> None:
         """``only_asked``: of a stage that only waits, whose function says for what and has no outcome of its own.
-        ``url``: gives the callback URL of a stage of a run; ``steps``: makes what saves steps.
+        ``url``: gives the callback URL of a stage of a run; ``steps``: makes what saves steps;
+        ``log_bytes``: how much of what is logged is kept.
         """
         self._make_steps = steps
         self._url = url
@@ -54,7 +56,7 @@ class Services:
         self.saved: Mapping[str, str] = {}
         self.result_type: Any = None
         self.place = Place()
-        self.context = own_context(work.run.id, self.place)
+        self.context = own_context(work.run.id, self.place, log_bytes)
 
     @property
     def holder(self) -> Session | None:
@@ -182,15 +184,39 @@ class Services:
 _run: ContextVar[str | None] = ContextVar("stageflow_run", default=None)
 
 
-def own_context(run_id: str, place: Place | None = None) -> Context:
-    """A context for one attempt of that run; ``place``: where its session is to be found."""
+class Lines:
+    """What the code of one attempt logs. ``most``: how many bytes of it are kept; ``kept``: what there is, made with
+    the first line.
+    """
+
+    __slots__ = ("kept", "most")
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.kept: Any = None
+
+
+lines_of_attempt: ContextVar[Lines | None] = ContextVar("stageflow_lines", default=None)
+
+
+def own_context(run_id: str, place: Place | None = None, log_bytes: int = 0) -> Context:
+    """A context for one attempt of that run; ``place``: where its session is to be found; ``log_bytes``: how much of
+    what is logged in it is kept.
+    """
     context = copy_context()
-    context.run(_enter, run_id, place)
+    context.run(_enter, run_id, place, Lines(log_bytes) if log_bytes else None)
     return context
 
 
-def _enter(run_id: str, place: Place | None) -> None:
+def logged(work: Work, context: Context) -> Work:
+    """The attempt with the lines that were logged in its context, if there are any."""
+    lines = context[lines_of_attempt]
+    return work if lines is None or lines.kept is None else work._replace(log=lines.kept.text())
+
+
+def _enter(run_id: str, place: Place | None, lines: Lines | None) -> None:
     _run.set(run_id)
+    lines_of_attempt.set(lines)
     place_of_session.set(place)
     decimal.setcontext(decimal.getcontext().copy())  # its value is changed in place: a copy of the variable shares it
 

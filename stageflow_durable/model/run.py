@@ -24,7 +24,8 @@ from stageflow_durable.model.status import (
 @dataclass(frozen=True, slots=True)
 class AttemptView:
     """One attempt of a stage or an undo. Times are aware datetimes; ``delay`` in seconds until the next attempt, or
-    None. ``traceback``: where it raised, line by line, the application's frames first, masked, as long as it is kept.
+    None. ``traceback``: where it raised, line by line, the application's frames first, masked, as long as it is kept;
+    ``log``: what its code logged, in the same way.
     """
 
     n: int
@@ -38,6 +39,7 @@ class AttemptView:
     category: str | None
     delay: float | None
     traceback: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
 
     @property
     def raised_at(self) -> str:

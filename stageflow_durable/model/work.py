@@ -149,7 +149,7 @@ class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     ``sent_at``: when the message that led here was published, or None. ``seq`` and ``head`` are the run's after the
     transaction that began it. ``saved``: the outputs of the run's stages by then, or None if they were not read.
     ``item``: which of the stage's items it is for, with what the item brings as ``given``; ``seq`` and ``head`` are
-    then those of the item. 0: the stage has none.
+    then those of the item. 0: the stage has none. ``log``: what its code has logged, as it is stored, once it is over.
     """
 
     run: RunFacts
@@ -172,6 +172,7 @@ class Work(NamedTuple):  # a tuple, for speed: one is made for each stage
     saved: Mapping[str, Saved] | None = None
     item: int = 0
     given: Given | None = None
+    log: str | None = None
 
     @property
     def undoing(self) -> bool:

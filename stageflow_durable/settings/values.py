@@ -29,6 +29,7 @@ PARSERS: dict[str, parsing.Parser] = {
     "short_delay_seconds": parsing.seconds(0, 3600),
     "sweep_seconds": parsing.seconds(0, 3600, above=True),
     "traceback_seconds": parsing.seconds(60, 315_360_000),
+    "log_bytes": parsing.whole(0, 1024 * 1024),
     "max_payload_bytes": parsing.whole(1024, 256 * 1024 * 1024),
     "sqlite_synchronous": parsing.one_of("FULL", "NORMAL", "EXTRA"),
     "visibility_timeout": parsing.whole(1, 43_200),
@@ -94,7 +95,9 @@ class Settings:
     ``in_place_stages``, ``in_place_seconds``: how far one message may carry a run.
     ``short_delay_seconds``: the longest delay that Celery carries; beyond it the row alone.
     ``sweep_seconds``: between two recovery sweeps, by default ``min(1, lease_seconds / 4)``.
-    ``traceback_seconds``: how long it is kept where attempts raised, also of runs that are not pruned.
+    ``traceback_seconds``: how long it is kept where attempts raised and what they logged, also of runs that are not
+    pruned.
+    ``log_bytes``: how much is kept of what an attempt logs; 0: nothing.
     ``max_payload_bytes``: of an input, of metadata and of a stage's output, each as it is encoded.
     ``visibility_timeout``: seconds until an unacknowledged message is delivered again; with ``quick_acks`` only
     other tasks'.
@@ -134,6 +137,7 @@ class Settings:
     short_delay_seconds: float = 5.0
     sweep_seconds: float = cast("float", None)  # filled in below: readers never see None
     traceback_seconds: float = TRACE_SECONDS
+    log_bytes: int = 8192
     # A run's outputs are read by each process that carries it: with fifty stages of this size it still gets by.
     max_payload_bytes: int = 1_048_576
     sqlite_synchronous: str = "FULL"

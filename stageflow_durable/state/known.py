@@ -213,6 +213,7 @@ def any_work_like(work: Work) -> Work:
         head=_HEAD,
         sent_at=_OTHER,
         saved=None,
+        log=None if work.log is None else SLOTS[Value.LOG],
     )
 
 

@@ -41,7 +41,8 @@ class Value(IntEnum):
     INPUT = 11
     METADATA = 12
     DEADLINE = 13
-    OTHER = 14
+    LOG = 14
+    OTHER = 15
     """Any other value: nothing that is written may contain it."""
 
 

@@ -201,13 +201,16 @@ def _forget(connection: Connection, older_than: float, key_seconds: float) -> No
 
 
 def forget_traces(connection: Connection, older_than: float) -> int:
-    """Delete where attempts raised that ended before, some at a time, also of runs that are not pruned; returns of how
-    many.
+    """Delete where attempts raised that ended before and what they logged, some at a time, also of runs that are not
+    pruned; returns of how many.
     """
+    return sum(_forget_lines(connection, column, older_than) for column in (attempts.c.trace, attempts.c.log))
+
+
+def _forget_lines(connection: Connection, column: ColumnElement[str | None], older_than: float) -> int:
     key = tuple(attempts.primary_key.columns)
-    old = and_(attempts.c.trace.is_not(None), attempts.c.ended_at < ago(older_than))
-    some = select(*key).where(old).limit(TRACES)
-    return connection.execute(update(attempts).where(tuple_(*key).in_(some)).values(trace=None)).rowcount
+    some = select(*key).where(and_(column.is_not(None), attempts.c.ended_at < ago(older_than))).limit(TRACES)
+    return connection.execute(update(attempts).where(tuple_(*key).in_(some)).values(trace=None, log=None)).rowcount
 
 
 def _forget_keys(database: Database) -> None:

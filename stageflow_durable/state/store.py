@@ -269,7 +269,7 @@ class SqlStore(Telling, Reading, BaseStore):
         self._do(lambda c: recovery.unpublish(c, nudges))
 
     def forget_traces(self, older_than_seconds: float) -> int:
-        """Delete where attempts raised that ended before, some at a time; returns of how many."""
+        """Delete where attempts raised that ended before and what they logged, some at a time; returns of how many."""
         return self._do(lambda c: retention.forget_traces(c, older_than_seconds))
 
     def prune(

@@ -287,6 +287,14 @@ attempts = Table(
         postgresql_where=text("trace IS NOT NULL"),
         sqlite_where=text("trace IS NOT NULL"),
     ),
+    # What its code logged, as a JSON list of lines, for as long as its traceback.
+    Column("log", Text),
+    Index(
+        "ix_stageflow_attempts_logged",
+        "ended_at",
+        postgresql_where=text("log IS NOT NULL"),
+        sqlite_where=text("log IS NOT NULL"),
+    ),
 )
 
 checkpoints = Table(

@@ -29,6 +29,8 @@ from stageflow_durable.transitions.facts import Facts, NotLoaded
 from stageflow_durable.transitions.rows import StrandRow
 
 _RUN_COLUMNS = len(RunFacts._fields)
+_UNUSED = (None,) * (Value.LOG - Value.SENT_AT)
+"""What only the recipe of a new run has values for."""
 
 MOST_RECIPES = 4096
 """How many recipes are kept; beyond that all are dropped and made again."""
@@ -193,12 +195,13 @@ class Unlocked:
             claimant.owner,
             onward and _limit(claimant, plan, onward),
             run.deadline is None,
+            work.log is None,
             *known.shaping(run),
         )
         recipe = self._recipe(place, decide)
         if recipe is None:
             return None
-        values = (run.id, self._driver.clock(), work.seq, work.head, work.gen, work.began_at, delta)
+        values = (run.id, self._driver.clock(), work.seq, work.head, work.gen, work.began_at, delta, *_UNUSED, work.log)
         filled = recipe.fill(values)
         if not self._at_once.write(filled.form, filled.given, ended=recipe.ended):
             return None

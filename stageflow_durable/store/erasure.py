@@ -28,7 +28,7 @@ MARK = "audit.erased"
 
 BLANK: Mapping[str, Mapping[str, Any]] = {
     "strands": {"progress": None},
-    "attempts": {"error": None, "trace": None},
+    "attempts": {"error": None, "trace": None, "log": None},
     "checkpoints": {"delta": None},
     "saga_steps": {"error": None, "reason": None},
     "signals": {"fingerprint": "", "payload": NOTHING, "reason": ""},

@@ -309,8 +309,8 @@ class Recovering(Protocol):
         """Let what was handed back in these runs rest: no live worker knows it."""
 
     def forget_traces(self, older_than_seconds: float) -> int:
-        """Delete where attempts raised that ended before, some at a time, also of runs that are not pruned; returns of
-        how many.
+        """Delete where attempts raised that ended before and what they logged, some at a time, also of runs that are
+        not pruned; returns of how many.
         """
 
     def prune(

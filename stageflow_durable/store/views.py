@@ -4,6 +4,7 @@ rows, and says them with these functions. A row has its columns as attributes, n
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -344,7 +345,15 @@ def _ended(row: Any) -> AttemptView:
         row.category,
         row.delay,
         tuple(row.trace.split("\n")) if row.trace else (),
+        _lines(row.log),
     )
+
+
+def _lines(log: str | None) -> tuple[str, ...]:
+    try:
+        return tuple(map(str, json.loads(log or "[]")))
+    except (ValueError, TypeError):
+        return ("(these lines cannot be read)",)  # one bad row fails no list
 
 
 def _undo(run: RunFacts, stage: PlannedStage, rows: RunRows) -> UndoView | None:

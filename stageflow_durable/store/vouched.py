@@ -157,7 +157,10 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
     },
     "stageflow_profiles": dict.fromkeys(("id", "body", "seen_at"), "says what workers serve; they say it anew"),
     "stageflow_item_groups": {"collects": "whether a failed item stops the run; each that stopped one says so"},
-    "stageflow_attempts": {"trace": "where it raised; what it raised is covered, and this goes by an age of its own"},
+    "stageflow_attempts": {
+        "trace": "where it raised; what it raised is covered, and this goes by an age of its own",
+        "log": "what it logged, which decides nothing and goes by the same age",
+    },
     "stageflow_attributes": dict.fromkeys(("run", "name", "value"), "what people find a run by; it decides nothing"),
     "stageflow_queues": dict.fromkeys(("name", "served_at", "free_at"), "says up to when messages were served"),
     "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from stageflow_durable.clock import World
 from stageflow_durable.engine.accept import publish
 from stageflow_durable.engine.executor import Executed, Executor, Limits
+from stageflow_durable.engine.kept_lines import keeping_lines
 from stageflow_durable.engine.lease import Owner
 from stageflow_durable.engine.ports import Publisher
 from stageflow_durable.errors import StoreUnavailable
@@ -66,6 +68,7 @@ class InProcessWorker:
         self.stopping = False
         self.profile = profile
         self._joined = False
+        self._keeping = keeping_lines if settings.log_bytes else nullcontext
         self._store = store
         self._publisher = publisher
         self._short = settings.short_delay_seconds
@@ -79,7 +82,10 @@ class InProcessWorker:
             interceptors=interceptors,
             observers=observers,
             limits=Limits(
-                settings.in_place_stages, settings.in_place_seconds, payload_bytes=settings.max_payload_bytes
+                settings.in_place_stages,
+                settings.in_place_seconds,
+                payload_bytes=settings.max_payload_bytes,
+                log_bytes=settings.log_bytes,
             ),
             stopping=lambda: self.stopping,
             publish=self._publish,
@@ -103,7 +109,8 @@ class InProcessWorker:
         """Carry one message as far as it goes; None when the database was away and the message comes again."""
         try:
             self.join()
-            executed = self._executor.execute(nudge)
+            with self._keeping():
+                executed = self._executor.execute(nudge)
         except StoreUnavailable:
             self._publisher.publish((nudge,), AWAY_SECONDS)
             return None

@@ -46,6 +46,9 @@ ACTIVE = (*IDLE, StrandState.RUNNING)
 AWAKE: dict[str, Any] = {"waiting_for": None, "wake_at": None}
 """The columns that say what a strand waits for, cleared."""
 
+FIRST = LAST = 5
+"""Attempts of an action or undo that keep where they raised and what they logged, from either end."""
+
 NO_ITEM = 0
 
 
@@ -358,8 +361,13 @@ class Draft:
         self._ended[ended.key] = ended
         if how.get("trace", "") is None:
             del how["trace"]  # most have none: no statement is written for it
+        if isinstance(of, Work) and of.log is not None:
+            how["log"] = of.log
         columns = {"owner": of.owner, "began_at": of.began_at, "ended_at": self.clock, "state": state, "doubt": doubt}
         self._write(Table.ATTEMPTS, ended.key, {**columns, "kill_by": kill_by, **how}, How.INSERT)
+        if of.attempt > FIRST + LAST:
+            middle = (of.stage, self.item, of.direction, of.attempt - LAST)
+            self._write(Table.ATTEMPTS, middle, {"trace": None, "log": None})
 
     def answer_attempt(self, row: AttemptRow, state: AttemptState, *, doubt: bool, **how: Any) -> None:
         """Say how an attempt ended that had waited for the outside."""

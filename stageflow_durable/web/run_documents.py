@@ -6,7 +6,7 @@ Whoever signed in to nothing is shown no values: what a run was given, saved and
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,16 @@ from stageflow_durable.clock import as_moment, as_optional_moment
 from stageflow_durable.legible import harmless_json, jsonable
 from stageflow_durable.masking import HIDDEN, masked_value
 from stageflow_durable.model.attention import Group
-from stageflow_durable.model.run import ApprovalView, Event, Run, RunSummary, StageView, StepView, WorkerView
+from stageflow_durable.model.run import (
+    ApprovalView,
+    AttemptView,
+    Event,
+    Run,
+    RunSummary,
+    StageView,
+    StepView,
+    WorkerView,
+)
 from stageflow_durable.model.status import AT_REST, RunStatus
 from stageflow_durable.model.verbs import APPLICABLE, Verb, VerbName, allowed_verbs
 from stageflow_durable.model.why import why
@@ -28,6 +37,9 @@ MOST_IN_FULL = 1_048_576
 
 MOST_OF_AN_ERROR = 400
 """Characters of an error in a list."""
+
+MOST_OF_LOGS = 262_144
+"""Characters of all log lines in a document of a run, which is read anew whenever the run moves."""
 
 _MOST_IN_LINES = 16_384
 _NAMED = frozenset({"stage", "attempt", "n", "status", "state", "name"})
@@ -146,9 +158,30 @@ def run_document(run: Run, *, shows: bool, seq: int) -> dict[str, Any]:
         "input": value_of(run.input, shows=shows),
         "metadata": value_of(run.metadata, shows=shows),
         "attributes": {name: value if shows else HIDDEN for name, value in run.attributes.items()},
-        "stages": [_stage(stage, shows=shows) for stage in run.stages],
+        "stages": [_stage(stage, shows=shows) for stage in _with_logs(run, shows=shows)],
         "allowed": [_allowed(verb) for verb in allowed_verbs(run)],
     }
+
+
+def _with_logs(run: Run, *, shows: bool) -> Iterator[StageView]:
+    """The stages with the log lines of their attempts, as far as these may be shown and there is room."""
+    left = MOST_OF_LOGS
+
+    def lines(attempt: AttemptView) -> AttemptView:
+        nonlocal left
+        size = sum(map(len, attempt.log))
+        if not size:
+            return attempt
+        if not shows:
+            return replace(attempt, log=(HIDDEN,))
+        if size > left:
+            return replace(attempt, log=(f"... left out here: stageflow show {run.run_id} --full",))
+        left -= size
+        return attempt
+
+    for stage in run.stages:
+        undo = stage.undo and replace(stage.undo, attempts=tuple(map(lines, stage.undo.attempts)))
+        yield replace(stage, attempts=tuple(map(lines, stage.attempts)), undo=undo)
 
 
 def _stage(stage: StageView, *, shows: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any
 
 from pydantic import BaseModel
@@ -40,6 +41,7 @@ class Shop:
     def charge(self, ctx: Any) -> Any:
         self.took(0.15)
         if ctx.input.cents > 90_000 and ctx.attempt < 3:
+            logging.getLogger("shop").warning("charging %s\x1b[31m", f"https://shop:secret@bank/{ctx.attempt}")
             raise TransientError(f"503 from https://shop:secret@bank.example/v1/charges, request {ctx.attempt * 1709}")
         if ctx.input.cents > 90_000:
             return StageOutput.reject("card declined: insufficient funds")

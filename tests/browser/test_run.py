@@ -30,6 +30,11 @@ def test_a_run_that_was_undone_is_drawn_with_its_attempts_waits_and_the_way_back
     detail = page.locator(".sf-detail")
     expect(detail).to_contain_text("card declined")
     expect(detail.locator("mark")).to_have_text(["3418"])
+    lines = detail.locator("details", has=page.get_by_text("Log lines", exact=True)).first
+    lines.locator("summary").click()
+    expect(lines.locator("pre")).to_contain_text(r"Z WARNING shop: charging https://***@bank/1\x1b[31m")
+    expect(detail.locator("summary", has_text="Traceback")).to_have_count(2)
+    expect(detail.locator("pre", has_text="TransientError: 503").first).to_contain_text("\n  at ", use_inner_text=False)
     expect(page.locator(".sf-verdict")).to_contain_text("as the engine wrote them; sealed with the audit key")
     shot(page, "run-undone")
     page.get_by_role("button", name=re.compile("^reserve: undone")).click()

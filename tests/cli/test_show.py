@@ -96,10 +96,15 @@ def test_values_are_cut_unless_all_of_them_is_wanted(
         assert "input{" in text
 
 
-def test_in_full_it_shows_where_attempts_raised(invoke: Invoke, engine: FakeApplication) -> None:
+def test_in_full_it_shows_where_attempts_raised_and_what_they_logged(invoke: Invoke, engine: FakeApplication) -> None:
     trace = ("ValueError: no", "  at /app/shop.py:12 in charge: raise ValueError")
-    failed = replace(attempt(1, AttemptState.FAILED, error="ValueError: no"), traceback=trace)
+    failed = replace(
+        attempt(1, AttemptState.FAILED, error="ValueError: no"), traceback=trace, log=("Z INFO shop: x\x1b",)
+    )
     engine.held = [run(RunStatus.FAILED, stage("charge", StageState.FAILED, failed))]
     assert "ValueError: no (shop.py:12)" in invoke("show", "01J9F2").stdout
     assert "at /app/shop.py:12 in charge" not in invoke("show", "01J9F2").stdout
-    assert "at /app/shop.py:12 in charge: raise ValueError" in invoke("show", "01J9F2", "--full").stdout
+    assert "INFO shop" not in invoke("show", "01J9F2").stdout
+    full = invoke("show", "01J9F2", "--full").stdout
+    assert "at /app/shop.py:12 in charge: raise ValueError" in full
+    assert r"Z INFO shop: x\x1b" in full

@@ -95,8 +95,9 @@ def _forget(tables: Tables, now: float, dead_before: float, laid_before: float) 
 
 
 def forget_traces(tables: Tables, now: float, older_than_seconds: float) -> int:
-    """Delete where attempts raised that ended before, some at a time; returns of how many."""
-    old = [row for row in tables.attempts if row.trace is not None and row.ended_at < now - older_than_seconds]
+    """Delete where attempts raised that ended before and what they logged, some at a time; returns of how many."""
+    kept = [row for row in tables.attempts if row.trace is not None or row.log is not None]
+    old = [row for row in kept if row.ended_at < now - older_than_seconds]
     for row in old[:TRACES]:
-        tables.attempts.put((row.run, row.stage, row.item, row.direction, row.n), row._replace(trace=None))
+        tables.attempts.put((row.run, row.stage, row.item, row.direction, row.n), row._replace(trace=None, log=None))
     return len(old[:TRACES])

@@ -38,6 +38,7 @@ class AttemptRecord(NamedTuple):
     category: str | None = None
     delay: float | None = None
     trace: str | None = None
+    log: str | None = None
 
 
 class CheckpointRecord(NamedTuple):

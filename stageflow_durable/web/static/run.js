@@ -273,15 +273,16 @@ function place(attempt) {
 }
 
 function traceback(attempt) {
-  const text = attempt.traceback;
-  return text && h("details", null, h("summary", null, "Traceback"), h("pre", { tabindex: "0" }, legibleLines(text)));
+  return folded("Traceback", attempt.traceback);
 }
 
 function lines(attempt) {
-  const kept = attempt.log || attempt.logs;
-  if (!kept || !kept.length) return null;
-  const text = typeof kept === "string" ? kept : kept.map((line) => (typeof line === "string" ? line : Object.values(line).join("  "))).join("\n");
-  return h("details", null, h("summary", null, "Log lines"), h("pre", { tabindex: "0" }, legibleLines(text)));
+  return folded("Log lines", attempt.log);
+}
+
+function folded(title, text) {
+  if (!text || !text.length) return null;
+  return h("details", null, h("summary", null, title), h("pre", { tabindex: "0" }, legibleLines(text.join("\n"))));
 }
 
 const MOST_STEPS = 100;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from stageflow_durable.masking import HIDDEN
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.store.memory import MemoryStore
 from stageflow_durable.testing import FakeClock, InProcessEngine, engine_for_tests
+from stageflow_durable.web import run_documents
 from stageflow_durable.web.http import Request, answer
 from stageflow_durable.web.monitor import TOKEN_OF, Monitor
 from stageflow_durable.web.signed_in import Visitor
@@ -39,6 +41,7 @@ def charge(ctx: StageContext[Order]) -> Any:
     ctx.step("look-up", lambda: {"limit": f"of {ctx.input.order_id}"})
     if ctx.input.cents == 0:
         return StageOutput.fail("declined")
+    logging.getLogger("shop").warning("charging %s", ctx.input.order_id)
     if ctx.input.cents == 1:
         raise TypeError("a bug of https://ann:pw@bank/x")
     return {"payment": "P-1"}
@@ -242,8 +245,21 @@ def test_a_run_is_told_with_stages_values_and_what_is_allowed(desk: Desk) -> Non
     assert json.loads(reserve_["output"]["text"]) == {"shelf": "A-0", "note": "", "password": "***"}
     assert json.loads(told["input"]["text"])["iban"] == HIDDEN
     assert charge_["attempts"][0]["error"].startswith("TypeError: a bug")
+    assert [line[-11:] for line in charge_["attempts"][0]["log"]] == ["harging A-0"]
     assert [verb["verb"] for verb in told["allowed"]] == ["resume", "compensate"]
     assert desk.told(f"runs/{run_id[:20].lower()}")["run_id"] == run_id
+
+
+def test_log_lines_are_values_and_there_are_only_so_many_of_them(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = desk.engine.run(orders(desk, 1)[0])
+    for shows, most, log in (
+        (False, 100, [HIDDEN]),
+        (True, 1, [f"... left out here: stageflow show {run.run_id} --full"]),
+    ):
+        monkeypatch.setattr(run_documents, "MOST_OF_LOGS", most)
+        told = run_documents.run_document(run, shows=shows, seq=1)
+        assert told["stages"][1]["attempts"][0]["log"] == log
+        assert told["stages"][0]["attempts"][0]["log"] == []
 
 
 def test_saved_steps_of_a_stage_are_told_with_their_values(desk: Desk) -> None:
