@@ -267,7 +267,7 @@ class Engine(EmbeddedEngines, CallbackOperations, LinkOperations, Operations):
         with self._registering.setdefault(os.getpid(), threading.Lock()):
             if self._registered_in != os.getpid():
                 self.store.register([pipeline.plan for pipeline in self.pipelines.values()])
-                self.open_sinks()
+                self._open_sinks()
                 if not self.store.after_commit(self._are_registered):
                     self._are_registered()
 

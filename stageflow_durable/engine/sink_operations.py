@@ -34,7 +34,7 @@ class SinkOperations:
         """Who is told of events."""
         return ()
 
-    def open_sinks(self) -> None:
+    def _open_sinks(self) -> None:
         """Make the sinks known: what happens from now on is kept for them."""
         for sink in self.sinks:
             self.store.open_sink(sink.name)

@@ -436,8 +436,10 @@ class Steps:
             self._taken_over = True
             raise TakenOver(f"its work was taken over: step {row.name!r} is not saved")
         lost = work.lost if row.saved_at is None else 0
-        self._services.work = work._replace(seq=stepped.seq, head=stepped.head, lost=lost)
-        self._stopping = stepped.phase is not Phase.FORWARD
+        # With the number goes all that it vouches for: else the end would be decided by what the run was at the begin.
+        run = work.run if work.item else stepped.run
+        self._services.work = work._replace(run=run, seq=stepped.seq, head=stepped.head, lost=lost)
+        self._stopping = stepped.run.phase is not Phase.FORWARD
         self._last = max(self._last, row.n)
         with self._known:
             if self._rows is not None:

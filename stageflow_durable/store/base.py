@@ -192,7 +192,7 @@ class BaseStore(Carrying):
             decided = self._end_at_once(work, decide) or self._transact(work.run.id, decide)
         if not isinstance(decided, Change):
             return Fenced()
-        return Stepped(decided.seq, decided.head, decided.facts.run.phase)
+        return Stepped(decided.seq, decided.head, decided.facts.run)
 
     # --- people -------------------------------------------------------------------------------------------------------
 

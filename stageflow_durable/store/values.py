@@ -14,7 +14,7 @@ from stageflow_durable.model.limits import PoolId
 from stageflow_durable.model.roster import Need
 from stageflow_durable.model.run import RunSummary
 from stageflow_durable.model.sinks import RunEvent
-from stageflow_durable.model.status import ParkReason, Phase, RunStatus
+from stageflow_durable.model.status import ParkReason, RunStatus
 from stageflow_durable.model.verbs import GOING_FORWARD, Standing
 from stageflow_durable.model.work import Nudge, RunFacts, Saved
 
@@ -121,13 +121,13 @@ Answer = Created | StageflowError
 
 
 class Stepped(NamedTuple):
-    """A step of an attempt was written: number and head of the run (of the item, if it has one) afterwards, and which
-    way the run goes.
+    """A step of an attempt was written: number and head of the run (of the item, if it has one) afterwards, and the run
+    as it stood then: it may have been stopped since the attempt began.
     """
 
     seq: int
     head: str
-    phase: Phase
+    run: RunFacts
 
 
 @dataclass(frozen=True, slots=True)

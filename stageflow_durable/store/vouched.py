@@ -135,6 +135,7 @@ _WHEN = "says when work is offered next, or how often it was; each attempt is an
 _OFFERED = "the name under which work is offered; where it stands and what runs is covered"
 _PROCESS = "says which processes live; their leases change all the time, and nothing about a run follows from it"
 _CONFIRMED = "who said that a process has ended; each run that waited for it says so in an event of its own"
+_SLOT = "says when work may begin; which attempts run, and so hold a slot, is covered"
 _KEYS = "a key belongs to many runs, or to a lease, and outlives them: there is no history to say what it must be"
 
 UNCOVERED: Mapping[str, Mapping[str, str]] = {
@@ -149,6 +150,7 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
         "began_at": "covered once the attempt is over, by its row",
         "kill_by": "covered once the attempt is over, by its row",
     },
+    "stageflow_events": {"position": "in which order sinks are told; an event is covered by its own code"},
     "stageflow_definitions": {"registered_at": "which definition is the newest; a rolling deploy changes it"},
     "stageflow_owners": {
         **dict.fromkeys(("id", "host", "pid", "boot", "started_at", "expires_at", "dead_at", "confirmed"), _PROCESS),
@@ -161,6 +163,31 @@ UNCOVERED: Mapping[str, Mapping[str, str]] = {
         "trace": "where it raised; what it raised is covered, and this goes by an age of its own",
         "log": "what it logged, which decides nothing and goes by the same age",
     },
+    "stageflow_limits": dict.fromkeys(
+        ("name", "amount", "per_second", "set_amount", "paused_until", "said"), "belongs to many runs, and to none"
+    ),
+    "stageflow_pools": dict.fromkeys(
+        ("name", "key", "tokens", "filled_at", "paused_until", "said"), "belongs to many runs, and to none"
+    ),
+    "stageflow_slots": {
+        **dict.fromkeys(("name", "key", "run", "strand", "stage", "attempt", "gen", "owner", "until"), _SLOT),
+        **dict.fromkeys(("rank", "since", "turn", "short", "behind", "offered_at", "passed_at"), _WHEN),
+    },
+    "stageflow_sinks": dict.fromkeys(
+        (
+            "name",
+            "position",
+            "fence",
+            "owner",
+            "expires_at",
+            "tries",
+            "error",
+            "retry_at",
+            "delivered_at",
+            "created_at",
+        ),
+        "says how far a sink was told; what it is told is covered",
+    ),
     "stageflow_attributes": dict.fromkeys(("run", "name", "value"), "what people find a run by; it decides nothing"),
     "stageflow_queues": dict.fromkeys(("name", "served_at", "free_at"), "says up to when messages were served"),
     "stageflow_ticks": dict.fromkeys(("name", "at"), "says whose turn it is to sweep"),

@@ -589,7 +589,7 @@ def test_an_undo_that_waits_has_failed(make_engine: MakeEngine, acts: Acts) -> N
     engine.drain()
     run = handle.describe()
     assert run.status is RunStatus.COMPENSATION_FAILED
-    assert "an undo cannot wait" in str(undo_of(run, "a").error)
+    assert "an undo can neither wait" in str(undo_of(run, "a").error)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_sink_begins_with_what_happens_once_it_is_there(
     run(engine)
     late = Receiver("late")
     other = make_engine(acts.line("a b"), sinks=[late], name="other")
-    other.open_sinks()
+    other._open_sinks()
     second = run(engine)
     other.deliver()
     assert {event.run_id for event in late.told} == {second}

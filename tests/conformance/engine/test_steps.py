@@ -233,6 +233,23 @@ def test_a_run_that_stops_begins_no_step(make_engine: MakeEngine, acts: Acts, re
     assert saved(engine, handle.run_id) == [(1, "send", 1)]
 
 
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_run_that_was_stopped_while_a_step_was_made_goes_no_further(
+    make_engine: MakeEngine, acts: Acts, branches: bool
+) -> None:
+    engine = make_engine(acts.graph(a="", b="a", c="a") if branches else acts.line("a b"))
+
+    def stops(run_id: str) -> None:
+        engine.cancel(run_id, **WHO)
+
+    acts.play("a", lambda ctx: ctx.step("send", stops, ctx.run_id))
+    (name,) = engine.pipelines
+    handle = engine.enqueue(name, {})
+    engine.drain()
+    assert handle.status() is RunStatus.COMPENSATED
+    assert acts.log == ["a", "undo a ok"]
+
+
 def test_a_stage_that_was_lost_and_settled_keeps_its_steps(make_engine: MakeEngine, acts: Acts, remote: Remote) -> None:
     engine = make_engine(acts.line("a", a={"on_unknown": "park"}))
 

@@ -52,6 +52,8 @@ def _on_postgresql() -> None:
     # No CACHE: a session that drew numbers ahead would write them later than others wrote higher ones.
     op.execute(f"CREATE SEQUENCE {_POSITION} OWNED BY {_EVENTS}.position")
     op.execute(f"ALTER TABLE {_EVENTS} ALTER COLUMN position SET DEFAULT nextval('{_POSITION}')")
+    # Who may write to the table draws from it: rights on tables, as they were given before, go on being enough.
+    op.execute(f"GRANT USAGE, SELECT ON SEQUENCE {_POSITION} TO PUBLIC")
 
 
 def _on_sqlite() -> None:
