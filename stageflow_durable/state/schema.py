@@ -137,9 +137,10 @@ def _rows(connection: Connection, name: str) -> int:
     return int(connection.execute(_ABOUT, {"name": f"{PREFIX}{name}"}).scalar_one())
 
 
-# A table that was never analysed says how many pages it has.
+# Of a table that was never analysed the catalogue knows nothing, not even how many pages it has: its file does.
 _ABOUT = text(
-    "SELECT CASE WHEN reltuples < 0 THEN relpages * 40 ELSE reltuples END FROM pg_class "
+    "SELECT CASE WHEN reltuples < 0 THEN pg_relation_size(oid) / current_setting('block_size')::bigint * 40 "
+    "ELSE reltuples END FROM pg_class "
     "WHERE oid = CAST(:name AS regclass)"
 )
 

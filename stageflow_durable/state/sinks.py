@@ -26,11 +26,13 @@ from stageflow_durable.store.values import FURTHEST_RETRY_SECONDS, MOST_BEHIND, 
 from stageflow_durable.store.views import sink_of, told_of
 
 _DRAWN = text("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM stageflow_events_position")
-# Every writer of the table holds this lock until its transaction has ended, whatever its role.
+# Every writer of the table holds this lock until its transaction has ended, whatever its role. One that is prepared to
+# be committed in two phases has no process.
 _WRITERS = text(
     "SELECT DISTINCT virtualtransaction FROM pg_locks WHERE locktype = 'relation' AND granted "
     "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-    "AND relation = CAST('stageflow_events' AS regclass) AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid()"
+    "AND relation = CAST('stageflow_events' AS regclass) AND mode = 'RowExclusiveLock' AND pid IS DISTINCT FROM "
+    "pg_backend_pid()"
 )
 _EVENT = tuple(events.c[name] for name in ("run", "item", "seq", "type", "at", "data", "position"))
 _OF_RUN = tuple(runs.c[name] for name in ("pipeline", "client_id", "key"))
