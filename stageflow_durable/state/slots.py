@@ -367,7 +367,7 @@ _FREE = and_(
     _WAITS,
     slots.c.short.is_(True),
     slots.c.offered_at.is_(None),
-    limits.c.amount > _TAKEN,
+    func.coalesce(limits.c.set_amount, limits.c.amount) > _TAKEN,
 )
 _UNTENDED = Prepared(
     select(slots.c.name, slots.c.key)

@@ -195,7 +195,7 @@ def _is_free_for(tables: Tables, row: SlotRow) -> bool:
         return False
     taken = sum(1 for one in tables.slots if one.pool == row.pool and (one.attempt or one.offered_at is not None))
     limit = tables.limits.get(row.name)
-    return limit is not None and limit.per_second is None and taken < limit.amount
+    return limit is not None and limit.per_second is None and taken < (limit.set_amount or limit.amount)
 
 
 def next_offer(tables: Tables, now: float) -> float | None:

@@ -307,6 +307,26 @@ def test_the_number_of_the_newest_definition_counts(crowd: Crowd, make_engine: M
     assert crowd.most["all"] == 3
 
 
+def test_where_a_person_set_a_lower_number_nothing_passes_for_free(make_engine: MakeEngine) -> None:
+    seen: list[Any] = []
+
+    def body(ctx: Any) -> None:
+        if ctx.input["n"] == 1:
+            while engine.step(engine.crew[1]):
+                pass
+            seen.extend([handles[1].status(), engine.store.untended()])
+
+    engine = make_engine(Pipeline("p").stage("pay", body, limits=[BANK]), workers=2)
+    engine.enqueue("p", {"n": 0})
+    engine.drain()
+    engine.limits.set("bank", 1, reason="careful", actor="ann")
+    handles = [engine.enqueue("p", {"n": n}) for n in (1, 2)]
+    assert engine.step(engine.crew[0])
+    assert seen == [RunStatus.WAITING, []]
+    engine.drain()
+    assert [handle.status() for handle in handles] == [RunStatus.SUCCEEDED] * 2
+
+
 def test_a_run_moves_to_a_definition_without_the_limit(acts: Acts, make_engine: MakeEngine) -> None:
     engine = make_engine(Pipeline("p").stage("a", acts.stage, limits=[ConcurrencyLimit("bank", 1)]))
     acts.play("a", StageOutput.retry("busy", after=30))
