@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import os
+import re
 import socket
 import ssl
 import threading
@@ -23,6 +24,9 @@ from stageflow_durable.sinks.signatures import key_of, signed
 
 MOST_OF_AN_ANSWER = 65_536
 """Bytes that are read of an answer. What it says is not looked at, and not repeated anywhere."""
+
+
+_QUERY = re.compile(r"[!-~]*")
 
 
 class NotTaken(Exception):
@@ -55,11 +59,16 @@ class Webhook:
         """``time``: seconds since the epoch."""
         address, mark, query = str(url).partition("?")
         try:
-            parts = urlsplit(web_address(address))
+            web_address(address)
         except ValueError as error:
             raise ConfigurationError(f"the URL of a webhook {error}") from None
+        if not _QUERY.fullmatch(query):
+            raise ConfigurationError("the URL of a webhook: behind its ? only printed ASCII, the rest as %20")
+        parts = urlsplit(address)  # with the slash at its end: to many receivers it is another address
         self._key = key_of(secret)
-        self._host, self._port, self._secure = str(parts.hostname), parts.port, parts.scheme == "https"
+        self._host, self._secure = str(parts.hostname), parts.scheme == "https"
+        # Always said: else http.client looks for it behind the last colon, which an address of IPv6 has as well.
+        self._port = parts.port or (443 if self._secure else 80)
         self._target = f"{parts.path or '/'}{mark}{query}"
         self.name = check_name(f"webhook:{parts.hostname}{parts.path}"[:200] if name is None else name)
         self.kinds = check_kinds(kinds)
@@ -168,9 +177,22 @@ _METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_addre
 """Where clouds tell a machine its credentials, besides the addresses of the link."""
 
 
+_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
+"""Addresses of IPv6 whose last four bytes are those of IPv4 to which a gateway, or the machine, sends them on."""
+
+
+def _inner(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Where an address leads to: that of IPv4 which is within it, or itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address.packed[:15] != bytes(15) and any(address in network for network in _NAT64):
+        return ipaddress.IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour or address
+
+
 def _refuse_link_local(host: str, text: str) -> None:
     address = ipaddress.ip_address(text.partition("%")[0])
-    inner = getattr(address, "ipv4_mapped", None) or address
+    inner = _inner(address)
     if inner.is_link_local or inner.is_multicast or inner.is_unspecified or inner in _METADATA:
         raise NotTaken(
             f"{host} leads to {inner}, an address of the link or of a cloud's metadata: nothing is sent there"

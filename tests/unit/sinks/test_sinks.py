@@ -120,6 +120,9 @@ def test_one_that_nobody_serves_is_a_refusal() -> None:
     [
         "169.254.169.254",
         "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "::a9fe:a9fe",
         "fe80::1",
         "fd00:ec2::254",
         "100.100.100.200",
@@ -139,11 +142,37 @@ def test_nothing_is_sent_to_the_metadata_of_a_cloud_whatever_the_name_leads_to(
 
 
 @pytest.mark.parametrize(
+    ("url", "to", "target"),
+    [
+        ("http://[fd00::7]/", ("fd00::7", 80), "/"),
+        ("https://[fd00::7]/hook/", ("fd00::7", 443), "/hook/"),
+        ("http://hooks.test:8080/hook/?to=ops", ("hooks.test", 8080), "/hook/?to=ops"),
+        ("https://hooks.test", ("hooks.test", 443), "/"),
+    ],
+)
+def test_what_a_url_says_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, url: str, to: tuple[str, int], target: str
+) -> None:
+    asked: list[Any] = []
+
+    def found(host: str, port: int, **_options: Any) -> list[Any]:
+        asked.append((host, port))
+        raise OSError("nobody")
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    sink = Webhook(url, secret=SECRET)
+    with pytest.raises(OSError, match="nobody"):
+        sink.deliver(event_of())
+    assert (asked, sink._target) == ([to], target)
+
+
+@pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: Webhook("hooks.test", secret=SECRET), "URL of a webhook must be http"),
         (lambda: Webhook("ftp://hooks.test/", secret=SECRET), "URL of a webhook must be http"),
         (lambda: Webhook("https://me:hunter22@hooks.test/", secret=SECRET), "URL of a webhook must be http"),
+        (lambda: Webhook("https://hooks.test/?token=a b", secret=SECRET), "behind its \\? only printed ASCII"),
         (lambda: Webhook("https://hooks.test/", secret="short"), "at least 16 characters"),
         (lambda: Webhook("https://hooks.test/", secret="whsec_???????????"), "base64 must follow"),
         (lambda: Webhook("https://hooks.test/", secret=SECRET, timeout=51), "timeout=51: seconds above 0 and up to 50"),
