@@ -79,6 +79,8 @@ class Bulk:
 
     def found(self, wanted: Filter, limit: int | None) -> list[Found]:
         """The runs that the filter finds and that the verb may take. Raises InvalidInput where it can take none."""
+        if limit is not None and limit < 1:
+            raise InvalidInput(self.verb, ["limit: 1 or more runs"])
         takes = APPLICABLE[self.verb]
         statuses = sorted(takes if wanted.status is None else takes.intersection(wanted.status))
         if not statuses:
