@@ -283,15 +283,20 @@ class Monitor:
             "next_wait": self._engine.store.next_wait(0.0),
         }
 
-    def limits(self, _visitor: Visitor, _request: Request) -> dict[str, Any]:
+    def limits(self, visitor: Visitor, _request: Request) -> dict[str, Any]:
         """Limits, each with who holds its slots and how many wait. ``more``: there are more than was counted."""
-        pools = self._shared("limits", self._limits)
+        shows = visitor.name is not None
+        pools = self._shared(f"limits {shows}", lambda: self._limits(shows=shows))
         return {**pools, "now": jsonable(as_moment(self._now()))}
 
-    def _limits(self) -> dict[str, Any]:
+    def _limits(self, *, shows: bool) -> dict[str, Any]:
         pools = self._engine.store.pooled(MOST_COUNTED)
         more = sum(pool.held + pool.waiting for pool in pools) >= MOST_COUNTED
-        return {"limits": [pool_document(pool) for pool in pools[:MOST_POOLS]], "more": more, "most": MOST_COUNTED}
+        return {
+            "limits": [pool_document(pool, shows=shows) for pool in pools[:MOST_POOLS]],
+            "more": more,
+            "most": MOST_COUNTED,
+        }
 
     # --- as it goes -----------------------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ from stageflow_durable.model.run import (
     RunSummary,
     StageView,
     StepView,
+    Wait,
+    WaitKind,
     WorkerView,
 )
 from stageflow_durable.model.status import AT_REST, RunStatus
@@ -84,6 +86,8 @@ def _approval(asked: ApprovalView | None, *, shows: bool) -> dict[str, Any] | No
 
 def line_of(run: RunSummary, *, shows: bool) -> dict[str, Any]:
     """A run of a list: its summary, ``why`` it stands where it stands, and for how many seconds it went."""
+    if not shows:
+        run = replace(run, waits=tuple(_without_keys(wait) for wait in run.waits))
     told: dict[str, Any] = jsonable(replace(_summary(run), approval=None))
     return {
         **told,
@@ -94,6 +98,11 @@ def line_of(run: RunSummary, *, shows: bool) -> dict[str, Any]:
         "seconds": None if run.finished_at is None else (run.finished_at - run.created_at).total_seconds(),
         "at_rest": run.status in AT_REST,
     }
+
+
+def _without_keys(wait: Wait) -> Wait:
+    """A wait that names no key of a limit: an application takes those from a run's input."""
+    return replace(wait, text=f"{wait.stage} waits for a limit") if wait.kind is WaitKind.LIMIT else wait
 
 
 def _summary(run: RunSummary) -> RunSummary:
@@ -200,7 +209,7 @@ def _stage(stage: StageView, *, shows: bool) -> dict[str, Any]:
 def _step(step: StepView, *, shows: bool) -> dict[str, Any]:
     told: dict[str, Any] = jsonable(replace(step, arguments=None, result=None))
     values = {name: value_of(getattr(step, name), shows=shows) for name in ("arguments", "result")}
-    return {**told, **values}
+    return {**told, "key": step.key if shows or step.key is None else HIDDEN, **values}
 
 
 def _allowed(verb: Verb) -> dict[str, Any]:
@@ -244,7 +253,8 @@ def worker_document(worker: WorkerView) -> dict[str, Any]:
     return told
 
 
-def pool_document(pool: Pooled) -> dict[str, Any]:
+def pool_document(pool: Pooled, *, shows: bool) -> dict[str, Any]:
     """The slots of a limit that are counted together."""
+    key = pool.key if shows or not pool.key else HIDDEN
     holders = [{"run_id": run, "stage": stage, "lost": lost} for run, stage, lost in pool.holders]
-    return {**pool._asdict(), "oldest": jsonable(as_optional_moment(pool.oldest)), "holders": holders}
+    return {**pool._asdict(), "key": key, "oldest": jsonable(as_optional_moment(pool.oldest)), "holders": holders}

@@ -532,6 +532,26 @@ def test_what_runs_wait_for_is_told(desk: Desk) -> None:
     assert [(one["kind"], one["runs"]) for one in desk.told("workers")["waits"]] == [("approval", 1)]
 
 
+def test_whoever_did_not_sign_in_sees_no_key_of_a_limit_or_a_step(desk: Desk) -> None:
+    def mail(ctx: StageContext[dict[str, Any]]) -> None:
+        ctx.step("send", lambda: "sent", key=f"to {ctx.input['to']}")
+
+    to = ConcurrencyLimit("mails", 1, key=lambda ctx: ctx.input["to"])
+    desk.engine.deploy(Pipeline("mails").stage("mail", mail, limits=[to]))
+    sent = desk.engine.enqueue("mails", {"to": "ann@shop.test"}).run_id
+    desk.engine.drain()
+    desk.engine.limits.pause("mails", "ann@shop.test", until=60, reason="full", actor="bob")
+    waits = desk.engine.enqueue("mails", {"to": "ann@shop.test"}).run_id
+    desk.engine.work()
+    seen: dict[str, list[bool]] = {path: [] for path in ("limits", "runs", f"runs/{sent}", f"runs/{waits}")}
+    for name in ("ann", None):
+        desk.name = name
+        for path, found in seen.items():
+            found.append("ann@shop.test" in json.dumps(desk.told(path)))
+    assert set(map(tuple, seen.values())) == {(True, False)}
+    assert desk.told(f"runs/{waits}")["waits"][0]["text"] == "mail waits for a limit"
+
+
 def test_limits_are_told_with_who_holds_and_who_waits(desk: Desk) -> None:
     orders(desk, 100)
     told = desk.told("limits")
