@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import ipaddress
 import os
@@ -33,6 +34,10 @@ class NotTaken(Exception):
     """The receiver did not take an event; the message says what it answered."""
 
 
+def _name_of(host: str, target: str) -> str:
+    return f"webhook:{host[:100]}:{hashlib.sha256(target.encode()).hexdigest()[:8]}"
+
+
 class Webhook:
     """POSTs each event, and takes every answer from 200 to 299 for "taken".
 
@@ -42,7 +47,7 @@ class Webhook:
 
     ``secret``: both sides know it; ``whsec_…`` or any text of at least 16 characters. ``timeout``: seconds for one
     delivery as a whole. ``headers``: more of them, as ``{"Authorization": "…"}``. ``name``: by default the URL's host
-    and path.
+    and a digest of what follows it, which may be a secret.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Webhook:
         # Always said: else http.client looks for it behind the last colon, which an address of IPv6 has as well.
         self._port = parts.port or (443 if self._secure else 80)
         self._target = f"{parts.path or '/'}{mark}{query}"
-        self.name = check_name(f"webhook:{parts.hostname}{parts.path}"[:200] if name is None else name)
+        self.name = check_name(_name_of(self._host, self._target) if name is None else name)
         self.kinds = check_kinds(kinds)
         self._timeout, self._headers = check_timeout(timeout), check_headers(headers or {})
         self._time = time or SystemClock().time

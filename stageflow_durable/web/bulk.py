@@ -27,8 +27,8 @@ log = masking(logging.getLogger("stageflow.web"))
 MOST = 10_000
 """Runs that one job acts on; the command takes more."""
 
-RATE, MOST_RATE = 20.0, 500.0
-"""Runs a second, unless it is said, and at the most."""
+RATE, LEAST_RATE, MOST_RATE = 20.0, 0.01, 500.0
+"""Runs a second: unless it is said, at the least, and at the most."""
 
 MOST_KEPT = 50
 """Jobs that are remembered."""
@@ -124,8 +124,8 @@ class Job:
     """A verb as it is done to one run after another."""
 
     def __init__(self, bulk: Bulk, found: Sequence[Found], reason: str, actor: Actor, rate: float | None) -> None:
-        if rate is not None and not 0 < rate <= MOST_RATE:
-            raise InvalidInput(bulk.verb, [f"rate: more than 0 and at most {MOST_RATE:g} runs a second"])
+        if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+            raise InvalidInput(bulk.verb, [f"rate: {LEAST_RATE:g} to {MOST_RATE:g} runs a second"])
         self._bulk, self._found, self._reason, self._actor = bulk, found, reason, actor
         self._rate = rate or RATE
         self._stopped = threading.Event()

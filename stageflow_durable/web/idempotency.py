@@ -396,6 +396,8 @@ def _key(given: Sequence[str]) -> str:
         if quoted is None:
             raise _refused(HTTPStatus.BAD_REQUEST, "bad-key", f'{HEADER}: what begins with " is no string of RFC 8941')
         text = _ESCAPED.sub(r"\1", quoted[1])
+    elif "," in text:  # some servers join a header that was sent twice
+        raise _refused(HTTPStatus.BAD_REQUEST, "bad-key", f'{HEADER} was sent twice, or has a comma: put it in "')
     if not text.strip() or not text.isascii():
         raise _refused(HTTPStatus.BAD_REQUEST, "bad-key", f"{HEADER}: 1 to 255 characters of ASCII")
     try:

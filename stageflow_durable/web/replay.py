@@ -62,11 +62,12 @@ class ReplayGuard:
     """Signs requests, and refuses those that were tampered with, are stale or of the future, or were seen.
 
     ``keys``: secrets of at least 16 bytes by their names; the first signs, all are accepted, so that one can follow
-    another. ``client``: who signs here. ``window``: for how long a signature holds; ``skew``: how far the clocks of
-    clients and servers may be apart; seconds or timedelta. ``store``: where nonces are kept, for ``window`` and twice
-    ``skew``; the same for all servers; left out where requests are only signed. ``refused``: is told of each refusal,
-    for an audit of your own; they are in the log ``stageflow.replay`` too. ``clock``: seconds since the epoch;
-    ``nonce``: makes nonces.
+    another. ``client``: who signs here. ``clients``: by a key's name, who alone signs with it; left out, whoever has
+    one of the secrets signs as any client, so that they are to be given to one party. ``window``: for how long a
+    signature holds; ``skew``: how far the clocks of clients and servers may be apart; seconds or timedelta. ``store``:
+    where nonces are kept, for ``window`` and twice ``skew``; the same for all servers; left out where requests are only
+    signed. ``refused``: is told of each refusal, for an audit of your own; they are in the log ``stageflow.replay``
+    too. ``clock``: seconds since the epoch; ``nonce``: makes nonces.
 
     Raises ConfigurationError.
     """
@@ -76,6 +77,7 @@ class ReplayGuard:
         keys: Mapping[str, str | bytes],
         *,
         client: str = "default",
+        clients: Mapping[str, str] | None = None,
         window: float | timedelta = 300.0,
         skew: float | timedelta = 30.0,
         store: IdempotencyStore | None = None,
@@ -87,6 +89,9 @@ class ReplayGuard:
             raise ConfigurationError("keys= is empty; give at least one secret, by its name")
         self._keys = {valid_key(name, "key"): _secret(name, value) for name, value in keys.items()}
         self._client = valid_key(client, "client")
+        self._clients = clients
+        if clients is not None and clients.keys() != self._keys.keys():
+            raise ConfigurationError("clients= names a client for each of keys=, and for no other")
         self._window, self._skew = seconds_of(window, "window"), seconds_of(skew, "skew")
         self._store = store
         self._refused = refused
@@ -136,6 +141,8 @@ class ReplayGuard:
         right = hmac.compare_digest(_code(secret or b"\0" * 32, request, client, name, at, nonce), code)
         if secret is None or not right:
             raise ReplayRefused("tampered", "the signature is not one of this request by a known key", client)
+        if self._clients is not None and self._clients[name] != client:
+            raise ReplayRefused("tampered", f"key {name!r} is another client's", client)
         age = self._clock() - int(at)
         if age > self._window + self._skew:
             raise ReplayRefused("stale", f"it was signed {age:.0f} s ago; sign it anew", client)

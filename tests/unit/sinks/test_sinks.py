@@ -172,7 +172,7 @@ def test_what_a_url_says_is_asked_for(
         (lambda: Webhook("hooks.test", secret=SECRET), "URL of a webhook must be http"),
         (lambda: Webhook("ftp://hooks.test/", secret=SECRET), "URL of a webhook must be http"),
         (lambda: Webhook("https://me:hunter22@hooks.test/", secret=SECRET), "URL of a webhook must be http"),
-        (lambda: Webhook("https://hooks.test/?token=a b", secret=SECRET), "behind its \\? only printed ASCII"),
+        (lambda: Webhook("https://hooks.test/?token=a b", secret=SECRET), "behind its ? only printed ASCII"),
         (lambda: Webhook("https://hooks.test/", secret="short"), "at least 16 characters"),
         (lambda: Webhook("https://hooks.test/", secret="whsec_???????????"), "base64 must follow"),
         (lambda: Webhook("https://hooks.test/", secret=SECRET, timeout=51), "timeout=51: seconds above 0 and up to 50"),
@@ -284,3 +284,10 @@ def test_a_function_may_be_async() -> None:
 
 def take_it(_event: RunEvent) -> None:
     """A function with a name that lasts."""
+
+
+def test_the_name_of_a_webhook_tells_nothing_of_its_path() -> None:
+    names = [Webhook(f"https://h.example/services/{token}", secret="s" * 20).name for token in ("T0ken", "other")]
+    assert "T0ken" not in names[0]
+    assert names[0] != names[1]
+    assert {name.rpartition(":")[0] for name in names} == {"webhook:h.example"}

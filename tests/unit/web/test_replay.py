@@ -51,6 +51,20 @@ def test_a_signed_request_is_of_who_signed_it(guard: ReplayGuard) -> None:
     assert guard.check(REQUEST, header) == ("ann", True)  # as it was, under its key
 
 
+def test_nobody_signs_as_another_where_each_key_has_its_client(clock: Time) -> None:
+    keys, store = {"of ann": OLD, "of max": NEW}, MemoryIdempotencyStore(clock)
+    guard = ReplayGuard(keys, clients={"of ann": "ann", "of max": "max"}, store=store, clock=clock)
+    as_max, as_ann = (ReplayGuard({"of max": NEW}, client=name, clock=clock) for name in ("max", "ann"))
+    assert guard.check(REQUEST, as_max.signature(REQUEST)) == ("max", False)
+    assert reason(guard, REQUEST, as_ann.signature(REQUEST)) == "tampered"
+
+
+@pytest.mark.parametrize("clients", [{}, {"2026": "ann", "2027": "ann"}])
+def test_each_key_has_a_client_or_none_has(clients: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="clients= names a client for each of keys="):
+        ReplayGuard({"2026": NEW}, clients=clients)
+
+
 def test_without_a_key_it_counts_once(guard: ReplayGuard) -> None:
     plain = REQUEST._replace(idempotency_key="")
     header = guard.signature(plain)
