@@ -108,7 +108,8 @@ def live_workers(workers: Sequence[WorkerView], active: int) -> Check:
 
 def overdue(attention: Iterable[RunSummary], now: datetime) -> Check:
     """No run stands still that should go on by itself."""
-    stuck = [run for run in attention if run.status not in AT_REST and run.missing is None]
+    going = (run for run in attention if run.status not in AT_REST)
+    stuck = [run for run in going if run.missing is None and run.approval is None]
     since = min((run.updated_at for run in stuck), default=now)
     return judged(
         "overdue runs",

@@ -27,7 +27,7 @@ from stageflow_durable.delivery.probes import (
 )
 from stageflow_durable.delivery.worker_facts import WorkerFacts, worker_facts
 from stageflow_durable.errors import StoreUnavailable
-from stageflow_durable.model.run import WorkerView
+from stageflow_durable.model.run import ApprovalView, WorkerView
 from stageflow_durable.model.status import RunStatus
 from stageflow_durable.settings import Settings
 from stageflow_durable.state.server import ServerFacts, server_facts
@@ -188,6 +188,8 @@ def test_runs_that_stand_still_are_overdue_and_those_that_wait_for_a_person_are_
     assert checks.overdue([parked_unknown()], NOW).level is Level.OK
     check = checks.overdue([parked_unknown(), run(RunStatus.RUNNING, updated_at=ago(7200))], NOW)
     assert (check.level, check.message) == (Level.FAIL, "1 run should have gone on, since 2h")
+    asked = ApprovalView("release", 1, {"cents": 1}, "d" * 64, (), ago(7200))
+    assert checks.overdue([run(RunStatus.RUNNING, updated_at=ago(7200), approval=asked)], NOW).level is Level.OK
 
 
 @pytest.mark.parametrize(
