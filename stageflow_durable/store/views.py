@@ -262,7 +262,7 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         key=stage_key(run.id, stage.name),
         output=shown_output(stage, saved.delta) if saved is not None and saved.delta is not None else None,
         error=next((row.error for row in reversed(tried) if row.error), None) if saved is None else None,
-        wake_at=as_optional_moment(strand.wake_at) if strand is not None else None,
+        wake_at=_wake_at(strand),
         attempts=tuple(tried),
         undo=undo,
         progress=decode(strand.progress, shown=True) if strand is not None and strand.progress else None,
@@ -271,6 +271,13 @@ def _stage(run: RunFacts, stage: PlannedStage, rows: RunRows, max_attempts: int 
         approval=approval_view(stage, rows.approvals.get(stage.name)),
         steps=tuple(map(step_view, rows.calls.get(stage.name, ()))),
     )
+
+
+def _wake_at(strand: Any) -> datetime | None:
+    """Until when it waits; None too where no time ends that: it waits for a slot, or for a confirmed end."""
+    if strand is None or strand.wake_at is None or strand.wake_at >= UNTIL_CONFIRMED:
+        return None
+    return as_moment(strand.wake_at)
 
 
 def _by_stage(rows: Iterable[Any]) -> dict[str, list[Any]]:
@@ -371,7 +378,7 @@ def _undo(run: RunFacts, stage: PlannedStage, rows: RunRows) -> UndoView | None:
         tried,
         undo_key(run.id, stage.name),
         _waiting_for(strand),
-        as_optional_moment(strand.wake_at) if strand is not None else None,
+        _wake_at(strand),
     )
 
 

@@ -111,6 +111,28 @@ def test_what_others_wrote_is_shown_and_does_nothing(desk: Desk) -> None:
     assert desk.complaints == []
 
 
+def test_where_an_attempt_raised_is_shown_line_by_line_and_only_where_it_did(desk: Desk) -> None:
+    run_id = desk.order(1, cents=13)
+    page = desk.page(f"runs/{run_id}")
+    detail = page.locator(".sf-detail")
+    page.get_by_role("button", name=re.compile("^charge: ")).click()
+    detail.get_by_text("Traceback").click()
+    expect(detail.locator("details pre")).to_have_text(re.compile(r"^KeyError: 'currency'\n  at .* in charge: raise "))
+    page.get_by_role("button", name=re.compile("^reserve: ")).click()
+    expect(detail).to_contain_text("R-A-1")
+    expect(detail.get_by_text("Traceback")).to_have_count(0)
+
+
+def test_an_erased_run_offers_nothing_that_would_be_refused(desk: Desk) -> None:
+    run_id = desk.order(7, cents=120_000)
+    page = desk.page(f"runs/{run_id}")
+    expect(page.get_by_role("button", name=re.compile("Reveal|Fork"))).not_to_have_count(0)
+    desk.engine.erase(run_id, reason="request 7", actor="ann")
+    expect(page.locator(".sf-note")).to_contain_text("Its values were erased")
+    expect(page.get_by_role("button", name=re.compile("Reveal|Fork"))).to_have_count(0)
+    assert desk.complaints == []
+
+
 # --- what is done -----------------------------------------------------------------------------------------------------
 
 

@@ -71,10 +71,10 @@ function button(verb, index) {
 function drawActs() {
   const held = acts.contains(document.activeElement);
   const buttons = cannot ? [] : run.allowed.map(button);
-  const same = acts.dataset.of === JSON.stringify(run.allowed);
-  if (same && acts.childElementCount) return; // a button that is about to be pressed stays where it is
-  acts.dataset.of = JSON.stringify(run.allowed);
-  replace(acts, buttons, !cannot && h("button", { type: "button", class: "btn btn-sm btn-outline-secondary", onclick: reveal }, "Reveal values…"));
+  const of = JSON.stringify([run.allowed, run.erased_at]);
+  if (acts.dataset.of === of && acts.childElementCount) return; // a button that is about to be pressed stays where it is
+  acts.dataset.of = of;
+  replace(acts, buttons, !cannot && !run.erased_at && h("button", { type: "button", class: "btn btn-sm btn-outline-secondary", onclick: reveal }, "Reveal values…"));
   if (held && acts.firstElementChild) acts.firstElementChild.focus();
 }
 
@@ -300,13 +300,13 @@ function attemptTable(title, attempts) {
 
 function canFork(stage) {
   const done = (name) => { const one = run.stages.find((other) => other.name === name); return one && (one.state === "ok" || one.state === "skipped"); };
-  return !cannot && stage.after.every(done);
+  return !cannot && !run.erased_at && stage.after.every(done);
 }
 
 function drawDetail() {
   const stage = run.stages.find((one) => one.name === chosen) || run.stages[0];
   if (!stage) return replace(detail);
-  const same = JSON.stringify([stage, run.allowed, run.at_rest, [...whole.keys()]]);
+  const same = JSON.stringify([stage, run.allowed, run.at_rest, run.erased_at, [...whole.keys()]]);
   if (detail.dataset.of === same) return; // what somebody reads, or has marked, stays where it is
   detail.dataset.of = same;
   const open = new Set([...detail.querySelectorAll("details[open]")].map((one) => one.dataset.n));

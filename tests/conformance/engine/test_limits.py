@@ -100,6 +100,7 @@ def test_who_waits_holds_nothing_says_for_what_and_has_not_tried(crowd: Crowd, m
     (run,) = seen
     stage = run.stage("pay")
     assert (run.status, run.waiting_for, stage.tries, stage.attempts) == (RunStatus.WAITING, WaitingFor.LIMIT, 0, ())
+    assert stage.wake_at is None  # no time ends it
     assert [wait.text for wait in run.waits] == ["pay waits for a slot of bank (1 of 1 taken)"]
     assert second.status() is RunStatus.SUCCEEDED
     assert [attempt.n for attempt in second.describe().stage("pay").attempts] == [1]
