@@ -131,7 +131,7 @@ def _show(result: SandboxResult, *, as_json: bool) -> None:
         say(f"{legible(name)}: {len(data):,} bytes")
         for line in data.decode("utf-8", "backslashreplace").splitlines():
             print_line(legible(line))
-    used = ", ".join(f"{name} {value:g}" for name, value in result.usage.items())
+    used = ", ".join(f"{name} {value:,.3f}".rstrip("0").rstrip(".") for name, value in result.usage.items())
     say(f"exit code {result.exit_code}, by {result.backend}; {used}")
 
 

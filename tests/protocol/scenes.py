@@ -108,7 +108,7 @@ class Scene:
         rows = self._connection.cursor(row_factory=dict_row)
         # Those of items are looked at with the rest.
         events = rows.execute("SELECT * FROM stageflow_events WHERE item = 0 ORDER BY run, seq").fetchall()
-        found = rows.execute("SELECT id, seq, head FROM stageflow_runs").fetchall()
+        found = rows.execute("SELECT id, seq, head, erased_at FROM stageflow_runs").fetchall()
         return [
             what
             for run in found

@@ -160,14 +160,19 @@ async function answered(response) {
   return told;
 }
 
+// Absolute: a page that was opened as http://name:password@host/ would give its requests the same, which fetch refuses.
+function address(path) {
+  return new URL(`${prefix}/api/stageflow/${path}`, location.origin);
+}
+
 export async function ask(path) {
-  return answered(await fetch(`${prefix}/api/stageflow/${path}`, { credentials: "same-origin" }));
+  return answered(await fetch(address(path), { credentials: "same-origin" }));
 }
 
 export async function send(path, body) {
   const headers = { "Content-Type": "application/json", "X-Stageflow-Token": page.token };
   const request = { method: "POST", headers, body: JSON.stringify(body), credentials: "same-origin" };
-  return answered(await fetch(`${prefix}/api/stageflow/${path}`, request));
+  return answered(await fetch(address(path), request));
 }
 
 // --- news ------------------------------------------------------------------------------------------------------------

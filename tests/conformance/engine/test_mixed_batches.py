@@ -19,7 +19,7 @@ from tests.conformance.engine.conftest import MakeEngine
 from tests.conformance.engine.test_batches import of_none
 from tests.services.rows import rows_of
 
-OWN = {"id", "run", "head", "mac", "key"}
+OWN = {"id", "run", "head", "mac", "key", "position"}
 """Columns that differ between two runs of one submission."""
 
 APART: dict[str, list[Any]] = {

@@ -484,7 +484,7 @@ def test_a_job_that_is_stopped_leaves_the_rest(desk: Desk) -> None:
         ("resume", {"filter": {"status": "succeeded"}, "reason": "x"}, "status: it takes runs that are"),
         ("resume", {"filter": {"status": 7}, "reason": "x"}, "each of it is text"),
         ("resume", {"filter": {"key": "order-1"}, "reason": "x"}, "filter: a key names one run"),
-        ("resume", {"filter": {"status": "parked"}, "reason": "x", "rate": 0}, "rate: more than 0"),
+        ("resume", {"filter": {"status": "parked"}, "reason": "x", "rate": 0}, "rate: 0.01 to 500"),
         ("resume", {"filter": {"status": "parked"}, "reason": "x", "limit": 0}, "limit: 1 or more"),
         ("resume", {"filter": {"status": "parked"}, "reason": "x", "limit": -1}, "limit: 1 or more"),
         ("resume", {"filter": {"status": "parked"}}, "reason: say it"),
