@@ -331,7 +331,7 @@ def in_doubt(world: World) -> None:
 
 @situation(
     "resume, settle b done, settle b not, fork b, compensate, cancel, erase, begin a me 1",
-    rivals="resume, settle b done, settle b not, erase",
+    rivals="resume, settle b done, settle b not",
     core="resume, settle b done, fork b",
 )
 def failed(world: World) -> None:

@@ -23,7 +23,7 @@ from tests.conformance.engine.acts import Acts
 from tests.conformance.engine.conftest import AUDIT_KEY, MakeEngine
 from tests.services.rows import database_of, rows_of
 
-OWN = {"id", "head", "key", "run", "mac"}
+OWN = {"id", "head", "key", "run", "mac", "position"}
 """Columns that differ between two runs of one submission."""
 
 
