@@ -117,7 +117,7 @@ def test_where_an_attempt_raised_is_shown_line_by_line_and_only_where_it_did(des
     detail = page.locator(".sf-detail")
     page.get_by_role("button", name=re.compile("^charge: ")).click()
     detail.get_by_text("Traceback").click()
-    expect(detail.locator("details pre")).to_have_text(re.compile(r"^KeyError: 'currency'\n  at .* in \S*charge: raise "))
+    expect(detail.locator("details pre")).to_have_text(re.compile(r"^KeyError: 'currency'\n  at .*charge: raise "))
     page.get_by_role("button", name=re.compile("^reserve: ")).click()
     expect(detail).to_contain_text("R-A-1")
     expect(detail.get_by_text("Traceback")).to_have_count(0)
