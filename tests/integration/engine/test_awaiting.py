@@ -66,7 +66,7 @@ def test_without_redis_postgresql_tells_and_where_nobody_can_the_rows_are_looked
     site: Site, without_redis: Engine
 ) -> None:
     assert without_redis.enqueue("one", {}).result(timeout=20)  # the subscription is there from now on
-    run = without_redis.enqueue("three", {})
+    run = without_redis.enqueue("three", {"nap": 0.2})  # else it may have ended before it is asked for
     assert run.result(timeout=20)
     if site.settings["database_url"].startswith("sqlite"):
         assert noted(without_redis, run) is None
