@@ -36,6 +36,7 @@ from stageflow_durable.errors import (
     InvalidKey,
     StoreUnavailable,
 )
+from stageflow_durable.idempotency.in_thread import ask_in_thread
 from stageflow_durable.idempotency.keeper import Held, LeaseKeeper
 from stageflow_durable.idempotency.keys import Scope, key_text, seconds_of
 from stageflow_durable.idempotency.remembered import Known, comes_back, remembered
@@ -181,9 +182,9 @@ class IdempotencyInterceptor:
                 return known
             output = _output(await body(ctx))
         except BaseException as error:
-            await _in_thread(self._give_up, ctx, error)
+            await ask_in_thread(self._give_up, ctx, error)
             raise
-        await _in_thread(self._settle, ctx, output)
+        await ask_in_thread(self._settle, ctx, output)
         return output
 
     def forget(self, ctx: Any) -> None:
@@ -246,7 +247,7 @@ class IdempotencyInterceptor:
     async def _aclaimed(self, ctx: Any, classes: Classes) -> StageOutput | None:
         wish = self._wish(ctx, classes)
         # The key is in a store that tells nobody when it changes.
-        while isinstance(answer := await _in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
+        while isinstance(answer := await ask_in_thread(self._look, ctx, wish), float):  # noqa: ASYNC110  # no event to wait for
             await asyncio.sleep(answer)
         return answer
 
@@ -392,13 +393,3 @@ def _emit(ctx: Any, event: str, wish: _Wish, **data: object) -> None:
     note = getattr(getattr(ctx, "services", None), "note", None)
     if note is not None:
         note(event, {"key": wish.key, "client_id": wish.scope.client_id, "operation": wish.scope.operation, **data})
-
-
-async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    # A cancelled caller waits for the thread: what it claims meanwhile has to be known, to be released.
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

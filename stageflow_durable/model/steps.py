@@ -72,7 +72,7 @@ class SavesSteps:
         may be ``async def``; so may it be in ``def``.
 
         It is found again by ``key`` (1 to 255 characters; one key is one step of its stage), else by its name, its
-        arguments and the how manieth with those it is. Arguments are therefore what JSON can say; whatever else the
+        arguments and its number among those with both. Arguments are therefore what JSON can say; whatever else the
         function needs it has by itself. A parameter called ``idempotency_key`` is filled in, with a key that is the
         step's in every attempt: hand it to the remote system, because a process may die between the effect and the
         saving, and then the step is done again.

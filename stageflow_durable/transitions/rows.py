@@ -178,8 +178,8 @@ class LinkRow(NamedTuple):
 
 
 class CallRow(NamedTuple):
-    """A saved step of a stage, or a tool's call. ``call``: what identifies it, as a digest; ``n``: the how manieth of
-    its stage; ``fingerprint``: of its arguments. ``action`` and ``arguments`` (encoded text): of a tool's call.
+    """A saved step of a stage, or a tool's call. ``call``: what identifies it, as a digest; ``n``: its number
+    within its stage; ``fingerprint``: of its arguments. ``action`` and ``arguments`` (encoded text): of a tool's call.
     ``attempt``: which wrote it last. ``result``: encoded text; ``saved_at``: None while it is not known to have been
     made. ``undoable``: its undo is owed until ``undone_at``.
     """

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias, TypeVar
 
+from stageflow_durable.idempotency.in_thread import ask_in_thread
 from stageflow_durable.web.http import READ_SECONDS, Receive, Refused, Response, Scope, Send, asgi_body
 from stageflow_durable.web.idempotency import Answer, Asked, Guard, Incoming, current_key, keeps, sent_headers
 
@@ -47,12 +48,12 @@ class IdempotencyMiddleware:
             body = await asgi_body(scope, receive, self._guard.max_request_bytes, self._read_seconds)
             if body is None:
                 return  # the client has gone before it had asked for anything
-            asked = await _in_thread(self._guard.asked, request, body)
+            asked = await ask_in_thread(self._guard.asked, request, body)
             if asked is None:
                 await self._app(scope, _replayed(body, receive), send)
                 return
             # The key is in a store that tells nobody when it changes.
-            while isinstance(found := await _in_thread(self._guard.claim, asked), float):  # noqa: ASYNC110  # no event
+            while isinstance(found := await ask_in_thread(self._guard.claim, asked), float):  # noqa: ASYNC110  # no event
                 await asyncio.sleep(found)
         except Refused as refused:
             await _refuse(send, refused.response)
@@ -70,7 +71,7 @@ class IdempotencyMiddleware:
         finally:
             current_key.reset(token)
             if not held.settled:  # it raised, was cancelled, or ended without an answer
-                await _in_thread(self._guard.give_up, asked)
+                await ask_in_thread(self._guard.give_up, asked)
 
 
 class _Held:
@@ -102,7 +103,7 @@ class _Held:
         body = bytes(self._body)
         kept = Answer(self._start["status"], _pairs(self._start.get("headers", ())), None if more or not fits else body)
         try:
-            told = await _in_thread(self._guard.settle, self._asked, kept)
+            told = await ask_in_thread(self._guard.settle, self._asked, kept)
         except Refused as refused:
             await _refuse(self._send, refused.response)
             return
@@ -156,13 +157,3 @@ async def _refuse(send: Send, response: Response) -> None:
 def _start(status: int, headers: list[tuple[str, str]]) -> MutableMapping[str, Any]:
     told = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     return {"type": "http.response.start", "status": status, "headers": told}
-
-
-async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Ask the store. A caller that is cancelled waits for the answer: what was claimed has to be known, to be ended."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise

@@ -156,12 +156,8 @@ class Monitor:
             if request.method == "POST":
                 return self._done(visitor, request)
             return json_response(HTTPStatus.OK, self._read(visitor, request))
-        except InvalidInput as error:
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "that is not asked for rightly", errors=error.fields)
-        except UnknownRun as error:
-            return problem(HTTPStatus.NOT_FOUND, str(error))
-        except (StoreUnavailable, SchemaBehind) as error:
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, away(error), Retry_After=AWAY_SECONDS)
+        except _TOLD as error:
+            return _problem_of(error)
 
     def _read(self, visitor: Visitor, request: Request) -> Any:
         for path, page in self._addresses:
@@ -304,12 +300,8 @@ class Monitor:
         """What a page is told of changes, by its address; or why it is not."""
         try:
             return self._watch(visitor, request)
-        except InvalidInput as error:
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "that is not asked for rightly", errors=error.fields)
-        except UnknownRun as error:
-            return problem(HTTPStatus.NOT_FOUND, str(error))
-        except (StoreUnavailable, SchemaBehind) as error:
-            return problem(HTTPStatus.SERVICE_UNAVAILABLE, away(error), Retry_After=AWAY_SECONDS)
+        except _TOLD as error:
+            return _problem_of(error)
 
     def _watch(self, visitor: Visitor, request: Request) -> Watch:
         if found := _LIVE_RUN.fullmatch(request.path):
@@ -344,8 +336,20 @@ class Monitor:
         """How far a verb for many runs has come."""
         found = self.acts.jobs.get(job)
         if found is None:
-            raise Refused(problem(HTTPStatus.NOT_FOUND, "there is no such job; it may be of before a restart"))
+            raise Refused(problem(HTTPStatus.NOT_FOUND, "there is no such job; it may be from before a restart"))
         return found.told()
+
+
+_TOLD = (InvalidInput, UnknownRun, StoreUnavailable, SchemaBehind)
+"""Errors that who asks is told of."""
+
+
+def _problem_of(error: InvalidInput | UnknownRun | StoreUnavailable | SchemaBehind) -> Response:
+    if isinstance(error, InvalidInput):
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not valid", errors=error.fields)
+    if isinstance(error, UnknownRun):
+        return problem(HTTPStatus.NOT_FOUND, str(error))
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, away(error), Retry_After=AWAY_SECONDS)
 
 
 def away(error: StoreUnavailable | SchemaBehind) -> str:
