@@ -10,6 +10,7 @@ The input of a run, all of it optional::
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -20,6 +21,7 @@ from stageflow_durable import PermanentError, StageOutput, TransientError
 from tests.integration.apps.ledger import Entry, Ledger
 
 HOLD_SECONDS = 60.0
+log = logging.getLogger("shop")
 
 
 def body(ctx: Any) -> Any:
@@ -31,6 +33,7 @@ def body(ctx: Any) -> Any:
     time.sleep(ctx.input.get("nap", 0.0))
     times, how = ctx.input.get("fail", {}).get(ctx.stage, (0, ""))
     if times < 0 or ctx.attempt <= times:
+        log.info("%s of %s fails", ctx.stage, ctx.run_id)
         return _FAILURES[how]()
     return {"token": token, "seen": {name: output["token"] for name, output in ctx.outputs.items()}}
 

@@ -35,6 +35,15 @@ def test_every_pool_carries_runs_and_their_retries_and_undos(bare_site: Site, po
     all_whole(bare_site, good, 3)
     assert doubled(bare_site, good) == {(run.run_id, f"s{1 + k % 3}"): 2 for k, run in enumerate(good)}
     assert bare_site.ledger.order(bad.run_id, "undo") == ["s3", "s2", "s1"]
+    for run in [*good, bad]:  # each worker keeps what its bodies log, and of neighbours nothing
+        logged = [
+            (stage.name, line.split(": ", 1)[-1])
+            for stage in run.describe().stages
+            for attempt in stage.attempts
+            for line in attempt.log
+        ]
+        assert [text for _stage, text in logged] == [f"{stage} of {run.run_id} fails" for stage, _text in logged]
+        assert len(logged) == 1
     assert worker.stop() == 0
     bare_site.forget(worker)
 
